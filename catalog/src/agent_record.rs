@@ -1,0 +1,113 @@
+//! Agent records: what an enrolled agent is and is entitled to.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{AccessorId, CatalogIndex, Incarnation, NameError, NodeName, Platform, ServerId, ServiceKey};
+
+/// Names an agent record: `a` and the log index at which the agent was enrolled.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct AgentId(CatalogIndex);
+
+impl AgentId {
+    /// Returns the id of the agent that was enrolled at `index`.
+    #[must_use]
+    pub fn enrolled_at(index: CatalogIndex) -> Self {
+        Self(index)
+    }
+
+    /// Returns the index at which the agent was enrolled; the first half of the serials of its certificates.
+    #[must_use]
+    pub fn index(&self) -> CatalogIndex {
+        self.0
+    }
+}
+
+impl fmt::Display for AgentId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "a{}", self.0)
+    }
+}
+
+impl TryFrom<String> for AgentId {
+    type Error = NameError;
+
+    fn try_from(text: String) -> Result<Self, NameError> {
+        let digits = text.strip_prefix('a').filter(|digits| digits.bytes().all(|b| b.is_ascii_digit()));
+        match digits.and_then(|digits| digits.parse().ok()) {
+            Some(index) => Ok(Self(CatalogIndex(index))),
+            None => Err(NameError::new("agent id", &text, "use `a` and a number, as `weft status` shows it")),
+        }
+    }
+}
+
+impl std::str::FromStr for AgentId {
+    type Err = NameError;
+
+    fn from_str(text: &str) -> Result<Self, NameError> {
+        text.to_owned().try_into()
+    }
+}
+
+impl From<AgentId> for String {
+    fn from(id: AgentId) -> Self {
+        id.to_string()
+    }
+}
+
+/// Identifies a public key: the SHA-256 of its SubjectPublicKeyInfo, as 64 lower-case hexadecimal digits.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct KeyFingerprint(pub String);
+
+impl fmt::Display for KeyFingerprint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Says how an agent proved what it is.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Attestation {
+    /// It held a join token.
+    JoinToken(AccessorId),
+}
+
+/// Is what an enrolled agent is and is entitled to. Its leaf certificates are signed from this alone.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AgentRecord {
+    /// The record's id.
+    pub id: AgentId,
+    /// The agent's node; one live record a node.
+    pub node: NodeName,
+    /// What the node runs on.
+    pub platform: Platform,
+    /// The agent's key: while the record lives, holding it is enough to renew.
+    pub key: KeyFingerprint,
+    /// The services that the agent may stand before; sorted, unique, never empty.
+    pub services: Vec<ServiceKey>,
+    /// How the agent proved what it is.
+    pub attestation: Attestation,
+    /// The index at which it was enrolled; it names the record in the serials of its certificates and never changes.
+    pub enrolled: CatalogIndex,
+    /// The agent's latest session.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub incarnation: Option<Incarnation>,
+    /// The server that holds the latest session.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub server: Option<ServerId>,
+    /// The index of the last change.
+    #[serde(default)]
+    pub modified: CatalogIndex,
+}
+
+impl AgentRecord {
+    /// Reports whether the agent may stand before `service`.
+    #[must_use]
+    pub fn entitles(&self, service: &ServiceKey) -> bool {
+        self.services.binary_search(service).is_ok()
+    }
+}

@@ -1,0 +1,470 @@
+//! The state that all servers share: an immutable value per index, changed only by applying committed commands.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use imbl::{OrdMap, OrdSet};
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    AccessorId, AgentId, AgentRecord, CaIntermediate, CaRoot, CatalogIndex, Check, CheckId, CheckKey, CheckStatus,
+    Endpoint, Envelope, IdentityScheme, Instance, InstanceId, InstanceKey, Intention, IntentionKey, Item, JoinToken,
+    KeyFingerprint, Mesh, MeshEntry, MeshItem, Namespace, Node, NodeName, Outcome, Policy, Refusal, RequestId,
+    SecretHash, ServiceKey, ServiceName, ServicePattern, SourcePattern, Timestamp, Token, Topic, TrustBundle, WatchKey,
+};
+
+mod apply;
+mod enrolment;
+mod registration;
+
+/// How many answers are remembered for repeats of their requests.
+const ANSWERS_MAX: usize = 16_384;
+/// How long answers are remembered, by the time inside the commands.
+const ANSWER_AGE_MAX: std::time::Duration = std::time::Duration::from_secs(600);
+
+/// Is a node with what is on it.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct NodeState {
+    pub(crate) node: Arc<Node>,
+    pub(crate) instances: OrdMap<(Namespace, InstanceId), Arc<Instance>>,
+    pub(crate) checks: OrdMap<(Namespace, CheckId), Arc<Check>>,
+}
+
+/// Is what a request was answered, kept for its repeats.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Answer {
+    pub(crate) index: CatalogIndex,
+    pub(crate) proposed_at: Timestamp,
+    pub(crate) outcome: Outcome,
+}
+
+/// Says what applying one command did.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Applied {
+    /// What the caller is answered.
+    pub outcome: Outcome,
+    /// The keys whose watchers wake; empty where nothing changed.
+    pub touched: BTreeSet<WatchKey>,
+    /// Whether this was the repeat of a request that was answered before.
+    pub repeated: bool,
+}
+
+/// Holds everything that the servers agree on. Cloning costs a few reference counts, so that a reader keeps its own.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Catalog {
+    pub(crate) index: CatalogIndex,
+    /// The latest time seen inside a command: the only clock that the catalog has.
+    pub(crate) clock: Timestamp,
+    pub(crate) mesh: Option<Arc<Mesh>>,
+    pub(crate) mesh_entry: Arc<MeshEntry>,
+    pub(crate) acl_bootstrapped: bool,
+    pub(crate) nodes: OrdMap<NodeName, NodeState>,
+    pub(crate) by_service: OrdMap<ServiceKey, OrdSet<InstanceKey>>,
+    pub(crate) intentions: OrdMap<ServicePattern, OrdMap<SourcePattern, Arc<Intention>>>,
+    pub(crate) tokens: OrdMap<AccessorId, Arc<Token>>,
+    pub(crate) token_secrets: OrdMap<SecretHash, AccessorId>,
+    pub(crate) join_tokens: OrdMap<AccessorId, Arc<JoinToken>>,
+    pub(crate) join_secrets: OrdMap<SecretHash, AccessorId>,
+    pub(crate) agents: OrdMap<AgentId, Arc<AgentRecord>>,
+    pub(crate) agents_by_node: OrdMap<NodeName, AgentId>,
+    pub(crate) agents_by_key: OrdMap<KeyFingerprint, AgentId>,
+    pub(crate) revoked: OrdMap<AgentId, CatalogIndex>,
+    pub(crate) roots: OrdMap<String, Arc<CaRoot>>,
+    pub(crate) intermediates: OrdMap<String, Arc<CaIntermediate>>,
+    pub(crate) answers: OrdMap<RequestId, Arc<Answer>>,
+    pub(crate) answer_order: OrdMap<CatalogIndex, RequestId>,
+    /// When each watched thing changed last.
+    pub(crate) changes: OrdMap<WatchKey, CatalogIndex>,
+    /// When a key was last dropped from `changes` because its thing is gone; it stands for all that are not there.
+    pub(crate) floor: CatalogIndex,
+}
+
+impl Catalog {
+    /// Returns the index of the last log entry applied.
+    #[must_use]
+    pub fn index(&self) -> CatalogIndex {
+        self.index
+    }
+
+    /// Applies one committed command at its log index.
+    ///
+    /// Total: a committed entry cannot be refused, so a command that does not fit the state changes nothing and its caller
+    /// gets the reason. Deterministic: equal logs give equal catalogs on every server.
+    ///
+    /// # Panics
+    /// If `index` does not follow the last one: the log would have been replayed out of order.
+    pub fn apply(&mut self, index: CatalogIndex, envelope: &Envelope) -> Applied {
+        self.apply_empty(index);
+        if let Some(answer) = self.answers.get(&envelope.request_id) {
+            return Applied { outcome: answer.outcome.clone(), touched: BTreeSet::new(), repeated: true };
+        }
+        self.clock = self.clock.max(envelope.proposed_at);
+        let mut touched = Touched::default();
+        let outcome = match self.carry_out(index, envelope, &mut touched) {
+            Ok(outcome) => outcome,
+            Err(refusal) => Outcome::Refused(refusal),
+        };
+        self.remember(index, envelope, &outcome);
+        for key in &touched.keys {
+            self.changes.insert(key.clone(), index);
+        }
+        for key in &touched.gone {
+            self.changes.remove(key);
+            self.floor = index;
+        }
+        Applied { outcome, touched: touched.keys, repeated: false }
+    }
+
+    /// Advances past a log entry that holds no command, such as the one with which a leader starts its term.
+    ///
+    /// # Panics
+    /// If `index` does not follow the last one.
+    pub fn apply_empty(&mut self, index: CatalogIndex) {
+        assert!(index > self.index, "the log index went from {} to {index}", self.index);
+        self.index = index;
+    }
+
+    /// Keeps the answer for repeats of its request, and forgets those that are too many or too old.
+    fn remember(&mut self, index: CatalogIndex, envelope: &Envelope, outcome: &Outcome) {
+        let answer = Answer { index, proposed_at: self.clock, outcome: outcome.clone() };
+        self.answers.insert(envelope.request_id.clone(), Arc::new(answer));
+        self.answer_order.insert(index, envelope.request_id.clone());
+        while let Some((oldest, request_id)) = self.answer_order.get_min().cloned() {
+            let too_old = self
+                .answers
+                .get(&request_id)
+                .is_none_or(|answer| self.clock.since(answer.proposed_at) > ANSWER_AGE_MAX);
+            if self.answer_order.len() <= ANSWERS_MAX && !too_old {
+                break;
+            }
+            self.answers.remove(&request_id);
+            self.answer_order.remove(&oldest);
+        }
+    }
+
+    /// Returns the mesh's facts; none before it is bootstrapped.
+    #[must_use]
+    pub fn mesh(&self) -> Option<&Mesh> {
+        self.mesh.as_deref()
+    }
+
+    /// Returns how identities are built and read; none before the mesh is bootstrapped.
+    #[must_use]
+    pub fn scheme(&self) -> Option<IdentityScheme> {
+        self.mesh().map(Mesh::scheme)
+    }
+
+    /// Returns the `mesh` config entry, or its default.
+    #[must_use]
+    pub fn mesh_entry(&self) -> &MeshEntry {
+        &self.mesh_entry
+    }
+
+    /// Reports whether the first token has been made.
+    #[must_use]
+    pub fn is_acl_bootstrapped(&self) -> bool {
+        self.acl_bootstrapped
+    }
+
+    /// Returns a node.
+    #[must_use]
+    pub fn node(&self, name: &NodeName) -> Option<&Node> {
+        self.nodes.get(name).map(|state| &*state.node)
+    }
+
+    /// Returns all nodes by name.
+    pub fn nodes(&self) -> impl Iterator<Item = &Node> {
+        self.nodes.values().map(|state| &*state.node)
+    }
+
+    /// Returns an instance.
+    #[must_use]
+    pub fn instance(&self, key: &InstanceKey) -> Option<&Instance> {
+        self.nodes.get(&key.node)?.instances.get(&(key.namespace.clone(), key.id.clone())).map(|instance| &**instance)
+    }
+
+    /// Returns the instances on a node, by namespace and id.
+    pub fn instances_on(&self, node: &NodeName) -> impl Iterator<Item = &Instance> {
+        self.nodes.get(node).into_iter().flat_map(|state| state.instances.values()).map(|instance| &**instance)
+    }
+
+    /// Returns the instances of a service, by node and id.
+    pub fn instances_of(&self, service: &ServiceKey) -> impl Iterator<Item = &Instance> {
+        self.by_service.get(service).into_iter().flat_map(OrdSet::iter).filter_map(|key| self.instance(key))
+    }
+
+    /// Returns the services of a namespace that have instances, with the tags that any of these carries.
+    #[must_use]
+    pub fn services(&self, namespace: &Namespace) -> BTreeMap<ServiceName, BTreeSet<String>> {
+        self.by_service
+            .keys()
+            .filter(|service| service.namespace == *namespace)
+            .map(|service| {
+                (service.name.clone(), self.instances_of(service).flat_map(|instance| instance.tags.clone()).collect())
+            })
+            .collect()
+    }
+
+    /// Returns a check.
+    #[must_use]
+    pub fn check(&self, key: &CheckKey) -> Option<&Check> {
+        self.nodes.get(&key.node)?.checks.get(&(key.namespace.clone(), key.id.clone())).map(|check| &**check)
+    }
+
+    /// Returns all checks, by node.
+    pub fn checks(&self) -> impl Iterator<Item = &Check> {
+        self.nodes.values().flat_map(|state| state.checks.values()).map(|check| &**check)
+    }
+
+    /// Returns the checks on a node, its own and its instances'.
+    pub fn checks_on(&self, node: &NodeName) -> impl Iterator<Item = &Check> {
+        self.nodes.get(node).into_iter().flat_map(|state| state.checks.values()).map(|check| &**check)
+    }
+
+    /// Returns the checks that bear on an instance: its own and its node's.
+    #[must_use]
+    pub fn checks_of(&self, key: &InstanceKey) -> Vec<&Check> {
+        self.checks_on(&key.node)
+            .filter(|check| match &check.instance {
+                None => true,
+                Some(id) => *id == key.id && check.key.namespace == key.namespace,
+            })
+            .collect()
+    }
+
+    /// Returns the worst status that bears on an instance; passing where it has no checks.
+    #[must_use]
+    pub fn health(&self, key: &InstanceKey) -> CheckStatus {
+        self.checks_of(key).into_iter().map(|check| check.status).max().unwrap_or(CheckStatus::Passing)
+    }
+
+    /// Returns an intention.
+    #[must_use]
+    pub fn intention(&self, key: &IntentionKey) -> Option<&Intention> {
+        self.intentions.get(&key.destination)?.get(&key.source).map(|intention| &**intention)
+    }
+
+    /// Returns all intentions in the order in which they are tried.
+    #[must_use]
+    pub fn intentions(&self) -> Vec<&Intention> {
+        let mut all: Vec<&Intention> =
+            self.intentions.values().flat_map(OrdMap::values).map(|intention| &**intention).collect();
+        all.sort_by(|a, b| a.order(b));
+        all
+    }
+
+    /// Returns all the rules that can concern calls to `destination`.
+    #[must_use]
+    pub fn policy_for(&self, destination: &ServiceKey) -> Policy {
+        let intentions = ServicePattern::covering(destination)
+            .iter()
+            .filter_map(|pattern| self.intentions.get(pattern))
+            .flat_map(OrdMap::values)
+            .map(|intention| (**intention).clone())
+            .collect();
+        let guardrails = self.mesh_entry.guardrails.iter().filter(|rule| rule.destination.matches(destination));
+        Policy::new(self.mesh_entry.default_action, guardrails.cloned().collect(), intentions)
+    }
+
+    /// Returns the token whose secret has this hash.
+    #[must_use]
+    pub fn token_by_secret(&self, secret: &SecretHash) -> Option<&Token> {
+        self.token(self.token_secrets.get(secret)?)
+    }
+
+    /// Returns a token.
+    #[must_use]
+    pub fn token(&self, accessor: &AccessorId) -> Option<&Token> {
+        self.tokens.get(accessor).map(|token| &**token)
+    }
+
+    /// Returns all tokens by accessor.
+    pub fn tokens(&self) -> impl Iterator<Item = &Token> {
+        self.tokens.values().map(|token| &**token)
+    }
+
+    /// Returns the join token whose secret has this hash.
+    #[must_use]
+    pub fn join_token_by_secret(&self, secret: &SecretHash) -> Option<&JoinToken> {
+        self.join_tokens.get(self.join_secrets.get(secret)?).map(|token| &**token)
+    }
+
+    /// Returns all join tokens by accessor.
+    pub fn join_tokens(&self) -> impl Iterator<Item = &JoinToken> {
+        self.join_tokens.values().map(|token| &**token)
+    }
+
+    /// Returns a live agent record.
+    #[must_use]
+    pub fn agent_record(&self, id: &AgentId) -> Option<&AgentRecord> {
+        self.agents.get(id).map(|record| &**record)
+    }
+
+    /// Returns all live agent records by id.
+    pub fn agent_records(&self) -> impl Iterator<Item = &AgentRecord> {
+        self.agents.values().map(|record| &**record)
+    }
+
+    /// Returns the live record of the agent that holds a key.
+    #[must_use]
+    pub fn agent_by_key(&self, key: &KeyFingerprint) -> Option<&AgentRecord> {
+        self.agent_record(self.agents_by_key.get(key)?)
+    }
+
+    /// Returns the live record of the agent on a node.
+    #[must_use]
+    pub fn agent_on(&self, node: &NodeName) -> Option<&AgentRecord> {
+        self.agent_record(self.agents_by_node.get(node)?)
+    }
+
+    /// Reports whether the record that was enrolled at `enrolled` has been revoked.
+    #[must_use]
+    pub fn is_revoked(&self, enrolled: CatalogIndex) -> bool {
+        self.revoked.contains_key(&AgentId::enrolled_at(enrolled))
+    }
+
+    /// Returns all roots by id.
+    pub fn roots(&self) -> impl Iterator<Item = &CaRoot> {
+        self.roots.values().map(|root| &**root)
+    }
+
+    /// Returns the root that the CA signs with.
+    #[must_use]
+    pub fn active_root(&self) -> Option<&CaRoot> {
+        self.roots().find(|root| root.active)
+    }
+
+    /// Returns all intermediates by id.
+    pub fn intermediates(&self) -> impl Iterator<Item = &CaIntermediate> {
+        self.intermediates.values().map(|intermediate| &**intermediate)
+    }
+
+    /// Returns the intermediate that signs leaves.
+    #[must_use]
+    pub fn active_intermediate(&self) -> Option<&CaIntermediate> {
+        self.intermediates().find(|intermediate| intermediate.active)
+    }
+
+    /// Returns the roots to trust, one bundle a trust domain.
+    #[must_use]
+    pub fn trust_bundles(&self) -> Vec<TrustBundle> {
+        let own = self.mesh().map(|mesh| TrustBundle {
+            trust_domain: mesh.trust_domain.clone(),
+            roots_pem: self.roots().map(|root| root.certificate_pem.clone()).collect(),
+        });
+        own.into_iter().collect()
+    }
+
+    /// Returns the index at which any of `keys` changed last; at least 1, for Consul's clients take 0 for "never asked".
+    #[must_use]
+    pub fn index_of(&self, keys: &[WatchKey]) -> CatalogIndex {
+        keys.iter()
+            .map(|key| self.changes.get(key).copied().unwrap_or(self.floor))
+            .max()
+            .unwrap_or(self.index)
+            .max(CatalogIndex(1))
+    }
+
+    /// Returns the keys that [`Catalog::view`] of a topic reads.
+    #[must_use]
+    pub fn reads(topic: &Topic) -> Vec<WatchKey> {
+        match topic {
+            Topic::Mesh => vec![WatchKey::Mesh],
+            Topic::Roots => vec![WatchKey::Roots],
+            Topic::Revocations => vec![WatchKey::Revocations],
+            Topic::Intentions(destination) => {
+                ServicePattern::covering(destination).into_iter().map(WatchKey::Destination).collect()
+            }
+            Topic::Endpoints(service) => vec![WatchKey::Service(service.clone())],
+        }
+    }
+
+    /// Returns what a topic holds now.
+    #[must_use]
+    pub fn view(&self, topic: &Topic) -> BTreeMap<String, Item> {
+        match topic {
+            Topic::Mesh => self.mesh().map(|mesh| ("mesh".to_owned(), self.mesh_item(mesh))).into_iter().collect(),
+            Topic::Roots => self
+                .roots()
+                .map(|root| {
+                    let item = Item::Root { certificate_pem: root.certificate_pem.clone(), active: root.active };
+                    (root.id.clone(), item)
+                })
+                .collect(),
+            Topic::Revocations => {
+                self.revoked.keys().map(|id| (id.to_string(), Item::RevokedRecord { enrolled: id.index() })).collect()
+            }
+            Topic::Intentions(destination) => self
+                .policy_for(destination)
+                .intentions
+                .into_iter()
+                .map(|intention| (intention.key().to_string(), Item::Intention(Box::new(intention))))
+                .collect(),
+            Topic::Endpoints(service) => self
+                .instances_of(service)
+                .filter_map(|instance| {
+                    Some((instance.key.to_string(), Item::Endpoint(Box::new(self.endpoint(instance)?))))
+                })
+                .collect(),
+        }
+    }
+
+    fn mesh_item(&self, mesh: &Mesh) -> Item {
+        Item::Mesh(Box::new(MeshItem {
+            cluster_id: mesh.cluster_id.clone(),
+            trust_domain: mesh.trust_domain.clone(),
+            template: mesh.template.clone(),
+            datacenter: mesh.datacenter.clone(),
+            default_action: self.mesh_entry.default_action,
+            guardrails: self.mesh_entry.guardrails.clone(),
+        }))
+    }
+
+    fn endpoint(&self, instance: &Instance) -> Option<Endpoint> {
+        let node = self.node(&instance.key.node)?;
+        Some(Endpoint {
+            key: instance.key.clone(),
+            address: instance.address.clone().unwrap_or_else(|| node.address.clone()),
+            mesh_port: instance.mesh_port,
+            port: instance.port,
+            ports: instance.ports.clone(),
+            status: self.health(&instance.key),
+            zone: node.zone.clone(),
+            network: node.network.clone(),
+            platform: node.platform,
+            weights: instance.weights,
+            meta: instance.meta.clone(),
+        })
+    }
+}
+
+/// Gathers what a command touches.
+#[derive(Debug, Default)]
+pub(crate) struct Touched {
+    keys: BTreeSet<WatchKey>,
+    gone: BTreeSet<WatchKey>,
+}
+
+impl Touched {
+    /// Notes that the thing behind `key` changed.
+    pub(crate) fn changed(&mut self, key: WatchKey) {
+        self.gone.remove(&key);
+        self.keys.insert(key);
+    }
+
+    /// Notes that the thing behind `key` is gone: its watchers wake, and its index need not be kept.
+    pub(crate) fn gone(&mut self, key: WatchKey) {
+        self.keys.insert(key.clone());
+        self.gone.insert(key);
+    }
+}
+
+/// Stops a command whose precondition the state does not meet, before it has changed anything.
+pub(crate) type Attempt = Result<Outcome, Refusal>;
+
+#[cfg(test)]
+mod golden;
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,222 @@
+//! What each command does to the state. Every function checks everything before it changes anything.
+
+use std::sync::Arc;
+
+use super::{Attempt, Catalog, Touched};
+use crate::{
+    AccessorId, Action, CaIntermediate, CaRoot, CatalogIndex, Command, Effect, Envelope, Intention, IntentionKey,
+    JoinToken, Mesh, MeshEntry, Outcome, Refusal, Rights, Token, WatchKey, WriteMode,
+};
+
+impl Catalog {
+    pub(super) fn carry_out(&mut self, index: CatalogIndex, envelope: &Envelope, touched: &mut Touched) -> Attempt {
+        // A server checks the form before it proposes; this holds for what reached the log by another way.
+        envelope.command.validate()?;
+        match &envelope.command {
+            Command::Bootstrap { mesh } => self.bootstrap(mesh, touched),
+            Command::InstallCa { root, intermediate } => self.install_ca(index, root, intermediate, touched),
+            Command::BootstrapAcl { token } => self.bootstrap_acl(index, token, touched),
+            Command::WriteToken { token } => self.write_token(index, token, touched),
+            Command::DeleteToken { accessor } => self.delete_token(accessor, touched),
+            Command::CreateJoinToken { token } => self.create_join_token(index, token, touched),
+            Command::DeleteJoinToken { accessor } => self.delete_join_token(accessor, touched),
+            Command::Enrol { secret, key, node, platform } => {
+                self.enrol(index, envelope.proposed_at, secret, key, node, *platform, touched)
+            }
+            Command::RevokeAgent { agent } => self.revoke_agent(index, agent, touched),
+            Command::OpenSession { agent, server } => self.open_session(index, agent, server, touched),
+            Command::Register { node, instances, checks, skip_node_update, incarnation } => {
+                self.check_registration(node, instances, *incarnation)?;
+                self.register(index, node, instances, checks, *skip_node_update, touched);
+                Ok(Outcome::Done)
+            }
+            Command::Deregister { node, target, incarnation } => {
+                self.deregister(index, node, target, *incarnation, touched)
+            }
+            Command::UpdateChecks { updates, incarnation } => self.update_checks(index, updates, *incarnation, touched),
+            Command::WriteIntention { intention, mode } => self.write_intention(index, intention, *mode, touched),
+            Command::DeleteIntention { key, compare } => self.delete_intention(key, *compare, touched),
+            Command::WriteMesh { entry, compare } => self.write_mesh(index, entry, *compare, touched),
+        }
+    }
+
+    fn bootstrap(&mut self, mesh: &Mesh, touched: &mut Touched) -> Attempt {
+        if self.mesh.is_some() {
+            return Err(Refusal::AlreadyBootstrapped);
+        }
+        self.mesh = Some(Arc::new(mesh.clone()));
+        touched.changed(WatchKey::Mesh);
+        Ok(Outcome::Done)
+    }
+
+    fn install_ca(
+        &mut self,
+        index: CatalogIndex,
+        root: &CaRoot,
+        intermediate: &CaIntermediate,
+        touched: &mut Touched,
+    ) -> Attempt {
+        if !self.roots.is_empty() {
+            return Err(Refusal::AlreadyBootstrapped);
+        }
+        let root = CaRoot { created: index, modified: index, ..root.clone() };
+        let intermediate = CaIntermediate { created: index, modified: index, ..intermediate.clone() };
+        self.roots.insert(root.id.clone(), Arc::new(root));
+        self.intermediates.insert(intermediate.id.clone(), Arc::new(intermediate));
+        touched.changed(WatchKey::Roots);
+        Ok(Outcome::Done)
+    }
+
+    fn bootstrap_acl(&mut self, index: CatalogIndex, token: &Token, touched: &mut Touched) -> Attempt {
+        if self.acl_bootstrapped {
+            return Err(Refusal::AclBootstrapped);
+        }
+        let outcome = self.write_token(index, token, touched)?;
+        self.acl_bootstrapped = true;
+        Ok(outcome)
+    }
+
+    fn write_token(&mut self, index: CatalogIndex, token: &Token, touched: &mut Touched) -> Attempt {
+        if self.token_secrets.get(&token.secret).is_some_and(|holder| *holder != token.accessor) {
+            return Err(Refusal::exists("token secret", "(hidden)"));
+        }
+        let previous = self.tokens.get(&token.accessor).cloned();
+        if let Some(previous) = &previous {
+            self.token_secrets.remove(&previous.secret);
+        }
+        let created = previous.map_or(index, |previous| previous.created);
+        self.token_secrets.insert(token.secret.clone(), token.accessor.clone());
+        self.tokens.insert(token.accessor.clone(), Arc::new(Token { created, modified: index, ..token.clone() }));
+        touched.changed(WatchKey::Tokens);
+        Ok(Outcome::Done)
+    }
+
+    fn delete_token(&mut self, accessor: &AccessorId, touched: &mut Touched) -> Attempt {
+        let token = self.tokens.get(accessor).cloned().ok_or_else(|| Refusal::not_found("token", accessor))?;
+        let keeps = |other: &Token| {
+            other.rights == Rights::Management && other.accessor != *accessor && other.expires_at.is_none()
+        };
+        if token.rights == Rights::Management && !self.tokens().any(keeps) {
+            return Err(Refusal::invalid(
+                format!("token `{accessor}`"),
+                "it is the last management token that does not expire: make another before you delete it",
+            ));
+        }
+        self.token_secrets.remove(&token.secret);
+        self.tokens.remove(accessor);
+        touched.changed(WatchKey::Tokens);
+        Ok(Outcome::Done)
+    }
+
+    fn create_join_token(&mut self, index: CatalogIndex, token: &JoinToken, touched: &mut Touched) -> Attempt {
+        if self.join_tokens.contains_key(&token.accessor) || self.join_secrets.contains_key(&token.secret) {
+            return Err(Refusal::exists("join token", &token.accessor));
+        }
+        self.forget_spent_join_tokens();
+        self.join_secrets.insert(token.secret.clone(), token.accessor.clone());
+        let token = JoinToken { used_by: None, record: None, created: index, modified: index, ..token.clone() };
+        self.join_tokens.insert(token.accessor.clone(), Arc::new(token));
+        touched.changed(WatchKey::JoinTokens);
+        Ok(Outcome::Done)
+    }
+
+    fn delete_join_token(&mut self, accessor: &AccessorId, touched: &mut Touched) -> Attempt {
+        let token =
+            self.join_tokens.get(accessor).cloned().ok_or_else(|| Refusal::not_found("join token", accessor))?;
+        self.join_secrets.remove(&token.secret);
+        self.join_tokens.remove(accessor);
+        touched.changed(WatchKey::JoinTokens);
+        Ok(Outcome::Done)
+    }
+
+    fn write_intention(
+        &mut self,
+        index: CatalogIndex,
+        intention: &Intention,
+        mode: WriteMode,
+        touched: &mut Touched,
+    ) -> Attempt {
+        let key = intention.key();
+        let previous = self.intention(&key);
+        let found = previous.map(|previous| previous.modified).unwrap_or_default();
+        match mode {
+            WriteMode::Create if previous.is_some() => return Err(Refusal::exists("intention", &key)),
+            WriteMode::CompareAndSet(expected) if expected != found => {
+                return Err(Refusal::IntentionChanged { key, modified: found, expected });
+            }
+            WriteMode::Create | WriteMode::Upsert | WriteMode::CompareAndSet(_) => {}
+        }
+        if intention.jwt.is_some() && self.mesh_entry.default_action == Action::Allow {
+            return Err(Refusal::invalid(
+                format!("intention {key}"),
+                "a JWT condition on an allow means nothing while the mesh's default is allow: set the default to deny first",
+            ));
+        }
+        let created = previous.map_or(index, |previous| previous.created);
+        let unchanged = previous.is_some_and(|previous| {
+            *previous == Intention { created: previous.created, modified: previous.modified, ..intention.clone() }
+        });
+        if unchanged {
+            return Ok(Outcome::Done);
+        }
+        let written = Intention { created, modified: index, ..intention.clone() };
+        let mut toward = self.intentions.get(&key.destination).cloned().unwrap_or_default();
+        toward.insert(key.source, Arc::new(written));
+        self.intentions.insert(key.destination.clone(), toward);
+        touched.changed(WatchKey::Intentions);
+        touched.changed(WatchKey::Destination(key.destination));
+        Ok(Outcome::Done)
+    }
+
+    fn delete_intention(
+        &mut self,
+        key: &IntentionKey,
+        compare: Option<CatalogIndex>,
+        touched: &mut Touched,
+    ) -> Attempt {
+        let found = self.intention(key).ok_or_else(|| Refusal::not_found("intention", key))?.modified;
+        if let Some(expected) = compare.filter(|expected| *expected != found) {
+            return Err(Refusal::IntentionChanged { key: key.clone(), modified: found, expected });
+        }
+        let mut toward = self.intentions.get(&key.destination).cloned().unwrap_or_default();
+        toward.remove(&key.source);
+        touched.changed(WatchKey::Intentions);
+        if toward.is_empty() {
+            self.intentions.remove(&key.destination);
+            touched.gone(WatchKey::Destination(key.destination.clone()));
+        } else {
+            self.intentions.insert(key.destination.clone(), toward);
+            touched.changed(WatchKey::Destination(key.destination.clone()));
+        }
+        Ok(Outcome::Done)
+    }
+
+    fn write_mesh(
+        &mut self,
+        index: CatalogIndex,
+        entry: &MeshEntry,
+        compare: Option<CatalogIndex>,
+        touched: &mut Touched,
+    ) -> Attempt {
+        let (modified, created) = (self.mesh_entry.modified, self.mesh_entry.created);
+        if let Some(expected) = compare.filter(|expected| *expected != modified) {
+            return Err(Refusal::EntryChanged { name: "mesh".to_owned(), modified, expected });
+        }
+        if entry.default_action == Action::Allow {
+            let needs_deny =
+                |intention: &&Intention| intention.jwt.is_some() && intention.effect == Effect::Action(Action::Allow);
+            let named: Vec<String> =
+                self.intentions().into_iter().filter(needs_deny).map(|intention| intention.key().to_string()).collect();
+            if !named.is_empty() {
+                return Err(Refusal::invalid(
+                    "default_intention_policy",
+                    format!("allow would switch off the JWT conditions of {}: change these first", named.join(", ")),
+                ));
+            }
+        }
+        let created = if created == CatalogIndex::default() { index } else { created };
+        self.mesh_entry = Arc::new(MeshEntry { created, modified: index, ..entry.clone() });
+        touched.changed(WatchKey::Mesh);
+        Ok(Outcome::Done)
+    }
+}

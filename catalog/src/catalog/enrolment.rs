@@ -1,0 +1,157 @@
+//! How join tokens become agent records, and how these live and end.
+
+use std::{sync::Arc, time::Duration};
+
+use super::{Attempt, Catalog, Touched};
+use crate::{
+    AgentId, AgentRecord, Attestation, CatalogIndex, DeregisterTarget, Incarnation, JoinToken, KeyFingerprint,
+    NodeName, Outcome, Platform, Refusal, SecretHash, ServerId, Timestamp, WatchKey,
+};
+
+/// How long a join token is kept after its end, so that whoever comes with it is told what is wrong with it.
+const SPENT_JOIN_TOKEN_KEPT: Duration = Duration::from_secs(24 * 3600);
+
+impl Catalog {
+    #[expect(clippy::too_many_arguments, reason = "they are the fields of one command")]
+    pub(super) fn enrol(
+        &mut self,
+        index: CatalogIndex,
+        now: Timestamp,
+        secret: &SecretHash,
+        key: &KeyFingerprint,
+        node: &NodeName,
+        platform: Platform,
+        touched: &mut Touched,
+    ) -> Attempt {
+        let token = self.join_token_by_secret(secret).cloned().ok_or(Refusal::JoinTokenUnknown)?;
+        if let Some(used_by) = &token.used_by {
+            return self.enrol_again(&token, used_by, key, node);
+        }
+        if now >= token.expires_at {
+            return Err(Refusal::JoinTokenExpired);
+        }
+        check_place(&token, node, platform)?;
+        let previous = self.agent_on(node).cloned();
+        if previous.as_ref().is_some_and(|previous| previous.key != *key) && !token.replace_node {
+            return Err(Refusal::NodeTaken { node: node.clone() });
+        }
+        if let Some(elsewhere) = self.agent_by_key(key).filter(|record| record.node != *node) {
+            return Err(Refusal::exists("agent key", format!("of node {}", elsewhere.node)));
+        }
+        if let Some(previous) = previous {
+            // Whoever held the name with another key is out; the same key merely gets new entitlements.
+            let revoke = previous.key != *key;
+            self.end_record(&previous, index, revoke, touched);
+        }
+        let id = AgentId::enrolled_at(index);
+        let record = AgentRecord {
+            id: id.clone(),
+            node: node.clone(),
+            platform,
+            key: key.clone(),
+            services: token.services.clone(),
+            attestation: Attestation::JoinToken(token.accessor.clone()),
+            enrolled: index,
+            incarnation: None,
+            server: None,
+            modified: index,
+        };
+        self.agents.insert(id.clone(), Arc::new(record.clone()));
+        self.agents_by_node.insert(node.clone(), id.clone());
+        self.agents_by_key.insert(key.clone(), id.clone());
+        let used = JoinToken { used_by: Some(key.clone()), record: Some(id.clone()), modified: index, ..token };
+        self.join_tokens.insert(used.accessor.clone(), Arc::new(used));
+        touched.changed(WatchKey::Agents);
+        touched.changed(WatchKey::Agent(id));
+        touched.changed(WatchKey::JoinTokens);
+        Ok(Outcome::Enrolled { record: Box::new(record) })
+    }
+
+    /// Answers a retry: the same key on the same node gets the record that it got the first time.
+    fn enrol_again(
+        &self,
+        token: &JoinToken,
+        used_by: &KeyFingerprint,
+        key: &KeyFingerprint,
+        node: &NodeName,
+    ) -> Attempt {
+        if used_by != key {
+            return Err(Refusal::JoinTokenUsed);
+        }
+        let record = token.record.as_ref().and_then(|id| self.agent_record(id));
+        match record {
+            Some(record) if record.node == *node => Ok(Outcome::Enrolled { record: Box::new(record.clone()) }),
+            Some(record) => Err(Refusal::JoinTokenElsewhere {
+                wanted: format!("node {}", record.node),
+                found: format!("node {node}"),
+            }),
+            None => Err(Refusal::AgentUnknown { agent: node.to_string() }),
+        }
+    }
+
+    pub(super) fn open_session(
+        &mut self,
+        index: CatalogIndex,
+        agent: &AgentId,
+        server: &ServerId,
+        touched: &mut Touched,
+    ) -> Attempt {
+        let record =
+            self.agent_record(agent).ok_or_else(|| Refusal::AgentUnknown { agent: agent.to_string() })?.clone();
+        let incarnation = Incarnation(index.0);
+        let record =
+            AgentRecord { incarnation: Some(incarnation), server: Some(server.clone()), modified: index, ..record };
+        self.agents.insert(agent.clone(), Arc::new(record));
+        touched.changed(WatchKey::Agent(agent.clone()));
+        touched.changed(WatchKey::Agents);
+        Ok(Outcome::SessionOpened { incarnation })
+    }
+
+    pub(super) fn revoke_agent(&mut self, index: CatalogIndex, agent: &AgentId, touched: &mut Touched) -> Attempt {
+        let record =
+            self.agent_record(agent).ok_or_else(|| Refusal::AgentUnknown { agent: agent.to_string() })?.clone();
+        self.end_record(&record, index, true, touched);
+        if self.nodes.get(&record.node).is_some_and(|state| state.node.owner == crate::Owner::Agent(agent.clone())) {
+            self.remove(index, &record.node, &DeregisterTarget::Node, touched);
+        }
+        Ok(Outcome::Done)
+    }
+
+    fn end_record(&mut self, record: &AgentRecord, index: CatalogIndex, revoke: bool, touched: &mut Touched) {
+        self.agents.remove(&record.id);
+        self.agents_by_node.remove(&record.node);
+        self.agents_by_key.remove(&record.key);
+        if revoke {
+            self.revoked.insert(record.id.clone(), index);
+            touched.changed(WatchKey::Revocations);
+        }
+        touched.changed(WatchKey::Agents);
+        touched.gone(WatchKey::Agent(record.id.clone()));
+    }
+
+    /// Drops join tokens whose time is long over; records that came of them stay.
+    pub(super) fn forget_spent_join_tokens(&mut self) {
+        let spent: Vec<JoinToken> = self
+            .join_tokens()
+            .filter(|token| self.clock.since(token.expires_at) > SPENT_JOIN_TOKEN_KEPT)
+            .cloned()
+            .collect();
+        for token in spent {
+            self.join_secrets.remove(&token.secret);
+            self.join_tokens.remove(&token.accessor);
+        }
+    }
+}
+
+fn check_place(token: &JoinToken, node: &NodeName, platform: Platform) -> Result<(), Refusal> {
+    if let Some(wanted) = token.node.as_ref().filter(|wanted| *wanted != node) {
+        return Err(Refusal::JoinTokenElsewhere { wanted: format!("node {wanted}"), found: format!("node {node}") });
+    }
+    if let Some(wanted) = token.platform.filter(|wanted| *wanted != platform) {
+        return Err(Refusal::JoinTokenElsewhere {
+            wanted: format!("platform {wanted}"),
+            found: format!("platform {platform}"),
+        });
+    }
+    Ok(())
+}

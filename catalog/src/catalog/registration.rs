@@ -1,0 +1,290 @@
+//! How nodes, instances and checks enter the catalog, change and leave it.
+
+use std::sync::Arc;
+
+use imbl::{OrdMap, OrdSet};
+
+use super::{Attempt, Catalog, NodeState, Touched};
+use crate::{
+    CatalogIndex, Check, CheckUpdate, DeregisterTarget, Incarnation, Instance, InstanceKey, Node, NodeName, Outcome,
+    Owner, Refusal, ServiceKey, WatchKey,
+};
+
+impl Catalog {
+    /// Refuses a registration that is not its owner's, comes from an older session, or exceeds what the agent may serve.
+    pub(super) fn check_registration(
+        &self,
+        node: &Node,
+        instances: &[Instance],
+        incarnation: Option<Incarnation>,
+    ) -> Result<(), Refusal> {
+        let held_by = self.node(&node.name).map(|held| &held.owner);
+        let is_free = match held_by {
+            None => true,
+            // The record behind the name may have been replaced; its successor inherits the node.
+            Some(Owner::Agent(id)) if self.agent_record(id).is_none() => true,
+            Some(owner) => *owner == node.owner,
+        };
+        if let (false, Some(owner)) = (is_free, held_by) {
+            return Err(Refusal::NotOwner { node: node.name.clone(), owner: owner.clone() });
+        }
+        let Owner::Agent(id) = &node.owner else {
+            return match self.agent_on(&node.name) {
+                Some(record) => {
+                    Err(Refusal::NotOwner { node: node.name.clone(), owner: Owner::Agent(record.id.clone()) })
+                }
+                None => self.check_session(&node.name, None, incarnation),
+            };
+        };
+        let record = self
+            .agent_record(id)
+            .filter(|record| record.node == node.name)
+            .ok_or_else(|| Refusal::AgentUnknown { agent: id.to_string() })?;
+        self.check_session(&node.name, record.incarnation, incarnation)?;
+        match instances.iter().map(Instance::service_key).find(|service| !record.entitles(service)) {
+            Some(service) => Err(Refusal::NotEntitled { node: node.name.clone(), service }),
+            None => Ok(()),
+        }
+    }
+
+    fn check_session(
+        &self,
+        node: &NodeName,
+        current: Option<Incarnation>,
+        found: Option<Incarnation>,
+    ) -> Result<(), Refusal> {
+        if current == found {
+            return Ok(());
+        }
+        Err(Refusal::StaleIncarnation {
+            node: node.clone(),
+            found: found.unwrap_or(Incarnation(0)),
+            current: current.unwrap_or(Incarnation(0)),
+        })
+    }
+
+    /// Refuses a write to a node of somebody else, or from an older session of its owner.
+    fn check_write(&self, node: &NodeName, incarnation: Option<Incarnation>) -> Result<(), Refusal> {
+        let held = self.node(node).ok_or_else(|| Refusal::not_found("node", node))?;
+        match &held.owner {
+            Owner::External => self.check_session(node, None, incarnation),
+            Owner::Agent(id) => match self.agent_record(id) {
+                Some(record) if incarnation.is_some() => self.check_session(node, record.incarnation, incarnation),
+                Some(_) => Err(Refusal::NotOwner { node: node.clone(), owner: held.owner.clone() }),
+                // The record is gone, and with it whoever could have cleaned up: an operator may.
+                None => Ok(()),
+            },
+            Owner::Connector(_) => Err(Refusal::NotOwner { node: node.clone(), owner: held.owner.clone() }),
+        }
+    }
+
+    pub(super) fn register(
+        &mut self,
+        index: CatalogIndex,
+        node: &Node,
+        instances: &[Instance],
+        checks: &[Check],
+        skip_node_update: bool,
+        touched: &mut Touched,
+    ) {
+        let mut state = self.put_node(index, node, skip_node_update, touched);
+        for instance in instances {
+            self.put_instance(index, &mut state, instance, touched);
+        }
+        for check in checks {
+            put_check(index, &mut state, check, touched);
+        }
+        self.nodes.insert(node.name.clone(), state);
+    }
+
+    fn put_node(&self, index: CatalogIndex, node: &Node, keep: bool, touched: &mut Touched) -> NodeState {
+        let Some(mut state) = self.nodes.get(&node.name).cloned() else {
+            touched.changed(WatchKey::Nodes);
+            touched.changed(WatchKey::Node(node.name.clone()));
+            let node = Node { created: index, modified: index, ..node.clone() };
+            return NodeState { node: Arc::new(node), instances: OrdMap::new(), checks: OrdMap::new() };
+        };
+        if keep {
+            return state;
+        }
+        let held = &state.node;
+        let written = Node { created: held.created, modified: held.modified, ..node.clone() };
+        if written == **held {
+            return state;
+        }
+        // A new session of the same agent is no news to those who watch the node.
+        let is_news = Node { incarnation: held.incarnation, ..written.clone() } != **held;
+        let modified = if is_news { index } else { held.modified };
+        state.node = Arc::new(Node { modified, ..written });
+        if is_news {
+            touched.changed(WatchKey::Nodes);
+            touched.changed(WatchKey::Node(node.name.clone()));
+            touch_services(&state, touched);
+        }
+        state
+    }
+
+    fn put_instance(&mut self, index: CatalogIndex, state: &mut NodeState, instance: &Instance, touched: &mut Touched) {
+        let slot = (instance.key.namespace.clone(), instance.key.id.clone());
+        let held = state.instances.get(&slot).cloned();
+        let created = held.as_ref().map_or(index, |held| held.created);
+        if let Some(held) = &held {
+            let written = Instance { created, modified: held.modified, ..instance.clone() };
+            if written == **held {
+                return;
+            }
+            if held.service != instance.service {
+                self.unlist(&held.service_key(), &held.key, touched);
+            }
+        }
+        let service = instance.service_key();
+        if held.is_none_or(|held| held.tags != instance.tags || held.service != instance.service) {
+            touched.changed(WatchKey::Services(service.namespace.clone()));
+        }
+        touched.changed(WatchKey::Node(instance.key.node.clone()));
+        touched.changed(WatchKey::Service(service.clone()));
+        let mut keys = self.by_service.get(&service).cloned().unwrap_or_default();
+        keys.insert(instance.key.clone());
+        self.by_service.insert(service, keys);
+        state.instances.insert(slot, Arc::new(Instance { created, modified: index, ..instance.clone() }));
+    }
+
+    fn unlist(&mut self, service: &ServiceKey, key: &InstanceKey, touched: &mut Touched) {
+        let mut keys: OrdSet<InstanceKey> = self.by_service.get(service).cloned().unwrap_or_default();
+        keys.remove(key);
+        touched.changed(WatchKey::Services(service.namespace.clone()));
+        if keys.is_empty() {
+            self.by_service.remove(service);
+            touched.gone(WatchKey::Service(service.clone()));
+        } else {
+            self.by_service.insert(service.clone(), keys);
+            touched.changed(WatchKey::Service(service.clone()));
+        }
+    }
+
+    pub(super) fn deregister(
+        &mut self,
+        index: CatalogIndex,
+        node: &NodeName,
+        target: &DeregisterTarget,
+        incarnation: Option<Incarnation>,
+        touched: &mut Touched,
+    ) -> Attempt {
+        // Removing what is not there is done already; a retry after a lost answer must not fail.
+        if self.node(node).is_some() {
+            self.check_write(node, incarnation)?;
+            self.remove(index, node, target, touched);
+        }
+        Ok(Outcome::Done)
+    }
+
+    pub(super) fn remove(
+        &mut self,
+        index: CatalogIndex,
+        node: &NodeName,
+        target: &DeregisterTarget,
+        touched: &mut Touched,
+    ) {
+        let Some(mut state) = self.nodes.get(node).cloned() else { return };
+        match target {
+            DeregisterTarget::Node => {
+                for instance in state.instances.values() {
+                    self.unlist(&instance.service_key(), &instance.key, touched);
+                }
+                if !state.checks.is_empty() {
+                    touched.changed(WatchKey::Checks);
+                }
+                self.nodes.remove(node);
+                touched.changed(WatchKey::Nodes);
+                touched.gone(WatchKey::Node(node.clone()));
+                return;
+            }
+            DeregisterTarget::Instance { namespace, id } => {
+                let Some(instance) = state.instances.remove(&(namespace.clone(), id.clone())) else { return };
+                self.unlist(&instance.service_key(), &instance.key, touched);
+                let orphans: Vec<_> = state
+                    .checks
+                    .iter()
+                    .filter(|((of, _), check)| of == namespace && check.instance.as_ref() == Some(id))
+                    .map(|(slot, _)| slot.clone())
+                    .collect();
+                if !orphans.is_empty() {
+                    touched.changed(WatchKey::Checks);
+                }
+                for slot in orphans {
+                    state.checks.remove(&slot);
+                }
+            }
+            DeregisterTarget::Check { namespace, id } => {
+                let Some(check) = state.checks.remove(&(namespace.clone(), id.clone())) else { return };
+                touch_check(&state, &check, touched);
+            }
+        }
+        debug_assert!(index == self.index, "a command is applied at its own index");
+        touched.changed(WatchKey::Node(node.clone()));
+        self.nodes.insert(node.clone(), state);
+    }
+
+    pub(super) fn update_checks(
+        &mut self,
+        index: CatalogIndex,
+        updates: &[CheckUpdate],
+        incarnation: Option<Incarnation>,
+        touched: &mut Touched,
+    ) -> Attempt {
+        for update in updates {
+            self.check_write(&update.key.node, incarnation)?;
+            if self.check(&update.key).is_none() {
+                return Err(Refusal::not_found("check", &update.key));
+            }
+        }
+        for update in updates {
+            let (Some(mut state), Some(held)) =
+                (self.nodes.get(&update.key.node).cloned(), self.check(&update.key).cloned())
+            else {
+                continue;
+            };
+            let check = Check { status: update.status, output: update.output.clone(), ..held };
+            put_check(index, &mut state, &check, touched);
+            self.nodes.insert(update.key.node.clone(), state);
+        }
+        Ok(Outcome::Done)
+    }
+}
+
+fn put_check(index: CatalogIndex, state: &mut NodeState, check: &Check, touched: &mut Touched) {
+    let slot = (check.key.namespace.clone(), check.key.id.clone());
+    let held = state.checks.get(&slot).cloned();
+    let created = held.as_ref().map_or(index, |held| held.created);
+    if let Some(held) = &held {
+        if (Check { created, modified: held.modified, ..check.clone() }) == **held {
+            return;
+        }
+        if held.instance != check.instance {
+            touch_check(state, held, touched);
+        }
+    }
+    let check = Check { created, modified: index, ..check.clone() };
+    touch_check(state, &check, touched);
+    state.checks.insert(slot, Arc::new(check));
+}
+
+/// Wakes whoever reads the health that a check bears on: its instance's service, or every service on its node.
+fn touch_check(state: &NodeState, check: &Check, touched: &mut Touched) {
+    touched.changed(WatchKey::Checks);
+    touched.changed(WatchKey::Node(check.key.node.clone()));
+    match check.instance_key() {
+        None => touch_services(state, touched),
+        Some(key) => {
+            if let Some(instance) = state.instances.get(&(key.namespace, key.id)) {
+                touched.changed(WatchKey::Service(instance.service_key()));
+            }
+        }
+    }
+}
+
+fn touch_services(state: &NodeState, touched: &mut Touched) {
+    for instance in state.instances.values() {
+        touched.changed(WatchKey::Service(instance.service_key()));
+    }
+}

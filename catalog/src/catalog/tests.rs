@@ -1,0 +1,576 @@
+//! What the state machine promises, told by commands and by laws over random logs.
+
+use std::collections::BTreeMap;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::{
+    Action, Actor, CheckUpdate, Command, DeregisterTarget, Incarnation, Owner, Platform, RefusalKind, Rights, ServerId,
+    Timestamp, Weights, WriteMode,
+};
+
+fn envelope(number: u64, command: Command) -> Envelope {
+    Envelope {
+        version: 1,
+        request_id: format!("r{number}").parse().unwrap(),
+        actor: Actor::Server("s1".parse().unwrap()),
+        source_address: None,
+        proposed_at: Timestamp(number),
+        command,
+    }
+}
+
+fn node(name: &str, owner: Owner) -> Node {
+    Node {
+        name: name.parse().unwrap(),
+        id: None,
+        address: "10.0.0.1".to_owned(),
+        platform: Platform::Vm,
+        zone: None,
+        network: String::new(),
+        owner,
+        incarnation: None,
+        meta: BTreeMap::new(),
+        tagged_addresses: BTreeMap::new(),
+        created: CatalogIndex(0),
+        modified: CatalogIndex(0),
+    }
+}
+
+fn instance(on: &str, service: &str, id: &str) -> Instance {
+    let service: ServiceKey = service.parse().unwrap();
+    Instance {
+        key: InstanceKey { node: on.parse().unwrap(), namespace: service.namespace, id: id.parse().unwrap() },
+        service: service.name,
+        address: None,
+        port: 80,
+        ports: BTreeMap::new(),
+        mesh_port: Some(20000),
+        tags: Vec::new(),
+        meta: BTreeMap::new(),
+        tagged_addresses: BTreeMap::new(),
+        weights: Weights::default(),
+        enable_tag_override: false,
+        upstreams: Vec::new(),
+        bypassable: None,
+        created: CatalogIndex(0),
+        modified: CatalogIndex(0),
+    }
+}
+
+fn check(on: &str, id: &str, of: Option<&str>, status: CheckStatus) -> Check {
+    Check {
+        key: CheckKey { node: on.parse().unwrap(), namespace: Namespace::default(), id: id.parse().unwrap() },
+        name: id.to_owned(),
+        status,
+        notes: String::new(),
+        output: String::new(),
+        instance: of.map(|of| of.parse().unwrap()),
+        kind: String::new(),
+        created: CatalogIndex(0),
+        modified: CatalogIndex(0),
+    }
+}
+
+fn register(node: Node, instances: Vec<Instance>, checks: Vec<Check>, incarnation: Option<u64>) -> Command {
+    let incarnation = incarnation.map(Incarnation);
+    Command::Register { node: Box::new(node), instances, checks, skip_node_update: false, incarnation }
+}
+
+fn intention(source: &str, destination: &str, action: Action) -> Command {
+    let intention = Intention::new(source.parse().unwrap(), destination.parse().unwrap(), action);
+    Command::WriteIntention { intention: Box::new(intention), mode: WriteMode::Upsert }
+}
+
+fn accessor(number: u8) -> AccessorId {
+    format!("00000000-0000-0000-0000-0000000000{number:02x}").parse().unwrap()
+}
+
+fn join_token(number: u8, services: &[&str]) -> JoinToken {
+    JoinToken {
+        accessor: accessor(number),
+        secret: SecretHash(format!("join{number}")),
+        services: services.iter().map(|service| service.parse().unwrap()).collect(),
+        node: None,
+        platform: None,
+        replace_node: false,
+        expires_at: Timestamp(1_000),
+        used_by: None,
+        record: None,
+        created: CatalogIndex(0),
+        modified: CatalogIndex(0),
+    }
+}
+
+/// Applies commands one after the other, each as a request of its own.
+#[derive(Default)]
+struct Log {
+    catalog: Catalog,
+}
+
+impl Log {
+    fn apply(&mut self, command: Command) -> Applied {
+        let next = self.catalog.index.0 + 1;
+        self.catalog.apply(CatalogIndex(next), &envelope(next, command))
+    }
+
+    #[track_caller]
+    fn done(&mut self, command: Command) -> BTreeSet<WatchKey> {
+        let applied = self.apply(command);
+        assert!(!matches!(applied.outcome, Outcome::Refused(_)), "{:?}", applied.outcome);
+        applied.touched
+    }
+
+    #[track_caller]
+    fn refused(&mut self, command: Command) -> Refusal {
+        let before = self.catalog.clone();
+        let applied = self.apply(command);
+        assert!(applied.touched.is_empty(), "a refused command touched {:?}", applied.touched);
+        assert_eq!(before.changes, self.catalog.changes);
+        match applied.outcome {
+            Outcome::Refused(refusal) => refusal,
+            outcome => panic!("not refused: {outcome:?}"),
+        }
+    }
+
+    #[track_caller]
+    fn enrol(&mut self, token: u8, key: &str, node: &str) -> AgentRecord {
+        match self.apply(enrol(token, key, node)).outcome {
+            Outcome::Enrolled { record } => *record,
+            outcome => panic!("not enrolled: {outcome:?}"),
+        }
+    }
+}
+
+fn enrol(token: u8, key: &str, node: &str) -> Command {
+    Command::Enrol {
+        secret: SecretHash(format!("join{token}")),
+        key: KeyFingerprint(key.to_owned()),
+        node: node.parse().unwrap(),
+        platform: Platform::Vm,
+    }
+}
+
+fn open(agent: &AgentId) -> Command {
+    Command::OpenSession { agent: agent.clone(), server: "s1".parse::<ServerId>().unwrap() }
+}
+
+#[test]
+fn a13_a_repeated_request_is_answered_as_the_first_time_and_changes_nothing() {
+    let mut catalog = Catalog::default();
+    let first = catalog.apply(CatalogIndex(1), &envelope(7, intention("web", "api", Action::Allow)));
+    assert!(!first.repeated && !first.touched.is_empty());
+    let again = catalog.apply(CatalogIndex(2), &envelope(7, intention("web", "api", Action::Deny)));
+    assert!(again.repeated && again.touched.is_empty());
+    assert_eq!(again.outcome, first.outcome);
+    let policy = catalog.policy_for(&"api".parse().unwrap());
+    assert_eq!(policy.intentions[0].effect, crate::Effect::Action(Action::Allow));
+}
+
+#[test]
+fn answers_are_forgotten_by_age_and_by_number() {
+    let mut log = Log::default();
+    log.done(intention("web", "api", Action::Allow));
+    let late = Envelope { proposed_at: Timestamp(10_000_000), ..envelope(9, intention("a", "b", Action::Allow)) };
+    log.catalog.apply(CatalogIndex(9), &late);
+    assert_eq!(log.catalog.answers.len(), 1, "the old answer is forgotten");
+    for number in 0..(ANSWERS_MAX as u64 + 10) {
+        let repeat = Envelope {
+            proposed_at: Timestamp(10_000_000),
+            ..envelope(100 + number, intention("a", "b", Action::Allow))
+        };
+        log.catalog.apply(CatalogIndex(100 + number), &repeat);
+    }
+    assert_eq!(log.catalog.answers.len(), ANSWERS_MAX);
+    assert_eq!(log.catalog.answer_order.len(), ANSWERS_MAX);
+}
+
+#[test]
+fn a_watcher_wakes_only_for_what_it_read() {
+    let mut log = Log::default();
+    log.done(register(node("n1", Owner::External), vec![instance("n1", "web", "web-1")], vec![], None));
+    let touched = log.done(register(node("n2", Owner::External), vec![instance("n2", "api", "api-1")], vec![], None));
+    assert!(touched.contains(&WatchKey::Service("api".parse().unwrap())));
+    assert!(!touched.contains(&WatchKey::Service("web".parse().unwrap())));
+    assert_eq!(log.catalog.index_of(&[WatchKey::Service("web".parse().unwrap())]), CatalogIndex(1));
+    let same = register(node("n2", Owner::External), vec![instance("n2", "api", "api-1")], vec![], None);
+    assert!(log.done(same).is_empty(), "what changes nothing wakes nobody");
+}
+
+#[test]
+fn the_worst_check_of_instance_and_node_is_its_health() {
+    let mut log = Log::default();
+    let checks = vec![
+        check("n1", "own", Some("web-1"), CheckStatus::Passing),
+        check("n1", "other", Some("web-2"), CheckStatus::Critical),
+        check("n1", "node", None, CheckStatus::Warning),
+    ];
+    let instances = vec![instance("n1", "web", "web-1"), instance("n1", "web", "web-2")];
+    log.done(register(node("n1", Owner::External), instances, checks, None));
+    let health = |log: &Log, id: &str| log.catalog.health(&instance("n1", "web", id).key);
+    assert_eq!((health(&log, "web-1"), health(&log, "web-2")), (CheckStatus::Warning, CheckStatus::Critical));
+    let update = CheckUpdate {
+        key: check("n1", "node", None, CheckStatus::Passing).key,
+        status: CheckStatus::Passing,
+        output: "ok".to_owned(),
+    };
+    let touched = log.done(Command::UpdateChecks { updates: vec![update], incarnation: None });
+    assert!(touched.contains(&WatchKey::Service("web".parse().unwrap())));
+    assert_eq!(health(&log, "web-1"), CheckStatus::Passing);
+    let target = DeregisterTarget::Instance { namespace: Namespace::default(), id: "web-2".parse().unwrap() };
+    log.done(Command::Deregister { node: "n1".parse().unwrap(), target, incarnation: None });
+    assert_eq!(log.catalog.checks().count(), 2, "an instance takes its checks with it");
+}
+
+#[test]
+fn c9_a_join_token_works_once_and_a_retry_gets_the_same_record() {
+    let mut log = Log::default();
+    log.done(Command::CreateJoinToken { token: join_token(1, &["web"]) });
+    let record = log.enrol(1, "key-a", "n1");
+    let answer = log.enrol(1, "key-a", "n1");
+    assert_eq!(answer, record, "a retry with the same key");
+    assert_eq!(log.refused(enrol(1, "key-b", "n1")), Refusal::JoinTokenUsed);
+    assert_eq!(log.refused(enrol(9, "key-b", "n1")), Refusal::JoinTokenUnknown);
+    log.done(Command::CreateJoinToken { token: JoinToken { expires_at: Timestamp(1), ..join_token(2, &["web"]) } });
+    assert_eq!(log.refused(enrol(2, "key-c", "n2")), Refusal::JoinTokenExpired);
+    let elsewhere = JoinToken { node: Some("n3".parse().unwrap()), ..join_token(3, &["web"]) };
+    log.done(Command::CreateJoinToken { token: elsewhere });
+    assert_eq!(log.refused(enrol(3, "key-c", "n2")).kind(), RefusalKind::Forbidden);
+}
+
+#[test]
+fn a_node_name_with_a_live_record_is_refused_to_another_key_unless_the_token_says_so() {
+    let mut log = Log::default();
+    log.done(Command::CreateJoinToken { token: join_token(1, &["web"]) });
+    log.done(Command::CreateJoinToken { token: join_token(2, &["web"]) });
+    log.done(Command::CreateJoinToken { token: JoinToken { replace_node: true, ..join_token(3, &["web"]) } });
+    let first = log.enrol(1, "key-a", "n1");
+    assert_eq!(log.refused(enrol(2, "key-b", "n1")), Refusal::NodeTaken { node: "n1".parse().unwrap() });
+    let second = log.enrol(3, "key-b", "n1");
+    assert_ne!(first.id, second.id);
+    assert!(log.catalog.is_revoked(first.enrolled), "whoever held the name is out");
+    assert!(!log.catalog.is_revoked(second.enrolled));
+    assert!(log.catalog.agent_by_key(&KeyFingerprint("key-a".to_owned())).is_none());
+}
+
+#[test]
+fn a_write_of_an_older_session_is_refused_and_told_the_current_number() {
+    let mut log = Log::default();
+    log.done(Command::CreateJoinToken { token: join_token(1, &["web"]) });
+    let record = log.enrol(1, "key-a", "n1");
+    let owner = Owner::Agent(record.id.clone());
+    let write =
+        |incarnation| register(node("n1", owner.clone()), vec![instance("n1", "web", "w")], vec![], incarnation);
+    assert_eq!(log.refused(write(Some(3))).kind(), RefusalKind::Conflict);
+    log.done(open(&record.id));
+    let first = log.catalog.index().0;
+    log.done(write(Some(first)));
+    log.done(open(&record.id));
+    let second = log.catalog.index().0;
+    let refusal = log.refused(write(Some(first)));
+    assert!(refusal.to_string().ends_with(&format!("whose current one is {second}")), "{refusal}");
+    let target = DeregisterTarget::Node;
+    let late = Command::Deregister { node: "n1".parse().unwrap(), target, incarnation: Some(Incarnation(first)) };
+    assert_eq!(log.refused(late).kind(), RefusalKind::Conflict);
+}
+
+#[test]
+fn a_write_without_a_session_touches_external_nodes_only() {
+    let mut log = Log::default();
+    log.done(Command::CreateJoinToken { token: join_token(1, &["web"]) });
+    let record = log.enrol(1, "key-a", "n1");
+    let seize = register(node("n1", Owner::External), vec![], vec![], None);
+    assert_eq!(log.refused(seize.clone()).kind(), RefusalKind::Forbidden, "even before the agent registered");
+    log.done(open(&record.id));
+    let incarnation = Some(log.catalog.index().0);
+    let own = register(node("n1", Owner::Agent(record.id.clone())), vec![], vec![], incarnation);
+    log.done(own);
+    assert_eq!(log.refused(seize).kind(), RefusalKind::Forbidden);
+    let remove = Command::Deregister { node: "n1".parse().unwrap(), target: DeregisterTarget::Node, incarnation: None };
+    assert_eq!(log.refused(remove).kind(), RefusalKind::Forbidden);
+}
+
+#[test]
+fn c2_an_agent_registers_only_services_that_its_record_names() {
+    let mut log = Log::default();
+    log.done(Command::CreateJoinToken { token: join_token(1, &["web"]) });
+    let record = log.enrol(1, "key-a", "n1");
+    log.done(open(&record.id));
+    let incarnation = Some(log.catalog.index().0);
+    let steal = register(node("n1", Owner::Agent(record.id)), vec![instance("n1", "db", "d")], vec![], incarnation);
+    assert!(matches!(log.refused(steal), Refusal::NotEntitled { .. }));
+}
+
+#[test]
+fn a_revoked_agent_takes_its_node_with_it_and_its_serials_are_refused() {
+    let mut log = Log::default();
+    log.done(Command::CreateJoinToken { token: join_token(1, &["web"]) });
+    let record = log.enrol(1, "key-a", "n1");
+    log.done(open(&record.id));
+    let incarnation = Some(log.catalog.index().0);
+    let own =
+        register(node("n1", Owner::Agent(record.id.clone())), vec![instance("n1", "web", "w")], vec![], incarnation);
+    log.done(own);
+    log.done(Command::RevokeAgent { agent: record.id.clone() });
+    assert_eq!(log.catalog.nodes().count(), 0);
+    let revocations = log.catalog.view(&Topic::Revocations);
+    assert_eq!(revocations.get(&record.id.to_string()), Some(&Item::RevokedRecord { enrolled: record.enrolled }));
+}
+
+#[test]
+fn compare_and_set_counts_only_against_the_index_that_was_read() {
+    let mut log = Log::default();
+    let write = |expected| {
+        let intention = Intention::new("web".parse().unwrap(), "api".parse().unwrap(), Action::Allow);
+        let mode = WriteMode::CompareAndSet(CatalogIndex(expected));
+        Command::WriteIntention {
+            intention: Box::new(Intention { description: expected.to_string(), ..intention }),
+            mode,
+        }
+    };
+    assert_eq!(log.refused(write(5)).kind(), RefusalKind::Conflict);
+    log.done(write(0));
+    let index = log.catalog.index().0;
+    assert_eq!(log.refused(write(0)).kind(), RefusalKind::Conflict);
+    log.done(write(index));
+}
+
+#[test]
+fn the_acl_is_bootstrapped_once_and_never_locked_out() {
+    let mut log = Log::default();
+    let token = |number: u8| Token {
+        accessor: accessor(number),
+        secret: SecretHash(format!("secret{number}")),
+        description: String::new(),
+        rights: Rights::Management,
+        created_at: Timestamp(0),
+        expires_at: None,
+        created: CatalogIndex(0),
+        modified: CatalogIndex(0),
+    };
+    log.done(Command::BootstrapAcl { token: token(1) });
+    assert_eq!(log.refused(Command::BootstrapAcl { token: token(2) }), Refusal::AclBootstrapped);
+    assert_eq!(log.refused(Command::DeleteToken { accessor: accessor(1) }).kind(), RefusalKind::Invalid);
+    log.done(Command::WriteToken { token: token(2) });
+    log.done(Command::DeleteToken { accessor: accessor(1) });
+    assert!(log.catalog.token_by_secret(&SecretHash("secret1".to_owned())).is_none());
+    assert!(log.catalog.token_by_secret(&SecretHash("secret2".to_owned())).is_some());
+}
+
+/// Random commands over few names, so that they meet.
+fn any_command() -> impl Strategy<Value = Command> {
+    let name = |prefix: &'static str| (0u8..3).prop_map(move |number| format!("{prefix}{number}"));
+    let pattern = prop_oneof![name("s"), Just("*".to_owned()), Just("*/*".to_owned()), name("other/s")];
+    let action = prop_oneof![Just(Action::Allow), Just(Action::Deny)];
+    let status = prop_oneof![Just(CheckStatus::Passing), Just(CheckStatus::Warning), Just(CheckStatus::Critical)];
+    prop_oneof![
+        (pattern.clone(), pattern.clone(), action).prop_map(|(from, to, action)| intention(&from, &to, action)),
+        (pattern.clone(), pattern).prop_map(|(from, to)| Command::DeleteIntention {
+            key: IntentionKey { destination: to.parse().unwrap(), source: from.parse().unwrap() },
+            compare: None,
+        }),
+        (name("n"), name("s"), name("i"), status.clone(), proptest::option::of(1u64..40), proptest::bool::ANY)
+            .prop_map(|(on, service, id, status, incarnation, external)| {
+                let owner =
+                    if external { Owner::External } else { Owner::Agent(AgentId::enrolled_at(CatalogIndex(4))) };
+                let checks = vec![check(&on, &format!("c-{id}"), Some(&id), status)];
+                register(
+                    node(&on, owner),
+                    vec![instance(&on, &service, &id)],
+                    checks,
+                    incarnation.filter(|_| !external),
+                )
+            }),
+        (name("n"), name("i"), proptest::bool::ANY).prop_map(|(on, id, all)| Command::Deregister {
+            node: on.parse().unwrap(),
+            target: if all {
+                DeregisterTarget::Node
+            } else {
+                DeregisterTarget::Instance { namespace: Namespace::default(), id: id.parse().unwrap() }
+            },
+            incarnation: None,
+        }),
+        (name("n"), name("c-i"), status).prop_map(|(on, id, status)| Command::UpdateChecks {
+            updates: vec![CheckUpdate { key: check(&on, &id, None, status).key, status, output: String::new() }],
+            incarnation: None,
+        }),
+        (1u8..5).prop_map(|number| Command::CreateJoinToken { token: join_token(number, &["s0", "s1"]) }),
+        (1u8..5, name("k"), name("n")).prop_map(|(token, key, on)| enrol(token, &key, &on)),
+        (1u64..40).prop_map(|index| open(&AgentId::enrolled_at(CatalogIndex(index)))),
+        (1u64..40).prop_map(|index| Command::RevokeAgent { agent: AgentId::enrolled_at(CatalogIndex(index)) }),
+    ]
+}
+
+fn topics() -> Vec<Topic> {
+    let services = ["s0", "s1", "s2", "other/s0"].map(|name| name.parse::<ServiceKey>().unwrap());
+    let per_service = services.iter().flat_map(|s| [Topic::Intentions(s.clone()), Topic::Endpoints(s.clone())]);
+    per_service.chain([Topic::Mesh, Topic::Roots, Topic::Revocations]).collect()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(256))]
+
+    #[test]
+    fn r6_equal_logs_give_equal_states_and_a_snapshot_restores_to_the_same(
+        commands in proptest::collection::vec((any_command(), 0u64..60), 1..60),
+        cut in 0usize..60,
+    ) {
+        let (mut one, mut other) = (Catalog::default(), Catalog::default());
+        for (at, (command, request)) in commands.iter().enumerate() {
+            let index = CatalogIndex(at as u64 + 1);
+            let envelope = envelope(*request, command.clone());
+            let envelope = Envelope::decode(&envelope.encode()).unwrap();
+            let before = one.clone();
+            let applied = one.apply(index, &envelope);
+            if at == cut {
+                other = Catalog::restore(&other.snapshot()).unwrap();
+            }
+            prop_assert_eq!(&applied, &other.apply(index, &envelope));
+            // What no watcher was woken for must not have changed, and what changed must have a new index.
+            for topic in topics() {
+                let reads = Catalog::reads(&topic);
+                if before.view(&topic) != one.view(&topic) {
+                    prop_assert!(reads.iter().any(|key| applied.touched.contains(key)), "{} changed unseen", topic);
+                    prop_assert_eq!(one.index_of(&reads), index);
+                }
+                prop_assert!(one.index_of(&reads) >= before.index_of(&reads), "{} went back", topic);
+            }
+        }
+        prop_assert_eq!(&one, &other);
+        prop_assert_eq!(one.snapshot(), other.snapshot());
+        prop_assert_eq!(Catalog::restore(&one.snapshot()).unwrap(), one);
+    }
+}
+
+#[test]
+fn s1_a_damaged_or_newer_snapshot_is_refused() {
+    let mut log = Log::default();
+    log.done(intention("web", "api", Action::Allow));
+    let bytes = log.catalog.snapshot();
+    for length in 0..bytes.len() {
+        assert!(Catalog::restore(&bytes[..length]).is_err(), "cut at {length}");
+    }
+    let newer = String::from_utf8(bytes).unwrap().replacen("\"version\":1", "\"version\":2", 1);
+    assert!(matches!(Catalog::restore(newer.as_bytes()), Err(crate::SnapshotError::Newer { found: 2 })));
+}
+
+#[test]
+fn r5_an_entry_of_an_unknown_kind_or_a_newer_version_is_an_error_not_a_no_op() {
+    let known = envelope(1, intention("web", "api", Action::Allow)).encode();
+    let text = String::from_utf8(known).unwrap();
+    let unknown = text.replace("write-intention", "write-poem");
+    assert!(matches!(Envelope::decode(unknown.as_bytes()), Err(crate::DecodeError::Unknown(_))));
+    let newer = text.replacen("\"version\":1", "\"version\":7", 1);
+    assert!(matches!(Envelope::decode(newer.as_bytes()), Err(crate::DecodeError::Newer { found: 7 })));
+    assert!(Envelope::decode(b"").is_err());
+}
+
+/// One envelope of each kind of command, in an order in which most of them take effect.
+pub(super) fn every_kind() -> Vec<Envelope> {
+    let sealed = crate::SealedSecret { key_id: "k1".to_owned(), nonce: "00".to_owned(), ciphertext: "AA==".to_owned() };
+    let root = CaRoot {
+        id: "root".to_owned(),
+        certificate_pem: "(root)".to_owned(),
+        sealed_key: sealed.clone(),
+        active: true,
+        not_before: Timestamp(1),
+        not_after: Timestamp(2),
+        created: CatalogIndex(0),
+        modified: CatalogIndex(0),
+    };
+    let intermediate = CaIntermediate {
+        id: "intermediate".to_owned(),
+        root_id: "root".to_owned(),
+        certificate_pem: "(intermediate)".to_owned(),
+        sealed_key: sealed,
+        active: true,
+        not_before: Timestamp(1),
+        not_after: Timestamp(2),
+        created: CatalogIndex(0),
+        modified: CatalogIndex(0),
+    };
+    let member = crate::ServerMember {
+        id: "s1".parse().unwrap(),
+        raft_id: 1,
+        disk_id: "d1".to_owned(),
+        raft_address: "127.0.0.1:8301".to_owned(),
+    };
+    let mesh = Mesh {
+        cluster_id: "c1".to_owned(),
+        datacenter: "dc1".to_owned(),
+        trust_domain: "mesh.example".parse().unwrap(),
+        template: crate::PathTemplate::default(),
+        servers: vec![member],
+    };
+    let token = |number: u8| Token {
+        accessor: accessor(number),
+        secret: SecretHash(format!("secret{number}")),
+        description: "for the operator".to_owned(),
+        rights: Rights::Management,
+        created_at: Timestamp(1),
+        expires_at: (number > 1).then_some(Timestamp(9)),
+        created: CatalogIndex(0),
+        modified: CatalogIndex(0),
+    };
+    let guardrail = crate::Guardrail {
+        name: "no-prod".to_owned(),
+        source: "dev/*".parse().unwrap(),
+        destination: "prod/*".parse().unwrap(),
+    };
+    let agent = AgentId::enrolled_at(CatalogIndex(7));
+    let (owner, session) = (Owner::Agent(agent.clone()), Some(8));
+    let checks = vec![
+        check("n1", "alive", Some("web-1"), CheckStatus::Passing),
+        check("n1", "node", None, CheckStatus::Warning),
+    ];
+    let update = CheckUpdate {
+        key: checks[0].key.clone(),
+        status: CheckStatus::Critical,
+        output: "connection refused".to_owned(),
+    };
+    let commands = vec![
+        Command::Bootstrap { mesh },
+        Command::InstallCa { root: Box::new(root), intermediate: Box::new(intermediate) },
+        Command::BootstrapAcl { token: token(1) },
+        Command::WriteToken { token: token(2) },
+        Command::CreateJoinToken { token: join_token(1, &["default/web", "shop/api"]) },
+        Command::CreateJoinToken { token: join_token(2, &["db"]) },
+        enrol(1, "key-a", "n1"),
+        open(&agent),
+        register(node("n1", owner), vec![instance("n1", "web", "web-1")], checks, session),
+        Command::UpdateChecks { updates: vec![update], incarnation: session.map(Incarnation) },
+        register(node("n2", Owner::External), vec![instance("n2", "db", "db-1")], vec![], None),
+        Command::Deregister {
+            node: "n2".parse().unwrap(),
+            target: DeregisterTarget::Check { namespace: Namespace::default(), id: "none".parse().unwrap() },
+            incarnation: None,
+        },
+        intention("web", "shop/api", Action::Allow),
+        intention("spiffe://other.example/ns/a/sa/b", "*/*", Action::Deny),
+        Command::DeleteIntention {
+            key: IntentionKey {
+                destination: "*/*".parse().unwrap(),
+                source: "spiffe://other.example/ns/a/sa/b".parse().unwrap(),
+            },
+            compare: Some(CatalogIndex(14)),
+        },
+        Command::WriteMesh {
+            entry: MeshEntry { guardrails: vec![guardrail], ..MeshEntry::default() },
+            compare: Some(CatalogIndex(0)),
+        },
+        Command::DeleteToken { accessor: accessor(2) },
+        Command::DeleteJoinToken { accessor: accessor(2) },
+        Command::RevokeAgent { agent: AgentId::enrolled_at(CatalogIndex(99)) },
+    ];
+    commands.into_iter().zip(1..).map(|(command, number)| envelope(number, command)).collect()
+}
+
+/// Applies envelopes one after the other.
+pub(super) fn log_of(envelopes: &[Envelope]) -> Catalog {
+    let mut catalog = Catalog::default();
+    for (envelope, index) in envelopes.iter().zip(1..) {
+        catalog.apply(CatalogIndex(index), envelope);
+    }
+    catalog
+}

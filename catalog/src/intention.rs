@@ -1,0 +1,184 @@
+//! Intentions: who may call whom.
+
+use std::{cmp::Ordering, collections::BTreeMap, fmt};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    CatalogIndex, JwtRequirement, Permission, ServicePattern, SourcePattern, Timestamp,
+    node::{UnknownWord, words},
+};
+
+/// Says what happens to a call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Action {
+    /// It is let through.
+    Allow,
+    /// It is refused.
+    Deny,
+}
+words!(Action, "action", "`allow` or `deny`", { Allow = "allow", Deny = "deny" });
+
+use std::str::FromStr;
+
+/// Says what an intention does: the same for every connection, or by request.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Effect {
+    /// One action for everything.
+    Action(Action),
+    /// The first permission that matches a request decides it; where none does, the default action.
+    Permissions(Vec<Permission>),
+}
+
+/// Names an intention: the pair that it speaks of, as it is written.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct IntentionKey {
+    /// The services that are called.
+    pub destination: ServicePattern,
+    /// Who calls.
+    pub source: SourcePattern,
+}
+
+impl IntentionKey {
+    /// Returns Consul's precedence, 9 (both exact) to 1 (all to all); see [`Intention::precedence`].
+    #[must_use]
+    pub fn precedence(&self) -> u8 {
+        let highest = match self.destination.exact_parts() {
+            2 => 9,
+            1 => 6,
+            _ => 3,
+        };
+        highest - (2 - self.source.exact_parts())
+    }
+}
+
+impl fmt::Display for IntentionKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} => {}", self.source, self.destination)
+    }
+}
+
+/// Is permission for a source to call a destination, or its refusal.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Intention {
+    /// The services that are called.
+    pub destination: ServicePattern,
+    /// Who calls.
+    pub source: SourcePattern,
+    /// What happens.
+    pub effect: Effect,
+    /// What the operator noted about it.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub description: String,
+    /// Free facts about it.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub meta: BTreeMap<String, String>,
+    /// What every request's token must say besides.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub jwt: Option<JwtRequirement>,
+    /// When an allow ends, by the agent's own clock. A deny ends only when it is removed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires_at: Option<Timestamp>,
+    /// Whether its denial is only logged and counted.
+    #[serde(default)]
+    pub audit: bool,
+    /// The index at which it was first written.
+    #[serde(default)]
+    pub created: CatalogIndex,
+    /// The index of the last change.
+    #[serde(default)]
+    pub modified: CatalogIndex,
+}
+
+impl Intention {
+    /// Makes an intention with an action and nothing else.
+    #[must_use]
+    pub fn new(source: SourcePattern, destination: ServicePattern, action: Action) -> Self {
+        Self {
+            destination,
+            source,
+            effect: Effect::Action(action),
+            description: String::new(),
+            meta: BTreeMap::new(),
+            jwt: None,
+            expires_at: None,
+            audit: false,
+            created: CatalogIndex::default(),
+            modified: CatalogIndex::default(),
+        }
+    }
+
+    /// Returns the pair that the intention speaks of.
+    #[must_use]
+    pub fn key(&self) -> IntentionKey {
+        IntentionKey { destination: self.destination.clone(), source: self.source.clone() }
+    }
+
+    /// Returns Consul's precedence: 9, 6 or 3 for a destination with two, one or no exact parts, less one for each part of
+    /// the source that is not exact.
+    #[must_use]
+    pub fn precedence(&self) -> u8 {
+        self.key().precedence()
+    }
+
+    /// Orders intentions as they are tried: precedence first, then Consul's order of names.
+    #[must_use]
+    pub fn order(&self, other: &Self) -> Ordering {
+        let names = |intention: &Self| {
+            let (namespace, name) = match &intention.source {
+                SourcePattern::Service(pattern) => {
+                    (pattern.namespace_text().to_owned(), pattern.name_text().to_owned())
+                }
+                SourcePattern::Spiffe(id) => (String::new(), id.to_string()),
+            };
+            let destination = &intention.destination;
+            (namespace, name, destination.namespace_text().to_owned(), destination.name_text().to_owned())
+        };
+        other.precedence().cmp(&self.precedence()).then_with(|| names(self).cmp(&names(other)))
+    }
+}
+
+/// Is a deny of the platform team that no intention overrides.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Guardrail {
+    /// The name that explanations use.
+    pub name: String,
+    /// Who must not call.
+    pub source: SourcePattern,
+    /// Who must not be called.
+    pub destination: ServicePattern,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn precedence_is_consuls_table() {
+        let rows = [
+            ("a/b", "a/b", 9),
+            ("a/*", "a/b", 8),
+            ("*/*", "a/b", 7),
+            ("a/b", "a/*", 6),
+            ("a/*", "a/*", 5),
+            ("*/*", "a/*", 4),
+            ("a/b", "*/*", 3),
+            ("a/*", "*/*", 2),
+            ("*/*", "*/*", 1),
+        ];
+        for (source, destination, want) in rows {
+            let intention = Intention::new(source.parse().unwrap(), destination.parse().unwrap(), Action::Allow);
+            assert_eq!(intention.precedence(), want, "{source} => {destination}");
+        }
+    }
+
+    #[test]
+    fn without_namespaces_only_nine_eight_six_and_five_occur() {
+        for (source, destination, want) in [("web", "api", 9), ("*", "api", 8), ("web", "*", 6), ("*", "*", 5)] {
+            let intention = Intention::new(source.parse().unwrap(), destination.parse().unwrap(), Action::Allow);
+            assert_eq!(intention.precedence(), want, "{source} => {destination}");
+        }
+    }
+}

@@ -1,0 +1,49 @@
+//! The model of the mesh: services, intentions, identities, and the one answer to "may web call api?".
+//!
+//! Nothing here does I/O, reads a clock or draws randomness. Servers and agents run the same code, so that they decide
+//! alike; time and every other fact of the outside world enter as values.
+
+mod agent_record;
+mod authorize;
+mod ca;
+mod catalog;
+mod command;
+mod explain;
+mod index;
+mod intention;
+mod mesh;
+mod name;
+mod node;
+mod outcome;
+mod pattern;
+mod permission;
+mod snapshot;
+mod spiffe;
+mod stream;
+mod token;
+mod validate;
+
+pub use agent_record::{AgentId, AgentRecord, Attestation, KeyFingerprint};
+pub use authorize::{Caller, Decision, Policy, Reason, Verdict, authorize};
+pub use ca::{CaIntermediate, CaRoot, SealedSecret, TrustBundle};
+pub use catalog::{Applied, Catalog};
+pub use command::{
+    Actor, CheckUpdate, Command, DecodeError, DeregisterTarget, ENVELOPE_VERSION, Envelope, RequestId, WriteMode,
+};
+pub use explain::{Candidate, CandidateOutcome, Explanation, explain};
+pub use index::{CatalogIndex, Incarnation, Timestamp, WatchKey};
+pub use intention::{Action, Effect, Guardrail, Intention, IntentionKey};
+pub use mesh::{Mesh, MeshEntry, ServerMember};
+pub use name::{CheckId, InstanceId, InstanceKey, NameError, Namespace, NodeName, ServerId, ServiceKey, ServiceName};
+pub use node::{
+    Check, CheckKey, CheckStatus, Instance, Node, Owner, Platform, TaggedAddress, UnknownWord, Upstream, Weights,
+};
+pub use outcome::{Outcome, Refusal, RefusalKind};
+pub use pattern::{PatternError, ServicePattern, SourcePattern};
+pub use permission::{
+    HeaderMatch, HeaderTest, HttpMatch, JwtProvider, JwtRequirement, PathMatch, Permission, VerifyClaim,
+};
+pub use snapshot::{SNAPSHOT_VERSION, SnapshotError};
+pub use spiffe::{IdentityScheme, PathTemplate, Principal, SpiffeId, SpiffeIdError, TemplateError, TrustDomain};
+pub use stream::{Endpoint, Event, Item, MeshItem, Topic};
+pub use token::{AccessorId, JoinToken, Rights, SecretHash, Token};

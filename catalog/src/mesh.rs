@@ -1,0 +1,72 @@
+//! Facts about the mesh as a whole, and its `mesh` config entry.
+
+use serde::{Deserialize, Serialize};
+
+use crate::{Action, CatalogIndex, Guardrail, IdentityScheme, PathTemplate, ServerId, TrustDomain};
+
+/// Is a server that votes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServerMember {
+    /// The server's name.
+    pub id: ServerId,
+    /// Its number in Raft; never used again for another server.
+    pub raft_id: u64,
+    /// The random mark of its data directory: a server that comes back with another one has lost its disk.
+    pub disk_id: String,
+    /// Where it was reached for Raft when it became a member.
+    pub raft_address: String,
+}
+
+/// Is what is fixed when the mesh is bootstrapped.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Mesh {
+    /// The random name of this Raft group.
+    pub cluster_id: String,
+    /// The datacenter's name.
+    pub datacenter: String,
+    /// The authority of every identity.
+    pub trust_domain: TrustDomain,
+    /// The shape of workload identities.
+    pub template: PathTemplate,
+    /// The servers, in the order of their numbers.
+    pub servers: Vec<ServerMember>,
+}
+
+impl Mesh {
+    /// Returns how identities are built and read here.
+    #[must_use]
+    pub fn scheme(&self) -> IdentityScheme {
+        IdentityScheme {
+            trust_domain: self.trust_domain.clone(),
+            template: self.template.clone(),
+            datacenter: self.datacenter.clone(),
+        }
+    }
+}
+
+/// Is the `mesh` config entry: what holds for every service.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MeshEntry {
+    /// What happens where no intention matches.
+    pub default_action: Action,
+    /// Denies that no intention overrides.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub guardrails: Vec<Guardrail>,
+    /// The index at which it was first written; 0 while nobody has.
+    #[serde(default)]
+    pub created: CatalogIndex,
+    /// The index of the last change.
+    #[serde(default)]
+    pub modified: CatalogIndex,
+}
+
+impl Default for MeshEntry {
+    fn default() -> Self {
+        Self {
+            default_action: Action::Deny,
+            guardrails: Vec::new(),
+            created: CatalogIndex::default(),
+            modified: CatalogIndex::default(),
+        }
+    }
+}

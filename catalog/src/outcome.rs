@@ -1,0 +1,188 @@
+//! What applying a command answers.
+
+use serde::{Deserialize, Serialize};
+
+use crate::{AgentRecord, CatalogIndex, Incarnation, IntentionKey, NodeName, Owner, ServiceKey};
+
+/// Is what applying a command answers; a repeat of the request gets the same.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Outcome {
+    /// It changed something, or there was nothing to change.
+    Done,
+    /// The agent is enrolled.
+    Enrolled {
+        /// Its record.
+        record: Box<AgentRecord>,
+    },
+    /// The agent's session is open.
+    SessionOpened {
+        /// The agent's new incarnation.
+        incarnation: Incarnation,
+    },
+    /// Nothing changed.
+    Refused(Refusal),
+}
+
+/// Sorts refusals by what the caller can do about them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RefusalKind {
+    /// What the command names is not there.
+    NotFound,
+    /// The state is not what the command expects.
+    Conflict,
+    /// The caller is not entitled to it.
+    Forbidden,
+    /// The command is malformed.
+    Invalid,
+}
+
+/// Says why a committed command changed nothing.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[serde(rename_all = "kebab-case")]
+pub enum Refusal {
+    /// The mesh's facts are fixed already.
+    #[error("the mesh was bootstrapped already")]
+    AlreadyBootstrapped,
+    /// The first token was made already.
+    #[error("the ACL was bootstrapped already: use a management token, or make a new one with it")]
+    AclBootstrapped,
+    /// A name is taken.
+    #[error("{what} `{name}` exists already: choose another, or replace it")]
+    Exists {
+        /// What kind of thing.
+        what: String,
+        /// Its name.
+        name: String,
+    },
+    /// A name is not there.
+    #[error("no {what} `{name}`")]
+    NotFound {
+        /// What kind of thing.
+        what: String,
+        /// The name that was asked for.
+        name: String,
+    },
+    /// The intention changed since it was read.
+    #[error("intention {key} was changed at index {modified}, not {expected}: read it again")]
+    IntentionChanged {
+        /// The intention.
+        key: IntentionKey,
+        /// When it was changed last; 0 if it is not there.
+        modified: CatalogIndex,
+        /// When the caller thought it was.
+        expected: CatalogIndex,
+    },
+    /// The config entry changed since it was read.
+    #[error("config entry `{name}` was changed at index {modified}, not {expected}: read it again")]
+    EntryChanged {
+        /// The entry.
+        name: String,
+        /// When it was changed last; 0 if it is not there.
+        modified: CatalogIndex,
+        /// When the caller thought it was.
+        expected: CatalogIndex,
+    },
+    /// No join token has this secret.
+    #[error("the join token is unknown: make a new one with `weft join-token create`")]
+    JoinTokenUnknown,
+    /// The join token's time is over.
+    #[error("the join token has expired: make a new one with `weft join-token create`")]
+    JoinTokenExpired,
+    /// Another key used the join token.
+    #[error("the join token was used already, by another key: make a new one with `weft join-token create`")]
+    JoinTokenUsed,
+    /// The join token is for another node or platform.
+    #[error("the join token is for {wanted}, not {found}")]
+    JoinTokenElsewhere {
+        /// What it is for.
+        wanted: String,
+        /// Who came with it.
+        found: String,
+    },
+    /// The node name has a live record with another key.
+    #[error("node `{node}` is enrolled with another key: use another name, or make a join token with `--replace-node`")]
+    NodeTaken {
+        /// The node.
+        node: NodeName,
+    },
+    /// The agent has no live record.
+    #[error("agent `{agent}` has no record, or it was revoked: enrol it again with a new join token")]
+    AgentUnknown {
+        /// The agent.
+        agent: String,
+    },
+    /// The write came from an older session.
+    #[error("the write is of incarnation {found} of node `{node}`, whose current one is {current}")]
+    StaleIncarnation {
+        /// The node.
+        node: NodeName,
+        /// What the write carried; 0 for none.
+        found: Incarnation,
+        /// What is current; 0 for none.
+        current: Incarnation,
+    },
+    /// The node is somebody else's.
+    #[error("node `{node}` belongs to {owner}, and only its owner writes it")]
+    NotOwner {
+        /// The node.
+        node: NodeName,
+        /// Whose it is.
+        owner: Owner,
+    },
+    /// The agent's record does not list the service.
+    #[error(
+        "the agent on node `{node}` is not entitled to service `{service}`: enrol it with a join token that names it"
+    )]
+    NotEntitled {
+        /// The agent's node.
+        node: NodeName,
+        /// The service.
+        service: ServiceKey,
+    },
+    /// The command's form is wrong.
+    #[error("{field}: {problem}")]
+    Invalid {
+        /// Which part.
+        field: String,
+        /// What is wrong with it, and what to do.
+        problem: String,
+    },
+}
+
+impl Refusal {
+    /// Returns what sort of refusal it is.
+    #[must_use]
+    pub fn kind(&self) -> RefusalKind {
+        match self {
+            Self::NotFound { .. } => RefusalKind::NotFound,
+            Self::AlreadyBootstrapped
+            | Self::Exists { .. }
+            | Self::IntentionChanged { .. }
+            | Self::EntryChanged { .. }
+            | Self::NodeTaken { .. }
+            | Self::StaleIncarnation { .. } => RefusalKind::Conflict,
+            Self::AclBootstrapped
+            | Self::JoinTokenUnknown
+            | Self::JoinTokenExpired
+            | Self::JoinTokenUsed
+            | Self::JoinTokenElsewhere { .. }
+            | Self::AgentUnknown { .. }
+            | Self::NotOwner { .. }
+            | Self::NotEntitled { .. } => RefusalKind::Forbidden,
+            Self::Invalid { .. } => RefusalKind::Invalid,
+        }
+    }
+
+    pub(crate) fn invalid(field: impl Into<String>, problem: impl Into<String>) -> Self {
+        Self::Invalid { field: field.into(), problem: problem.into() }
+    }
+
+    pub(crate) fn not_found(what: &str, name: impl ToString) -> Self {
+        Self::NotFound { what: what.to_owned(), name: name.to_string() }
+    }
+
+    pub(crate) fn exists(what: &str, name: impl ToString) -> Self {
+        Self::Exists { what: what.to_owned(), name: name.to_string() }
+    }
+}

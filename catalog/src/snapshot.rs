@@ -1,0 +1,168 @@
+//! The catalog as bytes: one self-describing JSON object, equal for equal catalogs.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    AgentId, AgentRecord, CaIntermediate, CaRoot, Catalog, CatalogIndex, Check, Instance, Intention, JoinToken, Mesh,
+    MeshEntry, Node, RequestId, Timestamp, Token, WatchKey,
+    catalog::{Answer, NodeState},
+};
+
+/// The version that this release writes. A server reads this one and every older one.
+pub const SNAPSHOT_VERSION: u16 = 1;
+
+/// Explains why bytes are no catalog.
+#[derive(Debug, thiserror::Error)]
+pub enum SnapshotError {
+    /// A newer server wrote it.
+    #[error("the snapshot has version {found}, and this server reads up to {SNAPSHOT_VERSION}: upgrade this server")]
+    Newer {
+        /// The version found.
+        found: u16,
+    },
+    /// It cannot be read.
+    #[error("the snapshot is damaged, or none at all")]
+    Damaged(#[source] serde_json::Error),
+    /// A part of it refers to another that is not there.
+    #[error("the snapshot contradicts itself: {0}")]
+    Inconsistent(String),
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Snapshot {
+    version: u16,
+    index: CatalogIndex,
+    clock: Timestamp,
+    mesh: Option<Arc<Mesh>>,
+    mesh_entry: Arc<MeshEntry>,
+    acl_bootstrapped: bool,
+    nodes: Vec<Arc<Node>>,
+    instances: Vec<Arc<Instance>>,
+    checks: Vec<Arc<Check>>,
+    intentions: Vec<Arc<Intention>>,
+    tokens: Vec<Arc<Token>>,
+    join_tokens: Vec<Arc<JoinToken>>,
+    agents: Vec<Arc<AgentRecord>>,
+    revoked: BTreeMap<AgentId, CatalogIndex>,
+    roots: Vec<Arc<CaRoot>>,
+    intermediates: Vec<Arc<CaIntermediate>>,
+    answers: BTreeMap<RequestId, Arc<Answer>>,
+    changes: Vec<(WatchKey, CatalogIndex)>,
+    floor: CatalogIndex,
+}
+
+impl Catalog {
+    /// Writes the whole catalog as bytes, equal for equal catalogs.
+    ///
+    /// # Panics
+    /// Never: every field is a string, a number, a list or a map with string keys, which JSON can hold.
+    #[must_use]
+    pub fn snapshot(&self) -> Vec<u8> {
+        let snapshot = Snapshot {
+            version: SNAPSHOT_VERSION,
+            index: self.index,
+            clock: self.clock,
+            mesh: self.mesh.clone(),
+            mesh_entry: self.mesh_entry.clone(),
+            acl_bootstrapped: self.acl_bootstrapped,
+            nodes: self.nodes.values().map(|state| state.node.clone()).collect(),
+            instances: self.nodes.values().flat_map(|state| state.instances.values().cloned()).collect(),
+            checks: self.nodes.values().flat_map(|state| state.checks.values().cloned()).collect(),
+            intentions: self.intentions.values().flat_map(|toward| toward.values().cloned()).collect(),
+            tokens: self.tokens.values().cloned().collect(),
+            join_tokens: self.join_tokens.values().cloned().collect(),
+            agents: self.agents.values().cloned().collect(),
+            revoked: self.revoked.iter().map(|(id, index)| (id.clone(), *index)).collect(),
+            roots: self.roots.values().cloned().collect(),
+            intermediates: self.intermediates.values().cloned().collect(),
+            answers: self.answers.iter().map(|(id, answer)| (id.clone(), answer.clone())).collect(),
+            changes: self.changes.iter().map(|(key, index)| (key.clone(), *index)).collect(),
+            floor: self.floor,
+        };
+        serde_json::to_vec(&snapshot).expect("a catalog has only what JSON can hold")
+    }
+
+    /// Reads a catalog back; the inverse of [`Catalog::snapshot`].
+    ///
+    /// # Errors
+    /// [`SnapshotError`] says whether it is of a newer release, damaged or inconsistent.
+    pub fn restore(bytes: &[u8]) -> Result<Self, SnapshotError> {
+        #[derive(Deserialize)]
+        struct Version {
+            version: u16,
+        }
+        let Version { version } = serde_json::from_slice(bytes).map_err(SnapshotError::Damaged)?;
+        if version > SNAPSHOT_VERSION {
+            return Err(SnapshotError::Newer { found: version });
+        }
+        let snapshot: Snapshot = serde_json::from_slice(bytes).map_err(SnapshotError::Damaged)?;
+        let mut catalog = Self {
+            index: snapshot.index,
+            clock: snapshot.clock,
+            mesh: snapshot.mesh,
+            mesh_entry: snapshot.mesh_entry,
+            acl_bootstrapped: snapshot.acl_bootstrapped,
+            floor: snapshot.floor,
+            revoked: snapshot.revoked.into_iter().collect(),
+            roots: snapshot.roots.into_iter().map(|root| (root.id.clone(), root)).collect(),
+            intermediates: snapshot.intermediates.into_iter().map(|one| (one.id.clone(), one)).collect(),
+            changes: snapshot.changes.into_iter().collect(),
+            ..Self::default()
+        };
+        catalog.restore_nodes(snapshot.nodes, snapshot.instances, snapshot.checks)?;
+        for intention in snapshot.intentions {
+            let mut toward = catalog.intentions.get(&intention.destination).cloned().unwrap_or_default();
+            toward.insert(intention.source.clone(), intention.clone());
+            catalog.intentions.insert(intention.destination.clone(), toward);
+        }
+        for token in snapshot.tokens {
+            catalog.token_secrets.insert(token.secret.clone(), token.accessor.clone());
+            catalog.tokens.insert(token.accessor.clone(), token);
+        }
+        for token in snapshot.join_tokens {
+            catalog.join_secrets.insert(token.secret.clone(), token.accessor.clone());
+            catalog.join_tokens.insert(token.accessor.clone(), token);
+        }
+        for record in snapshot.agents {
+            catalog.agents_by_node.insert(record.node.clone(), record.id.clone());
+            catalog.agents_by_key.insert(record.key.clone(), record.id.clone());
+            catalog.agents.insert(record.id.clone(), record);
+        }
+        for (request_id, answer) in snapshot.answers {
+            catalog.answer_order.insert(answer.index, request_id.clone());
+            catalog.answers.insert(request_id, answer);
+        }
+        Ok(catalog)
+    }
+
+    fn restore_nodes(
+        &mut self,
+        nodes: Vec<Arc<Node>>,
+        instances: Vec<Arc<Instance>>,
+        checks: Vec<Arc<Check>>,
+    ) -> Result<(), SnapshotError> {
+        let missing = |what: &dyn std::fmt::Display| SnapshotError::Inconsistent(format!("{what} is on no node"));
+        let mut states: BTreeMap<_, NodeState> = nodes
+            .into_iter()
+            .map(|node| {
+                (node.name.clone(), NodeState { node, instances: imbl::OrdMap::new(), checks: imbl::OrdMap::new() })
+            })
+            .collect();
+        for instance in instances {
+            let state = states.get_mut(&instance.key.node).ok_or_else(|| missing(&instance.key))?;
+            let mut keys = self.by_service.get(&instance.service_key()).cloned().unwrap_or_default();
+            keys.insert(instance.key.clone());
+            self.by_service.insert(instance.service_key(), keys);
+            state.instances.insert((instance.key.namespace.clone(), instance.key.id.clone()), instance);
+        }
+        for check in checks {
+            let state = states.get_mut(&check.key.node).ok_or_else(|| missing(&check.key))?;
+            state.checks.insert((check.key.namespace.clone(), check.key.id.clone()), check);
+        }
+        self.nodes = states.into_iter().collect();
+        Ok(())
+    }
+}

@@ -1,0 +1,180 @@
+//! What agents subscribe to: topics, the items that a topic holds, and the events that carry them.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    Action, CatalogIndex, CheckStatus, Guardrail, IdentityScheme, InstanceKey, Intention, PathTemplate, Platform,
+    ServiceKey, TrustDomain, Weights,
+};
+
+/// Names something that an agent keeps up with.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Topic {
+    /// The mesh's facts, its default action and its guardrails.
+    Mesh,
+    /// The roots to trust.
+    Roots,
+    /// The identities that are trusted no longer.
+    Revocations,
+    /// The intentions that can concern calls to a service.
+    Intentions(ServiceKey),
+    /// The instances of a service.
+    Endpoints(ServiceKey),
+}
+
+impl fmt::Display for Topic {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Mesh => f.write_str("mesh"),
+            Self::Roots => f.write_str("roots"),
+            Self::Revocations => f.write_str("revocations"),
+            Self::Intentions(service) => write!(f, "intentions:{service}"),
+            Self::Endpoints(service) => write!(f, "endpoints:{service}"),
+        }
+    }
+}
+
+/// Is the mesh as an agent needs to know it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MeshItem {
+    /// The random name of the Raft group.
+    pub cluster_id: String,
+    /// The authority of every identity.
+    pub trust_domain: TrustDomain,
+    /// The shape of workload identities.
+    pub template: PathTemplate,
+    /// The datacenter.
+    pub datacenter: String,
+    /// What happens where no intention matches.
+    pub default_action: Action,
+    /// Denies that no intention overrides.
+    #[serde(default)]
+    pub guardrails: Vec<Guardrail>,
+}
+
+impl MeshItem {
+    /// Returns how identities are built and read.
+    #[must_use]
+    pub fn scheme(&self) -> IdentityScheme {
+        IdentityScheme {
+            trust_domain: self.trust_domain.clone(),
+            template: self.template.clone(),
+            datacenter: self.datacenter.clone(),
+        }
+    }
+}
+
+/// Is an instance as a caller needs to know it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Endpoint {
+    /// Which instance.
+    pub key: InstanceKey,
+    /// The address to reach it at: the instance's own, or its node's.
+    pub address: String,
+    /// The port of its agent's mesh listener; none where no agent stands before it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mesh_port: Option<u16>,
+    /// The port that its application listens on; 0 for none.
+    pub port: u16,
+    /// Further ports by name.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub ports: BTreeMap<String, u16>,
+    /// The worst of its checks and its node's.
+    pub status: CheckStatus,
+    /// The failure zone of its node.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub zone: Option<String>,
+    /// The address space that `address` is of.
+    #[serde(default)]
+    pub network: String,
+    /// What its node runs on.
+    pub platform: Platform,
+    /// Its weights.
+    pub weights: Weights,
+    /// Free facts about it.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub meta: BTreeMap<String, String>,
+}
+
+/// Is one thing that a topic holds.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Item {
+    /// Of [`Topic::Mesh`], under the key `mesh`.
+    Mesh(Box<MeshItem>),
+    /// Of [`Topic::Roots`], under the root's id.
+    Root {
+        /// The certificate.
+        certificate_pem: String,
+        /// Whether the CA signs with it now.
+        active: bool,
+    },
+    /// Of [`Topic::Revocations`], under the agent's id: certificates whose serial starts with this index are refused.
+    RevokedRecord {
+        /// The index at which the revoked agent was enrolled.
+        enrolled: CatalogIndex,
+    },
+    /// Of [`Topic::Intentions`], under `source => destination`.
+    Intention(Box<Intention>),
+    /// Of [`Topic::Endpoints`], under the instance's key.
+    Endpoint(Box<Endpoint>),
+}
+
+/// Tells a subscriber what a topic holds now.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Event {
+    /// All of it: forget what you held.
+    Snapshot {
+        /// Which topic.
+        topic: Topic,
+        /// The index of its last change.
+        index: CatalogIndex,
+        /// What it holds.
+        items: BTreeMap<String, Item>,
+    },
+    /// What changed since the event that brought you to `from`.
+    Delta {
+        /// Which topic.
+        topic: Topic,
+        /// The index that this continues from; one who holds another must subscribe again.
+        from: CatalogIndex,
+        /// The index that it leads to.
+        index: CatalogIndex,
+        /// What is new or different.
+        upserts: BTreeMap<String, Item>,
+        /// What is gone.
+        removes: BTreeSet<String>,
+    },
+    /// What you hold is current.
+    UpToDate {
+        /// Which topic.
+        topic: Topic,
+        /// The index that you hold.
+        index: CatalogIndex,
+    },
+}
+
+impl Event {
+    /// Returns the topic that the event speaks of.
+    #[must_use]
+    pub fn topic(&self) -> &Topic {
+        match self {
+            Self::Snapshot { topic, .. } | Self::Delta { topic, .. } | Self::UpToDate { topic, .. } => topic,
+        }
+    }
+
+    /// Returns the index that a subscriber holds after the event.
+    #[must_use]
+    pub fn index(&self) -> CatalogIndex {
+        match self {
+            Self::Snapshot { index, .. } | Self::Delta { index, .. } | Self::UpToDate { index, .. } => *index,
+        }
+    }
+}

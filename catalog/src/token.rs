@@ -1,0 +1,137 @@
+//! Credentials of the API and of joining agents. Secrets are here only as hashes.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{AgentId, CatalogIndex, KeyFingerprint, NameError, NodeName, Platform, ServiceKey, Timestamp};
+
+/// Holds the SHA-256 of a secret, as 64 lower-case hexadecimal digits.
+///
+/// A plain hash is enough: every secret is 256 random bits, so there is nothing to guess.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct SecretHash(pub String);
+
+impl fmt::Debug for SecretHash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("SecretHash(..)")
+    }
+}
+
+/// Names a token without revealing it: a random UUID.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct AccessorId(String);
+
+impl AccessorId {
+    /// Returns the accessor as text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl TryFrom<String> for AccessorId {
+    type Error = NameError;
+
+    fn try_from(text: String) -> Result<Self, NameError> {
+        let hyphens = [8, 13, 18, 23];
+        let valid = text.len() == 36
+            && text
+                .bytes()
+                .enumerate()
+                .all(|(at, b)| if hyphens.contains(&at) { b == b'-' } else { matches!(b, b'0'..=b'9' | b'a'..=b'f') });
+        if valid {
+            Ok(Self(text))
+        } else {
+            Err(NameError::new("accessor id", &text, "use a lower-case UUID, as the listing of tokens shows it"))
+        }
+    }
+}
+
+impl std::str::FromStr for AccessorId {
+    type Err = NameError;
+
+    fn from_str(text: &str) -> Result<Self, NameError> {
+        text.to_owned().try_into()
+    }
+}
+
+impl From<AccessorId> for String {
+    fn from(accessor: AccessorId) -> Self {
+        accessor.0
+    }
+}
+
+impl fmt::Display for AccessorId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&self.0)
+    }
+}
+
+/// Says what a token may do.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Rights {
+    /// Everything.
+    Management,
+}
+
+/// Is a bearer credential for the API.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Token {
+    /// The token's public name.
+    pub accessor: AccessorId,
+    /// The hash of its secret.
+    pub secret: SecretHash,
+    /// What the operator noted about it.
+    pub description: String,
+    /// What it may do.
+    pub rights: Rights,
+    /// When it was made, by the clock of the server that made it.
+    pub created_at: Timestamp,
+    /// When it ends; never where there is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires_at: Option<Timestamp>,
+    /// The index at which it was made.
+    #[serde(default)]
+    pub created: CatalogIndex,
+    /// The index of the last change.
+    #[serde(default)]
+    pub modified: CatalogIndex,
+}
+
+/// Lets one agent enrol, once.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JoinToken {
+    /// The token's public name.
+    pub accessor: AccessorId,
+    /// The hash of its secret.
+    pub secret: SecretHash,
+    /// The services that the agent will be entitled to; sorted, unique, never empty.
+    pub services: Vec<ServiceKey>,
+    /// The only node that may use it; any where there is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node: Option<NodeName>,
+    /// The only platform that may use it; any where there is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub platform: Option<Platform>,
+    /// Whether it may take over a node name that has a live record with another key.
+    #[serde(default)]
+    pub replace_node: bool,
+    /// When it ends, judged by the time inside the enrolling command.
+    pub expires_at: Timestamp,
+    /// The key that used it; a retry with the same key gets the same record.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub used_by: Option<KeyFingerprint>,
+    /// The record that it became.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub record: Option<AgentId>,
+    /// The index at which it was made.
+    #[serde(default)]
+    pub created: CatalogIndex,
+    /// The index of the last change.
+    #[serde(default)]
+    pub modified: CatalogIndex,
+}

@@ -1,0 +1,227 @@
+//! The form of commands: everything about one that can be judged without the state.
+
+use std::collections::BTreeMap;
+
+use crate::{
+    Action, Check, Command, Effect, HeaderMatch, HttpMatch, Instance, Intention, JoinToken, Mesh, Node, PathMatch,
+    Permission, Refusal, ServicePattern,
+};
+
+const META_MAX: usize = 64;
+const META_TEXT_MAX: usize = 512;
+const TAGS_MAX: usize = 64;
+const OUTPUT_BYTES_MAX: usize = 4096;
+const UPDATES_MAX: usize = 10_000;
+
+impl Command {
+    /// Checks the command's form; a server does so before it proposes it.
+    ///
+    /// # Errors
+    /// [`Refusal::Invalid`] names the field, what is wrong with it and what to do.
+    pub fn validate(&self) -> Result<(), Refusal> {
+        match self {
+            Self::Bootstrap { mesh } => check_mesh(mesh),
+            Self::CreateJoinToken { token } => check_join_token(token),
+            Self::Register { node, instances, checks, .. } => {
+                check_node(node)?;
+                instances.iter().try_for_each(|instance| check_instance(node, instance))?;
+                checks.iter().try_for_each(|check| check_check(node, check))
+            }
+            Self::UpdateChecks { updates, .. } => {
+                let Some(first) = updates.first() else {
+                    return Err(Refusal::invalid("updates", "there are none: name at least one check"));
+                };
+                if updates.len() > UPDATES_MAX {
+                    return Err(Refusal::invalid(
+                        "updates",
+                        format!("there are more than {UPDATES_MAX}: send several batches"),
+                    ));
+                }
+                if updates.iter().any(|update| update.key.node != first.key.node) {
+                    return Err(Refusal::invalid("updates", "they are of several nodes: send one batch a node"));
+                }
+                updates.iter().try_for_each(|update| bounded("output", &update.output, OUTPUT_BYTES_MAX))
+            }
+            Self::WriteIntention { intention, .. } => check_intention(intention),
+            Self::WriteMesh { entry, .. } => entry.guardrails.iter().try_for_each(|guardrail| {
+                if guardrail.name.is_empty() {
+                    return Err(Refusal::invalid(
+                        "guardrails.name",
+                        "it is empty: name the guardrail, for explanations use it",
+                    ));
+                }
+                bounded("guardrails.name", &guardrail.name, META_TEXT_MAX)
+            }),
+            Self::InstallCa { .. }
+            | Self::BootstrapAcl { .. }
+            | Self::WriteToken { .. }
+            | Self::DeleteToken { .. }
+            | Self::DeleteJoinToken { .. }
+            | Self::Enrol { .. }
+            | Self::RevokeAgent { .. }
+            | Self::OpenSession { .. }
+            | Self::Deregister { .. }
+            | Self::DeleteIntention { .. } => Ok(()),
+        }
+    }
+}
+
+fn bounded(field: &str, text: &str, bytes_max: usize) -> Result<(), Refusal> {
+    if text.len() > bytes_max {
+        return Err(Refusal::invalid(field, format!("it is {} bytes long: use at most {bytes_max}", text.len())));
+    }
+    Ok(())
+}
+
+fn check_meta(field: &str, meta: &BTreeMap<String, String>) -> Result<(), Refusal> {
+    if meta.len() > META_MAX {
+        return Err(Refusal::invalid(field, format!("it has {} entries: use at most {META_MAX}", meta.len())));
+    }
+    meta.iter().try_for_each(|(key, value)| {
+        if key.is_empty() {
+            return Err(Refusal::invalid(field, "a key is empty"));
+        }
+        bounded(field, key, META_TEXT_MAX)?;
+        bounded(&format!("{field}.{key}"), value, META_TEXT_MAX)
+    })
+}
+
+/// Accepts IP addresses and host names; refuses what would end up as something else in a URL or a log line.
+fn check_address(field: &str, address: &str) -> Result<(), Refusal> {
+    let is_host = !address.is_empty()
+        && address.len() <= 253
+        && address.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_'));
+    if is_host || address.parse::<std::net::Ipv6Addr>().is_ok() {
+        return Ok(());
+    }
+    Err(Refusal::invalid(field, format!("`{}` is neither an IP address nor a host name", address.escape_debug())))
+}
+
+fn check_mesh(mesh: &Mesh) -> Result<(), Refusal> {
+    // The datacenter is one label of the server names in TLS.
+    if mesh.datacenter.parse::<crate::Namespace>().is_err() {
+        return Err(Refusal::invalid(
+            "datacenter",
+            format!("`{}` is not 1 to 63 of a-z, 0-9 and `-`", mesh.datacenter),
+        ));
+    }
+    if mesh.cluster_id.is_empty() {
+        return Err(Refusal::invalid("cluster_id", "it is empty"));
+    }
+    Ok(())
+}
+
+fn check_join_token(token: &JoinToken) -> Result<(), Refusal> {
+    if token.services.is_empty() {
+        return Err(Refusal::invalid("services", "there are none: name at least one that the agent may serve"));
+    }
+    if !token.services.is_sorted_by(|a, b| a < b) {
+        return Err(Refusal::invalid("services", "they must be sorted, each once"));
+    }
+    Ok(())
+}
+
+fn check_node(node: &Node) -> Result<(), Refusal> {
+    check_address("address", &node.address)?;
+    node.tagged_addresses
+        .iter()
+        .try_for_each(|(name, address)| check_address(&format!("tagged_addresses.{name}"), address))?;
+    bounded("network", &node.network, 63)?;
+    check_meta("node_meta", &node.meta)
+}
+
+fn check_instance(node: &Node, instance: &Instance) -> Result<(), Refusal> {
+    let field = |name: &str| format!("service `{}`: {name}", instance.key.id);
+    if instance.key.node != node.name {
+        return Err(Refusal::invalid(field("node"), format!("it is `{}`, not `{}`", instance.key.node, node.name)));
+    }
+    if let Some(address) = &instance.address {
+        check_address(&field("address"), address)?;
+    }
+    for (name, tagged) in &instance.tagged_addresses {
+        check_address(&field(&format!("tagged_addresses.{name}")), &tagged.address)?;
+    }
+    if instance.tags.len() > TAGS_MAX {
+        return Err(Refusal::invalid(field("tags"), format!("there are more than {TAGS_MAX}")));
+    }
+    instance.tags.iter().try_for_each(|tag| bounded(&field("tags"), tag, META_TEXT_MAX))?;
+    check_meta(&field("meta"), &instance.meta)?;
+    for (name, port) in &instance.ports {
+        if name.parse::<crate::ServiceName>().is_err() {
+            return Err(Refusal::invalid(
+                field("ports"),
+                format!("`{}` is not 1 to 63 of a-z, 0-9 and `-`", name.escape_debug()),
+            ));
+        }
+        if *port == 0 {
+            return Err(Refusal::invalid(field(&format!("ports.{name}")), "it is 0: use 1 to 65535"));
+        }
+    }
+    if instance.mesh_port == Some(0) {
+        return Err(Refusal::invalid(field("mesh_port"), "it is 0: use 1 to 65535, or leave it out"));
+    }
+    Ok(())
+}
+
+fn check_check(node: &Node, check: &Check) -> Result<(), Refusal> {
+    let field = |name: &str| format!("check `{}`: {name}", check.key.id);
+    if check.key.node != node.name {
+        return Err(Refusal::invalid(field("node"), format!("it is `{}`, not `{}`", check.key.node, node.name)));
+    }
+    bounded(&field("name"), &check.name, META_TEXT_MAX)?;
+    bounded(&field("notes"), &check.notes, OUTPUT_BYTES_MAX)?;
+    bounded(&field("output"), &check.output, OUTPUT_BYTES_MAX)
+}
+
+fn check_intention(intention: &Intention) -> Result<(), Refusal> {
+    let field = |name: &str| format!("intention {}: {name}", intention.key());
+    bounded(&field("description"), &intention.description, META_TEXT_MAX)?;
+    check_meta(&field("meta"), &intention.meta)?;
+    let is_deny = intention.effect == Effect::Action(Action::Deny);
+    if intention.jwt.is_some() && is_deny {
+        return Err(Refusal::invalid(field("jwt"), "a JWT condition on a deny means nothing: put it on an allow"));
+    }
+    if intention.expires_at.is_some() && is_deny {
+        return Err(Refusal::invalid(field("expires_at"), "a deny does not end by itself: delete it when it should"));
+    }
+    let Effect::Permissions(permissions) = &intention.effect else { return Ok(()) };
+    if !matches!(intention.destination, ServicePattern::Exact(_)) {
+        return Err(Refusal::invalid(field("permissions"), "they need one destination: name the service"));
+    }
+    if permissions.is_empty() {
+        return Err(Refusal::invalid(field("permissions"), "there are none: name at least one, or an action"));
+    }
+    permissions.iter().enumerate().try_for_each(|(at, permission)| {
+        check_permission(permission).map_err(|problem| Refusal::invalid(field(&format!("permissions[{at}]")), problem))
+    })
+}
+
+fn check_permission(permission: &Permission) -> Result<(), String> {
+    let HttpMatch { path, methods, headers } = &permission.http;
+    if path.is_none() && methods.is_empty() && headers.is_empty() {
+        return Err("it matches on nothing: name a path, methods or headers".to_owned());
+    }
+    match path {
+        Some(PathMatch::Exact(text) | PathMatch::Prefix(text)) if !text.starts_with('/') => {
+            return Err(format!("the path `{}` does not start with `/`", text.escape_debug()));
+        }
+        Some(PathMatch::Regex(text)) if text.is_empty() => return Err("the path's expression is empty".to_owned()),
+        _ => {}
+    }
+    let mut seen = std::collections::BTreeSet::new();
+    for method in methods {
+        if method.is_empty() || !method.bytes().all(|b| b.is_ascii_uppercase()) {
+            return Err(format!("`{}` is not a method: use upper-case letters", method.escape_debug()));
+        }
+        if !seen.insert(method) {
+            return Err(format!("the method `{method}` stands twice"));
+        }
+    }
+    if let Some(HeaderMatch { name, .. }) = headers.iter().find(|header| header.name.is_empty()) {
+        return Err(format!("a header's name is `{name}`: name it"));
+    }
+    if permission.action == Action::Deny && permission.jwt.is_some() {
+        return Err("a JWT condition on a deny means nothing: put it on an allow".to_owned());
+    }
+    Ok(())
+}

@@ -1,0 +1,13 @@
+//! What two weft processes say to each other: API types, the client, mutual TLS with SPIFFE.
+
+pub mod agent_protocol;
+pub mod client;
+pub mod cluster_key;
+pub mod consul;
+pub mod crypto;
+pub mod decode;
+pub mod frame;
+pub mod join_token;
+pub mod pki;
+pub mod platform;
+pub mod tls;
