@@ -247,12 +247,11 @@ impl Catalog {
     }
 
     /// Returns all intentions in the order in which they are tried.
-    #[must_use]
-    pub fn intentions(&self) -> Vec<&Intention> {
+    pub fn intentions(&self) -> impl Iterator<Item = &Intention> {
         let mut all: Vec<&Intention> =
             self.intentions.values().flat_map(OrdMap::values).map(|intention| &**intention).collect();
         all.sort_by(|a, b| a.order(b));
-        all
+        all.into_iter()
     }
 
     /// Returns all the rules that can concern calls to `destination`.
@@ -365,6 +364,11 @@ impl Catalog {
             .max()
             .unwrap_or(self.index)
             .max(CatalogIndex(1))
+    }
+
+    /// Returns the keys of everything that is there and has changed: what may differ where a catalog is replaced.
+    pub fn watch_keys(&self) -> impl Iterator<Item = &WatchKey> {
+        self.changes.keys()
     }
 
     /// Returns the keys that [`Catalog::view`] of a topic reads.

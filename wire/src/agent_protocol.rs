@@ -1,1 +1,257 @@
-//! Placeholder.
+//! What agents and servers say to each other on port 8300: HTTP/2 over mutual TLS, ALPN `weft-agent/1`.
+//!
+//! | path | body | answer |
+//! | --- | --- | --- |
+//! | `POST /v1/join` | [`JoinRequest`] | [`JoinResponse`]; the one path that needs no client certificate |
+//! | `POST /v1/sign` | [`SignRequest`] | [`SignResponse`]; works under an expired leaf too |
+//! | `POST /v1/write` | [`WriteRequest`] | [`WriteResponse`] |
+//! | `POST /v1/stream` | frames of [`ClientFrame`] | frames of [`ServerFrame`] |
+//! | any `/v1/api/...` | as on the HTTP API | as on the HTTP API, judged by the caller's own token |
+//!
+//! A request that fails is answered with a status and an [`ApiError`].
+
+use catalog::{
+    AgentRecord, CatalogIndex, Check, CheckUpdate, Command, DeregisterTarget, Event, Incarnation, Instance, MeshItem,
+    Node, NodeName, Outcome, Platform, RequestId, ServerId, ServiceKey, Timestamp, Topic,
+};
+use serde::{Deserialize, Serialize};
+
+use crate::crypto::Secret;
+
+/// The path of [`JoinRequest`].
+pub const JOIN_PATH: &str = "/v1/join";
+/// The path of [`SignRequest`].
+pub const SIGN_PATH: &str = "/v1/sign";
+/// The path of [`WriteRequest`].
+pub const WRITE_PATH: &str = "/v1/write";
+/// The path of the stream.
+pub const STREAM_PATH: &str = "/v1/stream";
+/// What stands before the path of a request for the HTTP API that an agent passes on.
+pub const API_PATH_PREFIX: &str = "/v1/api";
+
+/// Asks to enrol an agent.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JoinRequest {
+    /// The secret of the join token.
+    pub secret: Secret,
+    /// A certificate signing request for the agent's own key, DER. The names in it are ignored.
+    #[serde(with = "base64")]
+    pub csr: Vec<u8>,
+    /// The node that the agent is to stand on.
+    pub node: NodeName,
+    /// What the node runs on.
+    pub platform: Platform,
+    /// The failure zone, as the platform names it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub zone: Option<String>,
+    /// The flat address space that the node is in; empty is the default one.
+    #[serde(default)]
+    pub network: String,
+}
+
+/// Tells an agent that it is enrolled, and all it needs to go on.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JoinResponse {
+    /// What the agent is and is entitled to.
+    pub record: AgentRecord,
+    /// The mesh.
+    pub mesh: MeshItem,
+    /// The roots to trust, PEM.
+    pub roots_pem: Vec<String>,
+    /// The agent's own certificate.
+    pub leaf: Leaf,
+    /// Where servers serve agents, as `host:port`.
+    pub servers: Vec<String>,
+}
+
+/// A certificate that the CA has just signed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Leaf {
+    /// The leaf and then its issuer, PEM.
+    pub chain_pem: Vec<String>,
+    /// When the leaf expires.
+    pub not_after: Timestamp,
+}
+
+/// Names whom a certificate is for.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Subject {
+    /// The agent itself.
+    Agent,
+    /// A service that the agent's record entitles it to.
+    Service(ServiceKey),
+}
+
+/// Asks for a certificate: the first one for a service, or the renewal of any.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SignRequest {
+    /// A certificate signing request, DER. The names in it are ignored.
+    #[serde(with = "base64")]
+    pub csr: Vec<u8>,
+    /// Whom the certificate is for.
+    pub subject: Subject,
+}
+
+/// Hands out the certificate that was asked for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SignResponse {
+    /// The certificate.
+    pub leaf: Leaf,
+}
+
+/// Is a change that an agent makes to its own node. The incarnation fences it: a later session makes it stale.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "kebab-case")]
+pub enum AgentWrite {
+    /// Registers the node, instances and checks; see [`Command::Register`].
+    Register {
+        /// The node.
+        node: Box<Node>,
+        /// Instances on it.
+        instances: Vec<Instance>,
+        /// Checks on it.
+        checks: Vec<Check>,
+        /// The session that writes.
+        incarnation: Incarnation,
+    },
+    /// Removes the node, an instance or a check; see [`Command::Deregister`].
+    Deregister {
+        /// The node.
+        node: NodeName,
+        /// What of it.
+        target: DeregisterTarget,
+        /// The session that writes.
+        incarnation: Incarnation,
+    },
+    /// Records what checks say; see [`Command::UpdateChecks`].
+    UpdateChecks {
+        /// The news; at least one.
+        updates: Vec<CheckUpdate>,
+        /// The session that writes.
+        incarnation: Incarnation,
+    },
+}
+
+impl AgentWrite {
+    /// Returns the node that the write is about; none for an update of no checks.
+    pub fn node(&self) -> Option<&NodeName> {
+        match self {
+            Self::Register { node, .. } => Some(&node.name),
+            Self::Deregister { node, .. } => Some(node),
+            Self::UpdateChecks { updates, .. } => updates.first().map(|update| &update.key.node),
+        }
+    }
+
+    /// Returns the session that writes.
+    pub fn incarnation(&self) -> Incarnation {
+        match self {
+            Self::Register { incarnation, .. }
+            | Self::Deregister { incarnation, .. }
+            | Self::UpdateChecks { incarnation, .. } => *incarnation,
+        }
+    }
+
+    /// Returns the command that carries the write out.
+    pub fn into_command(self) -> Command {
+        match self {
+            Self::Register { node, instances, checks, incarnation } => {
+                Command::Register { node, instances, checks, skip_node_update: false, incarnation: Some(incarnation) }
+            }
+            Self::Deregister { node, target, incarnation } => {
+                Command::Deregister { node, target, incarnation: Some(incarnation) }
+            }
+            Self::UpdateChecks { updates, incarnation } => {
+                Command::UpdateChecks { updates, incarnation: Some(incarnation) }
+            }
+        }
+    }
+}
+
+/// Asks for a change, once: a repeat under the same id is answered as the first was.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WriteRequest {
+    /// Marks the request across retries and servers.
+    pub request_id: RequestId,
+    /// What changes.
+    pub command: AgentWrite,
+}
+
+/// Answers a write that was carried out or refused by the state machine.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WriteResponse {
+    /// Where the write stands in the log.
+    pub index: CatalogIndex,
+    /// What it did.
+    pub outcome: Outcome,
+}
+
+/// Is what an agent says on its stream; the first frame is [`ClientFrame::Hello`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ClientFrame {
+    /// Opens the agent's session.
+    Hello {},
+    /// Asks to be kept up with a topic.
+    Subscribe {
+        /// Which.
+        topic: Topic,
+        /// The index that the agent holds, to be told only what changed since; none for all of it.
+        from: Option<CatalogIndex>,
+    },
+    /// Asks to hear no more of a topic.
+    Unsubscribe {
+        /// Which.
+        topic: Topic,
+    },
+}
+
+/// Is what a server says on an agent's stream; the first frame is [`ServerFrame::Welcome`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ServerFrame {
+    /// The session is open.
+    Welcome {
+        /// The session's number, which every write carries.
+        incarnation: Incarnation,
+        /// The server that holds the session.
+        server: ServerId,
+        /// Where servers serve agents, as `host:port`.
+        servers: Vec<String>,
+    },
+    /// News of a topic.
+    Event(Event),
+    /// Nothing happened; the server is alive.
+    Ping,
+    /// The server ends the stream; the agent turns to another one.
+    Goodbye {
+        /// Why, for the log.
+        reason: String,
+    },
+}
+
+/// Says why a request failed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ApiError {
+    /// What failed, on which input, and what to do; one line.
+    pub error: String,
+}
+
+/// Carries bytes as base64 text; for `#[serde(with = "...")]`.
+mod base64 {
+    use data_encoding::BASE64;
+    use serde::de::Error;
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(bytes: &[u8], serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&BASE64.encode(bytes))
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<u8>, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        BASE64.decode(text.as_bytes()).map_err(D::Error::custom)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,1 +1,41 @@
-//! Placeholder.
+//! Consul's shapes: what its clients send and its files hold, and what its clients expect to read.
+//!
+//! Requests are read by the decoder of [`crate::decode`] into plain types. Answers are built from the catalog by pure
+//! functions, in exactly Consul's names; what weft adds (`Platform`, `Zone`, `Network`, `Owner`, `Ports`, `MeshPort`) are
+//! further fields, which Consul's clients skip.
+
+mod agent;
+mod ca;
+mod catalog;
+mod check;
+mod health;
+mod intention;
+mod mesh_entry;
+mod permission;
+mod register;
+mod service;
+mod upstream;
+
+pub use agent::{AgentConfig, AgentSelf};
+pub use ca::{CaRoot, CaRoots, CaRootsError};
+pub use catalog::{
+    AgentService, CatalogService, Node, NodeServiceList, NodeServices, ServiceAddress, ServiceProxy, ServiceUpstream,
+    ServiceWeights,
+};
+pub use check::{CheckDefinition, CheckKind};
+pub use health::{HealthCheck, HealthEntry};
+pub use intention::{CheckAnswer, Intention, IntentionRequest};
+pub use mesh_entry::{GuardrailEntry, MeshConfigEntry};
+pub use permission::{HttpHeader, HttpPermission, IntentionJwt, IntentionPermission, JwtProvider, VerifyClaim};
+pub use register::{CatalogDeregister, CatalogRegister};
+pub use service::{Definitions, ServiceDefinition};
+
+use crate::decode::{DecodeError, Fields};
+
+/// Takes a field that names Consul's only partition, or none.
+fn default_partition(fields: &mut Fields, name: &str) -> Result<(), DecodeError> {
+    match fields.text(name)?.as_str() {
+        "" | "default" => Ok(()),
+        _ => Err(DecodeError::Unsupported { path: fields.path_to(name) }),
+    }
+}

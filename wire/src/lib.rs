@@ -1,6 +1,7 @@
 //! What two weft processes say to each other: API types, the client, mutual TLS with SPIFFE.
 
 pub mod agent_protocol;
+pub mod api_types;
 pub mod client;
 pub mod cluster_key;
 pub mod consul;
@@ -9,5 +10,5 @@ pub mod decode;
 pub mod frame;
 pub mod join_token;
 pub mod pki;
-pub mod platform;
+pub mod rfc3339;
 pub mod tls;

@@ -1,1 +1,32 @@
-//! Placeholder.
+//! Keys, certificate requests and the signing of certificates.
+//!
+//! A root signs intermediates, an intermediate signs leaves. Every field of what is signed comes from here and from the
+//! identity that the caller authorised; of a request only the public key is used.
+
+mod csr;
+mod instant;
+mod leaf_key;
+pub(crate) mod pem;
+mod profile;
+mod serial;
+mod signer;
+
+pub use csr::{CSR_BYTES_MAX, Csr, CsrError, parse_csr};
+pub use leaf_key::{LeafKey, LeafKeyError};
+pub use pem::PemError;
+pub use serial::Serial;
+pub use signer::{LeafRequest, LoadError, LocalRoot, LocalSigner, SignError, SignedLeaf, Signer};
+
+pub(crate) use instant::from_seconds;
+pub(crate) use profile::{Validity, authority_params, leaf_params};
+
+use crate::crypto;
+
+/// Returns the SHA-256 of the first certificate in `certificate_pem`: what join tokens pin a root by.
+///
+/// # Errors
+///
+/// [`PemError`] if the text holds no certificate.
+pub fn fingerprint(certificate_pem: &str) -> Result<[u8; 32], PemError> {
+    Ok(crypto::sha256(&pem::certificate(certificate_pem)?))
+}

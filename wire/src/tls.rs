@@ -1,1 +1,26 @@
-//! Placeholder.
+//! Mutual TLS 1.3 with SPIFFE identities: who is trusted, how a peer is verified, and one configuration per listener.
+//!
+//! No configuration here resumes sessions, sends tickets or takes early data, so that nothing outlives the trust that it
+//! was opened under. Custom verification happens in one place, [`SpiffeVerifier`], for both ends of a connection.
+
+mod anchors;
+mod config;
+mod identity;
+mod leaf;
+mod peer;
+mod raft;
+mod rejected;
+#[cfg(test)]
+mod testing;
+mod verify;
+
+pub use anchors::{AnchorError, TrustAnchors};
+pub use config::{
+    ALPN_AGENT, ALPN_MESH, ALPN_RAFT, agent_port_client_config, agent_port_server_config, join_client_config,
+    mesh_client_config, mesh_server_config, speaks,
+};
+pub use identity::{TlsIdentity, TlsIdentityError};
+pub use peer::{PeerIdentity, peer_identity};
+pub use raft::{RaftIdentity, raft_client_config, raft_meeting_config, raft_peer, raft_server_config};
+pub use rejected::PeerRejected;
+pub use verify::{CHAIN_BYTES_MAX, CHAIN_CERTIFICATES_MAX, ExpectedPeer, ExpiredLeaf, SpiffeVerifier};

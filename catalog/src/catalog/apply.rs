@@ -206,7 +206,7 @@ impl Catalog {
             let needs_deny =
                 |intention: &&Intention| intention.jwt.is_some() && intention.effect == Effect::Action(Action::Allow);
             let named: Vec<String> =
-                self.intentions().into_iter().filter(needs_deny).map(|intention| intention.key().to_string()).collect();
+                self.intentions().filter(needs_deny).map(|intention| intention.key().to_string()).collect();
             if !named.is_empty() {
                 return Err(Refusal::invalid(
                     "default_intention_policy",

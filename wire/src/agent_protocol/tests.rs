@@ -1,0 +1,317 @@
+//! The protocol's golden files: what stands there is what released agents and servers say.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+
+use catalog::{
+    Action, AgentId, Attestation, CheckKey, CheckStatus, Endpoint, Guardrail, InstanceKey, Intention, Item,
+    KeyFingerprint, Namespace, Owner, PathTemplate, Refusal, TaggedAddress, Upstream, Weights,
+};
+use serde::de::DeserializeOwned;
+
+use super::*;
+
+/// Compares `value` with the golden file, and checks that the file reads back as `value`.
+#[track_caller]
+fn golden<T: Serialize + DeserializeOwned + PartialEq + std::fmt::Debug>(name: &str, value: &T) {
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("testdata").join(name);
+    let text = serde_json::to_string_pretty(value).unwrap() + "\n";
+    if std::env::var_os("WEFT_UPDATE_GOLDEN").is_some_and(|value| value == "1") {
+        std::fs::write(&path, &text).unwrap();
+    }
+    let kept = std::fs::read_to_string(&path)
+        .unwrap_or_else(|error| panic!("cannot read {}: {error}; WEFT_UPDATE_GOLDEN=1 writes it", path.display()));
+    assert_eq!(kept, text, "{name} differs; a change of the protocol must keep reading what is there");
+    assert_eq!(&serde_json::from_str::<T>(&kept).unwrap(), value);
+}
+
+fn agent() -> AgentId {
+    AgentId::enrolled_at(CatalogIndex(7))
+}
+
+fn mesh() -> MeshItem {
+    MeshItem {
+        cluster_id: "0b1f3c52-9f7e-4c1b-8a52-3f2f0c6f0a11".to_owned(),
+        trust_domain: "mesh.test".parse().unwrap(),
+        template: PathTemplate::default(),
+        datacenter: "dc1".to_owned(),
+        default_action: Action::Deny,
+        guardrails: vec![Guardrail {
+            name: "no-legacy".to_owned(),
+            source: "legacy/*".parse().unwrap(),
+            destination: "*/*".parse().unwrap(),
+        }],
+    }
+}
+
+fn record() -> AgentRecord {
+    AgentRecord {
+        id: agent(),
+        node: "vm-1".parse().unwrap(),
+        platform: Platform::Vm,
+        key: KeyFingerprint("ab".repeat(32)),
+        services: vec!["web".parse().unwrap()],
+        attestation: Attestation::JoinToken("0b1f3c52-9f7e-4c1b-8a52-3f2f0c6f0a11".parse().unwrap()),
+        enrolled: CatalogIndex(7),
+        incarnation: Some(Incarnation(9)),
+        server: Some("server-1".parse().unwrap()),
+        modified: CatalogIndex(9),
+    }
+}
+
+fn leaf() -> Leaf {
+    Leaf { chain_pem: vec!["<leaf>".to_owned(), "<intermediate>".to_owned()], not_after: Timestamp(1_700_000_000_000) }
+}
+
+fn node() -> Node {
+    Node {
+        name: "vm-1".parse().unwrap(),
+        id: Some("i-0123".to_owned()),
+        address: "10.0.0.5".to_owned(),
+        platform: Platform::Vm,
+        zone: Some("eu-1a".to_owned()),
+        network: String::new(),
+        owner: Owner::Agent(agent()),
+        incarnation: Some(Incarnation(9)),
+        meta: BTreeMap::from([("rack".to_owned(), "r1".to_owned())]),
+        tagged_addresses: BTreeMap::from([("lan".to_owned(), "10.0.0.5".to_owned())]),
+        created: CatalogIndex::default(),
+        modified: CatalogIndex::default(),
+    }
+}
+
+fn instance_key() -> InstanceKey {
+    InstanceKey {
+        node: "vm-1".parse().unwrap(),
+        namespace: Namespace::default_namespace(),
+        id: "web-1".parse().unwrap(),
+    }
+}
+
+fn instance() -> Instance {
+    Instance {
+        key: instance_key(),
+        service: "web".parse().unwrap(),
+        address: None,
+        port: 8080,
+        ports: BTreeMap::from([("admin".to_owned(), 9090)]),
+        mesh_port: Some(20000),
+        tags: vec!["v1".to_owned()],
+        meta: BTreeMap::from([("version".to_owned(), "1".to_owned())]),
+        tagged_addresses: BTreeMap::from([(
+            "lan".to_owned(),
+            TaggedAddress { address: "10.0.0.5".to_owned(), port: 8080 },
+        )]),
+        weights: Weights { passing: 10, warning: 1 },
+        enable_tag_override: false,
+        upstreams: vec![Upstream {
+            destination: "db".parse().unwrap(),
+            local_bind_address: None,
+            local_bind_port: 9191,
+        }],
+        bypassable: Some(false),
+        created: CatalogIndex::default(),
+        modified: CatalogIndex::default(),
+    }
+}
+
+fn check_key() -> CheckKey {
+    CheckKey {
+        node: "vm-1".parse().unwrap(),
+        namespace: Namespace::default_namespace(),
+        id: "service:web-1".parse().unwrap(),
+    }
+}
+
+fn check() -> Check {
+    Check {
+        key: check_key(),
+        name: "web answers".to_owned(),
+        status: CheckStatus::Critical,
+        notes: String::new(),
+        output: "not made yet".to_owned(),
+        instance: Some("web-1".parse().unwrap()),
+        kind: "http".to_owned(),
+        created: CatalogIndex::default(),
+        modified: CatalogIndex::default(),
+    }
+}
+
+#[test]
+fn golden_join_and_sign() {
+    golden(
+        "agent_protocol_join_request.json",
+        &JoinRequest {
+            secret: Secret::new("c2VjcmV0"),
+            csr: vec![0x30, 0x03, 0x02, 0x01, 0xff],
+            node: "vm-1".parse().unwrap(),
+            platform: Platform::Vm,
+            zone: Some("eu-1a".to_owned()),
+            network: String::new(),
+        },
+    );
+    golden(
+        "agent_protocol_join_response.json",
+        &JoinResponse {
+            record: record(),
+            mesh: mesh(),
+            roots_pem: vec!["<root>".to_owned()],
+            leaf: leaf(),
+            servers: vec!["10.0.0.1:8300".to_owned()],
+        },
+    );
+    golden(
+        "agent_protocol_sign.json",
+        &(
+            SignRequest { csr: vec![0x30, 0x00], subject: Subject::Agent },
+            SignRequest { csr: vec![0x30, 0x00], subject: Subject::Service("shop/web".parse().unwrap()) },
+            SignResponse { leaf: leaf() },
+        ),
+    );
+}
+
+#[test]
+fn golden_writes() {
+    let incarnation = Incarnation(9);
+    let requests: Vec<WriteRequest> = [
+        AgentWrite::Register {
+            node: Box::new(node()),
+            instances: vec![instance()],
+            checks: vec![check()],
+            incarnation,
+        },
+        AgentWrite::Deregister { node: "vm-1".parse().unwrap(), target: DeregisterTarget::Node, incarnation },
+        AgentWrite::Deregister {
+            node: "vm-1".parse().unwrap(),
+            target: DeregisterTarget::Instance {
+                namespace: Namespace::default_namespace(),
+                id: "web-1".parse().unwrap(),
+            },
+            incarnation,
+        },
+        AgentWrite::UpdateChecks {
+            updates: vec![CheckUpdate { key: check_key(), status: CheckStatus::Passing, output: "200 OK".to_owned() }],
+            incarnation,
+        },
+    ]
+    .into_iter()
+    .map(|command| WriteRequest { request_id: "agent-1-1".parse().unwrap(), command })
+    .collect();
+    golden("agent_protocol_write_requests.json", &requests);
+    golden(
+        "agent_protocol_write_responses.json",
+        &vec![
+            WriteResponse { index: CatalogIndex(12), outcome: Outcome::Done },
+            WriteResponse {
+                index: CatalogIndex(13),
+                outcome: Outcome::Refused(Refusal::NodeTaken { node: "vm-1".parse().unwrap() }),
+            },
+        ],
+    );
+}
+
+#[test]
+fn golden_stream() {
+    golden(
+        "agent_protocol_client_frames.json",
+        &vec![
+            ClientFrame::Hello {},
+            ClientFrame::Subscribe { topic: Topic::Mesh, from: None },
+            ClientFrame::Subscribe {
+                topic: Topic::Endpoints("shop/db".parse().unwrap()),
+                from: Some(CatalogIndex(11)),
+            },
+            ClientFrame::Unsubscribe { topic: Topic::Intentions("web".parse().unwrap()) },
+        ],
+    );
+    let endpoint = Endpoint {
+        key: instance_key(),
+        address: "10.0.0.5".to_owned(),
+        mesh_port: Some(20000),
+        port: 8080,
+        ports: BTreeMap::new(),
+        status: CheckStatus::Passing,
+        zone: None,
+        network: String::new(),
+        platform: Platform::Ecs,
+        weights: Weights::default(),
+        meta: BTreeMap::new(),
+    };
+    let intention = Intention::new("web".parse().unwrap(), "db".parse().unwrap(), Action::Allow);
+    let events = [
+        Event::Snapshot {
+            topic: Topic::Mesh,
+            index: CatalogIndex(3),
+            items: BTreeMap::from([("mesh".to_owned(), Item::Mesh(Box::new(mesh())))]),
+        },
+        Event::Snapshot {
+            topic: Topic::Roots,
+            index: CatalogIndex(4),
+            items: BTreeMap::from([(
+                "ab".repeat(32),
+                Item::Root { certificate_pem: "<root>".to_owned(), active: true },
+            )]),
+        },
+        Event::Delta {
+            topic: Topic::Endpoints("web".parse().unwrap()),
+            from: CatalogIndex(4),
+            index: CatalogIndex(12),
+            upserts: BTreeMap::from([("vm-1/default/web-1".to_owned(), Item::Endpoint(Box::new(endpoint)))]),
+            removes: BTreeSet::from(["vm-2/default/web-2".to_owned()]),
+        },
+        Event::Delta {
+            topic: Topic::Intentions("db".parse().unwrap()),
+            from: CatalogIndex(4),
+            index: CatalogIndex(13),
+            upserts: BTreeMap::from([("default/web => default/db".to_owned(), Item::Intention(Box::new(intention)))]),
+            removes: BTreeSet::new(),
+        },
+        Event::Snapshot {
+            topic: Topic::Revocations,
+            index: CatalogIndex(14),
+            items: BTreeMap::from([("a7".to_owned(), Item::RevokedRecord { enrolled: CatalogIndex(7) })]),
+        },
+        Event::UpToDate { topic: Topic::Roots, index: CatalogIndex(4) },
+    ];
+    let mut frames = vec![ServerFrame::Welcome {
+        incarnation: Incarnation(9),
+        server: "server-1".parse().unwrap(),
+        servers: vec!["10.0.0.1:8300".to_owned()],
+    }];
+    frames.extend(events.into_iter().map(ServerFrame::Event));
+    frames.push(ServerFrame::Ping);
+    frames.push(ServerFrame::Goodbye { reason: "the server stops".to_owned() });
+    golden("agent_protocol_server_frames.json", &frames);
+}
+
+#[test]
+fn a_kind_that_nobody_knows_is_an_error() {
+    serde_json::from_str::<ClientFrame>(r#"{"dance":{}}"#).unwrap_err();
+    serde_json::from_str::<ServerFrame>(r#""dance""#).unwrap_err();
+    serde_json::from_str::<AgentWrite>(r#"{"kind":"dance"}"#).unwrap_err();
+    serde_json::from_str::<Subject>(r#""server""#).unwrap_err();
+}
+
+#[test]
+fn the_secret_of_a_join_request_is_not_shown() {
+    let request = JoinRequest {
+        secret: Secret::new("hunter2"),
+        csr: Vec::new(),
+        node: "vm-1".parse().unwrap(),
+        platform: Platform::Vm,
+        zone: None,
+        network: String::new(),
+    };
+    assert!(!format!("{request:?}").contains("hunter2"));
+}
+
+#[test]
+fn a_write_becomes_a_command_with_its_incarnation() {
+    let write = AgentWrite::Deregister {
+        node: "vm-1".parse().unwrap(),
+        target: DeregisterTarget::Node,
+        incarnation: Incarnation(9),
+    };
+    assert_eq!((write.node().map(NodeName::as_str), write.incarnation()), (Some("vm-1"), Incarnation(9)));
+    assert!(matches!(write.into_command(), Command::Deregister { incarnation: Some(Incarnation(9)), .. }));
+}

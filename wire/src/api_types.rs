@@ -1,0 +1,480 @@
+//! Requests and answers of the API paths that weft adds to Consul's.
+
+use std::time::Duration;
+
+use catalog::{
+    AccessorId, AgentId, CandidateOutcome, CatalogIndex, Decision, Effect, NodeName, Platform, Rights, ServerId,
+    ServiceKey, Timestamp,
+};
+use data_encoding::HEXLOWER_PERMISSIVE;
+use serde::{Deserialize, Serialize};
+
+use crate::crypto::Secret;
+use crate::decode::{DecodeError, Fields, Shape};
+use crate::rfc3339;
+
+/// How long a join token is good for where nobody says otherwise.
+pub const JOIN_TOKEN_TTL: Duration = Duration::from_secs(3600);
+/// The longest that a join token may be good for: it is a secret on its way between machines.
+pub const JOIN_TOKEN_TTL_MAX: Duration = Duration::from_secs(24 * 3600);
+/// The longest that a token may be good for, if it ends at all.
+pub const TOKEN_TTL_MAX: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
+/// The shortest that any token may be good for.
+pub const TTL_MIN: Duration = Duration::from_secs(1);
+
+/// A lifetime that is too short or too long.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("a lifetime of {ttl:?} is not between {TTL_MIN:?} and {longest:?}")]
+pub struct TtlError {
+    /// The lifetime asked for.
+    pub ttl: Duration,
+    /// The longest that may be asked for.
+    pub longest: Duration,
+}
+
+fn end_of(ttl: Duration, longest: Duration, now: Timestamp) -> Result<Timestamp, TtlError> {
+    if ttl < TTL_MIN || ttl > longest { Err(TtlError { ttl, longest }) } else { Ok(now.saturating_add(ttl)) }
+}
+
+/// Carries bytes as hexadecimal text; for `#[serde(with = "...")]`.
+mod hexadecimal {
+    use data_encoding::{HEXLOWER, HEXLOWER_PERMISSIVE};
+    use serde::de::Error;
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(bytes: &[u8], serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&HEXLOWER.encode(bytes))
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<u8>, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        HEXLOWER_PERMISSIVE.decode(text.as_bytes()).map_err(D::Error::custom)
+    }
+}
+
+fn hexadecimal_field(fields: &mut Fields, name: &str) -> Result<Vec<u8>, DecodeError> {
+    let text: String = fields.required(name)?;
+    let refused = |_| fields.refuse(name, "it is not hexadecimal; send it as the server gave it");
+    HEXLOWER_PERMISSIVE.decode(text.as_bytes()).map_err(refused)
+}
+
+/// Answers `GET /v1/acl/bootstrap`: random bytes, to be answered within a minute with a [`BootstrapProof`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct BootstrapChallenge {
+    /// The bytes that only this server knows, hexadecimal on the wire.
+    #[serde(with = "hexadecimal")]
+    pub challenge: Vec<u8>,
+}
+
+impl BootstrapChallenge {
+    /// Wraps the bytes of a challenge.
+    pub fn new(challenge: &[u8]) -> Self {
+        Self { challenge: challenge.to_vec() }
+    }
+}
+
+/// Asks `PUT /v1/acl/bootstrap` for the first token: proves that the caller holds the cluster key, without sending it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct BootstrapProof {
+    /// The bytes of the challenge that is answered.
+    #[serde(with = "hexadecimal")]
+    pub challenge: Vec<u8>,
+    /// The MAC that the cluster key makes over the challenge.
+    #[serde(with = "hexadecimal")]
+    pub proof: Vec<u8>,
+}
+
+impl Shape for BootstrapProof {
+    fn read(fields: &mut Fields) -> Result<Self, DecodeError> {
+        Ok(Self { challenge: hexadecimal_field(fields, "Challenge")?, proof: hexadecimal_field(fields, "Proof")? })
+    }
+}
+
+/// Asks `PUT /v1/acl/token` for a new token.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct TokenRequest {
+    /// What the operator notes about it.
+    pub description: String,
+    /// How long it is good for; for ever where there is none. Nanoseconds on the wire, or text such as `"24h"`.
+    #[serde(rename = "ExpirationTTL", skip_serializing_if = "Option::is_none", serialize_with = "nanoseconds")]
+    pub expiration_ttl: Option<Duration>,
+}
+
+fn nanoseconds<S: serde::Serializer>(duration: &Option<Duration>, serializer: S) -> Result<S::Ok, S::Error> {
+    let nanoseconds = duration.map(|duration| u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX));
+    nanoseconds.serialize(serializer)
+}
+
+impl TokenRequest {
+    /// Returns when the token ends, if it ends.
+    ///
+    /// # Errors
+    ///
+    /// [`TtlError`] if the lifetime is shorter than [`TTL_MIN`] or longer than [`TOKEN_TTL_MAX`].
+    pub fn expires_at(&self, now: Timestamp) -> Result<Option<Timestamp>, TtlError> {
+        self.expiration_ttl.map(|ttl| end_of(ttl, TOKEN_TTL_MAX, now)).transpose()
+    }
+}
+
+impl Shape for TokenRequest {
+    fn read(fields: &mut Fields) -> Result<Self, DecodeError> {
+        let request =
+            Self { description: fields.text("Description")?, expiration_ttl: fields.duration("ExpirationTTL")? };
+        fields.unsupported(&[
+            "AccessorID",
+            "SecretID",
+            "Policies",
+            "Roles",
+            "ServiceIdentities",
+            "NodeIdentities",
+            "TemplatedPolicies",
+            "Local",
+            "ExpirationTime",
+            "Namespace",
+            "Partition",
+        ])?;
+        Ok(request)
+    }
+}
+
+/// Shows a token, in Consul's names. The secret is there once: in the answer to its creation.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct TokenView {
+    /// The token's public name.
+    #[serde(rename = "AccessorID")]
+    pub accessor: AccessorId,
+    /// What to send in `X-Consul-Token`.
+    #[serde(rename = "SecretID", default, skip_serializing_if = "Option::is_none")]
+    pub secret: Option<Secret>,
+    /// What the operator noted about it.
+    pub description: String,
+    /// What it may do.
+    pub rights: Rights,
+    /// When it was made.
+    #[serde(rename = "CreateTime", with = "rfc3339::text")]
+    pub created_at: Timestamp,
+    /// When it ends.
+    #[serde(
+        rename = "ExpirationTime",
+        default,
+        skip_serializing_if = "Option::is_none",
+        with = "rfc3339::optional_text"
+    )]
+    pub expires_at: Option<Timestamp>,
+    /// The index at which it was made.
+    pub create_index: CatalogIndex,
+    /// The index of the last change.
+    pub modify_index: CatalogIndex,
+}
+
+impl TokenView {
+    /// Shows `token`, with its secret where that has just been drawn.
+    pub fn new(token: &catalog::Token, secret: Option<Secret>) -> Self {
+        Self {
+            accessor: token.accessor.clone(),
+            secret,
+            description: token.description.clone(),
+            rights: token.rights.clone(),
+            created_at: token.created_at,
+            expires_at: token.expires_at,
+            create_index: token.created,
+            modify_index: token.modified,
+        }
+    }
+}
+
+/// Asks `PUT /v1/join-token` for a token with which one agent may enrol, once.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct JoinTokenRequest {
+    /// The services that the agent may stand before; at least one. On the wire `name` or `namespace/name`.
+    #[serde(serialize_with = "service_texts")]
+    pub services: Vec<ServiceKey>,
+    /// How long it is good for; [`JOIN_TOKEN_TTL`] where there is none.
+    #[serde(rename = "TTL", skip_serializing_if = "Option::is_none", serialize_with = "nanoseconds")]
+    pub ttl: Option<Duration>,
+    /// The only node that may use it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub node: Option<NodeName>,
+    /// The only platform that may use it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub platform: Option<Platform>,
+    /// Whether it may take over a node name that an agent with another key holds.
+    pub replace_node: bool,
+}
+
+fn service_texts<S: serde::Serializer>(services: &[ServiceKey], serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_seq(services.iter().map(ToString::to_string))
+}
+
+impl JoinTokenRequest {
+    /// Returns when the token ends.
+    ///
+    /// # Errors
+    ///
+    /// [`TtlError`] if the lifetime is shorter than [`TTL_MIN`] or longer than [`JOIN_TOKEN_TTL_MAX`].
+    pub fn expires_at(&self, now: Timestamp) -> Result<Timestamp, TtlError> {
+        end_of(self.ttl.unwrap_or(JOIN_TOKEN_TTL), JOIN_TOKEN_TTL_MAX, now)
+    }
+}
+
+impl Shape for JoinTokenRequest {
+    fn read(fields: &mut Fields) -> Result<Self, DecodeError> {
+        let mut services: Vec<ServiceKey> = fields.parsed_list("Services")?;
+        if services.is_empty() {
+            return Err(fields.refuse("Services", "there are none; name at least one that the agent may serve"));
+        }
+        services.sort();
+        services.dedup();
+        Ok(Self {
+            services,
+            ttl: fields.duration("TTL")?,
+            node: fields.parsed("Node")?,
+            platform: fields.parsed("Platform")?,
+            replace_node: fields.flag("ReplaceNode")?.unwrap_or(false),
+        })
+    }
+}
+
+/// Shows a join token. Its text is there once: in the answer to its creation.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct JoinTokenView {
+    /// The join token's public name.
+    #[serde(rename = "AccessorID")]
+    pub accessor: AccessorId,
+    /// What the agent is given: the CA's fingerprint and the secret in one text.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub token: Option<Secret>,
+    /// The services that the agent may stand before, as `namespace/name`.
+    pub services: Vec<String>,
+    /// The only node that may use it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node: Option<NodeName>,
+    /// The only platform that may use it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub platform: Option<Platform>,
+    /// Whether it may take over a node name that an agent with another key holds.
+    pub replace_node: bool,
+    /// When it ends.
+    #[serde(rename = "ExpirationTime", with = "rfc3339::text")]
+    pub expires_at: Timestamp,
+    /// Whether an agent has enrolled with it.
+    pub used: bool,
+    /// The agent that enrolled with it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub agent: Option<AgentId>,
+    /// The index at which it was made.
+    pub create_index: CatalogIndex,
+    /// The index of the last change.
+    pub modify_index: CatalogIndex,
+}
+
+impl JoinTokenView {
+    /// Shows `token`, with its text where that has just been made.
+    pub fn new(token: &catalog::JoinToken, text: Option<Secret>) -> Self {
+        Self {
+            accessor: token.accessor.clone(),
+            token: text,
+            services: token.services.iter().map(ToString::to_string).collect(),
+            node: token.node.clone(),
+            platform: token.platform,
+            replace_node: token.replace_node,
+            expires_at: token.expires_at,
+            used: token.used_by.is_some(),
+            agent: token.record.clone(),
+            create_index: token.created,
+            modify_index: token.modified,
+        }
+    }
+}
+
+/// Answers `GET /v1/connect/intentions/explain`: what is decided, by which rule, and what became of every other.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct Explanation {
+    /// The service that calls, as `namespace/name`.
+    pub source: String,
+    /// The service that is called, as `namespace/name`.
+    pub destination: String,
+    /// What may happen: `allow`, `deny` or `per-request`.
+    pub decision: Decision,
+    /// The rule that decided, in words.
+    pub reason: String,
+    /// Whether a denial is only logged and counted.
+    pub audited: bool,
+    /// The intentions that speak of the destination, in the order in which they are tried.
+    pub candidates: Vec<ExplainedIntention>,
+}
+
+/// Shows what became of one intention.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct ExplainedIntention {
+    /// Who calls, as it is written.
+    pub source: String,
+    /// The services that are called, as they are written.
+    pub destination: String,
+    /// `allow`, `deny` or `permissions`.
+    pub action: String,
+    /// Its precedence, 9 to 1.
+    pub precedence: u8,
+    /// What became of it.
+    pub outcome: CandidateOutcome,
+}
+
+impl Explanation {
+    /// Shows an explanation of the call from `source` to `destination`.
+    pub fn new(source: &ServiceKey, destination: &ServiceKey, explanation: &catalog::Explanation) -> Self {
+        let candidates = explanation.candidates.iter().map(|candidate| ExplainedIntention {
+            source: candidate.intention.source.to_string(),
+            destination: candidate.intention.destination.to_string(),
+            action: effect_text(&candidate.intention.effect).to_owned(),
+            precedence: candidate.intention.precedence(),
+            outcome: candidate.outcome,
+        });
+        Self {
+            source: source.to_string(),
+            destination: destination.to_string(),
+            decision: explanation.verdict.decision,
+            reason: explanation.verdict.reason.to_string(),
+            audited: explanation.verdict.audited,
+            candidates: candidates.collect(),
+        }
+    }
+}
+
+fn effect_text(effect: &Effect) -> &'static str {
+    match effect {
+        Effect::Action(action) => action.as_str(),
+        Effect::Permissions(_) => "permissions",
+    }
+}
+
+/// Says what part a server plays in Raft.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum RaftRole {
+    /// It orders all writes.
+    Leader,
+    /// It repeats what a leader orders.
+    Follower,
+    /// It asks for votes.
+    Candidate,
+    /// It asks whether it would get votes.
+    PreCandidate,
+}
+
+impl RaftRole {
+    /// Returns the role as people write it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Leader => "leader",
+            Self::Follower => "follower",
+            Self::Candidate => "candidate",
+            Self::PreCandidate => "pre-candidate",
+        }
+    }
+}
+
+/// Answers `GET /v1/status/raft`: how one server sees Raft.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct RaftStatusView {
+    /// The server that answers.
+    pub server: ServerId,
+    /// What part it plays.
+    pub role: RaftRole,
+    /// The leader, if it knows one.
+    pub leader: Option<ServerId>,
+    /// Raft's term.
+    pub term: u64,
+    /// The last log entry that it has applied.
+    pub applied_index: CatalogIndex,
+    /// Milliseconds since it last heard the leader; none if it never has since it started, 0 on the leader.
+    pub last_contact_ms: Option<u64>,
+    /// The servers that vote, in the order of their numbers.
+    pub members: Vec<RaftMemberView>,
+}
+
+/// Shows one server that votes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct RaftMemberView {
+    /// The server's name.
+    #[serde(rename = "ID")]
+    pub id: ServerId,
+    /// Its number in Raft.
+    #[serde(rename = "RaftID")]
+    pub raft_id: u64,
+    /// Its address for Raft.
+    pub address: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::decode::{from_json, from_value};
+
+    #[test]
+    fn what_a_client_writes_is_what_a_server_reads() {
+        let request = JoinTokenRequest {
+            services: vec!["api".parse().unwrap(), "shop/web".parse().unwrap()],
+            ttl: Some(Duration::from_secs(90)),
+            node: Some("vm-1".parse().unwrap()),
+            platform: Some(Platform::Ecs),
+            replace_node: true,
+        };
+        assert_eq!(from_value::<JoinTokenRequest>(serde_json::to_value(&request).unwrap(), "").unwrap(), request);
+        let request = TokenRequest { description: "ci".into(), expiration_ttl: Some(Duration::from_secs(60)) };
+        assert_eq!(from_value::<TokenRequest>(serde_json::to_value(&request).unwrap(), "").unwrap(), request);
+        let proof = BootstrapProof { challenge: vec![1, 255], proof: vec![2] };
+        assert_eq!(from_value::<BootstrapProof>(serde_json::to_value(&proof).unwrap(), "").unwrap(), proof);
+    }
+
+    #[test]
+    fn a_join_token_names_services_and_ends_within_a_day() {
+        let error = from_json::<JoinTokenRequest>(b"{}").unwrap_err().to_string();
+        assert_eq!(error, "`Services`: there are none; name at least one that the agent may serve");
+        let read = |text: &str| from_json::<JoinTokenRequest>(text.as_bytes()).unwrap();
+        let request = read(r#"{"services": ["web", "default/web", "api"], "ttl": "2h"}"#);
+        assert_eq!(request.services, ["api".parse().unwrap(), "web".parse().unwrap()]);
+        assert_eq!(request.expires_at(Timestamp(5)), Ok(Timestamp(7_200_005)));
+        assert_eq!(read(r#"{"Services": ["web"]}"#).expires_at(Timestamp(0)), Ok(Timestamp(3_600_000)));
+        read(r#"{"Services": ["web"], "TTL": "25h"}"#).expires_at(Timestamp(0)).unwrap_err();
+        read(r#"{"Services": ["web"], "TTL": "1ms"}"#).expires_at(Timestamp(0)).unwrap_err();
+    }
+
+    #[test]
+    fn a_tokens_secret_is_shown_only_where_it_was_drawn() {
+        let token = catalog::Token {
+            accessor: "0b1f3c52-9f7e-4c1b-8a52-3f2f0c6f0a11".parse().unwrap(),
+            secret: catalog::SecretHash("ab".repeat(32)),
+            description: "ci".into(),
+            rights: Rights::Management,
+            created_at: Timestamp(0),
+            expires_at: None,
+            created: CatalogIndex(3),
+            modified: CatalogIndex(4),
+        };
+        let shown = serde_json::to_value(TokenView::new(&token, None)).unwrap();
+        assert_eq!(
+            shown,
+            json!({
+                "AccessorID": "0b1f3c52-9f7e-4c1b-8a52-3f2f0c6f0a11", "Description": "ci", "Rights": "management",
+                "CreateTime": "1970-01-01T00:00:00Z", "CreateIndex": 3, "ModifyIndex": 4,
+            })
+        );
+        let fresh = TokenView::new(&token, Some(Secret::new("s3cret")));
+        assert!(!format!("{fresh:?}").contains("s3cret"));
+        let text = serde_json::to_string(&fresh).unwrap();
+        assert!(text.contains(r#""SecretID":"s3cret""#), "{text}");
+        assert_eq!(serde_json::from_str::<TokenView>(&text).unwrap(), fresh);
+    }
+}

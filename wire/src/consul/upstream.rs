@@ -1,0 +1,93 @@
+//! Upstreams, as they stand in a service's `Proxy` and in its `Connect.SidecarService.Proxy`.
+
+use std::net::IpAddr;
+
+use catalog::{Namespace, ServiceKey, ServiceName, Upstream};
+
+use super::default_partition;
+use crate::decode::{DecodeError, Fields};
+
+/// Reads a `Proxy`, of which weft carries out the upstreams; `namespace` is the service's own.
+pub(super) fn read_proxy(fields: &mut Fields, namespace: &Namespace) -> Result<Vec<Upstream>, DecodeError> {
+    let upstreams = fields.objects("Upstreams", |upstream| read_upstream(upstream, namespace))?;
+    fields.unsupported(&[
+        "DestinationServiceName",
+        "DestinationServiceID",
+        "LocalServiceAddress",
+        "LocalServicePort",
+        "LocalServiceSocketPath",
+        "Mode",
+        "TransparentProxy",
+        "Config",
+        "MeshGateway",
+        "Expose",
+        "EnvoyExtensions",
+        "AccessLogs",
+        "MutualTLSMode",
+    ])?;
+    Ok(upstreams)
+}
+
+/// Reads a `Connect`; an empty `SidecarService` says only that the service is in the mesh, which every one is.
+pub(super) fn read_connect(fields: &mut Fields, namespace: &Namespace) -> Result<Vec<Upstream>, DecodeError> {
+    let sidecar = fields.object("SidecarService", |sidecar| {
+        let upstreams = sidecar.object("Proxy", |proxy| read_proxy(proxy, namespace))?;
+        sidecar.unsupported(&[
+            "ID",
+            "Name",
+            "Tags",
+            "Meta",
+            "Address",
+            "Port",
+            "TaggedAddresses",
+            "EnableTagOverride",
+            "Weights",
+            "Check",
+            "Checks",
+            "Kind",
+            "Connect",
+            "Namespace",
+            "Partition",
+            "Locality",
+            "SocketPath",
+            "Token",
+        ])?;
+        Ok(upstreams)
+    })?;
+    fields.unsupported(&["Native", "PeerMeta"])?;
+    Ok(sidecar.flatten().unwrap_or_default())
+}
+
+fn read_upstream(fields: &mut Fields, namespace: &Namespace) -> Result<Upstream, DecodeError> {
+    match fields.text("DestinationType")?.as_str() {
+        "" | "service" => {}
+        _ => return Err(DecodeError::Unsupported { path: fields.path_to("DestinationType") }),
+    }
+    default_partition(fields, "DestinationPartition")?;
+    let name: ServiceName = fields.required("DestinationName")?;
+    let namespace = fields.parsed("DestinationNamespace")?.unwrap_or_else(|| namespace.clone());
+    let local_bind_address: Option<IpAddr> = fields.parsed("LocalBindAddress")?;
+    if local_bind_address.is_some_and(|address| !address.is_loopback()) {
+        // Whoever reaches the listener calls in the service's name.
+        return Err(fields.refuse("LocalBindAddress", "it is not a loopback address; leave it out, or use 127.0.0.1"));
+    }
+    let local_bind_port = fields.port("LocalBindPort")?;
+    if local_bind_port == 0 {
+        return Err(DecodeError::Missing { path: fields.path_to("LocalBindPort") });
+    }
+    fields.unsupported(&[
+        "DestinationPeer",
+        "Datacenter",
+        "LocalBindSocketPath",
+        "LocalBindSocketMode",
+        "Config",
+        "MeshGateway",
+        "CentrallyConfigured",
+        "IngressHosts",
+    ])?;
+    Ok(Upstream {
+        destination: ServiceKey::new(namespace, name),
+        local_bind_address: local_bind_address.map(|address| address.to_string()),
+        local_bind_port,
+    })
+}

@@ -1,0 +1,152 @@
+//! Reading files that hold a secret.
+
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use zeroize::Zeroizing;
+
+use super::Secret;
+
+/// The bits of a file's mode that let its group, or anyone, do anything with it, or let it be executed.
+const FORBIDDEN_MODE: u32 = 0o177;
+
+/// Why a file was not accepted as the keeper of a secret.
+#[derive(Debug, thiserror::Error)]
+pub enum SecretFileError {
+    /// The file could not be opened or read.
+    #[error("cannot read secret file `{}`", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// The path names a directory, a pipe or a device.
+    #[error("secret file `{}` is not a regular file", path.display())]
+    NotAFile {
+        /// The file.
+        path: PathBuf,
+    },
+    /// Somebody else owns the file and could change its mode at will.
+    #[error("secret file `{}` belongs to user {owner}; give it to the user that runs weft, or to root", path.display())]
+    Owner {
+        /// The file.
+        path: PathBuf,
+        /// Its owner.
+        owner: u32,
+    },
+    /// Somebody besides the owner may read or write the file.
+    #[error("secret file `{}` has mode {mode:04o}; run `chmod 0600` on it, for only its owner may read it", path.display())]
+    Mode {
+        /// The file.
+        path: PathBuf,
+        /// Its permission bits.
+        mode: u32,
+    },
+    /// The file is longer than any secret of this kind.
+    #[error("secret file `{}` is longer than {bytes_max} bytes", path.display())]
+    TooLong {
+        /// The file.
+        path: PathBuf,
+        /// The bound.
+        bytes_max: u64,
+    },
+    /// The file holds bytes that are no text.
+    #[error("secret file `{}` is not text", path.display())]
+    NotText {
+        /// The file.
+        path: PathBuf,
+    },
+}
+
+/// Reads the secret that the regular file at `path` holds, without the newline that ends it.
+///
+/// The file must belong to the user that runs weft, or to root, and nobody else may have any right to it: mode 0600
+/// or 0400. Symbolic links are followed, because a Kubernetes secret volume is made of them.
+///
+/// # Errors
+///
+/// A [`SecretFileError`] that names the file and what to change.
+pub fn read_secret_file(path: &Path, bytes_max: u64) -> Result<Secret, SecretFileError> {
+    let failed = |source| SecretFileError::Read { path: path.to_owned(), source };
+    // Asked before opening, because opening a pipe waits for its writer.
+    let before = fs::metadata(path).map_err(failed)?;
+    if !before.is_file() {
+        return Err(SecretFileError::NotAFile { path: path.to_owned() });
+    }
+    let file = File::open(path).map_err(failed)?;
+    // The checks that count are on the opened file, which nobody can exchange any more.
+    check(path, &file.metadata().map_err(failed)?)?;
+    let mut bytes = Zeroizing::new(Vec::with_capacity(usize::try_from(bytes_max).unwrap_or(usize::MAX).min(1 << 16)));
+    file.take(bytes_max + 1).read_to_end(&mut bytes).map_err(failed)?;
+    if bytes.len() as u64 > bytes_max {
+        return Err(SecretFileError::TooLong { path: path.to_owned(), bytes_max });
+    }
+    let text = str::from_utf8(&bytes).map_err(|_| SecretFileError::NotText { path: path.to_owned() })?;
+    let text = text.strip_suffix('\n').unwrap_or(text);
+    Ok(Secret::new(text.strip_suffix('\r').unwrap_or(text)))
+}
+
+fn check(path: &Path, metadata: &fs::Metadata) -> Result<(), SecretFileError> {
+    if !metadata.is_file() {
+        return Err(SecretFileError::NotAFile { path: path.to_owned() });
+    }
+    let owner = metadata.uid();
+    if owner != 0 && owner != rustix::process::geteuid().as_raw() {
+        return Err(SecretFileError::Owner { path: path.to_owned(), owner });
+    }
+    let mode = metadata.mode() & 0o7777;
+    if mode & FORBIDDEN_MODE != 0 {
+        return Err(SecretFileError::Mode { path: path.to_owned(), mode });
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    fn file(directory: &Path, mode: u32, contents: &[u8]) -> PathBuf {
+        let path = directory.join(format!("secret-{mode:o}"));
+        fs::write(&path, contents).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+        path
+    }
+
+    #[test]
+    fn a_file_that_only_its_owner_may_read_is_accepted() {
+        let directory = tempfile::tempdir().unwrap();
+        for mode in [0o600, 0o400] {
+            let path = file(directory.path(), mode, b"the secret\n");
+            assert_eq!(read_secret_file(&path, 64).unwrap(), Secret::new("the secret"));
+        }
+    }
+
+    #[test]
+    fn a_file_that_others_may_touch_is_refused() {
+        let directory = tempfile::tempdir().unwrap();
+        for mode in [0o640, 0o604, 0o620, 0o602, 0o644, 0o440, 0o700, 0o610] {
+            let path = file(directory.path(), mode, b"the secret\n");
+            let error = read_secret_file(&path, 64).unwrap_err();
+            assert!(matches!(error, SecretFileError::Mode { mode: found, .. } if found == mode), "{mode:o}: {error}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_short_text_file_is_refused() {
+        let directory = tempfile::tempdir().unwrap();
+        let not_a_file = read_secret_file(directory.path(), 64).unwrap_err();
+        assert!(matches!(not_a_file, SecretFileError::NotAFile { .. }), "{not_a_file}");
+        let missing = read_secret_file(&directory.path().join("missing"), 64).unwrap_err();
+        assert!(matches!(missing, SecretFileError::Read { .. }), "{missing}");
+        let path = file(directory.path(), 0o600, b"0123456789");
+        assert!(matches!(read_secret_file(&path, 9).unwrap_err(), SecretFileError::TooLong { .. }));
+        let path = file(directory.path(), 0o600, &[0xff, 0xfe]);
+        assert!(matches!(read_secret_file(&path, 64).unwrap_err(), SecretFileError::NotText { .. }));
+    }
+}

@@ -1,0 +1,95 @@
+//! Serial numbers of leaves.
+
+use std::fmt;
+
+use catalog::CatalogIndex;
+use data_encoding::HEXLOWER;
+
+use crate::crypto;
+
+/// A leaf's serial number, 16 octets: the log index of the entitlement that it was signed from, and 8 random ones.
+///
+/// The index names the agent record, so that what is revoked by record is refused by serial.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Serial([u8; 16]);
+
+impl Serial {
+    /// Draws a serial for a leaf signed from the record that was enrolled at `index`.
+    pub fn draw(index: CatalogIndex) -> Self {
+        let mut bytes = [0; 16];
+        bytes[..8].copy_from_slice(&index.0.to_be_bytes());
+        bytes[8..].copy_from_slice(&crypto::random::<8>());
+        Self(bytes)
+    }
+
+    /// Returns the index at which the record was enrolled that the leaf was signed from.
+    pub fn index(&self) -> CatalogIndex {
+        let (index, _) = self.0.split_first_chunk().expect("8 octets are the first of 16");
+        CatalogIndex(u64::from_be_bytes(*index))
+    }
+
+    /// Returns the 16 octets.
+    pub fn as_bytes(&self) -> &[u8; 16] {
+        &self.0
+    }
+
+    /// Reads the content of a DER integer, which drops leading zeros and adds one before a high bit.
+    ///
+    /// Returns nothing for a number that is not positive or has more than 16 octets, which weft never issues.
+    pub(crate) fn from_der_integer(content: &[u8]) -> Option<Self> {
+        let magnitude = match content {
+            [0, rest @ ..] => rest,
+            [first, ..] if *first >= 0x80 => return None,
+            all => all,
+        };
+        let mut bytes = [0; 16];
+        let start = bytes.len().checked_sub(magnitude.len())?;
+        bytes[start..].copy_from_slice(magnitude);
+        (bytes != [0; 16]).then_some(Self(bytes))
+    }
+}
+
+impl fmt::Display for Serial {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(&HEXLOWER.encode(&self.0))
+    }
+}
+
+impl fmt::Debug for Serial {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "Serial({self})")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_serial_names_the_record_that_it_was_signed_from() {
+        let serial = Serial::draw(CatalogIndex(4711));
+        assert_eq!(serial.index(), CatalogIndex(4711));
+        assert_ne!(serial, Serial::draw(CatalogIndex(4711)));
+        assert_eq!(serial.to_string().len(), 32);
+    }
+
+    #[test]
+    fn der_integers_are_padded_to_16_octets() {
+        let mut with_index_one = [0; 16];
+        with_index_one[7] = 1;
+        let mut high = [0; 17];
+        high[1] = 0x80;
+        let rows: [(&[u8], Option<[u8; 16]>); 7] = [
+            (&[1, 0, 0, 0, 0, 0, 0, 0, 0], Some(with_index_one)),
+            (&high, Some(high[1..].try_into().unwrap())),
+            (&[0x80], None),
+            (&[0], None),
+            (&[], None),
+            (&[1; 16], Some([1; 16])),
+            (&[1; 17], None),
+        ];
+        for (content, want) in rows {
+            assert_eq!(Serial::from_der_integer(content), want.map(Serial), "{content:?}");
+        }
+    }
+}

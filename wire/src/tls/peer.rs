@@ -1,0 +1,39 @@
+//! Who is at the other end of a connection.
+
+use catalog::{KeyFingerprint, SpiffeId, Timestamp};
+use rustls::CommonState;
+
+use super::PeerRejected;
+use crate::crypto;
+
+/// What a peer's verified certificate says of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PeerIdentity {
+    /// Who it is.
+    pub id: SpiffeId,
+    /// The leaf's serial number, padded to 16 octets. Its first 8 are the index of the record that it was signed from.
+    pub serial: [u8; 16],
+    /// When the leaf became valid.
+    pub not_before: Timestamp,
+    /// When the leaf expires.
+    pub not_after: Timestamp,
+    /// The name of the peer's public key.
+    pub key: KeyFingerprint,
+    /// Whether the leaf has expired already. Only the agent port lets such a peer in, to renew.
+    pub expired: bool,
+}
+
+/// Returns the identity of the peer of a finished handshake, or nothing if it showed no certificate.
+///
+/// The certificate was verified during the handshake, by the configuration that the connection was made with: call this
+/// only on connections made with one of this module.
+///
+/// # Errors
+///
+/// [`PeerRejected`] if the certificate breaks a rule after all, which the handshake would have noticed.
+pub fn peer_identity(connection: &CommonState) -> Result<Option<PeerIdentity>, PeerRejected> {
+    match connection.peer_certificates().and_then(<[_]>::first) {
+        Some(leaf) => PeerIdentity::of_verified(leaf, crypto::now()).map(Some),
+        None => Ok(None),
+    }
+}
