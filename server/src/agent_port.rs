@@ -1,1 +1,192 @@
-//! Placeholder.
+//! The port for agents: HTTP/2 over TLS 1.3 under the mesh's own certificate authority, ALPN `weft-agent/1`.
+//!
+//! A connection may come without a client certificate, because joining is how an agent gets its first one. Every route
+//! but that asks for the certificate of an agent whose record lives, anew for each request.
+
+mod body;
+mod caller;
+mod listener;
+mod passthrough;
+mod refusal;
+mod route;
+mod sign;
+mod stream;
+mod tls_identity;
+mod write;
+#[cfg(test)]
+mod tests;
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwapOption;
+use axum::Router;
+use catalog::{Actor, AgentId, AgentRecord, Command, Envelope, RequestId, ServerId};
+use tokio::net::TcpListener;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tracing::warn;
+use wire::agent_protocol::{Leaf, Subject};
+use wire::cluster_key::ClusterKeys;
+use wire::crypto;
+
+use crate::ca::{CertificateAuthority, Pace};
+use crate::consensus::{Committed, Consensus};
+use crate::hub::Limits;
+use crate::hub::shell::{self, HubClient};
+use crate::metrics::Metrics;
+
+pub(crate) use body::read_json;
+pub(crate) use refusal::PortError;
+pub(crate) use route::{Call, json};
+
+/// Leaves signed at once and per second: ten thousand agents are re-admitted within a minute, and Raft's own thread
+/// keeps its share of the processor.
+const SIGNED_BURST: u32 = 500;
+const SIGNED_PER_SECOND: u32 = 250;
+
+/// What the port needs to know.
+pub(crate) struct Settings {
+    /// This server.
+    pub(crate) server: ServerId,
+    /// The address at which agents reach this port.
+    pub(crate) advertised: SocketAddr,
+    /// What opens the certificate authority's keys.
+    pub(crate) cluster_keys: ClusterKeys,
+    /// How long a leaf lives.
+    pub(crate) leaf_ttl: Duration,
+    /// The API that agents pass requests on to.
+    pub(crate) api: Router,
+}
+
+/// What the port's handlers work with.
+pub(crate) struct AgentPort {
+    consensus: Consensus,
+    metrics: Metrics,
+    server: ServerId,
+    advertised: SocketAddr,
+    api: Router,
+    authority: CertificateAuthority,
+    hub: HubClient,
+    signing: Pace,
+    started: Instant,
+    tls: ArcSwapOption<rustls::ServerConfig>,
+}
+
+/// Serves agents on `listener` until `stop` is cancelled; then says goodbye to them and drains.
+///
+/// Until the mesh has a certificate authority every connection is closed at once.
+pub(crate) async fn serve(
+    listener: TcpListener,
+    settings: Settings,
+    consensus: Consensus,
+    metrics: Metrics,
+    stop: CancellationToken,
+) {
+    let hub = shell::start(consensus.clone(), metrics.clone(), Limits::default(), stop.clone());
+    let port = Arc::new(AgentPort {
+        authority: CertificateAuthority::new(settings.cluster_keys, settings.leaf_ttl),
+        consensus,
+        metrics,
+        server: settings.server,
+        advertised: settings.advertised,
+        api: settings.api,
+        hub,
+        signing: Pace::new(SIGNED_BURST, SIGNED_PER_SECOND),
+        started: Instant::now(),
+        tls: ArcSwapOption::empty(),
+    });
+    tokio::select! {
+        () = tls_identity::keep(&port) => {}
+        () = listener::run(listener, Arc::clone(&port), stop) => {}
+    }
+}
+
+impl AgentPort {
+    /// Returns the TLS configuration of new connections; none before the mesh has a certificate authority.
+    fn tls_config(&self) -> Option<Arc<rustls::ServerConfig>> {
+        self.tls.load_full()
+    }
+
+    /// Counts and logs a connection that was closed before it could send a request.
+    fn refuse_connection(&self, source: SocketAddr, reason: &'static str, error: &dyn fmt::Display) {
+        self.metrics.agent_port_refused(reason);
+        let error = refusal::one_line(&error.to_string());
+        warn!(src.addr = %source, reason, error, "connection of an agent refused");
+    }
+
+    /// Returns the state that every handler reads and writes.
+    pub(crate) fn consensus(&self) -> &Consensus {
+        &self.consensus
+    }
+
+    /// Returns where agents reach the servers, this one first.
+    pub(crate) fn addresses(&self) -> Vec<String> {
+        let own = self.advertised.to_string();
+        let others = self.consensus.agent_addresses().into_iter().filter(|address| *address != own);
+        std::iter::once(own.clone()).chain(others).collect()
+    }
+
+    /// Takes a turn at signing, or sends the agent away for a while; its certificate keeps working meanwhile.
+    pub(crate) fn take_turn(&self) -> Result<(), PortError> {
+        let jitter = f64::from(u16::from_be_bytes(crypto::random())) / f64::from(u16::MAX);
+        self.signing.take(self.started.elapsed(), jitter).map_err(|retry_after| PortError::Busy { retry_after })
+    }
+
+    /// Signs a leaf for the agent, from its record as it is after everything that was committed before now.
+    ///
+    /// # Errors
+    ///
+    /// [`PortError::Read`] without a quorum, [`PortError::RecordGone`] if the record has ended.
+    pub(crate) async fn sign_leaf(
+        &self,
+        record: &AgentRecord,
+        subject: &Subject,
+        csr_der: &[u8],
+    ) -> Result<Leaf, PortError> {
+        self.consensus.read_index().await?;
+        let catalog = self.consensus.catalog();
+        let live = catalog
+            .agent_record(&record.id)
+            .ok_or_else(|| PortError::RecordGone { node: record.node.clone() })?;
+        let leaf = self.authority.sign(&catalog, live, subject, csr_der, crypto::now())?;
+        self.metrics.leaf_certificate_signed();
+        Ok(leaf)
+    }
+
+    /// Proposes a command and waits until it is applied.
+    pub(crate) async fn propose(
+        &self,
+        source: SocketAddr,
+        actor: Actor,
+        request_id: RequestId,
+        command: Command,
+    ) -> Result<Committed, PortError> {
+        command.validate().map_err(PortError::Refused)?;
+        let envelope = Envelope {
+            version: catalog::ENVELOPE_VERSION,
+            request_id,
+            actor,
+            source_address: Some(source.to_string()),
+            proposed_at: crypto::now(),
+            command,
+        };
+        Ok(self.consensus.propose(envelope).await?)
+    }
+}
+
+/// Draws the id of a request that a server makes on its own.
+pub(crate) fn fresh_request_id() -> Result<RequestId, PortError> {
+    crypto::uuid_v4().parse().map_err(|error| PortError::Internal { reason: format!("a drawn request id: {error}") })
+}
+
+/// Returns the id under which the state machine remembers a request of an agent.
+///
+/// It is bound to the agent, so that no agent can be answered with what another one asked under the same id.
+fn request_id_of(agent: &AgentId, request_id: &RequestId) -> Result<RequestId, PortError> {
+    crypto::sha256_hex(format!("{agent}/{}", request_id.as_str()).as_bytes())
+        .parse()
+        .map_err(|error| PortError::Internal { reason: format!("a derived request id: {error}") })
+}

@@ -1,1 +1,273 @@
-//! Placeholder.
+//! The certificate authority: how it is founded, and how it signs leaves from agent records and nothing else.
+
+mod pace;
+#[cfg(test)]
+mod tests;
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use catalog::{
+    AgentRecord, CaIntermediate, CaRoot, Catalog, CatalogIndex, Command, NodeName, SealedSecret, ServerId, ServiceKey,
+    SpiffeId, Timestamp, TrustDomain,
+};
+use http::StatusCode;
+use wire::agent_protocol::{Leaf, Subject};
+use wire::cluster_key::{ClusterKeys, SealContext, SealError};
+use wire::crypto::Secret;
+use wire::pki::{Csr, CsrError, LeafKey, LeafRequest, LoadError, LocalRoot, LocalSigner, Serial, SignedLeaf, Signer, parse_csr};
+use wire::tls::{TlsIdentity, TlsIdentityError};
+
+pub(crate) use pace::Pace;
+
+const ROOT_TTL: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
+const INTERMEDIATE_TTL: Duration = Duration::from_secs(365 * 24 * 3600);
+
+/// The kinds of record that sealed keys are bound to.
+const ROOT_KIND: &str = "ca-root";
+const INTERMEDIATE_KIND: &str = "ca-intermediate";
+
+/// Why the certificate authority could not be founded.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot make the certificate authority of trust domain `{trust_domain}`")]
+pub(crate) struct NewAuthorityError {
+    trust_domain: TrustDomain,
+    #[source]
+    source: wire::pki::SignError,
+}
+
+/// Draws a root and an intermediate, seals their keys, and returns the command that installs them.
+///
+/// Only the leader calls it, once the mesh is bootstrapped; of two that race the log takes the first.
+///
+/// # Errors
+///
+/// [`NewAuthorityError`] if a key fails.
+pub(crate) fn new_authority(
+    cluster_keys: &ClusterKeys,
+    cluster_id: &str,
+    trust_domain: &TrustDomain,
+    now: Timestamp,
+) -> Result<Command, NewAuthorityError> {
+    let failed = |source| NewAuthorityError { trust_domain: trust_domain.clone(), source };
+    let root = LocalRoot::create(trust_domain, now, ROOT_TTL).map_err(failed)?;
+    let intermediate = root.create_intermediate(now, INTERMEDIATE_TTL).map_err(failed)?;
+    let seal = |kind, id: &str, key_pem: Secret| -> SealedSecret {
+        cluster_keys.seal(&SealContext { cluster_id, kind, id }, key_pem.expose().as_bytes())
+    };
+    let (root_id, intermediate_id) = (root.id(), intermediate.id());
+    Ok(Command::InstallCa {
+        root: Box::new(CaRoot {
+            certificate_pem: root.certificate_pem().to_owned(),
+            sealed_key: seal(ROOT_KIND, &root_id, root.key_pem()),
+            active: true,
+            not_before: root.not_before(),
+            not_after: root.not_after(),
+            created: CatalogIndex::default(),
+            modified: CatalogIndex::default(),
+            id: root_id.clone(),
+        }),
+        intermediate: Box::new(CaIntermediate {
+            certificate_pem: LocalSigner::certificate_pem(&intermediate).to_owned(),
+            sealed_key: seal(INTERMEDIATE_KIND, &intermediate_id, intermediate.key_pem()),
+            active: true,
+            not_before: intermediate.not_before(),
+            not_after: LocalSigner::not_after(&intermediate),
+            created: CatalogIndex::default(),
+            modified: CatalogIndex::default(),
+            id: intermediate_id,
+            root_id,
+        }),
+    })
+}
+
+/// Why a leaf was not signed.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum SignError {
+    /// The request is malformed, unproved, or asks for what no leaf has.
+    #[error("cannot sign the certificate request")]
+    Csr(#[source] CsrError),
+    /// The record does not name the service.
+    #[error("the agent on node `{node}` is not entitled to service `{service}`: enrol it with a join token that names it")]
+    NotEntitled { node: NodeName, service: ServiceKey },
+    /// An agent's own certificate is for the key that it enrolled with.
+    #[error("the certificate request of node `{node}` is for another key than it enrolled with: enrol again")]
+    OtherKey { node: NodeName },
+    /// The mesh has no certificate authority yet.
+    #[error("the mesh has no certificate authority yet: try again in a moment")]
+    NotReady,
+    /// The key of the intermediate cannot be unsealed.
+    #[error("this server cannot open the key of the mesh's intermediate: give it the mesh's cluster key")]
+    Sealed(#[source] SealError),
+    /// What was unsealed is not the intermediate's key.
+    #[error("the mesh's intermediate `{id}` cannot be used")]
+    Unusable {
+        id: String,
+        #[source]
+        source: LoadError,
+    },
+    /// What was unsealed is no text.
+    #[error("the sealed key of the mesh's intermediate `{id}` is not PEM")]
+    NotText { id: String },
+    /// The intermediate has expired, or its key failed.
+    #[error("the mesh's intermediate did not sign")]
+    Signer(#[source] wire::pki::SignError),
+    /// The server's own certificate cannot be used.
+    #[error("this server's own certificate cannot be used")]
+    Identity(#[source] TlsIdentityError),
+}
+
+impl SignError {
+    /// Returns the metric label of the reason, from a closed set.
+    pub(crate) fn label(&self) -> &'static str {
+        match self {
+            SignError::Csr(CsrError::Mismatch { .. }) => "csr_other_identity",
+            SignError::Csr(_) => "csr_refused",
+            SignError::NotEntitled { .. } => "not_entitled",
+            SignError::OtherKey { .. } => "csr_other_key",
+            SignError::NotReady => "not_ready",
+            SignError::Sealed(_)
+            | SignError::Unusable { .. }
+            | SignError::NotText { .. }
+            | SignError::Signer(_)
+            | SignError::Identity(_) => "signer_unusable",
+        }
+    }
+
+    /// Returns the status that answers it.
+    pub(crate) fn status(&self) -> StatusCode {
+        match self {
+            SignError::Csr(CsrError::Mismatch { .. }) | SignError::NotEntitled { .. } | SignError::OtherKey { .. } => {
+                StatusCode::FORBIDDEN
+            }
+            SignError::Csr(_) => StatusCode::BAD_REQUEST,
+            // Another server may well be able to.
+            SignError::NotReady
+            | SignError::Sealed(_)
+            | SignError::Unusable { .. }
+            | SignError::NotText { .. }
+            | SignError::Signer(_)
+            | SignError::Identity(_) => StatusCode::SERVICE_UNAVAILABLE,
+        }
+    }
+}
+
+/// Signs with the catalog's active intermediate, whose key it keeps open.
+#[derive(Debug)]
+pub(crate) struct CertificateAuthority {
+    cluster_keys: ClusterKeys,
+    leaf_ttl: Duration,
+    /// The intermediate that was opened last, by its id.
+    opened: Mutex<Option<(String, Arc<LocalSigner>)>>,
+}
+
+/// A server's own identity on the port for agents, and when to make the next one.
+#[derive(Debug)]
+pub(crate) struct ServerIdentity {
+    /// The certificate with its key; the chain ends in the root, by which an agent that joins recognises the mesh.
+    pub(crate) tls: TlsIdentity,
+    /// The middle of the certificate's life.
+    pub(crate) renew_at: Timestamp,
+}
+
+impl CertificateAuthority {
+    /// Returns an authority that opens the catalog's keys with `cluster_keys` and signs leaves that live `leaf_ttl`.
+    pub(crate) fn new(cluster_keys: ClusterKeys, leaf_ttl: Duration) -> CertificateAuthority {
+        CertificateAuthority { cluster_keys, leaf_ttl, opened: Mutex::new(None) }
+    }
+
+    /// Signs a leaf for what `record` entitles its agent to. The names in the request give it nothing.
+    ///
+    /// `catalog` and `record` must be as recent as the caller wants the decision to be.
+    ///
+    /// # Errors
+    ///
+    /// [`SignError::NotEntitled`] for a service that the record does not name, [`SignError::Csr`] for a bad request.
+    pub(crate) fn sign(
+        &self,
+        catalog: &Catalog,
+        record: &AgentRecord,
+        subject: &Subject,
+        csr_der: &[u8],
+        now: Timestamp,
+    ) -> Result<Leaf, SignError> {
+        let scheme = catalog.scheme().ok_or(SignError::NotReady)?;
+        let id = match subject {
+            Subject::Agent => scheme.agent(record.platform, &record.node),
+            Subject::Service(service) if record.entitles(service) => scheme.workload(service),
+            Subject::Service(service) => {
+                return Err(SignError::NotEntitled { node: record.node.clone(), service: service.clone() });
+            }
+        };
+        let csr = parse_csr(csr_der).map_err(SignError::Csr)?;
+        if *subject == Subject::Agent && *csr.fingerprint() != record.key {
+            return Err(SignError::OtherKey { node: record.node.clone() });
+        }
+        let signer = self.signer(catalog)?;
+        let signed = self.sign_with(&*signer, &csr, &id, record.enrolled, now)?;
+        Ok(Leaf {
+            chain_pem: vec![signed.certificate_pem, LocalSigner::certificate_pem(&signer).to_owned()],
+            not_after: signed.not_after,
+        })
+    }
+
+    /// Makes a server's own identity, with a key of its own that is never stored.
+    ///
+    /// # Errors
+    ///
+    /// [`SignError::NotReady`] before the mesh has a certificate authority.
+    pub(crate) fn server_identity(
+        &self,
+        catalog: &Catalog,
+        server: &ServerId,
+        now: Timestamp,
+    ) -> Result<ServerIdentity, SignError> {
+        let scheme = catalog.scheme().ok_or(SignError::NotReady)?;
+        let intermediate = catalog.active_intermediate().ok_or(SignError::NotReady)?;
+        let root = catalog.roots().find(|root| root.id == intermediate.root_id).ok_or(SignError::NotReady)?;
+        let key = LeafKey::generate();
+        let csr = parse_csr(&key.csr_der(None)).map_err(SignError::Csr)?;
+        let signer = self.signer(catalog)?;
+        // Servers have no agent record; no record was ever enrolled at the intermediate's own index.
+        let signed = self.sign_with(&*signer, &csr, &scheme.server(server), intermediate.created, now)?;
+        let renew_at = Timestamp(now.0 + signed.not_after.0.saturating_sub(now.0) / 2);
+        let chain = [signed.certificate_pem, intermediate.certificate_pem.clone(), root.certificate_pem.clone()];
+        let tls = TlsIdentity::new(&chain, &key).map_err(SignError::Identity)?;
+        Ok(ServerIdentity { tls, renew_at })
+    }
+
+    fn sign_with(
+        &self,
+        signer: &dyn Signer,
+        csr: &Csr,
+        id: &SpiffeId,
+        index: CatalogIndex,
+        now: Timestamp,
+    ) -> Result<SignedLeaf, SignError> {
+        let request = LeafRequest { csr, id, serial: Serial::draw(index), now, ttl: self.leaf_ttl };
+        signer.sign_leaf(&request).map_err(|error| match error {
+            wire::pki::SignError::Csr(error) => SignError::Csr(error),
+            error => SignError::Signer(error),
+        })
+    }
+
+    /// Opens the catalog's active intermediate, or returns it as opened before.
+    fn signer(&self, catalog: &Catalog) -> Result<Arc<LocalSigner>, SignError> {
+        let intermediate = catalog.active_intermediate().ok_or(SignError::NotReady)?;
+        let mesh = catalog.mesh().ok_or(SignError::NotReady)?;
+        let mut opened = self.opened.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((id, signer)) = &*opened
+            && *id == intermediate.id
+        {
+            return Ok(Arc::clone(signer));
+        }
+        let context = SealContext { cluster_id: &mesh.cluster_id, kind: INTERMEDIATE_KIND, id: &intermediate.id };
+        let key_pem = self.cluster_keys.open(&context, &intermediate.sealed_key).map_err(SignError::Sealed)?;
+        let key_pem = std::str::from_utf8(&key_pem).map_err(|_| SignError::NotText { id: intermediate.id.clone() })?;
+        let signer = LocalSigner::load(&intermediate.certificate_pem, &Secret::new(key_pem))
+            .map_err(|source| SignError::Unusable { id: intermediate.id.clone(), source })?;
+        let signer = Arc::new(signer);
+        *opened = Some((intermediate.id.clone(), Arc::clone(&signer)));
+        Ok(signer)
+    }
+}

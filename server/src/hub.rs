@@ -1,1 +1,532 @@
-//! Placeholder.
+//! The stream hub: what each agent's session is told of the catalog, as a `step(input, now)` machine.
+//!
+//! An agent subscribes to topics and is sent a snapshot of each, then the deltas. The hub keeps one view per topic,
+//! shared by everybody who subscribes to it, and recomputes it only when a key was touched that the topic reads. The
+//! promise to a subscriber: applying what it is sent in order gives exactly `Catalog::view` of the topic, with no gap, no
+//! duplicate and no going back; whoever reads too slowly is cut, so that one session holds a bounded amount of memory.
+
+mod feed;
+mod session_body;
+pub(crate) mod shell;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use catalog::{AgentId, Catalog, CatalogIndex, Event, Incarnation, ServiceKey, Topic, WatchKey};
+use wire::agent_protocol::ServerFrame;
+
+pub use feed::Frame;
+use feed::Feed;
+
+/// Names one session of an agent on this server, unique while the process runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SessionId(pub u64);
+
+/// Bounds what one session may cost.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Bytes that may wait to be read by one agent; a single frame is always let in when nothing waits.
+    pub waiting_bytes_max: usize,
+    /// Topics that one agent may subscribe to at once.
+    pub topics_max: usize,
+    /// Silence after which a session is sent a ping.
+    pub ping_interval: Duration,
+    /// Time without reading anything of what waits, after which a session is cut.
+    pub stall_max: Duration,
+    /// Time that this server may take to reach an index that the agent has already seen elsewhere.
+    pub behind_max: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Limits {
+        Limits {
+            waiting_bytes_max: 16 << 20,
+            topics_max: 4096,
+            ping_interval: Duration::from_secs(10),
+            stall_max: Duration::from_secs(30),
+            behind_max: Duration::from_secs(10),
+        }
+    }
+}
+
+/// What the hub reacts to.
+#[derive(Clone, Debug)]
+pub enum Input {
+    /// An agent opened a session; an older session of the same agent ends.
+    Connected {
+        /// The new session.
+        session: SessionId,
+        /// Whose it is.
+        agent: AgentId,
+        /// The number under which the session was opened.
+        incarnation: Incarnation,
+        /// The services that its record entitled it to then: this server may not have applied that record yet.
+        services: Vec<ServiceKey>,
+    },
+    /// The agent wants to follow a topic.
+    Subscribe {
+        /// The session that asks.
+        session: SessionId,
+        /// What it wants to follow.
+        topic: Topic,
+        /// The index of the topic that the agent already holds, if any.
+        from: Option<CatalogIndex>,
+    },
+    /// The agent no longer follows a topic.
+    Unsubscribe {
+        /// The session that asks.
+        session: SessionId,
+        /// What it leaves.
+        topic: Topic,
+    },
+    /// This server's catalog moved on, or was replaced as a whole by a snapshot.
+    Applied {
+        /// The catalog as it is now.
+        catalog: Arc<Catalog>,
+        /// Every key that changed since the last such input.
+        touched: BTreeSet<WatchKey>,
+    },
+    /// The agent's connection took bytes that waited.
+    Written {
+        /// The session that reads.
+        session: SessionId,
+        /// How many bytes it took.
+        bytes: usize,
+    },
+    /// The agent's connection ended.
+    Closed {
+        /// The session that ended.
+        session: SessionId,
+    },
+    /// Time passed.
+    Tick,
+}
+
+/// What the hub wants done.
+#[derive(Clone, Debug)]
+pub enum Output {
+    /// Send this frame, after everything sent to the session before.
+    Send {
+        /// To whom.
+        session: SessionId,
+        /// What, encoded once for all who receive it.
+        frame: Arc<Frame>,
+    },
+    /// Say why and end the session; the hub has forgotten it.
+    Close {
+        /// Which session.
+        session: SessionId,
+        /// Why.
+        reason: CloseReason,
+    },
+}
+
+/// Why the hub ends a session.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum CloseReason {
+    /// More waits for the agent than one session may hold, or it has stopped reading.
+    SlowReader,
+    /// The agent opened a newer session, here or on another server.
+    Superseded,
+    /// The agent's record no longer exists.
+    Revoked,
+    /// The agent asked for a topic that its record does not entitle it to.
+    NotEntitled(Topic),
+    /// The agent follows more topics than one session may.
+    TooManyTopics(usize),
+    /// This server did not reach, in time, the index that the agent has already seen.
+    ServerBehind {
+        /// The index that the agent named.
+        wanted: CatalogIndex,
+        /// The index that this server has applied.
+        applied: CatalogIndex,
+    },
+    /// A view does not fit into one frame.
+    TooLarge(Topic),
+}
+
+impl CloseReason {
+    /// Returns the metric label of the reason, from a closed set.
+    pub fn label(&self) -> &'static str {
+        match self {
+            CloseReason::SlowReader => "slow_reader",
+            CloseReason::Superseded => "superseded",
+            CloseReason::Revoked => "revoked",
+            CloseReason::NotEntitled(_) => "topic_not_entitled",
+            CloseReason::TooManyTopics(_) => "too_many_topics",
+            CloseReason::ServerBehind { .. } => "server_behind",
+            CloseReason::TooLarge(_) => "view_too_large",
+        }
+    }
+}
+
+impl fmt::Display for CloseReason {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            CloseReason::SlowReader => formatter.write_str("the agent reads its stream too slowly"),
+            CloseReason::Superseded => formatter.write_str("the agent opened a newer session"),
+            CloseReason::Revoked => {
+                formatter.write_str("the agent's record is gone: connect again, or enrol again with a new join token")
+            },
+            CloseReason::NotEntitled(topic) => {
+                write!(formatter, "the agent's record does not entitle it to follow {topic}")
+            }
+            CloseReason::TooManyTopics(most) => write!(formatter, "a session follows at most {most} topics"),
+            CloseReason::ServerBehind { wanted, applied } => write!(
+                formatter,
+                "this server has applied index {} and the agent has seen {}: use another server",
+                applied.0, wanted.0
+            ),
+            CloseReason::TooLarge(topic) => write!(formatter, "the view of {topic} does not fit into one frame"),
+        }
+    }
+}
+
+/// One agent's session, as the hub sees it.
+#[derive(Debug)]
+struct Session {
+    agent: AgentId,
+    incarnation: Incarnation,
+    services: Vec<ServiceKey>,
+    topics: BTreeMap<Topic, Subscription>,
+    waiting_bytes: usize,
+    /// Since when nothing of what waits was read.
+    stalled_since: Duration,
+    last_sent: Duration,
+}
+
+/// How far one subscription is.
+#[derive(Clone, Copy, Debug)]
+enum Subscription {
+    /// The agent has seen an index that this server has not applied yet; answering now could go back in time.
+    Behind { from: CatalogIndex, since: Duration },
+    /// The agent was sent the topic's view as of this index.
+    Live { sent: CatalogIndex },
+}
+
+/// The machine. Feed it [`Input`]s in order; it answers each with its [`Output`]s.
+#[derive(Debug)]
+pub struct Hub {
+    limits: Limits,
+    catalog: Arc<Catalog>,
+    sessions: BTreeMap<SessionId, Session>,
+    by_agent: BTreeMap<AgentId, SessionId>,
+    feeds: BTreeMap<Topic, Feed>,
+    /// Which followed topics read a key.
+    readers: BTreeMap<WatchKey, BTreeSet<Topic>>,
+    /// Subscriptions that wait for this server to catch up.
+    behind: BTreeSet<(SessionId, Topic)>,
+}
+
+impl Hub {
+    /// Returns a hub without sessions that starts from `catalog`.
+    pub fn new(limits: Limits, catalog: Arc<Catalog>) -> Hub {
+        Hub {
+            limits,
+            catalog,
+            sessions: BTreeMap::new(),
+            by_agent: BTreeMap::new(),
+            feeds: BTreeMap::new(),
+            readers: BTreeMap::new(),
+            behind: BTreeSet::new(),
+        }
+    }
+
+    /// Returns how many sessions are open.
+    pub fn sessions(&self) -> usize {
+        self.sessions.len()
+    }
+
+    /// Returns how many bytes wait for the agent of `session`; 0 when there is no such session.
+    pub fn waiting_bytes(&self, session: SessionId) -> usize {
+        self.sessions.get(&session).map_or(0, |open| open.waiting_bytes)
+    }
+
+    /// Reacts to one input. `now` is the time since any fixed start and never goes back.
+    ///
+    /// An input that names a session which the hub has closed or never knew changes nothing: the shell may be one step
+    /// behind.
+    pub fn step(&mut self, input: Input, now: Duration, out: &mut dyn FnMut(Output)) {
+        match input {
+            Input::Connected { session, agent, incarnation, services } => {
+                let opened = Session {
+                    agent,
+                    incarnation,
+                    services,
+                    topics: BTreeMap::new(),
+                    waiting_bytes: 0,
+                    stalled_since: now,
+                    last_sent: now,
+                };
+                self.connect(session, opened, out);
+            }
+            Input::Subscribe { session, topic, from } => self.subscribe(session, topic, from, now, out),
+            Input::Unsubscribe { session, topic } => self.unsubscribe(session, &topic),
+            Input::Applied { catalog, touched } => self.apply(catalog, &touched, now, out),
+            Input::Written { session, bytes } => self.written(session, bytes, now),
+            Input::Closed { session } => self.forget(session),
+            Input::Tick => self.tick(now, out),
+        }
+    }
+
+    fn connect(&mut self, session: SessionId, opened: Session, out: &mut dyn FnMut(Output)) {
+        if let Some(other) = self.by_agent.get(&opened.agent).copied() {
+            // Two connections of one agent may arrive in either order: the higher incarnation is the newer session.
+            if self.sessions.get(&other).is_some_and(|open| open.incarnation > opened.incarnation) {
+                out(Output::Close { session, reason: CloseReason::Superseded });
+                return;
+            }
+            self.close(other, CloseReason::Superseded, out);
+        }
+        self.by_agent.insert(opened.agent.clone(), session);
+        self.sessions.insert(session, opened);
+        // The record may have gone, or moved on, between the proposal that opened the session and this input.
+        self.check_record(session, out);
+    }
+
+    fn subscribe(
+        &mut self,
+        session: SessionId,
+        topic: Topic,
+        from: Option<CatalogIndex>,
+        now: Duration,
+        out: &mut dyn FnMut(Output),
+    ) {
+        let Some(open) = self.sessions.get(&session) else { return };
+        if !self.is_entitled(open, &topic) {
+            return self.close(session, CloseReason::NotEntitled(topic), out);
+        }
+        if !open.topics.contains_key(&topic) && open.topics.len() >= self.limits.topics_max {
+            return self.close(session, CloseReason::TooManyTopics(self.limits.topics_max), out);
+        }
+        self.follow(session, &topic);
+        match from {
+            Some(from) if from > self.catalog.index() => {
+                self.behind.insert((session, topic.clone()));
+                self.set_subscription(session, topic, Subscription::Behind { from, since: now });
+            }
+            from => self.answer(session, topic, from, now, out),
+        }
+    }
+
+    /// Answers a subscription for which this server is recent enough: nothing new, or the view from the start.
+    fn answer(
+        &mut self,
+        session: SessionId,
+        topic: Topic,
+        from: Option<CatalogIndex>,
+        now: Duration,
+        out: &mut dyn FnMut(Output),
+    ) {
+        self.behind.remove(&(session, topic.clone()));
+        // The index of a topic may have moved on without any of its keys being touched: when the last trace of something
+        // is dropped, the index of whatever is not there rises. Another server may have told the agent that index.
+        self.publish(&topic, now, out);
+        let Some(feed) = self.feeds.get_mut(&topic) else { return };
+        let index = feed.index();
+        // Only the very index is a place to resume from: what lies between two indexes differs from server to server.
+        let frame = if from == Some(index) {
+            Frame::new(ServerFrame::Event(Event::UpToDate { topic: topic.clone(), index })).map(Arc::new)
+        } else {
+            feed.snapshot(&topic)
+        };
+        match frame {
+            Ok(frame) => {
+                self.set_subscription(session, topic, Subscription::Live { sent: index });
+                self.send(session, frame, now, out);
+            }
+            Err(_) => self.close(session, CloseReason::TooLarge(topic), out),
+        }
+    }
+
+    fn apply(
+        &mut self,
+        catalog: Arc<Catalog>,
+        touched: &BTreeSet<WatchKey>,
+        now: Duration,
+        out: &mut dyn FnMut(Output),
+    ) {
+        self.catalog = catalog;
+        for key in touched {
+            if let WatchKey::Agent(agent) = key
+                && let Some(session) = self.by_agent.get(agent).copied()
+            {
+                self.check_record(session, out);
+            }
+        }
+        let topics: BTreeSet<Topic> = touched.iter().filter_map(|key| self.readers.get(key)).flatten().cloned().collect();
+        for topic in topics {
+            self.publish(&topic, now, out);
+        }
+        self.answer_those_behind(now, out);
+    }
+
+    /// Recomputes one topic and sends what changed to everybody who follows it.
+    fn publish(&mut self, topic: &Topic, now: Duration, out: &mut dyn FnMut(Output)) {
+        let Some(feed) = self.feeds.get_mut(topic) else { return };
+        let Some(change) = feed.advance(topic, &self.catalog) else { return };
+        let index = feed.index();
+        // One frame for all who were sent the same index before; nearly always that is everybody.
+        let mut frames: BTreeMap<CatalogIndex, Arc<Frame>> = BTreeMap::new();
+        for session in feed.subscribers() {
+            let subscription = self.sessions.get(&session).and_then(|open| open.topics.get(topic)).copied();
+            let Some(Subscription::Live { sent }) = subscription else { continue };
+            let frame = match (frames.get(&sent), self.feeds.get_mut(topic)) {
+                (Some(frame), _) => Ok(Arc::clone(frame)),
+                (None, Some(feed)) => feed.change_since(topic, sent, &change),
+                // Cutting a slow reader just now left nobody who follows the topic.
+                (None, None) => return,
+            };
+            match frame {
+                Ok(frame) => {
+                    frames.insert(sent, Arc::clone(&frame));
+                    self.set_subscription(session, topic.clone(), Subscription::Live { sent: index });
+                    self.send(session, frame, now, out);
+                }
+                Err(_) => self.close(session, CloseReason::TooLarge(topic.clone()), out),
+            }
+        }
+    }
+
+    fn answer_those_behind(&mut self, now: Duration, out: &mut dyn FnMut(Output)) {
+        for (session, topic) in self.behind.iter().cloned().collect::<Vec<_>>() {
+            let subscription = self.sessions.get(&session).and_then(|open| open.topics.get(&topic)).copied();
+            if let Some(Subscription::Behind { from, .. }) = subscription
+                && from <= self.catalog.index()
+            {
+                self.answer(session, topic, Some(from), now, out);
+            }
+        }
+    }
+
+    fn tick(&mut self, now: Duration, out: &mut dyn FnMut(Output)) {
+        let applied = self.catalog.index();
+        for (session, topic) in self.behind.iter().cloned().collect::<Vec<_>>() {
+            let subscription = self.sessions.get(&session).and_then(|open| open.topics.get(&topic)).copied();
+            if let Some(Subscription::Behind { from, since }) = subscription
+                && now.saturating_sub(since) > self.limits.behind_max
+            {
+                self.close(session, CloseReason::ServerBehind { wanted: from, applied }, out);
+            }
+        }
+        for session in self.sessions.keys().copied().collect::<Vec<_>>() {
+            let Some(open) = self.sessions.get(&session) else { continue };
+            if open.waiting_bytes > 0 && now.saturating_sub(open.stalled_since) > self.limits.stall_max {
+                self.close(session, CloseReason::SlowReader, out);
+            } else if now.saturating_sub(open.last_sent) >= self.limits.ping_interval
+                && let Ok(ping) = Frame::new(ServerFrame::Ping)
+            {
+                self.send(session, Arc::new(ping), now, out);
+            }
+        }
+    }
+
+    /// Sends a frame, or cuts the session when too much waits for it already.
+    fn send(&mut self, session: SessionId, frame: Arc<Frame>, now: Duration, out: &mut dyn FnMut(Output)) {
+        let Some(open) = self.sessions.get_mut(&session) else { return };
+        let waiting = open.waiting_bytes + frame.encoded().len();
+        if open.waiting_bytes > 0 && waiting > self.limits.waiting_bytes_max {
+            return self.close(session, CloseReason::SlowReader, out);
+        }
+        if open.waiting_bytes == 0 {
+            open.stalled_since = now;
+        }
+        open.waiting_bytes = waiting;
+        open.last_sent = now;
+        out(Output::Send { session, frame });
+    }
+
+    fn written(&mut self, session: SessionId, bytes: usize, now: Duration) {
+        if let Some(open) = self.sessions.get_mut(&session) {
+            open.waiting_bytes = open.waiting_bytes.saturating_sub(bytes);
+            open.stalled_since = now;
+        }
+    }
+
+    /// Ends a session whose record is gone or whose agent has opened a newer session elsewhere.
+    fn check_record(&mut self, session: SessionId, out: &mut dyn FnMut(Output)) {
+        let Some(open) = self.sessions.get(&session) else { return };
+        // A catalog older than the session's own opening says nothing about it yet.
+        if self.catalog.index().0 < open.incarnation.0 {
+            return;
+        }
+        match self.catalog.agent_record(&open.agent) {
+            None => self.close(session, CloseReason::Revoked, out),
+            Some(record) if record.incarnation.is_some_and(|newest| newest > open.incarnation) => {
+                self.close(session, CloseReason::Superseded, out);
+            }
+            Some(_) => {}
+        }
+    }
+
+    /// Says whether a session may follow a topic: policy of its agent's own services only, but endpoints of any service,
+    /// since any may become an upstream.
+    fn is_entitled(&self, open: &Session, topic: &Topic) -> bool {
+        match topic {
+            Topic::Mesh | Topic::Roots | Topic::Revocations | Topic::Endpoints(_) => true,
+            Topic::Intentions(destination) => match self.catalog.agent_record(&open.agent) {
+                Some(record) => record.entitles(destination),
+                None => open.services.contains(destination),
+            },
+        }
+    }
+
+    fn follow(&mut self, session: SessionId, topic: &Topic) {
+        let feed = self.feeds.entry(topic.clone()).or_insert_with(|| {
+            let feed = Feed::new(topic, &self.catalog);
+            for key in feed.reads() {
+                self.readers.entry(key.clone()).or_default().insert(topic.clone());
+            }
+            feed
+        });
+        feed.add(session);
+    }
+
+    fn set_subscription(&mut self, session: SessionId, topic: Topic, subscription: Subscription) {
+        if let Some(open) = self.sessions.get_mut(&session) {
+            open.topics.insert(topic, subscription);
+        }
+    }
+
+    fn unsubscribe(&mut self, session: SessionId, topic: &Topic) {
+        if self.sessions.get_mut(&session).is_some_and(|open| open.topics.remove(topic).is_some()) {
+            self.unfollow(session, topic);
+        }
+    }
+
+    fn unfollow(&mut self, session: SessionId, topic: &Topic) {
+        self.behind.remove(&(session, topic.clone()));
+        let Some(feed) = self.feeds.get_mut(topic) else { return };
+        if feed.remove(session) {
+            return;
+        }
+        let Some(feed) = self.feeds.remove(topic) else { return };
+        for key in feed.reads() {
+            if let Some(topics) = self.readers.get_mut(key) {
+                topics.remove(topic);
+                if topics.is_empty() {
+                    self.readers.remove(key);
+                }
+            }
+        }
+    }
+
+    fn close(&mut self, session: SessionId, reason: CloseReason, out: &mut dyn FnMut(Output)) {
+        self.forget(session);
+        out(Output::Close { session, reason });
+    }
+
+    fn forget(&mut self, session: SessionId) {
+        let Some(open) = self.sessions.remove(&session) else { return };
+        for topic in open.topics.keys() {
+            self.unfollow(session, topic);
+        }
+        if self.by_agent.get(&open.agent) == Some(&session) {
+            self.by_agent.remove(&open.agent);
+        }
+    }
+}

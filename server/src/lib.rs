@@ -1,4 +1,6 @@
 //! A weft server: Raft, the CA, ACL, the HTTP API and the streams to agents.
+//!
+//! [`start`] opens the log, joins or makes the cluster in the background, and serves the API and the agents.
 
 mod agent_port;
 mod api;
@@ -9,3 +11,156 @@ mod enrol;
 pub mod hub;
 mod metrics;
 pub mod raft;
+#[cfg(test)]
+mod tests;
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::info;
+
+pub use config::{BOOTSTRAP_EXPECT_MAX, Config, ConfigError, RaftTiming};
+pub use consensus::{ConsensusError, FatalError, IdentityError};
+
+use crate::api::ApiState;
+use crate::metrics::Metrics;
+
+/// Explains why a server did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// A setting makes no sense.
+    #[error("the server's configuration is not valid")]
+    Config(#[source] ConfigError),
+    /// A port cannot be listened on.
+    #[error("cannot listen on {address} for {what}: stop what uses the port, or choose another one")]
+    Listen {
+        /// What the port is for.
+        what: &'static str,
+        /// The address.
+        address: SocketAddr,
+        /// What the operating system said.
+        #[source]
+        source: io::Error,
+    },
+    /// The log or the server's identity cannot be used.
+    #[error("cannot take part in the cluster")]
+    Consensus(#[source] ConsensusError),
+}
+
+/// Is a running server. Dropping it cuts everything off; [`Server::stop`] does it in order.
+pub struct Server {
+    http_address: SocketAddr,
+    agent_address: SocketAddr,
+    raft_address: SocketAddr,
+    running: consensus::Running,
+    stop: CancellationToken,
+    tasks: TaskTracker,
+}
+
+impl std::fmt::Debug for Server {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter
+            .debug_struct("Server")
+            .field("http_address", &self.http_address)
+            .field("agent_address", &self.agent_address)
+            .field("raft_address", &self.raft_address)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Starts a server; it returns once its ports are open and its log is read back.
+///
+/// Whether there is a cluster, and a leader in it, shows later: until then reads and writes of the API wait for one.
+///
+/// # Errors
+/// [`StartError`]; nothing runs then.
+pub async fn start(config: Config) -> Result<Server, StartError> {
+    wire::crypto::install_provider();
+    config.validate().map_err(StartError::Config)?;
+    let advertised = config.advertised().unwrap_or(config.bind);
+    let raft = listen("other servers", config.bind, config.raft_port).await?;
+    let agents = listen("agents", config.bind, config.agent_port).await?;
+    let http = listen("the HTTP API", IpAddr::V4(Ipv4Addr::LOCALHOST), config.http_port).await?;
+    let raft_address = SocketAddr::new(advertised, raft.1.port());
+    let agent_address = SocketAddr::new(advertised, agents.1.port());
+
+    let metrics = Metrics::new();
+    let running =
+        consensus::start(&config, raft.0, raft_address.to_string(), agent_address.to_string(), metrics.clone())
+            .await
+            .map_err(StartError::Consensus)?;
+    let consensus = running.consensus.clone();
+    let stop = CancellationToken::new();
+    let tasks = TaskTracker::new();
+    let state = ApiState::new(
+        consensus.clone(),
+        config.datacenter.clone(),
+        config.node.clone(),
+        config.cluster_keys.clone(),
+        metrics.clone(),
+    );
+    let port = agent_port::Settings {
+        server: config.node.clone(),
+        advertised: agent_address,
+        cluster_keys: config.cluster_keys.clone(),
+        leaf_ttl: config.leaf_ttl,
+        api: api::passed_on_router(state.clone()),
+    };
+    tasks.spawn(api::serve_http(http.0, api::router(state), stop.clone()));
+    tasks.spawn(agent_port::serve(agents.0, port, consensus, metrics, stop.clone()));
+    tasks.close();
+    info!(server = %config.node, http = %http.1, agents = %agent_address, raft = %raft_address, "server started");
+    Ok(Server { http_address: http.1, agent_address, raft_address, running, stop, tasks })
+}
+
+async fn listen(what: &'static str, ip: IpAddr, port: u16) -> Result<(TcpListener, SocketAddr), StartError> {
+    let address = SocketAddr::new(ip, port);
+    let failed = |source| StartError::Listen { what, address, source };
+    let listener = TcpListener::bind(address).await.map_err(failed)?;
+    let bound = listener.local_addr().map_err(failed)?;
+    Ok((listener, bound))
+}
+
+impl Server {
+    /// Returns the HTTP API's address.
+    #[must_use]
+    pub fn http_address(&self) -> SocketAddr {
+        self.http_address
+    }
+
+    /// Returns the address at which agents reach this server.
+    #[must_use]
+    pub fn agent_address(&self) -> SocketAddr {
+        self.agent_address
+    }
+
+    /// Returns the address at which other servers reach this one.
+    #[must_use]
+    pub fn raft_address(&self) -> SocketAddr {
+        self.raft_address
+    }
+
+    /// Waits until the server cannot go on, for ever where it can. The process must end then: its memory is not to be
+    /// trusted, and what is on disk decides what it knows after a restart.
+    pub async fn failed(&self) -> FatalError {
+        self.running.failure.happened().await
+    }
+
+    /// Hands leadership over, lets requests in flight end, and stops.
+    pub async fn stop(self) {
+        self.running.hand_over().await;
+        self.stop.cancel();
+        self.tasks.wait().await;
+        self.running.stop().await;
+        info!("server stopped");
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}

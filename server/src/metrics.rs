@@ -1,1 +1,266 @@
-//! Placeholder.
+//! What a server counts, declared in one place.
+
+use std::fmt;
+use std::sync::Arc;
+
+use http::StatusCode;
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::encoding::text::encode;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::metrics::info::Info;
+use prometheus_client::registry::Registry;
+
+/// Names why something was refused, from a closed set (`PeerRejected::label()` and the like).
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct ReasonLabel {
+    reason: &'static str,
+}
+
+/// Names the class of an HTTP status.
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct ClassLabel {
+    class: &'static str,
+}
+
+/// The metrics of one server process; a clone counts into the same numbers.
+#[derive(Clone)]
+pub(crate) struct Metrics {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    registry: Registry,
+    raft_term: Gauge,
+    raft_applied_index: Gauge,
+    raft_is_leader: Gauge,
+    raft_peers_refused: Family<ReasonLabel, Counter>,
+    raft_messages_dropped: Counter,
+    raft_commit_duration: Histogram,
+    api_requests: Family<ClassLabel, Counter>,
+    api_blocking_queries: Gauge,
+    agent_port_refused: Family<ReasonLabel, Counter>,
+    stream_sessions: Gauge,
+    leaf_certificates_signed: Counter,
+}
+
+impl fmt::Debug for Metrics {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("Metrics")
+    }
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Metrics {
+    /// Registers every metric of a server; all start at zero.
+    pub(crate) fn new() -> Self {
+        let mut registry = Registry::with_prefix("weft");
+        registry.register(
+            "build",
+            "Version of the running binary",
+            Info::new(vec![("version", env!("CARGO_PKG_VERSION"))]),
+        );
+        let mut inner = Inner {
+            registry,
+            raft_term: Gauge::default(),
+            raft_applied_index: Gauge::default(),
+            raft_is_leader: Gauge::default(),
+            raft_peers_refused: Family::default(),
+            raft_messages_dropped: Counter::default(),
+            raft_commit_duration: Histogram::new([
+                0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
+            ]),
+            api_requests: Family::default(),
+            api_blocking_queries: Gauge::default(),
+            agent_port_refused: Family::default(),
+            stream_sessions: Gauge::default(),
+            leaf_certificates_signed: Counter::default(),
+        };
+        inner.register_raft();
+        inner.register_doors();
+        Self { inner: Arc::new(inner) }
+    }
+
+    /// Records where this server stands in Raft.
+    pub(crate) fn raft_state(&self, term: u64, applied_index: u64, is_leader: bool) {
+        self.inner.raft_term.set(saturating(term));
+        self.inner.raft_applied_index.set(saturating(applied_index));
+        self.inner.raft_is_leader.set(i64::from(is_leader));
+    }
+
+    /// Counts a connection refused on the Raft port; `reason` comes from a closed set.
+    pub(crate) fn raft_peer_refused(&self, reason: &'static str) {
+        self.inner.raft_peers_refused.get_or_create(&ReasonLabel { reason }).inc();
+    }
+
+    /// Counts a Raft message that was dropped because its peer's queue was full or the peer was away.
+    pub(crate) fn raft_message_dropped(&self) {
+        self.inner.raft_messages_dropped.inc();
+    }
+
+    /// Records how long one write took from proposal to its application here.
+    pub(crate) fn raft_committed(&self, duration: std::time::Duration) {
+        self.inner.raft_commit_duration.observe(duration.as_secs_f64());
+    }
+
+    /// Counts one answered API request by the class of its status.
+    pub(crate) fn api_request(&self, status: StatusCode) {
+        let class = match status.as_u16() {
+            0..=199 => "1xx",
+            200..=299 => "2xx",
+            300..=399 => "3xx",
+            400..=499 => "4xx",
+            _ => "5xx",
+        };
+        self.inner.api_requests.get_or_create(&ClassLabel { class }).inc();
+    }
+
+    /// Counts a blocking query as waiting until the returned guard is dropped.
+    pub(crate) fn blocking_query(&self) -> GaugeGuard {
+        GaugeGuard::enter(&self.inner.api_blocking_queries)
+    }
+
+    /// Counts a connection or request refused on the port for agents; `reason` comes from a closed set.
+    pub(crate) fn agent_port_refused(&self, reason: &'static str) {
+        self.inner.agent_port_refused.get_or_create(&ReasonLabel { reason }).inc();
+    }
+
+    /// Counts an agent's stream as open until the returned guard is dropped.
+    pub(crate) fn stream_session(&self) -> GaugeGuard {
+        GaugeGuard::enter(&self.inner.stream_sessions)
+    }
+
+    /// Counts one leaf certificate signed by this server.
+    pub(crate) fn leaf_certificate_signed(&self) {
+        self.inner.leaf_certificates_signed.inc();
+    }
+
+    /// Returns all metrics in the OpenMetrics text format.
+    pub(crate) fn text(&self) -> String {
+        let mut text = String::new();
+        encode(&mut text, &self.inner.registry).expect("writing to a string cannot fail");
+        text
+    }
+}
+
+impl Inner {
+    fn register_raft(&mut self) {
+        let registry = &mut self.registry;
+        registry.register("raft_term", "Current Raft term", self.raft_term.clone());
+        registry.register(
+            "raft_applied_index",
+            "Raft index that the served state stands at",
+            self.raft_applied_index.clone(),
+        );
+        registry.register("raft_is_leader", "1 while this server leads, otherwise 0", self.raft_is_leader.clone());
+        registry.register(
+            "raft_peers_refused",
+            "Connections refused on the Raft port, by reason",
+            self.raft_peers_refused.clone(),
+        );
+        registry.register(
+            "raft_messages_dropped",
+            "Raft messages dropped before they were sent",
+            self.raft_messages_dropped.clone(),
+        );
+        registry.register(
+            "raft_commit_duration_seconds",
+            "Time from proposing a write to its application on this server",
+            self.raft_commit_duration.clone(),
+        );
+    }
+
+    fn register_doors(&mut self) {
+        let registry = &mut self.registry;
+        registry.register("api_requests", "API requests answered, by class of status", self.api_requests.clone());
+        registry.register(
+            "api_blocking_queries",
+            "Blocking queries that wait for a change right now",
+            self.api_blocking_queries.clone(),
+        );
+        registry.register(
+            "agent_port_refused",
+            "Connections and requests refused on the port for agents, by reason",
+            self.agent_port_refused.clone(),
+        );
+        registry.register("stream_sessions", "Streams to agents that are open", self.stream_sessions.clone());
+        registry.register(
+            "leaf_certificates_signed",
+            "Leaf certificates signed by this server",
+            self.leaf_certificates_signed.clone(),
+        );
+    }
+}
+
+/// Counts its bearer into a gauge for as long as it lives.
+#[derive(Debug)]
+pub(crate) struct GaugeGuard {
+    gauge: Gauge,
+}
+
+impl GaugeGuard {
+    fn enter(gauge: &Gauge) -> Self {
+        gauge.inc();
+        Self { gauge: gauge.clone() }
+    }
+}
+
+impl Drop for GaugeGuard {
+    fn drop(&mut self) {
+        self.gauge.dec();
+    }
+}
+
+/// Returns the largest gauge value for numbers that do not fit one.
+fn saturating(value: u64) -> i64 {
+    i64::try_from(value).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_list_of_metrics_is_this_one() {
+        let metrics = Metrics::new();
+        metrics.raft_peer_refused("foreign_ca");
+        metrics.agent_port_refused("expired");
+        metrics.api_request(StatusCode::NOT_FOUND);
+        let text = metrics.text();
+        let names: Vec<&str> = text.lines().filter_map(|line| line.strip_prefix("# TYPE ")).collect();
+        let want = [
+            "weft_build info",
+            "weft_raft_term gauge",
+            "weft_raft_applied_index gauge",
+            "weft_raft_is_leader gauge",
+            "weft_raft_peers_refused counter",
+            "weft_raft_messages_dropped counter",
+            "weft_raft_commit_duration_seconds histogram",
+            "weft_api_requests counter",
+            "weft_api_blocking_queries gauge",
+            "weft_agent_port_refused counter",
+            "weft_stream_sessions gauge",
+            "weft_leaf_certificates_signed counter",
+        ];
+        assert_eq!(names, want);
+        assert!(text.contains("weft_build_info{version="), "{text}");
+        assert!(text.contains("weft_raft_peers_refused_total{reason=\"foreign_ca\"} 1"), "{text}");
+        assert!(text.contains("weft_api_requests_total{class=\"4xx\"} 1"), "{text}");
+    }
+
+    #[test]
+    fn a_guard_counts_while_it_lives() {
+        let metrics = Metrics::new();
+        let guard = metrics.stream_session();
+        assert!(metrics.text().contains("weft_stream_sessions 1"));
+        drop(guard);
+        assert!(metrics.text().contains("weft_stream_sessions 0"));
+    }
+}

@@ -1,1 +1,28 @@
-//! Placeholder.
+//! The Raft room: consensus, the durable log and snapshots, as one machine of the form `step(input, now) -> outputs`.
+//!
+//! [`Room`] owns the `RawNode` of the `raft` crate, a [`Disk`] and the catalog. Nothing in here reads a clock, draws
+//! from the system's randomness or waits: the shell (and the simulator) feed it [`Input`]s and carry out [`Output`]s.
+//!
+//! What holds, always:
+//! - entries and hard state of one `Ready` are one record, synced before a message that depends on it leaves;
+//! - a failed write or sync halts the room, it is never retried;
+//! - a torn tail is cut, any other damage refuses the start;
+//! - a committed entry that cannot be decoded halts the room, it is never skipped.
+
+mod config;
+mod disk;
+mod log;
+mod logger;
+mod random;
+mod room;
+mod snapshot;
+mod storage;
+
+pub use config::{Limits, RoomConfig};
+pub use disk::{Disk, FileDisk, FileDiskError, MemoryDisk};
+pub use log::{LogError, RecordError};
+pub use raft::eraftpb::{ConfState, Message, MessageType};
+pub use room::{
+    EntryError, Fatal, Input, OpenError, Output, PeerMessageRefused, ProposalFailure, ReadFailure, Role, Room, RoomStatus,
+};
+pub use snapshot::SnapshotFileError;

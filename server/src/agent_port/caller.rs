@@ -1,0 +1,122 @@
+//! Who is at the other end of a connection, and whether that still holds.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use catalog::{AgentRecord, Catalog, Principal};
+use rustls::ServerConnection;
+use tokio::sync::watch;
+use wire::crypto;
+use wire::tls::{PeerIdentity, PeerRejected};
+
+use super::AgentPort;
+use super::refusal::PortError;
+use super::route::Right;
+
+/// One connection of a peer: what it showed at the handshake, and whether it is in use.
+#[derive(Debug)]
+pub(crate) struct Connection {
+    source: SocketAddr,
+    peer: Option<PeerIdentity>,
+    in_flight: watch::Sender<usize>,
+}
+
+impl Connection {
+    /// Reads what the peer showed at the handshake.
+    pub(super) fn new(source: SocketAddr, tls: &ServerConnection) -> Result<Connection, PeerRejected> {
+        let peer = wire::tls::peer_identity(tls)?;
+        Ok(Connection { source, peer, in_flight: watch::Sender::new(0) })
+    }
+
+    /// Returns the address that the connection came from.
+    pub(crate) fn source(&self) -> SocketAddr {
+        self.source
+    }
+
+    /// Returns the identity that the peer showed, for the log.
+    pub(super) fn identity(&self) -> String {
+        self.peer.as_ref().map_or_else(|| "none".to_owned(), |peer| peer.id.to_string())
+    }
+
+    /// Counts a request as in flight until the guard is dropped.
+    pub(super) fn enter(self: &Arc<Self>) -> InFlight {
+        self.in_flight.send_modify(|count| *count += 1);
+        InFlight { connection: Arc::clone(self) }
+    }
+
+    /// Waits until no request has been in flight for `limit`, or for `first` at the start.
+    pub(super) async fn idle(&self, first: Duration, limit: Duration) {
+        let mut count = self.in_flight.subscribe();
+        let mut wait = first;
+        loop {
+            let is_idle = *count.borrow_and_update() == 0;
+            let changed = if is_idle {
+                match tokio::time::timeout(wait, count.changed()).await {
+                    Ok(changed) => changed,
+                    Err(_) => return,
+                }
+            } else {
+                count.changed().await
+            };
+            if changed.is_err() {
+                return;
+            }
+            wait = limit;
+        }
+    }
+}
+
+/// One request in flight.
+#[derive(Debug)]
+pub(super) struct InFlight {
+    connection: Arc<Connection>,
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.connection.in_flight.send_modify(|count| *count -= 1);
+    }
+}
+
+/// Who sent a request, once its route's right was judged.
+#[derive(Clone, Debug)]
+pub(super) enum Caller {
+    /// Somebody who joins; the handler judges the proof that the request carries.
+    Joining,
+    /// The agent of a live record, proved by the record's key.
+    Agent(Box<AgentRecord>),
+}
+
+/// Judges the connection against `right`, anew for every request: a record may have ended since the last one.
+pub(super) async fn authorize(port: &AgentPort, connection: &Connection, right: Right) -> Result<Caller, PortError> {
+    if right == Right::Join {
+        return Ok(Caller::Joining);
+    }
+    let peer = connection.peer.as_ref().ok_or(PortError::NoCertificate)?;
+    let found = match record_of(&port.consensus.catalog(), peer) {
+        // This server may not have heard yet of a record that was made a moment ago through another one.
+        Err(PortError::RecordGone { .. } | PortError::NotReady) => {
+            port.consensus.read_index().await?;
+            record_of(&port.consensus.catalog(), peer)
+        }
+        found => found,
+    };
+    let record = found?;
+    if right != Right::AgentRenewal && (peer.expired || peer.not_after <= crypto::now()) {
+        return Err(PortError::LeafExpired { identity: peer.id.to_string() });
+    }
+    Ok(Caller::Agent(Box::new(record)))
+}
+
+/// Finds the live record that the peer's certificate and key belong to.
+fn record_of(catalog: &Catalog, peer: &PeerIdentity) -> Result<AgentRecord, PortError> {
+    let scheme = catalog.scheme().ok_or(PortError::NotReady)?;
+    let Principal::Agent { platform, node } = scheme.classify(&peer.id) else {
+        return Err(PortError::NotAnAgent { identity: peer.id.to_string() });
+    };
+    match catalog.agent_on(&node) {
+        Some(record) if record.key == peer.key && record.platform == platform => Ok(record.clone()),
+        Some(_) | None => Err(PortError::RecordGone { node }),
+    }
+}

@@ -1,0 +1,207 @@
+//! The shell around the port: accepts connections, completes TLS, bounds what each peer may hold, ends on shutdown.
+
+use std::collections::HashMap;
+use std::convert::Infallible;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use hyper::server::conn::http2;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_rustls::TlsAcceptor;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::{debug, info, warn};
+use wire::tls::{ALPN_AGENT, PeerRejected};
+
+use super::AgentPort;
+use super::caller::Connection;
+
+/// Connections held at once; the next ones wait in the kernel's queue.
+const CONNECTIONS_MAX: usize = 16 * 1024;
+/// Connections that one address may hold at once.
+const CONNECTIONS_PER_ADDRESS_MAX: usize = 200;
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
+/// Time for the first request to be there, whose head HTTP/2 reads as a whole.
+const FIRST_REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
+/// A connection without a request in flight is closed after this time.
+const IDLE_MAX: Duration = Duration::from_secs(60);
+/// A peer that answers no HTTP/2 ping within `PING_INTERVAL` and `PING_TIMEOUT` is gone: 30 seconds together.
+const PING_INTERVAL: Duration = Duration::from_secs(10);
+const PING_TIMEOUT: Duration = Duration::from_secs(20);
+const STREAMS_MAX: u32 = 128;
+const HEAD_BYTES_MAX: u32 = 64 * 1024;
+/// Pause after a failed accept: out of descriptors, the next accept would fail at once and spin.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// Time for streams to say goodbye and for requests in flight to end after shutdown was asked for.
+const DRAIN_MAX: Duration = Duration::from_secs(2);
+
+/// Serves agents on `listener` until `stop` is cancelled, then drains.
+///
+/// A failed accept is logged and tried again: a server without this port still votes.
+pub(super) async fn run(listener: TcpListener, port: Arc<AgentPort>, stop: CancellationToken) {
+    let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let addresses = AddressCounts::default();
+    let connections = TaskTracker::new();
+    let cut = CancellationToken::new();
+    loop {
+        let accepted = tokio::select! {
+            () = stop.cancelled() => break,
+            accepted = accept(&listener, &room) => accepted,
+        };
+        let Some((stream, source, permit)) = accepted else { continue };
+        let Some(counted) = addresses.enter(source.ip()) else {
+            port.refuse_connection(source, "too_many_connections", &"this address holds too many connections");
+            continue;
+        };
+        let (port, stop, cut) = (Arc::clone(&port), stop.clone(), cut.clone());
+        connections.spawn(async move {
+            let _held = (permit, counted);
+            tokio::select! {
+                () = cut.cancelled() => {}
+                () = serve(stream, source, port, stop) => {}
+            }
+        });
+    }
+    drop(listener);
+    connections.close();
+    if tokio::time::timeout(DRAIN_MAX, connections.wait()).await.is_err() {
+        debug!("agents' requests were cut at shutdown");
+    }
+    cut.cancel();
+    connections.wait().await;
+}
+
+/// Accepts one connection when there is room for it.
+async fn accept(
+    listener: &TcpListener,
+    room: &Arc<Semaphore>,
+) -> Option<(TcpStream, SocketAddr, OwnedSemaphorePermit)> {
+    let permit = Arc::clone(room).acquire_owned().await.ok()?;
+    match listener.accept().await {
+        Ok((stream, source)) => Some((stream, source, permit)),
+        Err(error) => {
+            warn!(error = %error, "cannot accept an agent's connection");
+            tokio::time::sleep(ACCEPT_PAUSE).await;
+            None
+        }
+    }
+}
+
+/// Carries one connection from its handshake to its end.
+async fn serve(stream: TcpStream, source: SocketAddr, port: Arc<AgentPort>, stop: CancellationToken) {
+    // Small answers must not wait for the peer's delayed acknowledgement; without it they only come later.
+    let _ = stream.set_nodelay(true);
+    let Some(config) = port.tls_config() else {
+        port.refuse_connection(source, "no_certificate_authority", &"the mesh has no certificate authority yet");
+        return;
+    };
+    let accepting = TlsAcceptor::from(config).accept(stream);
+    let stream = match tokio::time::timeout(HANDSHAKE_TIMEOUT, accepting).await {
+        Ok(Ok(stream)) => stream,
+        Ok(Err(error)) => {
+            return match PeerRejected::of(&error) {
+                Some(rejected) => port.refuse_connection(source, rejected.label(), &rejected),
+                None => port.refuse_connection(source, "tls_handshake", &error),
+            };
+        }
+        Err(_) => return port.refuse_connection(source, "tls_timeout", &"the TLS handshake took too long"),
+    };
+    // A peer that proposes no protocol at all is not refused by TLS itself.
+    if !wire::tls::speaks(stream.get_ref().1, ALPN_AGENT) {
+        return port.refuse_connection(source, "wrong_protocol", &"the peer does not speak weft-agent/1");
+    }
+    let connection = match Connection::new(source, stream.get_ref().1) {
+        Ok(connection) => Arc::new(connection),
+        Err(rejected) => return port.refuse_connection(source, rejected.label(), &rejected),
+    };
+    let watched = Arc::clone(&connection);
+    let service = service_fn(move |request| {
+        let (port, connection) = (Arc::clone(&port), Arc::clone(&connection));
+        async move { Ok::<_, Infallible>(super::route::answer(port, connection, request).await) }
+    });
+    let serving = http2::Builder::new(TokioExecutor::new())
+        .timer(TokioTimer::new())
+        .keep_alive_interval(PING_INTERVAL)
+        .keep_alive_timeout(PING_TIMEOUT)
+        .max_concurrent_streams(STREAMS_MAX)
+        .max_header_list_size(HEAD_BYTES_MAX)
+        .serve_connection(TokioIo::new(stream), service);
+    tokio::pin!(serving);
+    let ended = tokio::select! {
+        ended = serving.as_mut() => ended,
+        () = stop.cancelled() => {
+            serving.as_mut().graceful_shutdown();
+            serving.await
+        }
+        () = watched.idle(FIRST_REQUEST_TIMEOUT, IDLE_MAX) => {
+            debug!(src.addr = %source, "idle connection closed");
+            serving.as_mut().graceful_shutdown();
+            // A peer that has not even begun to speak HTTP is not waited for.
+            tokio::time::timeout(DRAIN_MAX, serving).await.unwrap_or(Ok(()))
+        }
+    };
+    match ended {
+        Ok(()) => info!(src.addr = %source, identity = watched.identity(), "agent connection ended"),
+        Err(error) => info!(src.addr = %source, identity = watched.identity(), error = %error, "agent connection ended"),
+    }
+}
+
+/// Counts open connections by address.
+#[derive(Clone, Default)]
+struct AddressCounts {
+    open: Arc<Mutex<HashMap<IpAddr, usize>>>,
+}
+
+/// One counted connection; dropping it gives its place back.
+struct Counted {
+    counts: AddressCounts,
+    address: IpAddr,
+}
+
+impl AddressCounts {
+    /// Takes a place for `address`, unless it holds all of its own already.
+    fn enter(&self, address: IpAddr) -> Option<Counted> {
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = open.entry(address).or_insert(0);
+        if *count >= CONNECTIONS_PER_ADDRESS_MAX {
+            return None;
+        }
+        *count += 1;
+        Some(Counted { counts: self.clone(), address })
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        let mut open = self.counts.open.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = open.get_mut(&self.address) {
+            *count -= 1;
+            if *count == 0 {
+                open.remove(&self.address);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a5_one_address_cannot_take_every_place_and_gets_its_own_back() {
+        let counts = AddressCounts::default();
+        let (crowd, other) = (IpAddr::from([192, 0, 2, 1]), IpAddr::from([192, 0, 2, 2]));
+        let mut held: Vec<Counted> = (0..CONNECTIONS_PER_ADDRESS_MAX).filter_map(|_| counts.enter(crowd)).collect();
+        assert_eq!(held.len(), CONNECTIONS_PER_ADDRESS_MAX);
+        assert!(counts.enter(crowd).is_none());
+        assert!(counts.enter(other).is_some());
+        held.pop();
+        assert!(counts.enter(crowd).is_some());
+        drop(held);
+        assert!(counts.open.lock().unwrap().is_empty());
+    }
+}

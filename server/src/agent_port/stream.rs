@@ -1,0 +1,101 @@
+//! `POST /v1/stream`: an agent's session. Its frames come in the request's body, the hub's go out in the answer's.
+
+use std::time::Duration;
+
+use axum::body::Body;
+use catalog::{Actor, AgentId, Command, Incarnation, Outcome};
+use http::{HeaderValue, Response, header};
+use hyper::body::Incoming;
+use tracing::{debug, info, warn};
+use wire::agent_protocol::{ClientFrame, ServerFrame};
+use wire::frame::{FrameReadError, FrameReader};
+
+use super::refusal::{PortError, one_line};
+use super::route::Call;
+use super::{AgentPort, fresh_request_id};
+use crate::hub::Frame;
+use crate::hub::shell::{Opening, Session};
+
+/// Time for the first frame to arrive.
+const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Opens a session for the agent and answers with its frames. The session ends with either body.
+pub(super) async fn stream(call: Call) -> Result<Response<Body>, PortError> {
+    let record = call.agent()?.clone();
+    let Call { port, connection, request, .. } = call;
+    let source = connection.source();
+    let mut frames = FrameReader::new(request.into_body());
+    let hello = tokio::time::timeout(HELLO_TIMEOUT, next(&mut frames))
+        .await
+        .map_err(|_| PortError::BodyTooSlow { limit_s: HELLO_TIMEOUT.as_secs() })??;
+    let Some(ClientFrame::Hello {}) = hello else {
+        return Err(PortError::Malformed { what: "stream", reason: "it does not start with a hello".to_owned() });
+    };
+    let incarnation = open_session(&port, &record.id, source).await?;
+    let welcome =
+        ServerFrame::Welcome { incarnation, server: port.server.clone(), servers: port.addresses() };
+    let welcome = Frame::new(welcome).map_err(|error| PortError::Internal { reason: error.to_string() })?;
+    let agent = record.id.clone();
+    let opening = Opening { agent: record.id, incarnation, services: record.services, welcome };
+    let (session, body) = port.hub.open(opening).await?;
+    info!(%agent, node = %record.node, src.addr = %source, incarnation = incarnation.0, "agent session opened");
+    tokio::spawn(async move {
+        match follow(&mut frames, &session).await {
+            Ok(()) => debug!(%agent, incarnation = incarnation.0, "agent session closed"),
+            Err(error) => {
+                port.metrics.agent_port_refused(error.label());
+                let reason = error.label();
+                let error = one_line(&error.to_string());
+                warn!(%agent, src.addr = %source, reason, error, "agent session ended by its frames");
+            }
+        }
+    });
+    let mut response = Response::new(Body::new(body));
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
+    Ok(response)
+}
+
+/// Opens the session in the log; its index is what fences the agent's writes.
+async fn open_session(
+    port: &AgentPort,
+    agent: &AgentId,
+    source: std::net::SocketAddr,
+) -> Result<Incarnation, PortError> {
+    let command = Command::OpenSession { agent: agent.clone(), server: port.server.clone() };
+    let committed = port.propose(source, Actor::Agent(agent.clone()), fresh_request_id()?, command).await?;
+    match committed.outcome {
+        Outcome::SessionOpened { incarnation } => Ok(incarnation),
+        Outcome::Refused(refusal) => Err(PortError::Refused(refusal)),
+        other => Err(PortError::Internal { reason: format!("opening a session was answered with {other:?}") }),
+    }
+}
+
+/// Passes the agent's frames to the hub until either side ends.
+async fn follow(frames: &mut FrameReader<Incoming>, session: &Session) -> Result<(), PortError> {
+    loop {
+        let frame = tokio::select! {
+            () = session.ended() => return Ok(()),
+            frame = next(frames) => frame,
+        };
+        match frame {
+            Ok(Some(ClientFrame::Subscribe { topic, from })) => session.subscribe(topic, from).await?,
+            Ok(Some(ClientFrame::Unsubscribe { topic })) => session.unsubscribe(topic).await?,
+            Ok(Some(ClientFrame::Hello {})) => {
+                return Err(PortError::Malformed { what: "stream", reason: "it says hello twice".to_owned() });
+            }
+            // A connection that breaks is how most sessions end.
+            Ok(None) | Err(PortError::BodyBroken { .. }) => return Ok(()),
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// Waits for the agent's next frame; none at the end of the body.
+///
+/// Cancel safe: what was read is in the reader.
+async fn next(frames: &mut FrameReader<Incoming>) -> Result<Option<ClientFrame>, PortError> {
+    frames.next().await.map_err(|error| match error {
+        FrameReadError::Frame(error) => PortError::Malformed { what: "stream", reason: error.to_string() },
+        FrameReadError::Broken(error) => PortError::BodyBroken { reason: error.to_string() },
+    })
+}

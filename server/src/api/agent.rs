@@ -1,0 +1,49 @@
+//! What a server says of itself on the paths where Consul's clients look for an agent.
+
+use axum::response::{IntoResponse, Response};
+use http::{HeaderValue, Method, header};
+use serde::Serialize;
+use wire::consul::AgentSelf;
+
+use super::auth::Right;
+use super::call::Call;
+use super::error::ApiError;
+use super::query::parameter;
+use super::route::{Route, route};
+
+const OPENMETRICS: HeaderValue = HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8");
+
+pub(super) fn routes() -> Vec<Route> {
+    vec![
+        route(Method::GET, "/v1/agent/self", Right::Management, this_server),
+        route(Method::GET, "/v1/agent/version", Right::Management, version),
+        route(Method::GET, "/v1/agent/metrics", Right::Management, metrics),
+    ]
+}
+
+/// Answers with this server's name, datacenter and version.
+async fn this_server(call: Call) -> Result<Response, ApiError> {
+    call.json(&AgentSelf::new(call.state.datacenter(), call.state.server().as_str(), true))
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct Version {
+    human_version: &'static str,
+}
+
+/// Answers with the version of this binary.
+async fn version(call: Call) -> Result<Response, ApiError> {
+    call.json(&Version { human_version: env!("CARGO_PKG_VERSION") })
+}
+
+/// Answers with this server's metrics as text; needs no quorum.
+async fn metrics(call: Call) -> Result<Response, ApiError> {
+    match call.query.get("format") {
+        None | Some("prometheus") => {}
+        Some(other) => return Err(parameter("format", other, "send `prometheus` or leave it out")),
+    }
+    let mut response = call.state.metrics().text().into_response();
+    response.headers_mut().insert(header::CONTENT_TYPE, OPENMETRICS);
+    Ok(response)
+}

@@ -1,0 +1,187 @@
+//! How a request fails: one line that says what, on which input, and what to do.
+
+use axum::response::{IntoResponse, Response};
+use catalog::{Refusal, RefusalKind};
+use http::{HeaderName, HeaderValue, StatusCode, header};
+
+use crate::consensus::{ProposeError, ReadError};
+
+/// Names what kept a request from being answered as asked.
+///
+/// Clients written for Consul match on `ACL not found`, `Permission denied`, `No cluster leader` and
+/// `No path to datacenter`: these four stand at the start of their lines in that spelling.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ApiError {
+    /// The token is in no catalog entry, or is past its end.
+    #[error("ACL not found: the token is unknown, deleted or expired; ask for a new one")]
+    TokenUnknown,
+    /// The caller lacks the right that the route declares.
+    #[error("Permission denied: {method} {path} needs {needs}; send a token in the X-Consul-Token header")]
+    PermissionDenied { method: http::Method, path: &'static str, needs: &'static str },
+    /// A proof for the bootstrap of the ACL does not hold.
+    #[error("Permission denied: {reason}")]
+    BootstrapRefused { reason: &'static str },
+    /// A token in a URL ends up in logs and histories.
+    #[error("the query parameter `token` is refused; send the token in the X-Consul-Token or Authorization header")]
+    TokenInQuery,
+    /// Two headers carry two tokens.
+    #[error("the headers X-Consul-Token and Authorization carry different tokens; send one of them")]
+    TwoTokens,
+    /// A header that carries a credential or an id is not of its form.
+    #[error("the header {name} is malformed; {expected}")]
+    Header { name: &'static str, expected: &'static str },
+    /// The request names a host that this listener does not answer for.
+    #[error("{header} `{value}` is not this listener's; ask for localhost or a loopback address")]
+    ForeignHost { header: &'static str, value: String },
+    /// The request names no host.
+    #[error("the request needs exactly one Host header; send it once")]
+    NoHost,
+    /// The query string cannot be read.
+    #[error("the query string cannot be read: {reason}")]
+    Query { reason: String },
+    /// A query parameter has a value that it cannot have.
+    #[error("the query parameter `{name}` cannot be `{value}`; {expected}")]
+    Parameter { name: &'static str, value: String, expected: String },
+    /// A query parameter that must be sent is missing.
+    #[error("the query parameter `{name}` is missing; {expected}")]
+    ParameterMissing { name: &'static str, expected: &'static str },
+    /// Consul has the parameter, weft has not: ignoring it would change the answer.
+    #[error("the query parameter `{name}` is not supported here; leave it out")]
+    ParameterUnsupported { name: &'static str },
+    /// Two parameters exclude one another.
+    #[error("the query parameters `{first}` and `{second}` exclude each other; send one of them")]
+    ParametersConflict { first: &'static str, second: &'static str },
+    /// A part of the path is not a name.
+    #[error("the path's {what} `{value}` is not valid: {reason}")]
+    Path { what: &'static str, value: String, reason: String },
+    /// The path is not text.
+    #[error("the path cannot be read: {reason}")]
+    PathUnreadable { reason: String },
+    /// The body is larger than any request needs.
+    #[error("the body is larger than {limit_bytes} bytes; send less in one request")]
+    BodyTooLarge { limit_bytes: usize },
+    /// The body did not arrive in time.
+    #[error("the body did not arrive within {limit_s} s; send it faster")]
+    BodyTooSlow { limit_s: u64 },
+    /// The connection broke while the body was read.
+    #[error("the body cannot be read: {reason}")]
+    BodyBroken { reason: String },
+    /// The body is not what the route takes.
+    #[error("cannot read the body of {path}: {reason}")]
+    Body { path: &'static str, reason: String },
+    /// The request asks for another datacenter.
+    #[error("No path to datacenter `{asked}`: this server serves `{ours}`; ask one of that datacenter")]
+    OtherDatacenter { asked: String, ours: String },
+    /// What the request names does not exist.
+    #[error("{what} `{name}` does not exist; check the name")]
+    NotFound { what: &'static str, name: String },
+    /// weft has no such path.
+    #[error("{reason}")]
+    NoSuchPath { reason: String },
+    /// The path exists, but not for this method.
+    #[error("the path does not take this method; see the Allow header")]
+    MethodNotAllowed,
+    /// The state machine decided against the write; nothing has changed.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    /// A request id was used before for a write that hands out a secret.
+    #[error("the request id was used before and its secret was handed out then; send a new X-Weft-Request-Id")]
+    SecretGone,
+    /// The write was not taken, or nobody knows what became of it; its text says which.
+    #[error(transparent)]
+    Propose(#[from] ProposeError),
+    /// The read could not be confirmed by a leader.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    /// The answer could not be written as JSON, or the catalog lacks what every mesh has.
+    #[error("this server cannot answer: {reason}")]
+    Internal { reason: String },
+}
+
+impl ApiError {
+    /// Returns the status that goes with the error.
+    pub(crate) fn status(&self) -> StatusCode {
+        match self {
+            Self::TokenUnknown
+            | Self::PermissionDenied { .. }
+            | Self::BootstrapRefused { .. }
+            | Self::ForeignHost { .. } => StatusCode::FORBIDDEN,
+            Self::TokenInQuery
+            | Self::TwoTokens
+            | Self::Header { .. }
+            | Self::NoHost
+            | Self::Query { .. }
+            | Self::Parameter { .. }
+            | Self::ParameterMissing { .. }
+            | Self::ParameterUnsupported { .. }
+            | Self::ParametersConflict { .. }
+            | Self::Path { .. }
+            | Self::PathUnreadable { .. }
+            | Self::BodyBroken { .. }
+            | Self::Body { .. } => StatusCode::BAD_REQUEST,
+            Self::BodyTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::BodyTooSlow { .. } => StatusCode::REQUEST_TIMEOUT,
+            Self::NotFound { .. } | Self::NoSuchPath { .. } => StatusCode::NOT_FOUND,
+            Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
+            Self::SecretGone => StatusCode::CONFLICT,
+            Self::Refused(refusal) => match refusal.kind() {
+                RefusalKind::NotFound => StatusCode::NOT_FOUND,
+                RefusalKind::Conflict => StatusCode::CONFLICT,
+                RefusalKind::Forbidden => StatusCode::FORBIDDEN,
+                RefusalKind::Invalid => StatusCode::BAD_REQUEST,
+            },
+            Self::Propose(error) => match error {
+                ProposeError::NoLeader { .. } | ProposeError::NotUnderstood { .. } => {
+                    StatusCode::INTERNAL_SERVER_ERROR
+                }
+                ProposeError::Unknown { .. } => StatusCode::GATEWAY_TIMEOUT,
+                ProposeError::Overloaded { .. } => StatusCode::SERVICE_UNAVAILABLE,
+                ProposeError::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
+            },
+            Self::OtherDatacenter { .. } | Self::Read(_) | Self::Internal { .. } => StatusCode::INTERNAL_SERVER_ERROR,
+        }
+    }
+
+    /// Reports whether the rest of the request may be unread, so that the connection cannot be used again.
+    fn ends_connection(&self) -> bool {
+        matches!(self, Self::BodyTooLarge { .. } | Self::BodyTooSlow { .. } | Self::BodyBroken { .. })
+    }
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        let mut response = text(self.status(), one_line(&self.to_string()));
+        if self.ends_connection() {
+            response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
+        response
+    }
+}
+
+/// Builds a plain text answer.
+pub(crate) fn text(status: StatusCode, body: impl Into<String>) -> Response {
+    const TYPE: (HeaderName, &str) = (header::CONTENT_TYPE, "text/plain; charset=utf-8");
+    (status, [TYPE], body.into()).into_response()
+}
+
+/// Longest error text that is sent; what clients sent may be part of it.
+const TEXT_BYTES_MAX: usize = 2048;
+
+/// Returns `text` without control characters and cut to a bounded length.
+///
+/// Errors repeat what the caller sent: a line break in it must not forge a second line in somebody's log.
+fn one_line(text: &str) -> String {
+    let mut line = String::with_capacity(text.len().min(TEXT_BYTES_MAX));
+    for character in text.chars() {
+        if line.len() >= TEXT_BYTES_MAX {
+            line.push('…');
+            break;
+        }
+        if character.is_control() {
+            line.extend(character.escape_default());
+        } else {
+            line.push(character);
+        }
+    }
+    line
+}

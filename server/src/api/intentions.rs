@@ -1,0 +1,169 @@
+//! Intentions: list, read, write, and ask what they decide.
+
+use std::collections::BTreeMap;
+
+use ::catalog::{
+    Caller, Command, Decision, Intention, IntentionKey, Namespace, ServiceKey, ServicePattern, SourcePattern, WatchKey,
+    WriteMode, authorize, explain,
+};
+use axum::response::Response;
+use http::Method;
+use wire::{consul, crypto};
+
+use super::auth::Right;
+use super::call::Call;
+use super::error::ApiError;
+use super::query::parameter;
+use super::route::{Route, route};
+
+const PATTERN_FORM: &str = "send `name`, `namespace/name`, `*`, `namespace/*` or `*/*`";
+const SERVICE_FORM: &str = "send `name` or `namespace/name` of one service";
+
+pub(super) fn routes() -> Vec<Route> {
+    vec![
+        route(Method::GET, "/v1/connect/intentions", Right::Management, list),
+        route(Method::GET, "/v1/connect/intentions/exact", Right::Management, read),
+        route(Method::PUT, "/v1/connect/intentions/exact", Right::Management, write),
+        route(Method::DELETE, "/v1/connect/intentions/exact", Right::Management, delete),
+        route(Method::GET, "/v1/connect/intentions/match", Right::Management, matching),
+        route(Method::GET, "/v1/connect/intentions/check", Right::Management, check),
+        route(Method::GET, "/v1/connect/intentions/explain", Right::Management, explanation),
+    ]
+}
+
+/// Answers with every intention in the order in which they are tried.
+///
+/// `ns` asks for those whose destination is written with that namespace. Without it all are shown: a reader who has no
+/// namespaces in mind must not miss the one on `*/*` that decides.
+async fn list(call: Call) -> Result<Response, ApiError> {
+    let wanted = match call.query.get("ns") {
+        None | Some("*") => None,
+        Some(_) => Some(call.namespace()?),
+    };
+    let reading = call.read(vec![WatchKey::Intentions]).await?;
+    let is_wanted = |intention: &&Intention| {
+        wanted.as_ref().is_none_or(|namespace| intention.destination.namespace_text() == namespace.as_str())
+    };
+    let intentions: Vec<_> = reading.catalog.intentions().filter(is_wanted).map(consul::Intention::from).collect();
+    call.answer(&reading, &intentions)
+}
+
+/// Answers with the intention on exactly the pair of patterns that the query writes.
+async fn read(call: Call) -> Result<Response, ApiError> {
+    let key = call.intention_key()?;
+    let reading = call.read(vec![WatchKey::Destination(key.destination.clone())]).await?;
+    let intention = reading
+        .catalog
+        .intention(&key)
+        .ok_or_else(|| ApiError::NotFound { what: "intention", name: key.to_string() })?;
+    call.answer(&reading, &consul::Intention::from(intention))
+}
+
+/// Writes the intention on the pair that the query names; `cas` makes it conditional.
+async fn write(call: Call) -> Result<Response, ApiError> {
+    let key = call.intention_key()?;
+    let request: consul::IntentionRequest = call.decode()?;
+    let intention = request.into_intention(&key).map_err(|error| call.body_error(&error))?;
+    let mode = call.compare()?.map_or(WriteMode::Upsert, WriteMode::CompareAndSet);
+    call.write(Command::WriteIntention { intention: Box::new(intention), mode }).await?;
+    call.json(&true)
+}
+
+/// Removes the intention on the pair that the query names.
+async fn delete(call: Call) -> Result<Response, ApiError> {
+    let key = call.intention_key()?;
+    let compare = call.compare()?;
+    call.write(Command::DeleteIntention { key, compare }).await?;
+    call.json(&true)
+}
+
+/// Which side of an intention a query asks about.
+#[derive(Clone, Copy)]
+enum Side {
+    Source,
+    Destination,
+}
+
+/// Answers, for each name, with the intentions that speak of the service on the side that `by` says.
+async fn matching(call: Call) -> Result<Response, ApiError> {
+    let side = match call.query.required("by", "send `source` or `destination`")? {
+        "source" => Side::Source,
+        "destination" => Side::Destination,
+        other => return Err(parameter("by", other, "send `source` or `destination`")),
+    };
+    call.query.required("name", SERVICE_FORM)?;
+    let names: Vec<&str> = call.query.all("name").filter(|name| !name.is_empty()).collect();
+    let namespace = call.namespace()?;
+    let services =
+        names.iter().map(|name| service("name", name, &namespace)).collect::<Result<Vec<ServiceKey>, ApiError>>()?;
+    let keys = match side {
+        Side::Source => vec![WatchKey::Intentions],
+        Side::Destination => services.iter().flat_map(ServicePattern::covering).map(WatchKey::Destination).collect(),
+    };
+    let reading = call.read(keys).await?;
+    let speaks_of = |intention: &Intention, service: &ServiceKey| match (side, &intention.source) {
+        (Side::Destination, _) => intention.destination.matches(service),
+        (Side::Source, SourcePattern::Service(pattern)) => pattern.matches(service),
+        (Side::Source, SourcePattern::Spiffe(_)) => false,
+    };
+    let matches: BTreeMap<&str, Vec<consul::Intention>> = names
+        .iter()
+        .zip(&services)
+        .map(|(name, service)| {
+            let found = reading.catalog.intentions().filter(|intention| speaks_of(intention, service));
+            (*name, found.map(consul::Intention::from).collect())
+        })
+        .collect();
+    call.answer(&reading, &matches)
+}
+
+/// Answers whether a connection would be let through. What is decided by request counts as denied, as Consul has it.
+async fn check(call: Call) -> Result<Response, ApiError> {
+    let (source, destination) = call.pair()?;
+    let reading = call.read(WatchKey::policy_of(&destination)).await?;
+    let policy = reading.catalog.policy_for(&destination);
+    let verdict = authorize(&policy, &Caller::Service(source), &destination, crypto::now());
+    call.answer(&reading, &consul::CheckAnswer { allowed: verdict.decision == Decision::Allow })
+}
+
+/// Answers what is decided and why, with every intention that was weighed.
+async fn explanation(call: Call) -> Result<Response, ApiError> {
+    let (source, destination) = call.pair()?;
+    let reading = call.read(WatchKey::policy_of(&destination)).await?;
+    let policy = reading.catalog.policy_for(&destination);
+    let explanation = explain(&policy, &Caller::Service(source.clone()), &destination, crypto::now());
+    call.answer(&reading, &wire::api_types::Explanation::new(&source, &destination, &explanation))
+}
+
+impl Call {
+    /// Reads the pair of patterns that `source` and `destination` write.
+    fn intention_key(&self) -> Result<IntentionKey, ApiError> {
+        let namespace = self.namespace()?;
+        let source = self.query.required("source", PATTERN_FORM)?;
+        let destination = self.query.required("destination", PATTERN_FORM)?;
+        let reason = |error: &dyn std::fmt::Display| format!("{PATTERN_FORM}: {error}");
+        Ok(IntentionKey {
+            source: SourcePattern::parse(source, &namespace)
+                .map_err(|error| parameter("source", source, reason(&error)))?,
+            destination: ServicePattern::parse(destination, &namespace)
+                .map_err(|error| parameter("destination", destination, reason(&error)))?,
+        })
+    }
+
+    /// Reads the two services that `source` and `destination` name.
+    fn pair(&self) -> Result<(ServiceKey, ServiceKey), ApiError> {
+        let namespace = self.namespace()?;
+        let source = service("source", self.query.required("source", SERVICE_FORM)?, &namespace)?;
+        let destination = service("destination", self.query.required("destination", SERVICE_FORM)?, &namespace)?;
+        Ok((source, destination))
+    }
+}
+
+/// Reads the name of one service; a name alone is of the namespace `current`.
+fn service(name: &'static str, text: &str, current: &Namespace) -> Result<ServiceKey, ApiError> {
+    match ServicePattern::parse(text, current) {
+        Ok(ServicePattern::Exact(key)) => Ok(key),
+        Ok(_) => Err(parameter(name, text, SERVICE_FORM)),
+        Err(error) => Err(parameter(name, text, format!("{SERVICE_FORM}: {error}"))),
+    }
+}

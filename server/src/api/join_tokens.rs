@@ -1,0 +1,75 @@
+//! Join tokens: what a new agent is admitted with, once.
+
+use ::catalog::{AccessorId, Catalog, CatalogIndex, Command, JoinToken, WatchKey};
+use axum::response::Response;
+use http::Method;
+use rustls_pki_types::CertificateDer;
+use rustls_pki_types::pem::PemObject;
+use wire::api_types::{JoinTokenRequest, JoinTokenView};
+use wire::crypto;
+use wire::join_token::JoinSecret;
+
+use super::acl::new_accessor;
+use super::auth::Right;
+use super::call::Call;
+use super::error::ApiError;
+use super::route::{Route, route};
+
+pub(super) fn routes() -> Vec<Route> {
+    vec![
+        route(Method::PUT, "/v1/join-token", Right::Management, create),
+        route(Method::DELETE, "/v1/join-token/{accessor}", Right::Management, delete),
+        route(Method::GET, "/v1/join-tokens", Right::Management, list),
+    ]
+}
+
+/// Makes a join token; its text is in this answer and nowhere else.
+async fn create(call: Call) -> Result<Response, ApiError> {
+    let request: JoinTokenRequest = call.decode()?;
+    let expires_at = request.expires_at(crypto::now()).map_err(|error| call.body_error(&error))?;
+    // The text pins the root: it is read as freshly as the token is written.
+    let reading = call.read(vec![WatchKey::Roots]).await?;
+    let secret = JoinSecret::generate(active_root(&reading.catalog)?);
+    let token = JoinToken {
+        accessor: new_accessor(),
+        secret: secret.secret_hash(),
+        services: request.services,
+        node: request.node,
+        platform: request.platform,
+        replace_node: request.replace_node,
+        expires_at,
+        used_by: None,
+        record: None,
+        created: CatalogIndex::default(),
+        modified: CatalogIndex::default(),
+    };
+    call.write(Command::CreateJoinToken { token: token.clone() }).await?;
+    let stored = |catalog: &Catalog| catalog.join_token_by_secret(&token.secret).cloned();
+    let stored = call.handed_out(stored).await?.unwrap_or(token);
+    call.json(&JoinTokenView::new(&stored, Some(secret.to_text())))
+}
+
+/// Returns the SHA-256 of the root that the CA signs with.
+fn active_root(catalog: &Catalog) -> Result<[u8; 32], ApiError> {
+    let missing = |reason: &str| ApiError::Internal { reason: reason.to_owned() };
+    let root = catalog
+        .active_root()
+        .ok_or_else(|| missing("the mesh has no certificate authority yet; try again once a leader is elected"))?;
+    let certificate = CertificateDer::from_pem_slice(root.certificate_pem.as_bytes())
+        .map_err(|_| missing("the active root in the catalog is not a PEM certificate"))?;
+    Ok(crypto::sha256(&certificate))
+}
+
+/// Ends a join token.
+async fn delete(call: Call) -> Result<Response, ApiError> {
+    let accessor: AccessorId = call.path_name("accessor")?;
+    call.write(Command::DeleteJoinToken { accessor }).await?;
+    call.json(&true)
+}
+
+/// Answers with all join tokens, without their secrets.
+async fn list(call: Call) -> Result<Response, ApiError> {
+    let reading = call.read(vec![WatchKey::JoinTokens]).await?;
+    let tokens: Vec<_> = reading.catalog.join_tokens().map(|token| JoinTokenView::new(token, None)).collect();
+    call.answer(&reading, &tokens)
+}

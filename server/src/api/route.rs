@@ -1,0 +1,93 @@
+//! A route: method, path, the right that it needs, and its handler.
+
+use std::future::Future;
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::rejection::RawPathParamsRejection;
+use axum::extract::{RawPathParams, Request};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{MethodFilter, on};
+use futures_util::future::BoxFuture;
+use http::Method;
+
+use super::ApiState;
+use super::auth::{self, Right};
+use super::call::Call;
+use super::error::ApiError;
+use super::query::Query;
+use super::{SourceAddress, body};
+
+type Handler = dyn Fn(Call) -> BoxFuture<'static, Result<Response, ApiError>> + Send + Sync;
+
+/// What axum made of the path; an error is judged once the caller may know.
+type PathParameters = Result<RawPathParams, RawPathParamsRejection>;
+
+/// One thing that the API does.
+pub(crate) struct Route {
+    method: Method,
+    path: &'static str,
+    right: Right,
+    handler: Arc<Handler>,
+}
+
+/// Declares a route. `path` is written as axum reads it: `{name}` stands for one segment.
+pub(crate) fn route<F, Answer>(method: Method, path: &'static str, right: Right, handler: F) -> Route
+where
+    F: Fn(Call) -> Answer + Send + Sync + 'static,
+    Answer: Future<Output = Result<Response, ApiError>> + Send + 'static,
+{
+    let handler: Arc<Handler> = Arc::new(move |call| Box::pin(handler(call)));
+    Route { method, path, right, handler }
+}
+
+impl Route {
+    /// Returns what the route serves and the right that it needs.
+    #[cfg(test)]
+    pub(crate) fn describe(&self) -> (Method, &'static str, Right) {
+        (self.method.clone(), self.path, self.right)
+    }
+
+    /// Adds the route to `router`.
+    pub(crate) fn mount(self, router: Router, state: ApiState) -> Router {
+        let filter = MethodFilter::try_from(self.method.clone()).expect("routes are declared for standard methods");
+        let path = self.path;
+        let route = Arc::new(self);
+        let endpoint = move |path_parameters: PathParameters, request: Request| {
+            let (route, state) = (Arc::clone(&route), state.clone());
+            async move { route.serve(state, path_parameters, request).await.unwrap_or_else(ApiError::into_response) }
+        };
+        router.route(path, on(filter, endpoint))
+    }
+
+    /// Answers one request: right first, then parameters, then the body, then the handler.
+    async fn serve(
+        &self,
+        state: ApiState,
+        path_parameters: PathParameters,
+        request: Request,
+    ) -> Result<Response, ApiError> {
+        let (parts, body) = request.into_parts();
+        let query = Query::parse(&parts.uri)?;
+        let is_stale = query.has("stale");
+        let caller = auth::authorize(&state, &parts.headers, is_stale, self.right).await?.ok_or_else(|| {
+            ApiError::PermissionDenied { method: self.method.clone(), path: self.path, needs: self.right.needs() }
+        })?;
+        query.check(state.datacenter())?;
+        let path_parameters =
+            path_parameters.map_err(|error| ApiError::PathUnreadable { reason: error.body_text() })?;
+        let takes_body = self.method == Method::PUT || self.method == Method::POST;
+        let body = if takes_body { body::read(&parts.headers, body).await? } else { bytes::Bytes::new() };
+        let call = Call {
+            request_id: auth::request_id(&parts.headers)?,
+            source: parts.extensions.get::<SourceAddress>().map(|source| source.0),
+            state,
+            path: self.path,
+            path_parameters: path_parameters.iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect(),
+            query,
+            caller,
+            body,
+        };
+        (self.handler)(call).await
+    }
+}

@@ -1,0 +1,50 @@
+//! Changing the catalog: one command, wrapped with who asked, carried to the leader.
+
+use ::catalog::{Actor, CatalogIndex, Command, ENVELOPE_VERSION, Envelope, Outcome, RequestId};
+use wire::crypto;
+
+use super::call::Call;
+use super::error::ApiError;
+use crate::consensus::Committed;
+
+impl Call {
+    /// Carries out a command in the name of the caller's token.
+    ///
+    /// # Errors
+    ///
+    /// [`ApiError::Refused`] where the command is malformed or the state forbids it: nothing has changed.
+    /// [`ApiError::Propose`] where no leader took it, or where nobody knows whether it was carried out.
+    pub(super) async fn write(&self, command: Command) -> Result<Committed, ApiError> {
+        let accessor = self.caller.accessor().ok_or_else(|| ApiError::Internal {
+            reason: format!("the route {} writes but asks for no token", self.path),
+        })?;
+        self.write_as(Actor::Token(accessor.clone()), command).await
+    }
+
+    /// Carries out a command in the name of `actor`.
+    pub(super) async fn write_as(&self, actor: Actor, command: Command) -> Result<Committed, ApiError> {
+        command.validate()?;
+        let envelope = Envelope {
+            version: ENVELOPE_VERSION,
+            request_id: self.request_id.clone().unwrap_or_else(random_request_id),
+            actor,
+            source_address: self.source.map(|source| source.to_string()),
+            proposed_at: crypto::now(),
+            command,
+        };
+        let committed = self.state.consensus().propose(envelope).await?;
+        match committed.outcome {
+            Outcome::Refused(refusal) => Err(refusal.into()),
+            _ => Ok(committed),
+        }
+    }
+
+    /// Reads `cas`: the index at which the caller last saw what it changes.
+    pub(super) fn compare(&self) -> Result<Option<CatalogIndex>, ApiError> {
+        self.query.index("cas")
+    }
+}
+
+fn random_request_id() -> RequestId {
+    crypto::uuid_v4().parse().expect("a UUID is a request id: 36 letters, digits and hyphens")
+}

@@ -1,0 +1,247 @@
+//! Writes that a follower carries to the leader.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+
+use bytes::Bytes;
+use catalog::{CatalogIndex, Outcome, ServerMember};
+use serde::{Deserialize, Serialize};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio_rustls::client::TlsStream;
+use tracing::debug;
+
+use super::budget::{ByteBudget, HeldBytes};
+use super::inbox::Unanswered;
+use super::transport::frame::{Frame, FrameError};
+use super::transport::hello::Purpose;
+use super::transport::{ALIVE_INTERVAL, Context, chain, read_alive, write_alive};
+use super::{Committed, Consensus};
+
+/// Writes that may wait for one leader's answer, on either side of the connection.
+const WAITING_MAX: usize = 4096;
+/// Bytes of writes that may wait to be written to the connection.
+const QUEUED_BYTES_MAX: usize = 64 << 20;
+
+/// Is the leader's answer to a forwarded write.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct ForwardAnswer {
+    id: u64,
+    result: ForwardResult,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum ForwardResult {
+    Committed { index: CatalogIndex, outcome: Outcome },
+    NotTaken,
+    Overloaded,
+    Lost,
+    TooLarge { bytes: usize, bytes_max: usize },
+    Malformed { reason: String },
+}
+
+impl From<Result<Committed, Unanswered>> for ForwardResult {
+    fn from(result: Result<Committed, Unanswered>) -> Self {
+        match result {
+            Ok(Committed { index, outcome }) => Self::Committed { index, outcome },
+            Err(Unanswered::NotTaken) => Self::NotTaken,
+            Err(Unanswered::Overloaded) => Self::Overloaded,
+            Err(Unanswered::Lost) => Self::Lost,
+            Err(Unanswered::TooLarge { bytes, bytes_max }) => Self::TooLarge { bytes, bytes_max },
+            Err(Unanswered::Malformed { reason }) => Self::Malformed { reason },
+        }
+    }
+}
+
+impl From<ForwardResult> for Result<Committed, Unanswered> {
+    fn from(result: ForwardResult) -> Self {
+        match result {
+            ForwardResult::Committed { index, outcome } => Ok(Committed { index, outcome }),
+            ForwardResult::NotTaken => Err(Unanswered::NotTaken),
+            ForwardResult::Overloaded => Err(Unanswered::Overloaded),
+            ForwardResult::Lost => Err(Unanswered::Lost),
+            ForwardResult::TooLarge { bytes, bytes_max } => Err(Unanswered::TooLarge { bytes, bytes_max }),
+            ForwardResult::Malformed { reason } => Err(Unanswered::Malformed { reason }),
+        }
+    }
+}
+
+/// Is one write on its way to the leader.
+struct Job {
+    data: Bytes,
+    _held: HeldBytes,
+    answer: oneshot::Sender<Result<Committed, Unanswered>>,
+}
+
+/// Carries writes to the leader, over one connection that is dialled when the first comes.
+pub(crate) struct Forwarder {
+    context: OnceLock<Arc<Context>>,
+    /// The way to the leader that was forwarded to last.
+    route: Mutex<Option<(u64, mpsc::Sender<Job>)>>,
+    budget: ByteBudget,
+}
+
+impl Default for Forwarder {
+    fn default() -> Self {
+        Self { context: OnceLock::new(), route: Mutex::default(), budget: ByteBudget::new(QUEUED_BYTES_MAX) }
+    }
+}
+
+impl Forwarder {
+    /// Tells how servers are dialled; before that nothing can be forwarded.
+    pub(crate) fn connect(&self, context: Arc<Context>) {
+        // The first one stays; there is never a second.
+        let _ = self.context.set(context);
+    }
+
+    /// Carries an encoded envelope to the leader and returns what became of it there.
+    pub(crate) async fn propose(&self, leader: &ServerMember, data: Vec<u8>) -> Result<Committed, Unanswered> {
+        let (answer, answered) = oneshot::channel();
+        let held = self.budget.hold(data.len()).ok_or(Unanswered::Overloaded)?;
+        let route = self.route_to(leader).ok_or(Unanswered::NotTaken)?;
+        route.try_send(Job { data: data.into(), _held: held, answer }).map_err(|error| match error {
+            mpsc::error::TrySendError::Full(_) => Unanswered::Overloaded,
+            mpsc::error::TrySendError::Closed(_) => Unanswered::NotTaken,
+        })?;
+        answered.await.unwrap_or(Err(Unanswered::Lost))
+    }
+
+    fn route_to(&self, leader: &ServerMember) -> Option<mpsc::Sender<Job>> {
+        let context = self.context.get()?;
+        let mut route = self.route.lock().unwrap_or_else(PoisonError::into_inner);
+        match route.as_ref() {
+            Some((raft_id, jobs)) if *raft_id == leader.raft_id && !jobs.is_closed() => Some(jobs.clone()),
+            _ => {
+                let (jobs, receiver) = mpsc::channel(WAITING_MAX);
+                *route = Some((leader.raft_id, jobs.clone()));
+                context.runtime.spawn(carry(Arc::clone(context), leader.clone(), receiver));
+                Some(jobs)
+            }
+        }
+    }
+}
+
+/// Who waits for the answer to which forwarded write.
+type Waiting = Arc<Mutex<BTreeMap<u64, oneshot::Sender<Result<Committed, Unanswered>>>>>;
+
+fn lock(waiting: &Waiting) -> MutexGuard<'_, BTreeMap<u64, oneshot::Sender<Result<Committed, Unanswered>>>> {
+    waiting.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Carries writes to one leader until its connection breaks or nobody forwards to it any more.
+async fn carry(context: Arc<Context>, leader: ServerMember, mut jobs: mpsc::Receiver<Job>) {
+    let dialled = tokio::select! {
+        () = context.stop.cancelled() => return,
+        dialled = context.dial(&leader.raft_address, Some(&leader.id), Purpose::Forward) => dialled,
+    };
+    let ended = match dialled {
+        Ok(dialled) => tokio::select! {
+            () = context.stop.cancelled() => return,
+            ended = exchange(dialled.stream, &mut jobs) => chain(&ended),
+        },
+        Err(error) => chain(&error),
+    };
+    debug!(peer = %leader.id, error = ended, "forwarding ended");
+    jobs.close();
+    // These were not written to the connection, so they cannot have happened.
+    while let Ok(job) = jobs.try_recv() {
+        let _ = job.answer.send(Err(Unanswered::NotTaken));
+    }
+}
+
+/// Writes jobs and reads answers. Whoever still waits when it returns learns that the outcome is lost.
+async fn exchange(stream: TlsStream<TcpStream>, jobs: &mut mpsc::Receiver<Job>) -> FrameError {
+    let (mut reader, mut writer) = tokio::io::split(stream);
+    let waiting = Waiting::default();
+    tokio::select! {
+        error = read_answers(&mut reader, &waiting) => error,
+        error = write_jobs(&mut writer, jobs, &waiting) => error,
+    }
+}
+
+async fn write_jobs<W: AsyncWrite + Unpin>(writer: &mut W, jobs: &mut mpsc::Receiver<Job>, waiting: &Waiting) -> FrameError {
+    let next = AtomicU64::new(1);
+    loop {
+        let frame = match tokio::time::timeout(ALIVE_INTERVAL, jobs.recv()).await {
+            Err(_) => Frame::Alive,
+            Ok(None) => return FrameError::Io(std::io::ErrorKind::NotConnected.into()),
+            Ok(Some(job)) => {
+                let id = next.fetch_add(1, Ordering::Relaxed);
+                let mut waiting = lock(waiting);
+                if waiting.len() >= WAITING_MAX {
+                    waiting.retain(|_, answer| !answer.is_closed());
+                }
+                if waiting.len() >= WAITING_MAX {
+                    let _ = job.answer.send(Err(Unanswered::Overloaded));
+                    continue;
+                }
+                waiting.insert(id, job.answer);
+                Frame::Forward { id, data: job.data }
+            }
+        };
+        if let Err(error) = write_alive(writer, &frame).await {
+            return error;
+        }
+    }
+}
+
+async fn read_answers<R: AsyncRead + Unpin>(reader: &mut R, waiting: &Waiting) -> FrameError {
+    loop {
+        match read_alive(reader).await {
+            Ok((Frame::Alive, _)) => {}
+            Ok((Frame::Forwarded(answer), _)) => {
+                if let Some(waiter) = lock(waiting).remove(&answer.id) {
+                    // Whoever gave up does not need the answer.
+                    let _ = waiter.send(answer.result.into());
+                }
+            }
+            Ok((other, _)) => return other.unexpected(),
+            Err(error) => return error,
+        }
+    }
+}
+
+/// Proposes what a follower forwards, and answers in the order in which the outcomes are known.
+pub(crate) async fn serve<R, W>(consensus: &Consensus, mut reader: R, mut writer: W) -> Result<(), FrameError>
+where
+    R: AsyncRead + Unpin,
+    W: AsyncWrite + Unpin,
+{
+    let (answers, mut answered) = mpsc::channel::<ForwardAnswer>(WAITING_MAX);
+    let room = Arc::new(Semaphore::new(WAITING_MAX));
+    let reading = async {
+        loop {
+            match read_alive(&mut reader).await?.0 {
+                Frame::Alive => {}
+                Frame::Forward { id, data } => {
+                    let Ok(permit) = Arc::clone(&room).acquire_owned().await else { return Ok(()) };
+                    let (inbox, answers) = (consensus.shared.inbox.clone(), answers.clone());
+                    tokio::spawn(async move {
+                        let result = inbox.propose(data.into()).await.into();
+                        // The follower is gone if nobody takes the answer; it knows that it does not know.
+                        let _ = answers.send(ForwardAnswer { id, result }).await;
+                        drop(permit);
+                    });
+                }
+                other => return Err(other.unexpected()),
+            }
+        }
+    };
+    let writing = async {
+        loop {
+            let frame = match tokio::time::timeout(ALIVE_INTERVAL, answered.recv()).await {
+                Err(_) => Frame::Alive,
+                Ok(None) => return Ok(()),
+                Ok(Some(answer)) => Frame::Forwarded(Box::new(answer)),
+            };
+            write_alive(&mut writer, &frame).await?;
+        }
+    };
+    tokio::select! {
+        ended = reading => ended,
+        ended = writing => ended,
+    }
+}

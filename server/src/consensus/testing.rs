@@ -1,0 +1,54 @@
+//! Consensus for tests of what uses it: one server in memory.
+
+use catalog::{ServerId, WatchKey};
+use tokio::net::TcpListener;
+use wire::cluster_key::{ClusterKey, ClusterKeys};
+
+use super::transport::chain;
+use super::transport::hello::Purpose;
+use super::{Consensus, Running};
+use crate::config::{Config, RaftTiming};
+use crate::metrics::Metrics;
+
+/// One server in memory that leads, with the mesh's facts and a certificate authority in place.
+pub(crate) struct Alone {
+    pub(crate) consensus: Consensus,
+    pub(crate) server: ServerId,
+    pub(crate) cluster_keys: ClusterKeys,
+    /// Dropping it ends the consensus.
+    _running: Running,
+}
+
+impl Alone {
+    /// Starts one, and waits until it is ready.
+    pub(crate) async fn start() -> Self {
+        wire::crypto::install_provider();
+        let server: ServerId = "a".parse().unwrap();
+        let cluster_keys = ClusterKeys::single(ClusterKey::generate());
+        let mut config = Config::new(server.clone(), cluster_keys.clone());
+        config.timing = RaftTiming::fast();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let running = super::start(&config, listener, address, "127.0.0.1:1".to_owned(), Metrics::new()).await.unwrap();
+        let consensus = running.consensus.clone();
+        let deadline = tokio::time::Instant::now() + std::time::Duration::from_secs(20);
+        consensus.changed(&[WatchKey::Roots], catalog::CatalogIndex(1), deadline).await;
+        assert!(consensus.catalog().active_root().is_some(), "no certificate authority after 20 seconds");
+        Self { consensus, server, cluster_keys, _running: running }
+    }
+}
+
+impl Consensus {
+    /// Returns what this server has counted.
+    pub(crate) fn metrics_text(&self) -> String {
+        self.shared.metrics.text()
+    }
+}
+
+impl Running {
+    /// Dials an address as this server would dial a peer, and returns who answered or why nobody did.
+    pub(crate) async fn dial_for_tests(&self, address: &str, expected: Option<&ServerId>) -> Result<ServerId, String> {
+        let dialled = self.context().dial(address, expected, Purpose::Meet).await;
+        dialled.map(|dialled| dialled.peer).map_err(|error| chain(&error))
+    }
+}

@@ -1,0 +1,252 @@
+//! The Raft thread: owns the room, and waits for nothing but its inbox and the disk.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::thread::{Builder, JoinHandle};
+use std::time::{Duration, Instant};
+
+use catalog::{Catalog, WatchKey};
+use tokio::sync::oneshot;
+use tracing::{debug, error, info, warn};
+
+use super::budget::HeldBytes;
+use super::inbox::{Inbox, Request, Unanswered};
+use super::start::{Failure, FatalError};
+use super::status::{Role, Standing};
+use super::transport::frame::SNAPSHOT_BYTES_MAX;
+use super::transport::links::Links;
+use super::{Committed, Shared};
+use crate::raft::{Disk, Fatal, Input, Output, ProposalFailure, Role as RoomRole, Room};
+
+/// Requests taken in one round, and so covered by one sync.
+const BATCH_MAX: usize = 1024;
+
+/// Runs `room` on a thread of its own until it is told to stop. A failure or panic in it is set as the server's end.
+///
+/// # Errors
+/// As the operating system says, where there is no thread to be had.
+pub(super) fn spawn<D: Disk + Send + 'static>(
+    room: Room<D>,
+    requests: Receiver<Request>,
+    shared: Arc<Shared>,
+    links: Arc<Links>,
+    failure: Failure,
+) -> std::io::Result<JoinHandle<()>> {
+    Builder::new().name("weft-raft".to_owned()).spawn(move || {
+        let desk = Desk { shared, links, next_id: 0, proposals: BTreeMap::new(), reads: BTreeMap::new() };
+        let thread = RaftThread { room, requests, desk, started: Instant::now() };
+        let fatal = match catch_unwind(AssertUnwindSafe(|| thread.run())) {
+            Ok(Ok(())) => return,
+            Ok(Err(fatal)) => FatalError::Raft(Arc::new(fatal)),
+            Err(panic) => FatalError::Panicked { thread: "raft", message: panic_message(&*panic) },
+        };
+        error!(error = super::transport::chain(&fatal), "raft halted");
+        failure.set(fatal);
+    })
+}
+
+fn panic_message(panic: &(dyn std::any::Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().copied();
+    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("no message").to_owned()
+}
+
+struct RaftThread<D: Disk> {
+    room: Room<D>,
+    requests: Receiver<Request>,
+    desk: Desk,
+    started: Instant,
+}
+
+impl<D: Disk> RaftThread<D> {
+    fn run(mut self) -> Result<(), Fatal> {
+        let tick = self.desk.shared.timing.tick;
+        self.desk.replace_catalog(self.room.catalog().clone(), None);
+        let mut next_tick = Instant::now() + tick;
+        let mut batch = Batch::default();
+        loop {
+            // The first round has no inputs: it applies what the log holds beyond the snapshot.
+            let now = self.started.elapsed();
+            let desk = &mut self.desk;
+            self.room.step_all(batch.inputs.drain(..), now, &mut |output| desk.carry_out(output))?;
+            self.report(now);
+            if batch.is_last {
+                return Ok(());
+            }
+            batch.held.clear();
+            match self.requests.recv_timeout(next_tick.saturating_duration_since(Instant::now())) {
+                Ok(request) => batch.take(request, &mut self.desk),
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return Ok(()),
+            }
+            while batch.inputs.len() < BATCH_MAX
+                && let Ok(request) = self.requests.try_recv()
+            {
+                batch.take(request, &mut self.desk);
+            }
+            if Instant::now() >= next_tick {
+                batch.inputs.push(Input::Tick);
+                // After a stall the missed ticks are gone: several at once would look like a leader's silence.
+                next_tick = (next_tick + tick).max(Instant::now());
+            }
+        }
+    }
+
+    /// Tells everybody where this server stands, and wakes them only if that changed.
+    fn report(&self, now: Duration) {
+        let status = self.room.status(now);
+        let role = match status.role {
+            RoomRole::Leader => Role::Leader,
+            RoomRole::Follower => Role::Follower,
+            RoomRole::Candidate => Role::Candidate,
+        };
+        let heard = status.last_contact.and_then(|ago| Instant::now().checked_sub(ago));
+        let standing = Standing { role, leader: status.leader, term: status.term, heard };
+        let shared = &self.desk.shared;
+        shared.metrics.raft_state(status.term, status.applied, role == Role::Leader);
+        shared.standing.send_if_modified(|before| {
+            let is_news = (before.role, before.leader, before.term) != (role, status.leader, status.term);
+            *before = standing;
+            is_news
+        });
+    }
+}
+
+/// Gathers the inputs of one round.
+#[derive(Default)]
+struct Batch {
+    inputs: Vec<Input>,
+    /// Kept until the round is done: its bytes are in memory as long.
+    held: Vec<HeldBytes>,
+    is_last: bool,
+}
+
+impl Batch {
+    fn take(&mut self, request: Request, desk: &mut Desk) {
+        let input = match request {
+            Request::Propose { data, held, answer } => {
+                self.held.push(held);
+                Input::Propose { id: desk.expect_outcome(answer), data }
+            }
+            Request::Read { answer } => Input::ReadIndex { id: desk.expect_read(answer) },
+            Request::Peer { message, held } => {
+                self.held.push(held);
+                Input::Peer(*message)
+            }
+            Request::Unreachable { peer } => Input::Unreachable(peer),
+            Request::SnapshotStatus { peer, delivered } => Input::SnapshotStatus { to: peer, delivered },
+            Request::SnapshotEncoded { index, bytes } => Input::SnapshotEncoded { index, bytes },
+            Request::TransferLeader { to } => Input::TransferLeader(to),
+            Request::Stop => {
+                self.is_last = true;
+                Input::Stop
+            }
+        };
+        self.inputs.push(input);
+    }
+}
+
+/// Carries out what the room wants, and knows who waits for which answer. Nothing it does waits.
+struct Desk {
+    shared: Arc<Shared>,
+    links: Arc<Links>,
+    next_id: u64,
+    proposals: BTreeMap<u64, oneshot::Sender<Result<Committed, Unanswered>>>,
+    reads: BTreeMap<u64, oneshot::Sender<Result<(), Unanswered>>>,
+}
+
+impl Desk {
+    fn expect_outcome(&mut self, answer: oneshot::Sender<Result<Committed, Unanswered>>) -> u64 {
+        self.next_id += 1;
+        self.proposals.insert(self.next_id, answer);
+        self.next_id
+    }
+
+    fn expect_read(&mut self, answer: oneshot::Sender<Result<(), Unanswered>>) -> u64 {
+        self.next_id += 1;
+        self.reads.insert(self.next_id, answer);
+        self.next_id
+    }
+
+    fn carry_out(&mut self, output: Output) {
+        match output {
+            Output::Send(message) => self.links.send(message),
+            Output::Applied { touched, catalog, restored, .. } => {
+                self.replace_catalog(catalog, (!restored).then_some(touched));
+            }
+            Output::ProposalDone { id, index, outcome } => self.answer(id, Ok(Committed { index, outcome })),
+            Output::ProposalFailed { id, reason } => {
+                debug!(error = %reason, "proposal not answered");
+                self.answer(id, Err(unanswered(&reason)));
+            }
+            Output::ReadReady { id, .. } => self.answer_read(id, Ok(())),
+            Output::ReadFailed { id, reason } => {
+                debug!(error = %reason, "read not confirmed");
+                self.answer_read(id, Err(Unanswered::NotTaken));
+            }
+            Output::RoleChanged { role, leader, term } => {
+                let leader = leader.and_then(|id| self.shared.members.member(id));
+                let leader = leader.map_or("none".to_owned(), |member| member.id.to_string());
+                info!(role = ?role, leader, term, "raft role changed");
+            }
+            Output::EncodeSnapshot { index, catalog, .. } => encode(index, catalog, self.shared.inbox.clone()),
+        }
+    }
+
+    /// Puts a catalog in place and wakes whoever waits for what it touched: for everything where that is not known.
+    fn replace_catalog(&self, catalog: Catalog, touched: Option<BTreeSet<WatchKey>>) {
+        let shared = &self.shared;
+        let (index, after) = (catalog.index(), Arc::new(catalog));
+        let before = shared.catalog.swap(Arc::clone(&after));
+        match touched {
+            Some(touched) => shared.watches.wake(&touched),
+            None => shared.watches.wake_all(&before, &after),
+        }
+        shared.applied.send_replace(index);
+    }
+
+    fn answer(&mut self, id: u64, result: Result<Committed, Unanswered>) {
+        if let Some(answer) = self.proposals.remove(&id) {
+            // Whoever gave up does not need the answer.
+            let _ = answer.send(result);
+        }
+    }
+
+    fn answer_read(&mut self, id: u64, result: Result<(), Unanswered>) {
+        if let Some(answer) = self.reads.remove(&id) {
+            // Whoever gave up does not need the answer.
+            let _ = answer.send(result);
+        }
+    }
+}
+
+fn unanswered(reason: &ProposalFailure) -> Unanswered {
+    match reason {
+        ProposalFailure::NotLeader { .. } => Unanswered::NotTaken,
+        ProposalFailure::Overloaded => Unanswered::Overloaded,
+        ProposalFailure::LeadershipLost | ProposalFailure::Stopped => Unanswered::Lost,
+        ProposalFailure::TooLarge { bytes, bytes_max } => {
+            Unanswered::TooLarge { bytes: *bytes, bytes_max: *bytes_max }
+        }
+        ProposalFailure::Malformed(reason) => Unanswered::Malformed { reason: reason.clone() },
+    }
+}
+
+/// Encodes a snapshot on a thread of its own: it takes as long as the catalog is large.
+fn encode(index: u64, catalog: Catalog, inbox: Inbox) {
+    let encode = move || {
+        let bytes = catalog.snapshot();
+        if bytes.len() > SNAPSHOT_BYTES_MAX {
+            warn!(bytes = bytes.len(), index, "the snapshot is too large to be sent to another server");
+        }
+        bytes
+    };
+    let spawned = Builder::new().name("weft-snapshot".to_owned()).spawn(move || {
+        inbox.tell_surely(Request::SnapshotEncoded { index, bytes: encode() });
+    });
+    if let Err(error) = spawned {
+        // Without a snapshot the log grows; the next start of the server begins a new attempt.
+        warn!(error = %error, index, "cannot start a thread to encode a snapshot");
+    }
+}

@@ -1,0 +1,269 @@
+//! The Raft room: one server's part in its group, as a machine of the form `step(input, now) -> outputs`.
+
+mod apply;
+mod interface;
+mod jitter;
+mod peer;
+mod proposals;
+mod reads;
+mod settle;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use catalog::{Catalog, CatalogIndex};
+use raft::eraftpb::{ConfState, Message, MessageType};
+use raft::{RawNode, SnapshotStatus, StateRole};
+
+pub(crate) use interface::REPLACE;
+pub use interface::{
+    EntryError, Fatal, Input, OpenError, Output, PeerMessageRefused, ProposalFailure, ReadFailure, Role, RoomStatus,
+};
+use jitter::ElectionJitter;
+use proposals::Proposals;
+use reads::Reads;
+
+use super::config::{Limits, RoomConfig};
+use super::disk::Disk;
+use super::logger;
+use super::random::Random;
+use super::storage::Store;
+
+/// One server's part in its Raft group: the log, the catalog, and who waits for what.
+///
+/// The shell that owns it runs it on a thread of its own, in a loop: gather what came in, [`Room::step_all`], carry
+/// out the outputs. It turns a [`Fatal`] or a panic into the end of the process.
+pub struct Room<D: Disk> {
+    node: RawNode<Store<D>>,
+    catalog: Catalog,
+    /// The membership after the last applied entry.
+    conf_state: ConfState,
+    limits: Limits,
+    jitter: ElectionJitter,
+    proposals: Proposals,
+    reads: Reads,
+    /// How many entries and bytes were applied since the newest snapshot.
+    applied_since_snapshot: (u64, u64),
+    /// The snapshot that the shell is encoding.
+    encoding: Option<raft::eraftpb::SnapshotMetadata>,
+    /// The catalog of a leader's snapshot that was checked on arrival and is not installed yet.
+    arrived: Option<Catalog>,
+    /// Snapshots under way to followers, with the tick at which they count as lost.
+    sent_snapshots: BTreeMap<u64, u64>,
+    ticks: u64,
+    /// Role, leader and term as last reported.
+    reported: (Role, Option<u64>, u64),
+    leader_heard_at: Option<Duration>,
+    refused_messages: u64,
+    phase: Phase,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    Running,
+    Stopped,
+    Halted,
+}
+
+impl<D: Disk> Room<D> {
+    /// Reads log and snapshot back, or bootstraps an empty disk. What is committed but younger than the snapshot is
+    /// applied by the first step.
+    ///
+    /// # Errors
+    /// [`OpenError`]; nothing was written unless a write itself failed.
+    pub fn open(disk: D, config: RoomConfig) -> Result<Room<D>, OpenError> {
+        config.raft(0).validate().map_err(OpenError::Config)?;
+        let (store, catalog) = Store::open(disk, &config)?;
+        let raft_config = config.raft(store.snapshot_metadata().index);
+        let conf_state = store.snapshot_metadata().get_conf_state().clone();
+        let node = RawNode::new(&raft_config, store, &logger::logger()).map_err(OpenError::Config)?;
+        let mut random = Random::new(config.seed);
+        let term = node.raft.term;
+        Ok(Room {
+            node,
+            catalog,
+            conf_state,
+            reads: Reads::new(config.raft_id, random.next(), &config.limits),
+            proposals: Proposals::new(&config.limits),
+            jitter: ElectionJitter::new(config.election_tick, random),
+            limits: config.limits,
+            applied_since_snapshot: (0, 0),
+            encoding: None,
+            arrived: None,
+            sent_snapshots: BTreeMap::new(),
+            ticks: 0,
+            reported: (Role::Follower, None, term),
+            leader_heard_at: None,
+            refused_messages: 0,
+            phase: Phase::Running,
+        })
+    }
+
+    /// Takes one input and hands every consequence to `out`, in order.
+    ///
+    /// # Errors
+    /// [`Fatal`]: the room has halted, and the process must end.
+    pub fn step(&mut self, input: Input, now: Duration, out: &mut dyn FnMut(Output)) -> Result<(), Fatal> {
+        self.step_all(std::iter::once(input), now, out)
+    }
+
+    /// Takes a batch of inputs and hands every consequence to `out`, in order. One sync covers the whole batch.
+    ///
+    /// # Errors
+    /// [`Fatal`]: the room has halted, and the process must end.
+    pub fn step_all(
+        &mut self,
+        inputs: impl IntoIterator<Item = Input>,
+        now: Duration,
+        out: &mut dyn FnMut(Output),
+    ) -> Result<(), Fatal> {
+        match self.phase {
+            Phase::Running => {}
+            Phase::Stopped => return Ok(()),
+            Phase::Halted => return Err(Fatal::Halted),
+        }
+        let result = self.take_all(inputs, now, out);
+        if result.is_err() {
+            self.phase = Phase::Halted;
+        }
+        result
+    }
+
+    fn take_all(
+        &mut self,
+        inputs: impl IntoIterator<Item = Input>,
+        now: Duration,
+        out: &mut dyn FnMut(Output),
+    ) -> Result<(), Fatal> {
+        for input in inputs {
+            self.take(input, now, out)?;
+            if self.phase == Phase::Stopped {
+                return Ok(());
+            }
+        }
+        self.proposals.flush(&mut self.node, out);
+        loop {
+            self.reads.begin_round(&mut self.node, out);
+            self.settle(out)?;
+            if !self.reads.wants_round() {
+                break;
+            }
+        }
+        if self.node.raft.state == StateRole::Leader {
+            self.leader_heard_at = Some(now);
+        }
+        Ok(())
+    }
+
+    fn take(&mut self, input: Input, now: Duration, out: &mut dyn FnMut(Output)) -> Result<(), Fatal> {
+        match input {
+            Input::Tick => self.tick(out),
+            Input::Peer(message) => self.take_message(message, now),
+            Input::Propose { id, data } => self.proposals.take(&mut self.node, id, data, out),
+            Input::ReadIndex { id } => self.reads.take(id, self.ticks, out),
+            Input::Unreachable(peer) => self.node.report_unreachable(peer),
+            Input::SnapshotStatus { to, delivered } => self.report_snapshot(to, delivered),
+            Input::SnapshotEncoded { index, bytes } => self.save_snapshot(index, &bytes)?,
+            Input::TransferLeader(peer) => {
+                if self.node.raft.state == StateRole::Leader {
+                    self.node.transfer_leader(peer);
+                }
+            }
+            Input::Stop => self.stop(out),
+        }
+        Ok(())
+    }
+
+    fn tick(&mut self, out: &mut dyn FnMut(Output)) {
+        self.ticks += 1;
+        self.jitter.tick(&mut self.node);
+        self.reads.tick(&mut self.node, self.ticks, out);
+        let ticks = self.ticks;
+        let lost: Vec<u64> =
+            self.sent_snapshots.iter().filter(|(_, until)| **until <= ticks).map(|(peer, _)| *peer).collect();
+        for peer in lost {
+            self.report_snapshot(peer, false);
+        }
+    }
+
+    fn take_message(&mut self, message: Message, now: Duration) {
+        let from = message.from;
+        let speaks_for_leader = matches!(
+            MessageType::from_i32(message.msg_type),
+            Some(MessageType::MsgAppend | MessageType::MsgHeartbeat | MessageType::MsgSnapshot)
+        );
+        let arrived = match peer::check(&message, &self.node) {
+            Ok(arrived) => arrived,
+            Err(error) => {
+                self.refused_messages += 1;
+                tracing::warn!(peer = from, %error, "dropped a malformed raft message");
+                return;
+            }
+        };
+        // Raft refuses what it has no use for (an answer from a stranger, for one); nothing follows from that here.
+        if let Err(error) = self.node.step(message) {
+            tracing::debug!(peer = from, %error, "raft has no use for a message");
+        }
+        if let Some(catalog) = arrived
+            && self.node.snap().is_some_and(|pending| CatalogIndex(pending.get_metadata().index) == catalog.index())
+        {
+            self.arrived = Some(catalog);
+        }
+        if speaks_for_leader && self.node.raft.leader_id == from {
+            self.leader_heard_at = Some(now);
+        }
+    }
+
+    fn report_snapshot(&mut self, to: u64, delivered: bool) {
+        self.sent_snapshots.remove(&to);
+        self.node.report_snapshot(to, if delivered { SnapshotStatus::Finish } else { SnapshotStatus::Failure });
+    }
+
+    fn stop(&mut self, out: &mut dyn FnMut(Output)) {
+        self.phase = Phase::Stopped;
+        self.proposals.fail_all(&ProposalFailure::Stopped, out);
+        self.reads.fail_all(ReadFailure::Stopped, out);
+    }
+
+    /// Returns the catalog after the last applied entry.
+    pub fn catalog(&self) -> &Catalog {
+        &self.catalog
+    }
+
+    /// Returns what the room says about itself; `now` as in [`Room::step`].
+    pub fn status(&self, now: Duration) -> RoomStatus {
+        let raft = &self.node.raft;
+        let (role, leader, term) = self.role();
+        let last_contact = self.leader_heard_at.map(|heard| now.saturating_sub(heard));
+        RoomStatus {
+            id: raft.id,
+            role,
+            leader,
+            term,
+            commit: raft.raft_log.committed,
+            applied: self.catalog.index().0,
+            last_index: raft.raft_log.last_index(),
+            snapshot_index: self.node.store().snapshot_metadata().index,
+            voters: self.conf_state.voters.clone(),
+            last_contact,
+            refused_messages: self.refused_messages,
+        }
+    }
+
+    /// Gives the disk back. What was not synced is still not synced.
+    pub fn into_disk(self) -> D {
+        self.node.raft.r.raft_log.store.into_disk()
+    }
+
+    fn role(&self) -> (Role, Option<u64>, u64) {
+        let raft = &self.node.raft;
+        let role = match raft.state {
+            StateRole::Leader => Role::Leader,
+            StateRole::Follower => Role::Follower,
+            StateRole::PreCandidate | StateRole::Candidate => Role::Candidate,
+        };
+        (role, (raft.leader_id != raft::INVALID_ID).then_some(raft.leader_id), raft.term)
+    }
+}

@@ -1,0 +1,143 @@
+//! Applies committed entries and snapshots to the catalog.
+
+use std::collections::BTreeSet;
+
+use catalog::{Catalog, Envelope, WatchKey};
+use raft::Storage;
+use raft::eraftpb::{ConfChange, ConfChangeSingle, ConfChangeTransition, ConfChangeType, ConfChangeV2};
+use raft::eraftpb::{ConfState, Entry, EntryType, Snapshot, SnapshotMetadata};
+use raft_prost::Message as _;
+
+use super::{CatalogIndex, Disk, EntryError, Fatal, Output, Room};
+use crate::raft::snapshot::{self, SnapshotFileError};
+
+impl<D: Disk> Room<D> {
+    /// Applies committed entries, then answers those that proposed them.
+    pub(super) fn apply(&mut self, entries: Vec<Entry>, out: &mut dyn FnMut(Output)) -> Result<(), Fatal> {
+        let Some(last) = entries.last() else { return Ok(()) };
+        let last = CatalogIndex(last.index);
+        let mut touched = BTreeSet::new();
+        let mut answers = Vec::new();
+        for entry in entries {
+            let (index, term) = (entry.index, entry.term);
+            self.applied_since_snapshot.0 += 1;
+            self.applied_since_snapshot.1 += entry.data.len() as u64;
+            let applied = self.apply_entry(entry).map_err(|source| Fatal::Entry { index, term, source })?;
+            let outcome = applied.map(|applied: Applied| {
+                touched.extend(applied.touched);
+                applied.outcome
+            });
+            answers.extend(self.proposals.answer(index, term, outcome));
+        }
+        out(Output::Applied { index: last, touched, catalog: self.catalog.clone(), restored: false });
+        answers.into_iter().for_each(out);
+        Ok(())
+    }
+
+    fn apply_entry(&mut self, entry: Entry) -> Result<Option<Applied>, EntryError> {
+        let index = CatalogIndex(entry.index);
+        match EntryType::from_i32(entry.entry_type) {
+            None => return Err(EntryError::Kind(entry.entry_type)),
+            Some(EntryType::EntryNormal) if !entry.data.is_empty() => {
+                let envelope = Envelope::decode(&entry.data).map_err(EntryError::Envelope)?;
+                let catalog::Applied { outcome, touched, .. } = self.catalog.apply(index, &envelope);
+                return Ok(Some(Applied { outcome, touched }));
+            }
+            // With it a leader begins its term.
+            Some(EntryType::EntryNormal) => {}
+            Some(EntryType::EntryConfChange | EntryType::EntryConfChangeV2) => {
+                let change = decode_conf_change(&entry).ok_or(EntryError::ConfChange)?;
+                match self.node.apply_conf_change(&change) {
+                    Ok(mut conf_state) => {
+                        // Raft keeps sets; sorted, the membership in a snapshot is the same on every server.
+                        conf_state.voters.sort_unstable();
+                        conf_state.learners.sort_unstable();
+                        self.conf_state = conf_state;
+                        // Whom it added can use no older snapshot.
+                        self.applied_since_snapshot.0 += self.limits.snapshot_entries;
+                    }
+                    // Every server comes to the same verdict, for it follows from the membership alone.
+                    Err(error) => tracing::error!(index = entry.index, %error, "ignored an impossible membership change"),
+                }
+            }
+        }
+        self.catalog.apply_empty(index);
+        Ok(None)
+    }
+
+    /// Replaces the catalog by a leader's snapshot, which is durable already.
+    pub(super) fn restore(&mut self, snapshot: &Snapshot, out: &mut dyn FnMut(Output)) -> Result<(), Fatal> {
+        let metadata = snapshot.get_metadata();
+        let index = CatalogIndex(metadata.index);
+        self.catalog = match self.arrived.take().filter(|catalog| catalog.index() == index) {
+            Some(catalog) => catalog,
+            None => decode_snapshot(snapshot)?,
+        };
+        self.conf_state = metadata.get_conf_state().clone();
+        self.applied_since_snapshot = (0, 0);
+        out(Output::Applied { index, touched: BTreeSet::new(), catalog: self.catalog.clone(), restored: true });
+        Ok(())
+    }
+
+    /// Asks the shell to encode the catalog once enough was applied since the newest snapshot.
+    pub(super) fn request_snapshot(&mut self, out: &mut dyn FnMut(Output)) {
+        let (entries, bytes) = self.applied_since_snapshot;
+        let is_due = entries >= self.limits.snapshot_entries || bytes >= self.limits.snapshot_bytes;
+        if !is_due || self.encoding.is_some() {
+            return;
+        }
+        let index = self.catalog.index().0;
+        let Ok(term) = self.node.store().term(index) else { return };
+        self.applied_since_snapshot = (0, 0);
+        self.encoding = Some(metadata(index, term, self.conf_state.clone()));
+        let (conf_state, catalog) = (self.conf_state.clone(), self.catalog.clone());
+        out(Output::EncodeSnapshot { index, term, conf_state, catalog });
+    }
+
+    /// Stores the snapshot that the shell encoded, unless a leader's newer one came in between.
+    pub(super) fn save_snapshot(&mut self, index: u64, state: &[u8]) -> Result<(), Fatal> {
+        let Some(metadata) = self.encoding.take_if(|metadata| metadata.index == index) else { return Ok(()) };
+        if metadata.index > self.node.store().snapshot_metadata().index {
+            self.node.mut_store().save_snapshot(metadata, state)?;
+        }
+        Ok(())
+    }
+}
+
+struct Applied {
+    outcome: catalog::Outcome,
+    touched: BTreeSet<WatchKey>,
+}
+
+fn metadata(index: u64, term: u64, conf_state: ConfState) -> SnapshotMetadata {
+    let mut metadata = SnapshotMetadata::default();
+    metadata.index = index;
+    metadata.term = term;
+    metadata.set_conf_state(conf_state);
+    metadata
+}
+
+/// Reads the catalog in a snapshot and checks that it is what the metadata says.
+pub(super) fn decode_snapshot(snapshot: &Snapshot) -> Result<Catalog, SnapshotFileError> {
+    let metadata = snapshot.get_metadata();
+    let file = snapshot::file_name(metadata.index, metadata.term);
+    let (written, state) = snapshot::decode(&file, &snapshot.data)?;
+    let what = "its state cannot be read, or is of another index";
+    match Catalog::restore(state) {
+        Ok(catalog) if catalog.index().0 == metadata.index && written == *metadata => Ok(catalog),
+        _ => Err(SnapshotFileError::Damaged { file, what }),
+    }
+}
+
+/// Reads the membership change in an entry; `None` if anything in it is unknown. The `raft` crate would panic on it.
+pub(super) fn decode_conf_change(entry: &Entry) -> Option<ConfChangeV2> {
+    let change = if entry.entry_type == EntryType::EntryConfChange as i32 {
+        let ConfChange { change_type, node_id, context, .. } = ConfChange::decode(entry.data.as_slice()).ok()?;
+        ConfChangeV2 { changes: vec![ConfChangeSingle { change_type, node_id }], context, ..ConfChangeV2::default() }
+    } else {
+        ConfChangeV2::decode(entry.data.as_slice()).ok()?
+    };
+    ConfChangeTransition::from_i32(change.transition)?;
+    let is_known = |kind: i32| ConfChangeType::from_i32(kind).is_some();
+    change.changes.iter().all(|single| is_known(single.change_type) && single.node_id != 0).then_some(change)
+}

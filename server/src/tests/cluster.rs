@@ -1,0 +1,261 @@
+//! How servers make a cluster, lose a leader, and come back.
+
+use std::collections::BTreeSet;
+use std::os::unix::fs::PermissionsExt;
+use std::time::Duration;
+
+use catalog::{CatalogIndex, WatchKey};
+use tokio::time::Instant;
+
+use super::harness::{Cluster, has, register, soon};
+use crate::consensus::Role;
+use crate::{ConsensusError, FatalError, IdentityError, StartError, start};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn three_servers_make_one_cluster_and_each_takes_writes_and_reads_its_own() {
+    let cluster = Cluster::of_three().await;
+    let meshes: BTreeSet<String> = ["a", "b", "c"]
+        .iter()
+        .map(|name| cluster.consensus(name).catalog().mesh().unwrap().cluster_id.clone())
+        .collect();
+    assert_eq!(meshes.len(), 1);
+    for name in ["a", "b", "c"] {
+        let consensus = cluster.consensus(name);
+        let committed = register(&consensus, &format!("by-{name}")).await.unwrap();
+        assert!(has(&consensus.catalog(), &format!("by-{name}")), "server {name} does not see its own write");
+        assert!(consensus.status().applied >= committed.index);
+    }
+    for name in ["a", "b", "c"] {
+        let consensus = cluster.consensus(name);
+        consensus.read_index().await.unwrap();
+        assert_eq!(consensus.catalog().nodes().count(), 3, "server {name} reads less than was acknowledged");
+        assert_eq!(consensus.agent_addresses().len(), 3);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_repeated_request_is_carried_out_once_and_answered_alike() {
+    let cluster = Cluster::of_three().await;
+    let (leader, follower) = (cluster.leader().await, cluster.follower().await);
+    let envelope = super::harness::envelope(catalog::Command::CreateJoinToken {
+        token: serde_json::from_value(serde_json::json!({
+            "accessor": "00000000-0000-4000-8000-000000000000", "secret": "ab".repeat(32), "services": ["default/web"],
+            "node": null, "platform": null, "replace_node": false, "expires_at": 4_000_000_000_000_u64,
+            "used_by": null, "record": null, "created": 0, "modified": 0,
+        }))
+        .unwrap(),
+    });
+    let first = cluster.consensus(&follower).propose(envelope.clone()).await.unwrap();
+    let again = cluster.consensus(&leader).propose(envelope).await.unwrap();
+    assert_eq!(first.outcome, again.outcome);
+    assert_eq!(cluster.consensus(&leader).catalog().join_tokens().count(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_blocking_query_wakes_for_its_keys_only() {
+    let cluster = Cluster::of_three().await;
+    let consensus = cluster.consensus("a");
+    let since = consensus.catalog().index();
+    let soon_over = Instant::now() + Duration::from_millis(200);
+    let other = consensus.changed(&[WatchKey::Tokens], since, soon_over);
+    let nodes = consensus.changed(&[WatchKey::Nodes], since, Instant::now() + Duration::from_secs(30));
+    let mut touched = consensus.touched();
+    let (written, nodes, other) = tokio::join!(register(&consensus, "n1"), nodes, other);
+    written.unwrap();
+    assert!(has(&nodes, "n1"));
+    assert!(other.index_of(&[WatchKey::Tokens]) <= since, "it returned at its deadline");
+    let (catalog, keys) = soon(touched.next()).await;
+    assert!(has(&catalog, "n1") && keys.contains(&WatchKey::Nodes) && !keys.contains(&WatchKey::Tokens), "{keys:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn fault_1_writes_go_on_when_the_leader_stops() {
+    let mut cluster = Cluster::of_three().await;
+    register(&cluster.consensus("a"), "before").await.unwrap();
+    let stopped = cluster.leader().await;
+    cluster.stop(&stopped).await;
+    let survivor = cluster.servers.keys().next().unwrap().clone();
+    register(&cluster.consensus(&survivor), "after").await.unwrap();
+    let leader = cluster.leader().await;
+    assert_ne!(leader, stopped);
+    let catalog = cluster.consensus(&leader).catalog();
+    assert!(has(&catalog, "before") && has(&catalog, "after"));
+
+    // It comes back under another port, and the others learn the new one.
+    cluster.start(&stopped, |_| ()).await;
+    let consensus = cluster.consensus(&stopped);
+    consensus.read_index().await.unwrap();
+    assert!(has(&consensus.catalog(), "after"));
+    register(&consensus, "again").await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_that_stops_hands_over_and_does_not_wait_for_an_election() {
+    let mut cluster = Cluster::of_three().await;
+    let (leader, follower) = (cluster.leader().await, cluster.follower().await);
+    let before = cluster.consensus(&follower).status().term;
+    cluster.stop(&leader).await;
+    cluster.leader().await;
+    assert!(cluster.consensus(&follower).status().term > before);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn fault_3_all_servers_come_back_with_the_same_state() {
+    let mut cluster = Cluster::of_three().await;
+    register(&cluster.consensus("a"), "kept").await.unwrap();
+    let cluster_id = cluster.consensus("a").catalog().mesh().unwrap().cluster_id.clone();
+    let root = cluster.consensus("a").catalog().active_root().unwrap().id.clone();
+    let ports: Vec<(String, u16)> =
+        cluster.servers.iter().map(|(name, server)| (name.clone(), server.raft_address().port())).collect();
+    for (name, _) in &ports {
+        cluster.stop(name).await;
+    }
+    for (name, port) in &ports {
+        cluster.start(name, |config| {
+            config.raft_port = *port;
+            config.bootstrap_expect = 1;
+        })
+        .await;
+    }
+    cluster.leader().await;
+    for (name, _) in &ports {
+        let consensus = cluster.consensus(name);
+        consensus.read_index().await.unwrap();
+        let catalog = consensus.catalog();
+        assert!(has(&catalog, "kept"));
+        assert_eq!(catalog.mesh().unwrap().cluster_id, cluster_id, "a restart must not make a new cluster");
+        assert_eq!(catalog.active_root().unwrap().id, root);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn fault_19_a_server_whose_disk_was_lost_is_refused_under_its_old_name() {
+    let mut cluster = Cluster::of_three().await;
+    let lost = cluster.follower().await;
+    cluster.stop(&lost).await;
+    cluster.directories.remove(&lost);
+    cluster.start(&lost, |config| config.bootstrap_expect = 3).await;
+    let error = soon(cluster.servers[&lost].failed()).await;
+    let FatalError::Refused { reason, .. } = &error else { panic!("{error}") };
+    let want = format!("server `{lost}` is a member with another disk: its data directory was lost or replaced");
+    assert!(reason.starts_with(&want), "{reason}");
+    assert!(reason.contains("start it under a new --node id and remove the old one"), "{reason}");
+    assert_eq!(cluster.consensus(&lost).status().role, Role::Joining, "it must never vote");
+    cluster.servers.remove(&lost);
+    register(&cluster.consensus(&cluster.leader().await), "goes-on").await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_fourth_server_is_told_that_the_cluster_is_made_already() {
+    let mut cluster = Cluster::of_three().await;
+    cluster.start("d", |config| config.bootstrap_expect = 3).await;
+    let error = soon(cluster.servers["d"].failed()).await.to_string();
+    assert!(error.contains("server `d` is not a member of cluster"), "{error}");
+    assert!(error.contains("of the servers a, b, c"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn four_servers_that_expect_three_and_start_together_make_one_cluster_at_most() {
+    let mut cluster = Cluster::new();
+    for name in ["a", "b", "c", "d"] {
+        cluster.start(name, |config| config.bootstrap_expect = 3).await;
+    }
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    let clusters: BTreeSet<String> = cluster
+        .servers
+        .keys()
+        .filter_map(|name| cluster.consensus(name).catalog().mesh().map(|mesh| mesh.cluster_id.clone()))
+        .collect();
+    assert!(clusters.len() <= 1, "{clusters:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn servers_with_other_settings_do_not_make_a_cluster() {
+    let mut cluster = Cluster::new();
+    cluster.start("a", |config| config.bootstrap_expect = 2).await;
+    cluster.start("b", |config| (config.bootstrap_expect, config.datacenter) = (2, "dc2".to_owned())).await;
+    cluster.counted("a", "other_settings").await;
+    cluster.counted("b", "other_settings").await;
+    assert!(cluster.servers.keys().all(|name| cluster.consensus(name).status().role == Role::Joining));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn fault_43_two_clusters_that_meet_refuse_each_other_and_go_on() {
+    let mut cluster = Cluster::new();
+    cluster.start("a", |config| config.bootstrap_expect = 1).await;
+    cluster.established().await;
+    let joined = cluster.servers["a"].raft_address().port();
+    let mut other = Cluster::new();
+    other.keys = cluster.keys.clone();
+    other.start("b", |config| config.bootstrap_expect = 1).await;
+    other.established().await;
+    other.stop("b").await;
+    // The first cluster's server is dialled as if it were a peer, because this one has no leader to hear.
+    other.start("b", |config| config.retry_join = vec![format!("127.0.0.1:{joined}")]).await;
+    let dialled = other.servers["b"].running.dial_for_tests(&format!("127.0.0.1:{joined}"), None).await.unwrap_err();
+    assert!(dialled.contains("belongs to cluster"), "{dialled}");
+    cluster.counted("a", "other_cluster").await;
+    other.counted("b", "other_cluster").await;
+    register(&cluster.consensus("a"), "n").await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_in_memory_starts_alone_at_once() {
+    let mut cluster = Cluster::new();
+    cluster.start("a", |config| config.data_dir = None).await;
+    cluster.established().await;
+    let consensus = cluster.consensus("a");
+    let mesh = consensus.catalog().mesh().unwrap().clone();
+    assert_eq!(mesh.trust_domain.to_string(), format!("{}.weft", mesh.cluster_id));
+    assert_eq!(consensus.status().last_contact, Some(Duration::ZERO));
+    assert!(consensus.catalog().index() > CatalogIndex(1));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn f3_a_data_directory_belongs_to_one_server_and_one_process() {
+    let mut cluster = Cluster::new();
+    cluster.start("a", |_| ()).await;
+    cluster.established().await;
+    let data_dir = cluster.config("a").data_dir.unwrap();
+    assert_eq!(std::fs::metadata(&data_dir).unwrap().permissions().mode() & 0o777, 0o700);
+
+    let config = cluster.config("a");
+    let error = start(config).await.unwrap_err();
+    assert!(matches!(&error, StartError::Consensus(ConsensusError::Disk(_))), "{error}");
+    cluster.stop("a").await;
+
+    let mut config = cluster.config("b");
+    config.data_dir = Some(data_dir.clone());
+    let error = start(config).await.unwrap_err();
+    let StartError::Consensus(ConsensusError::Identity(IdentityError::OtherServer { .. })) = &error else {
+        panic!("{error}")
+    };
+    let mut config = cluster.config("a");
+    config.datacenter = "dc2".to_owned();
+    let error = start(config).await.unwrap_err();
+    assert!(matches!(&error, StartError::Consensus(ConsensusError::Fixed { setting: "datacenter", .. })), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn fault_6_without_a_quorum_nothing_is_acknowledged_and_reads_say_so() {
+    let mut cluster = Cluster::new();
+    for name in ["a", "b", "c"] {
+        cluster.start(name, |config| {
+            config.bootstrap_expect = 3;
+            config.timing.write_deadline = Duration::from_secs(2);
+            config.timing.read_deadline = Duration::from_secs(2);
+        })
+        .await;
+    }
+    cluster.established().await;
+    let (stopped, last) = (cluster.leader().await, cluster.follower().await);
+    cluster.stop(&stopped).await;
+    let other = cluster.servers.keys().find(|name| **name != last).unwrap().clone();
+    cluster.stop(&other).await;
+    let consensus = cluster.consensus(&last);
+    let error = register(&consensus, "lonely").await.unwrap_err().to_string();
+    assert!(error.starts_with("No cluster leader") || error.contains("outcome is not known"), "{error}");
+    let error = consensus.read_index().await.unwrap_err().to_string();
+    assert!(error.starts_with("No cluster leader"), "{error}");
+    assert!(!has(&consensus.catalog(), "lonely"));
+}
