@@ -1,1 +1,70 @@
-//! Placeholder.
+//! What an agent is told when it starts.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use catalog::{NodeName, Platform};
+use wire::join_token::JoinSecret;
+
+/// Port of the local HTTP API where nobody says otherwise.
+pub const HTTP_PORT: u16 = 8500;
+/// Port of the admin listener where nobody says otherwise.
+pub const ADMIN_PORT: u16 = 19000;
+/// Port of the inbound mesh listener where nobody says otherwise.
+pub const MESH_PORT: u16 = 20000;
+
+/// Tells one agent who it is, where its servers are and where it listens.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The node that this agent registers and whose instances it owns.
+    pub node: NodeName,
+    /// The platform that the node is on.
+    pub platform: Platform,
+    /// The availability zone, if the platform has them.
+    pub zone: Option<String>,
+    /// The flat address space that the node is in; empty is the default one.
+    pub network: String,
+    /// The address of the inbound mesh listener.
+    pub bind: IpAddr,
+    /// The address that other agents dial; found from the route to the servers when absent and `bind` is unspecified.
+    pub advertise: Option<IpAddr>,
+    /// Agent ports of servers as `host:port`, tried in an order of the agent's own choosing.
+    pub servers: Vec<String>,
+    /// A join token; needed only until the agent has an identity in `data_dir`.
+    pub join_token: Option<JoinSecret>,
+    /// Where identity, leaves, last good state and API-registered services are kept; memory only when absent.
+    pub data_dir: Option<PathBuf>,
+    /// Port of the local HTTP API on 127.0.0.1; 0 takes a free one.
+    pub http_port: u16,
+    /// Port of the admin listener on 127.0.0.1; 0 takes a free one.
+    pub admin_port: u16,
+    /// Port of the inbound mesh listener; 0 takes a free one, the same one again after a restart if it still is.
+    pub mesh_port: u16,
+    /// Service definition files, or directories of `*.hcl` and `*.json` read in order of their names.
+    pub services: Vec<PathBuf>,
+    /// How long a stopping agent waits for what is in flight.
+    pub drain_deadline: Duration,
+}
+
+impl Config {
+    /// Returns the configuration of an agent on loopback that keeps everything in memory and takes free ports.
+    pub fn in_memory(node: NodeName, servers: Vec<String>) -> Self {
+        Self {
+            node,
+            platform: Platform::Vm,
+            zone: None,
+            network: String::new(),
+            bind: IpAddr::V4(Ipv4Addr::LOCALHOST),
+            advertise: None,
+            servers,
+            join_token: None,
+            data_dir: None,
+            http_port: 0,
+            admin_port: 0,
+            mesh_port: 0,
+            services: Vec::new(),
+            drain_deadline: Duration::from_secs(25),
+        }
+    }
+}

@@ -1,11 +1,106 @@
 //! A weft agent: the proxy, certificates, local services and their health checks.
+//!
+//! [`start`] enrols the agent if need be, puts what an earlier run kept into force, and goes on from there. Servers are
+//! needed for news only: without any the agent serves on with its last good state.
 
 mod api;
 mod checks;
 mod config;
+mod core;
+mod enrol;
+mod jitter;
 mod leaf;
 mod local;
 mod metrics;
 pub mod proxy;
+mod start;
 mod state;
 pub mod sync;
+#[cfg(test)]
+mod testing;
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use catalog::{AgentRecord, ServiceKey};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
+use tracing::{info, warn};
+
+pub use config::{ADMIN_PORT, Config, HTTP_PORT, MESH_PORT};
+pub use enrol::EnrolError;
+pub use local::LocalError;
+pub use start::{StartError, start};
+pub use state::DataDirError;
+
+/// How long a stopping agent waits for the catalog to take its node out.
+const LEAVE_TIMEOUT: Duration = Duration::from_secs(3);
+/// How long other agents may still send new calls after the node has left the catalog.
+const FORGOTTEN_AFTER: Duration = Duration::from_millis(500);
+
+/// A running agent. Dropping it stops everything at once, as a crash would; [`Agent::drain`] takes leave first.
+#[derive(Debug)]
+pub struct Agent {
+    core: core::Handle,
+    proxy: Arc<proxy::Proxy>,
+    http: SocketAddr,
+    admin: SocketAddr,
+    drain_deadline: Duration,
+    stopping: CancellationToken,
+    _tasks: Vec<AbortOnDropHandle<()>>,
+}
+
+impl Agent {
+    /// Returns where the local HTTP API listens.
+    pub fn http_address(&self) -> SocketAddr {
+        self.http
+    }
+
+    /// Returns where readiness and metrics are served.
+    pub fn admin_address(&self) -> SocketAddr {
+        self.admin
+    }
+
+    /// Returns where the mesh listener listens.
+    pub fn mesh_address(&self) -> SocketAddr {
+        self.proxy.mesh_address()
+    }
+
+    /// Returns the address and port under which other agents find this one.
+    pub fn advertised_address(&self) -> (IpAddr, u16) {
+        let status = self.core.status();
+        (status.address, status.mesh_port)
+    }
+
+    /// Returns the agent's record.
+    pub fn record(&self) -> AgentRecord {
+        self.core.status().record.clone()
+    }
+
+    /// Returns where local services call others: owner, destination, and the address or why there is none.
+    pub fn upstreams(&self) -> Vec<(ServiceKey, ServiceKey, Result<SocketAddr, String>)> {
+        let upstreams = self.proxy.status().upstreams.into_iter();
+        upstreams.map(|upstream| (upstream.listener.owner, upstream.listener.destination, upstream.outcome)).collect()
+    }
+
+    /// Returns what is still missing before every local service is served; nothing once the agent is ready.
+    pub fn missing(&self) -> Vec<String> {
+        api::missing(&self.core, &self.proxy)
+    }
+
+    /// Stops being advertised, lets what is in flight finish within the configured deadline, and stops.
+    pub async fn drain(self) {
+        info!("draining");
+        match tokio::time::timeout(LEAVE_TIMEOUT, self.core.ask(core::Request::Leave)).await {
+            Ok(Some(())) => tokio::time::sleep(FORGOTTEN_AFTER).await,
+            Ok(None) | Err(_) => warn!("no server took the node out of the catalog; callers notice by themselves"),
+        }
+        self.stopping.cancel();
+        if self.proxy.drain(self.drain_deadline).await {
+            info!("drained");
+        } else {
+            warn!("calls were cut at the end of the drain deadline");
+        }
+    }
+}

@@ -1,1 +1,237 @@
-//! Placeholder.
+//! The data plane: carries connections of local services to other agents, and those of other agents to local services.
+//!
+//! All that it knows is one immutable [`Snapshot`]; it works on with the last one when nobody can give it a newer one.
+//! A connection's life is one function, read from top to bottom, for each direction: [`inbound`] and [`outbound`].
+
+mod accept;
+mod copy;
+mod current;
+mod decide;
+mod forbidden;
+mod handshake;
+mod inbound;
+mod limits;
+mod open_streams;
+mod outbound;
+mod refusal;
+mod room;
+mod snapshot;
+#[cfg(test)]
+mod tests;
+mod tunnel_settings;
+
+use std::fmt;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::runtime::{Builder, Handle, Runtime};
+use tokio::sync::watch;
+use tokio::time::{Instant, MissedTickBehavior};
+
+use self::current::Current;
+use self::forbidden::Forbidden;
+use self::outbound::upstreams::{self, UpstreamsStatus};
+use self::room::Room;
+use crate::metrics::Direction;
+
+pub use self::limits::Limits;
+pub use self::outbound::upstreams::UpstreamStatus;
+pub use self::room::Clock;
+pub use self::snapshot::{DEFAULT_PORT_NAME, LocalInstance, Revocations, Snapshot, UpstreamListener};
+pub use crate::metrics::ProxyMetrics;
+
+/// How often rules that end by themselves are looked at, and idle tunnels.
+const HOUSEKEEPING_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Says where and within which bounds a proxy works.
+pub struct ProxyConfig {
+    /// The inbound mesh listener.
+    pub mesh_listener: std::net::TcpListener,
+    /// Where else this process listens; nobody is carried to such an address.
+    pub own_listeners: Vec<SocketAddr>,
+    /// The runtime to work on; one of its own, apart from everything else in the process, where absent.
+    pub runtime: Option<Handle>,
+    /// The bounds.
+    pub limits: Limits,
+    /// The wall clock, by which leaves and rules end.
+    pub clock: Clock,
+    /// Where to count.
+    pub metrics: ProxyMetrics,
+}
+
+/// Says why a proxy did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum ProxyStartError {
+    /// The runtime could not be made.
+    #[error("cannot start the threads of the proxy")]
+    Runtime(#[source] io::Error),
+    /// The listener is not one.
+    #[error("cannot use the mesh listener")]
+    Listener(#[source] io::Error),
+}
+
+/// Says how a proxy stands.
+#[derive(Debug, Clone)]
+pub struct ProxyStatus {
+    /// How many snapshots were published; none yet means that everything is refused.
+    pub generation: u64,
+    /// Streams to local services that are open.
+    pub inbound_streams: usize,
+    /// Connections of local services that are open.
+    pub outbound_streams: usize,
+    /// Tunnels that other agents have opened.
+    pub inbound_tunnels: u64,
+    /// Tunnels to other agents.
+    pub outbound_tunnels: u64,
+    /// How each upstream of the last snapshot stands.
+    pub upstreams: Vec<UpstreamStatus>,
+}
+
+/// Is a running data plane. Dropping it cuts everything; [`Proxy::drain`] does not.
+pub struct Proxy {
+    room: Arc<Room>,
+    mesh_address: SocketAddr,
+    upstreams: watch::Receiver<UpstreamsStatus>,
+    publishing: Mutex<()>,
+    runtime: Option<Runtime>,
+}
+
+impl Proxy {
+    /// Starts to accept on the mesh listener. Until a snapshot is published, everybody is refused.
+    ///
+    /// # Errors
+    ///
+    /// [`ProxyStartError`] if the runtime cannot be made or the listener cannot be used.
+    pub fn start(config: ProxyConfig) -> Result<Self, ProxyStartError> {
+        let ProxyConfig { mesh_listener, own_listeners, runtime, limits, clock, metrics } = config;
+        let mesh_address = mesh_listener.local_addr().map_err(ProxyStartError::Listener)?;
+        mesh_listener.set_nonblocking(true).map_err(ProxyStartError::Listener)?;
+        let (handle, runtime) = match runtime {
+            Some(handle) => (handle, None),
+            None => {
+                let runtime = own_runtime().map_err(ProxyStartError::Runtime)?;
+                (runtime.handle().clone(), Some(runtime))
+            }
+        };
+        let room = Arc::new(Room::new(Forbidden::new(mesh_address, own_listeners), limits, clock, metrics));
+        let (status, upstreams) = watch::channel(UpstreamsStatus::default());
+        let _entered = handle.enter();
+        let listener = tokio::net::TcpListener::from_std(mesh_listener).map_err(ProxyStartError::Listener)?;
+        room.inbound.tasks.spawn(inbound::listen(Arc::clone(&room), listener));
+        room.outbound.tasks.spawn(upstreams::keep(Arc::clone(&room), status));
+        room.outbound.tasks.spawn(keep_house(Arc::clone(&room)));
+        Ok(Self { room, mesh_address, upstreams, publishing: Mutex::default(), runtime })
+    }
+
+    /// Returns the address of the mesh listener.
+    pub fn mesh_address(&self) -> SocketAddr {
+        self.mesh_address
+    }
+
+    /// Puts a snapshot into force.
+    ///
+    /// When this returns, new streams are decided by it, and open ones that it refuses have been told to close. Upstream
+    /// listeners follow at once, those that failed before are tried again; [`Proxy::settled`] waits for them.
+    pub fn publish(&self, snapshot: Arc<Snapshot>) {
+        // One after the other, or an older snapshot could stay in force. Nothing below waits for anybody.
+        let _publishing = self.publishing.lock().unwrap_or_else(PoisonError::into_inner);
+        let room = &self.room;
+        let previous = room.current.load_full();
+        let generation = previous.as_ref().map_or(1, |previous| previous.generation + 1);
+        let current = Arc::new(Current::new(Arc::clone(&snapshot), generation, previous.as_deref()));
+        room.current.store(Some(current));
+        let closed = room.streams.decide_again(&snapshot, room.now());
+        room.pool.review(&snapshot);
+        room.endpoints.retain(&snapshot);
+        room.metrics.snapshot_published();
+        room.generation.send_replace(generation);
+        tracing::debug!(generation, closed, "snapshot published");
+    }
+
+    /// Waits until the upstream listeners are those of the last published snapshot, and returns how they stand.
+    pub async fn settled(&self) -> Vec<UpstreamStatus> {
+        let generation = *self.room.generation.borrow();
+        let mut upstreams = self.upstreams.clone();
+        match upstreams.wait_for(|status| status.generation >= generation).await {
+            Ok(status) => status.upstreams.clone(),
+            // The proxy has stopped.
+            Err(_) => Vec::new(),
+        }
+    }
+
+    /// Returns how many streams of both directions are open.
+    pub fn open_streams(&self) -> usize {
+        self.room.streams.count(Direction::Inbound) + self.room.streams.count(Direction::Outbound)
+    }
+
+    /// Returns how the proxy stands.
+    pub fn status(&self) -> ProxyStatus {
+        ProxyStatus {
+            generation: *self.room.generation.borrow(),
+            inbound_streams: self.room.streams.count(Direction::Inbound),
+            outbound_streams: self.room.streams.count(Direction::Outbound),
+            inbound_tunnels: self.room.metrics.tunnels_open(Direction::Inbound),
+            outbound_tunnels: self.room.metrics.tunnels_open(Direction::Outbound),
+            upstreams: self.upstreams.borrow().upstreams.clone(),
+        }
+    }
+
+    /// Takes no more callers, lets what is open finish until the deadline, then cuts it. Returns whether all of it
+    /// finished.
+    ///
+    /// Local services can call others for as long as somebody calls them: what is in flight may need it.
+    pub async fn drain(&self, deadline: Duration) -> bool {
+        let deadline = Instant::now() + deadline;
+        let room = &self.room;
+        let callers_done = room.inbound.drain(deadline, || {}).await;
+        room.outbound.drain(deadline, || room.streams.cut_all()).await && callers_done
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        for stage in [&self.room.inbound, &self.room.outbound] {
+            stage.stopping.cancel();
+            stage.cut.cancel();
+        }
+        self.room.streams.cut_all();
+        if let Some(runtime) = self.runtime.take() {
+            // Not waited for: that would block whoever drops this, perhaps a thread of another runtime.
+            runtime.shutdown_background();
+        }
+    }
+}
+
+impl fmt::Debug for Proxy {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("Proxy").field("mesh_address", &self.mesh_address).finish_non_exhaustive()
+    }
+}
+
+fn own_runtime() -> io::Result<Runtime> {
+    Builder::new_multi_thread()
+        .thread_name("weft-proxy")
+        // Only names are resolved there.
+        .max_blocking_threads(8)
+        .enable_all()
+        .build()
+}
+
+/// Does what comes due with time: closes streams whose rule has ended, lets go of idle tunnels.
+async fn keep_house(room: Arc<Room>) {
+    let mut due = tokio::time::interval(HOUSEKEEPING_INTERVAL);
+    due.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            () = room.outbound.stopping.cancelled() => return,
+            _ = due.tick() => {}
+        }
+        let now = room.now();
+        room.pool.sweep(room.limits.tunnel_idle_max, now);
+        if let Some(current) = room.current.load_full().filter(|current| current.has_rules_that_end) {
+            room.streams.decide_again(&current.snapshot, now);
+        }
+    }
+}

@@ -1,1 +1,452 @@
-//! Placeholder.
+//! How an agent keeps in step with its servers, as a `step(input, now)` machine.
+//!
+//! The machine decides which server to talk to and when, what to subscribe to and from where to resume, whether what
+//! comes can be taken, and which writes make the catalog say of this node what it should. It does no I/O: a shell
+//! carries out its outputs, a simulator can too.
+//!
+//! It keeps the last good state of every topic. Nothing that a server sends, and no absence of servers, makes it forget
+//! that state or go back to an earlier one.
+
+mod accept;
+pub(crate) mod connection;
+mod dial;
+#[cfg(test)]
+mod model;
+mod registrations;
+mod topics;
+mod writes;
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use catalog::{Incarnation, Outcome, RequestId, ServerId, Topic};
+use wire::agent_protocol::{ClientFrame, ServerFrame, WriteRequest};
+
+use crate::jitter::Jitter;
+use dial::Dialler;
+pub use registrations::{Desired, Known};
+use registrations::{Registrations, Settled};
+use topics::{Taken, Topics};
+pub use topics::{TopicState, View};
+use writes::Writes;
+
+/// A connection that is not there after this long is given up.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// A server that says nothing for this long is taken for dead; it pings after ten seconds of silence.
+const SILENCE_MAX: Duration = Duration::from_secs(25);
+/// The wait before a topic that was sent something impossible is asked for again, and up to half as much more.
+const POISON_PAUSE: Duration = Duration::from_secs(20);
+/// What a server refused to register is tried again this often.
+const FORGIVE_AFTER: Duration = Duration::from_secs(60);
+
+/// What the machine reacts to.
+#[derive(Clone, Debug)]
+pub enum Input {
+    /// Time passed.
+    Tick,
+    /// The connection asked for is there; its stream is open in both directions.
+    Connected {
+        /// The number under which it was asked for.
+        attempt: u64,
+    },
+    /// The connection could not be made, or was lost.
+    Closed {
+        /// The number under which it was asked for.
+        attempt: u64,
+    },
+    /// The server sent a frame.
+    Frame {
+        /// The connection that it came over.
+        attempt: u64,
+        /// What it said.
+        frame: ServerFrame,
+    },
+    /// A write was answered, or was not.
+    Written {
+        /// The write.
+        request_id: RequestId,
+        /// What became of it.
+        result: WriteResult,
+    },
+    /// The topics that the agent needs from now on.
+    Needs(BTreeSet<Topic>),
+    /// What the catalog should say of this node from now on.
+    Desired(Box<Desired>),
+    /// The agent is about to stop: the node is to leave the catalog.
+    Leave,
+}
+
+/// What became of a write.
+#[derive(Clone, Debug)]
+pub enum WriteResult {
+    /// It was committed, with this outcome.
+    Answered(Outcome),
+    /// Nobody can tell whether it was committed: it is sent again under the same request id.
+    Unavailable {
+        /// How long the server wants to be left alone.
+        retry_after: Option<Duration>,
+    },
+    /// The server does not take it, whatever the state of the catalog.
+    Rejected {
+        /// What the server said.
+        error: String,
+    },
+}
+
+/// What the machine wants done.
+#[derive(Clone, Debug)]
+pub enum Output {
+    /// Connect to this server and open the stream; any older connection is gone.
+    Connect {
+        /// The number of the connection, never used twice.
+        attempt: u64,
+        /// The server's agent port as `host:port`.
+        server: String,
+    },
+    /// Drop this connection, or stop making it.
+    Disconnect {
+        /// The number of the connection.
+        attempt: u64,
+        /// Why.
+        reason: Lost,
+    },
+    /// Send a frame, after all frames sent before.
+    Send {
+        /// The connection.
+        attempt: u64,
+        /// What to say.
+        frame: ClientFrame,
+    },
+    /// Send a write; a repeat carries the same request id.
+    Write {
+        /// The connection.
+        attempt: u64,
+        /// The write.
+        request: Box<WriteRequest>,
+    },
+    /// A session is open.
+    Opened {
+        /// The server that holds it.
+        server: ServerId,
+        /// The agent's number in it.
+        incarnation: Incarnation,
+    },
+    /// The last good state changed.
+    Publish(View),
+    /// What outlives the process changed: [`Sync::view`], [`Sync::known`] or [`Sync::servers`].
+    Persist,
+    /// An event could not be true; the last good state stays.
+    Dropped {
+        /// The topic.
+        topic: Topic,
+        /// What is wrong with the event.
+        error: String,
+    },
+    /// A server refused to register something; the rest goes on.
+    Refused {
+        /// What the server said.
+        error: String,
+    },
+    /// The node has left the catalog.
+    Left,
+}
+
+/// Why a connection was given up.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Lost {
+    /// It took too long to make.
+    #[error("the server did not answer within {} s", CONNECT_TIMEOUT.as_secs())]
+    ConnectTimeout,
+    /// The server fell silent.
+    #[error("the server said nothing for {} s", SILENCE_MAX.as_secs())]
+    Silent,
+    /// The server ended the session.
+    #[error("the server ended the session: {0}")]
+    Goodbye(String),
+    /// The server does not know what this agent has already been told.
+    #[error("the server is behind on {0}")]
+    Behind(Topic),
+    /// A newer session of this agent has taken over.
+    #[error("another session of this agent is newer")]
+    Fenced,
+}
+
+/// How the machine stands with its servers.
+#[derive(Debug)]
+enum Link {
+    Down { retry_at: Duration },
+    Connecting { attempt: u64, since: Duration },
+    Up { attempt: u64, since: Duration, heard: Duration, incarnation: Option<Incarnation> },
+}
+
+/// What an agent starts its synchronisation with.
+#[derive(Clone, Debug, Default)]
+pub struct Start {
+    /// Configured servers as `host:port`.
+    pub servers: Vec<String>,
+    /// Servers that an earlier run learned of.
+    pub learned: Vec<String>,
+    /// The last good state of an earlier run.
+    pub view: View,
+    /// What an earlier run registered; nothing if that is not known, which empties the node first.
+    pub known: Option<Known>,
+    /// Decides every random choice. No two runs of an agent share one, for it also numbers requests.
+    pub seed: u64,
+}
+
+/// The machine. Feed it inputs in order; it answers each with its outputs.
+#[derive(Debug)]
+pub struct Sync {
+    jitter: Jitter,
+    dialler: Dialler,
+    topics: Topics,
+    registrations: Registrations,
+    writes: Writes,
+    link: Link,
+    attempts: u64,
+    forgive_at: Option<Duration>,
+    leaving: bool,
+}
+
+impl Sync {
+    /// Returns a machine that has not connected yet and connects at its first step.
+    pub fn new(start: Start) -> Self {
+        let mut jitter = Jitter::new(start.seed);
+        Self {
+            dialler: Dialler::new(start.servers, start.learned, &mut jitter),
+            topics: Topics::new(start.view),
+            registrations: Registrations::new(start.known),
+            writes: Writes::new(start.seed),
+            link: Link::Down { retry_at: Duration::ZERO },
+            attempts: 0,
+            forgive_at: None,
+            leaving: false,
+            jitter,
+        }
+    }
+
+    /// Returns the last good state of every needed topic that was ever received.
+    pub fn view(&self) -> &View {
+        self.topics.view()
+    }
+
+    /// Returns what may be registered of this node; nothing while that is unknown.
+    pub fn known(&self) -> Option<Known> {
+        self.registrations.known()
+    }
+
+    /// Returns the servers that a server told of.
+    pub fn servers(&self) -> &[String] {
+        self.dialler.learned()
+    }
+
+    /// Returns when the machine next wants a [`Input::Tick`], if nothing else happens before.
+    pub fn wake_at(&self) -> Option<Duration> {
+        // Writes and poisoned topics wait for a connection; their times mean nothing without one.
+        let (link, topics, writes) = match &self.link {
+            Link::Down { retry_at } => (*retry_at, None, None),
+            Link::Connecting { since, .. } => (*since + CONNECT_TIMEOUT, None, None),
+            Link::Up { heard, incarnation, .. } => {
+                let writes = incarnation.and_then(|_| self.writes.due());
+                (*heard + SILENCE_MAX, self.topics.next_due(), writes)
+            }
+        };
+        [Some(link), topics, writes, self.forgive_at].into_iter().flatten().min()
+    }
+
+    /// Reacts to one input. `now` is the time since any fixed start and never goes back.
+    pub fn step(&mut self, input: Input, now: Duration, out: &mut dyn FnMut(Output)) {
+        match input {
+            Input::Tick => {}
+            Input::Connected { attempt } => self.connected(attempt, now, out),
+            Input::Closed { attempt } => self.closed(attempt, now),
+            Input::Frame { attempt, frame } => self.frame(attempt, frame, now, out),
+            Input::Written { request_id, result } => self.written(&request_id, result, now, out),
+            Input::Needs(topics) => self.need(&topics, out),
+            Input::Desired(desired) => self.registrations.desire(*desired),
+            Input::Leave => {
+                self.leaving = true;
+                self.registrations.leave();
+            }
+        }
+        self.keep_time(now, out);
+        self.write_next(now, out);
+        if self.leaving && self.registrations.has_left() {
+            self.leaving = false;
+            out(Output::Left);
+        }
+    }
+
+    fn keep_time(&mut self, now: Duration, out: &mut dyn FnMut(Output)) {
+        match &self.link {
+            Link::Connecting { since, .. } if now >= *since + CONNECT_TIMEOUT => {
+                self.hang_up(Lost::ConnectTimeout, now, out);
+            }
+            Link::Up { heard, .. } if now >= *heard + SILENCE_MAX => self.hang_up(Lost::Silent, now, out),
+            Link::Up { attempt, .. } => {
+                let attempt = *attempt;
+                for topic in self.topics.due(now) {
+                    self.subscribe_from_scratch(attempt, &topic, out);
+                }
+            }
+            Link::Down { .. } | Link::Connecting { .. } => {}
+        }
+        if self.forgive_at.is_some_and(|at| now >= at) {
+            self.forgive_at = None;
+            self.registrations.forgive();
+        }
+        if let Link::Down { retry_at } = &self.link
+            && now >= *retry_at
+        {
+            self.dial(now, out);
+        }
+    }
+
+    fn dial(&mut self, now: Duration, out: &mut dyn FnMut(Output)) {
+        match self.dialler.next() {
+            Some(server) => {
+                self.attempts += 1;
+                self.link = Link::Connecting { attempt: self.attempts, since: now };
+                out(Output::Connect { attempt: self.attempts, server });
+            }
+            None => self.link = Link::Down { retry_at: now + CONNECT_TIMEOUT },
+        }
+    }
+
+    fn connected(&mut self, attempt: u64, now: Duration, out: &mut dyn FnMut(Output)) {
+        match &self.link {
+            Link::Connecting { attempt: current, .. } if *current == attempt => {}
+            _ => return,
+        }
+        self.link = Link::Up { attempt, since: now, heard: now, incarnation: None };
+        out(Output::Send { attempt, frame: ClientFrame::Hello {} });
+        for (topic, from) in self.topics.subscriptions() {
+            out(Output::Send { attempt, frame: ClientFrame::Subscribe { topic, from } });
+        }
+    }
+
+    fn closed(&mut self, attempt: u64, now: Duration) {
+        match &self.link {
+            Link::Connecting { attempt: current, .. } if *current == attempt => self.down(Duration::ZERO, now),
+            Link::Up { attempt: current, since, .. } if *current == attempt => {
+                let lasted = now.saturating_sub(*since);
+                self.down(lasted, now);
+            }
+            Link::Down { .. } | Link::Connecting { .. } | Link::Up { .. } => {}
+        }
+    }
+
+    fn hang_up(&mut self, reason: Lost, now: Duration, out: &mut dyn FnMut(Output)) {
+        let (attempt, lasted) = match &self.link {
+            Link::Down { .. } => return,
+            Link::Connecting { attempt, .. } => (*attempt, Duration::ZERO),
+            Link::Up { attempt, since, .. } => (*attempt, now.saturating_sub(*since)),
+        };
+        out(Output::Disconnect { attempt, reason });
+        self.down(lasted, now);
+    }
+
+    fn down(&mut self, lasted: Duration, now: Duration) {
+        let wait = self.dialler.lost(lasted, &mut self.jitter);
+        self.link = Link::Down { retry_at: now + wait };
+    }
+
+    fn frame(&mut self, attempt: u64, frame: ServerFrame, now: Duration, out: &mut dyn FnMut(Output)) {
+        match &mut self.link {
+            Link::Up { attempt: current, heard, .. } if *current == attempt => *heard = now,
+            _ => return,
+        }
+        match frame {
+            ServerFrame::Welcome { incarnation, server, servers } => {
+                if let Link::Up { incarnation: held, .. } = &mut self.link {
+                    *held = Some(incarnation);
+                }
+                self.registrations.new_session();
+                self.writes.clear();
+                if self.dialler.learn(servers, &mut self.jitter) {
+                    out(Output::Persist);
+                }
+                out(Output::Opened { server, incarnation });
+            }
+            ServerFrame::Event(event) => self.event(attempt, event, now, out),
+            ServerFrame::Ping => {}
+            ServerFrame::Goodbye { reason } => self.hang_up(Lost::Goodbye(reason), now, out),
+        }
+    }
+
+    fn event(&mut self, attempt: u64, event: catalog::Event, now: Duration, out: &mut dyn FnMut(Output)) {
+        let topic = event.topic().clone();
+        match self.topics.take(event) {
+            Taken::Changed => {
+                out(Output::Publish(self.topics.view().clone()));
+                out(Output::Persist);
+            }
+            Taken::Current | Taken::Ignored => {}
+            Taken::Gap => self.subscribe_from_scratch(attempt, &topic, out),
+            Taken::Behind => self.hang_up(Lost::Behind(topic), now, out),
+            Taken::Invalid(error) => {
+                let pause = POISON_PAUSE + self.jitter.up_to(POISON_PAUSE / 2);
+                self.topics.poison(&topic, now + pause);
+                out(Output::Dropped { topic, error });
+            }
+        }
+    }
+
+    fn subscribe_from_scratch(&mut self, attempt: u64, topic: &Topic, out: &mut dyn FnMut(Output)) {
+        self.topics.restart(topic);
+        out(Output::Send { attempt, frame: ClientFrame::Subscribe { topic: topic.clone(), from: None } });
+    }
+
+    fn need(&mut self, topics: &BTreeSet<Topic>, out: &mut dyn FnMut(Output)) {
+        let (added, dropped) = self.topics.need(topics);
+        let Link::Up { attempt, .. } = &self.link else { return };
+        for topic in dropped {
+            out(Output::Send { attempt: *attempt, frame: ClientFrame::Unsubscribe { topic } });
+        }
+        for topic in added {
+            let from = self.topics.index_of(&topic);
+            out(Output::Send { attempt: *attempt, frame: ClientFrame::Subscribe { topic, from } });
+        }
+    }
+
+    fn write_next(&mut self, now: Duration, out: &mut dyn FnMut(Output)) {
+        let Link::Up { attempt, incarnation: Some(incarnation), .. } = &self.link else { return };
+        let (attempt, incarnation) = (*attempt, *incarnation);
+        if self.writes.is_idle()
+            && let Some(command) = self.registrations.next(incarnation)
+        {
+            self.writes.start(command, now);
+            // It may be committed and the answer lost: from now on it may be there.
+            out(Output::Persist);
+        }
+        if let Some(request) = self.writes.send(now) {
+            out(Output::Write { attempt, request: Box::new(request) });
+        }
+    }
+
+    fn written(&mut self, request_id: &RequestId, result: WriteResult, now: Duration, out: &mut dyn FnMut(Output)) {
+        if !self.writes.is_under_way(request_id) {
+            return;
+        }
+        let settled = match result {
+            WriteResult::Unavailable { retry_after } => {
+                self.writes.retry(retry_after, now, &mut self.jitter);
+                return;
+            }
+            WriteResult::Answered(outcome) => self.registrations.answer(&outcome),
+            WriteResult::Rejected { error } => self.registrations.reject(error),
+        };
+        self.writes.clear();
+        match settled {
+            Settled::Done => {}
+            Settled::Refused(error) => {
+                self.forgive_at = Some(now + FORGIVE_AFTER + self.jitter.up_to(FORGIVE_AFTER / 4));
+                out(Output::Refused { error });
+            }
+            Settled::Fenced => self.hang_up(Lost::Fenced, now, out),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

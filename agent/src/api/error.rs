@@ -1,0 +1,129 @@
+//! How a request to the local API fails: one line that says what, on which input, and what to do.
+
+use axum::response::{IntoResponse, Response};
+use http::{HeaderValue, Method, StatusCode, header};
+
+use crate::local::LocalError;
+
+/// The bound on an error's text; part of it may be what a client sent.
+const TEXT_BYTES_MAX: usize = 2048;
+
+/// What kept a request from being answered as asked.
+///
+/// Clients written for Consul match on `ACL not found` and `Permission denied` at the start of the line.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ApiError {
+    #[error("ACL not found: the token is unknown, deleted or expired; ask for a new one")]
+    TokenUnknown,
+    #[error("Permission denied: {method} {path} needs a management token; send one in the X-Consul-Token header")]
+    PermissionDenied { method: Method, path: &'static str },
+    #[error("the query parameter `token` is refused; send the token in the X-Consul-Token or Authorization header")]
+    TokenInQuery,
+    #[error("the headers X-Consul-Token and Authorization carry different tokens; send one of them")]
+    TwoTokens,
+    #[error("the header {name} is malformed; {expected}")]
+    Header { name: &'static str, expected: &'static str },
+    #[error("{header} `{value}` is not this listener's; ask for localhost or a loopback address")]
+    ForeignHost { header: &'static str, value: String },
+    #[error("the request needs exactly one Host header; send it once")]
+    NoHost,
+    #[error("the query string cannot be read: {reason}")]
+    Query { reason: String },
+    #[error("the query parameter `{name}` cannot be `{value}`; {expected}")]
+    Parameter { name: &'static str, value: String, expected: &'static str },
+    #[error("the path's {what} `{value}` is not valid: {reason}")]
+    Path { what: &'static str, value: String, reason: String },
+    #[error("the body is larger than {limit_bytes} bytes; send less in one request")]
+    BodyTooLarge { limit_bytes: usize },
+    #[error("the body did not arrive within {limit_s} s; send it faster")]
+    BodyTooSlow { limit_s: u64 },
+    #[error("the body cannot be read: {reason}")]
+    BodyBroken { reason: String },
+    #[error("{0}")]
+    Local(#[from] LocalError),
+    #[error("weft's agent has no `{path}`; see the manual for what it serves under /v1/agent")]
+    NoSuchPath { path: String },
+    #[error("the path does not take this method; see the Allow header")]
+    MethodNotAllowed,
+    #[error("no server is reachable ({reason}); try again, or see the agent's log")]
+    NoServer { reason: String },
+    #[error("no server is reachable to check the token ({reason}); try again, or see the agent's log")]
+    TokenUnchecked { reason: String },
+    #[error("the agent is stopping")]
+    Stopping,
+    #[error("the agent cannot answer: {reason}")]
+    Internal { reason: String },
+}
+
+impl ApiError {
+    pub(crate) fn status(&self) -> StatusCode {
+        match self {
+            Self::TokenUnknown | Self::PermissionDenied { .. } | Self::ForeignHost { .. } => StatusCode::FORBIDDEN,
+            Self::TokenInQuery
+            | Self::TwoTokens
+            | Self::Header { .. }
+            | Self::NoHost
+            | Self::Query { .. }
+            | Self::Parameter { .. }
+            | Self::Path { .. }
+            | Self::BodyBroken { .. } => StatusCode::BAD_REQUEST,
+            Self::BodyTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::BodyTooSlow { .. } => StatusCode::REQUEST_TIMEOUT,
+            Self::Local(error) => error.status(),
+            Self::NoSuchPath { .. } => StatusCode::NOT_FOUND,
+            Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
+            Self::NoServer { .. } | Self::TokenUnchecked { .. } | Self::Stopping => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Internal { .. } => StatusCode::INTERNAL_SERVER_ERROR,
+        }
+    }
+
+    /// Whether the rest of the request may be unread, so that the connection cannot be used again.
+    fn ends_connection(&self) -> bool {
+        matches!(self, Self::BodyTooLarge { .. } | Self::BodyTooSlow { .. } | Self::BodyBroken { .. })
+    }
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        let mut response = text(self.status(), one_line(&crate::checks::chain(&self)));
+        if self.ends_connection() {
+            response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
+        response
+    }
+}
+
+/// Returns a plain text answer.
+pub(crate) fn text(status: StatusCode, body: impl Into<String>) -> Response {
+    (status, [(header::CONTENT_TYPE, "text/plain; charset=utf-8")], body.into()).into_response()
+}
+
+/// Returns `text` without control characters and cut to a bounded length.
+///
+/// Errors repeat what the caller sent: a line break in it must not forge a second line in somebody's log.
+fn one_line(text: &str) -> String {
+    let mut line = String::with_capacity(text.len().min(TEXT_BYTES_MAX));
+    for character in text.chars() {
+        if line.len() >= TEXT_BYTES_MAX {
+            line.push('…');
+            break;
+        }
+        if character.is_control() {
+            line.extend(character.escape_default());
+        } else {
+            line.push(character);
+        }
+    }
+    line
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a11_what_a_client_sent_cannot_start_a_new_line() {
+        assert_eq!(one_line("a\nb\u{1b}[31m"), "a\\nb\\u{1b}[31m");
+        assert!(one_line(&"x".repeat(10_000)).len() <= TEXT_BYTES_MAX + '…'.len_utf8());
+    }
+}

@@ -1,0 +1,219 @@
+//! Who may use the local API: tokens, judged by a server and remembered for a while.
+//!
+//! A server is asked for a token's rights, and its answer holds for thirty seconds. While no server answers, an answer
+//! that was good holds on, so that an operator can still look at an agent whose servers are gone.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use catalog::Timestamp;
+use http::HeaderMap;
+use wire::crypto::{self, Secret};
+
+use super::error::ApiError;
+
+/// How long a server's word on a token holds.
+const FRESH: Duration = Duration::from_secs(30);
+/// How long a server's word holds that it does not know a token: it may be made in the meantime.
+const FRESH_UNKNOWN: Duration = Duration::from_secs(2);
+/// More tokens than this are not remembered at once.
+const REMEMBERED_MAX: usize = 1024;
+
+/// The right that a route of the agent needs; declared beside its handler.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Right {
+    /// A management token.
+    Management,
+}
+
+/// What a server says of a token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Standing {
+    /// It is valid and may do everything, until its end.
+    Management {
+        /// When it ends; never where there is none.
+        expires_at: Option<Timestamp>,
+    },
+    /// No such token is known.
+    Unknown,
+}
+
+/// Why no server could be asked.
+#[derive(Debug)]
+pub(super) struct Unanswered(pub(super) String);
+
+#[derive(Debug)]
+struct Remembered {
+    standing: Standing,
+    asked: Instant,
+}
+
+/// Remembers what servers said of tokens, under hashes of their secrets.
+#[derive(Debug, Default)]
+pub(super) struct Tokens {
+    remembered: Mutex<BTreeMap<[u8; 32], Remembered>>,
+}
+
+impl Tokens {
+    /// Returns how a token stands, by memory or by asking.
+    pub(super) async fn standing(
+        &self,
+        token: &Secret,
+        ask: impl AsyncFnOnce() -> Result<Standing, Unanswered>,
+    ) -> Result<Standing, ApiError> {
+        let hash = crypto::sha256(token.expose().as_bytes());
+        let known = self.recall(&hash);
+        if let Some((standing, age)) = known {
+            let fresh = if standing == Standing::Unknown { FRESH_UNKNOWN } else { FRESH };
+            if age < fresh {
+                return Ok(current(standing));
+            }
+        }
+        match (ask().await, known) {
+            (Ok(standing), _) => {
+                self.remember(hash, standing);
+                Ok(current(standing))
+            }
+            (Err(_), Some((standing @ Standing::Management { .. }, _))) => Ok(current(standing)),
+            (Err(Unanswered(reason)), _) => Err(ApiError::TokenUnchecked { reason }),
+        }
+    }
+
+    fn recall(&self, hash: &[u8; 32]) -> Option<(Standing, Duration)> {
+        let remembered = self.remembered.lock().unwrap_or_else(PoisonError::into_inner);
+        remembered.get(hash).map(|known| (known.standing, known.asked.elapsed()))
+    }
+
+    fn remember(&self, hash: [u8; 32], standing: Standing) {
+        let mut remembered = self.remembered.lock().unwrap_or_else(PoisonError::into_inner);
+        if remembered.len() >= REMEMBERED_MAX && !remembered.contains_key(&hash) {
+            let worth = |known: &Remembered| (known.standing != Standing::Unknown, known.asked);
+            let least = remembered.iter().min_by_key(|(_, known)| worth(known)).map(|(hash, _)| *hash);
+            if let Some(least) = least {
+                remembered.remove(&least);
+            }
+        }
+        remembered.insert(hash, Remembered { standing, asked: Instant::now() });
+    }
+}
+
+/// A token ends when it ends, even while nobody can be asked.
+fn current(standing: Standing) -> Standing {
+    match standing {
+        Standing::Management { expires_at: Some(end) } if crypto::now() >= end => Standing::Unknown,
+        other => other,
+    }
+}
+
+/// Returns the token that a request carries.
+pub(super) fn sent_token(headers: &HeaderMap) -> Result<Option<Secret>, ApiError> {
+    let own = single(headers, "X-Consul-Token", "send it once, as plain text")?;
+    let bearer = single(headers, "Authorization", "send it once, as `Bearer <token>`")?;
+    let bearer = match bearer {
+        None | Some("") => None,
+        Some(value) => match value.split_once(' ') {
+            Some((scheme, token)) if scheme.eq_ignore_ascii_case("bearer") => Some(token.trim()),
+            _ => return Err(ApiError::Header { name: "Authorization", expected: "send `Bearer <token>`" }),
+        },
+    };
+    // Consul's clients send an empty header where no token is configured.
+    let own = own.map(str::trim).filter(|token| !token.is_empty());
+    let bearer = bearer.filter(|token| !token.is_empty());
+    match (own, bearer) {
+        (Some(own), Some(bearer)) if !crypto::constant_time_eq(own.as_bytes(), bearer.as_bytes()) => {
+            Err(ApiError::TwoTokens)
+        }
+        (own, bearer) => Ok(own.or(bearer).map(Secret::new)),
+    }
+}
+
+fn single<'a>(headers: &'a HeaderMap, name: &'static str, expected: &'static str) -> Result<Option<&'a str>, ApiError> {
+    let mut values = headers.get_all(name).iter();
+    let value = values.next();
+    if values.next().is_some() {
+        return Err(ApiError::Header { name, expected });
+    }
+    value.map(|value| value.to_str().map_err(|_| ApiError::Header { name, expected })).transpose()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::cell::Cell;
+
+    const GOOD: Standing = Standing::Management { expires_at: None };
+
+    fn no_server() -> Result<Standing, Unanswered> {
+        Err(Unanswered("gone".to_owned()))
+    }
+
+    #[tokio::test]
+    async fn a_server_is_asked_once_for_many_requests() {
+        let tokens = Tokens::default();
+        let asked = Cell::new(0);
+        for _ in 0..3 {
+            let ask = async || {
+                asked.set(asked.get() + 1);
+                Ok(GOOD)
+            };
+            assert_eq!(tokens.standing(&Secret::new("t"), ask).await.unwrap(), GOOD);
+        }
+        assert_eq!(asked.get(), 1);
+    }
+
+    #[tokio::test]
+    async fn a_good_answer_holds_on_while_no_server_answers_and_only_then() {
+        let tokens = Tokens::default();
+        let token = Secret::new("t");
+        tokens.standing(&token, async || Ok(GOOD)).await.unwrap();
+        let hash = crypto::sha256(b"t");
+        let long_ago = Instant::now().checked_sub(FRESH * 2).unwrap();
+        tokens.remembered.lock().unwrap().get_mut(&hash).unwrap().asked = long_ago;
+        assert_eq!(tokens.standing(&token, async || no_server()).await.unwrap(), GOOD);
+        assert_eq!(tokens.standing(&token, async || Ok(Standing::Unknown)).await.unwrap(), Standing::Unknown);
+    }
+
+    #[tokio::test]
+    async fn an_unknown_token_gets_nothing_while_no_server_answers() {
+        let result = Tokens::default().standing(&Secret::new("t"), async || no_server()).await;
+        assert!(matches!(result, Err(ApiError::TokenUnchecked { .. })));
+    }
+
+    #[tokio::test]
+    async fn a_token_ends_at_its_end_even_from_memory() {
+        let tokens = Tokens::default();
+        let ended = Standing::Management { expires_at: Some(Timestamp(1)) };
+        assert_eq!(tokens.standing(&Secret::new("t"), async || Ok(ended)).await.unwrap(), Standing::Unknown);
+        assert_eq!(tokens.standing(&Secret::new("t"), async || no_server()).await.unwrap(), Standing::Unknown);
+    }
+
+    #[tokio::test]
+    async fn a5_guesses_do_not_drive_out_good_tokens() {
+        let tokens = Tokens::default();
+        tokens.standing(&Secret::new("good"), async || Ok(GOOD)).await.unwrap();
+        for guess in 0..REMEMBERED_MAX * 2 {
+            tokens.standing(&Secret::new(format!("guess-{guess}")), async || Ok(Standing::Unknown)).await.unwrap();
+        }
+        assert_eq!(tokens.remembered.lock().unwrap().len(), REMEMBERED_MAX);
+        assert_eq!(tokens.standing(&Secret::new("good"), async || no_server()).await.unwrap(), GOOD);
+    }
+
+    #[test]
+    fn a6_a_malformed_credential_is_refused_without_repeating_it() {
+        let refused: [&[(&'static str, &str)]; 4] = [
+            &[("x-consul-token", "s3cret"), ("authorization", "Bearer other-s3cret")],
+            &[("authorization", "Basic s3cret")],
+            &[("authorization", "s3cret")],
+            &[("x-consul-token", "s3cret"), ("x-consul-token", "s3cret2")],
+        ];
+        for headers in refused {
+            let mut map = HeaderMap::new();
+            for (name, value) in headers {
+                map.append(*name, value.parse().unwrap());
+            }
+            let error = sent_token(&map).unwrap_err();
+            assert!(!error.to_string().contains("s3cret"), "{error}");
+        }
+    }
+}

@@ -1,0 +1,128 @@
+//! A route of the agent: method, path, the right that it needs, and its handler.
+
+use std::future::Future;
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::{RawPathParams, Request};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{MethodFilter, on};
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use http::Method;
+use serde::Serialize;
+use serde_json::Value;
+use wire::decode::Format;
+
+use super::error::{ApiError, text};
+use super::query::Query;
+use super::rights::Right;
+use super::{ApiState, body};
+use crate::local::LocalError;
+
+type Handler = dyn Fn(Call) -> BoxFuture<'static, Result<Response, ApiError>> + Send + Sync;
+
+/// One thing that the agent does.
+pub(super) struct Route {
+    method: Method,
+    path: &'static str,
+    right: Right,
+    handler: Arc<Handler>,
+}
+
+/// Declares a route. `path` is written as axum reads it: `{id}` stands for one segment.
+pub(super) fn route<F, Answer>(method: Method, path: &'static str, right: Right, handler: F) -> Route
+where
+    F: Fn(Call) -> Answer + Send + Sync + 'static,
+    Answer: Future<Output = Result<Response, ApiError>> + Send + 'static,
+{
+    Route { method, path, right, handler: Arc::new(move |call| Box::pin(handler(call))) }
+}
+
+impl Route {
+    /// Returns what the route serves and the right that it needs.
+    #[cfg(test)]
+    pub(super) fn describe(&self) -> (Method, &'static str, Right) {
+        (self.method.clone(), self.path, self.right)
+    }
+
+    /// Adds the route to `router`.
+    pub(super) fn mount(self, router: Router, state: ApiState) -> Router {
+        let filter = MethodFilter::try_from(self.method.clone()).expect("routes are declared for standard methods");
+        let path = self.path;
+        let route = Arc::new(self);
+        let endpoint = move |parameters: RawPathParams, request: Request| {
+            let (route, state) = (Arc::clone(&route), state.clone());
+            async move {
+                let parameters = parameters.iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
+                route.serve(state, parameters, request).await.unwrap_or_else(ApiError::into_response)
+            }
+        };
+        router.route(path, on(filter, endpoint))
+    }
+
+    /// Answers one request: right first, then parameters, then the body, then the handler.
+    async fn serve(
+        &self,
+        state: ApiState,
+        path_parameters: Vec<(String, String)>,
+        request: Request,
+    ) -> Result<Response, ApiError> {
+        let (parts, body) = request.into_parts();
+        state.authorize(&parts.headers, self.right, &self.method, self.path).await?;
+        let query = Query::parse(&parts.uri)?;
+        let body = if self.method == Method::PUT { body::read(&parts.headers, body).await? } else { Bytes::new() };
+        (self.handler)(Call { state, path_parameters, query, body }).await
+    }
+}
+
+/// One request that may be carried out.
+pub(super) struct Call {
+    pub(super) state: ApiState,
+    pub(super) query: Query,
+    path_parameters: Vec<(String, String)>,
+    body: Bytes,
+}
+
+impl Call {
+    /// Returns a name that stands in the path.
+    pub(super) fn path<T>(&self, name: &'static str) -> Result<T, ApiError>
+    where
+        T: std::str::FromStr<Err: std::fmt::Display>,
+    {
+        let value = self.path_parameters.iter().find(|(known, _)| known == name).map_or("", |(_, value)| value);
+        value.parse().map_err(|error: T::Err| ApiError::Path {
+            what: name,
+            value: value.to_owned(),
+            reason: error.to_string(),
+        })
+    }
+
+    /// Returns the body as JSON, in the namespace that the query names where the body names none.
+    pub(super) fn json_body(&self) -> Result<Value, ApiError> {
+        let wrong = |reason: String| ApiError::Local(LocalError::Definition { reason });
+        let mut value = Format::Json.read(&self.body).map_err(|error| wrong(error.to_string()))?;
+        if let (Some(namespace), Some(fields)) = (self.query.get("ns"), value.as_object_mut())
+            && !fields.keys().any(|name| name.eq_ignore_ascii_case("namespace"))
+        {
+            fields.insert("Namespace".to_owned(), Value::String(namespace.to_owned()));
+        }
+        Ok(value)
+    }
+}
+
+/// Returns an answer in JSON.
+pub(super) fn json(content: &impl Serialize) -> Result<Response, ApiError> {
+    json_with(http::StatusCode::OK, content)
+}
+
+/// Returns an answer in JSON with a status of its own.
+pub(super) fn json_with(status: http::StatusCode, content: &impl Serialize) -> Result<Response, ApiError> {
+    let body = serde_json::to_vec(content).map_err(|error| ApiError::Internal { reason: error.to_string() })?;
+    Ok((status, [(http::header::CONTENT_TYPE, "application/json")], body).into_response())
+}
+
+/// Returns the empty answer by which Consul says that something is done.
+pub(super) fn done() -> Response {
+    text(http::StatusCode::OK, "")
+}

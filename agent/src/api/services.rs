@@ -1,0 +1,98 @@
+//! `/v1/agent/service...`: the services beside this agent.
+
+use std::collections::BTreeMap;
+
+use axum::response::Response;
+use catalog::{InstanceId, Namespace};
+use http::Method;
+use wire::consul::AgentService;
+
+use super::error::ApiError;
+use super::rights::Right;
+use super::route::{Call, Route, done, json, route};
+use crate::core::{Request, Status};
+use crate::local::{Definition, LocalError};
+
+pub(super) fn routes() -> Vec<Route> {
+    vec![
+        route(Method::GET, "/v1/agent/services", Right::Management, list),
+        route(Method::GET, "/v1/agent/service/{id}", Right::Management, read),
+        route(Method::PUT, "/v1/agent/service/register", Right::Management, register),
+        route(Method::PUT, "/v1/agent/service/deregister/{id}", Right::Management, deregister),
+        route(Method::PUT, "/v1/agent/service/maintenance/{id}", Right::Management, maintain),
+    ]
+}
+
+/// Returns a service as the API shows it.
+pub(super) fn shown(status: &Status, service: &Definition) -> AgentService {
+    let mut instance = service.instance.clone();
+    instance.mesh_port = Some(status.mesh_port);
+    AgentService::new(&instance, &status.datacenter)
+}
+
+/// Returns a service by its id.
+pub(super) fn find<'a>(
+    status: &'a Status,
+    namespace: &Namespace,
+    id: &InstanceId,
+) -> Result<&'a Definition, ApiError> {
+    let is_it = |service: &&Definition| service.instance.key.namespace == *namespace && service.instance.key.id == *id;
+    let found = status.services.iter().find(is_it);
+    found.ok_or_else(|| ApiError::Local(LocalError::UnknownService { id: id.clone() }))
+}
+
+/// Answers with the services of all namespaces, or of the one that is asked for, by id.
+async fn list(call: Call) -> Result<Response, ApiError> {
+    let status = call.state.core.status();
+    let wanted = match call.query.get("ns") {
+        None | Some("" | "*") => None,
+        Some(_) => Some(call.query.namespace()?),
+    };
+    let services = status.services.iter();
+    let services = services.filter(|service| wanted.as_ref().is_none_or(|it| *it == service.instance.key.namespace));
+    let services: BTreeMap<String, AgentService> = services
+        .map(|service| (AgentService::object_key(&service.instance), shown(&status, service)))
+        .collect();
+    json(&services)
+}
+
+/// Answers with one service.
+async fn read(call: Call) -> Result<Response, ApiError> {
+    let status = call.state.core.status();
+    let service = find(&status, &call.query.namespace()?, &call.path("id")?)?;
+    json(&shown(&status, service))
+}
+
+/// Registers a service, or replaces what was registered under its id.
+async fn register(call: Call) -> Result<Response, ApiError> {
+    let body = call.json_body()?;
+    change(&call, |reply| Request::RegisterService(body, reply)).await
+}
+
+/// Removes a service that was registered over the API.
+async fn deregister(call: Call) -> Result<Response, ApiError> {
+    let (namespace, id) = (call.query.namespace()?, call.path("id")?);
+    change(&call, |reply| Request::DeregisterService(namespace, id, reply)).await
+}
+
+/// Puts a service into maintenance, where nobody calls it, or takes it out.
+async fn maintain(call: Call) -> Result<Response, ApiError> {
+    let (namespace, id) = (call.query.namespace()?, call.path("id")?);
+    let enable = call.query.flag("enable")?.ok_or_else(|| ApiError::Parameter {
+        name: "enable",
+        value: String::new(),
+        expected: "use `true` or `false`",
+    })?;
+    let given = call.query.get("reason").filter(|reason| !reason.is_empty());
+    let reason = enable.then(|| given.unwrap_or("Maintenance mode is enabled for this service").to_owned());
+    change(&call, |reply| Request::Maintain { namespace, id, reason, reply }).await
+}
+
+/// Has the core change something and answers when it is done and kept.
+pub(super) async fn change(
+    call: &Call,
+    request: impl FnOnce(tokio::sync::oneshot::Sender<Result<(), LocalError>>) -> Request,
+) -> Result<Response, ApiError> {
+    call.state.core.ask(request).await.ok_or(ApiError::Stopping)??;
+    Ok(done())
+}

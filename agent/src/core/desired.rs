@@ -1,0 +1,96 @@
+//! What the agent needs of servers, and what the catalog should say of it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use catalog::{Check, CheckKey, Instance, InstanceKey, Node, Owner, ServiceKey, Topic};
+use wire::agent_protocol::Subject;
+
+use super::Core;
+use crate::sync::{Desired, Input};
+
+impl Core {
+    /// Tells every part what the local services make necessary.
+    pub(super) fn follow_local(&mut self) {
+        let services: BTreeSet<ServiceKey> = self.local.services().map(|it| it.instance.service_key()).collect();
+        let probes = self.local.checks().into_iter().map(|(key, check)| (key, check.probe)).collect();
+        self.checks.set(&probes);
+        self.statuses.retain(|key, _| probes.contains_key(key));
+        let mut topics = BTreeSet::from([Topic::Mesh, Topic::Roots, Topic::Revocations]);
+        topics.extend(services.iter().cloned().map(Topic::Intentions));
+        let upstreams = self.local.services().flat_map(|service| &service.upstreams);
+        topics.extend(upstreams.map(|upstream| Topic::Endpoints(upstream.destination.clone())));
+        self.step(Input::Needs(topics));
+        let mut subjects: BTreeSet<Subject> = services.into_iter().map(Subject::Service).collect();
+        subjects.insert(Subject::Agent);
+        if self.leaves.need(&subjects) {
+            self.unsaved_leaves = true;
+        }
+        self.changed = true;
+    }
+
+    pub(super) fn node(&self) -> Node {
+        Node {
+            name: self.identity.record.node.clone(),
+            id: None,
+            address: self.advertise.to_string(),
+            platform: self.identity.record.platform,
+            zone: self.config.zone.clone(),
+            network: self.config.network.clone(),
+            owner: Owner::Agent(self.identity.record.id.clone()),
+            incarnation: None,
+            meta: BTreeMap::new(),
+            tagged_addresses: BTreeMap::new(),
+            created: Default::default(),
+            modified: Default::default(),
+        }
+    }
+
+    /// Returns what the catalog should say of this node now.
+    ///
+    /// An instance is advertised once its agent can answer for it: a caller that was sent here before there is a leaf
+    /// and a policy would only be refused.
+    pub(super) fn desired(&self) -> Desired {
+        let view = self.sync.view();
+        let serves = |service: &ServiceKey| {
+            self.leaves.held().contains_key(&Subject::Service(service.clone()))
+                && view.contains_key(&Topic::Intentions(service.clone()))
+        };
+        let instances: BTreeMap<InstanceKey, Instance> = self
+            .local
+            .services()
+            .filter(|service| serves(&service.instance.service_key()))
+            .map(|service| {
+                let address = self.advertised_address(&service.instance);
+                let instance = Instance { address, mesh_port: Some(self.mesh_port), ..service.instance.clone() };
+                (instance.key.clone(), instance)
+            })
+            .collect();
+        let mut checks = self.present_checks();
+        checks.retain(|_, check| check.instance_key().is_none_or(|key| instances.contains_key(&key)));
+        Desired { node: self.node(), instances, checks }
+    }
+
+    /// Returns the address of its own that an instance is advertised under, if it has one.
+    ///
+    /// An application that listens on loopback is reached through its agent, under the node's address; its own would
+    /// send callers to themselves.
+    pub(super) fn advertised_address(&self, instance: &Instance) -> Option<String> {
+        let own = instance.address.clone()?;
+        let is_loopback = own.parse().is_ok_and(|address: IpAddr| address.is_loopback());
+        (!is_loopback || self.advertise.is_loopback()).then_some(own)
+    }
+
+    /// Returns every check with what it says now.
+    pub(super) fn present_checks(&self) -> BTreeMap<CheckKey, Check> {
+        let mut checks: BTreeMap<CheckKey, Check> =
+            self.local.checks().into_iter().map(|(key, definition)| (key, definition.check)).collect();
+        for (key, check) in &mut checks {
+            if let Some((status, output)) = self.statuses.get(key) {
+                check.status = *status;
+                check.output.clone_from(output);
+            }
+        }
+        checks
+    }
+}

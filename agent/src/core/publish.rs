@@ -1,0 +1,239 @@
+//! What follows from everything that the core knows: the proxy's snapshot, and the status that people see.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use catalog::{
+    AgentRecord, CatalogIndex, Check, CheckKey, Endpoint, Intention, Item, MeshItem, Policy, ServiceKey, Timestamp,
+    Topic,
+};
+use tokio::sync::watch;
+use wire::agent_protocol::Subject;
+use wire::tls::{TlsIdentity, TrustAnchors};
+
+use super::Core;
+use crate::local::Definition;
+use crate::proxy::{LocalInstance, Proxy, Revocations, Snapshot, UpstreamListener};
+use crate::state::Identity;
+use crate::sync::connection::Connection;
+use crate::sync::{Input, TopicState, View};
+
+/// What the agent knows and does, as its APIs show it.
+#[derive(Clone, Debug)]
+pub(crate) struct Status {
+    pub(crate) record: AgentRecord,
+    pub(crate) datacenter: String,
+    /// The address that other agents dial.
+    pub(crate) address: IpAddr,
+    pub(crate) mesh_port: u16,
+    /// What the catalog is told of each service, and what stays here.
+    pub(crate) services: Vec<Definition>,
+    pub(crate) checks: BTreeMap<CheckKey, Check>,
+    /// Definitions that are not served, each with the reason.
+    pub(crate) refused: Vec<String>,
+    pub(crate) view: View,
+    /// When the leaf of each service ends.
+    pub(crate) leaves: BTreeMap<ServiceKey, Timestamp>,
+    /// The server that the agent is connected to.
+    pub(crate) server: Option<String>,
+}
+
+impl Status {
+    /// Returns the status of an agent that knows nothing yet but who it is.
+    pub(super) fn initial(identity: &Identity, address: IpAddr, mesh_port: u16) -> Self {
+        Self {
+            record: identity.record.clone(),
+            datacenter: identity.mesh.datacenter.clone(),
+            address,
+            mesh_port,
+            services: Vec::new(),
+            checks: BTreeMap::new(),
+            refused: Vec::new(),
+            view: View::new(),
+            leaves: BTreeMap::new(),
+            server: None,
+        }
+    }
+
+    /// Returns what is missing before every local service is served, one line each; nothing when the agent is ready.
+    pub(crate) fn missing(&self, now: Timestamp) -> Vec<String> {
+        let mut missing: Vec<String> = [Topic::Mesh, Topic::Roots, Topic::Revocations]
+            .into_iter()
+            .filter(|topic| !self.view.contains_key(topic))
+            .map(|topic| format!("{topic}: not received from a server yet"))
+            .collect();
+        let services: BTreeSet<ServiceKey> = self.services.iter().map(|it| it.instance.service_key()).collect();
+        for service in services {
+            match self.leaves.get(&service) {
+                None => missing.push(format!("leaf of {service}: not signed by a server yet")),
+                Some(not_after) if *not_after <= now => missing.push(format!("leaf of {service}: expired")),
+                Some(_) => {}
+            }
+            if !self.view.contains_key(&Topic::Intentions(service.clone())) {
+                missing.push(format!("intentions of {service}: not received from a server yet"));
+            }
+        }
+        missing.extend(self.refused.iter().map(|reason| format!("refused: {reason}")));
+        missing
+    }
+}
+
+/// Tells the proxy and the APIs, and remembers what is expensive to make.
+pub(super) struct Publisher {
+    proxy: Arc<Proxy>,
+    status: watch::Sender<Arc<Status>>,
+    connection: watch::Sender<Option<Connection>>,
+    anchors: Option<(Arc<TopicState>, Arc<TrustAnchors>)>,
+}
+
+type Observers = (watch::Receiver<Arc<Status>>, watch::Receiver<Option<Connection>>);
+
+impl Publisher {
+    pub(super) fn new(proxy: Arc<Proxy>, first: Status) -> (Self, Observers) {
+        let (status, seen) = watch::channel(Arc::new(first));
+        let (connection, connected) = watch::channel(None);
+        let publisher = Self { proxy, status, connection, anchors: None };
+        (publisher, (seen, connected))
+    }
+
+    pub(super) fn connection(&self, connection: Option<Connection>) {
+        self.connection.send_replace(connection);
+    }
+
+    /// Returns the roots of a view; they were looked at before they came into it.
+    pub(super) fn anchors(&mut self, view: &View) -> Option<Arc<TrustAnchors>> {
+        let state = view.get(&Topic::Roots)?;
+        if let Some((made_of, anchors)) = &self.anchors
+            && Arc::ptr_eq(made_of, state)
+        {
+            return Some(Arc::clone(anchors));
+        }
+        let roots = state.items.values().filter_map(|item| match item {
+            Item::Root { certificate_pem, .. } => Some(certificate_pem.clone()),
+            _ => None,
+        });
+        let anchors = Arc::new(TrustAnchors::from_pem(&roots.collect::<Vec<_>>()).ok()?);
+        self.anchors = Some((Arc::clone(state), Arc::clone(&anchors)));
+        Some(anchors)
+    }
+}
+
+impl Core {
+    /// Publishes what the core knows now.
+    pub(super) fn publish(&mut self) {
+        let desired = self.desired();
+        self.step(Input::Desired(Box::new(desired)));
+        if let Some(snapshot) = self.snapshot() {
+            self.publisher.proxy.publish(Arc::new(snapshot));
+        }
+        let status = self.status();
+        self.publisher.status.send_replace(Arc::new(status));
+    }
+
+    /// Returns what the proxy is to decide by.
+    ///
+    /// Nothing while any of what every decision needs was never received: a list of revocations that is merely not there
+    /// yet must not pass for an empty one.
+    fn snapshot(&mut self) -> Option<Snapshot> {
+        let view = self.sync.view().clone();
+        let mesh = mesh_of(&view)?;
+        let revocations = view.get(&Topic::Revocations)?;
+        let anchors = self.publisher.anchors(&view)?;
+        let identities = self.leaves.held().iter().filter_map(|(subject, leaf)| match subject {
+            Subject::Agent => None,
+            Subject::Service(service) => Some((service.clone(), Arc::clone(leaf.tls()))),
+        });
+        let identities: BTreeMap<ServiceKey, Arc<TlsIdentity>> = identities.collect();
+        let mut snapshot = Snapshot {
+            network: self.config.network.clone(),
+            scheme: mesh.scheme(),
+            anchors,
+            identities,
+            policies: BTreeMap::new(),
+            revocations: Revocations { records: revoked(revocations) },
+            endpoints: BTreeMap::new(),
+            locals: BTreeMap::new(),
+            upstreams: Vec::new(),
+        };
+        for (topic, state) in &view {
+            match topic {
+                Topic::Intentions(service) => {
+                    let policy = Policy::new(mesh.default_action, mesh.guardrails.clone(), intentions(state));
+                    snapshot.policies.insert(service.clone(), policy);
+                }
+                Topic::Endpoints(service) => {
+                    snapshot.endpoints.insert(service.clone(), endpoints(state));
+                }
+                Topic::Mesh | Topic::Roots | Topic::Revocations => {}
+            }
+        }
+        for service in self.local.services() {
+            let key = service.instance.service_key();
+            let node_address = || self.advertise.to_string();
+            snapshot.locals.entry(key.clone()).or_default().push(LocalInstance {
+                key: service.instance.key.clone(),
+                advertised_address: self.advertised_address(&service.instance).unwrap_or_else(node_address),
+                local_address: service.local_address,
+                port: service.instance.port,
+                ports: service.instance.ports.clone(),
+            });
+            snapshot.upstreams.extend(service.upstreams.iter().map(|upstream| UpstreamListener {
+                owner: key.clone(),
+                destination: upstream.destination.clone(),
+                address: upstream.address,
+            }));
+        }
+        Some(snapshot)
+    }
+
+    pub(super) fn status(&self) -> Status {
+        let leaves = self.leaves.held().iter().filter_map(|(subject, leaf)| match subject {
+            Subject::Agent => None,
+            Subject::Service(service) => Some((service.clone(), leaf.not_after())),
+        });
+        Status {
+            record: self.identity.record.clone(),
+            datacenter: self.identity.mesh.datacenter.clone(),
+            address: self.advertise,
+            mesh_port: self.mesh_port,
+            services: self.local.services().cloned().collect(),
+            checks: self.present_checks(),
+            refused: self.local.refused().to_vec(),
+            view: self.sync.view().clone(),
+            leaves: leaves.collect(),
+            server: self.link.as_ref().filter(|link| link.is_up()).map(|link| link.server().to_owned()),
+        }
+    }
+}
+
+fn mesh_of(view: &View) -> Option<MeshItem> {
+    view.get(&Topic::Mesh)?.items.values().find_map(|item| match item {
+        Item::Mesh(mesh) => Some(MeshItem::clone(mesh)),
+        _ => None,
+    })
+}
+
+fn revoked(state: &TopicState) -> BTreeSet<CatalogIndex> {
+    let records = state.items.values().filter_map(|item| match item {
+        Item::RevokedRecord { enrolled } => Some(*enrolled),
+        _ => None,
+    });
+    records.collect()
+}
+
+fn intentions(state: &TopicState) -> Vec<Intention> {
+    let intentions = state.items.values().filter_map(|item| match item {
+        Item::Intention(intention) => Some(Intention::clone(intention)),
+        _ => None,
+    });
+    intentions.collect()
+}
+
+fn endpoints(state: &TopicState) -> Vec<Endpoint> {
+    let endpoints = state.items.values().filter_map(|item| match item {
+        Item::Endpoint(endpoint) => Some(Endpoint::clone(endpoint)),
+        _ => None,
+    });
+    endpoints.collect()
+}

@@ -1,0 +1,160 @@
+//! Joining a mesh: from a join token to an agent record.
+//!
+//! The agent's key is kept before the first request is sent, and a server answers a repeat with the same key as it
+//! answered the first time. So an agent that dies anywhere in between is enrolled by simply starting again.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tracing::{info, warn};
+use wire::agent_protocol::{JOIN_PATH, JoinRequest, JoinResponse};
+use wire::join_token::JoinSecret;
+use wire::pki::LeafKey;
+use wire::tls::{TrustAnchors, join_client_config};
+
+use crate::checks::chain;
+use crate::config::Config;
+use crate::jitter::Jitter;
+use crate::leaf::{HeldLeaf, LeafError};
+use crate::state::Identity;
+use crate::sync::connection::{CallError, Connection};
+
+/// A join waits for a Raft write.
+const JOIN_TIMEOUT: Duration = Duration::from_secs(20);
+/// With an identity in hand, no server is waited for longer.
+const ONCE_TIMEOUT: Duration = Duration::from_secs(1);
+/// The wait before the first repeat is drawn from up to this.
+const BACKOFF_BASE: Duration = Duration::from_millis(200);
+/// No wait before a repeat is drawn from more.
+const BACKOFF_MAX: Duration = Duration::from_secs(15);
+
+/// Why an agent cannot join, however often it tries.
+#[derive(Debug, thiserror::Error)]
+pub enum EnrolError {
+    /// There is neither an identity nor a join token.
+    #[error("the agent has no identity yet: make a token with `weft join-token create` and give it by --join-token-file")]
+    NoToken,
+    /// No server is configured.
+    #[error("no server is configured: name at least one agent port by --server HOST:PORT")]
+    NoServer,
+    /// A server refused the join.
+    #[error("server {server} refused to let this agent join: {error}")]
+    Refused {
+        /// The server.
+        server: String,
+        /// What it said, and what to do.
+        error: String,
+    },
+    /// The server's answer does not hold together.
+    #[error("server {server} let this agent join as somebody else: {reason}")]
+    Answer {
+        /// The server.
+        server: String,
+        /// What is wrong.
+        reason: String,
+    },
+}
+
+/// Joins with a token; tries servers in turn until one answers.
+///
+/// # Errors
+///
+/// Only what another attempt would not change.
+pub(crate) async fn enrol(config: &Config, token: &JoinSecret, key: &LeafKey) -> Result<Identity, EnrolError> {
+    if config.servers.is_empty() {
+        return Err(EnrolError::NoServer);
+    }
+    let mut jitter = Jitter::from_entropy();
+    let mut servers = config.servers.clone();
+    jitter.shuffle(&mut servers);
+    let mut failures = 0;
+    for server in servers.iter().cycle() {
+        match attempt(server, config, token, key).await {
+            Ok(identity) => {
+                info!(node = %config.node, server, agent = %identity.record.id, "agent enrolled");
+                return Ok(identity);
+            }
+            Err(Failed::ForGood(error)) => return Err(error),
+            Err(Failed::ForNow { error, retry_after }) => {
+                let wait = retry_after.unwrap_or_default() + jitter.backoff(failures, BACKOFF_BASE, BACKOFF_MAX);
+                warn!(server, error, retry_in_s = wait.as_secs_f32(), "cannot join yet");
+                failures += 1;
+                tokio::time::sleep(wait).await;
+            }
+        }
+    }
+    Err(EnrolError::NoServer)
+}
+
+/// Tries every server once, for an agent that has an identity already.
+///
+/// # Errors
+///
+/// One line on the last failure.
+pub(crate) async fn once(config: &Config, token: &JoinSecret, key: &LeafKey) -> Result<Identity, String> {
+    let mut last = EnrolError::NoServer.to_string();
+    for server in &config.servers {
+        // Short, because meanwhile the services of this node are not served.
+        match tokio::time::timeout(ONCE_TIMEOUT, attempt(server, config, token, key)).await {
+            Ok(Ok(identity)) => return Ok(identity),
+            Ok(Err(Failed::ForGood(error))) => return Err(error.to_string()),
+            Ok(Err(Failed::ForNow { error, .. })) => last = error,
+            Err(_) => last = format!("server {server} did not answer within {ONCE_TIMEOUT:?}"),
+        }
+    }
+    Err(last)
+}
+
+enum Failed {
+    ForNow { error: String, retry_after: Option<Duration> },
+    ForGood(EnrolError),
+}
+
+async fn attempt(server: &str, config: &Config, token: &JoinSecret, key: &LeafKey) -> Result<Identity, Failed> {
+    let for_now = |error: &dyn std::error::Error, retry_after| Failed::ForNow { error: chain(error), retry_after };
+    // Only the root that the token names is trusted, so the secret goes to nobody else.
+    let tls = Arc::new(join_client_config(vec![token.root_fingerprint()]));
+    let connection = Connection::open(server, tls).await.map_err(|error| for_now(&error, None))?;
+    let request = JoinRequest {
+        secret: token.secret(),
+        csr: key.csr_der(None),
+        node: config.node.clone(),
+        platform: config.platform,
+        zone: config.zone.clone(),
+        network: config.network.clone(),
+    };
+    match connection.call::<_, JoinResponse>(JOIN_PATH, &request, JOIN_TIMEOUT).await {
+        Ok(response) => {
+            accept(response, config, token, key).map_err(|reason| {
+                Failed::ForGood(EnrolError::Answer { server: server.to_owned(), reason })
+            })
+        }
+        Err(CallError::Refused { error, .. }) => {
+            Err(Failed::ForGood(EnrolError::Refused { server: server.to_owned(), error }))
+        }
+        Err(CallError::Unavailable { error, retry_after, .. }) => Err(Failed::ForNow { error, retry_after }),
+        Err(error) => Err(for_now(&error, None)),
+    }
+}
+
+/// Looks whether what a server gave is what was asked for.
+fn accept(response: JoinResponse, config: &Config, token: &JoinSecret, key: &LeafKey) -> Result<Identity, String> {
+    let record = response.record;
+    if record.node != config.node || record.platform != config.platform {
+        return Err(format!("the record is of {} on {}", record.node, record.platform));
+    }
+    if record.key != key.fingerprint() {
+        return Err("the record is of another key".to_owned());
+    }
+    TrustAnchors::from_pem(&response.roots_pem).map_err(|error| chain(&error))?;
+    let wanted = response.mesh.scheme().agent(record.platform, &record.node);
+    let leaf = HeldLeaf::new(key, &response.leaf, &wanted, wire::crypto::now()).map_err(|error: LeafError| chain(&error))?;
+    Ok(Identity {
+        record,
+        mesh: response.mesh,
+        roots_pem: response.roots_pem,
+        leaf: leaf.stored().clone(),
+        servers: response.servers,
+        joined_with: token.secret_hash(),
+    })
+}

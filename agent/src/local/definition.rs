@@ -1,0 +1,202 @@
+//! One service or check, as this agent carries it out.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+
+use catalog::{
+    CatalogIndex, Check, CheckId, CheckKey, CheckStatus, Command, Instance, InstanceKey, Node, NodeName,
+    Owner, Platform, Refusal, ServiceKey,
+};
+use http::{HeaderMap, HeaderName, HeaderValue, Method};
+use serde_json::Value;
+use wire::consul;
+use wire::decode::from_value;
+
+use super::LocalError;
+use crate::checks::{HttpProbe, INTERVAL_MIN, Probe};
+
+/// A service with everything that the agent needs to stand beside it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Definition {
+    /// What the catalog is told; the mesh port is filled in when it is.
+    pub(crate) instance: Instance,
+    /// Where the application is dialled.
+    pub(crate) local_address: IpAddr,
+    pub(crate) upstreams: Vec<LocalUpstream>,
+    pub(crate) checks: Vec<CheckDefinition>,
+}
+
+/// A service that is called, and where the listener for it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct LocalUpstream {
+    pub(crate) destination: ServiceKey,
+    pub(crate) address: SocketAddr,
+}
+
+/// A check, and how it is made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct CheckDefinition {
+    /// What the catalog is told; its status is the one until the check was first made.
+    pub(crate) check: Check,
+    pub(crate) probe: Probe,
+}
+
+impl Definition {
+    /// Reads the body of a registration.
+    pub(super) fn decode(node: &NodeName, body: Value) -> Result<Self, LocalError> {
+        Self::new(node, from_value(body, "").map_err(|error| LocalError::Definition { reason: error.to_string() })?)
+    }
+
+    pub(super) fn new(node: &NodeName, service: consul::ServiceDefinition) -> Result<Self, LocalError> {
+        let instance = service.instance(node, None);
+        let field = |field, problem: String| LocalError::Field { id: service.id.to_string(), field, problem };
+        let given: Option<IpAddr> = service.address.as_deref().and_then(|address| address.parse().ok());
+        if given.is_some_and(|address| address.is_unspecified()) {
+            return Err(field("Address", "nobody can be sent there; leave it out, or name an address".to_owned()));
+        }
+        let local_address = given.filter(IpAddr::is_loopback).unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST));
+        let mut upstreams = Vec::with_capacity(instance.upstreams.len());
+        for upstream in &instance.upstreams {
+            let address = match &upstream.local_bind_address {
+                None => IpAddr::V4(Ipv4Addr::LOCALHOST),
+                Some(text) => text.parse().map_err(|_| field("LocalBindAddress", format!("`{text}` is not an IP address")))?,
+            };
+            let address = SocketAddr::new(address, upstream.local_bind_port);
+            upstreams.push(LocalUpstream { destination: upstream.destination.clone(), address });
+        }
+        let several = service.checks.len() > 1;
+        let mut checks = Vec::with_capacity(service.checks.len());
+        for (number, check) in service.checks.into_iter().enumerate() {
+            let default = match several {
+                true => format!("service:{}:{}", service.id, number + 1),
+                false => format!("service:{}", service.id),
+            };
+            let check = CheckDefinition::new(node, check, &default, &format!("Service '{}' check", service.name))?;
+            if checks.iter().any(|known: &CheckDefinition| known.check.key == check.check.key) {
+                return Err(field("CheckID", format!("two checks have the id `{}`", check.check.key.id)));
+            }
+            checks.push(check);
+        }
+        let definition = Self { instance, local_address, upstreams, checks };
+        let own = definition.checks.iter().map(|check| check.check.clone()).collect();
+        acceptable(node, vec![definition.instance.clone()], own)?;
+        Ok(definition)
+    }
+}
+
+impl CheckDefinition {
+    /// Reads the body of a registration.
+    pub(super) fn decode(node: &NodeName, body: Value) -> Result<Self, LocalError> {
+        Self::alone(node, from_value(body, "").map_err(|error| LocalError::Definition { reason: error.to_string() })?)
+    }
+
+    /// Takes a check that stands apart from a service's definition.
+    pub(super) fn alone(node: &NodeName, check: consul::CheckDefinition) -> Result<Self, LocalError> {
+        if check.id.is_none() && check.name.is_empty() {
+            return Err(LocalError::Definition { reason: "a check needs a `CheckID` or a `Name`".to_owned() });
+        }
+        let default = check.name.clone();
+        let definition = Self::new(node, check, &default, &default)?;
+        acceptable(node, Vec::new(), vec![definition.check.clone()])?;
+        Ok(definition)
+    }
+
+    fn new(node: &NodeName, check: consul::CheckDefinition, id: &str, name: &str) -> Result<Self, LocalError> {
+        let id: CheckId = match check.id {
+            Some(id) => id,
+            None => id.parse().map_err(|error: catalog::NameError| LocalError::Field {
+                id: id.to_owned(),
+                field: "CheckID",
+                problem: error.to_string(),
+            })?,
+        };
+        let probe = probe(&id, check.kind)?;
+        probe.validate().map_err(|error| LocalError::Field {
+            id: id.to_string(),
+            field: "HTTP or TCP",
+            problem: error.to_string(),
+        })?;
+        let name = if check.name.is_empty() { name.to_owned() } else { check.name };
+        let check = Check {
+            key: CheckKey { node: node.clone(), namespace: check.namespace, id },
+            name,
+            status: check.status,
+            notes: check.notes,
+            output: String::new(),
+            instance: check.service_id,
+            kind: probe.kind().to_owned(),
+            created: CatalogIndex::default(),
+            modified: CatalogIndex::default(),
+        };
+        Ok(Self { check, probe })
+    }
+
+    /// Returns the check that keeps a service in maintenance from being called.
+    pub(super) fn maintenance(instance: &InstanceKey, reason: &str) -> Option<Self> {
+        let id = format!("_service_maintenance:{}", instance.id).parse().ok()?;
+        let check = Check {
+            key: CheckKey { node: instance.node.clone(), namespace: instance.namespace.clone(), id },
+            name: "Service Maintenance Mode".to_owned(),
+            status: CheckStatus::Critical,
+            notes: reason.to_owned(),
+            output: String::new(),
+            instance: Some(instance.id.clone()),
+            kind: "maintenance".to_owned(),
+            created: CatalogIndex::default(),
+            modified: CatalogIndex::default(),
+        };
+        Some(Self { check, probe: Probe::Fixed })
+    }
+}
+
+fn probe(id: &CheckId, kind: consul::CheckKind) -> Result<Probe, LocalError> {
+    let field = |field, problem: &str| LocalError::Field { id: id.to_string(), field, problem: problem.to_owned() };
+    let often = |interval: std::time::Duration| {
+        if interval < INTERVAL_MIN { Err(field("Interval", "at least 100ms lie between two checks")) } else { Ok(interval) }
+    };
+    match kind {
+        consul::CheckKind::Ttl { ttl } => Ok(Probe::Ttl(ttl)),
+        consul::CheckKind::Tcp { address, interval, timeout } => {
+            Ok(Probe::Tcp { address, interval: often(interval)?, timeout })
+        }
+        consul::CheckKind::Http { url, method, header, body, interval, timeout } => {
+            let mut headers = HeaderMap::new();
+            for (name, values) in header {
+                let name = HeaderName::from_bytes(name.as_bytes()).map_err(|_| field("Header", "a name is malformed"))?;
+                for value in values {
+                    let value = HeaderValue::from_str(&value).map_err(|_| field("Header", "a value is malformed"))?;
+                    headers.append(name.clone(), value);
+                }
+            }
+            Ok(Probe::Http(HttpProbe {
+                url: url.parse().map_err(|_| field("HTTP", "it is not a URL"))?,
+                method: Method::from_bytes(method.as_bytes()).map_err(|_| field("Method", "it is not a method"))?,
+                headers,
+                body,
+                interval: often(interval)?,
+                timeout,
+            }))
+        }
+    }
+}
+
+/// Refuses now what every server would refuse later, by the same judgement.
+fn acceptable(node: &NodeName, instances: Vec<Instance>, checks: Vec<Check>) -> Result<(), LocalError> {
+    let node = Node {
+        name: node.clone(),
+        id: None,
+        address: Ipv4Addr::LOCALHOST.to_string(),
+        platform: Platform::Vm,
+        zone: None,
+        network: String::new(),
+        owner: Owner::External,
+        incarnation: None,
+        meta: Default::default(),
+        tagged_addresses: Default::default(),
+        created: CatalogIndex::default(),
+        modified: CatalogIndex::default(),
+    };
+    let command =
+        Command::Register { node: Box::new(node), instances, checks, skip_node_update: false, incarnation: None };
+    command.validate().map_err(|refusal: Refusal| LocalError::Definition { reason: refusal.to_string() })
+}
+

@@ -1,0 +1,73 @@
+//! Service definitions in files, in Consul's format.
+
+use std::fs;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use wire::consul::{CheckDefinition, Definitions, ServiceDefinition};
+use wire::decode::{Format, from_value};
+
+use super::LocalError;
+
+/// A larger file is no service definition.
+const FILE_BYTES_MAX: u64 = 1024 * 1024;
+
+/// One thing that a file defines.
+#[derive(Clone, Debug)]
+pub(crate) enum Content {
+    /// A service.
+    Service(Box<ServiceDefinition>),
+    /// A check that stands apart from a service's definition.
+    Check(Box<CheckDefinition>),
+}
+
+/// Reads files, and of directories every `*.hcl` and `*.json` in the order of their names.
+///
+/// All services come before all checks, so that a check in one file may be of a service in another.
+///
+/// # Errors
+///
+/// The first file that cannot be read or understood: an agent that ignored it would leave a service out silently.
+pub(crate) fn read(paths: &[PathBuf]) -> Result<Vec<(PathBuf, Content)>, LocalError> {
+    let (mut services, mut checks) = (Vec::new(), Vec::new());
+    for path in paths {
+        for file in files_at(path)? {
+            let definitions = read_file(&file)?;
+            let of_file = |content| (file.clone(), content);
+            services.extend(definitions.services.into_iter().map(|it| of_file(Content::Service(Box::new(it)))));
+            checks.extend(definitions.checks.into_iter().map(|it| of_file(Content::Check(Box::new(it)))));
+        }
+    }
+    services.extend(checks);
+    Ok(services)
+}
+
+fn files_at(path: &Path) -> Result<Vec<PathBuf>, LocalError> {
+    let failed = |source| LocalError::Read { path: path.to_owned(), source };
+    if !fs::metadata(path).map_err(failed)?.is_dir() {
+        return Ok(vec![path.to_owned()]);
+    }
+    let mut files = Vec::new();
+    for entry in fs::read_dir(path).map_err(failed)? {
+        let file = entry.map_err(failed)?.path();
+        if Format::of(&file).is_some() && file.is_file() {
+            files.push(file);
+        }
+    }
+    files.sort();
+    Ok(files)
+}
+
+fn read_file(path: &Path) -> Result<Definitions, LocalError> {
+    let failed = |source| LocalError::Read { path: path.to_owned(), source };
+    let wrong = |reason: String| LocalError::File { path: path.to_owned(), reason };
+    let format = Format::of(path).ok_or_else(|| wrong("its name ends neither in `.hcl` nor in `.json`".to_owned()))?;
+    let mut bytes = Vec::new();
+    let file = fs::File::open(path).map_err(failed)?;
+    file.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes).map_err(failed)?;
+    if u64::try_from(bytes.len()).unwrap_or(u64::MAX) > FILE_BYTES_MAX {
+        return Err(wrong(format!("it is larger than {FILE_BYTES_MAX} bytes")));
+    }
+    let value = format.read(&bytes).map_err(|error| wrong(error.to_string()))?;
+    from_value(value, "").map_err(|error| wrong(error.to_string()))
+}

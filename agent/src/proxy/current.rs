@@ -1,0 +1,100 @@
+//! The snapshot in force, with what follows from it and is too dear to be made for every connection.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use catalog::{Policy, ServiceKey};
+use rustls::ServerConfig;
+use rustls::server::{ClientHello, ResolvesServerCert};
+use rustls::sign::CertifiedKey;
+use wire::tls::{TlsIdentity, TrustAnchors, mesh_server_config};
+
+use super::snapshot::{Snapshot, is_same_leaf};
+
+/// Is a published snapshot.
+#[derive(Debug)]
+pub(crate) struct Current {
+    /// What was published.
+    pub(crate) snapshot: Arc<Snapshot>,
+    /// Counts publications, from 1.
+    pub(crate) generation: u64,
+    /// Whether some rule ends by itself, so that open streams must be decided again as time goes by.
+    pub(crate) has_rules_that_end: bool,
+    sides: BTreeMap<ServiceKey, Arc<ServerSide>>,
+    nobody: Arc<ServerConfig>,
+}
+
+/// Is how one local service answers a TLS client.
+#[derive(Debug)]
+pub(crate) struct ServerSide {
+    /// The leaf that it shows.
+    pub(crate) identity: Arc<TlsIdentity>,
+    tunnel: Arc<ServerConfig>,
+    plain: Arc<ServerConfig>,
+}
+
+impl Current {
+    /// Derives what follows from a snapshot; takes over from `previous` what has not changed.
+    pub(crate) fn new(snapshot: Arc<Snapshot>, generation: u64, previous: Option<&Self>) -> Self {
+        let same_anchors = previous.filter(|previous| Arc::ptr_eq(&previous.snapshot.anchors, &snapshot.anchors));
+        let nobody = match same_anchors {
+            Some(previous) => Arc::clone(&previous.nobody),
+            None => Arc::new(mesh_server_config(Arc::clone(&snapshot.anchors), Arc::new(Nobody))),
+        };
+        let sides = snapshot
+            .identities
+            .iter()
+            .map(|(service, identity)| {
+                let known = same_anchors
+                    .and_then(|previous| previous.sides.get(service))
+                    .filter(|side| is_same_leaf(&side.identity, identity));
+                let side = match known {
+                    Some(side) => Arc::clone(side),
+                    None => Arc::new(ServerSide::new(&snapshot.anchors, Arc::clone(identity))),
+                };
+                (service.clone(), side)
+            })
+            .collect();
+        let has_rules_that_end = snapshot.policies.values().any(has_rule_that_ends);
+        Self { snapshot, generation, has_rules_that_end, sides, nobody }
+    }
+
+    /// Returns how a local service answers; nothing while it has no leaf.
+    pub(crate) fn server_side(&self, service: &ServiceKey) -> Option<&Arc<ServerSide>> {
+        self.sides.get(service)
+    }
+
+    /// Returns the configuration that ends every handshake with an alert, for clients that ask for no service of ours.
+    pub(crate) fn nobody(&self) -> Arc<ServerConfig> {
+        Arc::clone(&self.nobody)
+    }
+}
+
+impl ServerSide {
+    fn new(anchors: &Arc<TrustAnchors>, identity: Arc<TlsIdentity>) -> Self {
+        let config = mesh_server_config(Arc::clone(anchors), identity.resolver());
+        let mut plain = config.clone();
+        plain.alpn_protocols.clear();
+        Self { identity, tunnel: Arc::new(config), plain: Arc::new(plain) }
+    }
+
+    /// Returns the configuration for a client: one that offers no `h2` may offer any other protocol or none, for the
+    /// bytes within are not ours to understand.
+    pub(crate) fn config_for(&self, speaks_tunnel: bool) -> Arc<ServerConfig> {
+        Arc::clone(if speaks_tunnel { &self.tunnel } else { &self.plain })
+    }
+}
+
+fn has_rule_that_ends(policy: &Policy) -> bool {
+    policy.intentions.iter().any(|intention| intention.expires_at.is_some())
+}
+
+/// Has no certificate to show.
+#[derive(Debug)]
+struct Nobody;
+
+impl ResolvesServerCert for Nobody {
+    fn resolve(&self, _hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        None
+    }
+}

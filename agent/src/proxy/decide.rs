@@ -1,0 +1,147 @@
+//! What the inbound side decides of a stream: pure functions of the snapshot, the caller and the time.
+
+use std::net::{IpAddr, SocketAddr};
+
+use catalog::{Caller, Decision, Reason, ServiceKey, Timestamp, authorize};
+use http::uri::Authority;
+use wire::tls::PeerIdentity;
+
+use super::refusal::Refusal;
+use super::snapshot::{LocalInstance, Snapshot};
+
+/// Is a stream's permission to pass.
+#[derive(Debug)]
+pub(crate) struct Admission {
+    /// Which rule let it pass.
+    pub(crate) reason: Reason,
+    /// Whether the rule denies and is only being tried out.
+    pub(crate) audited: bool,
+}
+
+/// Decides whether `peer` may have a new stream to `destination`.
+///
+/// `own_not_after` is the end of the leaf that this side showed when the connection was opened: an expired leaf opens
+/// nothing, a new stream on an old tunnel included.
+pub(crate) fn decide(
+    snapshot: &Snapshot,
+    peer: &PeerIdentity,
+    destination: &ServiceKey,
+    own_not_after: Timestamp,
+    now: Timestamp,
+) -> Result<Admission, Refusal> {
+    if peer.not_after <= now {
+        return Err(Refusal::PeerLeafExpired);
+    }
+    if own_not_after <= now {
+        return Err(Refusal::OwnLeafExpired { destination: destination.clone() });
+    }
+    still_allows(snapshot, peer, destination, now)
+}
+
+/// Decides whether `peer` may keep an open stream to `destination`: as for a new one, except that expiry closes nothing.
+pub(crate) fn still_allows(
+    snapshot: &Snapshot,
+    peer: &PeerIdentity,
+    destination: &ServiceKey,
+    now: Timestamp,
+) -> Result<Admission, Refusal> {
+    if snapshot.revocations.cover(&peer.serial) {
+        return Err(Refusal::Revoked);
+    }
+    let Some(policy) = snapshot.policies.get(destination) else {
+        return Err(Refusal::Undecidable { destination: destination.clone() });
+    };
+    let caller = Caller::from(snapshot.scheme.classify(&peer.id));
+    let verdict = authorize(policy, &caller, destination, now);
+    match verdict.decision {
+        Decision::Allow => Ok(Admission { reason: verdict.reason, audited: false }),
+        Decision::Deny if verdict.audited => Ok(Admission { reason: verdict.reason, audited: true }),
+        Decision::Deny => Err(Refusal::Denied { reason: verdict.reason }),
+        // Nothing here reads requests yet, and what cannot be decided is denied, audited or not.
+        Decision::PerRequest => Err(Refusal::Undecidable { destination: destination.clone() }),
+    }
+}
+
+/// Finds the service that a TLS client asks for by its server name.
+///
+/// The name only routes; identity decides later. A client without one, as a ztunnel is, gets the only service there is.
+pub(crate) fn asked_for<'a>(snapshot: &'a Snapshot, server_name: Option<&str>) -> Option<&'a ServiceKey> {
+    match server_name {
+        Some(name) => {
+            let service = snapshot.scheme.service_of_sni(name)?;
+            snapshot.locals.get_key_value(&service).map(|(known, _)| known)
+        }
+        None if snapshot.locals.len() == 1 => snapshot.locals.keys().next(),
+        None => None,
+    }
+}
+
+/// Finds the address of the application that a CONNECT asks for.
+///
+/// `turn` picks one of several equal instances. What is dialled is always a registered address, never the wire's.
+pub(crate) fn target_of_authority(
+    snapshot: &Snapshot,
+    destination: &ServiceKey,
+    authority: &Authority,
+    turn: usize,
+) -> Result<SocketAddr, Refusal> {
+    let instances = locals(snapshot, destination)?;
+    let foreign = || Refusal::ForeignAuthority { authority: authority.to_string(), destination: destination.clone() };
+    // A user part means nothing here, and what is not understood is not mine.
+    if authority.as_str().contains('@') {
+        return Err(foreign());
+    }
+    let (host, port) = authority.as_str().rsplit_once(':').ok_or_else(foreign)?;
+    let host = host.strip_suffix('.').unwrap_or(host);
+    let found: Vec<SocketAddr> = if names_service(host, destination) {
+        instances.iter().filter_map(|local| Some(SocketAddr::new(local.local_address, local.port_named(port)?))).collect()
+    } else {
+        let port: u16 = port.parse().map_err(|_| foreign())?;
+        instances
+            .iter()
+            .filter(|local| local.has_port(port) && is_address(host, &local.advertised_address))
+            .map(|local| SocketAddr::new(local.local_address, port))
+            .collect()
+    };
+    pick(&found, turn).ok_or_else(foreign)
+}
+
+/// Finds the address of the application for a carrier that cannot name a port.
+pub(crate) fn target_of_plain(snapshot: &Snapshot, destination: &ServiceKey, turn: usize) -> Result<SocketAddr, Refusal> {
+    let found: Vec<SocketAddr> = locals(snapshot, destination)?
+        .iter()
+        .filter_map(|local| Some(SocketAddr::new(local.local_address, local.default_port()?)))
+        .collect();
+    pick(&found, turn).ok_or_else(|| Refusal::NoPort { destination: destination.clone() })
+}
+
+fn locals<'a>(snapshot: &'a Snapshot, destination: &ServiceKey) -> Result<&'a [LocalInstance], Refusal> {
+    match snapshot.locals.get(destination) {
+        Some(instances) => Ok(instances),
+        None => Err(Refusal::NotLocal { destination: destination.clone() }),
+    }
+}
+
+fn pick(found: &[SocketAddr], turn: usize) -> Option<SocketAddr> {
+    found.get(turn.checked_rem(found.len())?).copied()
+}
+
+/// Reports whether a host is `<service>` or `<service>.<namespace>`. The tunnel has fixed the namespace already.
+fn names_service(host: &str, service: &ServiceKey) -> bool {
+    let (name, namespace) = match host.split_once('.') {
+        Some((name, namespace)) => (name, Some(namespace)),
+        None => (host, None),
+    };
+    name.eq_ignore_ascii_case(service.name.as_str())
+        && namespace.is_none_or(|namespace| namespace.eq_ignore_ascii_case(service.namespace.as_str()))
+}
+
+/// Reports whether a host on the wire is a registered address, which may be a name.
+fn is_address(host: &str, registered: &str) -> bool {
+    let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
+    match (bare.parse::<IpAddr>(), registered.parse::<IpAddr>()) {
+        (Ok(wire), Ok(registered)) => wire.to_canonical() == registered.to_canonical(),
+        (Err(_), Err(_)) => bare.eq_ignore_ascii_case(registered),
+        _ => false,
+    }
+}

@@ -1,0 +1,100 @@
+//! Addresses that the proxy never dials for anybody: its own, and those that are no application's.
+
+use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+
+/// Holds where this process listens.
+#[derive(Debug)]
+pub(crate) struct Forbidden {
+    mesh: SocketAddr,
+    others: Vec<SocketAddr>,
+    upstreams: ArcSwap<Vec<SocketAddr>>,
+}
+
+impl Forbidden {
+    /// Takes the mesh listener's address and those of the process's other listeners.
+    pub(crate) fn new(mesh: SocketAddr, others: Vec<SocketAddr>) -> Self {
+        Self { mesh, others, upstreams: ArcSwap::default() }
+    }
+
+    /// Replaces the addresses of the upstream listeners.
+    pub(crate) fn set_upstreams(&self, upstreams: Vec<SocketAddr>) {
+        self.upstreams.store(Arc::new(upstreams));
+    }
+
+    /// Reports whether an application may be dialled here.
+    pub(crate) fn forbids_application(&self, address: SocketAddr) -> bool {
+        self.forbids_agent(address) || reaches(address, self.mesh)
+    }
+
+    /// Reports whether another agent may not be dialled here. The own mesh listener may: two local services can call
+    /// each other. An own upstream listener may not: the call would come back and be made again, without end.
+    pub(crate) fn forbids_agent(&self, address: SocketAddr) -> bool {
+        is_no_application(address.ip())
+            || self.others.iter().any(|own| reaches(address, *own))
+            || self.upstreams.load().iter().any(|own| reaches(address, *own))
+    }
+}
+
+/// Reports whether an address is link-local (where clouds keep their metadata service), a group, or nobody's.
+fn is_no_application(address: IpAddr) -> bool {
+    match address.to_canonical() {
+        IpAddr::V4(v4) => v4.is_unspecified() || v4.is_link_local() || v4.is_multicast() || v4.is_broadcast(),
+        // fd00:ec2::254 is the metadata service of EC2.
+        IpAddr::V6(v6) => {
+            v6.is_unspecified()
+                || v6.is_unicast_link_local()
+                || v6.is_multicast()
+                || v6.segments() == [0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254]
+        }
+    }
+}
+
+/// Reports whether a connection to `address` would reach the own listener at `own`.
+fn reaches(address: SocketAddr, own: SocketAddr) -> bool {
+    if address.port() != own.port() {
+        return false;
+    }
+    let (address, own) = (address.ip().to_canonical(), own.ip().to_canonical());
+    address == own || (own.is_unspecified() && is_of_this_machine(address))
+}
+
+/// Reports whether an address is this machine's own: only such can be bound to.
+fn is_of_this_machine(address: IpAddr) -> bool {
+    address.is_loopback() || UdpSocket::bind((address, 0)).is_ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(text: &str) -> SocketAddr {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn l8_own_listeners_link_local_and_metadata_addresses_are_not_dialled() {
+        let forbidden = Forbidden::new(at("0.0.0.0:20000"), vec![at("127.0.0.1:8500"), at("127.0.0.1:19000")]);
+        forbidden.set_upstreams(vec![at("127.0.0.1:9191")]);
+        for address in [
+            "127.0.0.1:20000", "127.8.8.8:20000", "127.0.0.1:8500", "127.0.0.1:19000", "127.0.0.1:9191", "0.0.0.0:80",
+            "[::]:80", "169.254.169.254:80", "[fe80::1]:80", "[fd00:ec2::254]:80", "224.0.0.1:80", "255.255.255.255:80",
+            "[::ffff:127.0.0.1]:8500", "[::ffff:169.254.169.254]:80",
+        ] {
+            assert!(forbidden.forbids_application(at(address)), "{address}");
+        }
+        for address in ["127.0.0.1:8080", "10.0.0.1:8500", "203.0.113.9:20000", "[::1]:80"] {
+            assert!(!forbidden.forbids_application(at(address)), "{address}");
+        }
+    }
+
+    #[test]
+    fn l8_the_own_mesh_listener_may_be_called_and_an_own_upstream_listener_may_not() {
+        let forbidden = Forbidden::new(at("127.0.0.1:20000"), Vec::new());
+        forbidden.set_upstreams(vec![at("127.0.0.1:9191")]);
+        assert!(!forbidden.forbids_agent(at("127.0.0.1:20000")));
+        assert!(forbidden.forbids_agent(at("127.0.0.1:9191")));
+    }
+}

@@ -1,0 +1,203 @@
+//! The inbound side: accept, identify, decide, dial local. Whatever carried a stream here, this is its one way in.
+
+mod carrier;
+mod tunnel;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Instant;
+
+use http::StatusCode;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::OwnedSemaphorePermit;
+use tokio_rustls::server::TlsStream;
+
+use self::carrier::Carrier;
+use super::accept::{Accepted, accept_all, prepare};
+use super::copy::{Ending, Meter};
+use super::decide::{Admission, decide};
+use super::handshake::{Connection, HandshakeError, identify};
+use super::open_streams::Closing;
+use super::refusal::{Refusal, chain};
+use super::room::Room;
+use crate::metrics::Direction;
+
+/// Accepts callers until the proxy stops.
+pub(crate) async fn listen(room: Arc<Room>, listener: TcpListener) {
+    let permits = Arc::clone(&room.connection_permits);
+    let stop = room.inbound.stopping.clone();
+    let metrics = room.metrics.clone();
+    accept_all(listener, permits, stop, metrics, |accepted| {
+        room.inbound.tasks.spawn(serve(Arc::clone(&room), accepted));
+    })
+    .await;
+}
+
+/// Carries one inbound connection from accept to close.
+async fn serve(room: Arc<Room>, accepted: Accepted) {
+    let Accepted { stream, from, permit: _permit } = accepted;
+    let started = Instant::now();
+    let (connection, stream, speaks_tunnel) = match shake_hands(&room, stream, from).await {
+        Ok(identified) => identified,
+        Err(error) => {
+            room.metrics.refused(Direction::Inbound, "handshake", error.label());
+            tracing::info!(
+                direction = "inbound", src.addr = %from, reason = error.label(), error = %chain(&error),
+                "connection refused"
+            );
+            return;
+        }
+    };
+    room.metrics.handshake(Direction::Inbound, started.elapsed());
+    let connection = Arc::new(connection);
+    if speaks_tunnel {
+        tunnel::serve(room, connection, stream).await;
+    } else {
+        carry(room, connection, Carrier::Plain(Box::new(stream))).await;
+    }
+}
+
+async fn shake_hands(
+    room: &Room,
+    stream: TcpStream,
+    from: SocketAddr,
+) -> Result<(Connection, TlsStream<TcpStream>, bool), HandshakeError> {
+    let current = room.current.load_full().ok_or(HandshakeError::NotReady)?;
+    let deadline = room.limits.handshake_timeout;
+    tokio::select! {
+        identified = tokio::time::timeout(deadline, identify(&current, stream, from)) => {
+            identified.unwrap_or(Err(HandshakeError::Timeout(deadline)))
+        }
+        () = room.inbound.cut.cancelled() => Err(HandshakeError::Stopping),
+    }
+}
+
+/// Is a stream that may pass, with its application at the other end.
+struct Admitted {
+    admission: Admission,
+    application: TcpStream,
+    address: SocketAddr,
+    permit: OwnedSemaphorePermit,
+}
+
+/// Says why a stream does not pass.
+#[derive(Debug, thiserror::Error)]
+enum NotAdmitted {
+    /// It was refused.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    /// It had to close while its application was dialled.
+    #[error("closed before it was carried ({})", .0.label())]
+    Closed(Closing),
+}
+
+/// Carries one stream from its arrival to its close.
+async fn carry(room: Arc<Room>, connection: Arc<Connection>, carrier: Carrier) {
+    let started = Instant::now();
+    // Entered before it is decided, so that no new snapshot can slip in between the decision and the entry.
+    let mut place = room.streams.enter_inbound(Arc::clone(&connection.peer), connection.destination.clone());
+    let admitted = tokio::select! {
+        biased;
+        closing = place.closing() => Err(NotAdmitted::Closed(closing)),
+        admitted = admit(&room, &connection, &carrier) => admitted.map_err(NotAdmitted::Refused),
+    };
+    let Admitted { admission, application, address, permit: _permit } = match admitted {
+        Ok(admitted) => admitted,
+        Err(why) => {
+            note_refused(&room, &connection, &why);
+            carrier.refuse(why.status());
+            return;
+        }
+    };
+    let _open = room.metrics.carried(Direction::Inbound);
+    if admission.audited {
+        room.metrics.audited();
+    }
+    let meter = Meter::new(Direction::Inbound, room.metrics.clone());
+    let outcome = tokio::select! {
+        closing = place.closing() => Err(Ending::Closed(closing)),
+        copied = carrier.splice(application, &meter, room.limits.half_closed_silence_max) => copied.map_err(Ending::Failed),
+    };
+    drop(place);
+    let reason = outcome.as_ref().map_or_else(Ending::label, |()| "done");
+    room.metrics.closed(Direction::Inbound, reason);
+    tracing::info!(
+        direction = "inbound",
+        service = %connection.destination,
+        identity = %connection.peer.id,
+        src.addr = %connection.from,
+        dst.addr = %address,
+        intention = %admission.reason,
+        audited = admission.audited,
+        bytes_sent = meter.sent(),
+        bytes_recv = meter.received(),
+        duration_s = started.elapsed().as_secs_f64(),
+        reason,
+        error = outcome.as_ref().err().map(|ending| tracing::field::display(chain(ending))),
+        "connection closed"
+    );
+}
+
+/// Decides one stream and dials its application: the path that all carriers take.
+async fn admit(room: &Room, connection: &Connection, carrier: &Carrier) -> Result<Admitted, Refusal> {
+    let destination = &connection.destination;
+    let current = room.current.load_full().ok_or_else(|| Refusal::Undecidable { destination: destination.clone() })?;
+    let address = carrier.target(&current.snapshot, destination, room.turn())?; // What is asked for.
+    let own_not_after = connection.own.not_after();
+    let admission = decide(&current.snapshot, &connection.peer, destination, own_not_after, room.now())?; // May it pass.
+    let limit = room.limits.streams_max;
+    let permit = Arc::clone(&room.stream_permits).try_acquire_owned().map_err(|_| Refusal::Overloaded { limit })?;
+    let application = dial(room, address).await?;
+    Ok(Admitted { admission, application, address, permit })
+}
+
+/// Connects to a local application.
+async fn dial(room: &Room, address: SocketAddr) -> Result<TcpStream, Refusal> {
+    if room.forbidden.forbids_application(address) {
+        return Err(Refusal::ForbiddenAddress { address });
+    }
+    let deadline = room.limits.connect_timeout;
+    let stream = tokio::time::timeout(deadline, TcpStream::connect(address))
+        .await
+        .map_err(|_| Refusal::Unresponsive { address, deadline })?
+        .map_err(|source| Refusal::Unreachable { address, source })?;
+    prepare(&stream);
+    Ok(stream)
+}
+
+impl NotAdmitted {
+    fn phase(&self) -> &'static str {
+        match self {
+            Self::Refused(refusal) => refusal.phase(),
+            Self::Closed(_) => "decide",
+        }
+    }
+
+    fn label(&self) -> &'static str {
+        match self {
+            Self::Refused(refusal) => refusal.label(),
+            Self::Closed(closing) => closing.label(),
+        }
+    }
+
+    fn status(&self) -> StatusCode {
+        match self {
+            Self::Refused(refusal) => refusal.status(),
+            Self::Closed(Closing::Refused(_)) => StatusCode::UNAUTHORIZED,
+            Self::Closed(Closing::Cut) => StatusCode::SERVICE_UNAVAILABLE,
+        }
+    }
+}
+
+fn note_refused(room: &Room, connection: &Connection, why: &NotAdmitted) {
+    room.metrics.refused(Direction::Inbound, why.phase(), why.label());
+    tracing::info!(
+        direction = "inbound",
+        service = %connection.destination,
+        identity = %connection.peer.id,
+        src.addr = %connection.from,
+        reason = why.label(),
+        error = %chain(why),
+        "connection refused"
+    );
+}

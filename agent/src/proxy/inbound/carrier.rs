@@ -1,0 +1,90 @@
+//! The ways in which a stream can arrive. They differ in how bytes go and how a refusal is told, in nothing else.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use bytes::Bytes;
+use catalog::ServiceKey;
+use h2::server::SendResponse;
+use h2::{Reason, RecvStream};
+use http::{Method, Request, Response, StatusCode};
+use tokio::net::TcpStream;
+use tokio_rustls::server::TlsStream;
+
+use crate::proxy::copy::{CopyError, Meter, TunnelStream, reset, splice_plain, splice_tunnel};
+use crate::proxy::decide::{target_of_authority, target_of_plain};
+use crate::proxy::refusal::Refusal;
+use crate::proxy::snapshot::Snapshot;
+
+/// Is a stream that has arrived and has not been answered.
+#[derive(Debug)]
+pub(super) enum Carrier {
+    /// A request on a tunnel.
+    Tunnel { request: Request<RecvStream>, respond: SendResponse<Bytes> },
+    /// A TLS connection of its own: the bytes are the stream.
+    Plain(Box<TlsStream<TcpStream>>),
+}
+
+impl Carrier {
+    /// Finds the application that the stream asks for.
+    pub(super) fn target(
+        &self,
+        snapshot: &Snapshot,
+        destination: &ServiceKey,
+        turn: usize,
+    ) -> Result<SocketAddr, Refusal> {
+        match self {
+            Self::Plain(_) => target_of_plain(snapshot, destination, turn),
+            Self::Tunnel { request, .. } if request.method() != Method::CONNECT => {
+                Err(Refusal::NotConnect { method: request.method().clone() })
+            }
+            Self::Tunnel { request, .. } => match request.uri().authority() {
+                Some(authority) => target_of_authority(snapshot, destination, authority, turn),
+                None => {
+                    Err(Refusal::ForeignAuthority { authority: String::new(), destination: destination.clone() })
+                }
+            },
+        }
+    }
+
+    /// Tells the caller that the stream is refused.
+    pub(super) fn refuse(self, status: StatusCode) {
+        match self {
+            Self::Tunnel { mut respond, .. } => {
+                // An error only says that the caller has not waited for the answer.
+                let _ = respond.send_response(answer(status), true);
+            }
+            // It spoke TLS to the end of the handshake; a reset says what a protocol that is not ours cannot.
+            Self::Plain(stream) => reset(stream.get_ref().0),
+        }
+    }
+
+    /// Tells the caller that the stream is open and carries it until it ends.
+    pub(super) async fn splice(
+        self,
+        application: TcpStream,
+        meter: &Meter,
+        silence_max: Duration,
+    ) -> Result<(), CopyError> {
+        match self {
+            Self::Tunnel { request, mut respond } => match respond.send_response(answer(StatusCode::OK), false) {
+                Ok(send) => {
+                    let stream = TunnelStream { send, receive: request.into_body() };
+                    splice_tunnel(application, stream, meter, silence_max).await
+                }
+                Err(error) => {
+                    reset(&application);
+                    respond.send_reset(Reason::CANCEL);
+                    Err(CopyError::from(error))
+                }
+            },
+            Self::Plain(stream) => splice_plain(*stream, application, meter, silence_max).await,
+        }
+    }
+}
+
+fn answer(status: StatusCode) -> Response<()> {
+    let mut response = Response::new(());
+    *response.status_mut() = status;
+    response
+}

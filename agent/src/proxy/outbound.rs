@@ -1,0 +1,197 @@
+//! The outbound side: accept on loopback, choose an instance, find a tunnel, ask for a stream, carry.
+
+pub(crate) mod call_error;
+pub(crate) mod endpoints;
+pub(crate) mod pool;
+mod tunnel;
+pub(crate) mod upstreams;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use catalog::{InstanceKey, SpiffeId};
+use tokio::net::TcpStream;
+use tokio::time::Instant;
+
+use self::call_error::CallError;
+use self::endpoints::Chosen;
+use self::pool::TunnelKey;
+use self::tunnel::{Lease, Plan};
+use super::accept::Accepted;
+use super::copy::{Ending, Meter, TunnelStream, reset, splice_tunnel};
+use super::current::Current;
+use super::open_streams::Closing;
+use super::refusal::chain;
+use super::room::Room;
+use super::snapshot::UpstreamListener;
+use crate::metrics::Direction;
+
+/// How many tunnels that had been there before may turn out dead before the instance itself is blamed.
+const STALE_TUNNELS_MAX: usize = 3;
+
+/// Is a stream to an instance.
+struct Opened {
+    stream: TunnelStream,
+    // Both count the stream where it runs, for as long as it does.
+    lease: Lease,
+    endpoint: Chosen,
+}
+
+/// Says why a connection was not carried.
+#[derive(Debug, thiserror::Error)]
+enum NotOpened {
+    #[error(transparent)]
+    Failed(#[from] CallError),
+    #[error("closed before it was carried ({})", .0.label())]
+    Closed(Closing),
+}
+
+/// Carries one connection of a local service from accept to close.
+async fn serve(room: Arc<Room>, listener: SocketAddr, accepted: Accepted) {
+    let Accepted { stream: caller, from, permit: _permit } = accepted;
+    let started = Instant::now();
+    let mut place = room.streams.enter_outbound();
+    let opened = tokio::select! {
+        closing = place.closing() => Err(NotOpened::Closed(closing)),
+        opened = open(&room, listener) => opened.map_err(NotOpened::Failed),
+    };
+    let (call, Opened { stream, lease, endpoint }) = match opened {
+        Ok(opened) => opened,
+        Err(why) => return refuse(&room, caller, listener, from, &why),
+    };
+    let _open = room.metrics.carried(Direction::Outbound);
+    let meter = Meter::new(Direction::Outbound, room.metrics.clone());
+    let outcome = tokio::select! {
+        closing = place.closing() => Err(Ending::Closed(closing)),
+        copied = splice_tunnel(caller, stream, &meter, room.limits.half_closed_silence_max) => {
+            copied.map_err(Ending::Failed)
+        }
+    };
+    drop(lease);
+    let reason = outcome.as_ref().map_or_else(Ending::label, |()| "done");
+    room.metrics.closed(Direction::Outbound, reason);
+    tracing::info!(
+        direction = "outbound",
+        service = %call.upstream.destination,
+        instance = %endpoint.key,
+        identity = %call.expected,
+        source = %call.upstream.owner,
+        src.addr = %from,
+        dst.addr = endpoint.mesh_address,
+        bytes_sent = meter.sent(),
+        bytes_recv = meter.received(),
+        duration_s = started.elapsed().as_secs_f64(),
+        reason,
+        error = outcome.as_ref().err().map(|ending| tracing::field::display(chain(ending))),
+        "connection closed"
+    );
+}
+
+/// Is what a connection asks for.
+struct Call {
+    upstream: UpstreamListener,
+    expected: SpiffeId,
+    current: Arc<Current>,
+}
+
+/// Opens a stream to an instance of the listener's destination: one after the other, each at most once, a few in all.
+async fn open(room: &Arc<Room>, listener: SocketAddr) -> Result<(Call, Opened), CallError> {
+    let call = identify(room, listener)?;
+    let mut tried: Vec<InstanceKey> = Vec::new();
+    let mut failed: Option<CallError> = None;
+    while tried.len() < room.limits.attempts_max {
+        let chosen = room.endpoints.choose(&call.current.snapshot, &call.upstream.destination, &tried, Instant::now());
+        let endpoint = match (chosen, failed.take()) {
+            (Ok(endpoint), _) => endpoint,
+            // The last failure says more than that nobody is left.
+            (Err(_), Some(last)) => return Err(last),
+            (Err(none), None) => return Err(none),
+        };
+        match attempt(room, &call, &endpoint).await {
+            Ok((lease, stream)) => {
+                endpoint.succeeded();
+                return Ok((call, Opened { stream, lease, endpoint }));
+            }
+            Err(error) if error.may_be_better_elsewhere() => {
+                tracing::debug!(
+                    direction = "outbound", service = %call.upstream.destination, instance = %endpoint.key,
+                    error = %chain(&error), "endpoint put aside"
+                );
+                endpoint.failed(Instant::now());
+                room.metrics.endpoint_ejected();
+                tried.push(endpoint.key.clone());
+                failed = Some(error);
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Err(failed.unwrap_or(CallError::NoHealthyEndpoint { destination: call.upstream.destination, known: tried.len() }))
+}
+
+/// Finds which service calls which, and with what identity.
+fn identify(room: &Room, listener: SocketAddr) -> Result<Call, CallError> {
+    let current = room.current.load_full().ok_or(CallError::NoUpstream(listener))?;
+    let upstream = current.snapshot.upstreams.iter().find(|upstream| upstream.address == listener);
+    let upstream = upstream.ok_or(CallError::NoUpstream(listener))?.clone();
+    let expected = current.snapshot.scheme.workload(&upstream.destination);
+    Ok(Call { upstream, expected, current })
+}
+
+/// Tries one instance.
+async fn attempt(room: &Arc<Room>, call: &Call, endpoint: &Chosen) -> Result<(Lease, TunnelStream), CallError> {
+    let snapshot = &call.current.snapshot;
+    let owner = &call.upstream.owner;
+    let own = snapshot.identities.get(owner).ok_or_else(|| CallError::NoLeaf(owner.clone()))?;
+    if own.not_after() <= room.now() {
+        return Err(CallError::OwnLeafExpired(owner.clone()));
+    }
+    let address = endpoint.mesh_address.clone();
+    let key = TunnelKey { source: owner.clone(), destination: call.upstream.destination.clone(), address };
+    let plan = Plan {
+        address: key.address.clone(),
+        server_name: snapshot.scheme.sni(&key.destination),
+        expected: call.expected.clone(),
+        own: Arc::clone(own),
+        anchors: Arc::clone(&snapshot.anchors),
+    };
+    let mut stale = 0;
+    loop {
+        let lease = room.pool.lease(room, &key, &plan).await;
+        let lease = lease.map_err(|source| CallError::Connect { address: key.address.clone(), source })?;
+        match lease.connect(&endpoint.authority, room.limits.connect_timeout).await {
+            Ok(stream) => return Ok((lease, stream)),
+            // A tunnel that had been idle may have died unnoticed, or its other side may be taking a new leaf. Nothing
+            // of the caller's has been sent yet, so that to ask again is safe.
+            Err(CallError::TunnelLost { .. }) if lease.is_reused && stale < STALE_TUNNELS_MAX => stale += 1,
+            Err(error) => {
+                if matches!(error, CallError::NoAnswer { .. }) {
+                    lease.retire();
+                }
+                return Err(error);
+            }
+        }
+    }
+}
+
+/// Ends a connection that cannot be carried. A reset, not an end of stream: nothing was answered.
+fn refuse(room: &Room, caller: TcpStream, listener: SocketAddr, from: SocketAddr, why: &NotOpened) {
+    let (phase, reason) = match why {
+        NotOpened::Failed(error) => (error.phase(), error.label()),
+        NotOpened::Closed(closing) => ("open", closing.label()),
+    };
+    room.metrics.refused(Direction::Outbound, phase, reason);
+    let current = room.current.load_full();
+    let upstream =
+        current.as_ref().and_then(|current| current.snapshot.upstreams.iter().find(|known| known.address == listener));
+    tracing::info!(
+        direction = "outbound",
+        service = upstream.map(|upstream| tracing::field::display(&upstream.destination)),
+        source = upstream.map(|upstream| tracing::field::display(&upstream.owner)),
+        src.addr = %from,
+        dst.addr = %listener,
+        reason,
+        error = %chain(why),
+        "connection refused"
+    );
+    reset(&caller);
+}

@@ -1,0 +1,146 @@
+//! The tunnels that are open, so that a connection rarely costs a handshake.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
+
+use catalog::{ServiceKey, Timestamp};
+
+use super::call_error::ConnectError;
+use super::tunnel::{Lease, Plan, Tunnel};
+use crate::proxy::room::Room;
+use crate::proxy::snapshot::{Snapshot, is_same_leaf};
+
+/// Says between whom a tunnel runs. One is never used for another pair: its handshake proved these two.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) struct TunnelKey {
+    /// The local service that calls.
+    pub(crate) source: ServiceKey,
+    /// The service that is called.
+    pub(crate) destination: ServiceKey,
+    /// The agent before the instance that is called.
+    pub(crate) address: String,
+}
+
+/// Holds the tunnels of all local services.
+#[derive(Debug, Default)]
+pub(crate) struct Pool {
+    slots: Mutex<HashMap<TunnelKey, Arc<Slot>>>,
+    /// Every tunnel that lives, those included that only finish what they carry.
+    alive: Mutex<Vec<Weak<Tunnel>>>,
+}
+
+#[derive(Debug, Default)]
+struct Slot {
+    tunnels: Mutex<Vec<Arc<Tunnel>>>,
+    /// Held by the one who opens a tunnel; the others wait for it instead of opening more.
+    opening: tokio::sync::Mutex<()>,
+    failures: Mutex<Failures>,
+}
+
+#[derive(Debug, Default)]
+struct Failures {
+    count: u64,
+    last: Option<Arc<ConnectError>>,
+}
+
+impl Pool {
+    /// Takes a place on a tunnel, and opens one if there is none. Who comes while one is being opened shares its outcome.
+    pub(crate) async fn lease(
+        &self,
+        room: &Arc<Room>,
+        key: &TunnelKey,
+        plan: &Plan,
+    ) -> Result<Lease, Arc<ConnectError>> {
+        let slot = Arc::clone(lock(&self.slots).entry(key.clone()).or_default());
+        let failures_seen = lock(&slot.failures).count;
+        if let Some(lease) = slot.take(plan, room.now()) {
+            return Ok(lease);
+        }
+        let _opening = slot.opening.lock().await;
+        if let Some(lease) = slot.take(plan, room.now()) {
+            return Ok(lease);
+        }
+        if let Some(error) = slot.failed_since(failures_seen) {
+            return Err(error);
+        }
+        match self.open(room, plan).await {
+            Ok(tunnel) => {
+                let lease = tunnel.lease(false).ok_or_else(|| Arc::new(ConnectError::Revoked));
+                lock(&slot.tunnels).push(tunnel);
+                lease
+            }
+            Err(error) => Err(slot.fail(error)),
+        }
+    }
+
+    async fn open(&self, room: &Arc<Room>, plan: &Plan) -> Result<Arc<Tunnel>, ConnectError> {
+        let tunnel = Arc::new(Tunnel::open(room, plan).await?);
+        // Listed before it is checked: a snapshot that comes in between finds it in the list.
+        lock(&self.alive).push(Arc::downgrade(&tunnel));
+        let current = room.current.load_full();
+        if current.is_some_and(|current| current.snapshot.revocations.cover(&tunnel.peer.serial)) {
+            tunnel.cut();
+            return Err(ConnectError::Revoked);
+        }
+        Ok(tunnel)
+    }
+
+    /// Fits the tunnels to a new snapshot: revoked ones are cut, those of an older leaf or a former instance take no more
+    /// streams.
+    pub(crate) fn review(&self, snapshot: &Snapshot) {
+        let alive: Vec<Arc<Tunnel>> = {
+            let mut alive = lock(&self.alive);
+            alive.retain(|tunnel| tunnel.strong_count() > 0);
+            alive.iter().filter_map(Weak::upgrade).collect()
+        };
+        for tunnel in alive {
+            if snapshot.revocations.cover(&tunnel.peer.serial) {
+                tunnel.cut();
+            }
+        }
+        lock(&self.slots).retain(|key, slot| {
+            let own = snapshot.identities.get(&key.source);
+            let is_called = snapshot.endpoints.contains_key(&key.destination);
+            lock(&slot.tunnels).retain(|tunnel| is_called && own.is_some_and(|own| is_same_leaf(own, &tunnel.own)));
+            // A slot that somebody is using now must stay, for he may be about to put a tunnel into it.
+            Arc::strong_count(slot) > 1 || !lock(&slot.tunnels).is_empty()
+        });
+    }
+
+    /// Lets go of tunnels that are over or have been idle for too long.
+    pub(crate) fn sweep(&self, idle_max: Duration, now: Timestamp) {
+        lock(&self.slots).retain(|_, slot| {
+            lock(&slot.tunnels).retain(|tunnel| tunnel.is_good(now) && !tunnel.is_idle(idle_max));
+            Arc::strong_count(slot) > 1 || !lock(&slot.tunnels).is_empty()
+        });
+        lock(&self.alive).retain(|tunnel| tunnel.strong_count() > 0);
+    }
+}
+
+impl Slot {
+    /// Takes a place on a tunnel that fits; forgets those that are over or show another leaf than the plan's.
+    fn take(&self, plan: &Plan, now: Timestamp) -> Option<Lease> {
+        let mut tunnels = lock(&self.tunnels);
+        tunnels.retain(|tunnel| tunnel.is_good(now) && is_same_leaf(&tunnel.own, &plan.own));
+        tunnels.iter().find_map(|tunnel| tunnel.lease(true))
+    }
+
+    fn fail(&self, error: ConnectError) -> Arc<ConnectError> {
+        let error = Arc::new(error);
+        let mut failures = lock(&self.failures);
+        failures.count += 1;
+        failures.last = Some(Arc::clone(&error));
+        error
+    }
+
+    fn failed_since(&self, seen: u64) -> Option<Arc<ConnectError>> {
+        let failures = lock(&self.failures);
+        failures.last.clone().filter(|_| failures.count > seen)
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // What these locks guard is whole at every step, also after a panic.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,153 @@
+//! Why the inbound side refuses a stream: a closed set, so that it can be a metric's label.
+
+use std::error::Error;
+use std::io;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use catalog::{Reason, ServiceKey};
+use http::StatusCode;
+
+/// Says why a stream was not carried, or is carried no longer.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Refusal {
+    /// A tunnel carried something else than CONNECT.
+    #[error("method {method} on a tunnel; a TCP service takes CONNECT only")]
+    NotConnect { method: http::Method },
+    /// The authority of a CONNECT is not the tunnel's own destination.
+    #[error("authority `{authority}` does not name a port of `{destination}` here")]
+    ForeignAuthority { authority: String, destination: ServiceKey },
+    /// The instance has several ports and the carrier cannot name one.
+    #[error("no instance of `{destination}` here has a default port")]
+    NoPort { destination: ServiceKey },
+    /// The service was deregistered after the tunnel was opened.
+    #[error("no instance of `{destination}` is here any more")]
+    NotLocal { destination: ServiceKey },
+    /// The rules refuse it.
+    #[error("denied: {reason}")]
+    Denied { reason: Reason },
+    /// There is no policy, or it needs a reader of requests.
+    #[error("the rules for `{destination}` cannot be decided here; that counts as a deny")]
+    Undecidable { destination: ServiceKey },
+    /// The caller's certificate is revoked.
+    #[error("the caller's certificate is revoked")]
+    Revoked,
+    /// The caller's leaf ended while its tunnel was open.
+    #[error("the caller's leaf certificate has expired")]
+    PeerLeafExpired,
+    /// The leaf that this side showed when the tunnel was opened has ended.
+    #[error("the leaf certificate of `{destination}` has expired")]
+    OwnLeafExpired { destination: ServiceKey },
+    /// The registered address belongs to this process, or to nobody's application.
+    #[error("{address} is not an application's address")]
+    ForbiddenAddress { address: SocketAddr },
+    /// Too many streams are open.
+    #[error("{limit} streams are open already")]
+    Overloaded { limit: usize },
+    /// The application did not take the connection.
+    #[error("cannot connect to the application at {address}")]
+    Unreachable {
+        address: SocketAddr,
+        #[source]
+        source: io::Error,
+    },
+    /// The application let the connection wait.
+    #[error("the application at {address} did not take the connection within {deadline:?}")]
+    Unresponsive { address: SocketAddr, deadline: Duration },
+}
+
+impl Refusal {
+    /// Returns the label of the metric that counts it.
+    pub(crate) fn label(&self) -> &'static str {
+        match self {
+            Self::NotConnect { .. } => "not_connect",
+            Self::ForeignAuthority { .. } => "foreign_authority",
+            Self::NoPort { .. } => "no_port",
+            Self::NotLocal { .. } => "not_local",
+            Self::Denied { reason: Reason::Unauthenticated } => "unauthenticated",
+            Self::Denied { reason: Reason::Guardrail { .. } } => "guardrail",
+            Self::Denied { reason: Reason::Intention { .. } } => "intention",
+            Self::Denied { reason: Reason::Default { .. } } => "default_deny",
+            Self::Undecidable { .. } => "undecidable",
+            Self::Revoked => "revoked",
+            Self::PeerLeafExpired => "peer_leaf_expired",
+            Self::OwnLeafExpired { .. } => "own_leaf_expired",
+            Self::ForbiddenAddress { .. } => "forbidden_address",
+            Self::Overloaded { .. } => "overloaded",
+            Self::Unreachable { .. } => "unreachable",
+            Self::Unresponsive { .. } => "unresponsive",
+        }
+    }
+
+    /// Returns the phase in which it was refused, for the metric.
+    pub(crate) fn phase(&self) -> &'static str {
+        match self {
+            Self::NotConnect { .. } | Self::ForeignAuthority { .. } | Self::NoPort { .. } | Self::NotLocal { .. } => {
+                "identify"
+            }
+            Self::Denied { .. }
+            | Self::Undecidable { .. }
+            | Self::Revoked
+            | Self::PeerLeafExpired
+            | Self::OwnLeafExpired { .. } => "decide",
+            Self::ForbiddenAddress { .. }
+            | Self::Overloaded { .. }
+            | Self::Unreachable { .. }
+            | Self::Unresponsive { .. } => "dial",
+        }
+    }
+
+    /// Returns the answer to a CONNECT, as a ztunnel understands it: 400 not mine, 401 refused by policy, 503 not reachable.
+    pub(crate) fn status(&self) -> StatusCode {
+        match self.phase() {
+            "identify" if !matches!(self, Self::NotLocal { .. }) => StatusCode::BAD_REQUEST,
+            "decide" if !matches!(self, Self::OwnLeafExpired { .. }) => StatusCode::UNAUTHORIZED,
+            _ => StatusCode::SERVICE_UNAVAILABLE,
+        }
+    }
+}
+
+/// Writes an error and what caused it in one line.
+pub(crate) fn chain(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(refusal: Refusal, phase: &str, status: u16) {
+        assert_eq!((refusal.phase(), refusal.status().as_u16()), (phase, status), "{refusal}");
+    }
+
+    #[test]
+    fn a_refusal_answers_a_connect_as_a_ztunnel_expects() {
+        let destination: ServiceKey = "web".parse().unwrap();
+        let address: SocketAddr = "127.0.0.1:80".parse().unwrap();
+        check(Refusal::NotConnect { method: http::Method::GET }, "identify", 400);
+        check(Refusal::ForeignAuthority { authority: "x".to_owned(), destination: destination.clone() }, "identify", 400);
+        check(Refusal::NotLocal { destination: destination.clone() }, "identify", 503);
+        check(Refusal::Denied { reason: Reason::Unauthenticated }, "decide", 401);
+        check(Refusal::Undecidable { destination: destination.clone() }, "decide", 401);
+        check(Refusal::Revoked, "decide", 401);
+        check(Refusal::PeerLeafExpired, "decide", 401);
+        check(Refusal::OwnLeafExpired { destination }, "decide", 503);
+        check(Refusal::Overloaded { limit: 1 }, "dial", 503);
+        check(Refusal::Unreachable { address, source: io::Error::from(io::ErrorKind::ConnectionRefused) }, "dial", 503);
+    }
+
+    #[test]
+    fn an_error_is_written_with_what_caused_it() {
+        let address: SocketAddr = "127.0.0.1:80".parse().unwrap();
+        let refusal = Refusal::Unreachable { address, source: io::Error::other("no such thing") };
+        assert_eq!(chain(&refusal), "cannot connect to the application at 127.0.0.1:80: no such thing");
+    }
+}

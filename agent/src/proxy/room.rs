@@ -1,0 +1,100 @@
+//! What all tasks of the data plane share.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use arc_swap::ArcSwapOption;
+use catalog::Timestamp;
+use tokio::sync::{Semaphore, watch};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::current::Current;
+use super::forbidden::Forbidden;
+use super::limits::Limits;
+use super::open_streams::OpenStreams;
+use super::outbound::endpoints::Endpoints;
+use super::outbound::pool::Pool;
+use crate::metrics::ProxyMetrics;
+
+/// Tells the wall-clock time.
+pub type Clock = Arc<dyn Fn() -> Timestamp + Send + Sync>;
+
+/// Is the state that connections of both directions work on.
+pub(crate) struct Room {
+    pub(crate) current: ArcSwapOption<Current>,
+    /// The generation in force; changes after `current` did.
+    pub(crate) generation: watch::Sender<u64>,
+    pub(crate) streams: Arc<OpenStreams>,
+    pub(crate) pool: Pool,
+    pub(crate) endpoints: Endpoints,
+    pub(crate) forbidden: Forbidden,
+    pub(crate) limits: Limits,
+    pub(crate) clock: Clock,
+    pub(crate) metrics: ProxyMetrics,
+    pub(crate) connection_permits: Arc<Semaphore>,
+    pub(crate) stream_permits: Arc<Semaphore>,
+    pub(crate) outbound_permits: Arc<Semaphore>,
+    pub(crate) inbound: Stage,
+    pub(crate) outbound: Stage,
+    turn: AtomicUsize,
+}
+
+/// Is one direction's work, and how it is brought to an end.
+#[derive(Debug, Default)]
+pub(crate) struct Stage {
+    /// No new connections; what is open goes on.
+    pub(crate) stopping: CancellationToken,
+    /// Nothing goes on.
+    pub(crate) cut: CancellationToken,
+    /// Every task of this direction.
+    pub(crate) tasks: TaskTracker,
+}
+
+impl Room {
+    /// Makes the state of a proxy that has no snapshot yet.
+    pub(crate) fn new(forbidden: Forbidden, limits: Limits, clock: Clock, metrics: ProxyMetrics) -> Self {
+        Self {
+            current: ArcSwapOption::empty(),
+            generation: watch::Sender::new(0),
+            streams: Arc::default(),
+            pool: Pool::default(),
+            endpoints: Endpoints::default(),
+            forbidden,
+            connection_permits: Arc::new(Semaphore::new(limits.connections_max)),
+            stream_permits: Arc::new(Semaphore::new(limits.streams_max)),
+            outbound_permits: Arc::new(Semaphore::new(limits.connections_max)),
+            limits,
+            clock,
+            metrics,
+            inbound: Stage::default(),
+            outbound: Stage::default(),
+            turn: AtomicUsize::new(0),
+        }
+    }
+
+    /// Returns the wall-clock time.
+    pub(crate) fn now(&self) -> Timestamp {
+        (self.clock)()
+    }
+
+    /// Counts up, to take equal things in turn.
+    pub(crate) fn turn(&self) -> usize {
+        self.turn.fetch_add(1, Ordering::Relaxed)
+    }
+}
+
+impl Stage {
+    /// Lets what is open go on until `deadline`, then cuts it. Returns whether everything ended by itself.
+    pub(crate) async fn drain(&self, deadline: tokio::time::Instant, cut: impl FnOnce()) -> bool {
+        self.stopping.cancel();
+        self.tasks.close();
+        let in_time = tokio::time::timeout_at(deadline, self.tasks.wait()).await.is_ok();
+        cut();
+        self.cut.cancel();
+        // What is cut ends without waiting for anybody; the bound is for the day on which that is not so.
+        let _ = tokio::time::timeout(Duration::from_secs(1), self.tasks.wait()).await;
+        in_time
+    }
+}

@@ -1,0 +1,130 @@
+//! What the proxy knows of the mesh: one immutable value, taken at accept and swapped whole.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use catalog::{CatalogIndex, Endpoint, IdentityScheme, InstanceKey, Policy, ServiceKey};
+use wire::tls::{TlsIdentity, TrustAnchors};
+
+/// The name under which a tunnel asks for an instance's unnamed port.
+pub const DEFAULT_PORT_NAME: &str = "default";
+
+/// Is everything that the proxy decides by.
+#[derive(Debug, Clone)]
+pub struct Snapshot {
+    /// The flat address space that this agent is in; endpoints of another are not dialled.
+    pub network: String,
+    /// How identities and server names of the mesh are built and read.
+    pub scheme: IdentityScheme,
+    /// The roots that peers must chain to.
+    pub anchors: Arc<TrustAnchors>,
+    /// The leaf of each local service. One without an entry neither answers nor calls.
+    pub identities: BTreeMap<ServiceKey, Arc<TlsIdentity>>,
+    /// The rules for each local service. One without an entry is undecidable: every call to it is refused.
+    pub policies: BTreeMap<ServiceKey, Policy>,
+    /// The certificates that are trusted no longer.
+    pub revocations: Revocations,
+    /// The instances of each service that some local service calls.
+    pub endpoints: BTreeMap<ServiceKey, Vec<Endpoint>>,
+    /// The instances that this agent stands beside; no list is empty.
+    pub locals: BTreeMap<ServiceKey, Vec<LocalInstance>>,
+    /// The loopback listeners to hold open; the addresses are unique.
+    pub upstreams: Vec<UpstreamListener>,
+}
+
+/// Is an instance that this agent stands beside.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LocalInstance {
+    /// Which instance.
+    pub key: InstanceKey,
+    /// The address that the catalog gives to callers: the instance's own, or its node's.
+    pub advertised_address: String,
+    /// The address that its application is dialled at.
+    pub local_address: IpAddr,
+    /// The port that its application listens on; 0 for none.
+    pub port: u16,
+    /// Further ports by name.
+    pub ports: BTreeMap<String, u16>,
+}
+
+/// Asks for a listener on loopback through which a local service calls another service.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct UpstreamListener {
+    /// The service that calls.
+    pub owner: ServiceKey,
+    /// The service that is called.
+    pub destination: ServiceKey,
+    /// Where to listen; must be loopback.
+    pub address: SocketAddr,
+}
+
+/// Names the certificates that are trusted no longer.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Revocations {
+    /// The indexes at which revoked agents were enrolled: serials that start with one are refused.
+    pub records: BTreeSet<CatalogIndex>,
+}
+
+impl Revocations {
+    /// Reports whether a certificate with this serial is revoked.
+    pub fn cover(&self, serial: &[u8; 16]) -> bool {
+        let [a, b, c, d, e, f, g, h, ..] = *serial;
+        self.records.contains(&CatalogIndex(u64::from_be_bytes([a, b, c, d, e, f, g, h])))
+    }
+}
+
+/// Reports whether both are the same certificate, wherever it was read from.
+pub(crate) fn is_same_leaf(one: &TlsIdentity, other: &TlsIdentity) -> bool {
+    one.certified_key().cert.first() == other.certified_key().cert.first()
+}
+
+impl LocalInstance {
+    /// Returns the port that a name stands for.
+    pub(crate) fn port_named(&self, name: &str) -> Option<u16> {
+        let default = (name == DEFAULT_PORT_NAME && self.port != 0).then_some(self.port);
+        self.ports.get(name).copied().or(default)
+    }
+
+    /// Returns the port of a caller that named none: the unnamed one, or the only one there is.
+    pub(crate) fn default_port(&self) -> Option<u16> {
+        default_port(self.port, &self.ports)
+    }
+
+    /// Reports whether the instance has registered this port.
+    pub(crate) fn has_port(&self, port: u16) -> bool {
+        port != 0 && (self.port == port || self.ports.values().any(|named| *named == port))
+    }
+}
+
+/// Returns the port of an instance for one who names none: the unnamed one, or the only one there is.
+pub(crate) fn default_port(unnamed: u16, named: &BTreeMap<String, u16>) -> Option<u16> {
+    match (unnamed, named.len()) {
+        (0, 1) => named.values().next().copied(),
+        (0, _) => None,
+        (port, _) => Some(port),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn c14_a_serial_is_revoked_by_the_index_that_it_starts_with() {
+        let revocations = Revocations { records: BTreeSet::from([CatalogIndex(0x0102)]) };
+        let mut serial = [7; 16];
+        assert!(!revocations.cover(&serial));
+        serial[..8].copy_from_slice(&0x0102_u64.to_be_bytes());
+        assert!(revocations.cover(&serial));
+    }
+
+    #[test]
+    fn a_caller_that_names_no_port_gets_the_unnamed_one_or_the_only_one() {
+        let named = |names: &[&str]| names.iter().zip(9000..).map(|(name, port)| ((*name).to_owned(), port)).collect();
+        assert_eq!(default_port(80, &named(&["http", "admin"])), Some(80));
+        assert_eq!(default_port(0, &named(&["http"])), Some(9000));
+        assert_eq!(default_port(0, &named(&["http", "admin"])), None);
+        assert_eq!(default_port(0, &named(&[])), None);
+    }
+}

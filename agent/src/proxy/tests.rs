@@ -1,0 +1,13 @@
+//! Whole proxies on loopback, with certificates made for the occasion.
+
+mod agents;
+mod authority;
+mod certificates;
+mod choosing;
+mod cutting;
+mod draining;
+mod ends;
+mod handshakes;
+mod listeners;
+mod passing;
+mod renewing;

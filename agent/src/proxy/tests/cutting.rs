@@ -1,0 +1,79 @@
+//! A new snapshot reaches what is open.
+
+use std::time::Duration;
+
+use catalog::{Action, CatalogIndex, Timestamp};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use super::agents::{DEADLINE, Pair, eventually, expect_reset, intention, say};
+use super::certificates::service_key;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn l5_a_deny_closes_every_open_stream() {
+    let mut pair = Pair::start(&["allow web api"]).await;
+    let mut streams = Vec::new();
+    for _ in 0..120 {
+        streams.push(pair.connected().await);
+    }
+    let mesh = pair.api.proxy.mesh_address();
+    let mut plain = pair.authority.dial("web", "api", mesh, &[]).await.unwrap();
+    plain.write_all(b"hello").await.unwrap();
+    plain.read_exact(&mut [0; 5]).await.unwrap();
+
+    pair.api.rule("api", Action::Deny, &["deny web api"]);
+    pair.api.publish().await;
+    for stream in &mut streams {
+        expect_reset(stream).await;
+    }
+    assert!(tokio::time::timeout(DEADLINE, plain.read(&mut [0])).await.unwrap().is_err());
+    eventually("every stream is counted as closed by the intention", || {
+        pair.api.closed("inbound", "intention") == 121 && pair.api.proxy.open_streams() == 0
+    })
+    .await;
+    expect_reset(&mut pair.web.connect().await).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_snapshot_that_still_allows_a_stream_leaves_it_alone() {
+    let mut pair = Pair::start(&["allow web api"]).await;
+    let mut stream = pair.connected().await;
+    pair.api.rule("api", Action::Deny, &["allow * api", "deny db api"]);
+    pair.api.publish().await;
+    pair.web.publish().await;
+    say(&mut stream, "still").await;
+    assert_eq!(pair.web.metric("weft_proxy_handshakes_total{direction=\"outbound\"}"), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stream_ends_with_the_allow_that_let_it_in() {
+    let mut pair = Pair::start(&[]).await;
+    let mut allow = intention("allow web api");
+    allow.expires_at = Some(Timestamp(wire::crypto::now().0 + 3_600_000));
+    pair.api.snapshot.policies.get_mut(&service_key("api")).unwrap().intentions.push(allow);
+    pair.api.publish().await;
+    let mut stream = pair.connected().await;
+    pair.api.put_clock_forward(Duration::from_secs(3601));
+    expect_reset(&mut stream).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn c14_a_revoked_caller_is_cut_off_and_stays_out() {
+    let mut pair = Pair::start(&["allow web api"]).await;
+    let mut stream = pair.connected().await;
+    pair.api.snapshot.revocations.records.insert(CatalogIndex(7));
+    pair.api.publish().await;
+    expect_reset(&mut stream).await;
+    expect_reset(&mut pair.web.connect().await).await;
+    eventually("the refusal is counted", || pair.api.refused("inbound", "decide", "revoked") >= 1).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn c14_the_calling_side_cuts_off_a_revoked_destination_too() {
+    let mut pair = Pair::start(&["allow web api"]).await;
+    let mut stream = pair.connected().await;
+    pair.web.snapshot.revocations.records.insert(CatalogIndex(7));
+    pair.web.publish().await;
+    expect_reset(&mut stream).await;
+    expect_reset(&mut pair.web.connect().await).await;
+    assert_eq!(pair.web.refused("outbound", "connect", "revoked"), 1);
+}

@@ -1,0 +1,167 @@
+//! Who does not even get to be decided.
+
+use std::io::ErrorKind;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustls::version::TLS12;
+use rustls::{ClientConfig, RootCertStore};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use wire::tls::mesh_client_config;
+
+use super::agents::{Agent, DEADLINE, Echo, Pair, endpoint, eventually, expect_reset};
+use super::certificates::{Authority, dial, service_key};
+use crate::proxy::Limits;
+
+const API: &str = "api.default.dc1.internal.mesh.test";
+
+/// Waits until a TLS client notices that it is refused: with TLS 1.3 that may be only after its own handshake.
+async fn expect_refused(config: ClientConfig, name: &str, pair: &Pair, reason: &str) {
+    let mesh = pair.api.proxy.mesh_address();
+    let refused = tokio::time::timeout(DEADLINE, async {
+        let mut stream = dial(config, name, mesh).await?;
+        stream.read(&mut [0]).await
+    });
+    let outcome = refused.await.expect("refused in time");
+    assert!(!matches!(outcome, Ok(read) if read > 0), "{reason}: nothing is said to one who is refused");
+    eventually(reason, || pair.api.refused("inbound", "handshake", reason) == 1).await;
+    assert_eq!(pair.echo.accepted(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn l1_plaintext_is_refused() {
+    let pair = Pair::start(&["allow */* api"]).await;
+    for greeting in ["GET / HTTP/1.1\r\nhost: api\r\n\r\n", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", "\u{80}.\u{1}\u{3}\u{1}"] {
+        let mut stream = TcpStream::connect(pair.api.proxy.mesh_address()).await.unwrap();
+        stream.write_all(greeting.as_bytes()).await.unwrap();
+        let mut heard = Vec::new();
+        let read = tokio::time::timeout(DEADLINE, stream.read_to_end(&mut heard)).await.unwrap();
+        assert!(read.is_ok() || read.is_err_and(|error| error.kind() == ErrorKind::ConnectionReset));
+        assert!(heard.first().is_none_or(|content_type| *content_type == 21), "an alert or nothing: {heard:?}");
+    }
+    eventually("counted", || pair.api.refused("inbound", "handshake", "not_tls") == 3).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn l1_tls_1_2_is_refused() {
+    let pair = Pair::start(&["allow */* api"]).await;
+    let config = ClientConfig::builder_with_protocol_versions(&[&TLS12])
+        .with_root_certificates(RootCertStore::empty())
+        .with_no_client_auth();
+    expect_refused(config, API, &pair, "tls_version_or_algorithms").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn l1_a_client_without_a_certificate_is_refused() {
+    let pair = Pair::start(&["allow */* api"]).await;
+    let mut config = pair.authority.client_config("web", "api");
+    config.client_auth_cert_resolver = Arc::new(NoCertificate);
+    expect_refused(config, API, &pair, "no_certificate").await;
+}
+
+#[derive(Debug)]
+struct NoCertificate;
+
+impl rustls::client::ResolvesClientCert for NoCertificate {
+    fn resolve(
+        &self,
+        _hints: &[&[u8]],
+        _schemes: &[rustls::SignatureScheme],
+    ) -> Option<Arc<rustls::sign::CertifiedKey>> {
+        None
+    }
+
+    fn has_certs(&self) -> bool {
+        false
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn l1_a_certificate_of_a_foreign_authority_is_refused() {
+    let pair = Pair::start(&["allow */* api"]).await;
+    let impostor = Authority::new("mesh.test");
+    let config = mesh_client_config(pair.authority.anchors(), &impostor.leaf("web"), pair.authority.id("api"));
+    expect_refused(config, API, &pair, "unknown_authority").await;
+    let neighbour = Authority::new("other.test");
+    let config = mesh_client_config(pair.authority.anchors(), &neighbour.leaf("web"), pair.authority.id("api"));
+    expect_refused(config, API, &pair, "foreign_trust_domain").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn l3_an_unknown_server_name_is_refused_and_spelling_does_not_count() {
+    let pair = Pair::start(&["allow web api"]).await;
+    let config = || pair.authority.client_config("web", "api");
+    expect_refused(config(), "db.default.dc1.internal.mesh.test", &pair, "unknown_server_name").await;
+    let mesh = pair.api.proxy.mesh_address();
+    for name in ["API.Default.dc1.internal.MESH.test", "api.default.dc1.internal.mesh.test."] {
+        let mut config = config();
+        config.alpn_protocols.clear();
+        let mut stream = dial(config, name, mesh).await.unwrap();
+        stream.write_all(b"hello").await.unwrap();
+        stream.read_exact(&mut [0; 5]).await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn l3_without_a_server_name_the_only_service_answers_and_of_several_none() {
+    let mut pair = Pair::start(&["allow web api"]).await;
+    let config = || {
+        let mut config = pair.authority.client_config("web", "api");
+        config.enable_sni = false;
+        config.alpn_protocols.clear();
+        config
+    };
+    let mut stream = dial(config(), API, pair.api.proxy.mesh_address()).await.unwrap();
+    stream.write_all(b"hello").await.unwrap();
+    stream.read_exact(&mut [0; 5]).await.unwrap();
+    let config = config();
+    pair.api.serve(&pair.authority, "db", pair.echo.address);
+    pair.api.publish().await;
+    assert!(dial(config, API, pair.api.proxy.mesh_address()).await.is_err());
+    assert_eq!(pair.api.refused("inbound", "handshake", "unknown_server_name"), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn l2_a_handshake_that_trickles_ends_at_the_deadline() {
+    let authority = Authority::new("mesh.test");
+    let limits = Limits { handshake_timeout: Duration::from_millis(200), ..Limits::default() };
+    let mut api = Agent::start_with(&authority, limits);
+    api.serve(&authority, "api", "127.0.0.1:9".parse().unwrap());
+    api.publish().await;
+    let mut silent = TcpStream::connect(api.proxy.mesh_address()).await.unwrap();
+    silent.write_all(&[22, 3, 1]).await.unwrap();
+    let read = tokio::time::timeout(DEADLINE, silent.read(&mut [0])).await.expect("closed in time");
+    assert!(!matches!(read, Ok(read) if read > 0));
+    eventually("counted", || api.refused("inbound", "handshake", "handshake_timeout") == 1).await;
+
+    // A handshake without the tunnel's first words is no better.
+    let stream = authority.dial("web", "api", api.proxy.mesh_address(), &[b"h2"]).await.unwrap();
+    eventually("counted", || api.refused("inbound", "handshake", "preface_timeout") == 1).await;
+    drop(stream);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_agent_that_knows_nothing_yet_refuses_everybody() {
+    let authority = Authority::new("mesh.test");
+    let api = Agent::start(&authority);
+    assert!(authority.dial("web", "api", api.proxy.mesh_address(), &[b"h2"]).await.is_err());
+    eventually("counted", || api.refused("inbound", "handshake", "not_ready") == 1).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn c6_an_upstream_that_shows_the_certificate_of_another_service_is_refused() {
+    let authority = Authority::new("mesh.test");
+    let echo = Echo::start().await;
+    let mut api = Agent::start(&authority);
+    api.serve(&authority, "api", echo.address);
+    api.rule("api", catalog::Action::Allow, &[]);
+    api.snapshot.identities.insert(service_key("api"), authority.leaf("db"));
+    api.publish().await;
+    let mut web = Agent::start(&authority);
+    web.call(&authority, "web", "api", &[endpoint("api", api.proxy.mesh_address(), echo.address)]);
+    web.publish().await;
+    expect_reset(&mut web.connect().await).await;
+    assert_eq!(web.refused("outbound", "connect", "wrong_identity"), 1);
+    assert_eq!(echo.accepted(), 0);
+}

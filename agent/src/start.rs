@@ -1,0 +1,215 @@
+//! From a configuration to a running agent.
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
+
+use tokio::net::{TcpListener, UdpSocket};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
+use tracing::{info, warn};
+use wire::pki::LeafKey;
+
+use crate::config::Config;
+use crate::core::{self, Setup};
+use crate::enrol::{self, EnrolError};
+use crate::local::{self, Local, LocalError, Reserved};
+use crate::metrics::Metrics;
+use crate::proxy::{Limits, Proxy, ProxyConfig, ProxyStartError};
+use crate::state::{DataDirError, Identity, Saved, Store};
+use crate::{Agent, api};
+
+/// Why an agent did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The data directory cannot be used.
+    #[error("cannot use the agent's data directory")]
+    DataDir(#[source] DataDirError),
+    /// The agent's key cannot be read, and nothing else proves who it is.
+    #[error(
+        "cannot read the agent's key; restore it from a backup, or empty the data directory and join again with a token \
+         made by `weft join-token create --replace-node`"
+    )]
+    Key(#[source] DataDirError),
+    /// The agent is not enrolled and cannot be.
+    #[error("cannot join the mesh")]
+    Enrol(#[source] EnrolError),
+    /// What enrolment gave cannot be kept.
+    #[error("cannot keep the agent's identity; nothing is lost: start again with the same join token")]
+    Keep(#[source] DataDirError),
+    /// A service definition cannot be read.
+    #[error("cannot load service definitions")]
+    Services(#[source] LocalError),
+    /// An address cannot be listened on.
+    #[error("cannot listen on {address} for {what}")]
+    Listen {
+        /// What listens there.
+        what: &'static str,
+        /// The address.
+        address: SocketAddr,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// The proxy cannot start.
+    #[error("cannot start the proxy")]
+    Proxy(#[source] ProxyStartError),
+    /// No address is known that other agents could dial.
+    #[error("cannot tell which of this machine's addresses other agents reach it by: name one by --advertise")]
+    Advertise,
+}
+
+/// Starts an agent. It has enrolled, and what it kept from an earlier run is in force, when this returns.
+///
+/// An agent that must enrol first waits for a server as long as it takes; liveness is served meanwhile.
+///
+/// # Errors
+///
+/// [`StartError`] says what is wrong and what to do about it.
+pub async fn start(config: Config) -> Result<Agent, StartError> {
+    wire::crypto::install_provider();
+    let store = Store::open(config.data_dir.as_deref()).map_err(StartError::DataDir)?;
+    let definitions = local::read_files(&config.services).map_err(StartError::Services)?;
+    let metrics = Metrics::new();
+    let admin = listen("readiness and metrics", loopback(config.admin_port)).await?;
+    let http = listen("the local API", loopback(config.http_port)).await?;
+    let (http_address, admin_address) = (address_of(&http)?, address_of(&admin)?);
+    let stopping = CancellationToken::new();
+    let (ready, readiness) = api::readiness();
+    let admin = AbortOnDropHandle::new(tokio::spawn(api::serve_admin(admin, readiness, metrics.clone(), stopping.clone())));
+
+    let key = store.agent_key().map_err(StartError::Key)?;
+    let identity = identify(&config, &store, &key).await?;
+    let saved = store.saved(&identity.record.id);
+    let mesh = mesh_listener(&config, saved.as_ref()).await?;
+    let mesh_address = address_of(&mesh)?;
+    let advertise = advertised(&config, mesh_address.ip(), &identity).await?;
+    let proxy = ProxyConfig {
+        mesh_listener: mesh.into_std().map_err(|source| listen_failed("the mesh", mesh_address, source))?,
+        own_listeners: vec![http_address, admin_address],
+        runtime: None,
+        limits: Limits::default(),
+        clock: Arc::new(wire::crypto::now),
+        metrics: metrics.proxy.clone(),
+    };
+    let proxy = Arc::new(Proxy::start(proxy).map_err(StartError::Proxy)?);
+
+    let reserved = Reserved {
+        listeners: vec![
+            (http_address.ip(), http_address.port(), "local API"),
+            (admin_address.ip(), admin_address.port(), "admin listener"),
+            (mesh_address.ip(), mesh_address.port(), "mesh listener"),
+        ],
+    };
+    let mut local = Local::new(identity.record.clone(), reserved);
+    local.take_files(definitions);
+    local.take_registered(store.registered());
+    info!(node = %config.node, agent = %identity.record.id, mesh = %mesh_address, http = %http_address, "agent started");
+    let drain_deadline = config.drain_deadline;
+    let leaves = store.leaves(&identity);
+    let setup = Setup {
+        config,
+        identity,
+        key,
+        store,
+        saved,
+        leaves,
+        local,
+        advertise,
+        mesh_port: mesh_address.port(),
+        proxy: Arc::clone(&proxy),
+    };
+    let (core, task) = core::start(setup);
+    ready.running(core.clone(), Arc::clone(&proxy));
+    let state = api::ApiState::new(core.clone(), Arc::clone(&proxy), metrics);
+    let http = tokio::spawn(api::serve_http(http, state, stopping.clone()));
+    let tasks = vec![AbortOnDropHandle::new(task), AbortOnDropHandle::new(http), admin];
+    Ok(Agent { core, proxy, http: http_address, admin: admin_address, drain_deadline, stopping, _tasks: tasks })
+}
+
+/// Returns the identity that was kept, or enrols.
+///
+/// Another join token than the one that was used is an operator's wish to enrol again, for other services perhaps. It is
+/// tried; but an agent that has an identity and cannot reach a server serves with what it has.
+async fn identify(config: &Config, store: &Store, key: &LeafKey) -> Result<Identity, StartError> {
+    let kept = store.identity().filter(|identity| is_ours(identity, config, key));
+    let identity = match (kept, &config.join_token) {
+        (Some(kept), Some(token)) if token.secret_hash() != kept.joined_with => {
+            match enrol::once(config, token, key).await {
+                Ok(identity) => identity,
+                Err(error) => {
+                    warn!(error, "the new join token was not used; the agent goes on with the identity it has");
+                    return Ok(kept);
+                }
+            }
+        }
+        (Some(kept), _) => return Ok(kept),
+        (None, Some(token)) => enrol::enrol(config, token, key).await.map_err(StartError::Enrol)?,
+        (None, None) => return Err(StartError::Enrol(EnrolError::NoToken)),
+    };
+    store.keep_identity(&identity).map_err(StartError::Keep)?;
+    Ok(identity)
+}
+
+fn is_ours(identity: &Identity, config: &Config, key: &LeafKey) -> bool {
+    let ours = identity.record.node == config.node
+        && identity.record.platform == config.platform
+        && identity.record.key == key.fingerprint();
+    if !ours {
+        warn!(kept = %identity.record.node, node = %config.node, "kept identity ignored; it is of another node or key");
+    }
+    ours
+}
+
+/// Takes the configured port; where that is left open, the port of the last run, for others may still dial it.
+async fn mesh_listener(config: &Config, saved: Option<&Saved>) -> Result<TcpListener, StartError> {
+    if config.mesh_port == 0
+        && let Some(saved) = saved
+        && let Ok(listener) = TcpListener::bind((config.bind, saved.mesh_port)).await
+    {
+        return Ok(listener);
+    }
+    listen("the mesh", SocketAddr::new(config.bind, config.mesh_port)).await
+}
+
+/// Returns the address that others dial: as configured, as bound, or by which a server is reached.
+async fn advertised(config: &Config, bound: IpAddr, identity: &Identity) -> Result<IpAddr, StartError> {
+    if let Some(address) = config.advertise {
+        return Ok(address);
+    }
+    if !bound.is_unspecified() {
+        return Ok(bound);
+    }
+    for server in config.servers.iter().chain(&identity.servers) {
+        if let Ok(address) = route_to(server, bound).await
+            && !address.is_unspecified()
+        {
+            return Ok(address);
+        }
+    }
+    Err(StartError::Advertise)
+}
+
+/// Returns the address that this machine would reach `server` from. Nothing is sent.
+async fn route_to(server: &str, bound: IpAddr) -> io::Result<IpAddr> {
+    let local: IpAddr = if bound.is_ipv6() { Ipv6Addr::UNSPECIFIED.into() } else { Ipv4Addr::UNSPECIFIED.into() };
+    let socket = UdpSocket::bind((local, 0)).await?;
+    socket.connect(server).await?;
+    socket.local_addr().map(|address| address.ip())
+}
+
+fn loopback(port: u16) -> SocketAddr {
+    SocketAddr::from((Ipv4Addr::LOCALHOST, port))
+}
+
+async fn listen(what: &'static str, address: SocketAddr) -> Result<TcpListener, StartError> {
+    TcpListener::bind(address).await.map_err(|source| listen_failed(what, address, source))
+}
+
+fn listen_failed(what: &'static str, address: SocketAddr, source: io::Error) -> StartError {
+    StartError::Listen { what, address, source }
+}
+
+fn address_of(listener: &TcpListener) -> Result<SocketAddr, StartError> {
+    listener.local_addr().map_err(|source| listen_failed("an address", loopback(0), source))
+}

@@ -1,0 +1,84 @@
+//! Whether what a server says of a topic can be true.
+//!
+//! An agent that took nonsense would lose the good state it has. So everything is looked at before anything is taken:
+//! an event that fails here is dropped whole, the last good state stays in force, and the operator hears of it.
+
+use std::collections::BTreeMap;
+
+use catalog::{Item, Topic};
+use wire::tls::TrustAnchors;
+
+use super::TopicState;
+
+/// Judges all that a topic would hold, beside what it holds now.
+///
+/// # Errors
+///
+/// One line on the first item that cannot be true.
+pub(super) fn items(topic: &Topic, items: &BTreeMap<String, Item>, held: Option<&TopicState>) -> Result<(), String> {
+    for (key, item) in items {
+        item_of(topic, item).map_err(|reason| format!("item `{}`: {reason}", key.escape_debug()))?;
+    }
+    match topic {
+        Topic::Mesh => mesh(items, held),
+        Topic::Roots => roots(items),
+        Topic::Revocations | Topic::Intentions(_) | Topic::Endpoints(_) => Ok(()),
+    }
+}
+
+fn item_of(topic: &Topic, item: &Item) -> Result<(), String> {
+    match (topic, item) {
+        (Topic::Mesh, Item::Mesh(_))
+        | (Topic::Roots, Item::Root { .. })
+        | (Topic::Revocations, Item::RevokedRecord { .. }) => Ok(()),
+        (Topic::Intentions(service), Item::Intention(intention)) => {
+            if intention.destination.matches(service) {
+                Ok(())
+            } else {
+                Err(format!("its destination is {}", intention.destination))
+            }
+        }
+        (Topic::Endpoints(service), Item::Endpoint(endpoint)) => {
+            if endpoint.key.namespace != service.namespace {
+                Err(format!("it lives in namespace {}", endpoint.key.namespace))
+            } else if endpoint.address.is_empty() {
+                Err("it has no address".to_owned())
+            } else {
+                Ok(())
+            }
+        }
+        (_, Item::Mesh(_)) => Err("facts about the mesh do not belong here".to_owned()),
+        (_, Item::Root { .. }) => Err("a root does not belong here".to_owned()),
+        (_, Item::RevokedRecord { .. }) => Err("a revocation does not belong here".to_owned()),
+        (_, Item::Intention(_)) => Err("an intention does not belong here".to_owned()),
+        (_, Item::Endpoint(_)) => Err("an endpoint does not belong here".to_owned()),
+    }
+}
+
+/// Exactly one item, of the same mesh as before: every identity would mean something else in another one.
+fn mesh(items: &BTreeMap<String, Item>, held: Option<&TopicState>) -> Result<(), String> {
+    let mut all = items.values();
+    let (Some(Item::Mesh(now)), None) = (all.next(), all.next()) else {
+        return Err(format!("{} items, not one", items.len()));
+    };
+    let Some(Item::Mesh(before)) = held.and_then(|held| held.items.values().next()) else { return Ok(()) };
+    if now.cluster_id != before.cluster_id || now.scheme() != before.scheme() {
+        return Err(format!("the mesh became another: `{}`, was `{}`", now.trust_domain, before.trust_domain));
+    }
+    Ok(())
+}
+
+/// At least one root, each of them readable: without roots nobody could be recognised any more.
+fn roots(items: &BTreeMap<String, Item>) -> Result<(), String> {
+    let certificates: Vec<String> = items
+        .values()
+        .filter_map(|item| match item {
+            Item::Root { certificate_pem, .. } => Some(certificate_pem.clone()),
+            _ => None,
+        })
+        .collect();
+    if certificates.is_empty() {
+        return Err("no root is left".to_owned());
+    }
+    TrustAnchors::from_pem(&certificates).map(drop).map_err(|error| error.to_string())
+}

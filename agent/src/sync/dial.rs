@@ -1,0 +1,139 @@
+//! Which server to try next, and when.
+
+use std::time::Duration;
+
+use crate::jitter::Jitter;
+
+/// The wait before the first retry is drawn from up to this.
+const BACKOFF_BASE: Duration = Duration::from_millis(100);
+/// No wait before a retry is longer.
+const BACKOFF_MAX: Duration = Duration::from_secs(10);
+/// A session that lasted this long shows that the server is well, and retries start from the shortest wait again.
+const WELL_AFTER: Duration = Duration::from_secs(5);
+/// More servers than a Raft group has are not remembered.
+const SERVERS_MAX: usize = 64;
+
+/// Walks around the known servers, waiting longer the more of them failed in a row.
+#[derive(Clone, Debug)]
+pub(super) struct Dialler {
+    configured: Vec<String>,
+    learned: Vec<String>,
+    ring: Vec<String>,
+    next: usize,
+    /// The server that was tried last: after it fails, it is nobody's first choice.
+    last: Option<String>,
+    failures: u32,
+}
+
+impl Dialler {
+    pub(super) fn new(configured: Vec<String>, learned: Vec<String>, jitter: &mut Jitter) -> Self {
+        let mut dialler = Self { configured, learned, ring: Vec::new(), next: 0, last: None, failures: 0 };
+        dialler.close_ring(jitter);
+        dialler
+    }
+
+    /// Takes the servers that a server says there are; returns whether that is news.
+    ///
+    /// What was configured stays in the ring: a server that misleads must not be able to cut its agents off.
+    pub(super) fn learn(&mut self, mut servers: Vec<String>, jitter: &mut Jitter) -> bool {
+        servers.truncate(SERVERS_MAX);
+        servers.sort();
+        servers.dedup();
+        if servers.is_empty() || servers == self.learned {
+            return false;
+        }
+        self.learned = servers;
+        self.close_ring(jitter);
+        true
+    }
+
+    pub(super) fn learned(&self) -> &[String] {
+        &self.learned
+    }
+
+    /// Returns the next server to try, or nothing when none is known.
+    pub(super) fn next(&mut self) -> Option<String> {
+        let server = self.ring.get(self.next % self.ring.len().max(1))?.clone();
+        self.next = self.next.wrapping_add(1);
+        self.last = Some(server.clone());
+        Some(server)
+    }
+
+    /// Returns how long to wait after a connection that failed, or that was lost after `lasted`.
+    pub(super) fn lost(&mut self, lasted: Duration, jitter: &mut Jitter) -> Duration {
+        if lasted >= WELL_AFTER {
+            self.failures = 0;
+        }
+        let wait = jitter.backoff(self.failures, BACKOFF_BASE, BACKOFF_MAX);
+        self.failures = self.failures.saturating_add(1);
+        wait
+    }
+
+    fn close_ring(&mut self, jitter: &mut Jitter) {
+        self.ring = self.configured.iter().chain(&self.learned).cloned().collect();
+        self.ring.sort();
+        self.ring.dedup();
+        // Every agent walks in an order of its own, so that a lost server's agents spread over the rest.
+        jitter.shuffle(&mut self.ring);
+        if let Some(last) = self.ring.iter().position(|server| self.last.as_ref() == Some(server)) {
+            let server = self.ring.remove(last);
+            self.ring.push(server);
+        }
+        self.next = 0;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(names: &[&str]) -> Vec<String> {
+        names.iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn every_server_is_tried_before_one_is_tried_again() {
+        let mut dialler = Dialler::new(names(&["a", "b"]), names(&["b", "c"]), &mut Jitter::new(5));
+        let mut round: Vec<_> = (0..3).filter_map(|_| dialler.next()).collect();
+        let again = dialler.next();
+        assert_eq!(again.as_ref(), round.first());
+        round.sort();
+        assert_eq!(round, names(&["a", "b", "c"]));
+    }
+
+    #[test]
+    fn without_servers_there_is_nothing_to_dial() {
+        assert_eq!(Dialler::new(Vec::new(), Vec::new(), &mut Jitter::new(5)).next(), None);
+    }
+
+    #[test]
+    fn configured_servers_survive_what_a_server_says() {
+        let mut jitter = Jitter::new(5);
+        let mut dialler = Dialler::new(names(&["a"]), Vec::new(), &mut jitter);
+        assert!(dialler.learn(names(&["x", "x"]), &mut jitter));
+        assert!(!dialler.learn(names(&["x"]), &mut jitter));
+        let mut round: Vec<_> = (0..2).filter_map(|_| dialler.next()).collect();
+        round.sort();
+        assert_eq!(round, names(&["a", "x"]));
+    }
+
+    #[test]
+    fn the_server_that_told_of_the_others_is_not_the_next_one() {
+        for seed in 0..50 {
+            let mut jitter = Jitter::new(seed);
+            let mut dialler = Dialler::new(names(&["a", "b", "c"]), Vec::new(), &mut jitter);
+            let first = dialler.next();
+            dialler.learn(names(&["a", "b", "c", "d"]), &mut jitter);
+            assert_ne!(dialler.next(), first);
+        }
+    }
+
+    #[test]
+    fn waits_grow_with_failures_and_start_over_after_a_good_session() {
+        let mut jitter = Jitter::new(5);
+        let mut dialler = Dialler::new(names(&["a"]), Vec::new(), &mut jitter);
+        let longest = (0..40).map(|_| dialler.lost(Duration::ZERO, &mut jitter)).max();
+        assert!(longest > Some(Duration::from_secs(5)) && longest <= Some(BACKOFF_MAX));
+        assert!(dialler.lost(WELL_AFTER, &mut jitter) <= BACKOFF_BASE);
+    }
+}

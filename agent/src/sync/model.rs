@@ -1,0 +1,279 @@
+//! A small model of servers, over the real catalog: what the machine is tested against.
+//!
+//! One log, several servers that have applied a prefix of it each, sessions and subscriptions as the stream hub keeps
+//! them. No sockets and no Raft: what is proposed is committed at once.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
+
+use catalog::{
+    Action, Actor, AgentRecord, CaIntermediate, CaRoot, Catalog, CatalogIndex, Command, Envelope, Event, Incarnation,
+    Item, JoinToken, KeyFingerprint, Mesh, Outcome, PathTemplate, Platform, RequestId, SealedSecret, SecretHash,
+    ServerId, ServiceKey, Timestamp, Topic,
+};
+use wire::agent_protocol::{ClientFrame, ServerFrame, WriteRequest};
+use wire::pki::LocalRoot;
+
+/// What one server has sent of a topic.
+struct Sent {
+    index: CatalogIndex,
+    items: BTreeMap<String, Item>,
+}
+
+struct Session {
+    incarnation: Incarnation,
+    subscriptions: BTreeMap<Topic, Option<Sent>>,
+    outbox: VecDeque<ServerFrame>,
+}
+
+struct Server {
+    catalog: Catalog,
+    applied: usize,
+    lags: bool,
+    session: Option<Session>,
+}
+
+pub(super) struct Cluster {
+    log: Vec<Envelope>,
+    servers: Vec<Server>,
+    /// What each topic held at each index that it ever had.
+    pub(super) history: BTreeMap<(Topic, CatalogIndex), BTreeMap<String, Item>>,
+    pub(super) record: AgentRecord,
+    next_request: u64,
+}
+
+fn sealed() -> SealedSecret {
+    SealedSecret { key_id: String::new(), nonce: String::new(), ciphertext: String::new() }
+}
+
+impl Cluster {
+    /// Returns a bootstrapped cluster in which the node `vm-1` is enrolled for `services`.
+    pub(super) fn new(servers: usize, services: &[ServiceKey]) -> Self {
+        let empty = || Server { catalog: Catalog::default(), applied: 0, lags: false, session: None };
+        let mut cluster = Self {
+            log: Vec::new(),
+            servers: (0..servers).map(|_| empty()).collect(),
+            history: BTreeMap::new(),
+            record: AgentRecord {
+                id: catalog::AgentId::enrolled_at(CatalogIndex(0)),
+                node: "vm-1".parse().unwrap(),
+                platform: Platform::Vm,
+                key: KeyFingerprint("key".to_owned()),
+                services: services.to_vec(),
+                attestation: catalog::Attestation::JoinToken(accessor()),
+                enrolled: CatalogIndex(0),
+                incarnation: None,
+                server: None,
+                modified: CatalogIndex(0),
+            },
+            next_request: 0,
+        };
+        cluster.bootstrap(services);
+        cluster
+    }
+
+    fn bootstrap(&mut self, services: &[ServiceKey]) {
+        let trust_domain: catalog::TrustDomain = "mesh.test".parse().unwrap();
+        let mesh = Mesh {
+            cluster_id: "cluster-1".to_owned(),
+            datacenter: "dc1".to_owned(),
+            trust_domain: trust_domain.clone(),
+            template: PathTemplate::default(),
+            servers: Vec::new(),
+        };
+        self.commit(Command::Bootstrap { mesh });
+        let root = LocalRoot::create(&trust_domain, wire::crypto::now(), Duration::from_secs(86400)).unwrap();
+        let intermediate = root.create_intermediate(wire::crypto::now(), Duration::from_secs(3600)).unwrap();
+        let root_record = CaRoot {
+            id: root.id(),
+            certificate_pem: root.certificate_pem().to_owned(),
+            sealed_key: sealed(),
+            active: true,
+            not_before: root.not_before(),
+            not_after: root.not_after(),
+            created: CatalogIndex(0),
+            modified: CatalogIndex(0),
+        };
+        let intermediate = CaIntermediate {
+            id: intermediate.id(),
+            root_id: root.id(),
+            certificate_pem: intermediate.certificate_pem().to_owned(),
+            sealed_key: sealed(),
+            active: true,
+            not_before: intermediate.not_before(),
+            not_after: intermediate.not_after(),
+            created: CatalogIndex(0),
+            modified: CatalogIndex(0),
+        };
+        self.commit(Command::InstallCa { root: Box::new(root_record), intermediate: Box::new(intermediate) });
+        let secret = SecretHash("0".repeat(64));
+        let token = JoinToken {
+            accessor: accessor(),
+            secret: secret.clone(),
+            services: services.to_vec(),
+            node: None,
+            platform: None,
+            replace_node: false,
+            expires_at: Timestamp(u64::MAX),
+            used_by: None,
+            record: None,
+            created: CatalogIndex(0),
+            modified: CatalogIndex(0),
+        };
+        self.commit(Command::CreateJoinToken { token });
+        let key = KeyFingerprint("key".to_owned());
+        let enrol = Command::Enrol { secret, key, node: "vm-1".parse().unwrap(), platform: Platform::Vm };
+        match self.commit(enrol) {
+            Outcome::Enrolled { record } => self.record = *record,
+            other => panic!("not enrolled: {other:?}"),
+        }
+    }
+
+    /// Commits a command of somebody else's.
+    pub(super) fn commit(&mut self, command: Command) -> Outcome {
+        self.next_request += 1;
+        let request_id = format!("model-{}", self.next_request).parse().unwrap();
+        self.commit_as(request_id, command)
+    }
+
+    fn commit_as(&mut self, request_id: RequestId, command: Command) -> Outcome {
+        let envelope = Envelope {
+            version: catalog::ENVELOPE_VERSION,
+            request_id,
+            actor: Actor::Server("server-0".parse().unwrap()),
+            source_address: None,
+            proposed_at: Timestamp(1),
+            command,
+        };
+        self.log.push(envelope.clone());
+        let index = CatalogIndex(u64::try_from(self.log.len()).unwrap());
+        // The first server stands for the leader: it has always applied everything.
+        let outcome = self.servers[0].catalog.apply(index, &envelope).outcome;
+        self.servers[0].applied = self.log.len();
+        for topic in topics() {
+            let leader = &self.servers[0].catalog;
+            self.history.insert((topic.clone(), leader.index_of(&Catalog::reads(&topic))), leader.view(&topic));
+        }
+        outcome
+    }
+
+    pub(super) fn leader(&self) -> &Catalog {
+        &self.servers[0].catalog
+    }
+
+    /// Lets a follower fall behind, or catch up.
+    pub(super) fn lag(&mut self, server: usize, lags: bool) {
+        if server > 0 {
+            self.servers[server].lags = lags;
+        }
+    }
+
+    pub(super) fn disconnect(&mut self) {
+        for server in &mut self.servers {
+            server.session = None;
+        }
+    }
+
+    pub(super) fn say_goodbye(&mut self) {
+        for session in self.servers.iter_mut().filter_map(|server| server.session.as_mut()) {
+            session.outbox.push_back(ServerFrame::Goodbye { reason: "restarting".to_owned() });
+        }
+    }
+
+    pub(super) fn receive(&mut self, server: usize, frame: ClientFrame) {
+        match frame {
+            ClientFrame::Hello {} => {
+                let command = Command::OpenSession { agent: self.record.id.clone(), server: name(server) };
+                let Outcome::SessionOpened { incarnation } = self.commit(command) else { panic!("no session") };
+                let servers = (0..self.servers.len()).map(|number| format!("server-{number}:8300")).collect();
+                let welcome = ServerFrame::Welcome { incarnation, server: name(server), servers };
+                let outbox = VecDeque::from([welcome]);
+                self.servers[server].session = Some(Session { incarnation, subscriptions: BTreeMap::new(), outbox });
+            }
+            ClientFrame::Subscribe { topic, from } => {
+                let here = &mut self.servers[server];
+                let (index, items) = (here.catalog.index_of(&Catalog::reads(&topic)), here.catalog.view(&topic));
+                let Some(session) = &mut here.session else { return };
+                let event = if from == Some(index) {
+                    Event::UpToDate { topic: topic.clone(), index }
+                } else {
+                    Event::Snapshot { topic: topic.clone(), index, items: items.clone() }
+                };
+                session.outbox.push_back(ServerFrame::Event(event));
+                session.subscriptions.insert(topic, Some(Sent { index, items }));
+            }
+            ClientFrame::Unsubscribe { topic } => {
+                if let Some(session) = &mut self.servers[server].session {
+                    session.subscriptions.remove(&topic);
+                }
+            }
+        }
+    }
+
+    pub(super) fn write(&mut self, request: &WriteRequest) -> Outcome {
+        self.commit_as(request.request_id.clone(), request.command.clone().into_command())
+    }
+
+    /// Lets servers apply what they may, and returns the next frame of the session at `server`.
+    pub(super) fn next_frame(&mut self, server: usize) -> Option<ServerFrame> {
+        for server in &mut self.servers {
+            while !server.lags && server.applied < self.log.len() {
+                server.applied += 1;
+                let index = CatalogIndex(u64::try_from(server.applied).unwrap());
+                server.catalog.apply(index, &self.log[server.applied - 1]);
+            }
+        }
+        let Server { catalog, session, .. } = &mut self.servers[server];
+        let session = session.as_mut()?;
+        if catalog.agent_record(&self.record.id)?.incarnation > Some(session.incarnation) {
+            session.outbox.push_back(ServerFrame::Goodbye { reason: "superseded".to_owned() });
+        }
+        for (topic, sent) in &mut session.subscriptions {
+            let Some(sent) = sent else { continue };
+            let (index, items) = (catalog.index_of(&Catalog::reads(topic)), catalog.view(topic));
+            if index > sent.index && items != sent.items {
+                let upserts = items.iter().filter(|(key, item)| sent.items.get(*key) != Some(*item));
+                let delta = Event::Delta {
+                    topic: topic.clone(),
+                    from: sent.index,
+                    index,
+                    upserts: upserts.map(|(key, item)| (key.clone(), item.clone())).collect(),
+                    removes: sent.items.keys().filter(|key| !items.contains_key(*key)).cloned().collect(),
+                };
+                session.outbox.push_back(ServerFrame::Event(delta));
+                *sent = Sent { index, items };
+            }
+        }
+        session.outbox.pop_front()
+    }
+}
+
+/// Every topic that the tests look at.
+pub(super) fn topics() -> Vec<Topic> {
+    let service = |name: &str| name.parse::<ServiceKey>().unwrap();
+    vec![
+        Topic::Mesh,
+        Topic::Roots,
+        Topic::Revocations,
+        Topic::Intentions(service("web")),
+        Topic::Intentions(service("api")),
+        Topic::Endpoints(service("db")),
+    ]
+}
+
+/// Writes an intention toward `destination`.
+pub(super) fn intend(source: &str, destination: &str, action: Action) -> Command {
+    let namespace = catalog::Namespace::default();
+    let source = catalog::SourcePattern::parse(source, &namespace).unwrap();
+    let destination = catalog::ServicePattern::parse(destination, &namespace).unwrap();
+    let intention = Box::new(catalog::Intention::new(source, destination, action));
+    Command::WriteIntention { intention, mode: catalog::WriteMode::Upsert }
+}
+
+fn name(server: usize) -> ServerId {
+    format!("server-{server}").parse().unwrap()
+}
+
+fn accessor() -> catalog::AccessorId {
+    "00000000-0000-4000-8000-000000000001".parse().unwrap()
+}
