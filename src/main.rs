@@ -1,1 +1,9 @@
-fn main(){}
+//! The one binary: parse, call a crate, print.
+
+use std::process::ExitCode;
+
+mod cli;
+
+fn main() -> ExitCode {
+    cli::main()
+}

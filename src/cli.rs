@@ -1,0 +1,145 @@
+//! The command line: what there is to type, and how an end is told.
+
+use std::{path::PathBuf, process::ExitCode};
+
+use clap::{Args, CommandFactory, Parser, Subcommand};
+
+mod acl;
+mod agent;
+mod api;
+mod ca;
+mod catalog;
+mod completions;
+mod config_file;
+mod daemon;
+mod demo;
+mod dev;
+mod error;
+mod intention;
+mod join_token;
+mod keygen;
+mod output;
+mod server;
+mod services;
+mod status;
+mod validate;
+
+const EXAMPLES: &str = "\
+Examples:
+  weft demo                              watch a mesh at work on this machine
+  weft dev --service web --service api   a mesh in one process, for trying things
+  weft intention create --allow web api  let web call api
+  weft intention explain web api         say why a call is allowed or refused
+
+Environment:
+  WEFT_HTTP_ADDR        the API's address, as host:port or a URL
+  WEFT_HTTP_TOKEN       the token to call it with
+  WEFT_HTTP_TOKEN_FILE  a file that holds the token
+  WEFT_CACERT           the authority to trust where the address is https
+  WEFT_NAMESPACE        the namespace of names that carry none
+  WEFT_LOG              what the long-running commands log, such as `info` or `weft=debug`
+
+Exit status: 0 done, 1 the answer is no, 2 it failed.";
+
+/// One service mesh for ECS tasks, Kubernetes pods and virtual machines.
+///
+/// Servers hold a catalog of services, the intentions (who may call whom) and the certificate authority. An agent beside
+/// each workload gives it an identity, carries its traffic over mutual TLS and enforces the intentions.
+#[derive(Debug, Parser)]
+#[command(name = "weft", version, after_long_help = EXAMPLES, max_term_width = 120)]
+struct Cli {
+    #[command(flatten)]
+    api: ApiOptions,
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+/// Says where the API is and as whom to call it.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "API options")]
+struct ApiOptions {
+    /// The API's address, as host:port or a URL
+    #[arg(long, global = true, env = "WEFT_HTTP_ADDR", default_value = "127.0.0.1:8500", value_name = "ADDRESS")]
+    http_addr: String,
+    /// A file that holds the token to call the API with; WEFT_HTTP_TOKEN may hold the token itself
+    #[arg(long, global = true, env = "WEFT_HTTP_TOKEN_FILE", value_name = "FILE")]
+    token_file: Option<PathBuf>,
+    /// The authority to trust where the address is https
+    #[arg(long, global = true, env = "WEFT_CACERT", value_name = "FILE")]
+    cacert: Option<PathBuf>,
+    /// The namespace of names that carry none
+    #[arg(long, global = true, env = "WEFT_NAMESPACE", default_value = "default", value_name = "NAMESPACE")]
+    namespace: ::catalog::Namespace,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Watch a mesh refuse a call, allow it, survive its leader and cut it again
+    Demo(demo::Demo),
+    /// Run one server and one agent in one process, in memory, on loopback
+    Dev(dev::Dev),
+    /// Run a server
+    Server(server::Server),
+    /// Run an agent
+    Agent(Box<agent::Agent>),
+    /// Print a new cluster key
+    Keygen(keygen::Keygen),
+    /// Make and end tokens for the API
+    #[command(subcommand)]
+    Acl(acl::Acl),
+    /// Make and end the tokens with which agents join
+    #[command(subcommand)]
+    JoinToken(join_token::JoinToken),
+    /// Say who may call whom
+    #[command(subcommand)]
+    Intention(intention::Intention),
+    /// Register and list the services of the local agent
+    #[command(subcommand)]
+    Services(services::Services),
+    /// Look into the catalog
+    #[command(subcommand)]
+    Catalog(catalog::Catalog),
+    /// Show the servers and who leads
+    Status(status::Status),
+    /// Look at the certificate authority
+    #[command(subcommand)]
+    Ca(ca::Ca),
+    /// Check files without running anything
+    Validate(validate::Validate),
+    /// Print a script that completes commands in a shell
+    Completions(completions::Completions),
+}
+
+/// Parses, runs and tells the end.
+pub(crate) fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match run(cli) {
+        Ok(status) => status,
+        Err(error) => error::tell(&error),
+    }
+}
+
+fn run(cli: Cli) -> anyhow::Result<ExitCode> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    runtime.block_on(dispatch(cli))
+}
+
+async fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
+    let api = &cli.api;
+    match cli.verb {
+        Verb::Demo(demo) => Box::pin(demo::run(demo)).await,
+        Verb::Dev(dev) => Box::pin(dev::run(dev)).await,
+        Verb::Server(server) => Box::pin(server::run(server)).await,
+        Verb::Agent(agent) => Box::pin(agent::run(*agent)).await,
+        Verb::Keygen(_) => keygen::run(),
+        Verb::Acl(acl) => acl::run(acl, api).await,
+        Verb::JoinToken(join_token) => join_token::run(join_token, api).await,
+        Verb::Intention(intention) => intention::run(intention, api).await,
+        Verb::Services(services) => services::run(services, api).await,
+        Verb::Catalog(catalog) => catalog::run(catalog, api).await,
+        Verb::Status(status) => status::run(status, api).await,
+        Verb::Ca(ca) => ca::run(ca, api).await,
+        Verb::Validate(validate) => validate::run(&validate),
+        Verb::Completions(completions) => completions::run(&completions, &mut Cli::command()),
+    }
+}

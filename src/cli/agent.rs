@@ -1,0 +1,185 @@
+//! `weft agent`: what stands beside workloads.
+
+use std::{net::IpAddr, path::PathBuf, process::ExitCode, time::Duration};
+
+use anyhow::Context;
+use catalog::{NodeName, Platform};
+use clap::Args;
+use wire::{
+    decode::{DecodeError, Fields},
+    join_token::JoinSecret,
+};
+
+use super::{
+    config_file::{self, ConfigFile},
+    daemon::{self, LogOptions},
+    error::hinted,
+};
+
+/// What a file beside settings may hold: service and check definitions, which the agent reads itself.
+const DEFINITIONS: [&str; 4] = ["service", "services", "check", "checks"];
+
+/// Run an agent.
+///
+/// It joins the mesh with a token, once, and from then on with its own key. It registers the services that its files
+/// define, keeps their certificates fresh, listens for their callers and for what they call. On SIGTERM it stops being
+/// advertised, finishes what is in flight and ends.
+///
+/// Files named by --config hold settings (the names of these flags with underscores), service definitions in Consul's
+/// format, or both:
+///
+///   node            = "vm-1"
+///   servers         = ["10.0.0.1:8300", "10.0.0.2:8300"]
+///   join_token_file = "/etc/weft/join-token"
+///   data_dir        = "/var/lib/weft"
+///
+///   service {
+///     name = "web"
+///     port = 8080
+///     connect { sidecar_service { proxy { upstreams = [{ destination_name = "api", local_bind_port = 9191 }] } } }
+///   }
+#[derive(Debug, Args)]
+#[command(verbatim_doc_comment)]
+pub(super) struct Agent {
+    /// A file of settings and service definitions, or a directory of them; may be given several times
+    #[arg(long, value_name = "PATH")]
+    config: Vec<PathBuf>,
+    #[command(flatten)]
+    settings: Settings,
+    #[command(flatten)]
+    log: LogOptions,
+}
+
+/// Is what an agent can be told, by a file or by flags.
+#[derive(Debug, Clone, Default, Args)]
+pub(super) struct Settings {
+    /// The node's name, unique in the datacenter [default: the host name]
+    #[arg(long, value_name = "NAME")]
+    node: Option<NodeName>,
+    /// What the node runs on: vm, ecs or kubernetes [default: what the environment shows]
+    #[arg(long)]
+    platform: Option<Platform>,
+    /// The failure zone of the node
+    #[arg(long, value_name = "NAME")]
+    zone: Option<String>,
+    /// The flat address space that the node is in
+    #[arg(long, value_name = "NAME")]
+    network: Option<String>,
+    /// The address that the mesh listener binds [default: 0.0.0.0]
+    #[arg(long, value_name = "ADDRESS")]
+    bind: Option<IpAddr>,
+    /// The address that other agents reach this one at, if it is not the one it listens on
+    #[arg(long, value_name = "ADDRESS")]
+    advertise: Option<IpAddr>,
+    /// A server's address for agents, as host:port; may be given several times
+    #[arg(long = "server", value_name = "ADDRESS:PORT")]
+    servers: Vec<String>,
+    /// The file that holds the join token, of mode 0600; needed until the agent has joined
+    #[arg(long, value_name = "FILE")]
+    join_token_file: Option<PathBuf>,
+    /// Where to keep the identity and the last good state
+    #[arg(long, value_name = "DIRECTORY")]
+    data_dir: Option<PathBuf>,
+    /// The port of the local HTTP API, on loopback [default: 8500]
+    #[arg(long, value_name = "PORT")]
+    http_port: Option<u16>,
+    /// The port of the admin listener, on loopback [default: 19000]
+    #[arg(long, value_name = "PORT")]
+    admin_port: Option<u16>,
+    /// The port that other agents call [default: 20000]
+    #[arg(long, value_name = "PORT")]
+    mesh_port: Option<u16>,
+    /// How long a stopping agent waits for what is in flight [default: 25s]
+    #[arg(long, value_name = "DURATION", value_parser = wire::decode::parse_duration)]
+    drain_deadline: Option<Duration>,
+}
+
+impl Settings {
+    fn read(fields: &mut Fields) -> Result<Self, DecodeError> {
+        Ok(Self {
+            node: fields.parsed("node")?,
+            platform: fields.parsed("platform")?,
+            zone: fields.parsed("zone")?,
+            network: fields.parsed("network")?,
+            bind: fields.parsed("bind")?,
+            advertise: fields.parsed("advertise")?,
+            servers: fields.texts("servers")?,
+            join_token_file: fields.parsed("join_token_file")?,
+            data_dir: fields.parsed("data_dir")?,
+            http_port: fields.number("http_port")?,
+            admin_port: fields.number("admin_port")?,
+            mesh_port: fields.number("mesh_port")?,
+            drain_deadline: fields.duration("drain_deadline")?,
+        })
+    }
+
+    /// Keeps what `over` says, and fills up with what this says.
+    fn under(self, over: Self) -> Self {
+        Self {
+            node: over.node.or(self.node),
+            platform: over.platform.or(self.platform),
+            zone: over.zone.or(self.zone),
+            network: over.network.or(self.network),
+            bind: over.bind.or(self.bind),
+            advertise: over.advertise.or(self.advertise),
+            servers: if over.servers.is_empty() { self.servers } else { over.servers },
+            join_token_file: over.join_token_file.or(self.join_token_file),
+            data_dir: over.data_dir.or(self.data_dir),
+            http_port: over.http_port.or(self.http_port),
+            admin_port: over.admin_port.or(self.admin_port),
+            mesh_port: over.mesh_port.or(self.mesh_port),
+            drain_deadline: over.drain_deadline.or(self.drain_deadline),
+        }
+    }
+
+    fn config(self, services: Vec<PathBuf>) -> anyhow::Result<agent::Config> {
+        let surroundings = connectors::detect(|name| std::env::var(name).ok());
+        let node = self.node.or(surroundings.node).or_else(host_name).ok_or_else(|| {
+            hinted("the agent's node has no name", "name it with --node, or `node` in its file")
+        })?;
+        if self.servers.is_empty() {
+            return Err(hinted("the agent knows no server", "name one with --server, or `servers` in its file"));
+        }
+        let join_token = self.join_token_file.as_deref().map(JoinSecret::load).transpose()?;
+        let defaults = agent::Config::in_memory(node, self.servers);
+        Ok(agent::Config {
+            platform: self.platform.unwrap_or(surroundings.platform),
+            zone: self.zone.or(surroundings.zone),
+            network: self.network.unwrap_or_default(),
+            bind: self.bind.unwrap_or(IpAddr::from([0, 0, 0, 0])),
+            advertise: self.advertise,
+            join_token,
+            data_dir: self.data_dir,
+            http_port: self.http_port.unwrap_or(agent::HTTP_PORT),
+            admin_port: self.admin_port.unwrap_or(agent::ADMIN_PORT),
+            mesh_port: self.mesh_port.unwrap_or(agent::MESH_PORT),
+            services,
+            drain_deadline: self.drain_deadline.unwrap_or(defaults.drain_deadline),
+            ..defaults
+        })
+    }
+}
+
+fn host_name() -> Option<NodeName> {
+    rustix::system::uname().nodename().to_str().ok()?.parse().ok()
+}
+
+/// Reads settings from files, later ones over earlier ones, and lists the files that may define services.
+pub(super) fn read(paths: &[PathBuf]) -> anyhow::Result<(Settings, Vec<PathBuf>)> {
+    let files = config_file::find(paths)?;
+    let settings = files.iter().try_fold(Settings::default(), |settings, path| {
+        let file = ConfigFile::read(path)?.without(&DEFINITIONS);
+        Ok::<_, anyhow::Error>(settings.under(file.fields(Settings::read)?))
+    })?;
+    Ok((settings, files))
+}
+
+pub(super) async fn run(arguments: Agent) -> anyhow::Result<ExitCode> {
+    let (settings, files) = read(&arguments.config)?;
+    let config = settings.under(arguments.settings).config(files)?;
+    daemon::prepare(&arguments.log)?;
+    let agent = agent::start(config).await.context("cannot start the agent")?;
+    daemon::stop_signal().await?;
+    agent.drain().await;
+    Ok(ExitCode::SUCCESS)
+}

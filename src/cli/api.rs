@@ -1,0 +1,94 @@
+//! One call of the API, with the command line's own way of saying where and as whom.
+
+use anyhow::Context;
+use serde::{Serialize, de::DeserializeOwned};
+use wire::{
+    client::{ApiClient, Call},
+    crypto::{Secret, read_secret_file},
+};
+
+use super::{ApiOptions, error::hinted};
+
+/// No token is longer.
+const TOKEN_BYTES_MAX: u64 = 1024;
+
+/// Calls the API as the command line was told to.
+pub(super) struct Api {
+    client: ApiClient,
+}
+
+impl Api {
+    /// Reads the token, if there is one, and prepares calls. Nothing is sent.
+    pub(super) fn new(options: &ApiOptions) -> anyhow::Result<Self> {
+        let mut api = Self::at(&options.http_addr, token(options)?)?;
+        if let Some(path) = &options.cacert {
+            api.client = api.client.with_ca_file(path)?;
+        }
+        Ok(api)
+    }
+
+    /// Prepares calls to one address with one token.
+    pub(super) fn at(address: &str, token: Option<Secret>) -> anyhow::Result<Self> {
+        let client = ApiClient::new(address)?;
+        Ok(Self { client: token.into_iter().fold(client, ApiClient::with_token) })
+    }
+
+    pub(super) async fn get<T: DeserializeOwned>(&self, path: &str, query: &[(&str, &str)]) -> anyhow::Result<T> {
+        Ok(asking(self.client.get(path), query).json().await?)
+    }
+
+    /// Asks for something that may not be there.
+    pub(super) async fn find<T: DeserializeOwned>(&self, path: &str, query: &[(&str, &str)]) -> anyhow::Result<Option<T>> {
+        match asking(self.client.get(path), query).json().await {
+            Ok(found) => Ok(Some(found)),
+            Err(error) if error.status() == Some(http::StatusCode::NOT_FOUND) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Sends a write whose answer says something.
+    pub(super) async fn put<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        query: &[(&str, &str)],
+        body: &impl Serialize,
+    ) -> anyhow::Result<T> {
+        Ok(asking(self.client.put(path), query).body(body)?.json().await?)
+    }
+
+    /// Sends a write whose answer says nothing but that it was done.
+    pub(super) async fn write(&self, path: &str, query: &[(&str, &str)], body: &impl Serialize) -> anyhow::Result<()> {
+        asking(self.client.put(path), query).body(body)?.send().await?;
+        Ok(())
+    }
+
+    /// Sends a write to what `id` names below `path`; the path says it all.
+    pub(super) async fn write_to(&self, path: &str, id: &str, query: &[(&str, &str)]) -> anyhow::Result<()> {
+        asking(self.client.put(path).segment(id), query).send().await?;
+        Ok(())
+    }
+
+    pub(super) async fn delete(&self, path: &str, query: &[(&str, &str)]) -> anyhow::Result<()> {
+        asking(self.client.delete(path), query).send().await?;
+        Ok(())
+    }
+}
+
+fn asking<'a>(call: Call<'a>, query: &[(&str, &str)]) -> Call<'a> {
+    query.iter().fold(call, |call, (name, value)| call.query(name, value))
+}
+
+/// Finds the token: in the environment, or in the file that was named. Never among the arguments, which everybody sees.
+fn token(options: &ApiOptions) -> anyhow::Result<Option<Secret>> {
+    if let Some(path) = &options.token_file {
+        let token = read_secret_file(path, TOKEN_BYTES_MAX).context("reading the token to call the API with")?;
+        return Ok(Some(Secret::new(token.expose().trim())));
+    }
+    match std::env::var("WEFT_HTTP_TOKEN") {
+        Ok(token) if !token.trim().is_empty() => Ok(Some(Secret::new(token.trim()))),
+        Ok(_) | Err(std::env::VarError::NotPresent) => Ok(None),
+        Err(std::env::VarError::NotUnicode(_)) => {
+            Err(hinted("WEFT_HTTP_TOKEN is not text", "set it to a token's secret, as `weft acl token create` printed it"))
+        }
+    }
+}

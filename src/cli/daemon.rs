@@ -1,0 +1,69 @@
+//! What the long-running commands share: their log, their signals, and what a process that holds keys forbids.
+
+use std::process::ExitCode;
+
+use anyhow::Context;
+use clap::{Args, ValueEnum};
+use rustix::process::{DumpableBehavior, Signal, set_dumpable_behavior, set_parent_process_death_signal};
+use tracing_subscriber::{EnvFilter, fmt, prelude::*};
+
+/// Is the form of log lines.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum LogForm {
+    /// For people.
+    Text,
+    /// For programs: one object a line.
+    Json,
+}
+
+/// Says what a long-running command logs.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Log options")]
+pub(super) struct LogOptions {
+    /// What to log: a level, or levels by part such as `warn,server=debug`
+    #[arg(long, env = "WEFT_LOG", default_value = "info", value_name = "FILTER")]
+    log: String,
+    /// The form of log lines
+    #[arg(long, value_enum, env = "WEFT_LOG_FORMAT", default_value_t = LogForm::Text, value_name = "FORM")]
+    log_format: LogForm,
+}
+
+/// Prepares this process for running long: its log on standard error, and no core dumps, for it holds private keys.
+pub(super) fn prepare(options: &LogOptions) -> anyhow::Result<()> {
+    let filter = EnvFilter::try_new(&options.log).with_context(|| format!("reading the log filter `{}`", options.log))?;
+    let lines = fmt::layer().with_writer(std::io::stderr);
+    let registry = tracing_subscriber::registry().with(filter);
+    match options.log_format {
+        LogForm::Text => registry.with(lines.with_ansi(false)).try_init()?,
+        LogForm::Json => registry.with(lines.json().flatten_event(true)).try_init()?,
+    }
+    set_dumpable_behavior(DumpableBehavior::NotDumpable).context("forbidding core dumps")?;
+    // Whoever starts us for a demo or a test may be killed; we must not outlive it.
+    if std::env::var_os("WEFT_STOP_WITH_PARENT").is_some() {
+        set_parent_process_death_signal(Some(Signal::TERM)).context("asking to be stopped with the parent process")?;
+    }
+    Ok(())
+}
+
+/// Waits for SIGTERM or SIGINT.
+pub(super) async fn stop_signal() -> anyhow::Result<()> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut terminate = signal(SignalKind::terminate()).context("listening for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("listening for SIGINT")?;
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    Ok(())
+}
+
+/// Waits for a signal to stop, or for `failed` to say why it must end.
+pub(super) async fn until_stopped<E>(failed: impl Future<Output = E>) -> anyhow::Result<ExitCode>
+where
+    E: std::error::Error + Send + Sync + 'static,
+{
+    tokio::select! {
+        stopped = stop_signal() => stopped.map(|()| ExitCode::SUCCESS),
+        error = failed => Err(error.into()),
+    }
+}

@@ -1,0 +1,59 @@
+//! `weft demo`: the whole story on one machine, told with what was really observed.
+
+use std::{process::ExitCode, time::Duration};
+
+use anyhow::Context;
+use clap::Args;
+
+use super::daemon::stop_signal;
+
+mod app;
+mod mesh;
+mod process;
+mod story;
+
+/// Watch a mesh refuse a call, allow it, survive its leader and cut it again.
+///
+/// Starts three servers and three agents as processes on loopback, with their data in a temporary directory. The agents
+/// stand for a virtual machine, an ECS task and a Kubernetes pod; beside each runs a small HTTP service. Nothing is left
+/// behind when it ends.
+#[derive(Debug, Args)]
+pub(crate) struct Demo {
+    /// End after the story, with status 0 only if every step came out as told
+    #[arg(long)]
+    exit: bool,
+    /// Keep the temporary directory, with every process's log
+    #[arg(long)]
+    keep: bool,
+}
+
+/// How long the slowest step may take before the story gives up on it.
+const STEP_DEADLINE: Duration = Duration::from_secs(30);
+
+pub(crate) async fn run(arguments: Demo) -> anyhow::Result<ExitCode> {
+    let mut directory = tempfile::Builder::new().prefix("weft-demo-").tempdir().context("making a temporary directory")?;
+    directory.disable_cleanup(arguments.keep);
+    let told = tokio::select! {
+        told = tell(directory.path(), arguments.exit) => told,
+        stopped = stop_signal() => stopped.map(|()| true),
+    };
+    if arguments.keep {
+        story::say(&format!("Everything is kept in {}", directory.path().display()));
+    }
+    Ok(if told? { ExitCode::SUCCESS } else { ExitCode::from(1) })
+}
+
+/// Tells the story; then stays until it is dropped, unless it shall end with the story.
+async fn tell(directory: &std::path::Path, exit: bool) -> anyhow::Result<bool> {
+    let mut mesh = mesh::Mesh::start(directory).await?;
+    let as_told = story::tell(&mut mesh).await?;
+    if exit {
+        mesh.stop().await;
+        return Ok(as_told);
+    }
+    story::invite(&mesh);
+    let stopped = stop_signal().await;
+    story::say("\nStopping.");
+    mesh.stop().await;
+    stopped.map(|()| as_told)
+}

@@ -1,0 +1,178 @@
+//! `weft server`: a server of the group.
+
+use std::{net::IpAddr, path::PathBuf, process::ExitCode, time::Duration};
+
+use anyhow::Context;
+use catalog::{PathTemplate, ServerId, TrustDomain};
+use clap::Args;
+use wire::{
+    cluster_key::{ClusterKey, ClusterKeys},
+    decode::{DecodeError, Fields},
+};
+
+use super::{
+    config_file::{self, ConfigFile},
+    daemon::{self, LogOptions},
+    error::hinted,
+};
+
+/// Run a server.
+///
+/// Servers find each other by --retry-join, and once as many as --bootstrap-expect says have met, they form a group; that
+/// happens once in its life. Settings come from files (--config, HCL or JSON, by the names of these flags with
+/// underscores), and flags override them. Without --data-dir everything is kept in memory and lost with the process.
+///
+/// A file for a server of three:
+///
+///   node             = "s1"
+///   data_dir         = "/var/lib/weft"
+///   bind             = "10.0.0.1"
+///   bootstrap_expect = 3
+///   retry_join       = ["10.0.0.2:8301", "10.0.0.3:8301"]
+///   cluster_key_file = "/etc/weft/cluster.key"
+#[derive(Debug, Args)]
+#[command(verbatim_doc_comment)]
+pub(super) struct Server {
+    /// A file of settings, or a directory of them; may be given several times, and later ones override earlier ones
+    #[arg(long, value_name = "PATH")]
+    config: Vec<PathBuf>,
+    #[command(flatten)]
+    settings: Settings,
+    #[command(flatten)]
+    log: LogOptions,
+}
+
+/// Is what a server can be told, by a file or by flags.
+#[derive(Debug, Clone, Default, Args)]
+pub(super) struct Settings {
+    /// The server's name, unique in the group
+    #[arg(long, value_name = "NAME")]
+    node: Option<ServerId>,
+    /// Where to keep the log and snapshots
+    #[arg(long, value_name = "DIRECTORY")]
+    data_dir: Option<PathBuf>,
+    /// The address that the ports for agents and for servers listen on [default: 127.0.0.1]
+    #[arg(long, value_name = "ADDRESS")]
+    bind: Option<IpAddr>,
+    /// The address that others reach this server at, if it is not the one it listens on
+    #[arg(long, value_name = "ADDRESS")]
+    advertise: Option<IpAddr>,
+    /// The port of the HTTP API, on loopback [default: 8500]
+    #[arg(long, value_name = "PORT")]
+    http_port: Option<u16>,
+    /// The port for agents [default: 8300]
+    #[arg(long, value_name = "PORT")]
+    agent_port: Option<u16>,
+    /// The port for other servers [default: 8301]
+    #[arg(long, value_name = "PORT")]
+    raft_port: Option<u16>,
+    /// How many servers make the group when it is formed [default: 1]
+    #[arg(long, value_name = "COUNT")]
+    bootstrap_expect: Option<usize>,
+    /// Another server's address for servers, as host:port; may be given several times
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    retry_join: Vec<String>,
+    /// The file that holds the cluster key, of mode 0600
+    #[arg(long, value_name = "FILE")]
+    cluster_key_file: Option<PathBuf>,
+    /// The file that holds the cluster key before a change of it
+    #[arg(long, value_name = "FILE")]
+    previous_cluster_key_file: Option<PathBuf>,
+    /// The datacenter's name, fixed when the group is formed [default: dc1]
+    #[arg(long, value_name = "NAME")]
+    datacenter: Option<String>,
+    /// The authority of every identity, fixed when the group is formed [default: <cluster id>.weft]
+    #[arg(long, value_name = "DOMAIN")]
+    trust_domain: Option<TrustDomain>,
+    /// The shape of workload identities, fixed when the group is formed [default: /ns/{namespace}/sa/{service}]
+    #[arg(long, value_name = "TEMPLATE")]
+    path_template: Option<PathTemplate>,
+    /// How long leaf certificates live [default: 24h]
+    #[arg(long, value_name = "DURATION", value_parser = wire::decode::parse_duration)]
+    leaf_ttl: Option<Duration>,
+}
+
+impl Settings {
+    fn read(fields: &mut Fields) -> Result<Self, DecodeError> {
+        Ok(Self {
+            node: fields.parsed("node")?,
+            data_dir: fields.parsed("data_dir")?,
+            bind: fields.parsed("bind")?,
+            advertise: fields.parsed("advertise")?,
+            http_port: fields.number("http_port")?,
+            agent_port: fields.number("agent_port")?,
+            raft_port: fields.number("raft_port")?,
+            bootstrap_expect: fields.number("bootstrap_expect")?,
+            retry_join: fields.texts("retry_join")?,
+            cluster_key_file: fields.parsed("cluster_key_file")?,
+            previous_cluster_key_file: fields.parsed("previous_cluster_key_file")?,
+            datacenter: fields.parsed("datacenter")?,
+            trust_domain: fields.parsed("trust_domain")?,
+            path_template: fields.parsed("path_template")?,
+            leaf_ttl: fields.duration("leaf_ttl")?,
+        })
+    }
+
+    /// Keeps what `over` says, and fills up with what this says.
+    fn under(self, over: Self) -> Self {
+        Self {
+            node: over.node.or(self.node),
+            data_dir: over.data_dir.or(self.data_dir),
+            bind: over.bind.or(self.bind),
+            advertise: over.advertise.or(self.advertise),
+            http_port: over.http_port.or(self.http_port),
+            agent_port: over.agent_port.or(self.agent_port),
+            raft_port: over.raft_port.or(self.raft_port),
+            bootstrap_expect: over.bootstrap_expect.or(self.bootstrap_expect),
+            retry_join: if over.retry_join.is_empty() { self.retry_join } else { over.retry_join },
+            cluster_key_file: over.cluster_key_file.or(self.cluster_key_file),
+            previous_cluster_key_file: over.previous_cluster_key_file.or(self.previous_cluster_key_file),
+            datacenter: over.datacenter.or(self.datacenter),
+            trust_domain: over.trust_domain.or(self.trust_domain),
+            path_template: over.path_template.or(self.path_template),
+            leaf_ttl: over.leaf_ttl.or(self.leaf_ttl),
+        }
+    }
+
+    fn config(self) -> anyhow::Result<server::Config> {
+        let node = self.node.ok_or_else(|| hinted("the server has no name", "name it with --node, or `node` in its file"))?;
+        let key_file = self.cluster_key_file.ok_or_else(|| {
+            hinted("the server has no cluster key", "make one with `weft keygen`, and name its file with --cluster-key-file")
+        })?;
+        let primary = ClusterKey::load(&key_file)?;
+        let previous = self.previous_cluster_key_file.as_deref().map(ClusterKey::load).transpose()?;
+        let defaults = server::Config::new(node, ClusterKeys { primary, previous });
+        Ok(server::Config {
+            data_dir: self.data_dir,
+            bind: self.bind.unwrap_or(defaults.bind),
+            advertise: self.advertise,
+            http_port: self.http_port.unwrap_or(8500),
+            agent_port: self.agent_port.unwrap_or(8300),
+            raft_port: self.raft_port.unwrap_or(8301),
+            bootstrap_expect: self.bootstrap_expect.unwrap_or(defaults.bootstrap_expect),
+            retry_join: self.retry_join,
+            datacenter: self.datacenter.unwrap_or(defaults.datacenter),
+            trust_domain: self.trust_domain,
+            path_template: self.path_template.unwrap_or(defaults.path_template),
+            leaf_ttl: self.leaf_ttl.unwrap_or(defaults.leaf_ttl),
+            ..defaults
+        })
+    }
+}
+
+/// Reads settings from files, later ones over earlier ones.
+pub(super) fn read(paths: &[PathBuf]) -> anyhow::Result<Settings> {
+    config_file::find(paths)?
+        .iter()
+        .try_fold(Settings::default(), |settings, path| Ok(settings.under(ConfigFile::read(path)?.fields(Settings::read)?)))
+}
+
+pub(super) async fn run(arguments: Server) -> anyhow::Result<ExitCode> {
+    let settings = read(&arguments.config)?.under(arguments.settings);
+    let config = settings.config()?;
+    daemon::prepare(&arguments.log)?;
+    let server = server::start(config).await.context("cannot start the server")?;
+    let ended = daemon::until_stopped(server.failed()).await;
+    server.stop().await;
+    ended
+}
