@@ -37,6 +37,7 @@ use self::room::Room;
 use crate::metrics::Direction;
 
 pub use self::limits::Limits;
+pub use self::open_streams::OpenConnection;
 pub use self::outbound::upstreams::UpstreamStatus;
 pub use self::room::Clock;
 pub use self::snapshot::{DEFAULT_PORT_NAME, LocalInstance, Revocations, Snapshot, UpstreamListener};
@@ -166,6 +167,11 @@ impl Proxy {
         self.room.streams.count(Direction::Inbound) + self.room.streams.count(Direction::Outbound)
     }
 
+    /// Lists the connections that are open, up to a thousand.
+    pub fn connections(&self) -> Vec<OpenConnection> {
+        self.room.streams.list()
+    }
+
     /// Returns how the proxy stands.
     pub fn status(&self) -> ProxyStatus {
         ProxyStatus {
@@ -185,18 +191,20 @@ impl Proxy {
     pub async fn drain(&self, deadline: Duration) -> bool {
         let deadline = Instant::now() + deadline;
         let room = &self.room;
-        let callers_done = room.inbound.drain(deadline, || {}).await;
-        room.outbound.drain(deadline, || room.streams.cut_all()).await && callers_done
+        let callers_done = room.inbound.drain(deadline, || room.streams.cut(Direction::Inbound)).await;
+        room.outbound.drain(deadline, || room.streams.cut(Direction::Outbound)).await && callers_done
     }
 }
 
 impl Drop for Proxy {
     fn drop(&mut self) {
-        for stage in [&self.room.inbound, &self.room.outbound] {
+        for (stage, direction) in
+            [(&self.room.inbound, Direction::Inbound), (&self.room.outbound, Direction::Outbound)]
+        {
             stage.stopping.cancel();
+            self.room.streams.cut(direction);
             stage.cut.cancel();
         }
-        self.room.streams.cut_all();
         if let Some(runtime) = self.runtime.take() {
             // Not waited for: that would block whoever drops this, perhaps a thread of another runtime.
             runtime.shutdown_background();

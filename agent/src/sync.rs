@@ -11,7 +11,7 @@ mod accept;
 pub(crate) mod connection;
 mod dial;
 #[cfg(test)]
-mod model;
+pub(crate) mod model;
 mod registrations;
 mod topics;
 mod writes;

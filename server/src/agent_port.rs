@@ -11,10 +11,10 @@ mod refusal;
 mod route;
 mod sign;
 mod stream;
-mod tls_identity;
-mod write;
 #[cfg(test)]
 mod tests;
+mod tls_identity;
+mod write;
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -148,9 +148,8 @@ impl AgentPort {
     ) -> Result<Leaf, PortError> {
         self.consensus.read_index().await?;
         let catalog = self.consensus.catalog();
-        let live = catalog
-            .agent_record(&record.id)
-            .ok_or_else(|| PortError::RecordGone { node: record.node.clone() })?;
+        let live =
+            catalog.agent_record(&record.id).ok_or_else(|| PortError::RecordGone { node: record.node.clone() })?;
         let leaf = self.authority.sign(&catalog, live, subject, csr_der, crypto::now())?;
         self.metrics.leaf_certificate_signed();
         Ok(leaf)

@@ -15,7 +15,9 @@ use http::StatusCode;
 use wire::agent_protocol::{Leaf, Subject};
 use wire::cluster_key::{ClusterKeys, SealContext, SealError};
 use wire::crypto::Secret;
-use wire::pki::{Csr, CsrError, LeafKey, LeafRequest, LoadError, LocalRoot, LocalSigner, Serial, SignedLeaf, Signer, parse_csr};
+use wire::pki::{
+    Csr, CsrError, LeafKey, LeafRequest, LoadError, LocalRoot, LocalSigner, Serial, SignedLeaf, Signer, parse_csr,
+};
 use wire::tls::{TlsIdentity, TlsIdentityError};
 
 pub(crate) use pace::Pace;
@@ -88,7 +90,9 @@ pub(crate) enum SignError {
     #[error("cannot sign the certificate request")]
     Csr(#[source] CsrError),
     /// The record does not name the service.
-    #[error("the agent on node `{node}` is not entitled to service `{service}`: enrol it with a join token that names it")]
+    #[error(
+        "the agent on node `{node}` is not entitled to service `{service}`: enrol it with a join token that names it"
+    )]
     NotEntitled { node: NodeName, service: ServiceKey },
     /// An agent's own certificate is for the key that it enrolled with.
     #[error("the certificate request of node `{node}` is for another key than it enrolled with: enrol again")]

@@ -112,7 +112,9 @@ fn has_port(address: &str) -> bool {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ConfigError {
     /// Nobody would ever be enough, or too many would be needed.
-    #[error("bootstrap_expect is {found}: set it to the number of servers, 1 to {BOOTSTRAP_EXPECT_MAX}; 3 or 5 survive a failure")]
+    #[error(
+        "bootstrap_expect is {found}: set it to the number of servers, 1 to {BOOTSTRAP_EXPECT_MAX}; 3 or 5 survive a failure"
+    )]
     BootstrapExpect {
         /// The setting.
         found: usize,

@@ -61,7 +61,9 @@ pub(crate) struct Committed {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum ProposeError {
     /// No leader took it: nothing has changed.
-    #[error("No cluster leader took the write within {waited:?}, and nothing has changed: try again once `weft status` shows a leader")]
+    #[error(
+        "No cluster leader took the write within {waited:?}, and nothing has changed: try again once `weft status` shows a leader"
+    )]
     NoLeader {
         /// How long it was tried.
         waited: Duration,
@@ -81,7 +83,9 @@ pub(crate) enum ProposeError {
         waited: Duration,
     },
     /// The leader runs another release and cannot read it: nothing has changed.
-    #[error("the leader cannot read the write ({reason}), and nothing has changed: finish the upgrade of all servers first")]
+    #[error(
+        "the leader cannot read the write ({reason}), and nothing has changed: finish the upgrade of all servers first"
+    )]
     NotUnderstood {
         /// What the leader said.
         reason: String,
@@ -100,7 +104,9 @@ pub(crate) enum ProposeError {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum ReadError {
     /// No leader confirmed the state in time.
-    #[error("No cluster leader confirmed the state within {waited:?}: try again, or ask with `stale` for what this server knows")]
+    #[error(
+        "No cluster leader confirmed the state within {waited:?}: try again, or ask with `stale` for what this server knows"
+    )]
     NoLeader {
         /// How long it was tried.
         waited: Duration,

@@ -6,185 +6,22 @@
 //! duplicate and no going back; whoever reads too slowly is cut, so that one session holds a bounded amount of memory.
 
 mod feed;
+mod messages;
 mod session_body;
 pub(crate) mod shell;
 #[cfg(test)]
 mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
 use catalog::{AgentId, Catalog, CatalogIndex, Event, Incarnation, ServiceKey, Topic, WatchKey};
 use wire::agent_protocol::ServerFrame;
 
-pub use feed::Frame;
 use feed::Feed;
-
-/// Names one session of an agent on this server, unique while the process runs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct SessionId(pub u64);
-
-/// Bounds what one session may cost.
-#[derive(Clone, Copy, Debug)]
-pub struct Limits {
-    /// Bytes that may wait to be read by one agent; a single frame is always let in when nothing waits.
-    pub waiting_bytes_max: usize,
-    /// Topics that one agent may subscribe to at once.
-    pub topics_max: usize,
-    /// Silence after which a session is sent a ping.
-    pub ping_interval: Duration,
-    /// Time without reading anything of what waits, after which a session is cut.
-    pub stall_max: Duration,
-    /// Time that this server may take to reach an index that the agent has already seen elsewhere.
-    pub behind_max: Duration,
-}
-
-impl Default for Limits {
-    fn default() -> Limits {
-        Limits {
-            waiting_bytes_max: 16 << 20,
-            topics_max: 4096,
-            ping_interval: Duration::from_secs(10),
-            stall_max: Duration::from_secs(30),
-            behind_max: Duration::from_secs(10),
-        }
-    }
-}
-
-/// What the hub reacts to.
-#[derive(Clone, Debug)]
-pub enum Input {
-    /// An agent opened a session; an older session of the same agent ends.
-    Connected {
-        /// The new session.
-        session: SessionId,
-        /// Whose it is.
-        agent: AgentId,
-        /// The number under which the session was opened.
-        incarnation: Incarnation,
-        /// The services that its record entitled it to then: this server may not have applied that record yet.
-        services: Vec<ServiceKey>,
-    },
-    /// The agent wants to follow a topic.
-    Subscribe {
-        /// The session that asks.
-        session: SessionId,
-        /// What it wants to follow.
-        topic: Topic,
-        /// The index of the topic that the agent already holds, if any.
-        from: Option<CatalogIndex>,
-    },
-    /// The agent no longer follows a topic.
-    Unsubscribe {
-        /// The session that asks.
-        session: SessionId,
-        /// What it leaves.
-        topic: Topic,
-    },
-    /// This server's catalog moved on, or was replaced as a whole by a snapshot.
-    Applied {
-        /// The catalog as it is now.
-        catalog: Arc<Catalog>,
-        /// Every key that changed since the last such input.
-        touched: BTreeSet<WatchKey>,
-    },
-    /// The agent's connection took bytes that waited.
-    Written {
-        /// The session that reads.
-        session: SessionId,
-        /// How many bytes it took.
-        bytes: usize,
-    },
-    /// The agent's connection ended.
-    Closed {
-        /// The session that ended.
-        session: SessionId,
-    },
-    /// Time passed.
-    Tick,
-}
-
-/// What the hub wants done.
-#[derive(Clone, Debug)]
-pub enum Output {
-    /// Send this frame, after everything sent to the session before.
-    Send {
-        /// To whom.
-        session: SessionId,
-        /// What, encoded once for all who receive it.
-        frame: Arc<Frame>,
-    },
-    /// Say why and end the session; the hub has forgotten it.
-    Close {
-        /// Which session.
-        session: SessionId,
-        /// Why.
-        reason: CloseReason,
-    },
-}
-
-/// Why the hub ends a session.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum CloseReason {
-    /// More waits for the agent than one session may hold, or it has stopped reading.
-    SlowReader,
-    /// The agent opened a newer session, here or on another server.
-    Superseded,
-    /// The agent's record no longer exists.
-    Revoked,
-    /// The agent asked for a topic that its record does not entitle it to.
-    NotEntitled(Topic),
-    /// The agent follows more topics than one session may.
-    TooManyTopics(usize),
-    /// This server did not reach, in time, the index that the agent has already seen.
-    ServerBehind {
-        /// The index that the agent named.
-        wanted: CatalogIndex,
-        /// The index that this server has applied.
-        applied: CatalogIndex,
-    },
-    /// A view does not fit into one frame.
-    TooLarge(Topic),
-}
-
-impl CloseReason {
-    /// Returns the metric label of the reason, from a closed set.
-    pub fn label(&self) -> &'static str {
-        match self {
-            CloseReason::SlowReader => "slow_reader",
-            CloseReason::Superseded => "superseded",
-            CloseReason::Revoked => "revoked",
-            CloseReason::NotEntitled(_) => "topic_not_entitled",
-            CloseReason::TooManyTopics(_) => "too_many_topics",
-            CloseReason::ServerBehind { .. } => "server_behind",
-            CloseReason::TooLarge(_) => "view_too_large",
-        }
-    }
-}
-
-impl fmt::Display for CloseReason {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            CloseReason::SlowReader => formatter.write_str("the agent reads its stream too slowly"),
-            CloseReason::Superseded => formatter.write_str("the agent opened a newer session"),
-            CloseReason::Revoked => {
-                formatter.write_str("the agent's record is gone: connect again, or enrol again with a new join token")
-            },
-            CloseReason::NotEntitled(topic) => {
-                write!(formatter, "the agent's record does not entitle it to follow {topic}")
-            }
-            CloseReason::TooManyTopics(most) => write!(formatter, "a session follows at most {most} topics"),
-            CloseReason::ServerBehind { wanted, applied } => write!(
-                formatter,
-                "this server has applied index {} and the agent has seen {}: use another server",
-                applied.0, wanted.0
-            ),
-            CloseReason::TooLarge(topic) => write!(formatter, "the view of {topic} does not fit into one frame"),
-        }
-    }
-}
+pub use feed::Frame;
+pub use messages::{CloseReason, Input, Limits, Output, SessionId};
 
 /// One agent's session, as the hub sees it.
 #[derive(Debug)]
@@ -358,7 +195,8 @@ impl Hub {
                 self.check_record(session, out);
             }
         }
-        let topics: BTreeSet<Topic> = touched.iter().filter_map(|key| self.readers.get(key)).flatten().cloned().collect();
+        let topics: BTreeSet<Topic> =
+            touched.iter().filter_map(|key| self.readers.get(key)).flatten().cloned().collect();
         for topic in topics {
             self.publish(&topic, now, out);
         }

@@ -1,5 +1,5 @@
 //! Servers of one process on loopback, with real sockets and real disks.
 
 mod cluster;
-mod harness;
+pub(crate) mod harness;
 mod refusals;

@@ -1,1 +1,8 @@
-//! t
+//! Stories told from the outside: real processes, real sockets, and the simulator.
+
+mod demo;
+mod faults;
+mod harness;
+mod one_mesh_on_machines;
+mod sim;
+mod tidy;

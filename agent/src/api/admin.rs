@@ -14,7 +14,7 @@ use super::error::text;
 use super::{guarded, listener};
 use crate::core::Handle;
 use crate::metrics::Metrics;
-use crate::proxy::Proxy;
+use crate::proxy::{OpenConnection, Proxy};
 
 pub(super) const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
@@ -38,6 +38,10 @@ impl Ready {
 }
 
 impl Readiness {
+    fn connections(&self) -> Vec<OpenConnection> {
+        self.0.borrow().as_ref().map(|(_, proxy)| proxy.connections()).unwrap_or_default()
+    }
+
     fn missing(&self) -> Vec<String> {
         match &*self.0.borrow() {
             Some((core, proxy)) => missing(core, proxy),
@@ -54,7 +58,7 @@ pub(crate) fn missing(core: &Handle, proxy: &Proxy) -> Vec<String> {
     missing
 }
 
-/// Serves `/live`, `/ready` and `/metrics` until `stopping` is cancelled. None of them needs a token: they are reached
+/// Serves `/live`, `/ready`, `/connections` and `/metrics` until `stopping` is cancelled. None of them needs a token: they are reached
 /// from this machine only and tell nothing that a process beside the agent could not see.
 pub(crate) async fn serve_admin(
     listener: TcpListener,
@@ -62,11 +66,14 @@ pub(crate) async fn serve_admin(
     metrics: Metrics,
     stopping: CancellationToken,
 ) {
+    let carried = readiness.clone();
+    let connections = async move || axum::Json(carried.connections());
     let ready = async move || answer(&readiness.missing());
     let metrics = async move || ([(header::CONTENT_TYPE, OPENMETRICS)], metrics.text());
     let router = Router::new()
         .route("/live", get(async || text(StatusCode::OK, "live\n")))
         .route("/ready", get(ready))
+        .route("/connections", get(connections))
         .route("/metrics", get(metrics));
     listener::serve(listener, guarded(router), stopping).await;
 }

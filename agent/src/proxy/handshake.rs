@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use catalog::ServiceKey;
+use catalog::{ServiceKey, SpiffeId};
 use rustls::server::Acceptor;
 use tokio::net::TcpStream;
 use tokio_rustls::LazyConfigAcceptor;
@@ -43,6 +43,9 @@ pub(crate) enum HandshakeError {
     /// The certificate passed and its identity did not.
     #[error("peer identity refused")]
     Peer(#[source] PeerRejected),
+    /// The certificate passed and is revoked.
+    #[error("the certificate of `{0}` is revoked")]
+    Revoked(SpiffeId),
     /// The connection failed.
     #[error("connection lost in the handshake")]
     Io(#[source] io::Error),
@@ -59,6 +62,7 @@ impl HandshakeError {
             Self::NoLeaf(_) => "no_leaf",
             Self::Tls { label, .. } => label,
             Self::Peer(rejected) => rejected.label(),
+            Self::Revoked(_) => "revoked",
             Self::Io(_) => "connection_lost",
         }
     }
@@ -107,6 +111,9 @@ pub(crate) async fn identify(
     let tls = start.into_stream(side.config_for(speaks_tunnel)).await?;
     let peer = peer_identity(tls.get_ref().1).map_err(HandshakeError::Peer)?;
     let peer = peer.ok_or(HandshakeError::Peer(PeerRejected::NoCertificate))?;
+    if current.snapshot.revocations.cover(&peer.serial) {
+        return Err(HandshakeError::Revoked(peer.id));
+    }
     let connection = Connection { from, peer: Arc::new(peer), destination, own: Arc::clone(&side.identity) };
     Ok((connection, tls, speaks_tunnel))
 }

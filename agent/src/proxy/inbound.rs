@@ -115,6 +115,7 @@ async fn carry(room: Arc<Room>, connection: Arc<Connection>, carrier: Carrier) {
     }
     let meter = Meter::new(Direction::Inbound, room.metrics.clone());
     let outcome = tokio::select! {
+        biased;
         closing = place.closing() => Err(Ending::Closed(closing)),
         copied = carrier.splice(application, &meter, room.limits.half_closed_silence_max) => copied.map_err(Ending::Failed),
     };

@@ -3,7 +3,8 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use catalog::{ServiceKey, Timestamp};
+use catalog::{ServiceKey, SpiffeId, Timestamp};
+use serde::Serialize;
 use tokio::sync::oneshot;
 use wire::tls::PeerIdentity;
 
@@ -30,6 +31,20 @@ impl Closing {
     }
 }
 
+/// No list of open connections is longer.
+const LISTED_MAX: usize = 1000;
+
+/// Is an open connection as an operator sees it.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub struct OpenConnection {
+    /// `inbound` or `outbound`, seen from the agent.
+    pub direction: &'static str,
+    /// The service that is called.
+    pub destination: ServiceKey,
+    /// The identity that the other side proved: the caller's inbound, the called service's outbound.
+    pub peer: SpiffeId,
+}
+
 /// Holds every open stream of both directions.
 #[derive(Debug, Default)]
 pub(crate) struct OpenStreams {
@@ -46,6 +61,8 @@ struct State {
 #[derive(Debug)]
 struct Entry {
     inbound: Option<(Arc<PeerIdentity>, ServiceKey)>,
+    /// Whom an outbound connection reached, once it has.
+    reached: Option<(SpiffeId, ServiceKey)>,
     close: oneshot::Sender<Closing>,
 }
 
@@ -77,7 +94,7 @@ impl OpenStreams {
         let id = state.next;
         state.next += 1;
         state.inbound += usize::from(inbound.is_some());
-        state.streams.insert(id, Entry { inbound, close });
+        state.streams.insert(id, Entry { inbound, reached: None, close });
         Place { streams: Arc::clone(self), id, closing }
     }
 
@@ -101,17 +118,33 @@ impl OpenStreams {
         refused.iter().filter(|(id, label)| self.close(*id, Closing::Refused(label))).count()
     }
 
-    /// Closes every open stream.
-    pub(crate) fn cut_all(&self) {
-        let streams: Vec<Entry> = {
-            let mut state = self.lock();
-            state.inbound = 0;
-            state.streams.drain().map(|(_, entry)| entry).collect()
-        };
-        for entry in streams {
-            // An error only says that the stream has just ended by itself.
-            let _ = entry.close.send(Closing::Cut);
+    /// Closes every open stream of a direction.
+    pub(crate) fn cut(&self, direction: Direction) {
+        let ids: Vec<u64> = self
+            .lock()
+            .streams
+            .iter()
+            .filter(|(_, entry)| entry.inbound.is_some() == (direction == Direction::Inbound))
+            .map(|(id, _)| *id)
+            .collect();
+        for id in ids {
+            self.close(id, Closing::Cut);
         }
+    }
+
+    /// Lists what is carried now, up to a thousand connections, in order.
+    pub(crate) fn list(&self) -> Vec<OpenConnection> {
+        let state = self.lock();
+        let inbound = state.streams.values().filter_map(|entry| entry.inbound.as_ref()).map(|(peer, destination)| {
+            OpenConnection { direction: "inbound", destination: destination.clone(), peer: peer.id.clone() }
+        });
+        let outbound = state.streams.values().filter_map(|entry| entry.reached.as_ref()).map(|(peer, destination)| {
+            OpenConnection { direction: "outbound", destination: destination.clone(), peer: peer.clone() }
+        });
+        let mut listed: Vec<OpenConnection> = inbound.chain(outbound).take(LISTED_MAX).collect();
+        drop(state);
+        listed.sort();
+        listed
     }
 
     /// Returns how many streams of a direction are open.
@@ -141,6 +174,13 @@ impl OpenStreams {
 }
 
 impl Place {
+    /// Notes whom an outbound connection reached.
+    pub(crate) fn reached(&self, peer: &SpiffeId, destination: &ServiceKey) {
+        if let Some(entry) = self.streams.lock().streams.get_mut(&self.id) {
+            entry.reached = Some((peer.clone(), destination.clone()));
+        }
+    }
+
     /// Waits until the stream must close.
     pub(crate) async fn closing(&mut self) -> Closing {
         // The sender goes only with the entry, and the entry goes without a word only when this place does.

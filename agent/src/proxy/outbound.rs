@@ -59,9 +59,11 @@ async fn serve(room: Arc<Room>, listener: SocketAddr, accepted: Accepted) {
         Ok(opened) => opened,
         Err(why) => return refuse(&room, caller, listener, from, &why),
     };
+    place.reached(&call.expected, &call.upstream.destination);
     let _open = room.metrics.carried(Direction::Outbound);
     let meter = Meter::new(Direction::Outbound, room.metrics.clone());
     let outcome = tokio::select! {
+        biased;
         closing = place.closing() => Err(Ending::Closed(closing)),
         copied = splice_tunnel(caller, stream, &meter, room.limits.half_closed_silence_max) => {
             copied.map_err(Ending::Failed)

@@ -4,7 +4,6 @@
 //! them. No sockets and no Raft: what is proposed is committed at once.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::time::Duration;
 
 use catalog::{
     Action, Actor, AgentRecord, CaIntermediate, CaRoot, Catalog, CatalogIndex, Command, Envelope, Event, Incarnation,
@@ -12,7 +11,8 @@ use catalog::{
     ServerId, ServiceKey, Timestamp, Topic,
 };
 use wire::agent_protocol::{ClientFrame, ServerFrame, WriteRequest};
-use wire::pki::LocalRoot;
+
+use crate::testing::{TestMesh, accessor};
 
 /// What one server has sent of a topic.
 struct Sent {
@@ -33,13 +33,15 @@ struct Server {
     session: Option<Session>,
 }
 
-pub(super) struct Cluster {
+pub(crate) struct Cluster {
+    pub(crate) mesh: TestMesh,
     log: Vec<Envelope>,
     servers: Vec<Server>,
     /// What each topic held at each index that it ever had.
-    pub(super) history: BTreeMap<(Topic, CatalogIndex), BTreeMap<String, Item>>,
-    pub(super) record: AgentRecord,
+    pub(crate) history: BTreeMap<(Topic, CatalogIndex), BTreeMap<String, Item>>,
+    pub(crate) record: AgentRecord,
     next_request: u64,
+    next_accessor: u64,
 }
 
 fn sealed() -> SealedSecret {
@@ -48,9 +50,10 @@ fn sealed() -> SealedSecret {
 
 impl Cluster {
     /// Returns a bootstrapped cluster in which the node `vm-1` is enrolled for `services`.
-    pub(super) fn new(servers: usize, services: &[ServiceKey]) -> Self {
+    pub(crate) fn new(servers: usize, services: &[ServiceKey]) -> Self {
         let empty = || Server { catalog: Catalog::default(), applied: 0, lags: false, session: None };
         let mut cluster = Self {
+            mesh: TestMesh::new(),
             log: Vec::new(),
             servers: (0..servers).map(|_| empty()).collect(),
             history: BTreeMap::new(),
@@ -67,23 +70,58 @@ impl Cluster {
                 modified: CatalogIndex(0),
             },
             next_request: 0,
+            next_accessor: 0,
         };
         cluster.bootstrap(services);
         cluster
     }
 
+    /// Makes a join token and lets the agent with `key` use it.
+    pub(crate) fn enrol(&mut self, secret: &SecretHash, key: &KeyFingerprint) -> AgentRecord {
+        let enrol = Command::Enrol {
+            secret: secret.clone(),
+            key: key.clone(),
+            node: "vm-1".parse().unwrap(),
+            platform: Platform::Vm,
+        };
+        match self.commit(enrol) {
+            Outcome::Enrolled { record } => {
+                self.record = *record;
+                self.record.clone()
+            }
+            other => panic!("not enrolled: {other:?}"),
+        }
+    }
+
+    /// Makes a join token that replaces whoever has the node's name.
+    pub(crate) fn join_token(&mut self, secret: &SecretHash, services: &[ServiceKey]) {
+        self.next_accessor += 1;
+        let token = JoinToken {
+            accessor: format!("00000000-0000-4000-8000-{:012}", self.next_accessor).parse().unwrap(),
+            secret: secret.clone(),
+            services: services.to_vec(),
+            node: None,
+            platform: None,
+            replace_node: true,
+            expires_at: Timestamp(u64::MAX),
+            used_by: None,
+            record: None,
+            created: CatalogIndex(0),
+            modified: CatalogIndex(0),
+        };
+        self.commit(Command::CreateJoinToken { token });
+    }
+
     fn bootstrap(&mut self, services: &[ServiceKey]) {
-        let trust_domain: catalog::TrustDomain = "mesh.test".parse().unwrap();
         let mesh = Mesh {
-            cluster_id: "cluster-1".to_owned(),
-            datacenter: "dc1".to_owned(),
-            trust_domain: trust_domain.clone(),
+            cluster_id: self.mesh.item.cluster_id.clone(),
+            datacenter: self.mesh.item.datacenter.clone(),
+            trust_domain: self.mesh.item.trust_domain.clone(),
             template: PathTemplate::default(),
             servers: Vec::new(),
         };
         self.commit(Command::Bootstrap { mesh });
-        let root = LocalRoot::create(&trust_domain, wire::crypto::now(), Duration::from_secs(86400)).unwrap();
-        let intermediate = root.create_intermediate(wire::crypto::now(), Duration::from_secs(3600)).unwrap();
+        let (root, intermediate) = (&self.mesh.root, &self.mesh.signer);
         let root_record = CaRoot {
             id: root.id(),
             certificate_pem: root.certificate_pem().to_owned(),
@@ -107,30 +145,12 @@ impl Cluster {
         };
         self.commit(Command::InstallCa { root: Box::new(root_record), intermediate: Box::new(intermediate) });
         let secret = SecretHash("0".repeat(64));
-        let token = JoinToken {
-            accessor: accessor(),
-            secret: secret.clone(),
-            services: services.to_vec(),
-            node: None,
-            platform: None,
-            replace_node: false,
-            expires_at: Timestamp(u64::MAX),
-            used_by: None,
-            record: None,
-            created: CatalogIndex(0),
-            modified: CatalogIndex(0),
-        };
-        self.commit(Command::CreateJoinToken { token });
-        let key = KeyFingerprint("key".to_owned());
-        let enrol = Command::Enrol { secret, key, node: "vm-1".parse().unwrap(), platform: Platform::Vm };
-        match self.commit(enrol) {
-            Outcome::Enrolled { record } => self.record = *record,
-            other => panic!("not enrolled: {other:?}"),
-        }
+        self.join_token(&secret, services);
+        self.enrol(&secret, &KeyFingerprint("key".to_owned()));
     }
 
     /// Commits a command of somebody else's.
-    pub(super) fn commit(&mut self, command: Command) -> Outcome {
+    pub(crate) fn commit(&mut self, command: Command) -> Outcome {
         self.next_request += 1;
         let request_id = format!("model-{}", self.next_request).parse().unwrap();
         self.commit_as(request_id, command)
@@ -157,30 +177,30 @@ impl Cluster {
         outcome
     }
 
-    pub(super) fn leader(&self) -> &Catalog {
+    pub(crate) fn leader(&self) -> &Catalog {
         &self.servers[0].catalog
     }
 
     /// Lets a follower fall behind, or catch up.
-    pub(super) fn lag(&mut self, server: usize, lags: bool) {
+    pub(crate) fn lag(&mut self, server: usize, lags: bool) {
         if server > 0 {
             self.servers[server].lags = lags;
         }
     }
 
-    pub(super) fn disconnect(&mut self) {
+    pub(crate) fn disconnect(&mut self) {
         for server in &mut self.servers {
             server.session = None;
         }
     }
 
-    pub(super) fn say_goodbye(&mut self) {
+    pub(crate) fn say_goodbye(&mut self) {
         for session in self.servers.iter_mut().filter_map(|server| server.session.as_mut()) {
             session.outbox.push_back(ServerFrame::Goodbye { reason: "restarting".to_owned() });
         }
     }
 
-    pub(super) fn receive(&mut self, server: usize, frame: ClientFrame) {
+    pub(crate) fn receive(&mut self, server: usize, frame: ClientFrame) {
         match frame {
             ClientFrame::Hello {} => {
                 let command = Command::OpenSession { agent: self.record.id.clone(), server: name(server) };
@@ -210,12 +230,12 @@ impl Cluster {
         }
     }
 
-    pub(super) fn write(&mut self, request: &WriteRequest) -> Outcome {
+    pub(crate) fn write(&mut self, request: &WriteRequest) -> Outcome {
         self.commit_as(request.request_id.clone(), request.command.clone().into_command())
     }
 
     /// Lets servers apply what they may, and returns the next frame of the session at `server`.
-    pub(super) fn next_frame(&mut self, server: usize) -> Option<ServerFrame> {
+    pub(crate) fn next_frame(&mut self, server: usize) -> Option<ServerFrame> {
         for server in &mut self.servers {
             while !server.lags && server.applied < self.log.len() {
                 server.applied += 1;
@@ -249,7 +269,7 @@ impl Cluster {
 }
 
 /// Every topic that the tests look at.
-pub(super) fn topics() -> Vec<Topic> {
+pub(crate) fn topics() -> Vec<Topic> {
     let service = |name: &str| name.parse::<ServiceKey>().unwrap();
     vec![
         Topic::Mesh,
@@ -262,7 +282,7 @@ pub(super) fn topics() -> Vec<Topic> {
 }
 
 /// Writes an intention toward `destination`.
-pub(super) fn intend(source: &str, destination: &str, action: Action) -> Command {
+pub(crate) fn intend(source: &str, destination: &str, action: Action) -> Command {
     let namespace = catalog::Namespace::default();
     let source = catalog::SourcePattern::parse(source, &namespace).unwrap();
     let destination = catalog::ServicePattern::parse(destination, &namespace).unwrap();
@@ -272,8 +292,4 @@ pub(super) fn intend(source: &str, destination: &str, action: Action) -> Command
 
 fn name(server: usize) -> ServerId {
     format!("server-{server}").parse().unwrap()
-}
-
-fn accessor() -> catalog::AccessorId {
-    "00000000-0000-4000-8000-000000000001".parse().unwrap()
 }

@@ -146,7 +146,9 @@ async fn serve(stream: TcpStream, source: SocketAddr, port: Arc<AgentPort>, stop
     };
     match ended {
         Ok(()) => info!(src.addr = %source, identity = watched.identity(), "agent connection ended"),
-        Err(error) => info!(src.addr = %source, identity = watched.identity(), error = %error, "agent connection ended"),
+        Err(error) => {
+            info!(src.addr = %source, identity = watched.identity(), error = %error, "agent connection ended")
+        }
     }
 }
 

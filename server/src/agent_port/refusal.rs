@@ -28,7 +28,9 @@ pub(crate) enum PortError {
     #[error("the certificate of `{identity}` has expired: renew it on /v1/sign first")]
     LeafExpired { identity: String },
     /// The record does not name the service.
-    #[error("the agent on node `{node}` is not entitled to service `{service}`: enrol it with a join token that names it")]
+    #[error(
+        "the agent on node `{node}` is not entitled to service `{service}`: enrol it with a join token that names it"
+    )]
     NotEntitled { node: NodeName, service: ServiceKey },
     /// The agent speaks of a node that is not its own.
     #[error("the agent on node `{own}` may not write node `{node}`: it writes its own only")]

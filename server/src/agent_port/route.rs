@@ -96,7 +96,11 @@ impl Call {
 }
 
 /// Answers one request: route, right, handler; a refusal is counted and logged once, here.
-pub(super) async fn answer(port: Arc<AgentPort>, connection: Arc<Connection>, request: Request<Incoming>) -> Response<Body> {
+pub(super) async fn answer(
+    port: Arc<AgentPort>,
+    connection: Arc<Connection>,
+    request: Request<Incoming>,
+) -> Response<Body> {
     let in_flight = connection.enter();
     let path = one_line(request.uri().path());
     let response = match dispatch(Arc::clone(&port), Arc::clone(&connection), request).await {
@@ -123,10 +127,8 @@ async fn dispatch(
 ) -> Result<Response<Body>, PortError> {
     let path = request.uri().path();
     let table = table();
-    let route = table
-        .iter()
-        .find(|route| route.matches(path))
-        .ok_or_else(|| PortError::NoSuchPath { path: one_line(path) })?;
+    let route =
+        table.iter().find(|route| route.matches(path)).ok_or_else(|| PortError::NoSuchPath { path: one_line(path) })?;
     // The right comes first: who has none learns nothing but that.
     let caller = caller::authorize(&port, &connection, route.right).await?;
     if let Some(wanted) = route.method.as_ref().filter(|wanted| *wanted != request.method()) {

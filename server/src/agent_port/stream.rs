@@ -32,8 +32,7 @@ pub(super) async fn stream(call: Call) -> Result<Response<Body>, PortError> {
         return Err(PortError::Malformed { what: "stream", reason: "it does not start with a hello".to_owned() });
     };
     let incarnation = open_session(&port, &record.id, source).await?;
-    let welcome =
-        ServerFrame::Welcome { incarnation, server: port.server.clone(), servers: port.addresses() };
+    let welcome = ServerFrame::Welcome { incarnation, server: port.server.clone(), servers: port.addresses() };
     let welcome = Frame::new(welcome).map_err(|error| PortError::Internal { reason: error.to_string() })?;
     let agent = record.id.clone();
     let opening = Opening { agent: record.id, incarnation, services: record.services, welcome };

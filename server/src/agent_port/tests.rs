@@ -3,8 +3,8 @@ mod rig;
 use std::time::Duration;
 
 use catalog::{
-    CatalogIndex, CheckUpdate, Command, DeregisterTarget, Event, Incarnation, Instance, Node, Outcome, Owner,
-    Platform, Refusal, Timestamp, Topic,
+    CatalogIndex, CheckUpdate, Command, DeregisterTarget, Event, Incarnation, Instance, Node, Outcome, Owner, Platform,
+    Refusal, Timestamp, Topic,
 };
 use http::{Method, StatusCode};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -179,7 +179,8 @@ async fn c2_the_certificate_of_a_workload_opens_nothing_on_the_port() {
     let agent = rig.enrol("vm-1", &["web"]).await;
     let key = LeafKey::generate();
     let subject = Subject::Service("web".parse().unwrap());
-    let response: SignResponse = rig.connect_as(&agent.identity).await.call("/v1/sign", &sign_request(&key, subject)).await;
+    let response: SignResponse =
+        rig.connect_as(&agent.identity).await.call("/v1/sign", &sign_request(&key, subject)).await;
     let workload = rig.connect_as(&TlsIdentity::new(&response.leaf.chain_pem, &key).unwrap()).await;
     for path in ["/v1/sign", "/v1/write", "/v1/stream", "/v1/api/status/leader"] {
         let answer = workload.post(path, &()).await;
@@ -225,11 +226,7 @@ async fn an_agent_writes_its_own_node_in_its_own_name_once() {
     assert_eq!(repeated.outcome, Outcome::Done);
     let deregister = WriteRequest {
         request_id: request.request_id.clone(),
-        command: AgentWrite::Deregister {
-            node: "vm-1".parse().unwrap(),
-            target: DeregisterTarget::Node,
-            incarnation,
-        },
+        command: AgentWrite::Deregister { node: "vm-1".parse().unwrap(), target: DeregisterTarget::Node, incarnation },
     };
     let answered: WriteResponse = peer.call("/v1/write", &deregister).await;
     assert_eq!(answered.outcome, Outcome::Done);

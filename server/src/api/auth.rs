@@ -86,8 +86,8 @@ pub(crate) async fn authorize(
 ///
 /// # Errors
 ///
-/// [`ApiError::Read`] where there is no leader to ask. It refuses the request too, but does not tell the holder of a good
-/// token that it is bad because this server has just started.
+/// [`ApiError::Read`] where there is no leader to ask. It refuses the request too, but does not tell the holder of a
+/// good token that it is bad because this server has just started.
 async fn find(state: &ApiState, hash: &SecretHash, is_stale: bool) -> Result<Option<Token>, ApiError> {
     let known = lookup(&state.consensus().catalog(), hash);
     if known.is_some() || is_stale {

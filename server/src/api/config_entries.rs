@@ -63,7 +63,7 @@ fn no_entry(kind: &str, name: &str) -> ApiError {
 }
 
 impl Call {
-    /// Writes the `mesh` entry. A `cas` that has been overtaken is answered with `false`, which Consul's clients expect.
+    /// Writes the `mesh` entry. A `cas` that was overtaken is answered with `false`, as Consul's clients expect.
     async fn write_mesh(&self, entry: MeshEntry) -> Result<Response, ApiError> {
         let compare = self.compare()?;
         match self.write(Command::WriteMesh { entry, compare }).await {

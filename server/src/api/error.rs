@@ -131,9 +131,7 @@ impl ApiError {
                 RefusalKind::Invalid => StatusCode::BAD_REQUEST,
             },
             Self::Propose(error) => match error {
-                ProposeError::NoLeader { .. } | ProposeError::NotUnderstood { .. } => {
-                    StatusCode::INTERNAL_SERVER_ERROR
-                }
+                ProposeError::NoLeader { .. } | ProposeError::NotUnderstood { .. } => StatusCode::INTERNAL_SERVER_ERROR,
                 ProposeError::Unknown { .. } => StatusCode::GATEWAY_TIMEOUT,
                 ProposeError::Overloaded { .. } => StatusCode::SERVICE_UNAVAILABLE,
                 ProposeError::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,

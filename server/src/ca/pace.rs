@@ -21,7 +21,11 @@ impl Pace {
     /// Returns a pace that allows `burst` at once and `per_second` from then on.
     pub(crate) fn new(burst: u32, per_second: u32) -> Pace {
         let burst = f64::from(burst);
-        Pace { burst, per_second: f64::from(per_second), state: Mutex::new(State { tokens: burst, at: Duration::ZERO }) }
+        Pace {
+            burst,
+            per_second: f64::from(per_second),
+            state: Mutex::new(State { tokens: burst, at: Duration::ZERO }),
+        }
     }
 
     /// Takes one turn, or says after what time there may be one.

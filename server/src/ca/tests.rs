@@ -1,6 +1,4 @@
-use catalog::{
-    Actor, AgentId, Attestation, Envelope, IdentityScheme, KeyFingerprint, Mesh, PathTemplate, Platform,
-};
+use catalog::{Actor, AgentId, Attestation, Envelope, IdentityScheme, KeyFingerprint, Mesh, PathTemplate, Platform};
 use wire::cluster_key::ClusterKey;
 use wire::tls::{ExpectedPeer, SpiffeVerifier, TrustAnchors};
 use x509_parser::certificate::X509Certificate;
@@ -52,7 +50,7 @@ fn record(key: &LeafKey) -> AgentRecord {
         node: "vm-1".parse().unwrap(),
         platform: Platform::Vm,
         key: key.fingerprint(),
-        services: vec!["team/web".parse().unwrap(), "web".parse().unwrap()],
+        services: vec!["web".parse().unwrap(), "team/web".parse().unwrap()],
         attestation: Attestation::JoinToken(wire::crypto::uuid_v4().parse().unwrap()),
         enrolled,
         incarnation: None,

@@ -101,6 +101,7 @@ pub(crate) enum PledgeAnswer {
 
 /// Is one thing that happened to the machine.
 #[derive(Debug, Clone)]
+#[expect(clippy::large_enum_variant, reason = "inputs are few and never kept")]
 pub(crate) enum Input {
     /// Time has passed; `cluster_id` names the cluster that this server draws up now, if it does.
     Tick { cluster_id: String },
@@ -358,7 +359,9 @@ fn draw_up<'a>(cluster_id: String, settings: &Settings, members: impl Iterator<I
         raft_address: member.raft_address.clone(),
     });
     let trust_domain = settings.trust_domain.clone().unwrap_or_else(|| {
-        format!("{cluster_id}.weft").parse().expect("a cluster id has the letters, digits and hyphens of a trust domain")
+        format!("{cluster_id}.weft")
+            .parse()
+            .expect("a cluster id has the letters, digits and hyphens of a trust domain")
     });
     Mesh {
         datacenter: settings.datacenter.clone(),

@@ -162,7 +162,11 @@ async fn exchange(stream: TlsStream<TcpStream>, jobs: &mut mpsc::Receiver<Job>) 
     }
 }
 
-async fn write_jobs<W: AsyncWrite + Unpin>(writer: &mut W, jobs: &mut mpsc::Receiver<Job>, waiting: &Waiting) -> FrameError {
+async fn write_jobs<W: AsyncWrite + Unpin>(
+    writer: &mut W,
+    jobs: &mut mpsc::Receiver<Job>,
+    waiting: &Waiting,
+) -> FrameError {
     let next = AtomicU64::new(1);
     loop {
         let frame = match tokio::time::timeout(ALIVE_INTERVAL, jobs.recv()).await {

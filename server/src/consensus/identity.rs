@@ -245,7 +245,9 @@ mod tests {
     fn z4_a_newer_or_damaged_file_is_refused_and_left_alone() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join(FILE);
-        for (content, want) in [("{\"version\":2,\"new\":1}", "has version 2"), ("{\"version\":1", "is damaged"), ("", "is damaged")] {
+        for (content, want) in
+            [("{\"version\":2,\"new\":1}", "has version 2"), ("{\"version\":1", "is damaged"), ("", "is damaged")]
+        {
             fs::write(&path, content).unwrap();
             let error = Identity::open(directory.path(), &node("a"), true).unwrap_err().to_string();
             assert!(error.contains(want), "{error}");

@@ -21,7 +21,8 @@ impl IoRuntime {
     /// # Errors
     /// [`ConsensusError::Thread`] where there are none to be had.
     pub(crate) fn new() -> Result<Self, ConsensusError> {
-        let runtime = Builder::new_multi_thread().worker_threads(THREADS).thread_name("weft-raft-io").enable_all().build();
+        let runtime =
+            Builder::new_multi_thread().worker_threads(THREADS).thread_name("weft-raft-io").enable_all().build();
         runtime.map(|runtime| Self(Some(runtime))).map_err(ConsensusError::Thread)
     }
 

@@ -55,8 +55,7 @@ impl Joiner {
         failure: Failure,
     ) -> Self {
         let commitment = identity.commitment().clone();
-        let about =
-            About { candidate: own.clone(), agent_address, commitment: commitment.clone(), known: Vec::new() };
+        let about = About { candidate: own.clone(), agent_address, commitment: commitment.clone(), known: Vec::new() };
         let activated = commitment.membership().map(|mesh| Arc::new(mesh.clone()));
         if let Some(mesh) = &activated {
             consensus.shared.members.activate(mesh, &own.raft_address);

@@ -20,16 +20,16 @@ use wire::tls::RaftIdentity;
 use super::bootstrap::{Candidate, Settings};
 use super::identity::{self, Identity, IdentityError};
 use super::inbox::{Inbox, Request};
+use super::io::IoRuntime;
 use super::join::Joiner;
 use super::members::Members;
 use super::status::{Role, Standing};
 use super::transport::links::Links;
 use super::transport::{Context, incoming};
-use super::io::IoRuntime;
 use super::{Consensus, Forwarder, Shared, Watches, establish, thread};
 use crate::config::Config;
 use crate::metrics::Metrics;
-use crate::raft::{Disk, FileDisk, FileDiskError, Fatal, MemoryDisk, OpenError, Room, RoomConfig};
+use crate::raft::{Disk, Fatal, FileDisk, FileDiskError, MemoryDisk, OpenError, Room, RoomConfig};
 
 /// Where the log is within the data directory.
 const LOG_DIRECTORY: &str = "raft";
@@ -116,7 +116,7 @@ pub enum FatalError {
 pub(crate) struct Failure(Arc<latest::Sender<Option<FatalError>>>);
 
 impl Failure {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self(Arc::new(latest::Sender::new(None)))
     }
 
@@ -175,7 +175,8 @@ pub(crate) async fn start(
     if let Some(mesh) = identity.commitment().membership() {
         check_fixed(config, mesh)?;
     }
-    let raft_identity = RaftIdentity::new(&config.cluster_keys, config.node.clone()).map_err(ConsensusError::Certificate)?;
+    let raft_identity =
+        RaftIdentity::new(&config.cluster_keys, config.node.clone()).map_err(ConsensusError::Certificate)?;
     let (inbox, requests) = Inbox::new();
     let consensus = new_consensus(config, agent_address.clone(), inbox, metrics);
     let failure = Failure::new();
@@ -286,7 +287,7 @@ fn spawn_until(tasks: &TaskTracker, context: &Context, task: impl Future<Output 
     tasks.spawn_on(task, &context.runtime);
 }
 
-fn new_consensus(config: &Config, agent_address: String, inbox: Inbox, metrics: Metrics) -> Consensus {
+pub(super) fn new_consensus(config: &Config, agent_address: String, inbox: Inbox, metrics: Metrics) -> Consensus {
     let shared = Shared {
         server: config.node.clone(),
         timing: config.timing,

@@ -226,9 +226,7 @@ fn unanswered(reason: &ProposalFailure) -> Unanswered {
         ProposalFailure::NotLeader { .. } => Unanswered::NotTaken,
         ProposalFailure::Overloaded => Unanswered::Overloaded,
         ProposalFailure::LeadershipLost | ProposalFailure::Stopped => Unanswered::Lost,
-        ProposalFailure::TooLarge { bytes, bytes_max } => {
-            Unanswered::TooLarge { bytes: *bytes, bytes_max: *bytes_max }
-        }
+        ProposalFailure::TooLarge { bytes, bytes_max } => Unanswered::TooLarge { bytes: *bytes, bytes_max: *bytes_max },
         ProposalFailure::Malformed(reason) => Unanswered::Malformed { reason: reason.clone() },
     }
 }
@@ -250,3 +248,6 @@ fn encode(index: u64, catalog: Catalog, inbox: Inbox) {
         warn!(error = %error, index, "cannot start a thread to encode a snapshot");
     }
 }
+
+#[cfg(test)]
+mod tests;

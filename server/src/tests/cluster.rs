@@ -111,11 +111,12 @@ async fn fault_3_all_servers_come_back_with_the_same_state() {
         cluster.stop(name).await;
     }
     for (name, port) in &ports {
-        cluster.start(name, |config| {
-            config.raft_port = *port;
-            config.bootstrap_expect = 1;
-        })
-        .await;
+        cluster
+            .start(name, |config| {
+                config.raft_port = *port;
+                config.bootstrap_expect = 1;
+            })
+            .await;
     }
     cluster.leader().await;
     for (name, _) in &ports {
@@ -240,12 +241,13 @@ async fn f3_a_data_directory_belongs_to_one_server_and_one_process() {
 async fn fault_6_without_a_quorum_nothing_is_acknowledged_and_reads_say_so() {
     let mut cluster = Cluster::new();
     for name in ["a", "b", "c"] {
-        cluster.start(name, |config| {
-            config.bootstrap_expect = 3;
-            config.timing.write_deadline = Duration::from_secs(2);
-            config.timing.read_deadline = Duration::from_secs(2);
-        })
-        .await;
+        cluster
+            .start(name, |config| {
+                config.bootstrap_expect = 3;
+                config.timing.write_deadline = Duration::from_secs(2);
+                config.timing.read_deadline = Duration::from_secs(2);
+            })
+            .await;
     }
     cluster.established().await;
     let (stopped, last) = (cluster.leader().await, cluster.follower().await);

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use catalog::{
-    Actor, Catalog, CatalogIndex, Command, ENVELOPE_VERSION, Envelope, Node, NodeName, Owner, Platform, ServerId, WatchKey,
+    Actor, Catalog, CatalogIndex, Command, ENVELOPE_VERSION, Envelope, Node, NodeName, Owner, Platform, ServerId,
+    WatchKey,
 };
 use tempfile::TempDir;
 use tokio::time::{Instant, timeout};
@@ -117,12 +118,12 @@ impl Cluster {
 }
 
 /// Awaits something that must happen.
-pub(super) async fn soon<T>(future: impl Future<Output = T>) -> T {
+pub(crate) async fn soon<T>(future: impl Future<Output = T>) -> T {
     timeout(PATIENCE, future).await.expect("it did not happen in time")
 }
 
 /// Registers a node through `consensus`.
-pub(super) async fn register(consensus: &Consensus, name: &str) -> Result<Committed, ProposeError> {
+pub(crate) async fn register(consensus: &Consensus, name: &str) -> Result<Committed, ProposeError> {
     let node = Node {
         name: node(name),
         id: None,
@@ -148,7 +149,7 @@ pub(super) async fn register(consensus: &Consensus, name: &str) -> Result<Commit
     consensus.propose(envelope(command)).await
 }
 
-pub(super) fn envelope(command: Command) -> Envelope {
+pub(crate) fn envelope(command: Command) -> Envelope {
     Envelope {
         version: ENVELOPE_VERSION,
         request_id: crypto::uuid_v4().parse().unwrap(),

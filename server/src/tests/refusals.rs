@@ -61,11 +61,12 @@ async fn r1_a_certificate_of_the_mesh_opens_nothing_on_the_raft_port() {
 async fn r1_a_server_of_another_cluster_key_is_refused_on_both_sides() {
     let (cluster, address) = cluster_of_one().await;
     let mut strangers = Cluster::new();
-    strangers.start("b", |config| {
-        config.bootstrap_expect = 2;
-        config.retry_join = vec![address.clone()];
-    })
-    .await;
+    strangers
+        .start("b", |config| {
+            config.bootstrap_expect = 2;
+            config.retry_join = vec![address.clone()];
+        })
+        .await;
     strangers.counted("b", "unknown_authority").await;
 
     // One that trusts this cluster's key and shows a certificate of its own.
@@ -86,11 +87,12 @@ async fn r2_the_right_authority_with_the_wrong_server_name_is_refused() {
 
     let mut strangers = Cluster::new();
     strangers.keys = cluster.keys.clone();
-    strangers.start("z", |config| {
-        config.bootstrap_expect = 2;
-        config.retry_join = vec![address.clone()];
-    })
-    .await;
+    strangers
+        .start("z", |config| {
+            config.bootstrap_expect = 2;
+            config.retry_join = vec![address.clone()];
+        })
+        .await;
     cluster.counted("a", "not_member").await;
     let error = soon(strangers.servers["z"].failed()).await.to_string();
     assert!(error.contains("server `z` is not a member"), "{error}");

@@ -114,6 +114,7 @@ pub struct IntentionRequest {
     description: String,
     meta: BTreeMap<String, String>,
     expires_at: Option<Timestamp>,
+    audit: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -127,11 +128,12 @@ struct Pair {
 impl Shape for IntentionRequest {
     fn read(fields: &mut Fields) -> Result<Self, DecodeError> {
         for name in ["Permissions", "JWT"] {
-            if fields.take(name).is_some_and(|(value, _)| value.as_array().is_none_or(|list| !list.is_empty())) {
+            if fields.says_something(name) {
                 // A rule that is stored and not carried out would let through what it was written to refuse.
                 return Err(fields.refuse(name, "requests are not judged one by one yet; send Action instead"));
             }
         }
+        fields.ignored(&["Permissions", "JWT"]);
         default_partition(fields, "SourcePartition")?;
         default_partition(fields, "DestinationPartition")?;
         match fields.text("SourceType")?.as_str() {
@@ -152,10 +154,11 @@ impl Shape for IntentionRequest {
             description: fields.text("Description")?,
             meta: fields.text_map("Meta")?,
             expires_at: fields.parsed::<Instant>("ExpiresAt")?.map(|Instant(instant)| instant),
+            audit: fields.flag("Audit")?.unwrap_or(false),
         };
         // An intention that a client has read, it may change and send back.
         fields.ignored(&["Precedence", "CreateIndex", "ModifyIndex", "CreatedAt", "UpdatedAt", "Hash"]);
-        fields.unsupported(&["ID", "Audit", "SourcePeer", "SourceSamenessGroup", "DefaultAddr", "DefaultPort"])?;
+        fields.unsupported(&["ID", "SourcePeer", "SourceSamenessGroup", "DefaultAddr", "DefaultPort"])?;
         Ok(request)
     }
 }
@@ -197,6 +200,7 @@ impl IntentionRequest {
         intention.description = self.description;
         intention.meta = self.meta;
         intention.expires_at = self.expires_at;
+        intention.audit = self.audit;
         Ok(intention)
     }
 }
@@ -244,6 +248,7 @@ mod tests {
         intention.description = "shop".to_owned();
         intention.meta.insert("owner".to_owned(), "team-a".to_owned());
         intention.expires_at = Some(Timestamp(1_700_000_000_000));
+        intention.audit = true;
         let text = serde_json::to_string(&Intention::from(&intention)).unwrap();
         assert_eq!(read(&text).unwrap(), intention);
     }
@@ -274,13 +279,14 @@ mod tests {
     #[test]
     fn h11_what_is_not_carried_out_is_not_stored() {
         refused(r#"{"Permissions": [{"Action": "deny"}]}"#, "`Permissions`: requests are not judged one by one yet");
-        refused(r#"{"Action": "allow", "JWT": {"Providers": []}}"#, "`JWT`: requests are not judged");
+        refused(r#"{"Action": "allow", "JWT": {"Providers": [{"Name": "okta"}]}}"#, "`JWT`: requests are not judged");
         refused(r#"{"Action": "perhaps"}"#, "`Action`: `perhaps` is not");
         refused("{}", "`Action`: it is missing");
-        refused(r#"{"Action": "allow", "Audit": true}"#, "`Audit` is not supported");
         refused(r#"{"Action": "allow", "SourcePeer": "other"}"#, "`SourcePeer` is not supported");
         refused(r#"{"Action": "allow", "LegacyID": "x"}"#, "unknown field `LegacyID`");
-        assert!(read(r#"{"Action": "allow", "Permissions": [], "JWT": null, "SourceType": "consul"}"#).is_ok());
+        assert!(
+            read(r#"{"Action": "allow", "Permissions": [], "JWT": {"Providers": []}, "SourceType": "consul"}"#).is_ok()
+        );
     }
 
     #[test]

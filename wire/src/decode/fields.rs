@@ -260,6 +260,11 @@ impl Fields {
         Ok(())
     }
 
+    /// Reports whether a field that nobody has taken says something: it is not empty, null, zero or false.
+    pub fn says_something(&self, name: &str) -> bool {
+        self.left.get(&canonical(name)).is_some_and(|field| !is_empty(&field.value))
+    }
+
     /// Drops fields that a reader's answer carries and a writer may send back, such as `ModifyIndex`.
     pub fn ignored(&mut self, names: &[&str]) {
         for name in names {

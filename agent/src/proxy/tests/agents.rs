@@ -112,6 +112,14 @@ impl Agent {
         TcpStream::connect(self.upstream()).await.unwrap()
     }
 
+    /// Connects to the first upstream and checks that the connection is reset, be it before or after it was seen to stand.
+    pub(super) async fn expect_refusal(&self) {
+        match TcpStream::connect(self.upstream()).await {
+            Ok(mut stream) => expect_reset(&mut stream).await,
+            Err(error) => assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset, "{error}"),
+        }
+    }
+
     /// Returns the value of a metric, written as in the text format; 0 where it is not there.
     pub(super) fn metric(&self, name: &str) -> u64 {
         let text = self.metrics.text();

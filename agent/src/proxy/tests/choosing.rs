@@ -6,7 +6,7 @@ use catalog::{Action, CheckStatus, Endpoint};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
-use super::agents::{Agent, Echo, Pair, endpoint, eventually, expect_reset};
+use super::agents::{Agent, Echo, Pair, endpoint, eventually};
 use super::certificates::{Authority, service_key};
 
 /// An address at which nobody listens.
@@ -60,7 +60,7 @@ async fn a_refusal_by_intention_is_not_tried_elsewhere() {
     other.publish().await;
     pair.web.snapshot.endpoints.get_mut(&service_key("api")).unwrap().push(endpoint);
     pair.web.publish().await;
-    expect_reset(&mut pair.web.connect().await).await;
+    pair.web.expect_refusal().await;
     let asked = pair.api.refused("inbound", "decide", "default_deny") + other.refused("inbound", "decide", "default_deny");
     assert_eq!(asked, 1);
 }
@@ -82,7 +82,7 @@ async fn instances_that_cannot_be_called_are_not_and_the_reason_is_counted() {
     ] {
         pair.web.snapshot.endpoints.insert(service_key("api"), endpoints);
         pair.web.publish().await;
-        expect_reset(&mut pair.web.connect().await).await;
+        pair.web.expect_refusal().await;
         assert_eq!(pair.web.refused("outbound", "choose", reason), 1, "{reason}");
     }
     assert_eq!(pair.echo.accepted(), 0, "never in plaintext");
@@ -142,6 +142,6 @@ async fn a_service_that_calls_another_of_its_own_agent_goes_through_the_mesh_lis
     looped.key.id = "looped".parse().unwrap();
     pair.api.snapshot.endpoints.insert(service_key("api"), vec![looped]);
     pair.api.publish().await;
-    expect_reset(&mut pair.api.connect().await).await;
+    pair.api.expect_refusal().await;
     eventually("counted", || pair.api.refused("outbound", "connect", "forbidden_address") == 1).await;
 }

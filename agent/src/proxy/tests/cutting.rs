@@ -30,7 +30,7 @@ async fn l5_a_deny_closes_every_open_stream() {
         pair.api.closed("inbound", "intention") == 121 && pair.api.proxy.open_streams() == 0
     })
     .await;
-    expect_reset(&mut pair.web.connect().await).await;
+    pair.web.expect_refusal().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -63,8 +63,8 @@ async fn c14_a_revoked_caller_is_cut_off_and_stays_out() {
     pair.api.snapshot.revocations.records.insert(CatalogIndex(7));
     pair.api.publish().await;
     expect_reset(&mut stream).await;
-    expect_reset(&mut pair.web.connect().await).await;
-    eventually("the refusal is counted", || pair.api.refused("inbound", "decide", "revoked") >= 1).await;
+    pair.web.expect_refusal().await;
+    eventually("the refusal is counted", || pair.api.refused("inbound", "handshake", "revoked") >= 1).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -74,6 +74,6 @@ async fn c14_the_calling_side_cuts_off_a_revoked_destination_too() {
     pair.web.snapshot.revocations.records.insert(CatalogIndex(7));
     pair.web.publish().await;
     expect_reset(&mut stream).await;
-    expect_reset(&mut pair.web.connect().await).await;
+    pair.web.expect_refusal().await;
     assert_eq!(pair.web.refused("outbound", "connect", "revoked"), 1);
 }

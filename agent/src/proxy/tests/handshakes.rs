@@ -10,7 +10,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use wire::tls::mesh_client_config;
 
-use super::agents::{Agent, DEADLINE, Echo, Pair, endpoint, eventually, expect_reset};
+use super::agents::{Agent, DEADLINE, Echo, Pair, endpoint, eventually};
 use super::certificates::{Authority, dial, service_key};
 use crate::proxy::Limits;
 
@@ -161,7 +161,7 @@ async fn c6_an_upstream_that_shows_the_certificate_of_another_service_is_refused
     let mut web = Agent::start(&authority);
     web.call(&authority, "web", "api", &[endpoint("api", api.proxy.mesh_address(), echo.address)]);
     web.publish().await;
-    expect_reset(&mut web.connect().await).await;
+    web.expect_refusal().await;
     assert_eq!(web.refused("outbound", "connect", "wrong_identity"), 1);
     assert_eq!(echo.accepted(), 0);
 }

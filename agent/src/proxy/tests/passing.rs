@@ -3,7 +3,7 @@
 use catalog::Action;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use super::agents::{Pair, eventually, expect_reset, intention, say};
+use super::agents::{Pair, eventually, intention, say};
 use super::certificates::service_key;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -29,7 +29,7 @@ async fn an_allowed_call_is_carried_both_ways_with_half_close() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn l5_a_call_is_refused_by_default_and_its_application_is_not_dialled() {
     let pair = Pair::start(&[]).await;
-    expect_reset(&mut pair.web.connect().await).await;
+    pair.web.expect_refusal().await;
     assert_eq!(pair.echo.accepted(), 0);
     assert_eq!(pair.api.refused("inbound", "decide", "default_deny"), 1);
     assert_eq!(pair.web.refused("outbound", "open", "denied"), 1);
@@ -40,7 +40,7 @@ async fn a_service_without_a_policy_is_called_by_nobody() {
     let mut pair = Pair::start(&["allow web api"]).await;
     pair.api.snapshot.policies.clear();
     pair.api.publish().await;
-    expect_reset(&mut pair.web.connect().await).await;
+    pair.web.expect_refusal().await;
     assert_eq!(pair.api.refused("inbound", "decide", "undecidable"), 1);
 }
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::agents::{Pair, eventually, expect_reset, say};
+use super::agents::{Pair, eventually, say};
 use super::certificates::service_key;
 
 const LONGER_THAN_A_LEAF: Duration = Duration::from_secs(25 * 3600);
@@ -63,7 +63,7 @@ async fn an_expired_leaf_of_the_caller_opens_no_new_stream_on_an_old_tunnel() {
     let pair = Pair::start(&["allow web api"]).await;
     let mut old = pair.connected().await;
     pair.api.put_clock_forward(LONGER_THAN_A_LEAF);
-    expect_reset(&mut pair.web.connect().await).await;
+    pair.web.expect_refusal().await;
     assert_eq!(pair.api.refused("inbound", "decide", "peer_leaf_expired"), 1);
     say(&mut old, "expiry alone closes nothing").await;
     pair.api.publish().await;
@@ -75,7 +75,7 @@ async fn the_own_expired_leaf_calls_nobody_and_closes_nothing() {
     let pair = Pair::start(&["allow web api"]).await;
     let mut old = pair.connected().await;
     pair.web.put_clock_forward(LONGER_THAN_A_LEAF);
-    expect_reset(&mut pair.web.connect().await).await;
+    pair.web.expect_refusal().await;
     assert_eq!(pair.web.refused("outbound", "identify", "own_leaf_expired"), 1);
     say(&mut old, "still here").await;
 }

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use catalog::{
-    AgentRecord, Catalog, Command, Incarnation, JoinToken, Outcome, Platform, Rights, SecretHash, ServiceKey, Timestamp,
-    Token,
+    AgentRecord, Catalog, Command, Incarnation, JoinToken, Outcome, Platform, Rights, SecretHash, ServiceKey,
+    Timestamp, Token,
 };
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::combinators::UnsyncBoxBody;
@@ -60,8 +60,9 @@ impl Rig {
         let (raft, listener) = (listen().await, listen().await);
         let (raft_address, address) = (raft.local_addr().unwrap(), listener.local_addr().unwrap());
         let metrics = Metrics::new();
-        let running =
-            consensus::start(&config, raft, raft_address.to_string(), address.to_string(), metrics.clone()).await.unwrap();
+        let running = consensus::start(&config, raft, raft_address.to_string(), address.to_string(), metrics.clone())
+            .await
+            .unwrap();
         let consensus = running.consensus.clone();
         let (server, datacenter) = (config.node.clone(), config.datacenter.clone());
         let state = ApiState::new(consensus.clone(), datacenter, server.clone(), keys.clone(), metrics.clone());

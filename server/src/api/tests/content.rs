@@ -16,10 +16,11 @@ async fn answers_carry_the_headers_that_clients_look_at() {
 }
 
 async fn register(api: &Api, node: &str, service: &str, status: &str) {
+    let instance = format!("{service}-1");
     let body = json!({
         "Node": node, "Address": "10.0.0.1",
-        "Service": {"ID": format!("{service}-1"), "Service": service, "Port": 80, "Tags": ["v1"]},
-        "Check": {"CheckID": format!("{service}-check"), "Name": "up", "ServiceID": format!("{service}-1"), "Status": status},
+        "Service": {"ID": instance, "Service": service, "Port": 80, "Tags": ["v1"]},
+        "Check": {"CheckID": format!("{service}-check"), "Name": "up", "ServiceID": instance, "Status": status},
     });
     let answer = api.put("/v1/catalog/register", body).await;
     assert_eq!((answer.status, answer.text.as_str()), (StatusCode::OK, "true"));

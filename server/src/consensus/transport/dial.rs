@@ -111,12 +111,8 @@ impl Context {
         let greeting = |source| DialError::Greeting { address: address.to_owned(), source };
         let hello = Hello { version: PROTOCOL_VERSION, purpose, about: About::clone(&own) };
         frame::write(&mut stream, &Frame::Hello(Box::new(hello))).await.map_err(greeting)?;
-        let refused = |refusal, by_peer| DialError::Refused {
-            address: address.to_owned(),
-            peer: peer.clone(),
-            refusal,
-            by_peer,
-        };
+        let refused =
+            |refusal, by_peer| DialError::Refused { address: address.to_owned(), peer: peer.clone(), refusal, by_peer };
         let about = match frame::read(&mut stream).await.map_err(greeting)?.0 {
             Frame::HelloAnswer(answer) => match *answer {
                 HelloAnswer::Welcome(about) => *about,
@@ -153,7 +149,8 @@ impl Context {
             if let Some(rejected) = PeerRejected::of(&source) {
                 self.shared().metrics.raft_peer_refused(rejected.label());
             }
-            let expected = expected.map_or("a server of this cluster".to_owned(), |server| format!("server `{server}`"));
+            let expected =
+                expected.map_or("a server of this cluster".to_owned(), |server| format!("server `{server}`"));
             DialError::Tls { address: address.to_owned(), expected, source }
         };
         let stream = TlsConnector::from(config).connect(tls_name(), stream).await.map_err(tls)?;

@@ -185,7 +185,8 @@ impl Frame {
 }
 
 fn put_json<T: Serialize>(buffer: &mut BytesMut, value: &T) {
-    serde_json::to_writer(buffer.writer(), value).expect("greetings have only what JSON can hold, and memory is no device");
+    serde_json::to_writer(buffer.writer(), value)
+        .expect("greetings have only what JSON can hold, and memory is no device");
 }
 
 fn put_message(buffer: &mut BytesMut, message: &Message) {
@@ -199,9 +200,7 @@ fn json<T: DeserializeOwned>(kind: u8, payload: &Bytes) -> Result<Box<T>, FrameE
 }
 
 fn message(kind: u8, payload: Bytes) -> Result<Box<Message>, FrameError> {
-    Message::decode(payload)
-        .map(Box::new)
-        .map_err(|error| FrameError::Malformed { kind, reason: error.to_string() })
+    Message::decode(payload).map(Box::new).map_err(|error| FrameError::Malformed { kind, reason: error.to_string() })
 }
 
 /// Reads one frame, and says how large its payload was.
@@ -270,7 +269,9 @@ mod tests {
 
     #[tokio::test]
     async fn r5_a_frame_larger_than_its_kind_is_refused_before_it_is_read() {
-        for (kind, bytes_max) in [(HELLO, SMALL_BYTES_MAX), (MESSAGE, MESSAGE_BYTES_MAX), (SNAPSHOT, SNAPSHOT_BYTES_MAX)] {
+        for (kind, bytes_max) in
+            [(HELLO, SMALL_BYTES_MAX), (MESSAGE, MESSAGE_BYTES_MAX), (SNAPSHOT, SNAPSHOT_BYTES_MAX)]
+        {
             let head = framed(u32::try_from(bytes_max).unwrap() + 1, kind, b"");
             assert!(matches!(read_back(&head).await, Err(FrameError::TooLarge { .. })), "kind {kind}");
         }
@@ -286,7 +287,8 @@ mod tests {
 
     #[tokio::test]
     async fn r5_garbage_is_refused() {
-        for (kind, payload) in [(MESSAGE, &b"\xff\xff\xff"[..]), (HELLO, b"{}"), (FORWARD, b"1234567"), (PLEDGE, b"[")] {
+        for (kind, payload) in [(MESSAGE, &b"\xff\xff\xff"[..]), (HELLO, b"{}"), (FORWARD, b"1234567"), (PLEDGE, b"[")]
+        {
             let bytes = framed(u32::try_from(payload.len()).unwrap(), kind, payload);
             assert!(matches!(read_back(&bytes).await, Err(FrameError::Malformed { .. })), "kind {kind}");
         }

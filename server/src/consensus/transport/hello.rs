@@ -57,7 +57,9 @@ pub(crate) enum HelloAnswer {
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Refusal {
     /// They speak different versions.
-    #[error("server `{server}` speaks version {ours} on the Raft port, not {theirs}: run servers of neighbouring releases")]
+    #[error(
+        "server `{server}` speaks version {ours} on the Raft port, not {theirs}: run servers of neighbouring releases"
+    )]
     Version { server: ServerId, ours: u16, theirs: u16 },
     /// The name in the greeting is not that of the certificate.
     #[error("the certificate is that of server `{certified}`, the greeting that of server `{claimed}`")]
@@ -66,13 +68,19 @@ pub(crate) enum Refusal {
     #[error("two servers are started as `{server}`: give each server a --node of its own")]
     DuplicateName { server: ServerId },
     /// They belong to different clusters.
-    #[error("server `{server}` belongs to cluster {ours}, not to {theirs}: correct --retry-join, or one server's data directory")]
+    #[error(
+        "server `{server}` belongs to cluster {ours}, not to {theirs}: correct --retry-join, or one server's data directory"
+    )]
     OtherCluster { server: ServerId, ours: String, theirs: String },
     /// The name is a member's, the data directory is not.
-    #[error("server `{server}` is a member with another disk: its data directory was lost or replaced; start it under a new --node id and remove the old one")]
+    #[error(
+        "server `{server}` is a member with another disk: its data directory was lost or replaced; start it under a new --node id and remove the old one"
+    )]
     OtherDisk { server: ServerId },
     /// The cluster is made already, of other servers.
-    #[error("server `{server}` is not a member of {cluster}: it cannot be added to a cluster that is bootstrapped already")]
+    #[error(
+        "server `{server}` is not a member of {cluster}: it cannot be added to a cluster that is bootstrapped already"
+    )]
     NotMember { server: ServerId, cluster: String },
     /// They would not make the same cluster.
     #[error("server `{server}` has {setting} = {ours}, the other one {theirs}: start both with the same")]

@@ -75,9 +75,10 @@ impl Links {
     pub(crate) fn send(&self, message: Message) {
         let peer = message.to;
         let is_snapshot = message.msg_type == MessageType::MsgSnapshot as i32;
-        let is_sent = self.links.get(&peer).is_some_and(|link| {
-            if is_snapshot { self.send_snapshot(link, message) } else { link.send(message) }
-        });
+        let is_sent = self
+            .links
+            .get(&peer)
+            .is_some_and(|link| if is_snapshot { self.send_snapshot(link, message) } else { link.send(message) });
         if !is_sent {
             self.context.shared().metrics.raft_message_dropped();
             let inbox = &self.context.shared().inbox;

@@ -1,0 +1,21 @@
+//! Programs of others that a test needs.
+
+use std::{
+    io::Write,
+    path::{Path, PathBuf},
+};
+
+/// Finds a program; where it is missing the test is skipped, loudly, or fails if `WEFT_TEST_REQUIRE=all`.
+pub(crate) fn tool(name: &str, test: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let found = std::env::split_paths(&path)
+        .chain(["/usr/sbin", "/sbin"].map(PathBuf::from))
+        .map(|folder| folder.join(name))
+        .find(|candidate| Path::is_file(candidate));
+    if found.is_none() {
+        assert!(std::env::var("WEFT_TEST_REQUIRE").as_deref() != Ok("all"), "{test} needs `{name}`: install it");
+        // Past the capture of the test runner, for a skipped test must be seen.
+        let _unseen = writeln!(std::io::stderr(), "SKIPPED {test}: `{name}` is not installed");
+    }
+    found
+}

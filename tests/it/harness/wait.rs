@@ -1,0 +1,21 @@
+//! Waiting for what becomes true by itself.
+
+use std::time::{Duration, Instant};
+
+/// A promise in seconds is asserted with a deadline of this many times the promise: machines that run tests are busy.
+pub(crate) const PROMISE_FACTOR: u32 = 5;
+
+/// Asks again and again until there is an answer; fails the test at the deadline, naming what was waited for.
+#[track_caller]
+pub(crate) fn eventually<T>(what: &str, deadline: Duration, mut ask: impl FnMut() -> Option<T>) -> T {
+    let start = Instant::now();
+    let mut pause = Duration::from_millis(10);
+    loop {
+        if let Some(answer) = ask() {
+            return answer;
+        }
+        assert!(start.elapsed() < deadline, "waited {deadline:?} for {what}");
+        std::thread::sleep(pause);
+        pause = (pause * 2).min(Duration::from_millis(200));
+    }
+}

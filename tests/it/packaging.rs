@@ -1,0 +1,268 @@
+//! What weft is shipped in: read by the programs that are to read it, where they are here, and searched everywhere for what
+//! must not be in it.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    io::Write,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use serde_json::Value;
+
+/// The most that `systemd-analyze security` may find exposed, in tenths.
+const EXPOSURE_MAX: u32 = 15;
+
+/// Finds a program; where it is missing the test is skipped, loudly, and never fails.
+///
+/// Unlike what `harness::tool` looks for, neither terraform nor systemd can be installed everywhere that the tests run, so
+/// `WEFT_TEST_REQUIRE` does not ask for them.
+fn optional_tool(name: &str, test: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let found = std::env::split_paths(&path).map(|folder| folder.join(name)).find(|candidate| candidate.is_file());
+    if found.is_none() {
+        // Past the capture of the test runner, for a skipped test must be seen.
+        let _unseen = writeln!(std::io::stderr(), "SKIPPED {test}: `{name}` is not installed");
+    }
+    found
+}
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+#[track_caller]
+fn read(path: &str) -> String {
+    fs::read_to_string(root().join(path)).unwrap_or_else(|error| panic!("reading {path}: {error}"))
+}
+
+/// Returns the entries of a folder, sorted.
+#[track_caller]
+fn entries(folder: &Path) -> Vec<PathBuf> {
+    let listed = fs::read_dir(folder).unwrap_or_else(|error| panic!("listing {}: {error}", folder.display()));
+    let mut entries: Vec<PathBuf> = listed.map(|entry| entry.unwrap().path()).collect();
+    entries.sort();
+    assert!(!entries.is_empty(), "{} is empty", folder.display());
+    entries
+}
+
+/// Copies a folder without what starts with a dot, such as what a program has left behind there.
+fn copy(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in entries(from) {
+        let name = entry.file_name().unwrap();
+        if name.to_string_lossy().starts_with('.') {
+            continue;
+        }
+        if entry.is_dir() {
+            copy(&entry, &to.join(name));
+        } else {
+            fs::copy(&entry, to.join(name)).unwrap();
+        }
+    }
+}
+
+/// Runs a command that must succeed.
+#[track_caller]
+fn succeed(command: &mut Command) {
+    let output = command.output().unwrap_or_else(|error| panic!("running {command:?}: {error}"));
+    let (stdout, stderr) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{command:?} ended with {}:\n{stdout}{stderr}", output.status);
+}
+
+#[test]
+fn terraform_modules_are_valid_tidy_and_pass_their_own_tests() {
+    let test = "terraform_modules_are_valid_tidy_and_pass_their_own_tests";
+    let Some(terraform) = optional_tool("terraform", test) else { return };
+    for module in entries(&root().join("terraform/modules")) {
+        // A copy, for terraform writes beside what it reads.
+        let directory = tempfile::tempdir().unwrap();
+        let copied = directory.path().join("module");
+        copy(&module, &copied);
+        for arguments in ["init -input=false", "validate", "test", "fmt -check -diff -recursive"] {
+            // An environment of its own, so that nobody's settings or variables change the outcome, and no network is needed.
+            succeed(
+                Command::new(&terraform)
+                    .arg(format!("-chdir={}", copied.display()))
+                    .args(arguments.split(' '))
+                    .arg("-no-color")
+                    .env_clear()
+                    .env("HOME", directory.path())
+                    .env("TF_CLI_CONFIG_FILE", "/dev/null")
+                    .env("TF_DATA_DIR", directory.path().join("data"))
+                    .env("CHECKPOINT_DISABLE", "1"),
+            );
+        }
+    }
+}
+
+#[test]
+fn systemd_units_are_understood_and_expose_little() {
+    let test = "systemd_units_are_understood_and_expose_little";
+    let Some(analyze) = optional_tool("systemd-analyze", test) else { return };
+    let directory = tempfile::tempdir().unwrap();
+    for unit in entries(&root().join("packaging/systemd")) {
+        // The program has to exist, and weft is not installed here.
+        let text = fs::read_to_string(&unit).unwrap();
+        let program = "ExecStart=/usr/bin/weft ";
+        assert_eq!(text.matches(program).count(), 1, "{} starts weft once", unit.display());
+        let staged = directory.path().join(unit.file_name().unwrap());
+        fs::write(&staged, text.replace(program, "ExecStart=/bin/true ")).unwrap();
+        // Without this flag a key that systemd does not know is only warned of.
+        succeed(Command::new(&analyze).args(["verify", "--man=no", "--recursive-errors=no"]).arg(&staged));
+        let threshold = format!("--threshold={EXPOSURE_MAX}");
+        succeed(Command::new(&analyze).args(["security", "--offline=true", "--no-pager", &threshold]).arg(&staged));
+    }
+}
+
+#[test]
+fn the_chart_installs_the_version_that_it_stands_beside() {
+    let text = read("charts/weft/Chart.yaml");
+    let lines = text.lines().filter(|line| !line.is_empty() && !line.starts_with('#'));
+    let fields: BTreeMap<&str, &str> = lines
+        .map(|line| {
+            line.split_once(": ").unwrap_or_else(|| panic!("Chart.yaml is `key: value` on every line, not `{line}`"))
+        })
+        .map(|(key, value)| (key, value.trim_matches('"')))
+        .collect();
+    assert_eq!(fields.get("apiVersion"), Some(&"v2"));
+    assert_eq!(fields.get("name"), Some(&"weft"));
+    assert_eq!(fields.get("appVersion"), Some(&env!("CARGO_PKG_VERSION")), "raise it with the version of the binary");
+    assert!(fields.contains_key("version"), "{fields:?}");
+}
+
+/// Lists the paths of the values that a schema names, down to where it refers to a definition.
+fn schema_paths(schema: &Value, prefix: &str, found: &mut BTreeSet<String>) {
+    let Some(properties) = schema["properties"].as_object() else {
+        found.insert(prefix.to_owned());
+        return;
+    };
+    for (name, property) in properties {
+        let path = if prefix.is_empty() { name.clone() } else { format!("{prefix}.{name}") };
+        schema_paths(property, &path, found);
+    }
+}
+
+/// Lists the paths of the keys of a YAML file of nested maps; what stands in its lists is left out.
+fn yaml_paths(text: &str) -> BTreeSet<String> {
+    let mut parents: Vec<(usize, &str)> = Vec::new();
+    let mut found = BTreeSet::new();
+    for line in text.lines() {
+        let trimmed = line.trim_start();
+        let Some((key, _)) = trimmed.split_once(':').filter(|_| !trimmed.starts_with(['#', '-'])) else { continue };
+        let indent = line.len() - trimmed.len();
+        parents.retain(|(of_parent, _)| *of_parent < indent);
+        parents.push((indent, key));
+        let path: Vec<&str> = parents.iter().map(|(_, key)| *key).collect();
+        found.insert(path.join("."));
+    }
+    found
+}
+
+/// Lists the values that templates read, as they stand after `.Values.`.
+fn read_by_templates() -> BTreeSet<String> {
+    let templates = entries(&root().join("charts/weft/templates"));
+    let texts: String = templates.iter().map(|template| fs::read_to_string(template).unwrap()).collect();
+    let is_of_path = |character: char| character.is_ascii_alphanumeric() || character == '.';
+    texts
+        .split(".Values.")
+        .skip(1)
+        .map(|rest| rest.split(|next| !is_of_path(next)).next().unwrap().to_owned())
+        .collect()
+}
+
+/// Says whether one of the paths is the other, or lies on the way to it.
+fn meet(one: &str, other: &str) -> bool {
+    let (short, long) = if one.len() <= other.len() { (one, other) } else { (other, one) };
+    long.strip_prefix(short).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+}
+
+#[test]
+fn schema_values_and_templates_of_the_chart_name_the_same_things() {
+    let schema: Value = serde_json::from_str(&read("charts/weft/values.schema.json")).unwrap();
+    let mut known = BTreeSet::new();
+    schema_paths(&schema, "", &mut known);
+    assert!(known.remove("global"), "Helm adds it to every chart that another one depends on");
+    let (written, used) = (yaml_paths(&read("charts/weft/values.yaml")), read_by_templates());
+    assert!(known.len() > 20 && used.len() > 20, "{known:?} {used:?}");
+    for path in &known {
+        assert!(written.contains(path), "values.yaml does not show `{path}`");
+        assert!(used.iter().any(|used| meet(used, path)), "no template reads `{path}`");
+    }
+    for path in written.iter().chain(&used) {
+        assert!(known.iter().any(|known| meet(known, path)), "the schema does not know `{path}`");
+    }
+}
+
+#[test]
+fn f1_the_chart_refuses_values_that_it_does_not_know() {
+    fn check(schema: &Value, path: &str) {
+        let is_object = schema["type"] == "object";
+        let strict = schema["additionalProperties"] == false || schema["additionalProperties"].is_object();
+        assert!(!is_object || strict || path == "/properties/global", "{path} takes anything");
+        let inner = schema.as_object().into_iter().flatten().filter(|(_, inner)| inner.is_object());
+        for (name, inner) in inner {
+            check(inner, &format!("{path}/{name}"));
+        }
+    }
+    let schema: Value = serde_json::from_str(&read("charts/weft/values.schema.json")).unwrap();
+    assert_eq!(schema["type"], "object");
+    check(&schema, "");
+    assert_eq!(
+        schema["properties"]["replicas"]["enum"],
+        serde_json::json!([1, 3, 5]),
+        "an even number is no majority more"
+    );
+}
+
+#[test]
+fn the_chart_asks_for_no_rights() {
+    for template in entries(&root().join("charts/weft/templates")) {
+        let name = template.file_name().unwrap().to_string_lossy().into_owned();
+        let text = fs::read_to_string(&template).unwrap().replace("{{/*", "").replace("*/}}", "");
+        // The first is any wildcard.
+        let forbidden = "* Role privileged hostNetwork hostPID hostIPC hostPath hostPort";
+        for word in forbidden.split(' ') {
+            assert!(!text.contains(word), "{name} says `{word}`");
+        }
+    }
+    let servers = read("charts/weft/templates/statefulset.yaml");
+    let wanted = [
+        "automountServiceAccountToken: false",
+        "runAsNonRoot: true",
+        "runAsUser: 65532",
+        "runAsGroup: 65532",
+        "type: RuntimeDefault",
+        "allowPrivilegeEscalation: false",
+        "readOnlyRootFilesystem: true",
+        "- ALL",
+        "defaultMode: 0440",
+    ];
+    for line in wanted {
+        assert!(servers.lines().any(|found| found.trim() == line), "the servers' pods do not say `{line}`");
+    }
+}
+
+#[test]
+fn the_image_holds_one_program_and_runs_it_as_nobody() {
+    let text = read("packaging/container/Containerfile").replace("\\\n", " ");
+    let lines: Vec<&str> = text.lines().filter(|line| !line.is_empty() && !line.starts_with('#')).collect();
+    let instructions: BTreeSet<&str> = lines.iter().filter_map(|line| line.split_whitespace().next()).collect();
+    assert_eq!(
+        instructions,
+        BTreeSet::from(["COPY", "ENTRYPOINT", "ENV", "FROM", "LABEL", "USER"]),
+        "nothing runs while it is built"
+    );
+    for line in [
+        "FROM scratch",
+        "USER 65532:65532",
+        "ENTRYPOINT [\"/usr/bin/weft\"]",
+        "COPY --chown=0:0 --chmod=0555 weft /usr/bin/weft",
+    ] {
+        let instruction = line.split_whitespace().next();
+        let same: Vec<&str> =
+            lines.iter().copied().filter(|other| other.split_whitespace().next() == instruction).collect();
+        assert_eq!(same, [line]);
+    }
+}

@@ -1,0 +1,93 @@
+//! What must hold whatever fails.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use catalog::{Catalog, CatalogIndex, Outcome, ServicePattern};
+
+/// Something that must hold and did not.
+#[derive(Debug)]
+pub(crate) struct Violation(pub String);
+
+impl fmt::Display for Violation {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(&self.0)
+    }
+}
+
+pub(crate) type Checked<T = ()> = Result<T, Violation>;
+
+/// Fails the run with this sentence unless the claim holds.
+macro_rules! check {
+    ($claim:expr, $($sentence:tt)+) => {
+        if !$claim {
+            return Err($crate::sim::checks::Violation(format!($($sentence)+)));
+        }
+    };
+}
+pub(super) use check;
+
+/// How often the state of an index is compared between servers. Writing it out is what a run spends its time on.
+const COMPARED_EVERY: u64 = 16;
+
+/// Remembers what was seen, to hold the present against it.
+#[derive(Debug, Default)]
+pub(crate) struct Checks {
+    leaders: BTreeMap<u64, u64>,
+    states: BTreeMap<CatalogIndex, (u64, Vec<u8>)>,
+    acknowledged: Vec<(ServicePattern, CatalogIndex)>,
+}
+
+impl Checks {
+    /// A term has one leader at most.
+    pub(crate) fn leads(&mut self, server: u64, term: u64) -> Checked {
+        let first = *self.leaders.entry(term).or_insert(server);
+        check!(first == server, "servers {first} and {server} both lead in term {term}");
+        Ok(())
+    }
+
+    /// Servers that applied the same log have the same state.
+    pub(crate) fn applied(&mut self, server: u64, catalog: &Catalog, is_certain: bool) -> Checked {
+        let index = catalog.index();
+        if !is_certain && !index.0.is_multiple_of(COMPARED_EVERY) {
+            return Ok(());
+        }
+        let state = catalog.snapshot();
+        let (other, seen) = self.states.entry(index).or_insert_with(|| (server, state.clone()));
+        check!(*seen == state, "servers {other} and {server} differ at index {index}");
+        Ok(())
+    }
+
+    /// A write that creates what only it creates is done, however often it was sent.
+    pub(crate) fn acknowledged(&mut self, destination: &ServicePattern, index: CatalogIndex, outcome: &Outcome) -> Checked {
+        check!(*outcome == Outcome::Done, "the write of {destination} was applied twice: {outcome:?}");
+        self.acknowledged.push((destination.clone(), index));
+        Ok(())
+    }
+
+    /// Returns the index that every read started from now on must have reached.
+    pub(crate) fn floor(&self) -> CatalogIndex {
+        self.acknowledged.iter().map(|(_, index)| *index).max().unwrap_or_default()
+    }
+
+    /// A linearizable read sees every write acknowledged before it was asked for.
+    pub(crate) fn read(&self, server: u64, catalog: &Catalog, floor: CatalogIndex) -> Checked {
+        let index = catalog.index();
+        check!(index >= floor, "a read on server {server} saw index {index} after a write at {floor} was acknowledged");
+        Ok(())
+    }
+
+    /// No acknowledged write is lost.
+    pub(crate) fn kept(&self, server: u64, catalog: &Catalog) -> Checked {
+        let present: Vec<&ServicePattern> = catalog.intentions().map(|intention| &intention.destination).collect();
+        for (destination, index) in &self.acknowledged {
+            let is_kept = present.contains(&destination);
+            check!(is_kept, "the write of {destination}, acknowledged at {index}, is lost on server {server}");
+        }
+        Ok(())
+    }
+
+    pub(crate) fn leader_count(&self) -> u64 {
+        self.leaders.len() as u64
+    }
+}

@@ -1,0 +1,67 @@
+//! A simulated server's disk.
+
+use std::cell::Cell;
+use std::io;
+use std::rc::Rc;
+
+use server::raft::{Disk, MemoryDisk};
+
+/// A disk in memory that may break, and that may lie about syncing.
+#[derive(Debug, Default)]
+pub(crate) struct SimDisk {
+    pub(crate) memory: MemoryDisk,
+    /// How many writing operations still succeed. Shared with whoever decides that the disk breaks.
+    pub(crate) writes_left: Rc<Cell<Option<u64>>>,
+    /// Whether syncing does nothing: the bug that the checks must find.
+    pub(crate) is_lying: bool,
+}
+
+impl SimDisk {
+    fn spend(&self) -> io::Result<()> {
+        match self.writes_left.get() {
+            Some(0) => Err(io::Error::other("the simulated disk broke")),
+            left => {
+                self.writes_left.set(left.map(|left| left - 1));
+                Ok(())
+            }
+        }
+    }
+}
+
+impl Disk for SimDisk {
+    fn append(&mut self, file: &str, bytes: &[u8]) -> io::Result<()> {
+        // A write that fails may have written a part.
+        let broken = self.spend();
+        let written = if broken.is_ok() { bytes } else { &bytes[..bytes.len() / 2] };
+        self.memory.append(file, written)?;
+        broken
+    }
+
+    fn sync(&mut self, file: &str) -> io::Result<()> {
+        self.spend()?;
+        if self.is_lying { Ok(()) } else { self.memory.sync(file) }
+    }
+
+    fn read(&self, file: &str) -> io::Result<Vec<u8>> {
+        self.memory.read(file)
+    }
+
+    fn list(&self) -> io::Result<Vec<String>> {
+        self.memory.list()
+    }
+
+    fn rename(&mut self, from: &str, to: &str) -> io::Result<()> {
+        self.spend()?;
+        self.memory.rename(from, to)
+    }
+
+    fn remove(&mut self, file: &str) -> io::Result<()> {
+        self.spend()?;
+        self.memory.remove(file)
+    }
+
+    fn truncate(&mut self, file: &str, length: u64) -> io::Result<()> {
+        self.spend()?;
+        self.memory.truncate(file, length)
+    }
+}

@@ -1,0 +1,113 @@
+//! What goes wrong: drawn from the seed, one after the other.
+
+use std::time::Duration;
+
+use server::raft::{Input, Role};
+
+use super::mesh::{Event, Mesh};
+use super::network::{Place, Weather};
+use super::servers::Process;
+
+impl Mesh {
+    /// Draws the next fault and lets it happen.
+    pub(crate) fn fault(&mut self) {
+        let ids: Vec<u64> = self.servers.keys().copied().collect();
+        let one = self.random.choose(&ids);
+        match self.random.within(0..14) {
+            0 | 1 => self.crash(one),
+            2 => ids.iter().for_each(|id| self.crash(*id)),
+            3 => {
+                if let Some(leader) = self.leader() {
+                    self.crash(leader);
+                }
+            }
+            4 => self.partition(&ids),
+            5 => {
+                // One direction only: a leader that is heard and hears nothing, or the reverse.
+                let other = self.random.choose(&ids);
+                self.network.cut(Place::Server(one), Place::Server(other));
+            }
+            6 => self.bridge(&ids, one),
+            7 => self.network.weather = Weather::STORM,
+            8 => self.network.weather = Weather::SLOW,
+            9 | 10 => self.network.heal(),
+            11 => self.pause(one),
+            12 => self.break_disk(one),
+            _ => {
+                if let Some(leader) = self.leader() {
+                    self.input(leader, Input::TransferLeader(one));
+                }
+            }
+        }
+    }
+
+    /// Ends every fault: all servers run, nothing is cut.
+    pub(crate) fn heal(&mut self) {
+        self.network.heal();
+        for server in self.servers.values_mut() {
+            server.paused_until = Duration::ZERO;
+            server.writes_left.set(None);
+            if let Process::Down(_) = server.process {
+                self.schedule.plan(Duration::ZERO, Event::Start { server: server.id, life: server.life });
+            }
+        }
+    }
+
+    /// Loses a server's power; it comes back after a while.
+    pub(crate) fn crash(&mut self, id: u64) {
+        let (seed, after) = (self.random.next(), self.random.millis(10..4000));
+        let server = self.servers.get_mut(&id).expect("the server exists");
+        if server.room().is_some() {
+            server.crash(seed);
+            self.summary.crashes += 1;
+            self.trace.note(self.schedule.now(), "crash", &[id]);
+            self.schedule.plan(after, Event::Start { server: id, life: server.life });
+        }
+    }
+
+    /// Splits the servers, and the clients with them, into two sides.
+    fn partition(&mut self, ids: &[u64]) {
+        let clients: Vec<u64> = self.clients.keys().copied().collect();
+        let places = ids.iter().map(|id| Place::Server(*id)).chain(clients.into_iter().map(Place::Client));
+        let sides: Vec<(Place, bool)> = places.map(|place| (place, self.random.happens(50))).collect();
+        for (from, from_side) in &sides {
+            for (to, to_side) in &sides {
+                if from_side != to_side {
+                    self.network.cut(*from, *to);
+                }
+            }
+        }
+    }
+
+    /// Cuts the servers so that only one reaches all others.
+    fn bridge(&mut self, ids: &[u64], bridge: u64) {
+        for from in ids {
+            for to in ids {
+                if *from != bridge && *to != bridge && from != to {
+                    self.network.cut(Place::Server(*from), Place::Server(*to));
+                }
+            }
+        }
+    }
+
+    /// Stops a server from running for a while; the world goes on, and its inbox fills.
+    fn pause(&mut self, id: u64) {
+        let until = self.schedule.now() + self.random.millis(100..5000);
+        self.servers.get_mut(&id).expect("the server exists").paused_until = until;
+    }
+
+    /// Lets one of the next writes of a server's disk fail; the server ends, as it must, and is started again.
+    fn break_disk(&mut self, id: u64) {
+        let writes = self.random.within(0..12);
+        self.servers[&id].writes_left.set(Some(writes));
+    }
+
+    pub(crate) fn leader(&self) -> Option<u64> {
+        let now = self.schedule.now();
+        let leads = |id: &u64| {
+            self.servers[id].room().map(|room| room.status(now)).filter(|status| status.role == Role::Leader)
+        };
+        let leaders = self.servers.keys().filter_map(leads);
+        leaders.max_by_key(|status| status.term).map(|status| status.id)
+    }
+}

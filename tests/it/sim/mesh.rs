@@ -1,0 +1,462 @@
+//! The simulated mesh: one loop that takes the next event and lets it happen.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use catalog::Timestamp;
+use server::raft::{Input, Limits, Message, MessageType, Output, ProposalFailure, Role};
+
+use super::checks::{Checked, Checks, check};
+use super::clients::{Answer, Client, Wish};
+use super::network::{Network, Place};
+use super::random::Random;
+use super::schedule::Schedule;
+use super::servers::{Asker, Process, Server};
+
+/// What a run is made of.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Plan {
+    pub(crate) servers: u64,
+    pub(crate) clients: u64,
+    pub(crate) has_faults: bool,
+    pub(crate) has_honest_disks: bool,
+    /// How long things go wrong.
+    pub(crate) trouble: Duration,
+}
+
+impl Default for Plan {
+    fn default() -> Plan {
+        Plan { servers: 3, clients: 5, has_faults: true, has_honest_disks: true, trouble: Duration::from_secs(20) }
+    }
+}
+
+/// How long a healed mesh may take until everybody writes again and all servers agree.
+const RECOVERY: Duration = Duration::from_secs(30);
+/// How long after the last write the servers may take to stand at the same index.
+const SILENCE: Duration = Duration::from_secs(5);
+/// How long a client waits for an answer before it asks elsewhere.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// What a run came to. Equal for equal seeds.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Summary {
+    pub(crate) acknowledged: u64,
+    pub(crate) reads: u64,
+    pub(crate) leaders: u64,
+    pub(crate) crashes: u64,
+    /// How often a server was sent a snapshot.
+    pub(crate) restored: u64,
+    pub(crate) trace: u64,
+}
+
+impl Summary {
+    pub(crate) fn add(&mut self, other: &Summary) {
+        self.acknowledged += other.acknowledged;
+        self.reads += other.reads;
+        self.leaders += other.leaders;
+        self.crashes += other.crashes;
+        self.restored += other.restored;
+        self.trace ^= other.trace;
+    }
+}
+
+/// Something that is going to happen.
+#[derive(Debug)]
+pub(crate) enum Event {
+    /// A server's clock ticks.
+    Tick { server: u64, life: u64 },
+    /// A server looks into its inbox.
+    Wake { server: u64, life: u64 },
+    /// A server that is down comes back.
+    Start { server: u64, life: u64 },
+    /// Something arrives.
+    Arrive { from: Place, to: Place, parcel: Parcel },
+    /// Something reaches a server from within: its transport or its encoder.
+    Inner { server: u64, life: u64, input: Input },
+    /// A client thinks of something, or loses patience with its attempt.
+    Client { client: u64, attempt: u64 },
+    /// Something goes wrong.
+    Fault,
+}
+
+/// What travels. Other machines add their kinds here.
+#[derive(Debug, Clone)]
+pub(crate) enum Parcel {
+    Raft(Box<Message>),
+    Ask { number: u64, wish: Wish },
+    Answer { number: u64, answer: Answer },
+}
+
+/// Condenses everything that happens into one number, and prints it where one seed is replayed.
+#[derive(Debug)]
+pub(crate) struct Trace {
+    hash: u64,
+    is_printed: bool,
+}
+
+impl Trace {
+    pub(crate) fn note(&mut self, now: Duration, what: &str, numbers: &[u64]) {
+        let time = [now.as_micros() as u64, what.len() as u64];
+        for number in time.iter().chain(numbers) {
+            self.hash = (self.hash ^ number).wrapping_mul(0x0100_0000_01b3).rotate_left(29);
+        }
+        if self.is_printed {
+            println!("{:>12.6} {what} {numbers:?}", now.as_secs_f64());
+        }
+    }
+}
+
+/// The simulated mesh.
+pub(crate) struct Mesh {
+    pub(crate) plan: Plan,
+    pub(crate) schedule: Schedule<Event>,
+    pub(crate) random: Random,
+    pub(crate) network: Network,
+    pub(crate) servers: BTreeMap<u64, Server>,
+    pub(crate) clients: BTreeMap<u64, Client>,
+    pub(crate) trace: Trace,
+    limits: Limits,
+    checks: Checks,
+    pub(crate) summary: Summary,
+}
+
+impl Mesh {
+    pub(crate) fn new(seed: u64, plan: Plan) -> Mesh {
+        let mut random = Random::new(seed);
+        // Small bounds, so that segments roll, logs are compacted and snapshots sent within seconds.
+        let limits = Limits {
+            proposals_max: random.within(2..20) as usize,
+            append_bytes_max: random.within(200..4000),
+            appends_in_flight_max: random.within(1..10) as usize,
+            segment_bytes: random.within(500..20_000),
+            snapshot_entries: random.within(3..40),
+            retained_entries: random.within(0..8),
+            ..Limits::default()
+        };
+        Mesh {
+            plan,
+            schedule: Schedule::new(),
+            random,
+            network: Network::new(),
+            servers: (1..=plan.servers).map(|id| (id, Server::new(id))).collect(),
+            clients: (1..=plan.clients).map(|id| (id, Client::new(id))).collect(),
+            trace: Trace { hash: seed, is_printed: std::env::var_os("SEED").is_some() },
+            limits,
+            checks: Checks::default(),
+            summary: Summary::default(),
+        }
+    }
+
+    /// Runs through trouble and recovery.
+    pub(crate) fn run(mut self) -> Checked<Summary> {
+        for server in self.servers.keys() {
+            self.schedule.plan(Duration::ZERO, Event::Start { server: *server, life: 0 });
+        }
+        for client in self.clients.keys() {
+            self.schedule.plan(Duration::from_secs(1), Event::Client { client: *client, attempt: 0 });
+        }
+        if self.plan.has_faults {
+            self.schedule.plan(Duration::from_secs(2), Event::Fault);
+        }
+        self.run_for(self.plan.trouble)?;
+        self.plan.has_faults = false;
+        self.heal();
+        self.recover()?;
+        self.summary.leaders = self.checks.leader_count();
+        self.summary.trace = self.trace.hash;
+        Ok(self.summary)
+    }
+
+    pub(crate) fn run_for(&mut self, duration: Duration) -> Checked {
+        let deadline = self.schedule.now() + duration;
+        while let Some(event) = self.schedule.next(deadline) {
+            self.happen(event)?;
+        }
+        Ok(())
+    }
+
+    /// A healed mesh writes again, loses nothing, and its servers come to agree.
+    fn recover(&mut self) -> Checked {
+        let before: Vec<u64> = self.clients.values().map(|client| client.done).collect();
+        let deadline = self.schedule.now() + RECOVERY;
+        let progress = |mesh: &Mesh| mesh.clients.values().zip(&before).all(|(client, before)| client.done > before + 1);
+        while !(self.leader().is_some() && progress(self)) {
+            check!(
+                self.schedule.now() < deadline,
+                "after {RECOVERY:?} without faults {:?} leads and the clients' writes went from {before:?} to {:?}",
+                self.leader(),
+                self.clients.values().map(|client| client.done).collect::<Vec<_>>()
+            );
+            self.run_for(Duration::from_millis(500))?;
+        }
+        // Everybody falls silent, and the last writes reach everybody.
+        self.clients.clear();
+        self.run_for(SILENCE)?;
+        let now = self.schedule.now();
+        let mut applied = Vec::new();
+        for server in self.servers.values() {
+            let Some(room) = server.room() else { continue };
+            self.checks.applied(server.id, room.catalog(), true)?;
+            self.checks.kept(server.id, room.catalog())?;
+            applied.push(room.catalog().index());
+            let refused = room.status(now).refused_messages;
+            check!(refused == 0, "server {} refused {refused} messages of honest peers", server.id);
+        }
+        check!(applied.len() as u64 == self.plan.servers, "only {} servers run after everything was healed", applied.len());
+        check!(applied.windows(2).all(|pair| pair[0] == pair[1]), "servers stand at {applied:?} after everything was healed");
+        Ok(())
+    }
+
+    fn happen(&mut self, event: Event) -> Checked {
+        match event {
+            Event::Tick { server, life } => {
+                if self.lives(server, life) {
+                    let tick = self.servers[&server].tick;
+                    self.schedule.plan(tick, Event::Tick { server, life });
+                    self.input(server, Input::Tick);
+                }
+            }
+            Event::Wake { server, life } => {
+                if self.lives(server, life) {
+                    self.wake(server)?;
+                }
+            }
+            Event::Start { server, life } => self.start(server, life)?,
+            Event::Arrive { from, to, parcel } => self.arrive(from, to, parcel)?,
+            Event::Inner { server, life, input } => {
+                if self.lives(server, life) {
+                    self.input(server, input);
+                }
+            }
+            Event::Client { client, attempt } => self.client_acts(client, attempt),
+            Event::Fault => {
+                if self.plan.has_faults {
+                    self.fault();
+                    let after = self.random.millis(50..1500);
+                    self.schedule.plan(after, Event::Fault);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn lives(&self, server: u64, life: u64) -> bool {
+        let server = &self.servers[&server];
+        server.life == life && server.room().is_some()
+    }
+
+    fn start(&mut self, id: u64, life: u64) -> Checked {
+        let voters = self.servers.keys().copied().collect();
+        let server = self.servers.get_mut(&id).expect("the server exists");
+        if server.life != life || !matches!(server.process, Process::Down(_)) {
+            return Ok(());
+        }
+        server.start(voters, self.limits.clone(), !self.plan.has_honest_disks, &mut self.random)?;
+        self.trace.note(self.schedule.now(), "start", &[id, server.life]);
+        let (life, tick) = (server.life, server.tick);
+        self.schedule.plan(tick, Event::Tick { server: id, life });
+        Ok(())
+    }
+
+    /// Puts something into a server's inbox. It looks soon, but not at once: inputs come in batches.
+    pub(crate) fn input(&mut self, id: u64, input: Input) {
+        let delay = self.random.millis(0..3);
+        let server = self.servers.get_mut(&id).expect("the server exists");
+        if server.room().is_none() {
+            return;
+        }
+        server.inbox.push(input);
+        if !server.is_woken {
+            server.is_woken = true;
+            let pause = server.paused_until.saturating_sub(self.schedule.now());
+            self.schedule.plan(delay.max(pause), Event::Wake { server: id, life: server.life });
+        }
+    }
+
+    fn wake(&mut self, id: u64) -> Checked {
+        let now = self.schedule.now();
+        let server = self.servers.get_mut(&id).expect("the server exists");
+        if server.paused_until > now {
+            let pause = server.paused_until - now;
+            self.schedule.plan(pause, Event::Wake { server: id, life: server.life });
+            return Ok(());
+        }
+        server.is_woken = false;
+        let inputs = std::mem::take(&mut server.inbox);
+        self.trace.note(now, "wake", &[id, inputs.len() as u64]);
+        let mut outputs = Vec::new();
+        let result = match server.room_mut() {
+            Some(room) => room.step_all(inputs, now, &mut |output| outputs.push(output)),
+            None => Ok(()),
+        };
+        for output in outputs {
+            self.carry_out(id, output)?;
+        }
+        match result {
+            Ok(()) => {}
+            // The disk broke: the process ends. Anything else is a violation.
+            Err(_) if self.servers[&id].writes_left.get() == Some(0) => self.crash(id),
+            Err(error) => check!(false, "server {id} halted: {}", chain(&error)),
+        }
+        Ok(())
+    }
+
+    fn carry_out(&mut self, id: u64, output: Output) -> Checked {
+        let now = self.schedule.now();
+        match output {
+            Output::Send(message) => self.send_raft(id, message),
+            Output::Applied { index, catalog, restored, .. } => {
+                self.trace.note(now, "applied", &[id, index.0, u64::from(restored)]);
+                let server = self.servers.get_mut(&id).expect("the server exists");
+                let before = std::mem::replace(&mut server.applied, index);
+                self.summary.restored += u64::from(restored);
+                check!(index > before, "server {id} went from index {before} to {index}");
+                check!(catalog.index() == index, "server {id} put out index {} as {index}", catalog.index());
+                self.checks.applied(id, &catalog, restored)?;
+            }
+            Output::RoleChanged { role, leader, term } => {
+                self.trace.note(now, "role", &[id, role as u64, leader.unwrap_or(0), term]);
+                if role == Role::Leader {
+                    self.checks.leads(id, term)?;
+                }
+            }
+            Output::ProposalDone { id: name, index, outcome } => self.answer(id, name, Answer::Written { index, outcome }),
+            Output::ProposalFailed { id: name, reason } => {
+                let answer = match reason {
+                    ProposalFailure::NotLeader { leader } => Answer::Elsewhere(leader),
+                    ProposalFailure::Overloaded => Answer::Elsewhere(None),
+                    ProposalFailure::LeadershipLost | ProposalFailure::Stopped => Answer::Unknown,
+                    reason => {
+                        check!(false, "server {id} refused a sound proposal: {reason}");
+                        Answer::Unknown
+                    }
+                };
+                self.answer(id, name, answer);
+            }
+            Output::ReadReady { id: name, .. } => {
+                let server = &self.servers[&id];
+                if let (Some(asker), Some(room)) = (server.askers.get(&name), server.room()) {
+                    self.checks.read(id, room.catalog(), asker.floor)?;
+                }
+                self.answer(id, name, Answer::Read);
+            }
+            Output::ReadFailed { id: name, .. } => self.answer(id, name, Answer::Elsewhere(None)),
+            Output::EncodeSnapshot { index, catalog, .. } => {
+                let after = self.random.millis(1..200);
+                let input = Input::SnapshotEncoded { index, bytes: catalog.snapshot() };
+                self.schedule.plan(after, Event::Inner { server: id, life: self.servers[&id].life, input });
+            }
+        }
+        Ok(())
+    }
+
+    fn send_raft(&mut self, id: u64, message: Message) {
+        let numbers = [id, message.to, message.msg_type as u64, message.term, message.index, message.commit];
+        self.trace.note(self.schedule.now(), "send", &numbers);
+        let (from, to) = (Place::Server(id), Place::Server(message.to));
+        let peer = message.to;
+        let is_snapshot = message.msg_type == MessageType::MsgSnapshot as i32;
+        let arrivals = self.send(from, to, Parcel::Raft(Box::new(message)));
+        if is_snapshot {
+            // The transport knows what became of it, a little later.
+            let input = Input::SnapshotStatus { to: peer, delivered: arrivals > 0 };
+            self.schedule.plan(Duration::from_millis(400), Event::Inner { server: id, life: self.servers[&id].life, input });
+        }
+    }
+
+    /// Sends something, and returns how many copies will arrive.
+    pub(crate) fn send(&mut self, from: Place, to: Place, parcel: Parcel) -> usize {
+        let fate = self.network.fate(from, to, &mut self.random);
+        for delay in &fate {
+            self.schedule.plan(*delay, Event::Arrive { from, to, parcel: parcel.clone() });
+        }
+        fate.len()
+    }
+
+    fn arrive(&mut self, from: Place, to: Place, parcel: Parcel) -> Checked {
+        match (from, to, parcel) {
+            (Place::Server(_), Place::Server(to), Parcel::Raft(message)) => self.input(to, Input::Peer(*message)),
+            (Place::Client(client), Place::Server(to), Parcel::Ask { number, wish }) => {
+                let server = self.servers.get_mut(&to).expect("the server exists");
+                let floor = if let Wish::Read { floor } = wish { floor } else { Default::default() };
+                let id = server.ask(Asker { client, number, floor });
+                self.input(to, match wish {
+                    Wish::Write { data, .. } => Input::Propose { id, data },
+                    Wish::Read { .. } => Input::ReadIndex { id },
+                });
+            }
+            (Place::Server(from), Place::Client(client), Parcel::Answer { number, answer }) => {
+                self.client_hears(client, from, number, answer)?;
+            }
+            (from, to, parcel) => check!(false, "{parcel:?} went from {from:?} to {to:?}"),
+        }
+        Ok(())
+    }
+
+    fn answer(&mut self, id: u64, name: u64, answer: Answer) {
+        let server = self.servers.get_mut(&id).expect("the server exists");
+        if let Some(Asker { client, number, .. }) = server.askers.remove(&name) {
+            self.send(Place::Server(id), Place::Client(client), Parcel::Answer { number, answer });
+        }
+    }
+
+    fn client_hears(&mut self, id: u64, from: u64, number: u64, answer: Answer) -> Checked {
+        let now = self.schedule.now();
+        let Some(client) = self.clients.get_mut(&id).filter(|client| client.number == number) else { return Ok(()) };
+        let pause = match (answer, &client.wish) {
+            (Answer::Written { index, outcome }, Some(Wish::Write { destination, .. })) => {
+                self.trace.note(now, "acknowledged", &[id, number, index.0]);
+                self.checks.acknowledged(destination, index, &outcome)?;
+                self.summary.acknowledged += 1;
+                client.wish = None;
+                client.server = from;
+                client.done += 1;
+                10..200
+            }
+            (Answer::Read, Some(Wish::Read { .. })) => {
+                self.summary.reads += 1;
+                client.wish = None;
+                10..200
+            }
+            // A late answer to what was heard of already, or to an earlier sending.
+            (_, None) => return Ok(()),
+            (Answer::Elsewhere(Some(leader)), _) => {
+                client.server = leader;
+                1..20
+            }
+            (_, Some(_)) => {
+                client.server = client.server % self.plan.servers + 1;
+                50..400
+            }
+        };
+        client.attempt += 1;
+        let (attempt, after) = (client.attempt, self.random.millis(pause));
+        self.schedule.plan(after, Event::Client { client: id, attempt });
+        Ok(())
+    }
+
+    fn client_acts(&mut self, id: u64, attempt: u64) {
+        let floor = self.checks.floor();
+        let now = self.schedule.now();
+        let Some(client) = self.clients.get_mut(&id).filter(|client| client.attempt == attempt) else { return };
+        let is_new = client.wish.is_none();
+        if is_new && self.random.happens(30) {
+            client.wish_to_read(floor);
+            client.server = self.random.within(1..self.plan.servers + 1);
+        } else if is_new {
+            client.wish_to_write(Timestamp(now.as_millis() as u64));
+        } else if self.random.happens(50) {
+            client.server = self.random.within(1..self.plan.servers + 1);
+        }
+        client.attempt += 1;
+        let Some(wish) = client.wish.clone() else { return };
+        let (to, number, attempt) = (client.server, client.number, client.attempt);
+        self.schedule.plan(PATIENCE, Event::Client { client: id, attempt });
+        self.send(Place::Client(id), Place::Server(to), Parcel::Ask { number, wish });
+    }
+}
+
+/// Returns an error with everything that caused it.
+fn chain(error: &dyn std::error::Error) -> String {
+    std::iter::successors(Some(error), |error| error.source()).map(ToString::to_string).collect::<Vec<_>>().join(": ")
+}

@@ -1,0 +1,62 @@
+//! The network between everybody: it delays, loses, repeats, reorders and partitions.
+
+use std::collections::BTreeSet;
+use std::ops::Range;
+use std::time::Duration;
+
+use super::random::Random;
+
+/// Who can send and be sent to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Place {
+    Server(u64),
+    Client(u64),
+}
+
+/// What happens to everything that is sent.
+#[derive(Debug, Clone)]
+pub(crate) struct Weather {
+    pub(crate) loss_percent: u64,
+    pub(crate) repeat_percent: u64,
+    pub(crate) delay_ms: Range<u64>,
+}
+
+impl Weather {
+    pub(crate) const FAIR: Weather = Weather { loss_percent: 0, repeat_percent: 0, delay_ms: 1..10 };
+    /// Loss and jitter as in fault 10. Delays differ per message, so that order is lost with them.
+    pub(crate) const STORM: Weather = Weather { loss_percent: 30, repeat_percent: 10, delay_ms: 1..300 };
+    pub(crate) const SLOW: Weather = Weather { loss_percent: 1, repeat_percent: 5, delay_ms: 50..150 };
+}
+
+/// Which ways are cut, and what happens on the others.
+#[derive(Debug)]
+pub(crate) struct Network {
+    cut: BTreeSet<(Place, Place)>,
+    pub(crate) weather: Weather,
+}
+
+impl Network {
+    pub(crate) fn new() -> Network {
+        Network { cut: BTreeSet::new(), weather: Weather::FAIR }
+    }
+
+    /// Cuts one direction.
+    pub(crate) fn cut(&mut self, from: Place, to: Place) {
+        self.cut.insert((from, to));
+    }
+
+    pub(crate) fn heal(&mut self) {
+        self.cut.clear();
+        self.weather = Weather::FAIR;
+    }
+
+    /// Returns after how long each copy of a message arrives; none if it is lost.
+    pub(crate) fn fate(&self, from: Place, to: Place, random: &mut Random) -> Vec<Duration> {
+        let Weather { loss_percent, repeat_percent, delay_ms } = &self.weather;
+        if self.cut.contains(&(from, to)) || random.happens(*loss_percent) {
+            return Vec::new();
+        }
+        let copies = if random.happens(*repeat_percent) { 2 } else { 1 };
+        (0..copies).map(|_| random.millis(delay_ms.clone())).collect()
+    }
+}

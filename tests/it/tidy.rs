@@ -1,0 +1,120 @@
+//! The house stays as its papers say: who imports whom, how files are named and how long they are.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+const LINES_MAX: usize = 800;
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn rust_files() -> Vec<(PathBuf, String)> {
+    fn gather(folder: &Path, found: &mut Vec<PathBuf>) {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                gather(&path, found);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                found.push(path);
+            }
+        }
+    }
+    let mut found = Vec::new();
+    for folder in ["src", "catalog", "wire", "server", "agent", "connectors", "tests", "benches"] {
+        if root().join(folder).is_dir() {
+            gather(&root().join(folder), &mut found);
+        }
+    }
+    assert!(found.len() > 50, "found only {} files: is this the right folder?", found.len());
+    found.into_iter().map(|path| (path.clone(), std::fs::read_to_string(path).unwrap())).collect()
+}
+
+#[test]
+fn crates_import_only_what_the_design_allows() {
+    let allowed: BTreeMap<&str, BTreeSet<&str>> = [
+        ("weft", vec!["server", "agent", "connectors", "wire", "catalog"]),
+        ("server", vec!["wire", "catalog"]),
+        ("agent", vec!["wire", "catalog"]),
+        ("connectors", vec!["wire", "catalog"]),
+        ("wire", vec!["catalog"]),
+        ("catalog", vec![]),
+    ]
+    .into_iter()
+    .map(|(name, imports)| (name, imports.into_iter().collect()))
+    .collect();
+    let output = Command::new(env!("CARGO"))
+        .args(["metadata", "--no-deps", "--offline", "--format-version", "1"])
+        .current_dir(root())
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let metadata: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let packages = metadata["packages"].as_array().unwrap();
+    let names: BTreeSet<&str> = packages.iter().map(|package| package["name"].as_str().unwrap()).collect();
+    assert_eq!(names, allowed.keys().copied().collect(), "a crate was added or removed: say who may import it");
+    for package in packages {
+        let name = package["name"].as_str().unwrap();
+        for dependency in package["dependencies"].as_array().unwrap() {
+            let imported = dependency["name"].as_str().unwrap();
+            if names.contains(imported) {
+                assert!(allowed[name].contains(imported), "{name} must not import {imported}");
+            }
+        }
+    }
+}
+
+#[test]
+fn the_catalog_does_no_io_and_reads_no_clock() {
+    for (path, text) in rust_files() {
+        if !path.starts_with(root().join("catalog/src")) || path.ends_with("golden.rs") {
+            continue;
+        }
+        for word in ["tokio", "std::fs", "std::net::Tcp", "std::net::Udp", "SystemTime", "Instant::now", "std::thread", "HashMap"] {
+            assert!(!text.contains(word), "{} says `{word}`", path.display());
+        }
+    }
+}
+
+#[test]
+fn only_the_crypto_module_calls_the_crypto_library() {
+    for (path, text) in rust_files() {
+        let is_crypto = path.starts_with(root().join("wire/src/crypto")) || path.ends_with("wire/src/crypto.rs");
+        if !is_crypto && !path.ends_with("tests/it/tidy.rs") {
+            // webpki and rustls name their own algorithms after the library; those are not calls of it.
+            let text = text.replace("webpki::aws_lc_rs::", "").replace("rustls::crypto::aws_lc_rs::", "");
+            assert!(!text.contains("aws_lc_rs::"), "{} calls aws_lc_rs past wire::crypto", path.display());
+        }
+    }
+}
+
+#[test]
+fn files_are_short_and_hold_no_left_overs() {
+    for (path, text) in rust_files() {
+        if path.ends_with("tests/it/tidy.rs") {
+            continue;
+        }
+        let shown = path.strip_prefix(root()).unwrap().display().to_string();
+        let lines = text.lines().count();
+        assert!(lines <= LINES_MAX, "{shown} has {lines} lines: find the rooms in it");
+        assert!(!path.ends_with("mod.rs"), "{shown}: write the module beside its folder");
+        for word in ["todo!(", "unimplemented!(", "dbg!(", "TODO", "FIXME", "XXX", "#[ignore"] {
+            assert!(!text.contains(word), "{shown} says `{word}`");
+        }
+    }
+}
+
+#[test]
+fn the_papers_name_every_room_and_the_rooms_are_there() {
+    let architecture = std::fs::read_to_string(root().join("ARCHITECTURE.md")).unwrap();
+    for room in ["src", "catalog", "wire", "server", "agent", "connectors", "terraform", "charts", "tests", "packaging", "docs"] {
+        assert!(root().join(room).is_dir(), "there is no folder {room}");
+        assert!(architecture.contains(&format!("`{room}/")), "ARCHITECTURE.md does not name `{room}/`");
+    }
+    for paper in ["README.md", "CHANGELOG.md", "LICENSE", "SECURITY.md", "deny.toml", "Cargo.lock", ".ci/run"] {
+        assert!(root().join(paper).is_file(), "there is no {paper}");
+    }
+}
