@@ -4,5 +4,6 @@ mod demo;
 mod faults;
 mod harness;
 mod one_mesh_on_machines;
+mod packaging;
 mod sim;
 mod tidy;

@@ -11,6 +11,7 @@ mod network;
 mod random;
 mod schedule;
 mod servers;
+mod trace;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -37,7 +38,9 @@ fn run(seed: u64, plan: Plan) -> Result<Summary, Violation> {
 fn holds(seed: u64, plan: Plan) -> Summary {
     match run(seed, plan) {
         Ok(summary) => summary,
-        Err(violation) => panic!("seed {seed}: {violation}\nreplay it with SEED={seed} cargo test --test it sim:: -- --nocapture"),
+        Err(violation) => {
+            panic!("seed {seed}: {violation}\nreplay it with SEED={seed} cargo test --test it sim:: -- --nocapture")
+        }
     }
 }
 
@@ -81,6 +84,8 @@ fn without_faults_everything_is_acknowledged_under_one_leader() {
 
 #[test]
 fn a_disk_that_does_not_sync_is_caught() {
-    let caught = (0..10).filter(|seed| run(*seed, Plan { servers: 3, has_honest_disks: false, ..Plan::default() }).is_err()).count();
+    let caught = (0..10)
+        .filter(|seed| run(*seed, Plan { servers: 3, has_honest_disks: false, ..Plan::default() }).is_err())
+        .count();
     assert!(caught >= 8, "only {caught} of 10 seeds saw that synced data were lost");
 }

@@ -59,7 +59,12 @@ impl Checks {
     }
 
     /// A write that creates what only it creates is done, however often it was sent.
-    pub(crate) fn acknowledged(&mut self, destination: &ServicePattern, index: CatalogIndex, outcome: &Outcome) -> Checked {
+    pub(crate) fn acknowledged(
+        &mut self,
+        destination: &ServicePattern,
+        index: CatalogIndex,
+        outcome: &Outcome,
+    ) -> Checked {
         check!(*outcome == Outcome::Done, "the write of {destination} was applied twice: {outcome:?}");
         self.acknowledged.push((destination.clone(), index));
         Ok(())

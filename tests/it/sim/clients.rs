@@ -1,11 +1,19 @@
 //! Clients: each does one thing at a time, and sends it again under the same request id until it hears what became of it.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use catalog::{
-    Action, Actor, CatalogIndex, Command, Effect, Envelope, Intention, Outcome, RequestId, ServicePattern, SourcePattern,
-    Timestamp, WriteMode,
+    Action, Actor, CatalogIndex, Command, Effect, Envelope, Intention, Outcome, RequestId, ServicePattern,
+    SourcePattern, Timestamp, WriteMode,
 };
+
+use super::checks::Checked;
+use super::mesh::{Event, Mesh, Parcel};
+use super::network::Place;
+
+/// How long a client waits for an answer before it asks elsewhere.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// What a client wants.
 #[derive(Debug, Clone)]
@@ -19,7 +27,10 @@ pub(crate) enum Wish {
 /// What a server answers.
 #[derive(Debug, Clone)]
 pub(crate) enum Answer {
-    Written { index: CatalogIndex, outcome: Outcome },
+    Written {
+        index: CatalogIndex,
+        outcome: Outcome,
+    },
     Read,
     /// Not done; try there, if somebody is named.
     Elsewhere(Option<u64>),
@@ -77,5 +88,62 @@ impl Client {
     pub(crate) fn wish_to_read(&mut self, floor: CatalogIndex) {
         self.number += 1;
         self.wish = Some(Wish::Read { floor });
+    }
+}
+
+impl Mesh {
+    pub(super) fn client_hears(&mut self, id: u64, from: u64, number: u64, answer: Answer) -> Checked {
+        let now = self.schedule.now();
+        let Some(client) = self.clients.get_mut(&id).filter(|client| client.number == number) else { return Ok(()) };
+        let pause = match (answer, &client.wish) {
+            (Answer::Written { index, outcome }, Some(Wish::Write { destination, .. })) => {
+                self.trace.note(now, "acknowledged", &[id, number, index.0]);
+                self.checks.acknowledged(destination, index, &outcome)?;
+                self.summary.acknowledged += 1;
+                client.wish = None;
+                client.server = from;
+                client.done += 1;
+                10..200
+            }
+            (Answer::Read, Some(Wish::Read { .. })) => {
+                self.summary.reads += 1;
+                client.wish = None;
+                10..200
+            }
+            // A late answer to what was heard of already, or to an earlier sending.
+            (_, None) => return Ok(()),
+            (Answer::Elsewhere(Some(leader)), _) => {
+                client.server = leader;
+                1..20
+            }
+            (_, Some(_)) => {
+                client.server = client.server % self.plan.servers + 1;
+                50..400
+            }
+        };
+        client.attempt += 1;
+        let (attempt, after) = (client.attempt, self.random.millis(pause));
+        self.schedule.plan(after, Event::Client { client: id, attempt });
+        Ok(())
+    }
+
+    pub(super) fn client_acts(&mut self, id: u64, attempt: u64) {
+        let floor = self.checks.floor();
+        let now = self.schedule.now();
+        let Some(client) = self.clients.get_mut(&id).filter(|client| client.attempt == attempt) else { return };
+        let is_new = client.wish.is_none();
+        if is_new && self.random.happens(30) {
+            client.wish_to_read(floor);
+            client.server = self.random.within(1..self.plan.servers + 1);
+        } else if is_new {
+            client.wish_to_write(Timestamp(now.as_millis() as u64));
+        } else if self.random.happens(50) {
+            client.server = self.random.within(1..self.plan.servers + 1);
+        }
+        client.attempt += 1;
+        let Some(wish) = client.wish.clone() else { return };
+        let (to, number, attempt) = (client.server, client.number, client.attempt);
+        self.schedule.plan(PATIENCE, Event::Client { client: id, attempt });
+        self.send(Place::Client(id), Place::Server(to), Parcel::Ask { number, wish });
     }
 }

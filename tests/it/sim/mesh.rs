@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use catalog::Timestamp;
 use server::raft::{Input, Limits, Message, MessageType, Output, ProposalFailure, Role};
 
 use super::checks::{Checked, Checks, check};
@@ -12,6 +11,7 @@ use super::network::{Network, Place};
 use super::random::Random;
 use super::schedule::Schedule;
 use super::servers::{Asker, Process, Server};
+use super::trace::Trace;
 
 /// What a run is made of.
 #[derive(Debug, Clone, Copy)]
@@ -34,8 +34,6 @@ impl Default for Plan {
 const RECOVERY: Duration = Duration::from_secs(30);
 /// How long after the last write the servers may take to stand at the same index.
 const SILENCE: Duration = Duration::from_secs(5);
-/// How long a client waits for an answer before it asks elsewhere.
-const PATIENCE: Duration = Duration::from_secs(2);
 
 /// What a run came to. Equal for equal seeds.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -87,25 +85,6 @@ pub(crate) enum Parcel {
     Answer { number: u64, answer: Answer },
 }
 
-/// Condenses everything that happens into one number, and prints it where one seed is replayed.
-#[derive(Debug)]
-pub(crate) struct Trace {
-    hash: u64,
-    is_printed: bool,
-}
-
-impl Trace {
-    pub(crate) fn note(&mut self, now: Duration, what: &str, numbers: &[u64]) {
-        let time = [now.as_micros() as u64, what.len() as u64];
-        for number in time.iter().chain(numbers) {
-            self.hash = (self.hash ^ number).wrapping_mul(0x0100_0000_01b3).rotate_left(29);
-        }
-        if self.is_printed {
-            println!("{:>12.6} {what} {numbers:?}", now.as_secs_f64());
-        }
-    }
-}
-
 /// The simulated mesh.
 pub(crate) struct Mesh {
     pub(crate) plan: Plan,
@@ -116,7 +95,7 @@ pub(crate) struct Mesh {
     pub(crate) clients: BTreeMap<u64, Client>,
     pub(crate) trace: Trace,
     limits: Limits,
-    checks: Checks,
+    pub(crate) checks: Checks,
     pub(crate) summary: Summary,
 }
 
@@ -140,7 +119,7 @@ impl Mesh {
             network: Network::new(),
             servers: (1..=plan.servers).map(|id| (id, Server::new(id))).collect(),
             clients: (1..=plan.clients).map(|id| (id, Client::new(id))).collect(),
-            trace: Trace { hash: seed, is_printed: std::env::var_os("SEED").is_some() },
+            trace: Trace::new(seed),
             limits,
             checks: Checks::default(),
             summary: Summary::default(),
@@ -179,7 +158,8 @@ impl Mesh {
     fn recover(&mut self) -> Checked {
         let before: Vec<u64> = self.clients.values().map(|client| client.done).collect();
         let deadline = self.schedule.now() + RECOVERY;
-        let progress = |mesh: &Mesh| mesh.clients.values().zip(&before).all(|(client, before)| client.done > before + 1);
+        let progress =
+            |mesh: &Mesh| mesh.clients.values().zip(&before).all(|(client, before)| client.done > before + 1);
         while !(self.leader().is_some() && progress(self)) {
             check!(
                 self.schedule.now() < deadline,
@@ -202,8 +182,15 @@ impl Mesh {
             let refused = room.status(now).refused_messages;
             check!(refused == 0, "server {} refused {refused} messages of honest peers", server.id);
         }
-        check!(applied.len() as u64 == self.plan.servers, "only {} servers run after everything was healed", applied.len());
-        check!(applied.windows(2).all(|pair| pair[0] == pair[1]), "servers stand at {applied:?} after everything was healed");
+        check!(
+            applied.len() as u64 == self.plan.servers,
+            "only {} servers run after everything was healed",
+            applied.len()
+        );
+        check!(
+            applied.windows(2).all(|pair| pair[0] == pair[1]),
+            "servers stand at {applied:?} after everything was healed"
+        );
         Ok(())
     }
 
@@ -320,7 +307,9 @@ impl Mesh {
                     self.checks.leads(id, term)?;
                 }
             }
-            Output::ProposalDone { id: name, index, outcome } => self.answer(id, name, Answer::Written { index, outcome }),
+            Output::ProposalDone { id: name, index, outcome } => {
+                self.answer(id, name, Answer::Written { index, outcome })
+            }
             Output::ProposalFailed { id: name, reason } => {
                 let answer = match reason {
                     ProposalFailure::NotLeader { leader } => Answer::Elsewhere(leader),
@@ -360,7 +349,8 @@ impl Mesh {
         if is_snapshot {
             // The transport knows what became of it, a little later.
             let input = Input::SnapshotStatus { to: peer, delivered: arrivals > 0 };
-            self.schedule.plan(Duration::from_millis(400), Event::Inner { server: id, life: self.servers[&id].life, input });
+            self.schedule
+                .plan(Duration::from_millis(400), Event::Inner { server: id, life: self.servers[&id].life, input });
         }
     }
 
@@ -380,10 +370,13 @@ impl Mesh {
                 let server = self.servers.get_mut(&to).expect("the server exists");
                 let floor = if let Wish::Read { floor } = wish { floor } else { Default::default() };
                 let id = server.ask(Asker { client, number, floor });
-                self.input(to, match wish {
-                    Wish::Write { data, .. } => Input::Propose { id, data },
-                    Wish::Read { .. } => Input::ReadIndex { id },
-                });
+                self.input(
+                    to,
+                    match wish {
+                        Wish::Write { data, .. } => Input::Propose { id, data },
+                        Wish::Read { .. } => Input::ReadIndex { id },
+                    },
+                );
             }
             (Place::Server(from), Place::Client(client), Parcel::Answer { number, answer }) => {
                 self.client_hears(client, from, number, answer)?;
@@ -398,61 +391,6 @@ impl Mesh {
         if let Some(Asker { client, number, .. }) = server.askers.remove(&name) {
             self.send(Place::Server(id), Place::Client(client), Parcel::Answer { number, answer });
         }
-    }
-
-    fn client_hears(&mut self, id: u64, from: u64, number: u64, answer: Answer) -> Checked {
-        let now = self.schedule.now();
-        let Some(client) = self.clients.get_mut(&id).filter(|client| client.number == number) else { return Ok(()) };
-        let pause = match (answer, &client.wish) {
-            (Answer::Written { index, outcome }, Some(Wish::Write { destination, .. })) => {
-                self.trace.note(now, "acknowledged", &[id, number, index.0]);
-                self.checks.acknowledged(destination, index, &outcome)?;
-                self.summary.acknowledged += 1;
-                client.wish = None;
-                client.server = from;
-                client.done += 1;
-                10..200
-            }
-            (Answer::Read, Some(Wish::Read { .. })) => {
-                self.summary.reads += 1;
-                client.wish = None;
-                10..200
-            }
-            // A late answer to what was heard of already, or to an earlier sending.
-            (_, None) => return Ok(()),
-            (Answer::Elsewhere(Some(leader)), _) => {
-                client.server = leader;
-                1..20
-            }
-            (_, Some(_)) => {
-                client.server = client.server % self.plan.servers + 1;
-                50..400
-            }
-        };
-        client.attempt += 1;
-        let (attempt, after) = (client.attempt, self.random.millis(pause));
-        self.schedule.plan(after, Event::Client { client: id, attempt });
-        Ok(())
-    }
-
-    fn client_acts(&mut self, id: u64, attempt: u64) {
-        let floor = self.checks.floor();
-        let now = self.schedule.now();
-        let Some(client) = self.clients.get_mut(&id).filter(|client| client.attempt == attempt) else { return };
-        let is_new = client.wish.is_none();
-        if is_new && self.random.happens(30) {
-            client.wish_to_read(floor);
-            client.server = self.random.within(1..self.plan.servers + 1);
-        } else if is_new {
-            client.wish_to_write(Timestamp(now.as_millis() as u64));
-        } else if self.random.happens(50) {
-            client.server = self.random.within(1..self.plan.servers + 1);
-        }
-        client.attempt += 1;
-        let Some(wish) = client.wish.clone() else { return };
-        let (to, number, attempt) = (client.server, client.number, client.attempt);
-        self.schedule.plan(PATIENCE, Event::Client { client: id, attempt });
-        self.send(Place::Client(id), Place::Server(to), Parcel::Ask { number, wish });
     }
 }
 

@@ -1,0 +1,260 @@
+variable "image" {
+  description = "The weft image. Name it by digest, so that every task runs the same bytes."
+  type        = string
+
+  validation {
+    condition     = can(regex("^[^[:space:]]+$", var.image))
+    error_message = "image is empty or holds a space: name the weft image, such as registry.example/weft@sha256:..."
+  }
+}
+
+variable "container_name" {
+  description = "The name of the agent's container in the task."
+  type        = string
+  default     = "weft-agent"
+  nullable    = false
+
+  validation {
+    condition     = can(regex("^[A-Za-z0-9_-]{1,255}$", var.container_name))
+    error_message = "container_name is no name of an ECS container: use 1 to 255 of A-Z, a-z, 0-9, `_` and `-`."
+  }
+}
+
+variable "node" {
+  description = "The name of the node that the task is in the catalog. Two living tasks cannot share one."
+  type        = string
+
+  validation {
+    condition     = can(regex("^[A-Za-z0-9._-]{1,128}$", var.node)) && !contains([".", ".."], var.node)
+    error_message = "node is no node name: use 1 to 128 of A-Z, a-z, 0-9, `.`, `_` and `-`."
+  }
+}
+
+variable "servers" {
+  description = "The agent ports of the weft servers, as host:port. One is enough; the agent learns of the others."
+  type        = list(string)
+
+  validation {
+    condition = length(var.servers) > 0 && alltrue([
+      for server in var.servers :
+      can(regex("^([A-Za-z0-9._-]+|\\[[0-9A-Fa-f:.]+\\]):[0-9]{1,5}$", server)) &&
+      try(tonumber(regex("[0-9]+$", server)) >= 1 && tonumber(regex("[0-9]+$", server)) <= 65535, false)
+    ])
+    error_message = "servers must name at least one agent port as host:port, such as weft.example:8300 or [2001:db8::1]:8300."
+  }
+}
+
+variable "service_name" {
+  description = "The service that the task is."
+  type        = string
+
+  validation {
+    condition     = can(regex("^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$", var.service_name))
+    error_message = "service_name is no service name: use 1 to 63 of a-z, 0-9 and `-`, with no `-` at either end."
+  }
+}
+
+variable "service_namespace" {
+  description = "The namespace of the service."
+  type        = string
+  default     = "default"
+  nullable    = false
+
+  validation {
+    condition     = can(regex("^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$", var.service_namespace))
+    error_message = "service_namespace is no namespace: use 1 to 63 of a-z, 0-9 and `-`, with no `-` at either end."
+  }
+}
+
+variable "service_port" {
+  description = "The port that the application listens on; let it listen on 127.0.0.1, so that only the agent reaches it. 0 if it is only ever the caller."
+  type        = number
+
+  validation {
+    condition     = var.service_port >= 0 && var.service_port <= 65535 && floor(var.service_port) == var.service_port
+    error_message = "service_port is no port: use 1 to 65535, or 0 with outbound_only."
+  }
+
+  validation {
+    condition     = (var.service_port == 0) == var.outbound_only
+    error_message = "service_port is 0 if and only if outbound_only is true: say which of them is meant."
+  }
+
+  validation {
+    condition     = !contains(values(local.ports), var.service_port)
+    error_message = "service_port is one of the agent's own: 8500, 19000 and 20000 are taken in a task's one network namespace."
+  }
+}
+
+variable "outbound_only" {
+  description = "Whether the task calls others and is never called."
+  type        = bool
+  default     = false
+  nullable    = false
+}
+
+variable "upstreams" {
+  description = "The services that the task calls; each gets a listener on 127.0.0.1:local_bind_port."
+  type = list(object({
+    destination_name      = string
+    destination_namespace = optional(string)
+    local_bind_port       = number
+  }))
+  default  = []
+  nullable = false
+
+  validation {
+    condition = alltrue([
+      for upstream in var.upstreams :
+      can(regex("^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$", upstream.destination_name)) &&
+      can(regex("^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$", coalesce(upstream.destination_namespace, var.service_namespace)))
+    ])
+    error_message = "upstreams name a destination that is no service name or namespace: use 1 to 63 of a-z, 0-9 and `-`, with no `-` at either end."
+  }
+
+  validation {
+    condition = alltrue([
+      for upstream in var.upstreams :
+      upstream.local_bind_port >= 1 && upstream.local_bind_port <= 65535 && floor(upstream.local_bind_port) == upstream.local_bind_port
+    ])
+    error_message = "upstreams name a local_bind_port that is no port: use 1 to 65535."
+  }
+
+  validation {
+    condition = length(distinct(concat(
+      values(local.ports), [var.service_port], var.upstreams[*].local_bind_port
+    ))) == length(local.ports) + 1 + length(var.upstreams)
+    error_message = "upstreams name a local_bind_port twice, or one that the service or the agent itself (8500, 19000, 20000) listens on: give each its own."
+  }
+}
+
+variable "container_definitions" {
+  description = "The task's other containers, as ECS takes them. They come back with what makes them start after the agent."
+  type        = any
+
+  validation {
+    condition     = can([for container in var.container_definitions : regex("^[A-Za-z0-9_-]{1,255}$", container.name)])
+    error_message = "container_definitions must be a list of ECS container definitions, each with a name."
+  }
+
+  validation {
+    condition = try(
+      length(distinct(concat([var.container_name], [for container in var.container_definitions : container.name]))) ==
+      1 + length(var.container_definitions), false
+    )
+    error_message = "container_definitions name a container twice, or one as the agent's container is named."
+  }
+
+  # The volume holds the agent's private keys and the join token: whoever mounts it is the service.
+  validation {
+    condition = try(alltrue([
+      for container in var.container_definitions : contains(var.preparing_containers, container.name) || alltrue(concat(
+        try([for mount in container.mountPoints : try(mount.sourceVolume, "") != var.volume_name], []),
+        try([for from in container.volumesFrom : !contains(
+          concat([var.container_name], tolist(var.preparing_containers)), try(from.sourceContainer, "")
+        )], []),
+      ))
+    ]), false)
+    error_message = "container_definitions hold a container that mounts the agent's volume, where its private keys are: only the agent and preparing_containers may."
+  }
+
+  validation {
+    condition = try(alltrue(flatten([
+      for container in var.container_definitions : try(
+        [for mapping in container.portMappings : !contains(values(local.ports), try(mapping.containerPort, 0))], []
+      )
+    ])), false)
+    error_message = "container_definitions map a port of the agent: 8500, 19000 and 20000 are taken in a task's one network namespace."
+  }
+
+  validation {
+    condition = alltrue([
+      for name in var.preparing_containers :
+      try(contains([for container in var.container_definitions : container.name], name), false)
+    ])
+    error_message = "container_definitions do not hold a container that preparing_containers name."
+  }
+
+  # ECS refuses to wait for the end of an essential container, because its end is the task's.
+  validation {
+    condition = try(alltrue([
+      for container in var.container_definitions : try(!container.essential, false)
+      if contains(var.preparing_containers, container.name)
+    ]), false)
+    error_message = "container_definitions hold a preparing container without `essential = false`: its end would end the task."
+  }
+
+  validation {
+    condition = try(alltrue(flatten([
+      for container in var.container_definitions : try(
+        [for dependency in container.dependsOn : contains(var.preparing_containers, try(dependency.containerName, ""))], []
+      ) if contains(var.preparing_containers, container.name)
+    ])), false)
+    error_message = "container_definitions hold a preparing container that waits for one that starts after the agent: neither would ever start."
+  }
+}
+
+variable "preparing_containers" {
+  description = "The names of those container_definitions that write the join token and the service definition to the volume and end. The agent starts once all have ended well."
+  type        = set(string)
+  default     = []
+  nullable    = false
+}
+
+variable "volume_name" {
+  description = "The task volume that the agent keeps its keys and last good state on, so that a restarted container serves at once. Not a tmpfs: it is emptied when the container restarts."
+  type        = string
+  default     = "weft"
+  nullable    = false
+
+  validation {
+    condition     = can(regex("^[A-Za-z0-9_-]{1,255}$", var.volume_name))
+    error_message = "volume_name is no name of an ECS volume: use 1 to 255 of A-Z, a-z, 0-9, `_` and `-`."
+  }
+}
+
+variable "user" {
+  description = "The uid:gid that the agent runs as. The volume must belong to it."
+  type        = string
+  default     = "65532:65532"
+  nullable    = false
+
+  validation {
+    condition     = can(regex("^[1-9][0-9]{0,9}:[1-9][0-9]{0,9}$", var.user))
+    error_message = "user must be uid:gid in numbers, and not root: the image has no names, and the agent needs no privileges."
+  }
+}
+
+variable "bind_address" {
+  description = "What the mesh port listens on: 0.0.0.0, or :: in a subnet of IPv6 only."
+  type        = string
+  default     = "0.0.0.0"
+  nullable    = false
+
+  validation {
+    condition     = contains(["0.0.0.0", "::"], var.bind_address)
+    error_message = "bind_address must be 0.0.0.0 or ::, because a task's own address is known only once it runs."
+  }
+}
+
+variable "ulimits" {
+  description = "The agent's limits, as ECS takes them. A connection through the mesh takes two files, and ECS gives few by itself; Fargate lets only nofile be set."
+  type = list(object({
+    name      = string
+    softLimit = number
+    hardLimit = number
+  }))
+  default  = [{ name = "nofile", softLimit = 65536, hardLimit = 65536 }]
+  nullable = false
+}
+
+variable "log_configuration" {
+  description = "The agent's logConfiguration, handed on as it is; null for none."
+  type        = any
+  default     = null
+
+  validation {
+    condition     = var.log_configuration == null || can(length(var.log_configuration.logDriver) > 0)
+    error_message = "log_configuration has no logDriver: write it as ECS takes it, such as { logDriver = \"awslogs\", options = { ... } }."
+  }
+}
