@@ -10,7 +10,7 @@ use crate::{
 
 /// Explains that a text is none of the words that a field takes.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("`{}` is not a {kind}: use {words}", text.escape_debug())]
+#[error("`{}` is no {kind}: use {words}", text.escape_debug())]
 pub struct UnknownWord {
     /// What the word should have been.
     pub kind: &'static str,

@@ -22,8 +22,8 @@ impl Command {
         match self {
             Self::Bootstrap { mesh } => check_mesh(mesh),
             Self::CreateJoinToken { token } => check_join_token(token),
-            Self::Register { node, instances, checks, .. } => {
-                check_node(node)?;
+            Self::Register { node, instances, checks, skip_node_update, .. } => {
+                check_node(node, *skip_node_update)?;
                 instances.iter().try_for_each(|instance| check_instance(node, instance))?;
                 checks.iter().try_for_each(|check| check_check(node, check))
             }
@@ -121,8 +121,11 @@ fn check_join_token(token: &JoinToken) -> Result<(), Refusal> {
     Ok(())
 }
 
-fn check_node(node: &Node) -> Result<(), Refusal> {
-    check_address("address", &node.address)?;
+/// A node that keeps its fields may come without an address (Consul's `SkipNodeUpdate`).
+fn check_node(node: &Node, keeps_fields: bool) -> Result<(), Refusal> {
+    if !(keeps_fields && node.address.is_empty()) {
+        check_address("address", &node.address)?;
+    }
     node.tagged_addresses
         .iter()
         .try_for_each(|(name, address)| check_address(&format!("tagged_addresses.{name}"), address))?;

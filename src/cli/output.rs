@@ -60,7 +60,8 @@ pub(super) fn table(header: &[&str], rows: Vec<Vec<String>>, nothing: &str) -> S
     for row in rows {
         table.add_row(row.iter().map(|cell| printable(cell)));
     }
-    table.lines().map(|line| line.trim_end().to_owned()).collect::<Vec<_>>().join("\n")
+    // Every cell is padded on its left; before the first one that would only indent the whole.
+    table.lines().map(|line| line.strip_prefix(' ').unwrap_or(&line).trim_end().to_owned()).collect::<Vec<_>>().join("\n")
 }
 
 /// Lays out names and values, one pair a line.

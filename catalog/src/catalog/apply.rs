@@ -26,6 +26,9 @@ impl Catalog {
             Command::RevokeAgent { agent } => self.revoke_agent(index, agent, touched),
             Command::OpenSession { agent, server } => self.open_session(index, agent, server, touched),
             Command::Register { node, instances, checks, skip_node_update, incarnation } => {
+                if node.address.is_empty() && self.node(&node.name).is_none() {
+                    return Err(Refusal::not_found("node", &node.name));
+                }
                 self.check_registration(node, instances, *incarnation)?;
                 self.register(index, node, instances, checks, *skip_node_update, touched);
                 Ok(Outcome::Done)

@@ -319,6 +319,22 @@ fn a_revoked_agent_takes_its_node_with_it_and_its_serials_are_refused() {
 }
 
 #[test]
+fn a_registration_that_keeps_the_node_needs_no_address_of_it() {
+    let mut log = Log::default();
+    let keeping = || Command::Register {
+        node: Box::new(Node { address: String::new(), ..node("n1", Owner::External) }),
+        instances: vec![instance("n1", "web", "w")],
+        checks: vec![],
+        skip_node_update: true,
+        incarnation: None,
+    };
+    assert_eq!(log.refused(keeping()).kind(), RefusalKind::NotFound);
+    log.done(register(node("n1", Owner::External), vec![], vec![], None));
+    log.done(keeping());
+    assert_eq!(log.catalog.node(&"n1".parse().unwrap()).unwrap().address, "10.0.0.1");
+}
+
+#[test]
 fn compare_and_set_counts_only_against_the_index_that_was_read() {
     let mut log = Log::default();
     let write = |expected| {

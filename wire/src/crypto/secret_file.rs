@@ -65,7 +65,8 @@ pub enum SecretFileError {
 /// Reads the secret that the regular file at `path` holds, without the newline that ends it.
 ///
 /// The file must belong to the user that runs weft, or to root, and nobody else may have any right to it: mode 0600
-/// or 0400. Symbolic links are followed, because a Kubernetes secret volume is made of them.
+/// or 0400. One more form is accepted, because Kubernetes can give a Secret to a pod that is not root in no other way: mode
+/// 0440, owned by root, for the very group that weft runs as. Symbolic links are followed, because a Kubernetes secret volume is made of them.
 ///
 /// # Errors
 ///
@@ -94,15 +95,22 @@ fn check(path: &Path, metadata: &fs::Metadata) -> Result<(), SecretFileError> {
     if !metadata.is_file() {
         return Err(SecretFileError::NotAFile { path: path.to_owned() });
     }
-    let owner = metadata.uid();
-    if owner != 0 && owner != rustix::process::geteuid().as_raw() {
+    let (owner, group, mode) = (metadata.uid(), metadata.gid(), metadata.mode() & 0o7777);
+    let (user, own_group) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
+    if owner != 0 && owner != user {
         return Err(SecretFileError::Owner { path: path.to_owned(), owner });
     }
-    let mode = metadata.mode() & 0o7777;
-    if mode & FORBIDDEN_MODE != 0 {
+    if mode & FORBIDDEN_MODE != 0 && !is_roots_for_our_group(mode, owner, group, user, own_group) {
         return Err(SecretFileError::Mode { path: path.to_owned(), mode });
     }
     Ok(())
+}
+
+/// Reports whether root gave the file to read to the group that we run as, and to nobody else.
+///
+/// The primary group only: a supplementary one may be shared with people. Whoever is root can say 0400 instead.
+fn is_roots_for_our_group(mode: u32, owner: u32, group: u32, user: u32, own_group: u32) -> bool {
+    mode == 0o440 && owner == 0 && user != 0 && own_group != 0 && group == own_group
 }
 
 #[cfg(test)]
@@ -134,6 +142,23 @@ mod tests {
             let path = file(directory.path(), mode, b"the secret\n");
             let error = read_secret_file(&path, 64).unwrap_err();
             assert!(matches!(error, SecretFileError::Mode { mode: found, .. } if found == mode), "{mode:o}: {error}");
+        }
+    }
+
+    #[test]
+    fn roots_file_for_our_own_group_is_accepted_and_nothing_near_it() {
+        let (user, group) = (65532, 65532);
+        assert!(is_roots_for_our_group(0o440, 0, group, user, group));
+        for (mode, owner, of, user, own) in [
+            (0o444, 0, group, user, group),
+            (0o640, 0, group, user, group),
+            (0o460, 0, group, user, group),
+            (0o440, user, group, user, group),
+            (0o440, 0, 100, user, group),
+            (0o440, 0, 0, 0, 0),
+            (0o440, 0, 0, user, 0),
+        ] {
+            assert!(!is_roots_for_our_group(mode, owner, of, user, own), "{mode:o} {owner} {of} {user} {own}");
         }
     }
 
