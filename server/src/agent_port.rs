@@ -3,6 +3,7 @@
 //! A connection may come without a client certificate, because joining is how an agent gets its first one. Every route
 //! but that asks for the certificate of an agent whose record lives, anew for each request.
 
+mod activity;
 mod body;
 mod caller;
 mod listener;

@@ -7,6 +7,8 @@ use std::time::Duration;
 use catalog::{PathTemplate, ServerId, TrustDomain};
 use wire::cluster_key::ClusterKeys;
 
+use crate::raft::Limits;
+
 /// Most servers that one cluster is bootstrapped with: more voters make every write slower and hardly safer.
 pub const BOOTSTRAP_EXPECT_MAX: usize = 9;
 
@@ -41,6 +43,8 @@ pub struct Config {
     pub path_template: PathTemplate,
     /// How long leaf certificates live.
     pub leaf_ttl: Duration,
+    /// How many log entries are applied between two snapshots. Half as many stay in the log for servers that were away.
+    pub snapshot_entries: u64,
     /// The clocks of Raft and of what waits for it.
     pub timing: RaftTiming,
 }
@@ -64,6 +68,7 @@ impl Config {
             trust_domain: None,
             path_template: PathTemplate::default(),
             leaf_ttl: Duration::from_secs(24 * 60 * 60),
+            snapshot_entries: Limits::default().snapshot_entries,
             timing: RaftTiming::default(),
         }
     }
@@ -94,6 +99,9 @@ impl Config {
         if self.leaf_ttl < LEAF_TTL_MIN || self.leaf_ttl > LEAF_TTL_MAX {
             return Err(ConfigError::LeafTtl { found: self.leaf_ttl });
         }
+        if self.snapshot_entries < SNAPSHOT_ENTRIES_MIN {
+            return Err(ConfigError::SnapshotEntries { found: self.snapshot_entries });
+        }
         match self.retry_join.iter().find(|address| !has_port(address)) {
             Some(address) => Err(ConfigError::RetryJoin { found: address.clone() }),
             None => Ok(()),
@@ -101,6 +109,8 @@ impl Config {
     }
 }
 
+/// With fewer a busy server would do nothing else but write snapshots.
+const SNAPSHOT_ENTRIES_MIN: u64 = 16;
 const LEAF_TTL_MIN: Duration = Duration::from_secs(1);
 const LEAF_TTL_MAX: Duration = Duration::from_secs(90 * 24 * 60 * 60);
 
@@ -136,6 +146,12 @@ pub enum ConfigError {
     LeafTtl {
         /// The setting.
         found: Duration,
+    },
+    /// Snapshots would follow one another without a pause.
+    #[error("snapshot_entries is {found}: set it to {SNAPSHOT_ENTRIES_MIN} or more")]
+    SnapshotEntries {
+        /// The setting.
+        found: u64,
     },
     /// An address without a port.
     #[error("retry_join names `{}`: write the Raft address of a server as host:port, such as 10.0.0.1:8301", found.escape_debug())]
@@ -217,6 +233,7 @@ mod tests {
         check(|c| c.bind = IpAddr::from([0, 0, 0, 0]), "bind is 0.0.0.0");
         check(|c| c.datacenter = "DC 1".to_owned(), "datacenter is `DC 1`");
         check(|c| c.leaf_ttl = Duration::ZERO, "leaf_ttl is 0ns");
+        check(|c| c.snapshot_entries = 0, "snapshot_entries is 0");
         for address in ["10.0.0.1", ":8301", "host:0", "host:port"] {
             check(|c| c.retry_join = vec![address.to_owned()], &format!("retry_join names `{address}`"));
         }

@@ -23,6 +23,7 @@ pub use disk::{Disk, FileDisk, FileDiskError, MemoryDisk};
 pub use log::{LogError, RecordError};
 pub use raft::eraftpb::{ConfState, Message, MessageType};
 pub use room::{
-    EntryError, Fatal, Input, OpenError, Output, PeerMessageRefused, ProposalFailure, ReadFailure, Role, Room, RoomStatus,
+    EntryError, Fatal, Input, OpenError, Output, PeerMessageRefused, ProposalFailure, ReadFailure, Role, Room,
+    RoomStatus,
 };
 pub use snapshot::SnapshotFileError;

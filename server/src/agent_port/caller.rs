@@ -1,16 +1,14 @@
 //! Who is at the other end of a connection, and whether that still holds.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
-use std::time::Duration;
 
 use catalog::{AgentRecord, Catalog, Principal};
 use rustls::ServerConnection;
-use tokio::sync::watch;
 use wire::crypto;
 use wire::tls::{PeerIdentity, PeerRejected};
 
 use super::AgentPort;
+use super::activity::Activity;
 use super::refusal::PortError;
 use super::route::Right;
 
@@ -19,14 +17,14 @@ use super::route::Right;
 pub(crate) struct Connection {
     source: SocketAddr,
     peer: Option<PeerIdentity>,
-    in_flight: watch::Sender<usize>,
+    activity: Activity,
 }
 
 impl Connection {
     /// Reads what the peer showed at the handshake.
     pub(super) fn new(source: SocketAddr, tls: &ServerConnection) -> Result<Connection, PeerRejected> {
         let peer = wire::tls::peer_identity(tls)?;
-        Ok(Connection { source, peer, in_flight: watch::Sender::new(0) })
+        Ok(Connection { source, peer, activity: Activity::default() })
     }
 
     /// Returns the address that the connection came from.
@@ -39,43 +37,9 @@ impl Connection {
         self.peer.as_ref().map_or_else(|| "none".to_owned(), |peer| peer.id.to_string())
     }
 
-    /// Counts a request as in flight until the guard is dropped.
-    pub(super) fn enter(self: &Arc<Self>) -> InFlight {
-        self.in_flight.send_modify(|count| *count += 1);
-        InFlight { connection: Arc::clone(self) }
-    }
-
-    /// Waits until no request has been in flight for `limit`, or for `first` at the start.
-    pub(super) async fn idle(&self, first: Duration, limit: Duration) {
-        let mut count = self.in_flight.subscribe();
-        let mut wait = first;
-        loop {
-            let is_idle = *count.borrow_and_update() == 0;
-            let changed = if is_idle {
-                match tokio::time::timeout(wait, count.changed()).await {
-                    Ok(changed) => changed,
-                    Err(_) => return,
-                }
-            } else {
-                count.changed().await
-            };
-            if changed.is_err() {
-                return;
-            }
-            wait = limit;
-        }
-    }
-}
-
-/// One request in flight.
-#[derive(Debug)]
-pub(super) struct InFlight {
-    connection: Arc<Connection>,
-}
-
-impl Drop for InFlight {
-    fn drop(&mut self) {
-        self.connection.in_flight.send_modify(|count| *count -= 1);
+    /// Returns how much the connection is in use.
+    pub(super) fn activity(&self) -> &Activity {
+        &self.activity
     }
 }
 

@@ -137,7 +137,7 @@ async fn serve(stream: TcpStream, source: SocketAddr, port: Arc<AgentPort>, stop
             serving.as_mut().graceful_shutdown();
             serving.await
         }
-        () = watched.idle(FIRST_REQUEST_TIMEOUT, IDLE_MAX) => {
+        () = watched.activity().idle(FIRST_REQUEST_TIMEOUT, IDLE_MAX) => {
             debug!(src.addr = %source, "idle connection closed");
             serving.as_mut().graceful_shutdown();
             // A peer that has not even begun to speak HTTP is not waited for.

@@ -14,7 +14,8 @@ use serde::Serialize;
 use tracing::{debug, warn};
 use wire::agent_protocol::{API_PATH_PREFIX, JOIN_PATH, SIGN_PATH, STREAM_PATH, WRITE_PATH};
 
-use super::caller::{self, Caller, Connection, InFlight};
+use super::activity::InFlight;
+use super::caller::{self, Caller, Connection};
 use super::refusal::{PortError, one_line};
 use super::{AgentPort, passthrough, sign, stream, write};
 use crate::enrol;
@@ -101,7 +102,7 @@ pub(super) async fn answer(
     connection: Arc<Connection>,
     request: Request<Incoming>,
 ) -> Response<Body> {
-    let in_flight = connection.enter();
+    let in_flight = connection.activity().enter();
     let path = one_line(request.uri().path());
     let response = match dispatch(Arc::clone(&port), Arc::clone(&connection), request).await {
         Ok(response) => response,

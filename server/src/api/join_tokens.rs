@@ -1,10 +1,14 @@
 //! Join tokens: what a new agent is admitted with, once.
 
+use std::sync::Arc;
+use std::time::Duration;
+
 use ::catalog::{AccessorId, Catalog, CatalogIndex, Command, JoinToken, WatchKey};
 use axum::response::Response;
 use http::Method;
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
+use tokio::time::Instant;
 use wire::api_types::{JoinTokenRequest, JoinTokenView};
 use wire::crypto;
 use wire::join_token::JoinSecret;
@@ -14,6 +18,9 @@ use super::auth::Right;
 use super::call::Call;
 use super::error::ApiError;
 use super::route::{Route, route};
+
+/// How long a mesh that is being born may take to get its CA.
+const AUTHORITY_WAIT_MAX: Duration = Duration::from_secs(5);
 
 pub(super) fn routes() -> Vec<Route> {
     vec![
@@ -29,7 +36,8 @@ async fn create(call: Call) -> Result<Response, ApiError> {
     let expires_at = request.expires_at(crypto::now()).map_err(|error| call.body_error(&error))?;
     // The text pins the root: it is read as freshly as the token is written.
     let reading = call.read(vec![WatchKey::Roots]).await?;
-    let secret = JoinSecret::generate(active_root(&reading.catalog)?);
+    let catalog = with_authority(&call, reading.catalog).await;
+    let secret = JoinSecret::generate(active_root(&catalog)?);
     let token = JoinToken {
         accessor: new_accessor(),
         secret: secret.secret_hash(),
@@ -47,6 +55,15 @@ async fn create(call: Call) -> Result<Response, ApiError> {
     let stored = |catalog: &Catalog| catalog.join_token_by_secret(&token.secret).cloned();
     let stored = call.handed_out(stored).await?.unwrap_or(token);
     call.json(&JoinTokenView::new(&stored, Some(secret.to_text())))
+}
+
+/// Waits for the CA of a mesh that is being born: scripts make join tokens right after they bootstrap the ACL.
+async fn with_authority(call: &Call, catalog: Arc<Catalog>) -> Arc<Catalog> {
+    if catalog.active_root().is_some() {
+        return catalog;
+    }
+    let roots = [WatchKey::Roots];
+    call.state.consensus().changed(&roots, catalog.index_of(&roots), Instant::now() + AUTHORITY_WAIT_MAX).await
 }
 
 /// Returns the SHA-256 of the root that the CA signs with.

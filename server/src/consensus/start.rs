@@ -408,6 +408,8 @@ fn room_config(config: &Config, mesh: &Mesh) -> RoomConfig {
     let mut room = RoomConfig::new(raft_id, voters, seed);
     room.election_tick = config.timing.election_ticks;
     room.heartbeat_tick = config.timing.heartbeat_ticks;
+    room.limits.snapshot_entries = config.snapshot_entries;
+    room.limits.retained_entries = config.snapshot_entries / 2;
     // Reads that lost their round are repeated here; their clock is the wall's.
     room.limits.read_ticks_max = u64::try_from(config.timing.election_ticks * 2).unwrap_or(u64::MAX);
     room

@@ -1,9 +1,8 @@
 mod property;
 
 use catalog::{
-    Action, Actor, Attestation, CheckStatus, Command, DeregisterTarget, Effect, Envelope, Instance, Intention, Item,
-    JoinToken, KeyFingerprint, Node, Owner, Platform, SecretHash, ServicePattern, SourcePattern, Timestamp, Weights,
-    WriteMode,
+    Actor, Attestation, Command, DeregisterTarget, Envelope, Instance, JoinToken, KeyFingerprint, Node, Owner,
+    Platform, SecretHash, Timestamp, Weights,
 };
 
 use super::*;
@@ -132,22 +131,6 @@ fn deregister(node: &str) -> Command {
     Command::Deregister { node: node.parse().unwrap(), target: DeregisterTarget::Node, incarnation: None }
 }
 
-fn intention(source: &str, destination: &str, action: Action) -> Intention {
-    let parse = |text: &str| text.parse::<ServicePattern>().unwrap();
-    Intention {
-        destination: parse(destination),
-        source: SourcePattern::Service(parse(source)),
-        effect: Effect::Action(action),
-        description: String::new(),
-        meta: BTreeMap::new(),
-        jwt: None,
-        expires_at: None,
-        audit: false,
-        created: CatalogIndex(0),
-        modified: CatalogIndex(0),
-    }
-}
-
 fn endpoints(service: &str) -> Topic {
     Topic::Endpoints(service.parse().unwrap())
 }
@@ -230,7 +213,7 @@ fn a_touched_key_that_leaves_the_view_as_it_was_sends_nothing() {
     log.register("vm-2", "api");
     step(&mut hub, log.applied(), 0);
     let start = event(&step(&mut hub, subscribe(session, &topic, None), 0)[0]).index();
-    // Tags are part of the instance, and not of what a caller is told of it.
+    // It comes and goes between two looks at the catalog.
     log.write(register("vm-3", "api", &[]));
     log.write(deregister("vm-3"));
     assert!(step(&mut hub, log.applied(), 1).is_empty());

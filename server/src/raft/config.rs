@@ -132,7 +132,11 @@ mod tests {
     #[test]
     fn the_raft_crate_draws_no_election_timeout_of_its_own() {
         let config = RoomConfig::new(1, vec![1, 2, 3], 7).raft(0);
-        assert_eq!(config.max_election_tick() - config.min_election_tick(), 1, "the only value in the range is the room's");
+        assert_eq!(
+            config.max_election_tick() - config.min_election_tick(),
+            1,
+            "the only value in the range is the room's"
+        );
         assert!(config.min_election_tick() >= config.election_tick);
     }
 }

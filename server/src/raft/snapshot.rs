@@ -97,9 +97,8 @@ pub(crate) fn decode<'a>(file: &str, bytes: &'a [u8]) -> Result<(SnapshotMetadat
     let number = |at: usize| fixed[at..at + 8].try_into().map_or(0, u64::from_le_bytes);
     let (index, term, state_len) = (number(8), number(16), number(28));
     let conf_state_len = fixed[24..28].try_into().map_or(0, u32::from_le_bytes) as usize;
-    let (header, rest) = bytes
-        .split_at_checked(FIXED_LEN.saturating_add(conf_state_len))
-        .ok_or_else(|| damaged("it is cut short"))?;
+    let (header, rest) =
+        bytes.split_at_checked(FIXED_LEN.saturating_add(conf_state_len)).ok_or_else(|| damaged("it is cut short"))?;
     let (header_checksum, rest) = rest.split_at_checked(4).ok_or_else(|| damaged("it is cut short"))?;
     if header_checksum != crc32fast::hash(header).to_le_bytes() {
         return Err(damaged("the header's checksum is wrong"));
@@ -111,18 +110,16 @@ pub(crate) fn decode<'a>(file: &str, bytes: &'a [u8]) -> Result<(SnapshotMetadat
     }
     let conf_state =
         ConfState::decode(&header[FIXED_LEN..]).map_err(|_| damaged("the membership cannot be decoded"))?;
-    let mut metadata = SnapshotMetadata::default();
-    metadata.index = index;
-    metadata.term = term;
-    metadata.set_conf_state(conf_state);
-    Ok((metadata, state))
+    Ok((SnapshotMetadata { index, term, conf_state: Some(conf_state) }, state))
 }
 
-/// Reads and checks a snapshot file: its bytes, its metadata and where in the bytes the state stands.
+/// Reads and checks a snapshot file, and returns its bytes and its metadata.
 pub(crate) fn read(disk: &impl Disk, file: &str) -> Result<(Vec<u8>, SnapshotMetadata), SnapshotFileError> {
-    let bytes = disk
-        .read(file)
-        .map_err(|source| SnapshotFileError::Disk { operation: "read", file: file.to_owned(), source })?;
+    let bytes = disk.read(file).map_err(|source| SnapshotFileError::Disk {
+        operation: "read",
+        file: file.to_owned(),
+        source,
+    })?;
     let (metadata, _) = decode(file, &bytes)?;
     if file != file_name(metadata.index, metadata.term) {
         return Err(SnapshotFileError::Damaged { file: file.to_owned(), what: "it is the file of another snapshot" });
@@ -222,7 +219,8 @@ mod tests {
 
     #[test]
     fn the_newest_sorts_last_and_strangers_are_left_alone() {
-        let files = [file_name(10, 1), "log-1".to_owned(), "snapshot-1-1".to_owned(), file_name(9, 3), TEMPORARY.to_owned()];
+        let files =
+            [file_name(10, 1), "log-1".to_owned(), "snapshot-1-1".to_owned(), file_name(9, 3), TEMPORARY.to_owned()];
         assert_eq!(among(&files), [&file_name(9, 3), &file_name(10, 1)]);
     }
 }

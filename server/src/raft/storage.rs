@@ -1,6 +1,7 @@
 //! What the `raft` crate reads from, and where a `Ready` is made durable: log and snapshots over one disk.
 
 use std::cell::RefCell;
+use std::collections::BTreeSet;
 
 use catalog::{Catalog, CatalogIndex};
 use raft::eraftpb::{ConfState, Entry, HardState, Snapshot, SnapshotMetadata};
@@ -59,14 +60,11 @@ impl<D: Disk> Store<D> {
     fn bootstrap(&mut self, voters: &[u64]) -> Result<Catalog, OpenError> {
         let mut catalog = Catalog::default();
         catalog.apply_empty(CatalogIndex(BOOTSTRAP_INDEX));
-        let mut conf_state = ConfState::default();
-        conf_state.voters = voters.to_vec();
-        conf_state.voters.sort_unstable();
-        conf_state.voters.dedup();
+        // Every bootstrapped server must come to the same snapshot.
+        let voters: BTreeSet<u64> = voters.iter().copied().collect();
+        let conf_state = ConfState { voters: voters.into_iter().collect(), ..ConfState::default() };
         let bytes = snapshot::encode(BOOTSTRAP_INDEX, BOOTSTRAP_TERM, &conf_state, &catalog.snapshot());
-        self.snapshot.index = BOOTSTRAP_INDEX;
-        self.snapshot.term = BOOTSTRAP_TERM;
-        self.snapshot.set_conf_state(conf_state);
+        self.snapshot = SnapshotMetadata { index: BOOTSTRAP_INDEX, term: BOOTSTRAP_TERM, conf_state: Some(conf_state) };
         snapshot::write(&mut self.disk, &self.snapshot, &bytes)?;
         Ok(catalog)
     }
@@ -192,10 +190,7 @@ impl<D: Disk> Store<D> {
     fn read_snapshot(&self) -> Result<Snapshot, SnapshotFileError> {
         let file = snapshot::file_name(self.snapshot.index, self.snapshot.term);
         let (data, metadata) = snapshot::read(&self.disk, &file)?;
-        let mut snapshot = Snapshot::default();
-        snapshot.data = data;
-        snapshot.set_metadata(metadata);
-        Ok(snapshot)
+        Ok(Snapshot { data, metadata: Some(metadata) })
     }
 }
 

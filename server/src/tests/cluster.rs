@@ -7,9 +7,9 @@ use std::time::Duration;
 use catalog::{CatalogIndex, WatchKey};
 use tokio::time::Instant;
 
-use super::harness::{Cluster, has, register, soon};
+use super::harness::{Cluster, has, node, register, soon};
 use crate::consensus::Role;
-use crate::{ConsensusError, FatalError, IdentityError, StartError, start};
+use crate::{Config, ConsensusError, FatalError, IdentityError, StartError, start};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn three_servers_make_one_cluster_and_each_takes_writes_and_reads_its_own() {
@@ -97,6 +97,32 @@ async fn a_leader_that_stops_hands_over_and_does_not_wait_for_an_election() {
     cluster.stop(&leader).await;
     cluster.leader().await;
     assert!(cluster.consensus(&follower).status().term > before);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn fault_2_a_follower_that_was_away_for_long_catches_up_by_a_snapshot() {
+    let mut cluster = Cluster::new();
+    let few_entries = |config: &mut Config| (config.bootstrap_expect, config.snapshot_entries) = (3, 16);
+    for name in ["a", "b", "c"] {
+        cluster.start(name, few_entries).await;
+    }
+    cluster.established().await;
+    let away = cluster.follower().await;
+    cluster.stop(&away).await;
+    let leader = cluster.consensus(&cluster.leader().await);
+    let last = leader.catalog().index();
+    for n in 0..80 {
+        register(&leader, &format!("n{n}")).await.unwrap();
+    }
+    cluster.start(&away, few_entries).await;
+    let consensus = cluster.consensus(&away);
+    let woken = consensus.changed(&[WatchKey::Node(node("n0"))], last, Instant::now() + Duration::from_secs(30)).await;
+    assert!(has(&woken, "n0"), "a replaced catalog must wake those who wait for what it changed");
+    consensus.read_index().await.unwrap();
+    // The log of the others begins beyond what it has, so nothing else than a snapshot can have brought it here.
+    assert!(leader.catalog().index().0 - last.0 > 16 + 16 / 2);
+    assert_eq!(consensus.catalog().snapshot(), leader.catalog().snapshot());
+    register(&consensus, "after").await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -244,8 +270,8 @@ async fn fault_6_without_a_quorum_nothing_is_acknowledged_and_reads_say_so() {
         cluster
             .start(name, |config| {
                 config.bootstrap_expect = 3;
-                config.timing.write_deadline = Duration::from_secs(2);
-                config.timing.read_deadline = Duration::from_secs(2);
+                config.timing.write_deadline = Duration::from_secs(1);
+                config.timing.read_deadline = Duration::from_secs(1);
             })
             .await;
     }

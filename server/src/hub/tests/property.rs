@@ -1,6 +1,6 @@
 //! The hub against a model: two servers at different places of one log, and an agent that moves between them.
 
-use catalog::{CheckStatus, DeregisterTarget, Item, WriteMode};
+use catalog::{Action, CheckStatus, Effect, Intention, Item, ServicePattern, SourcePattern, WriteMode};
 use proptest::prelude::*;
 use proptest::test_runner::TestCaseResult;
 
@@ -91,6 +91,22 @@ fn act() -> impl Strategy<Value = Act> {
         2 => Just(Act::Read),
         1 => (0..2usize).prop_map(Act::Move),
     ]
+}
+
+fn intention(source: &str, destination: &str, action: Action) -> Intention {
+    let parse = |text: &str| text.parse::<ServicePattern>().unwrap();
+    Intention {
+        destination: parse(destination),
+        source: SourcePattern::Service(parse(source)),
+        effect: Effect::Action(action),
+        description: String::new(),
+        meta: BTreeMap::new(),
+        jwt: None,
+        expires_at: None,
+        audit: false,
+        created: CatalogIndex(0),
+        modified: CatalogIndex(0),
+    }
 }
 
 fn command(write: &Write) -> Command {

@@ -144,7 +144,9 @@ pub(crate) fn read_at(segment: &[u8], sequence: u64, offset: usize) -> Found {
     if header[..4] != MAGIC || checksum != header_checksum(&header[..12], sequence, offset as u64) {
         return Found::Damaged;
     }
-    let Some(payload) = rest.get(HEADER_LEN..HEADER_LEN.saturating_add(payload_len as usize)) else { return Found::Cut };
+    let Some(payload) = rest.get(HEADER_LEN..HEADER_LEN.saturating_add(payload_len as usize)) else {
+        return Found::Cut;
+    };
     if payload_checksum != crc32fast::hash(payload) {
         return Found::Damaged;
     }

@@ -30,13 +30,15 @@ fn reopen(disk: &mut MemoryDisk, segment_bytes: u64) -> Log {
 }
 
 /// What a log holds, to compare two of them.
-fn contents(log: &Log) -> (super::Position, Vec<Entry>, HardState) {
+type Contents = (super::Position, Vec<Entry>, HardState);
+
+fn contents(log: &Log) -> Contents {
     (log.base(), log.entries.iter().cloned().collect(), log.hard_state().clone())
 }
 
 /// Writes a log of several records into one segment; returns the disk, the file's length after each record, and what
 /// the log held then.
-fn short_log() -> (MemoryDisk, Vec<(usize, (super::Position, Vec<Entry>, HardState))>) {
+fn short_log() -> (MemoryDisk, Vec<(usize, Contents)>) {
     let mut disk = MemoryDisk::new();
     let mut log = reopen(&mut disk, ONE_SEGMENT);
     let mut states = Vec::new();
@@ -233,9 +235,8 @@ fn reads_are_bounded_by_bytes_and_never_empty() {
 fn what_one_append_writes_does_not_grow_with_the_log() {
     let mut disk = MemoryDisk::new();
     let mut log = reopen(&mut disk, 4096);
-    let total = |disk: &MemoryDisk| -> usize {
-        disk.list().unwrap().iter().map(|file| disk.read(file).unwrap().len()).sum()
-    };
+    let total =
+        |disk: &MemoryDisk| -> usize { disk.list().unwrap().iter().map(|file| disk.read(file).unwrap().len()).sum() };
     let mut most = 0;
     for index in 1..=2000 {
         let before = total(&disk);
@@ -261,6 +262,10 @@ fn golden_a_log_written_by_version_1_is_read() {
     let golden = std::fs::read(&path).unwrap();
     let mut old = MemoryDisk::new();
     old.append(&file, &golden).unwrap();
-    assert_eq!(contents(&reopen(&mut old, ONE_SEGMENT)), states.last().unwrap().1, "a log of version 1 reads as it did");
+    assert_eq!(
+        contents(&reopen(&mut old, ONE_SEGMENT)),
+        states.last().unwrap().1,
+        "a log of version 1 reads as it did"
+    );
     assert_eq!(disk.read(&file).unwrap(), golden, "the format changed without a new version");
 }

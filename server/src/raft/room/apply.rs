@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use catalog::{Catalog, Envelope, WatchKey};
 use raft::Storage;
 use raft::eraftpb::{ConfChange, ConfChangeSingle, ConfChangeTransition, ConfChangeType, ConfChangeV2};
-use raft::eraftpb::{ConfState, Entry, EntryType, Snapshot, SnapshotMetadata};
+use raft::eraftpb::{Entry, EntryType, Snapshot, SnapshotMetadata};
 use raft_prost::Message as _;
 
 use super::{CatalogIndex, Disk, EntryError, Fatal, Output, Room};
@@ -57,7 +57,9 @@ impl<D: Disk> Room<D> {
                         self.applied_since_snapshot.0 += self.limits.snapshot_entries;
                     }
                     // Every server comes to the same verdict, for it follows from the membership alone.
-                    Err(error) => tracing::error!(index = entry.index, %error, "ignored an impossible membership change"),
+                    Err(error) => {
+                        tracing::error!(index = entry.index, %error, "ignored an impossible membership change")
+                    }
                 }
             }
         }
@@ -89,7 +91,7 @@ impl<D: Disk> Room<D> {
         let index = self.catalog.index().0;
         let Ok(term) = self.node.store().term(index) else { return };
         self.applied_since_snapshot = (0, 0);
-        self.encoding = Some(metadata(index, term, self.conf_state.clone()));
+        self.encoding = Some(SnapshotMetadata { index, term, conf_state: Some(self.conf_state.clone()) });
         let (conf_state, catalog) = (self.conf_state.clone(), self.catalog.clone());
         out(Output::EncodeSnapshot { index, term, conf_state, catalog });
     }
@@ -107,14 +109,6 @@ impl<D: Disk> Room<D> {
 struct Applied {
     outcome: catalog::Outcome,
     touched: BTreeSet<WatchKey>,
-}
-
-fn metadata(index: u64, term: u64, conf_state: ConfState) -> SnapshotMetadata {
-    let mut metadata = SnapshotMetadata::default();
-    metadata.index = index;
-    metadata.term = term;
-    metadata.set_conf_state(conf_state);
-    metadata
 }
 
 /// Reads the catalog in a snapshot and checks that it is what the metadata says.

@@ -54,7 +54,6 @@ pub enum Input {
 
 /// One thing that the shell must carry out, in the order given.
 #[derive(Debug)]
-#[expect(clippy::large_enum_variant, reason = "a message to a peer is the common case; boxing it would cost more")]
 pub enum Output {
     /// Send this to the peer `to`. May be dropped, never delayed behind other work.
     Send(Message),
@@ -242,9 +241,6 @@ pub enum Fatal {
         #[source]
         source: EntryError,
     },
-    /// The `raft` crate refused to go on.
-    #[error("raft refused to go on")]
-    Raft(#[source] raft::Error),
     /// The room halted before.
     #[error("the raft room has halted after an earlier failure")]
     Halted,
@@ -307,8 +303,7 @@ pub enum OpenError {
 }
 
 /// What an operator does about a damaged Raft directory.
-pub(crate) const REPLACE: &str =
-    "restore the disk, or remove this server from the group and let a new one with an empty data directory take its place";
+pub(crate) const REPLACE: &str = "restore the disk, or remove this server from the group and let a new one with an empty data directory take its place";
 
 /// What a room says about itself.
 #[derive(Debug, Clone, PartialEq, Eq)]

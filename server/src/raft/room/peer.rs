@@ -11,10 +11,7 @@ use super::apply::{decode_conf_change, decode_snapshot};
 const BEYOND: u64 = u64::MAX / 4;
 
 /// Checks a peer's message. Returns the catalog of a snapshot that is new here.
-pub(super) fn check<S: Storage>(
-    message: &Message,
-    node: &RawNode<S>,
-) -> Result<Option<Catalog>, PeerMessageRefused> {
+pub(super) fn check<S: Storage>(message: &Message, node: &RawNode<S>) -> Result<Option<Catalog>, PeerMessageRefused> {
     let kind = MessageType::from_i32(message.msg_type).ok_or(PeerMessageRefused::Type(message.msg_type))?;
     let is_own = message.from == node.raft.id || message.from == raft::INVALID_ID;
     if is_own || message.to != node.raft.id {
@@ -79,7 +76,8 @@ fn check_entries(message: &Message) -> Result<(), PeerMessageRefused> {
     let (mut index, mut term) = (message.index, message.log_term);
     for entry in &message.entries {
         index += 1;
-        if entry.index != index || entry.term < term || entry.term > message.term || entry.term == 0 || !is_known(entry) {
+        if entry.index != index || entry.term < term || entry.term > message.term || entry.term == 0 || !is_known(entry)
+        {
             return Err(PeerMessageRefused::Entry(index));
         }
         term = entry.term;
@@ -97,10 +95,7 @@ fn is_known(entry: &Entry) -> bool {
     }
 }
 
-fn check_snapshot<S: Storage>(
-    message: &Message,
-    node: &RawNode<S>,
-) -> Result<Option<Catalog>, PeerMessageRefused> {
+fn check_snapshot<S: Storage>(message: &Message, node: &RawNode<S>) -> Result<Option<Catalog>, PeerMessageRefused> {
     let Snapshot { metadata: Some(metadata), .. } = message.get_snapshot() else {
         return Err(PeerMessageRefused::Snapshot(0));
     };

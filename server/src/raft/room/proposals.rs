@@ -77,11 +77,8 @@ impl Proposals {
         }
         let (ids, entries): (Vec<u64>, Vec<Entry>) =
             batch.into_iter().map(|(id, data)| (id, Entry { data, ..Entry::default() })).unzip();
-        let mut message = Message::default();
-        message.msg_type = MessageType::MsgPropose as i32;
-        message.from = node.raft.id;
-        message.entries = entries;
-        match node.raft.step(message) {
+        let msg_type = MessageType::MsgPropose as i32;
+        match node.raft.step(Message { msg_type, from: node.raft.id, entries, ..Message::default() }) {
             Ok(()) => {
                 let first = node.raft.raft_log.last_index() + 1 - ids.len() as u64;
                 let term = node.raft.term;
@@ -102,9 +99,7 @@ impl Proposals {
     pub(super) fn answer(&mut self, index: u64, term: u64, outcome: Option<Outcome>) -> Option<Output> {
         let (proposed_term, id) = self.waiting.remove(&index)?;
         Some(match outcome {
-            Some(outcome) if proposed_term == term => {
-                Output::ProposalDone { id, index: CatalogIndex(index), outcome }
-            }
+            Some(outcome) if proposed_term == term => Output::ProposalDone { id, index: CatalogIndex(index), outcome },
             _ => Output::ProposalFailed { id, reason: ProposalFailure::LeadershipLost },
         })
     }

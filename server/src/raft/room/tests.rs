@@ -13,7 +13,11 @@ use cluster::{Cluster, Event, Recording, command};
 fn words(outputs: &[Output]) -> Vec<String> {
     let word = |output: &Output| match output {
         Output::Applied { index, touched, restored, .. } => {
-            format!("applied {index}{}{}", if touched.is_empty() { "" } else { " touched" }, if *restored { " restored" } else { "" })
+            format!(
+                "applied {index}{}{}",
+                if touched.is_empty() { "" } else { " touched" },
+                if *restored { " restored" } else { "" }
+            )
         }
         Output::ProposalDone { id, index, outcome } => {
             format!("done {id} at {index}{}", if *outcome == Outcome::Done { "" } else { " otherwise" })
@@ -82,7 +86,11 @@ fn proposals_that_cannot_be_entries_are_refused_before_they_are() {
     assert!(
         matches!(
             &reasons[..],
-            [ProposalFailure::TooLarge { bytes: 1001, bytes_max: 1000 }, ProposalFailure::Malformed(_), ProposalFailure::Malformed(_)]
+            [
+                ProposalFailure::TooLarge { bytes: 1001, bytes_max: 1000 },
+                ProposalFailure::Malformed(_),
+                ProposalFailure::Malformed(_)
+            ]
         ),
         "{reasons:?}"
     );
@@ -98,7 +106,10 @@ fn waiting_proposals_and_reads_are_bounded() {
         cluster.propose(1, id);
         cluster.step(1, Input::ReadIndex { id });
     }
-    let expected = ["failed 3: too many proposals wait already; retry later", "unread 3: too many reads wait already; retry later"];
+    let expected = [
+        "failed 3: too many proposals wait already; retry later",
+        "unread 3: too many reads wait already; retry later",
+    ];
     assert_eq!(words(&cluster.take_outputs(1)), expected);
 }
 
@@ -346,7 +357,10 @@ fn a_stopped_room_fails_what_waits_and_takes_nothing_more() {
     cluster.propose(1, 7);
     cluster.step(1, Input::ReadIndex { id: 8 });
     cluster.step_all(1, vec![Input::Stop, Input::Tick]);
-    assert_eq!(words(&cluster.take_outputs(1)), ["failed 7: the server is stopping", "unread 8: the server is stopping"]);
+    assert_eq!(
+        words(&cluster.take_outputs(1)),
+        ["failed 7: the server is stopping", "unread 8: the server is stopping"]
+    );
     cluster.propose(1, 9);
     assert!(cluster.take_outputs(1).is_empty());
 }

@@ -6,7 +6,9 @@ use std::io;
 use std::rc::Rc;
 use std::time::Duration;
 
-use catalog::{Action, Actor, Command, Effect, Envelope, Intention, RequestId, ServicePattern, SourcePattern, Timestamp};
+use catalog::{
+    Action, Actor, Command, Effect, Envelope, Intention, RequestId, ServicePattern, SourcePattern, Timestamp,
+};
 use catalog::{CatalogIndex, WriteMode};
 use raft::eraftpb::Message;
 
@@ -40,6 +42,7 @@ pub(super) fn command(number: u64) -> Vec<u8> {
 
 /// What happened on a server, in order.
 #[derive(Debug, Clone, PartialEq)]
+#[expect(clippy::large_enum_variant, reason = "a test's events are few")]
 pub(super) enum Event {
     Append(String),
     Sync(String),

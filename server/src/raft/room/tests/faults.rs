@@ -89,7 +89,10 @@ fn z3_a_damaged_snapshot_is_refused_and_an_older_one_is_never_used_instead() {
     for position in (0..bytes.len()).step_by(7) {
         disk.file_mut(&newest).unwrap()[position] ^= 4;
         let error = reopen(&disk).err().unwrap();
-        assert!(matches!(error, OpenError::Snapshot(SnapshotFileError::Damaged { .. } | SnapshotFileError::Newer { .. })));
+        assert!(matches!(
+            error,
+            OpenError::Snapshot(SnapshotFileError::Damaged { .. } | SnapshotFileError::Newer { .. })
+        ));
         disk.file_mut(&newest).unwrap()[position] ^= 4;
     }
     reopen(&disk).unwrap();

@@ -18,9 +18,8 @@ fn entry(index: u64, term: u64, data: &[u8]) -> Entry {
 #[test]
 fn r5_malformed_messages_are_dropped_and_counted() {
     let append = |entries: Vec<Entry>| Message { index: 1, log_term: 1, entries, ..message(MessageType::MsgAppend, 2) };
-    let conf_change = |kind: EntryType, data: &[u8]| {
-        append(vec![Entry { entry_type: kind as i32, ..entry(2, 2, data) }])
-    };
+    let conf_change =
+        |kind: EntryType, data: &[u8]| append(vec![Entry { entry_type: kind as i32, ..entry(2, 2, data) }]);
     let snapshot = |index: u64, data: &[u8], voters: Vec<u64>| {
         let mut snapshot = Snapshot { data: data.to_vec(), ..Snapshot::default() };
         snapshot.mut_metadata().index = index;
@@ -91,7 +90,10 @@ fn r5_a_committed_entry_of_an_unknown_kind_halts_and_is_not_skipped() {
         let entries = vec![entry(2, 2, b""), entry(3, 2, data)];
         let append = Message { index: 1, log_term: 1, entries, commit: 3, ..message(MessageType::MsgAppend, 2) };
         let error = room.step(Input::Peer(append), Duration::ZERO, &mut |_| {}).unwrap_err();
-        assert!(matches!(error, Fatal::Entry { index: 3, term: 2, source: EntryError::Envelope(_) }), "{what}: {error}");
+        assert!(
+            matches!(error, Fatal::Entry { index: 3, term: 2, source: EntryError::Envelope(_) }),
+            "{what}: {error}"
+        );
         assert!(matches!(room.step(Input::Tick, Duration::ZERO, &mut |_| {}), Err(Fatal::Halted)), "{what}");
         // It halts again after a restart, until a version that knows the kind is started.
         let mut room = Room::open(cluster.stop(2), RoomConfig::new(2, vec![], 1)).unwrap();
