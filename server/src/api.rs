@@ -12,7 +12,6 @@ mod challenge;
 mod config_entries;
 mod connect_ca;
 mod error;
-mod guard;
 mod health;
 mod intentions;
 mod join_tokens;
@@ -40,10 +39,12 @@ use axum::middleware::{Next, from_fn};
 use axum::response::{IntoResponse, Response};
 use tracing::debug;
 use wire::cluster_key::ClusterKeys;
+use wire::front_door::check_addressee;
 
 use crate::consensus::Consensus;
 use crate::metrics::Metrics;
 
+use error::ApiError;
 pub(crate) use listener::serve_http;
 use route::Route;
 
@@ -111,7 +112,7 @@ pub(crate) fn router(state: ApiState) -> Router {
         let metrics = metrics.clone();
         async move {
             let (parts, body) = request.into_parts();
-            match guard::check(&parts) {
+            match check_addressee(&parts).map_err(ApiError::from) {
                 Ok(()) => next.run(Request::from_parts(parts, body)).await,
                 Err(error) => {
                     metrics.api_request(error.status());

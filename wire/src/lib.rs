@@ -8,7 +8,11 @@ pub mod consul;
 pub mod crypto;
 pub mod decode;
 pub mod frame;
+pub mod front_door;
 pub mod join_token;
+mod one_line;
 pub mod pki;
 pub mod rfc3339;
 pub mod tls;
+
+pub use one_line::one_line;

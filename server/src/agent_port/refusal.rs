@@ -1,6 +1,5 @@
 //! How a request of an agent fails: a status, one line for the agent, and a label from a closed set for the metrics.
 
-use std::fmt;
 use std::time::Duration;
 
 use axum::body::Body;
@@ -57,7 +56,7 @@ pub(crate) enum PortError {
     #[error("{0}")]
     Refused(Refusal),
     /// The certificate was not signed.
-    #[error("{}", chain(.0))]
+    #[error("{}", wire::one_line(.0))]
     Sign(#[from] SignError),
     /// More certificates are asked for than this server signs; the existing ones keep working meanwhile.
     #[error("this server signs too many certificates just now: try again in {} s", retry_after.as_secs())]
@@ -66,10 +65,10 @@ pub(crate) enum PortError {
     #[error("the mesh is not bootstrapped yet: try again in a moment")]
     NotReady,
     /// The servers have no quorum, so nothing can be confirmed.
-    #[error("the servers cannot confirm this now: {}", chain(.0))]
+    #[error("the servers cannot confirm this now: {}", wire::one_line(.0))]
     Read(#[from] ReadError),
     /// The write did not come through; whether it will is not known.
-    #[error("the write did not come through: {}", chain(.0))]
+    #[error("the write did not come through: {}", wire::one_line(.0))]
     Propose(#[from] ProposeError),
     /// The server stops.
     #[error(transparent)]
@@ -166,18 +165,6 @@ impl PortError {
         }
         response
     }
-}
-
-/// Shows an error with its sources.
-fn chain(error: &dyn std::error::Error) -> impl fmt::Display {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    text
 }
 
 /// Returns `text` without control characters and cut to a bounded length.

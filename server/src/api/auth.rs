@@ -2,7 +2,8 @@
 
 use ::catalog::{AccessorId, Catalog, RequestId, Rights, SecretHash, Token};
 use http::HeaderMap;
-use wire::crypto::{self, Secret};
+use wire::crypto;
+use wire::front_door::{TurnedAway, sent_token, single_header};
 
 use super::ApiState;
 use super::error::ApiError;
@@ -105,84 +106,22 @@ fn lookup(catalog: &Catalog, hash: &SecretHash) -> Option<Token> {
 
 /// Returns the hash of the token that the headers carry; the token itself is not kept.
 fn sent_hash(headers: &HeaderMap) -> Result<Option<SecretHash>, ApiError> {
-    let own = single(headers, "X-Consul-Token", "send it once, as plain text")?;
-    let bearer = single(headers, "Authorization", "send it once, as `Bearer <token>`")?;
-    let bearer = match bearer {
-        None | Some("") => None,
-        Some(value) => match value.split_once(' ') {
-            Some((scheme, token)) if scheme.eq_ignore_ascii_case("bearer") => Some(token.trim()),
-            _ => return Err(ApiError::Header { name: "Authorization", expected: "send `Bearer <token>`" }),
-        },
-    };
-    // Consul's clients send an empty header where no token is configured.
-    let own = own.map(str::trim).filter(|token| !token.is_empty());
-    let bearer = bearer.filter(|token| !token.is_empty());
-    let token = match (own, bearer) {
-        (Some(own), Some(bearer)) if !crypto::constant_time_eq(own.as_bytes(), bearer.as_bytes()) => {
-            return Err(ApiError::TwoTokens);
-        }
-        (own, bearer) => own.or(bearer),
-    };
-    Ok(token.map(|token| crypto::secret_hash(&Secret::new(token))))
+    Ok(sent_token(headers)?.map(|token| crypto::secret_hash(&token)))
 }
 
 /// Returns the request id that a client sent so that its retry counts once.
 pub(crate) fn request_id(headers: &HeaderMap) -> Result<Option<RequestId>, ApiError> {
     const EXPECTED: &str = "send it once, 1 to 64 of A-Z, a-z, 0-9 and `-`";
-    single(headers, "X-Weft-Request-Id", EXPECTED)?
-        .map(|text| text.parse().map_err(|_| ApiError::Header { name: "X-Weft-Request-Id", expected: EXPECTED }))
+    single_header(headers, "X-Weft-Request-Id", EXPECTED)?
+        .map(|text| {
+            text.parse().map_err(|_| TurnedAway::Header { name: "X-Weft-Request-Id", expected: EXPECTED }.into())
+        })
         .transpose()
-}
-
-fn single<'a>(headers: &'a HeaderMap, name: &'static str, expected: &'static str) -> Result<Option<&'a str>, ApiError> {
-    let mut values = headers.get_all(name).iter();
-    let value = values.next();
-    if values.next().is_some() {
-        return Err(ApiError::Header { name, expected });
-    }
-    value.map(|value| value.to_str().map_err(|_| ApiError::Header { name, expected })).transpose()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn hash_of(headers: &[(&'static str, &'static str)]) -> Result<Option<SecretHash>, ApiError> {
-        let mut map = HeaderMap::new();
-        for (name, value) in headers {
-            map.append(*name, value.parse().unwrap());
-        }
-        sent_hash(&map)
-    }
-
-    fn hash(token: &str) -> Option<SecretHash> {
-        Some(crypto::secret_hash(&Secret::new(token)))
-    }
-
-    #[test]
-    fn a_token_comes_in_either_header_or_in_both_alike() {
-        assert_eq!(hash_of(&[]).unwrap(), None);
-        assert_eq!(hash_of(&[("x-consul-token", "")]).unwrap(), None);
-        assert_eq!(hash_of(&[("x-consul-token", "abc")]).unwrap(), hash("abc"));
-        assert_eq!(hash_of(&[("authorization", "Bearer abc")]).unwrap(), hash("abc"));
-        assert_eq!(hash_of(&[("authorization", "bearer  abc")]).unwrap(), hash("abc"));
-        assert_eq!(hash_of(&[("x-consul-token", "abc"), ("authorization", "Bearer abc")]).unwrap(), hash("abc"));
-    }
-
-    #[test]
-    fn a6_a_malformed_credential_is_refused_without_repeating_it() {
-        let refused: [&[(&str, &str)]; 4] = [
-            &[("x-consul-token", "s3cret"), ("authorization", "Bearer other-s3cret")],
-            &[("authorization", "Basic s3cret")],
-            &[("authorization", "s3cret")],
-            &[("x-consul-token", "s3cret"), ("x-consul-token", "s3cret2")],
-        ];
-        for headers in refused {
-            let error = hash_of(headers).unwrap_err();
-            assert_eq!(error.status(), http::StatusCode::BAD_REQUEST);
-            assert!(!error.to_string().contains("s3cret"), "{error}");
-        }
-    }
 
     #[test]
     fn no_token_carries_no_right() {

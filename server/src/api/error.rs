@@ -24,18 +24,9 @@ pub(crate) enum ApiError {
     /// A token in a URL ends up in logs and histories.
     #[error("the query parameter `token` is refused; send the token in the X-Consul-Token or Authorization header")]
     TokenInQuery,
-    /// Two headers carry two tokens.
-    #[error("the headers X-Consul-Token and Authorization carry different tokens; send one of them")]
-    TwoTokens,
-    /// A header that carries a credential or an id is not of its form.
-    #[error("the header {name} is malformed; {expected}")]
-    Header { name: &'static str, expected: &'static str },
-    /// The request names a host that this listener does not answer for.
-    #[error("{header} `{value}` is not this listener's; ask for localhost or a loopback address")]
-    ForeignHost { header: &'static str, value: String },
-    /// The request names no host.
-    #[error("the request needs exactly one Host header; send it once")]
-    NoHost,
+    /// The request is not for this listener, or its credentials are malformed.
+    #[error(transparent)]
+    TurnedAway(#[from] wire::front_door::TurnedAway),
     /// The query string cannot be read.
     #[error("the query string cannot be read: {reason}")]
     Query { reason: String },
@@ -102,14 +93,9 @@ impl ApiError {
     /// Returns the status that goes with the error.
     pub(crate) fn status(&self) -> StatusCode {
         match self {
-            Self::TokenUnknown
-            | Self::PermissionDenied { .. }
-            | Self::BootstrapRefused { .. }
-            | Self::ForeignHost { .. } => StatusCode::FORBIDDEN,
+            Self::TokenUnknown | Self::PermissionDenied { .. } | Self::BootstrapRefused { .. } => StatusCode::FORBIDDEN,
+            Self::TurnedAway(why) => why.status(),
             Self::TokenInQuery
-            | Self::TwoTokens
-            | Self::Header { .. }
-            | Self::NoHost
             | Self::Query { .. }
             | Self::Parameter { .. }
             | Self::ParameterMissing { .. }

@@ -7,10 +7,11 @@ use catalog::{Actor, Command, ENVELOPE_VERSION, Envelope, Mesh, Outcome, Request
 use tracing::{info, warn};
 use wire::cluster_key::ClusterKeys;
 use wire::crypto;
+use wire::one_line;
 
 use super::Consensus;
 use super::status::Role;
-use super::transport::{chain, jittered};
+use super::transport::jittered;
 use crate::ca;
 
 const RETRY_PAUSE: Duration = Duration::from_millis(200);
@@ -39,7 +40,7 @@ pub(crate) async fn run(consensus: Consensus, mesh: Arc<Mesh>, server: ServerId,
                     propose(&consensus, &server, format!("install-ca-{}", mesh.cluster_id), command).await;
                     continue;
                 }
-                Err(error) => warn!(error = chain(&error), "no certificate authority yet"),
+                Err(error) => warn!(error = one_line(&error), "no certificate authority yet"),
             }
         }
         tokio::time::sleep(jittered(RETRY_PAUSE)).await;

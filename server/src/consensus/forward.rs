@@ -12,12 +12,13 @@ use tokio::net::TcpStream;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio_rustls::client::TlsStream;
 use tracing::debug;
+use wire::one_line;
 
 use super::budget::{ByteBudget, HeldBytes};
 use super::inbox::Unanswered;
 use super::transport::frame::{Frame, FrameError};
 use super::transport::hello::Purpose;
-use super::transport::{ALIVE_INTERVAL, Context, chain, read_alive, write_alive};
+use super::transport::{ALIVE_INTERVAL, Context, read_alive, write_alive};
 use super::{Committed, Consensus};
 
 /// Writes that may wait for one leader's answer, on either side of the connection.
@@ -140,9 +141,9 @@ async fn carry(context: Arc<Context>, leader: ServerMember, mut jobs: mpsc::Rece
     let ended = match dialled {
         Ok(dialled) => tokio::select! {
             () = context.stop.cancelled() => return,
-            ended = exchange(dialled.stream, &mut jobs) => chain(&ended),
+            ended = exchange(dialled.stream, &mut jobs) => one_line(&ended),
         },
-        Err(error) => chain(&error),
+        Err(error) => one_line(&error),
     };
     debug!(peer = %leader.id, error = ended, "forwarding ended");
     jobs.close();

@@ -12,6 +12,7 @@ use futures_util::stream::FuturesUnordered;
 use tokio::sync::watch as latest;
 use tracing::{debug, error, info, warn};
 use wire::crypto;
+use wire::one_line;
 
 use super::Consensus;
 use super::bootstrap::{Bootstrap, Candidate, Commitment, Input, Output, PledgeAnswer, describe};
@@ -20,7 +21,7 @@ use super::start::{Failure, FatalError};
 use super::transport::dial::{DialError, Dialled};
 use super::transport::frame::Frame;
 use super::transport::hello::{About, Purpose, Refusal};
-use super::transport::{Context, chain, jittered, read_alive, write_alive};
+use super::transport::{Context, jittered, read_alive, write_alive};
 
 /// Addresses that are dialled besides those that were configured.
 const HEARD_OF_MAX: usize = 32;
@@ -236,7 +237,7 @@ async fn meet_all(context: &Arc<Context>, addresses: BTreeSet<String>, before: B
         match met {
             Ok(()) | Err(DialError::ThisServer { .. }) => {}
             Err(error) => {
-                let text = chain(&error);
+                let text = one_line(&error);
                 if before.contains(&text) {
                     debug!(error = text, "server not met");
                 } else {

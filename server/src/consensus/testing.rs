@@ -3,8 +3,8 @@
 use catalog::{ServerId, WatchKey};
 use tokio::net::TcpListener;
 use wire::cluster_key::{ClusterKey, ClusterKeys};
+use wire::one_line;
 
-use super::transport::chain;
 use super::transport::hello::Purpose;
 use super::{Consensus, Running};
 use crate::config::{Config, RaftTiming};
@@ -49,6 +49,6 @@ impl Running {
     /// Dials an address as this server would dial a peer, and returns who answered or why nobody did.
     pub(crate) async fn dial_for_tests(&self, address: &str, expected: Option<&ServerId>) -> Result<ServerId, String> {
         let dialled = self.context().dial(address, expected, Purpose::Meet).await;
-        dialled.map(|dialled| dialled.peer).map_err(|error| chain(&error))
+        dialled.map(|dialled| dialled.peer).map_err(|error| one_line(&error))
     }
 }

@@ -42,7 +42,7 @@ pub(super) fn spawn<D: Disk + Send + 'static>(
             Ok(Err(fatal)) => FatalError::Raft(Arc::new(fatal)),
             Err(panic) => FatalError::Panicked { thread: "raft", message: panic_message(&*panic) },
         };
-        error!(error = super::transport::chain(&fatal), "raft halted");
+        error!(error = wire::one_line(&fatal), "raft halted");
         failure.set(fatal);
     })
 }

@@ -66,18 +66,6 @@ pub(crate) fn jittered(pause: Duration) -> Duration {
     pause.mul_f64(0.75 + share / 2.0)
 }
 
-/// Returns an error with all its causes on one line.
-pub(crate) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text
-}
-
 /// Reads one frame from a peer that must not be silent for long.
 pub(super) async fn read_alive<R: AsyncRead + Unpin>(reader: &mut R) -> Result<(Frame, usize), FrameError> {
     match tokio::time::timeout(SILENCE_MAX, frame::read(reader)).await {

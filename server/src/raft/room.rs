@@ -190,10 +190,9 @@ impl<D: Disk> Room<D> {
 
     fn take_message(&mut self, message: Message, now: Duration) {
         let from = message.from;
-        let speaks_for_leader = matches!(
-            MessageType::from_i32(message.msg_type),
-            Some(MessageType::MsgAppend | MessageType::MsgHeartbeat | MessageType::MsgSnapshot)
-        );
+        let kind = MessageType::from_i32(message.msg_type);
+        let speaks_for_leader =
+            matches!(kind, Some(MessageType::MsgAppend | MessageType::MsgHeartbeat | MessageType::MsgSnapshot));
         let arrived = match peer::check(&message, &self.node) {
             Ok(arrived) => arrived,
             Err(error) => {
@@ -202,6 +201,10 @@ impl<D: Disk> Room<D> {
                 return;
             }
         };
+        // Raft would pass a read on to the leader it knows, in the asker's name; the asker itself asks again instead.
+        if kind == Some(MessageType::MsgReadIndex) && self.node.raft.state != StateRole::Leader {
+            return;
+        }
         // Raft refuses what it has no use for (an answer from a stranger, for one); nothing follows from that here.
         if let Err(error) = self.node.step(message) {
             tracing::debug!(peer = from, %error, "raft has no use for a message");

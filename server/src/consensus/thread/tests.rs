@@ -132,7 +132,7 @@ fn context(config: &Config, consensus: &Consensus, failure: &Failure) -> Arc<Con
 async fn fault_15_a_failed_sync_ends_the_server_and_the_write_is_not_acknowledged() {
     let (fatal, written) = fail_with(Fault::Error).await;
     assert!(matches!(fatal, FatalError::Raft(_)), "{fatal}");
-    assert!(super::super::transport::chain(&fatal).ends_with("the disk is on fire"), "{fatal}");
+    assert!(wire::one_line(&fatal).ends_with("the disk is on fire"), "{fatal}");
     assert!(matches!(written, Err(ProposeError::Unknown { .. })), "{written:?}");
 }
 

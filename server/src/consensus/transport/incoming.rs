@@ -14,11 +14,12 @@ use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
+use wire::one_line;
 use wire::tls::{ALPN_RAFT, PeerRejected, raft_peer, raft_server_config, speaks};
 
 use super::frame::{self, Frame, FrameError};
 use super::hello::{Hello, HelloAnswer, PROTOCOL_VERSION, Purpose, Refusal, Verdict, judge};
-use super::{Context, HANDSHAKE_TIMEOUT, chain, raft_id_of, read_alive, snapshots, write_alive, write_only_alive};
+use super::{Context, HANDSHAKE_TIMEOUT, raft_id_of, read_alive, snapshots, write_alive, write_only_alive};
 use crate::consensus::forward;
 
 /// Connections that may be in their handshake at once; the next ones wait in the kernel's queue.
@@ -112,7 +113,7 @@ async fn carry(
         Ok(()) => {}
         Err(error) => match error.label() {
             Some(label) => context.refused(label, &peer, &error),
-            None => debug!(peer = %peer, error = chain(&error), "raft connection ended"),
+            None => debug!(peer = %peer, error = one_line(&error), "raft connection ended"),
         },
     }
 }
@@ -153,7 +154,7 @@ async fn greet(context: &Context, acceptor: &TlsAcceptor, stream: TcpStream) -> 
         return Err(NotGreeted::new("tls_protocol", "the peer does not speak `weft-raft/1`"));
     }
     let peer = raft_peer(connection).map_err(|rejected| NotGreeted::new(rejected.label(), &rejected))?;
-    let broken = |error: FrameError| NotGreeted::new(error.label().unwrap_or("greeting"), chain(&error));
+    let broken = |error: FrameError| NotGreeted::new(error.label().unwrap_or("greeting"), one_line(&error));
     let hello = match frame::read(&mut stream).await.map_err(broken)?.0 {
         Frame::Hello(hello) => *hello,
         other => return Err(broken(other.unexpected())),

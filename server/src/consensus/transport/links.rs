@@ -14,10 +14,11 @@ use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio_rustls::client::TlsStream;
 use tracing::{debug, info, warn};
+use wire::one_line;
 
 use super::frame::{Frame, FrameError};
 use super::hello::Purpose;
-use super::{ALIVE_INTERVAL, Context, SILENCE_MAX, chain, jittered, read_only_alive, snapshots};
+use super::{ALIVE_INTERVAL, Context, SILENCE_MAX, jittered, read_only_alive, snapshots};
 use crate::consensus::budget::{ByteBudget, HeldBytes};
 use crate::consensus::inbox::Request;
 
@@ -137,10 +138,10 @@ impl Task {
                     self.connected.store(true, Ordering::Relaxed);
                     let error = self.carry(dialled.stream).await;
                     self.connected.store(false, Ordering::Relaxed);
-                    info!(peer = %self.server, error = chain(&error), "raft peer disconnected");
+                    info!(peer = %self.server, error = one_line(&error), "raft peer disconnected");
                 }
                 Err(error) => {
-                    let text = chain(&error);
+                    let text = one_line(&error);
                     // A peer that is away for hours is one line, not one for each attempt.
                     if text == complaint {
                         debug!(peer = %self.server, error = text, "raft peer not reached");

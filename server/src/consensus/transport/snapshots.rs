@@ -8,10 +8,11 @@ use catalog::ServerId;
 use raft::eraftpb::{Message, MessageType};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tracing::{info, warn};
+use wire::one_line;
 
 use super::frame::{self, Frame, FrameError};
 use super::hello::Purpose;
-use super::{Context, chain, raft_id_of};
+use super::{Context, raft_id_of};
 use crate::consensus::inbox::Request;
 
 /// From the connection to the confirmation: 64 MiB at 1 MB/s.
@@ -49,12 +50,12 @@ pub(super) fn send(context: &Arc<Context>, busy: &Arc<AtomicBool>, peer: u64, me
 async fn deliver(context: &Context, peer: u64, message: Message) -> Result<(), String> {
     let member = context.shared().members.member(peer).ok_or("the peer is no member any more")?;
     let dialled = context.dial(&member.raft_address, Some(&member.id), Purpose::Snapshot).await;
-    let mut stream = dialled.map_err(|error| chain(&error))?.stream;
-    frame::write(&mut stream, &Frame::Snapshot(Box::new(message))).await.map_err(|error| chain(&error))?;
+    let mut stream = dialled.map_err(|error| one_line(&error))?.stream;
+    frame::write(&mut stream, &Frame::Snapshot(Box::new(message))).await.map_err(|error| one_line(&error))?;
     match frame::read(&mut stream).await {
         Ok((Frame::SnapshotTaken, _)) => Ok(()),
         Ok((other, _)) => Err(other.unexpected().to_string()),
-        Err(error) => Err(chain(&error)),
+        Err(error) => Err(one_line(&error)),
     }
 }
 

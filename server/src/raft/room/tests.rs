@@ -193,6 +193,19 @@ fn one_round_serves_all_reads_that_wait_when_it_starts() {
 }
 
 #[test]
+fn a_read_meant_for_a_leader_that_is_none_any_more_is_not_passed_on() {
+    let mut cluster = Cluster::new(3);
+    cluster.elect(1);
+    cluster.step(2, Input::ReadIndex { id: 1 });
+    let is_request = |event: &Event| matches!(event, Event::Send(m) if m.msg_type == MessageType::MsgReadIndex as i32);
+    let Some(Event::Send(request)) = cluster.take_events(2).into_iter().find(is_request) else { panic!("no request") };
+    cluster.elect(2);
+    cluster.take_events(1);
+    cluster.step(1, Input::Peer(request));
+    assert!(!cluster.take_events(1).iter().any(is_request));
+}
+
+#[test]
 fn a_late_answer_to_an_earlier_life_is_not_taken_for_a_read_of_this_one() {
     let mut cluster = Cluster::new(3);
     cluster.elect(1);
