@@ -108,6 +108,6 @@ impl AgentRecord {
     /// Reports whether the agent may stand before `service`.
     #[must_use]
     pub fn entitles(&self, service: &ServiceKey) -> bool {
-        self.services.binary_search(service).is_ok()
+        self.services.contains(service)
     }
 }

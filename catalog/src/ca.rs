@@ -6,6 +6,7 @@ use crate::{CatalogIndex, Timestamp, TrustDomain};
 
 /// Holds a secret sealed with a key derived from the cluster key: AES-256-GCM, bound to cluster, kind and id of the record.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct SealedSecret {
     /// Which cluster key sealed it.
     pub key_id: String,
@@ -17,6 +18,7 @@ pub struct SealedSecret {
 
 /// Is a root certificate of the mesh.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct CaRoot {
     /// The SHA-256 of the certificate's DER, hexadecimal.
     pub id: String,
@@ -40,6 +42,7 @@ pub struct CaRoot {
 
 /// Is a certificate that signs leaves day to day.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct CaIntermediate {
     /// The SHA-256 of the certificate's DER, hexadecimal.
     pub id: String,

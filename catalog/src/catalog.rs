@@ -24,6 +24,22 @@ const ANSWERS_MAX: usize = 16_384;
 /// How long answers are remembered, by the time inside the commands.
 const ANSWER_AGE_MAX: std::time::Duration = std::time::Duration::from_secs(600);
 
+/// How far one command moves the catalog's clock at most.
+const CLOCK_STEP_MAX: std::time::Duration = std::time::Duration::from_secs(60);
+
+/// Tells what an envelope asks, and who does, from any other, alike on every server (64-bit FNV-1a over the JSON of actor
+/// and command). When it was first proposed does not count: a retry may say another time.
+fn fingerprint(envelope: &Envelope) -> u64 {
+    let asked =
+        serde_json::to_vec(&(&envelope.actor, &envelope.command)).expect("a command has only what JSON can hold");
+    asked.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3))
+}
+
+/// How many instances one node holds at most; what serves more than one machine can is a mistake or an attack.
+pub(crate) const NODE_INSTANCES_MAX: usize = 10_000;
+/// How many checks one node holds at most.
+pub(crate) const NODE_CHECKS_MAX: usize = 20_000;
+
 /// Is a node with what is on it.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct NodeState {
@@ -37,6 +53,8 @@ pub(crate) struct NodeState {
 pub(crate) struct Answer {
     pub(crate) index: CatalogIndex,
     pub(crate) proposed_at: Timestamp,
+    /// What was asked, and by whom.
+    pub(crate) fingerprint: u64,
     pub(crate) outcome: Outcome,
 }
 
@@ -97,16 +115,21 @@ impl Catalog {
     /// If `index` does not follow the last one: the log would have been replayed out of order.
     pub fn apply(&mut self, index: CatalogIndex, envelope: &Envelope) -> Applied {
         self.apply_empty(index);
+        let fingerprint = fingerprint(envelope);
         if let Some(answer) = self.answers.get(&envelope.request_id) {
-            return Applied { outcome: answer.outcome.clone(), touched: BTreeSet::new(), repeated: true };
+            // The id is the caller's choice. Under one that marks something else, nothing may be swallowed.
+            let is_repeat = answer.fingerprint == fingerprint;
+            let reused = || Outcome::Refused(Refusal::RequestIdReused { request_id: envelope.request_id.clone() });
+            let outcome = if is_repeat { answer.outcome.clone() } else { reused() };
+            return Applied { outcome, touched: BTreeSet::new(), repeated: is_repeat };
         }
-        self.clock = self.clock.max(envelope.proposed_at);
+        self.clock = self.advanced_clock(envelope.proposed_at);
         let mut touched = Touched::default();
         let outcome = match self.carry_out(index, envelope, &mut touched) {
             Ok(outcome) => outcome,
             Err(refusal) => Outcome::Refused(refusal),
         };
-        self.remember(index, envelope, &outcome);
+        self.remember(index, envelope, fingerprint, &outcome);
         for key in &touched.keys {
             self.changes.insert(key.clone(), index);
         }
@@ -126,9 +149,17 @@ impl Catalog {
         self.index = index;
     }
 
+    /// Follows the time inside commands. One server whose clock is far ahead moves it by little, so that what the others
+    /// propose is not taken for old.
+    fn advanced_clock(&self, proposed_at: Timestamp) -> Timestamp {
+        let is_first = self.clock == Timestamp::default();
+        let furthest = self.clock.saturating_add(CLOCK_STEP_MAX);
+        if is_first { proposed_at } else { self.clock.max(proposed_at.min(furthest)) }
+    }
+
     /// Keeps the answer for repeats of its request, and forgets those that are too many or too old.
-    fn remember(&mut self, index: CatalogIndex, envelope: &Envelope, outcome: &Outcome) {
-        let answer = Answer { index, proposed_at: self.clock, outcome: outcome.clone() };
+    fn remember(&mut self, index: CatalogIndex, envelope: &Envelope, fingerprint: u64, outcome: &Outcome) {
+        let answer = Answer { index, proposed_at: self.clock, fingerprint, outcome: outcome.clone() };
         self.answers.insert(envelope.request_id.clone(), Arc::new(answer));
         self.answer_order.insert(index, envelope.request_id.clone());
         while let Some((oldest, request_id)) = self.answer_order.get_min().cloned() {

@@ -85,6 +85,7 @@ pub enum DecodeError {
 ///
 /// On disk and on the wire it is one JSON object, self-describing by the `kind` of its command.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Envelope {
     /// The version of the form; [`ENVELOPE_VERSION`] when written by this release.
     pub version: u16,
@@ -164,6 +165,7 @@ pub enum DeregisterTarget {
 
 /// Is news from one check.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct CheckUpdate {
     /// Which check.
     pub key: CheckKey,
@@ -176,7 +178,7 @@ pub struct CheckUpdate {
 
 /// Is one change of the catalog.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "kind", rename_all = "kebab-case")]
+#[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
 pub enum Command {
     /// Fixes the mesh's facts; once.
     Bootstrap {
@@ -284,6 +286,12 @@ pub enum Command {
     DeleteIntention {
         /// Which.
         key: IntentionKey,
+        /// Only if it was last changed at this index.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        compare: Option<CatalogIndex>,
+    },
+    /// Sets the `mesh` config entry back to its default.
+    DeleteMesh {
         /// Only if it was last changed at this index.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         compare: Option<CatalogIndex>,

@@ -34,6 +34,7 @@ pub enum Effect {
 
 /// Names an intention: the pair that it speaks of, as it is written.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct IntentionKey {
     /// The services that are called.
     pub destination: ServicePattern,
@@ -62,6 +63,7 @@ impl fmt::Display for IntentionKey {
 
 /// Is permission for a source to call a destination, or its refusal.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Intention {
     /// The services that are called.
     pub destination: ServicePattern,
@@ -123,6 +125,16 @@ impl Intention {
         self.key().precedence()
     }
 
+    /// Reports whether the intention asks for a token, for every request or for some.
+    #[must_use]
+    pub fn has_jwt(&self) -> bool {
+        let of_requests = match &self.effect {
+            Effect::Action(_) => false,
+            Effect::Permissions(permissions) => permissions.iter().any(|permission| permission.jwt.is_some()),
+        };
+        self.jwt.is_some() || of_requests
+    }
+
     /// Orders intentions as they are tried: precedence first, then Consul's order of names.
     #[must_use]
     pub fn order(&self, other: &Self) -> Ordering {
@@ -142,6 +154,7 @@ impl Intention {
 
 /// Is a deny of the platform team that no intention overrides.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Guardrail {
     /// The name that explanations use.
     pub name: String,

@@ -6,6 +6,7 @@ use crate::{Action, CatalogIndex, Guardrail, IdentityScheme, PathTemplate, Serve
 
 /// Is a server that votes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct ServerMember {
     /// The server's name.
     pub id: ServerId,
@@ -19,6 +20,7 @@ pub struct ServerMember {
 
 /// Is what is fixed when the mesh is bootstrapped.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Mesh {
     /// The random name of this Raft group.
     pub cluster_id: String,
@@ -46,6 +48,7 @@ impl Mesh {
 
 /// Is the `mesh` config entry: what holds for every service.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct MeshEntry {
     /// What happens where no intention matches.
     pub default_action: Action,

@@ -231,6 +231,7 @@ impl fmt::Debug for ServiceKey {
 
 /// Names one instance of a service in the whole mesh.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct InstanceKey {
     /// The node that the instance lives on.
     pub node: NodeName,

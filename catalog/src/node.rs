@@ -113,6 +113,7 @@ impl From<Owner> for String {
 
 /// Is where instances live: a VM, an ECS task, a pod.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Node {
     /// The node's name, unique in the datacenter.
     pub name: NodeName,
@@ -151,6 +152,7 @@ pub struct Node {
 
 /// Holds a further address of an instance.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct TaggedAddress {
     /// An IP address or host name.
     pub address: String,
@@ -160,6 +162,7 @@ pub struct TaggedAddress {
 
 /// Weighs an instance against its siblings, by its health.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Weights {
     /// The weight while all its checks pass.
     pub passing: u32,
@@ -175,6 +178,7 @@ impl Default for Weights {
 
 /// Is a service that a local workload calls, with the local listener for it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Upstream {
     /// The service that is called.
     pub destination: ServiceKey,
@@ -187,6 +191,7 @@ pub struct Upstream {
 
 /// Is one address with named ports that serves a service.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Instance {
     /// The node, namespace and id.
     pub key: InstanceKey,
@@ -258,6 +263,7 @@ words!(CheckStatus, "check status", "`passing`, `warning` or `critical`", {
 
 /// Names one check in the datacenter.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct CheckKey {
     /// The node that the check is on.
     pub node: NodeName,
@@ -275,6 +281,7 @@ impl fmt::Display for CheckKey {
 
 /// Is one health check of an instance or of a node.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Check {
     /// The node, namespace and id.
     pub key: CheckKey,

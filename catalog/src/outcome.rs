@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{AgentRecord, CatalogIndex, Incarnation, IntentionKey, NodeName, Owner, ServiceKey};
+use crate::{AgentRecord, CatalogIndex, Incarnation, IntentionKey, NodeName, Owner, RequestId, ServiceKey};
 
 /// Is what applying a command answers; a repeat of the request gets the same.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -62,6 +62,18 @@ pub enum Refusal {
         what: String,
         /// The name that was asked for.
         name: String,
+    },
+    /// Another request had this id.
+    #[error("request id `{}` was used for something else: draw a new one", request_id.as_str())]
+    RequestIdReused {
+        /// The id.
+        request_id: RequestId,
+    },
+    /// Whoever asked may no longer do so.
+    #[error("whoever asked for this ({who}) has no rights any more: the token or agent record has ended")]
+    ActorGone {
+        /// Who.
+        who: String,
     },
     /// The intention changed since it was read.
     #[error("intention {key} was changed at index {modified}, not {expected}: read it again")]
@@ -158,6 +170,7 @@ impl Refusal {
             Self::NotFound { .. } => RefusalKind::NotFound,
             Self::AlreadyBootstrapped
             | Self::Exists { .. }
+            | Self::RequestIdReused { .. }
             | Self::IntentionChanged { .. }
             | Self::EntryChanged { .. }
             | Self::NodeTaken { .. }
@@ -167,6 +180,7 @@ impl Refusal {
             | Self::JoinTokenExpired
             | Self::JoinTokenUsed
             | Self::JoinTokenElsewhere { .. }
+            | Self::ActorGone { .. }
             | Self::AgentUnknown { .. }
             | Self::NotOwner { .. }
             | Self::NotEntitled { .. } => RefusalKind::Forbidden,

@@ -6,6 +6,7 @@ use crate::Action;
 
 /// Is one rule of an intention on HTTP requests. The first whose fields match a request decides it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Permission {
     /// What happens to a request that matches.
     pub action: Action,
@@ -18,6 +19,7 @@ pub struct Permission {
 
 /// Selects requests; all the fields that are set must match.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct HttpMatch {
     /// The request's path.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -44,6 +46,7 @@ pub enum PathMatch {
 
 /// Selects requests by one header.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct HeaderMatch {
     /// The header's name, lower case.
     pub name: String,
@@ -77,6 +80,7 @@ pub enum HeaderTest {
 
 /// Asks for a token of one of several providers.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct JwtRequirement {
     /// The providers; one of them must have issued the token, and all its claims must hold.
     pub providers: Vec<JwtProvider>,
@@ -84,6 +88,7 @@ pub struct JwtRequirement {
 
 /// Names a provider of tokens, and what its token must say.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct JwtProvider {
     /// The name of a `jwt-provider` config entry.
     pub name: String,
@@ -94,6 +99,7 @@ pub struct JwtProvider {
 
 /// Asks that a claim equals a value, or is a list that holds it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct VerifyClaim {
     /// Where the claim stands in the token.
     pub path: Vec<String>,

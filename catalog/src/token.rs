@@ -80,6 +80,7 @@ pub enum Rights {
 
 /// Is a bearer credential for the API.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Token {
     /// The token's public name.
     pub accessor: AccessorId,
@@ -104,6 +105,7 @@ pub struct Token {
 
 /// Lets one agent enrol, once.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct JoinToken {
     /// The token's public name.
     pub accessor: AccessorId,

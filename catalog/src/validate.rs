@@ -12,6 +12,9 @@ const META_TEXT_MAX: usize = 512;
 const TAGS_MAX: usize = 64;
 const OUTPUT_BYTES_MAX: usize = 4096;
 const UPDATES_MAX: usize = 10_000;
+const NAMED_MAX: usize = 64;
+const UPSTREAMS_MAX: usize = 256;
+const JOIN_SERVICES_MAX: usize = 256;
 
 impl Command {
     /// Checks the command's form; a server does so before it proposes it.
@@ -52,9 +55,11 @@ impl Command {
                 }
                 bounded("guardrails.name", &guardrail.name, META_TEXT_MAX)
             }),
+            Self::BootstrapAcl { token } | Self::WriteToken { token } => {
+                bounded("description", &token.description, META_TEXT_MAX)
+            }
             Self::InstallCa { .. }
-            | Self::BootstrapAcl { .. }
-            | Self::WriteToken { .. }
+            | Self::DeleteMesh { .. }
             | Self::DeleteToken { .. }
             | Self::DeleteJoinToken { .. }
             | Self::Enrol { .. }
@@ -69,6 +74,13 @@ impl Command {
 fn bounded(field: &str, text: &str, bytes_max: usize) -> Result<(), Refusal> {
     if text.len() > bytes_max {
         return Err(Refusal::invalid(field, format!("it is {} bytes long: use at most {bytes_max}", text.len())));
+    }
+    Ok(())
+}
+
+fn few(field: &str, count: usize, max: usize) -> Result<(), Refusal> {
+    if count > max {
+        return Err(Refusal::invalid(field, format!("there are {count}: use at most {max}")));
     }
     Ok(())
 }
@@ -115,6 +127,7 @@ fn check_join_token(token: &JoinToken) -> Result<(), Refusal> {
     if token.services.is_empty() {
         return Err(Refusal::invalid("services", "there are none: name at least one that the agent may serve"));
     }
+    few("services", token.services.len(), JOIN_SERVICES_MAX)?;
     if !token.services.is_sorted_by(|a, b| a < b) {
         return Err(Refusal::invalid("services", "they must be sorted, each once"));
     }
@@ -126,6 +139,10 @@ fn check_node(node: &Node, keeps_fields: bool) -> Result<(), Refusal> {
     if !(keeps_fields && node.address.is_empty()) {
         check_address("address", &node.address)?;
     }
+    for (field, text) in [("id", &node.id), ("zone", &node.zone)] {
+        bounded(field, text.as_deref().unwrap_or_default(), META_TEXT_MAX)?;
+    }
+    few("tagged_addresses", node.tagged_addresses.len(), NAMED_MAX)?;
     node.tagged_addresses
         .iter()
         .try_for_each(|(name, address)| check_address(&format!("tagged_addresses.{name}"), address))?;
@@ -140,6 +157,13 @@ fn check_instance(node: &Node, instance: &Instance) -> Result<(), Refusal> {
     }
     if let Some(address) = &instance.address {
         check_address(&field("address"), address)?;
+    }
+    few(&field("tagged_addresses"), instance.tagged_addresses.len(), NAMED_MAX)?;
+    few(&field("ports"), instance.ports.len(), NAMED_MAX)?;
+    few(&field("upstreams"), instance.upstreams.len(), UPSTREAMS_MAX)?;
+    for upstream in &instance.upstreams {
+        let address = upstream.local_bind_address.as_deref().unwrap_or("127.0.0.1");
+        check_address(&field("upstreams.local_bind_address"), address)?;
     }
     for (name, tagged) in &instance.tagged_addresses {
         check_address(&field(&format!("tagged_addresses.{name}")), &tagged.address)?;
@@ -172,6 +196,7 @@ fn check_check(node: &Node, check: &Check) -> Result<(), Refusal> {
         return Err(Refusal::invalid(field("node"), format!("it is `{}`, not `{}`", check.key.node, node.name)));
     }
     bounded(&field("name"), &check.name, META_TEXT_MAX)?;
+    bounded(&field("kind"), &check.kind, META_TEXT_MAX)?;
     bounded(&field("notes"), &check.notes, OUTPUT_BYTES_MAX)?;
     bounded(&field("output"), &check.output, OUTPUT_BYTES_MAX)
 }

@@ -4,14 +4,15 @@ use std::sync::Arc;
 
 use super::{Attempt, Catalog, Touched};
 use crate::{
-    AccessorId, Action, CaIntermediate, CaRoot, CatalogIndex, Command, Effect, Envelope, Intention, IntentionKey,
-    JoinToken, Mesh, MeshEntry, Outcome, Refusal, Rights, Token, WatchKey, WriteMode,
+    AccessorId, Action, Actor, CaIntermediate, CaRoot, CatalogIndex, Command, Envelope, Intention, IntentionKey,
+    JoinToken, Mesh, MeshEntry, Outcome, Principal, Refusal, Rights, SourcePattern, Token, WatchKey, WriteMode,
 };
 
 impl Catalog {
     pub(super) fn carry_out(&mut self, index: CatalogIndex, envelope: &Envelope, touched: &mut Touched) -> Attempt {
-        // A server checks the form before it proposes; this holds for what reached the log by another way.
-        envelope.command.validate()?;
+        // The form was checked before it was proposed. It is not checked again here: a release with stricter rules would
+        // read an older log, or share one with an older server, and end with another state.
+        self.check_actor(envelope)?;
         match &envelope.command {
             Command::Bootstrap { mesh } => self.bootstrap(mesh, touched),
             Command::InstallCa { root, intermediate } => self.install_ca(index, root, intermediate, touched),
@@ -30,6 +31,7 @@ impl Catalog {
                     return Err(Refusal::not_found("node", &node.name));
                 }
                 self.check_registration(node, instances, *incarnation)?;
+                self.check_checks(&node.name, instances, checks)?;
                 self.register(index, node, instances, checks, *skip_node_update, touched);
                 Ok(Outcome::Done)
             }
@@ -40,6 +42,36 @@ impl Catalog {
             Command::WriteIntention { intention, mode } => self.write_intention(index, intention, *mode, touched),
             Command::DeleteIntention { key, compare } => self.delete_intention(key, *compare, touched),
             Command::WriteMesh { entry, compare } => self.write_mesh(index, entry, *compare, touched),
+            Command::DeleteMesh { compare } => self.delete_mesh(*compare, touched),
+        }
+    }
+
+    /// Refuses what somebody asks whose rights ended while the command was on its way, perhaps through a server that had not
+    /// heard of it.
+    fn check_actor(&self, envelope: &Envelope) -> Result<(), Refusal> {
+        let (is_live, who) = match &envelope.actor {
+            Actor::Server(_) | Actor::Join | Actor::ClusterKey => return Ok(()),
+            Actor::Token(accessor) => {
+                let lives = |token: &Token| token.expires_at.is_none_or(|end| envelope.proposed_at < end);
+                (self.token(accessor).is_some_and(lives), format!("token {accessor}"))
+            }
+            Actor::Agent(id) => (self.agent_record(id).is_some(), format!("agent {id}")),
+        };
+        if is_live { Ok(()) } else { Err(Refusal::ActorGone { who }) }
+    }
+
+    /// Refuses a rule on one of our own workloads under its SPIFFE ID: such a rule never matches, so that a deny would be
+    /// none.
+    fn check_source(&self, field: String, source: &SourcePattern) -> Result<(), Refusal> {
+        let (SourcePattern::Spiffe(id), Some(scheme)) = (source, self.scheme()) else { return Ok(()) };
+        match scheme.classify(id) {
+            Principal::Foreign(_) => Ok(()),
+            Principal::Workload(service) => {
+                Err(Refusal::invalid(field, format!("`{id}` is a service of this mesh: write `{service}`")))
+            }
+            Principal::Agent { .. } | Principal::Server(_) | Principal::Unknown(_) => {
+                Err(Refusal::invalid(field, format!("`{id}` is of this mesh and no service: it calls nobody")))
+            }
         }
     }
 
@@ -140,6 +172,7 @@ impl Catalog {
         touched: &mut Touched,
     ) -> Attempt {
         let key = intention.key();
+        self.check_source(format!("intention {key}: source"), &intention.source)?;
         let previous = self.intention(&key);
         let found = previous.map(|previous| previous.modified).unwrap_or_default();
         match mode {
@@ -149,7 +182,7 @@ impl Catalog {
             }
             WriteMode::Create | WriteMode::Upsert | WriteMode::CompareAndSet(_) => {}
         }
-        if intention.jwt.is_some() && self.mesh_entry.default_action == Action::Allow {
+        if intention.has_jwt() && self.mesh_entry.default_action == Action::Allow {
             return Err(Refusal::invalid(
                 format!("intention {key}"),
                 "a JWT condition on an allow means nothing while the mesh's default is allow: set the default to deny first",
@@ -201,13 +234,13 @@ impl Catalog {
         compare: Option<CatalogIndex>,
         touched: &mut Touched,
     ) -> Attempt {
-        let (modified, created) = (self.mesh_entry.modified, self.mesh_entry.created);
-        if let Some(expected) = compare.filter(|expected| *expected != modified) {
-            return Err(Refusal::EntryChanged { name: "mesh".to_owned(), modified, expected });
+        let created = self.mesh_entry.created;
+        self.check_mesh_unchanged(compare)?;
+        for guardrail in &entry.guardrails {
+            self.check_source(format!("guardrail `{}`: source", guardrail.name), &guardrail.source)?;
         }
         if entry.default_action == Action::Allow {
-            let needs_deny =
-                |intention: &&Intention| intention.jwt.is_some() && intention.effect == Effect::Action(Action::Allow);
+            let needs_deny = |intention: &&Intention| intention.has_jwt();
             let named: Vec<String> =
                 self.intentions().filter(needs_deny).map(|intention| intention.key().to_string()).collect();
             if !named.is_empty() {
@@ -221,5 +254,22 @@ impl Catalog {
         self.mesh_entry = Arc::new(MeshEntry { created, modified: index, ..entry.clone() });
         touched.changed(WatchKey::Mesh);
         Ok(Outcome::Done)
+    }
+
+    fn delete_mesh(&mut self, compare: Option<CatalogIndex>, touched: &mut Touched) -> Attempt {
+        self.check_mesh_unchanged(compare)?;
+        if *self.mesh_entry != MeshEntry::default() {
+            self.mesh_entry = Arc::new(MeshEntry::default());
+            touched.changed(WatchKey::Mesh);
+        }
+        Ok(Outcome::Done)
+    }
+
+    fn check_mesh_unchanged(&self, compare: Option<CatalogIndex>) -> Result<(), Refusal> {
+        let modified = self.mesh_entry.modified;
+        match compare.filter(|expected| *expected != modified) {
+            Some(expected) => Err(Refusal::EntryChanged { name: "mesh".to_owned(), modified, expected }),
+            None => Ok(()),
+        }
     }
 }

@@ -39,8 +39,10 @@ impl Catalog {
             return Err(Refusal::exists("agent key", format!("of node {}", elsewhere.node)));
         }
         if let Some(previous) = previous {
-            // Whoever held the name with another key is out; the same key merely gets new entitlements.
-            let revoke = previous.key != *key;
+            // Whoever held the name with another key is out; with the same key it is a change of entitlements, and what is no
+            // longer granted must not live on in a certificate.
+            let keeps_all = previous.services.iter().all(|service| token.services.contains(service));
+            let revoke = previous.key != *key || !keeps_all;
             self.end_record(&previous, index, revoke, touched);
         }
         let id = AgentId::enrolled_at(index);

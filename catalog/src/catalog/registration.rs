@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use imbl::{OrdMap, OrdSet};
 
-use super::{Attempt, Catalog, NodeState, Touched};
+use super::{Attempt, Catalog, NODE_CHECKS_MAX, NODE_INSTANCES_MAX, NodeState, Touched};
 use crate::{
     CatalogIndex, Check, CheckUpdate, DeregisterTarget, Incarnation, Instance, InstanceKey, Node, NodeName, Outcome,
     Owner, Refusal, ServiceKey, WatchKey,
@@ -47,6 +47,30 @@ impl Catalog {
         }
     }
 
+    /// Refuses more than a node holds, and a check of an instance that is neither on the node nor comes with the check.
+    pub(super) fn check_checks(
+        &self,
+        node: &NodeName,
+        instances: &[Instance],
+        checks: &[Check],
+    ) -> Result<(), Refusal> {
+        let held = self.nodes.get(node).map_or((0, 0), |state| (state.instances.len(), state.checks.len()));
+        if held.0 + instances.len() > NODE_INSTANCES_MAX || held.1 + checks.len() > NODE_CHECKS_MAX {
+            return Err(Refusal::invalid(
+                format!("node `{node}`"),
+                format!(
+                    "it would hold more than {NODE_INSTANCES_MAX} instances or {NODE_CHECKS_MAX} checks: use more nodes"
+                ),
+            ));
+        }
+        let is_known =
+            |key: &InstanceKey| self.instance(key).is_some() || instances.iter().any(|instance| instance.key == *key);
+        match checks.iter().filter_map(Check::instance_key).find(|key| !is_known(key)) {
+            Some(key) => Err(Refusal::not_found("instance", format!("{} on node {node}", key.id))),
+            None => Ok(()),
+        }
+    }
+
     fn check_session(
         &self,
         node: &NodeName,
@@ -68,11 +92,17 @@ impl Catalog {
         let held = self.node(node).ok_or_else(|| Refusal::not_found("node", node))?;
         match &held.owner {
             Owner::External => self.check_session(node, None, incarnation),
-            Owner::Agent(id) => match self.agent_record(id) {
-                Some(record) if incarnation.is_some() => self.check_session(node, record.incarnation, incarnation),
-                Some(_) => Err(Refusal::NotOwner { node: node.clone(), owner: held.owner.clone() }),
-                // The record is gone, and with it whoever could have cleaned up: an operator may.
-                None => Ok(()),
+            // The record may have been replaced since the node was registered; its successor holds the node now.
+            Owner::Agent(_) => match (self.agent_on(node), incarnation) {
+                (Some(record), Some(_)) => self.check_session(node, record.incarnation, incarnation),
+                (Some(record), None) => {
+                    Err(Refusal::NotOwner { node: node.clone(), owner: Owner::Agent(record.id.clone()) })
+                }
+                // Nobody is left who could clean up: an operator may, and no late voice of the agent.
+                (None, None) => Ok(()),
+                (None, Some(found)) => {
+                    Err(Refusal::StaleIncarnation { node: node.clone(), found, current: Incarnation(0) })
+                }
             },
             Owner::Connector(_) => Err(Refusal::NotOwner { node: node.clone(), owner: held.owner.clone() }),
         }

@@ -161,29 +161,124 @@ fn a13_a_repeated_request_is_answered_as_the_first_time_and_changes_nothing() {
     let mut catalog = Catalog::default();
     let first = catalog.apply(CatalogIndex(1), &envelope(7, intention("web", "api", Action::Allow)));
     assert!(!first.repeated && !first.touched.is_empty());
-    let again = catalog.apply(CatalogIndex(2), &envelope(7, intention("web", "api", Action::Deny)));
+    let deletion = Command::DeleteIntention {
+        key: IntentionKey { destination: "api".parse().unwrap(), source: "web".parse().unwrap() },
+        compare: None,
+    };
+    catalog.apply(CatalogIndex(2), &envelope(8, deletion));
+    let retry = Envelope { proposed_at: Timestamp(99), ..envelope(7, intention("web", "api", Action::Allow)) };
+    let again = catalog.apply(CatalogIndex(3), &retry);
     assert!(again.repeated && again.touched.is_empty());
     assert_eq!(again.outcome, first.outcome);
-    let policy = catalog.policy_for(&"api".parse().unwrap());
-    assert_eq!(policy.intentions[0].effect, crate::Effect::Action(Action::Allow));
+    assert!(catalog.policy_for(&"api".parse().unwrap()).intentions.is_empty(), "it is not carried out twice");
+}
+
+#[test]
+fn a13_a_request_id_that_marks_something_else_swallows_nothing() {
+    let mut log = Log::default();
+    log.done(intention("web", "api", Action::Allow));
+    let reused = |envelope: Envelope| Envelope { request_id: "r1".parse().unwrap(), ..envelope };
+    let other_command = reused(envelope(2, intention("web", "api", Action::Deny)));
+    let other_actor =
+        reused(Envelope { actor: Actor::ClusterKey, ..envelope(3, intention("web", "api", Action::Allow)) });
+    for (index, envelope) in [(2, other_command), (3, other_actor)] {
+        let applied = log.catalog.apply(CatalogIndex(index), &envelope);
+        assert!(matches!(applied.outcome, Outcome::Refused(Refusal::RequestIdReused { .. })), "{:?}", applied.outcome);
+        assert!(!applied.repeated);
+    }
 }
 
 #[test]
 fn answers_are_forgotten_by_age_and_by_number() {
     let mut log = Log::default();
-    log.done(intention("web", "api", Action::Allow));
-    let late = Envelope { proposed_at: Timestamp(10_000_000), ..envelope(9, intention("a", "b", Action::Allow)) };
-    log.catalog.apply(CatalogIndex(9), &late);
-    assert_eq!(log.catalog.answers.len(), 1, "the old answer is forgotten");
+    let at = |number: u64, proposed_at: u64| Envelope {
+        proposed_at: Timestamp(proposed_at),
+        ..envelope(number, intention("a", "b", Action::Allow))
+    };
+    for minute in 1..=15 {
+        log.catalog.apply(CatalogIndex(minute), &at(minute, minute * 60_000));
+    }
+    assert_eq!(log.catalog.answers.len(), 11, "those of more than ten minutes ago are forgotten");
     for number in 0..(ANSWERS_MAX as u64 + 10) {
-        let repeat = Envelope {
-            proposed_at: Timestamp(10_000_000),
-            ..envelope(100 + number, intention("a", "b", Action::Allow))
-        };
-        log.catalog.apply(CatalogIndex(100 + number), &repeat);
+        log.catalog.apply(CatalogIndex(100 + number), &at(100 + number, 15 * 60_000));
     }
     assert_eq!(log.catalog.answers.len(), ANSWERS_MAX);
     assert_eq!(log.catalog.answer_order.len(), ANSWERS_MAX);
+}
+
+#[test]
+fn fault_20_one_wrong_clock_moves_the_catalogs_by_little() {
+    let mut log = Log::default();
+    let now = 1_000_000_000;
+    let at = |number: u64, time: u64, command| Envelope { proposed_at: Timestamp(time), ..envelope(number, command) };
+    let token = |number| JoinToken { expires_at: Timestamp(now + 3_600_000), ..join_token(number, &["web"]) };
+    log.catalog.apply(CatalogIndex(1), &at(1, now, Command::CreateJoinToken { token: token(1) }));
+    let days_ahead = now + 3 * 24 * 3_600_000;
+    log.catalog.apply(CatalogIndex(2), &at(2, days_ahead, intention("web", "api", Action::Allow)));
+    log.catalog.apply(CatalogIndex(3), &at(3, now + 1, Command::CreateJoinToken { token: token(2) }));
+    assert_eq!(log.catalog.join_tokens().count(), 2, "a live join token is not taken for a spent one");
+}
+
+#[test]
+fn c6_a_rule_on_a_workload_of_ours_under_its_spiffe_id_is_refused_for_it_would_never_match() {
+    let mut log = Log { catalog: log_of(&every_kind()[..1]) };
+    let by_id = |id: &str| intention(&format!("spiffe://mesh.example/{id}"), "api", Action::Deny);
+    let refusal = log.refused(by_id("ns/default/sa/web"));
+    assert!(refusal.to_string().ends_with("write `default/web`"), "{refusal}");
+    log.refused(by_id("agent/vm/n1"));
+    log.refused(by_id("something/else"));
+    let guardrail = crate::Guardrail {
+        name: "g".to_owned(),
+        source: "spiffe://mesh.example/ns/default/sa/web".parse().unwrap(),
+        destination: "*/*".parse().unwrap(),
+    };
+    let entry = MeshEntry { guardrails: vec![guardrail], ..MeshEntry::default() };
+    log.refused(Command::WriteMesh { entry, compare: None });
+    log.done(intention("spiffe://other.example/ns/default/sa/web", "api", Action::Deny));
+}
+
+#[test]
+fn c14_whoever_has_lost_its_rights_changes_nothing_any_more() {
+    let mut log = Log::default();
+    log.done(Command::CreateJoinToken { token: join_token(1, &["web"]) });
+    let old = log.enrol(1, "key-a", "n1");
+    log.done(open(&old.id));
+    let session = Some(log.catalog.index().0);
+    log.done(register(node("n1", Owner::Agent(old.id.clone())), vec![instance("n1", "web", "w")], vec![], session));
+    log.done(Command::CreateJoinToken { token: JoinToken { replace_node: true, ..join_token(2, &["web"]) } });
+    log.enrol(2, "key-b", "n1");
+    // The successor has not registered yet: the node still carries the old agent's mark.
+    let leave =
+        |incarnation| Command::Deregister { node: "n1".parse().unwrap(), target: DeregisterTarget::Node, incarnation };
+    log.refused(leave(session.map(Incarnation)));
+    log.refused(leave(None));
+    let next = log.catalog.index().0 + 1;
+    for actor in [Actor::Agent(old.id), Actor::Token(accessor(9))] {
+        let late = Envelope { actor, ..envelope(500 + next, intention("web", "api", Action::Allow)) };
+        let outcome = log.catalog.clone().apply(CatalogIndex(next), &late).outcome;
+        assert!(matches!(outcome, Outcome::Refused(Refusal::ActorGone { .. })), "{outcome:?}");
+    }
+}
+
+#[test]
+fn the_mesh_entry_can_be_taken_back_to_its_default() {
+    let mut log = Log::default();
+    let entry = MeshEntry { default_action: Action::Allow, ..MeshEntry::default() };
+    log.done(Command::WriteMesh { entry, compare: None });
+    let index = log.catalog.index();
+    log.refused(Command::DeleteMesh { compare: Some(CatalogIndex(index.0 + 7)) });
+    log.done(Command::DeleteMesh { compare: Some(index) });
+    assert_eq!(*log.catalog.mesh_entry(), MeshEntry::default());
+    assert!(log.done(Command::DeleteMesh { compare: None }).is_empty());
+}
+
+#[test]
+fn a_check_of_an_instance_that_is_not_there_is_refused() {
+    let mut log = Log::default();
+    let checks = vec![check("n1", "c", Some("web-1"), CheckStatus::Passing)];
+    let refusal = log.refused(register(node("n1", Owner::External), vec![], checks.clone(), None));
+    assert_eq!(refusal.kind(), RefusalKind::NotFound);
+    log.done(register(node("n1", Owner::External), vec![instance("n1", "web", "web-1")], checks, None));
 }
 
 #[test]
@@ -479,6 +574,11 @@ fn r5_an_entry_of_an_unknown_kind_or_a_newer_version_is_an_error_not_a_no_op() {
     assert!(matches!(Envelope::decode(unknown.as_bytes()), Err(crate::DecodeError::Unknown(_))));
     let newer = text.replacen("\"version\":1", "\"version\":7", 1);
     assert!(matches!(Envelope::decode(newer.as_bytes()), Err(crate::DecodeError::Newer { found: 7 })));
+    let fields = text.replacen("\"mode\":", "\"only_if_idle\":true,\"mode\":", 1);
+    assert!(
+        fields != text && Envelope::decode(fields.as_bytes()).is_err(),
+        "a field of a later release is not skipped"
+    );
     assert!(Envelope::decode(b"").is_err());
 }
 
@@ -575,6 +675,7 @@ pub(super) fn every_kind() -> Vec<Envelope> {
             entry: MeshEntry { guardrails: vec![guardrail], ..MeshEntry::default() },
             compare: Some(CatalogIndex(0)),
         },
+        Command::DeleteMesh { compare: None },
         Command::DeleteToken { accessor: accessor(2) },
         Command::DeleteJoinToken { accessor: accessor(2) },
         Command::RevokeAgent { agent: AgentId::enrolled_at(CatalogIndex(99)) },
