@@ -9,7 +9,6 @@ mod body;
 mod checks;
 mod error;
 mod forward;
-mod guard;
 mod health;
 mod listener;
 mod own;
@@ -34,12 +33,13 @@ use tokio_util::sync::CancellationToken;
 use wire::agent_protocol::API_PATH_PREFIX;
 use wire::api_types::TokenView;
 use wire::crypto::Secret;
+use wire::front_door::{check_addressee, sent_token};
 
 use crate::core::Handle;
 use crate::metrics::Metrics;
 use crate::proxy::Proxy;
 use crate::sync::connection::{CallError, whole};
-pub(crate) use admin::{missing, readiness, serve_admin};
+pub(crate) use admin::{Ready, missing, readiness, serve_admin};
 use error::ApiError;
 use rights::{Right, Standing, Tokens, Unanswered};
 use route::Route;
@@ -70,7 +70,7 @@ impl ApiState {
         path: &'static str,
     ) -> Result<(), ApiError> {
         let denied = || ApiError::PermissionDenied { method: method.clone(), path };
-        let token = rights::sent_token(headers)?.ok_or_else(denied)?;
+        let token = sent_token(headers)?.ok_or_else(denied)?;
         match (right, self.tokens.standing(&token, async || self.ask_server(&token).await).await?) {
             (Right::Management, Standing::Management { .. }) => Ok(()),
             (Right::Management, Standing::Unknown) => Err(ApiError::TokenUnknown),
@@ -80,7 +80,8 @@ impl ApiState {
     /// Asks a server what a token may do.
     async fn ask_server(&self, token: &Secret) -> Result<Standing, Unanswered> {
         const PATH: &str = "/v1/acl/token/self";
-        let connection = self.core.connection().ok_or_else(|| Unanswered("the agent is not connected".to_owned()))?;
+        let connection =
+            self.core.connection().await.ok_or_else(|| Unanswered("the agent is not connected".to_owned()))?;
         let Ok(mut value) = HeaderValue::from_str(token.expose()) else { return Ok(Standing::Unknown) };
         value.set_sensitive(true);
         let headers = HeaderMap::from_iter([(HeaderName::from_static("x-consul-token"), value)]);
@@ -99,7 +100,7 @@ impl ApiState {
             },
             // The server says which it does not know; everything else is no word on the token.
             Ok(Err(CallError::Refused { status: StatusCode::FORBIDDEN, .. })) => Ok(Standing::Unknown),
-            Ok(Err(error)) => Err(Unanswered(crate::checks::chain(&error))),
+            Ok(Err(error)) => Err(Unanswered(wire::one_line(&error))),
             Err(_) => Err(Unanswered(format!("no answer within {TOKEN_TIMEOUT:?}"))),
         }
     }
@@ -126,7 +127,7 @@ fn router(state: ApiState) -> Router {
 fn guarded(router: Router) -> Router {
     router.layer(from_fn(async |request: Request, next: Next| {
         let (parts, body) = request.into_parts();
-        match guard::check(&parts) {
+        match check_addressee(&parts).map_err(ApiError::from) {
             Ok(()) => next.run(Request::from_parts(parts, body)).await,
             Err(error) => error.into_response(),
         }

@@ -14,6 +14,7 @@ use std::time::Duration;
 use ::http::{HeaderMap, Method, Uri};
 use catalog::{CheckKey, CheckStatus};
 use tokio::sync::{Notify, mpsc};
+use tokio::task::JoinHandle;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::jitter::Jitter;
@@ -27,7 +28,7 @@ pub(crate) const INTERVAL_MIN: Duration = Duration::from_millis(100);
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Probe {
     /// One HTTP request: 2xx is passing, 429 warning, anything else critical.
-    Http(HttpProbe),
+    Http(Box<HttpProbe>),
     /// One connection.
     Tcp {
         /// `host:port`.
@@ -78,15 +79,31 @@ pub(crate) enum ProbeError {
     #[error("{address} may not be checked: {reason}")]
     Forbidden { address: SocketAddr, reason: &'static str },
     #[error("cannot find `{host}`")]
-    Resolve { host: String, #[source] source: std::io::Error },
+    Resolve {
+        host: String,
+        #[source]
+        source: std::io::Error,
+    },
     #[error("no address is known for `{host}`")]
     Unresolved { host: String },
     #[error("cannot connect to {address}")]
-    Connect { address: SocketAddr, #[source] source: std::io::Error },
+    Connect {
+        address: SocketAddr,
+        #[source]
+        source: std::io::Error,
+    },
     #[error("{url} gave no answer")]
-    Http { url: Uri, #[source] source: hyper::Error },
+    Http {
+        url: Uri,
+        #[source]
+        source: hyper::Error,
+    },
     #[error("the request for {url} cannot be made")]
-    Request { url: Uri, #[source] source: ::http::Error },
+    Request {
+        url: Uri,
+        #[source]
+        source: ::http::Error,
+    },
     #[error("no answer within {timeout:?}")]
     Timeout { timeout: Duration },
 }
@@ -153,18 +170,6 @@ pub(crate) fn truncated(mut text: String) -> String {
     text
 }
 
-/// Returns an error with all its causes on one line.
-pub(crate) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text
-}
-
 /// A check that is being made.
 #[derive(Debug)]
 struct Running {
@@ -211,16 +216,26 @@ impl Checks {
         let task = match probe.clone() {
             Probe::Fixed => None,
             Probe::Ttl(ttl) => Some(tokio::spawn(watch_silence(key, ttl, Arc::clone(&reported), results))),
-            Probe::Http(HttpProbe { interval, .. }) | Probe::Tcp { interval, .. } => {
-                let initial = self.jitter.up_to(interval);
-                Some(tokio::spawn(repeat(key, probe.clone(), initial, interval, results)))
-            }
+            Probe::Http(check) => Some(self.repeat(key, &probe, check.interval, results)),
+            Probe::Tcp { interval, .. } => Some(self.repeat(key, &probe, interval, results)),
         };
         Running { probe, reported, _task: task.map(AbortOnDropHandle::new) }
     }
+
+    /// Starts to make a check again and again; the first time within `interval`, so that many agents do not check at once.
+    fn repeat(
+        &mut self,
+        key: CheckKey,
+        probe: &Probe,
+        interval: Duration,
+        results: mpsc::Sender<CheckResult>,
+    ) -> JoinHandle<()> {
+        let initial = self.jitter.up_to(interval);
+        tokio::spawn(repeat(key, probe.clone(), initial, interval, results))
+    }
 }
 
-/// Makes a check again and again; the first time after `initial`, so that many agents do not check at once.
+/// Makes a check again and again, the first time after `initial`.
 async fn repeat(
     key: CheckKey,
     probe: Probe,

@@ -8,24 +8,26 @@ mod desired;
 mod link;
 mod publish;
 mod requests;
+mod saving;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use catalog::{CheckKey, CheckStatus};
+use catalog::{CheckKey, CheckStatus, Timestamp};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
-use tracing::{error, info};
+use tracing::info;
 use wire::agent_protocol::Subject;
 use wire::pki::LeafKey;
 
-use crate::checks::{CheckResult, Checks, chain};
+use crate::checks::{CheckResult, Checks};
 use crate::config::Config;
 use crate::jitter::Jitter;
 use crate::leaf::{HeldLeaf, Leaves};
 use crate::local::Local;
+use crate::metrics::ControlMetrics;
 use crate::proxy::Proxy;
 use crate::state::{DataDirError, Identity, Saved, Store};
 use crate::sync::connection::{CallError, Connection};
@@ -35,17 +37,18 @@ use link::{Link, LinkEvent};
 use publish::Publisher;
 pub(crate) use publish::Status;
 pub(crate) use requests::Request;
+use saving::Saver;
 
 /// Events that may wait for the core; whoever has more waits.
-const EVENTS_MAX: usize = 1024;
+const EVENTS_MAX: usize = 256;
 /// Rounds are not published before this many waiting events are taken in.
 const BATCH_MAX: usize = 256;
-/// The state file is not written more often.
-const SAVE_PAUSE: Duration = Duration::from_millis(100);
+/// The core looks up this often, and then tries upstream listeners again that could not be opened.
+const LOOK_UP: Duration = Duration::from_secs(10);
+/// How long after a lost connection, or the start, the next one is waited for.
+const RECONNECT_PATIENCE: Duration = Duration::from_secs(2);
 /// Agents whose leaves were renewed together do not connect anew together.
 const RECONNECT_SPREAD: Duration = Duration::from_secs(10);
-/// The state is not tried to be written again sooner after a failure.
-const SAVE_RETRY: Duration = Duration::from_secs(10);
 
 /// Something that happened outside the core.
 #[derive(Debug)]
@@ -77,7 +80,7 @@ impl From<CallError> for SignFailed {
             CallError::Unavailable { retry_after, .. } => *retry_after,
             _ => None,
         };
-        Self { error: chain(&error), retry_after }
+        Self { error: wire::one_line(&error), retry_after }
     }
 }
 
@@ -93,6 +96,7 @@ pub(crate) struct Setup {
     pub(crate) advertise: IpAddr,
     pub(crate) mesh_port: u16,
     pub(crate) proxy: Arc<Proxy>,
+    pub(crate) metrics: ControlMetrics,
 }
 
 /// What the rest of the agent reaches the core by.
@@ -100,7 +104,16 @@ pub(crate) struct Setup {
 pub(crate) struct Handle {
     events: mpsc::Sender<Event>,
     status: watch::Receiver<Arc<Status>>,
-    connection: watch::Receiver<Option<Connection>>,
+    server: watch::Receiver<Reach>,
+}
+
+/// Whether servers can be asked something.
+#[derive(Clone, Debug)]
+pub(crate) enum Reach {
+    /// Over this connection.
+    Connected(Connection),
+    /// Not since then.
+    Away(Instant),
 }
 
 impl Handle {
@@ -109,9 +122,21 @@ impl Handle {
         Arc::clone(&self.status.borrow())
     }
 
-    /// Returns the connection to a server, if there is one.
-    pub(crate) fn connection(&self) -> Option<Connection> {
-        self.connection.borrow().clone().filter(Connection::is_open)
+    /// Returns the connection to a server.
+    ///
+    /// Where there was one a moment ago, or the agent has just started, the next one is waited for: going from one server
+    /// to another is nothing that a caller should notice.
+    pub(crate) async fn connection(&self) -> Option<Connection> {
+        let mut server = self.server.clone();
+        loop {
+            let until = match &*server.borrow_and_update() {
+                Reach::Connected(connection) if connection.is_open() => return Some(connection.clone()),
+                // It has ended and the core has not heard of it yet.
+                Reach::Connected(_) => Instant::now() + RECONNECT_PATIENCE,
+                Reach::Away(since) => *since + RECONNECT_PATIENCE,
+            };
+            tokio::time::timeout_at(until.into(), server.changed()).await.ok()?.ok()?;
+        }
     }
 
     /// Asks the core for something; nothing comes back when it has stopped.
@@ -120,12 +145,6 @@ impl Handle {
         self.events.send(Event::Request(request(reply))).await.ok()?;
         answer.await.ok()
     }
-}
-
-/// How the state file is kept up to date.
-enum Saving {
-    Idle { not_before: Instant },
-    Writing,
 }
 
 struct Core {
@@ -145,12 +164,16 @@ struct Core {
     statuses: BTreeMap<CheckKey, (CheckStatus, String)>,
     link: Option<Link>,
     publisher: Publisher,
-    saving: Saving,
-    unsaved: bool,
-    unsaved_leaves: bool,
+    saver: Saver,
     /// When to connect anew with a renewed leaf: servers take nothing over a connection whose leaf has expired since.
     reconnect_at: Option<Instant>,
+    /// What people see, or what the catalog should say, may be something else now.
     changed: bool,
+    /// What the proxy decides by is something else now.
+    rules_changed: bool,
+    upstreams_looked_at: Instant,
+    last_failure: Option<String>,
+    metrics: ControlMetrics,
     leavers: Vec<oneshot::Sender<()>>,
     has_left: bool,
 }
@@ -160,14 +183,16 @@ pub(crate) fn start(setup: Setup) -> (Handle, JoinHandle<()>) {
     let (events, inbox) = mpsc::channel(EVENTS_MAX);
     let (results, found) = mpsc::channel(EVENTS_MAX);
     let mut jitter = Jitter::from_entropy();
+    let mut saver = Saver::new(setup.store.clone(), setup.identity.record.id.clone());
     let saved = setup.saved;
+    saver.found(setup.leaves.keys(), saved.iter().flat_map(|saved| saved.view.keys()));
     let (learned, view, known, statuses) = match saved {
         Some(saved) => (saved.servers, saved.view, saved.known, saved.statuses),
         None => (setup.identity.servers.clone(), BTreeMap::new(), None, BTreeMap::new()),
     };
     let sync = Sync::new(Start { servers: setup.config.servers.clone(), learned, view, known, seed: jitter.next() });
     let first = Status::initial(&setup.identity, setup.advertise, setup.mesh_port);
-    let (publisher, (status, connection)) = Publisher::new(setup.proxy, first);
+    let (publisher, (status, server)) = Publisher::new(setup.proxy, first);
     let mut core = Core {
         config: setup.config,
         identity: setup.identity,
@@ -185,11 +210,13 @@ pub(crate) fn start(setup: Setup) -> (Handle, JoinHandle<()>) {
         statuses,
         link: None,
         publisher,
-        saving: Saving::Idle { not_before: Instant::now() },
-        unsaved: true,
-        unsaved_leaves: false,
+        saver,
         reconnect_at: None,
         changed: false,
+        rules_changed: true,
+        upstreams_looked_at: Instant::now(),
+        last_failure: None,
+        metrics: setup.metrics,
         leavers: Vec::new(),
         has_left: false,
     };
@@ -197,12 +224,12 @@ pub(crate) fn start(setup: Setup) -> (Handle, JoinHandle<()>) {
     // What was kept is in force before anybody is let in.
     core.publish();
     let task = tokio::spawn(core.run(inbox, found));
-    (Handle { events, status, connection }, task)
+    (Handle { events, status, server }, task)
 }
 
 impl Core {
     async fn run(mut self, mut inbox: mpsc::Receiver<Event>, mut found: mpsc::Receiver<CheckResult>) {
-        self.settle().await;
+        self.settle();
         loop {
             let wake = tokio::time::Instant::from_std(Instant::now() + self.wake_in());
             let event = tokio::select! {
@@ -226,7 +253,7 @@ impl Core {
             while let Ok(result) = found.try_recv() {
                 self.take(Event::Check(result)).await;
             }
-            self.settle().await;
+            self.settle();
         }
     }
 
@@ -237,14 +264,12 @@ impl Core {
     fn wake_in(&self) -> Duration {
         let now = self.now();
         let sync = self.sync.wake_at().map(|at| at.saturating_sub(now));
-        let leaf = self.link.as_ref().filter(|link| link.is_up()).and_then(|_| self.leaves.next_in(wire::crypto::now(), now));
-        let save = match &self.saving {
-            Saving::Idle { not_before } if self.unsaved || self.unsaved_leaves => Some(not_before.saturating_duration_since(Instant::now())),
-            Saving::Idle { .. } | Saving::Writing => None,
-        };
-        // The wall clock may be set, so nothing is slept for without looking up from time to time.
+        let leaf =
+            self.link.as_ref().filter(|link| link.is_up()).and_then(|_| self.leaves.next_in(wire::crypto::now(), now));
+        let save = self.saver.due_in();
+        // The wall clock may be set and a port become free, so nothing is slept for without looking up at times.
         let reconnect = self.reconnect_at.map(|at| at.saturating_duration_since(Instant::now()));
-        [sync, leaf, save, reconnect].into_iter().flatten().min().unwrap_or(Duration::MAX).min(Duration::from_secs(30))
+        [sync, leaf, save, reconnect].into_iter().flatten().min().unwrap_or(Duration::MAX).min(LOOK_UP)
     }
 
     async fn take(&mut self, event: Event) {
@@ -254,7 +279,10 @@ impl Core {
             Event::Signed { subject, result } => self.signed(&subject, result),
             Event::Check(result) => self.check_result(result),
             Event::Request(request) => self.request(request).await,
-            Event::Saved(result) => self.saved(result),
+            Event::Saved(result) => {
+                self.saver.written(result);
+                self.changed = true;
+            }
         }
     }
 
@@ -264,7 +292,7 @@ impl Core {
             Some(known) if *known == news => return,
             Some((known, _)) if *known != news.0 => {
                 info!(check = %result.key, status = %news.0, "check changed");
-                self.unsaved = true;
+                self.saver.state_changed();
             }
             _ => {}
         }
@@ -277,75 +305,47 @@ impl Core {
             Ok(leaf) => {
                 info!(subject = ?subject, not_after = leaf.not_after().0, "leaf signed");
                 if *subject == Subject::Agent {
-                    self.reconnect_at = Some(Instant::now() + self.jitter.up_to(RECONNECT_SPREAD));
+                    self.plan_reconnect();
                 }
                 self.leaves.signed(subject, *leaf);
-                self.unsaved_leaves = true;
-                self.changed = true;
+                self.saver.leaves_changed();
+                self.rules_changed = true;
             }
             Err(failed) => {
+                self.metrics.signing_failed();
                 tracing::warn!(subject = ?subject, error = failed.error, "leaf not signed; it is asked for again");
                 self.leaves.failed(subject, failed.retry_after, self.now());
             }
         }
     }
 
+    /// Plans to show the agent's new leaf to a server while the one that it replaces still lives.
+    fn plan_reconnect(&mut self) {
+        let shown = self.leaves.held().get(&Subject::Agent).map_or(Timestamp(0), |leaf| leaf.not_after());
+        let left = shown.since(wire::crypto::now());
+        self.reconnect_at = Some(Instant::now() + self.jitter.up_to(RECONNECT_SPREAD.min(left / 2)));
+    }
+
     /// Carries out whatever follows from what was taken in.
-    async fn settle(&mut self) {
+    fn settle(&mut self) {
         if self.reconnect_at.is_some_and(|at| Instant::now() >= at) {
             self.reconnect_at = None;
             self.reconnect();
         }
         self.step(Input::Tick);
-        if self.changed {
-            self.changed = false;
+        self.look_at_upstreams();
+        if self.changed || self.rules_changed {
             self.publish();
         }
         self.ask_for_leaf();
         self.save();
     }
 
-    /// Writes what changed to disk, in the background and one write at a time: nobody waits for the disk, and an older
-    /// state never overtakes a newer one.
-    fn save(&mut self) {
-        let due = matches!(&self.saving, Saving::Idle { not_before } if Instant::now() >= *not_before);
-        if !due || !(self.unsaved || self.unsaved_leaves) {
-            return;
+    /// Has the proxy try listeners again that it could not open: whoever had the port may have gone.
+    fn look_at_upstreams(&mut self) {
+        if self.upstreams_looked_at.elapsed() >= LOOK_UP {
+            self.upstreams_looked_at = Instant::now();
+            self.rules_changed |= self.publisher.has_failed_upstreams();
         }
-        let saved = std::mem::take(&mut self.unsaved).then(|| Saved {
-            servers: self.sync.servers().to_vec(),
-            view: self.sync.view().clone(),
-            known: self.sync.known(),
-            statuses: self.statuses.clone(),
-            mesh_port: self.mesh_port,
-        });
-        let leaves = std::mem::take(&mut self.unsaved_leaves).then(|| {
-            let held = self.leaves.held().iter();
-            held.map(|(subject, leaf)| (subject.clone(), leaf.stored().clone())).collect::<Vec<_>>()
-        });
-        let (store, agent, events) = (self.store.clone(), self.identity.record.id.clone(), self.events.clone());
-        let write = move || {
-            leaves.map_or(Ok(()), |leaves| store.keep_leaves(&agent, &leaves))?;
-            saved.map_or(Ok(()), |saved| store.save(&agent, &saved))
-        };
-        self.saving = Saving::Writing;
-        tokio::spawn(async move {
-            // A panic while writing is reported by the runtime; the next change tries again.
-            let written = tokio::task::spawn_blocking(write).await.unwrap_or(Ok(()));
-            let _ = events.send(Event::Saved(written)).await;
-        });
-    }
-
-    fn saved(&mut self, result: Result<(), DataDirError>) {
-        let pause = match result {
-            Ok(()) => SAVE_PAUSE,
-            Err(error) => {
-                error!(error = chain(&error), "state and leaves are not kept; a restart without servers would start from older ones");
-                self.unsaved = true;
-                self.unsaved_leaves = true;
-                SAVE_RETRY
-            }
-        };
-        self.saving = Saving::Idle { not_before: Instant::now() + pause };
     }
 }

@@ -12,7 +12,6 @@ use wire::join_token::JoinSecret;
 use wire::pki::LeafKey;
 use wire::tls::{TrustAnchors, join_client_config};
 
-use crate::checks::chain;
 use crate::config::Config;
 use crate::jitter::Jitter;
 use crate::leaf::{HeldLeaf, LeafError};
@@ -32,7 +31,9 @@ const BACKOFF_MAX: Duration = Duration::from_secs(15);
 #[derive(Debug, thiserror::Error)]
 pub enum EnrolError {
     /// There is neither an identity nor a join token.
-    #[error("the agent has no identity yet: make a token with `weft join-token create` and give it by --join-token-file")]
+    #[error(
+        "the agent has no identity yet: make a token with `weft join-token create` and give it by --join-token-file"
+    )]
     NoToken,
     /// No server is configured.
     #[error("no server is configured: name at least one agent port by --server HOST:PORT")]
@@ -111,7 +112,8 @@ enum Failed {
 }
 
 async fn attempt(server: &str, config: &Config, token: &JoinSecret, key: &LeafKey) -> Result<Identity, Failed> {
-    let for_now = |error: &dyn std::error::Error, retry_after| Failed::ForNow { error: chain(error), retry_after };
+    let for_now =
+        |error: &dyn std::error::Error, retry_after| Failed::ForNow { error: wire::one_line(error), retry_after };
     // Only the root that the token names is trusted, so the secret goes to nobody else.
     let tls = Arc::new(join_client_config(vec![token.root_fingerprint()]));
     let connection = Connection::open(server, tls).await.map_err(|error| for_now(&error, None))?;
@@ -124,11 +126,8 @@ async fn attempt(server: &str, config: &Config, token: &JoinSecret, key: &LeafKe
         network: config.network.clone(),
     };
     match connection.call::<_, JoinResponse>(JOIN_PATH, &request, JOIN_TIMEOUT).await {
-        Ok(response) => {
-            accept(response, config, token, key).map_err(|reason| {
-                Failed::ForGood(EnrolError::Answer { server: server.to_owned(), reason })
-            })
-        }
+        Ok(response) => accept(response, config, token, key)
+            .map_err(|reason| Failed::ForGood(EnrolError::Answer { server: server.to_owned(), reason })),
         Err(CallError::Refused { error, .. }) => {
             Err(Failed::ForGood(EnrolError::Refused { server: server.to_owned(), error }))
         }
@@ -146,9 +145,10 @@ fn accept(response: JoinResponse, config: &Config, token: &JoinSecret, key: &Lea
     if record.key != key.fingerprint() {
         return Err("the record is of another key".to_owned());
     }
-    TrustAnchors::from_pem(&response.roots_pem).map_err(|error| chain(&error))?;
+    TrustAnchors::from_pem(&response.roots_pem).map_err(|error| wire::one_line(&error))?;
     let wanted = response.mesh.scheme().agent(record.platform, &record.node);
-    let leaf = HeldLeaf::new(key, &response.leaf, &wanted, wire::crypto::now()).map_err(|error: LeafError| chain(&error))?;
+    let leaf = HeldLeaf::new(key, &response.leaf, &wanted, wire::crypto::now())
+        .map_err(|error: LeafError| wire::one_line(&error))?;
     Ok(Identity {
         record,
         mesh: response.mesh,

@@ -43,7 +43,7 @@ pub(crate) struct HeldLeaf {
 
 /// Why a leaf cannot be used.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum LeafError {
+pub enum LeafError {
     /// Certificate or key cannot be read, or do not belong together.
     #[error("the certificate cannot be used")]
     Identity(#[source] TlsIdentityError),

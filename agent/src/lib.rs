@@ -30,7 +30,8 @@ use tracing::{info, warn};
 
 pub use config::{ADMIN_PORT, Config, HTTP_PORT, MESH_PORT};
 pub use enrol::EnrolError;
-pub use local::LocalError;
+pub use leaf::LeafError;
+pub use local::{DEFINITION_FIELDS, LocalError, check_definitions};
 pub use start::{StartError, start};
 pub use state::DataDirError;
 
@@ -47,6 +48,7 @@ pub struct Agent {
     http: SocketAddr,
     admin: SocketAddr,
     drain_deadline: Duration,
+    ready: api::Ready,
     stopping: CancellationToken,
     _tasks: Vec<AbortOnDropHandle<()>>,
 }
@@ -92,6 +94,7 @@ impl Agent {
     /// Stops being advertised, lets what is in flight finish within the configured deadline, and stops.
     pub async fn drain(self) {
         info!("draining");
+        self.ready.draining(Arc::clone(&self.proxy));
         match tokio::time::timeout(LEAVE_TIMEOUT, self.core.ask(core::Request::Leave)).await {
             Ok(Some(())) => tokio::time::sleep(FORGOTTEN_AFTER).await,
             Ok(None) | Err(_) => warn!("no server took the node out of the catalog; callers notice by themselves"),

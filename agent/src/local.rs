@@ -15,6 +15,7 @@ use serde_json::Value;
 pub(crate) use definition::{CheckDefinition, Definition};
 pub use error::LocalError;
 pub(crate) use files::read as read_files;
+pub use files::{DEFINITION_FIELDS, check as check_definitions};
 pub(crate) use ports::Reserved;
 
 /// More services than this do not stand beside one agent.
@@ -210,11 +211,16 @@ impl Local {
         Ok(())
     }
 
-    fn add_service(&mut self, definition: Definition, origin: Origin, written: Option<Value>) -> Result<(), LocalError> {
+    fn add_service(
+        &mut self,
+        definition: Definition,
+        origin: Origin,
+        written: Option<Value>,
+    ) -> Result<(), LocalError> {
         let key = (definition.instance.key.namespace.clone(), definition.instance.key.id.clone());
         self.entitled(&definition.instance.service_key())?;
         if let Some(entry) = self.services.get(&key) {
-            replaceable("service", &definition.instance.key.id.to_string(), &entry.origin, &origin)?;
+            replaceable("service", definition.instance.key.id.as_str(), &entry.origin, &origin)?;
         } else if self.services.len() >= SERVICES_MAX {
             return Err(LocalError::TooMany { what: "services", most: SERVICES_MAX });
         }
@@ -245,7 +251,7 @@ impl Local {
             return Err(LocalError::UnknownService { id: instance.clone() });
         }
         match self.checks.get(&key) {
-            Some(entry) => replaceable("check", &key.1.to_string(), &entry.origin, &origin)?,
+            Some(entry) => replaceable("check", key.1.as_str(), &entry.origin, &origin)?,
             None if self.checks().len() >= CHECKS_MAX => {
                 return Err(LocalError::TooMany { what: "checks", most: CHECKS_MAX });
             }
@@ -286,7 +292,7 @@ impl Local {
 
     fn note(&mut self, origin: &Origin, result: Result<(), LocalError>) {
         if let Err(error) = result {
-            let error = crate::checks::chain(&error);
+            let error = wire::one_line(&error);
             tracing::warn!(origin = %origin, error, "service definition refused; it is not served");
             self.refused.push(format!("{origin}: {error}"));
         }
@@ -298,9 +304,7 @@ fn replaceable(what: &'static str, id: &str, known: &Origin, new: &Origin) -> Re
     match (known, new) {
         (Origin::Api, Origin::Api) => Ok(()),
         (Origin::File(path), Origin::Api) => Err(LocalError::InFile { what, id: id.to_owned(), path: path.clone() }),
-        (known, Origin::File(_)) => {
-            Err(LocalError::Twice { what, id: id.to_owned(), known: known.to_string() })
-        }
+        (known, Origin::File(_)) => Err(LocalError::Twice { what, id: id.to_owned(), known: known.to_string() }),
     }
 }
 

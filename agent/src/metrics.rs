@@ -4,6 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use catalog::Timestamp;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::Counter;
@@ -12,6 +13,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
+use wire::agent_protocol::Subject;
 
 /// Names which way a connection goes, seen from the local service.
 #[derive(Clone, Copy, Debug, Hash, PartialEq, Eq, PartialOrd, Ord)]
@@ -56,6 +58,8 @@ pub(crate) struct Metrics {
     registry: Arc<Registry>,
     /// Those of the data plane.
     pub(crate) proxy: ProxyMetrics,
+    /// Those of everything else.
+    pub(crate) control: ControlMetrics,
 }
 
 impl fmt::Debug for Metrics {
@@ -75,7 +79,9 @@ impl Metrics {
         );
         let proxy = ProxyMetrics::default();
         proxy.register(&mut registry);
-        Self { registry: Arc::new(registry), proxy }
+        let control = ControlMetrics::default();
+        control.register(&mut registry);
+        Self { registry: Arc::new(registry), proxy, control }
     }
 
     /// Returns all metrics in the OpenMetrics text format.
@@ -156,7 +162,9 @@ impl Default for ProxyMetrics {
             tunnels_open,
             closed: Family::default(),
             refused: Family::default(),
-            handshake_duration: Histogram::new([0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0]),
+            handshake_duration: Histogram::new([
+                0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0,
+            ]),
             audited: Counter::default(),
             accept_pauses: Counter::default(),
             endpoints_ejected: Counter::default(),
@@ -245,27 +253,15 @@ impl ProxyMetrics {
     }
 
     fn register(&self, registry: &mut Registry) {
-        registry.register(
-            "proxy_connections_opened",
-            "Connections carried, by direction",
-            self.opened.clone(),
-        );
+        registry.register("proxy_connections_opened", "Connections carried, by direction", self.opened.clone());
         registry.register("proxy_connections_open", "Connections being carried right now", self.open.clone());
-        registry.register(
-            "proxy_connections_closed",
-            "Carried connections that ended, by reason",
-            self.closed.clone(),
-        );
+        registry.register("proxy_connections_closed", "Carried connections that ended, by reason", self.closed.clone());
         registry.register(
             "proxy_refused",
             "Connections and streams refused, by phase and reason",
             self.refused.clone(),
         );
-        registry.register(
-            "proxy_sent_bytes",
-            "Bytes carried from caller to application",
-            self.sent_bytes.clone(),
-        );
+        registry.register("proxy_sent_bytes", "Bytes carried from caller to application", self.sent_bytes.clone());
         registry.register(
             "proxy_received_bytes",
             "Bytes carried from application to caller",
@@ -302,6 +298,87 @@ impl ProxyMetrics {
             "proxy_snapshots_published",
             "Snapshots that the proxy took over",
             self.snapshots_published.clone(),
+        );
+    }
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct SubjectLabel {
+    subject: String,
+}
+
+/// The metrics of an agent's dealings with servers; a clone counts into the same numbers.
+#[derive(Clone, Default)]
+pub(crate) struct ControlMetrics {
+    connected: Gauge,
+    sessions_opened: Counter,
+    events_dropped: Counter,
+    registrations_refused: Counter,
+    signings_failed: Counter,
+    leaf_expiry: Family<SubjectLabel, Gauge>,
+}
+
+impl ControlMetrics {
+    /// Records whether there is a connection to a server.
+    pub(crate) fn connected(&self, is_connected: bool) {
+        self.connected.set(i64::from(is_connected));
+    }
+
+    /// Counts a session opened.
+    pub(crate) fn session_opened(&self) {
+        self.sessions_opened.inc();
+    }
+
+    /// Counts an event that could not be true and was dropped.
+    pub(crate) fn event_dropped(&self) {
+        self.events_dropped.inc();
+    }
+
+    /// Counts a registration that a server refused.
+    pub(crate) fn registration_refused(&self) {
+        self.registrations_refused.inc();
+    }
+
+    /// Counts a leaf that was asked for and not signed.
+    pub(crate) fn signing_failed(&self) {
+        self.signings_failed.inc();
+    }
+
+    /// Records when each leaf that is held expires. There are as many as the agent's record names services.
+    pub(crate) fn leaves<'a>(&self, leaves: impl Iterator<Item = (&'a Subject, Timestamp)>) {
+        self.leaf_expiry.clear();
+        for (subject, not_after) in leaves {
+            let subject = match subject {
+                Subject::Agent => "agent".to_owned(),
+                Subject::Service(service) => service.to_string(),
+            };
+            let seconds = i64::try_from(not_after.0 / 1000).unwrap_or(i64::MAX);
+            self.leaf_expiry.get_or_create(&SubjectLabel { subject }).set(seconds);
+        }
+    }
+
+    fn register(&self, registry: &mut Registry) {
+        registry.register("agent_connected", "Whether there is a connection to a server", self.connected.clone());
+        registry.register("agent_sessions_opened", "Sessions opened with servers", self.sessions_opened.clone());
+        registry.register(
+            "agent_events_dropped",
+            "Events from servers that could not be true and changed nothing",
+            self.events_dropped.clone(),
+        );
+        registry.register(
+            "agent_registrations_refused",
+            "Registrations that a server refused",
+            self.registrations_refused.clone(),
+        );
+        registry.register(
+            "leaf_signings_failed",
+            "Leaf certificates asked for and not signed",
+            self.signings_failed.clone(),
+        );
+        registry.register(
+            "leaf_certificate_expiry_timestamp_seconds",
+            "When the leaf certificate of each local service, and of the agent, expires",
+            self.leaf_expiry.clone(),
         );
     }
 }
@@ -349,6 +426,12 @@ mod tests {
             "weft_proxy_endpoints_ejected counter",
             "weft_proxy_upstreams_failed gauge",
             "weft_proxy_snapshots_published counter",
+            "weft_agent_connected gauge",
+            "weft_agent_sessions_opened counter",
+            "weft_agent_events_dropped counter",
+            "weft_agent_registrations_refused counter",
+            "weft_leaf_signings_failed counter",
+            "weft_leaf_certificate_expiry_timestamp_seconds gauge",
         ];
         // A family without a member yet may show no line; those that are listed come in this order and nothing else does.
         let mut rest = want.iter();

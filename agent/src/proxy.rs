@@ -46,6 +46,9 @@ pub use crate::metrics::ProxyMetrics;
 /// How often rules that end by themselves are looked at, and idle tunnels.
 const HOUSEKEEPING_INTERVAL: Duration = Duration::from_secs(1);
 
+/// Callers that may wait to be accepted; the standard library's listeners start with fewer.
+const BACKLOG: i32 = 1024;
+
 /// Says where and within which bounds a proxy works.
 pub struct ProxyConfig {
     /// The inbound mesh listener.
@@ -109,6 +112,7 @@ impl Proxy {
         let ProxyConfig { mesh_listener, own_listeners, runtime, limits, clock, metrics } = config;
         let mesh_address = mesh_listener.local_addr().map_err(ProxyStartError::Listener)?;
         mesh_listener.set_nonblocking(true).map_err(ProxyStartError::Listener)?;
+        socket2::SockRef::from(&mesh_listener).listen(BACKLOG).map_err(ProxyStartError::Listener)?;
         let (handle, runtime) = match runtime {
             Some(handle) => (handle, None),
             None => {
@@ -119,7 +123,16 @@ impl Proxy {
         let room = Arc::new(Room::new(Forbidden::new(mesh_address, own_listeners), limits, clock, metrics));
         let (status, upstreams) = watch::channel(UpstreamsStatus::default());
         let _entered = handle.enter();
-        let listener = tokio::net::TcpListener::from_std(mesh_listener).map_err(ProxyStartError::Listener)?;
+        let listener = match tokio::net::TcpListener::from_std(mesh_listener) {
+            Ok(listener) => listener,
+            Err(error) => {
+                // Dropped like any other value, it would panic on a thread of another runtime.
+                if let Some(runtime) = runtime {
+                    runtime.shutdown_background();
+                }
+                return Err(ProxyStartError::Listener(error));
+            }
+        };
         room.inbound.tasks.spawn(inbound::listen(Arc::clone(&room), listener));
         room.outbound.tasks.spawn(upstreams::keep(Arc::clone(&room), status));
         room.outbound.tasks.spawn(keep_house(Arc::clone(&room)));
@@ -198,8 +211,7 @@ impl Proxy {
 
 impl Drop for Proxy {
     fn drop(&mut self) {
-        for (stage, direction) in
-            [(&self.room.inbound, Direction::Inbound), (&self.room.outbound, Direction::Outbound)]
+        for (stage, direction) in [(&self.room.inbound, Direction::Inbound), (&self.room.outbound, Direction::Outbound)]
         {
             stage.stopping.cancel();
             self.room.streams.cut(direction);

@@ -1,5 +1,6 @@
 //! From a configuration to a running agent.
 
+use std::collections::btree_map::Entry;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
@@ -8,11 +9,13 @@ use tokio::net::{TcpListener, UdpSocket};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::{info, warn};
+use wire::agent_protocol::Subject;
 use wire::pki::LeafKey;
 
 use crate::config::Config;
 use crate::core::{self, Setup};
 use crate::enrol::{self, EnrolError};
+use crate::leaf::{self, HeldLeaf, LeafError};
 use crate::local::{self, Local, LocalError, Reserved};
 use crate::metrics::Metrics;
 use crate::proxy::{Limits, Proxy, ProxyConfig, ProxyStartError};
@@ -37,6 +40,9 @@ pub enum StartError {
     /// What enrolment gave cannot be kept.
     #[error("cannot keep the agent's identity; nothing is lost: start again with the same join token")]
     Keep(#[source] DataDirError),
+    /// The agent's first leaf is of no use.
+    #[error("cannot use the agent's certificate; empty the data directory and join again with a new token")]
+    Leaf(#[source] LeafError),
     /// A service definition cannot be read.
     #[error("cannot load service definitions")]
     Services(#[source] LocalError),
@@ -68,15 +74,16 @@ pub enum StartError {
 /// [`StartError`] says what is wrong and what to do about it.
 pub async fn start(config: Config) -> Result<Agent, StartError> {
     wire::crypto::install_provider();
-    let store = Store::open(config.data_dir.as_deref()).map_err(StartError::DataDir)?;
+    // First, so that what cannot be used leaves no trace.
     let definitions = local::read_files(&config.services).map_err(StartError::Services)?;
+    let store = Store::open(config.data_dir.as_deref()).map_err(StartError::DataDir)?;
     let metrics = Metrics::new();
     let admin = listen("readiness and metrics", loopback(config.admin_port)).await?;
     let http = listen("the local API", loopback(config.http_port)).await?;
     let (http_address, admin_address) = (address_of(&http)?, address_of(&admin)?);
     let stopping = CancellationToken::new();
     let (ready, readiness) = api::readiness();
-    let admin = AbortOnDropHandle::new(tokio::spawn(api::serve_admin(admin, readiness, metrics.clone(), stopping.clone())));
+    let admin = AbortOnDropHandle::new(tokio::spawn(api::serve_admin(admin, readiness, metrics.clone())));
 
     let key = store.agent_key().map_err(StartError::Key)?;
     let identity = identify(&config, &store, &key).await?;
@@ -106,7 +113,11 @@ pub async fn start(config: Config) -> Result<Agent, StartError> {
     local.take_registered(store.registered());
     info!(node = %config.node, agent = %identity.record.id, mesh = %mesh_address, http = %http_address, "agent started");
     let drain_deadline = config.drain_deadline;
-    let leaves = store.leaves(&identity);
+    let mut leaves = store.leaves(&identity);
+    if let Entry::Vacant(place) = leaves.entry(Subject::Agent) {
+        let first = HeldLeaf::load(identity.leaf.clone(), &leaf::named(&Subject::Agent, &identity));
+        place.insert(first.map_err(StartError::Leaf)?);
+    }
     let setup = Setup {
         config,
         identity,
@@ -118,13 +129,14 @@ pub async fn start(config: Config) -> Result<Agent, StartError> {
         advertise,
         mesh_port: mesh_address.port(),
         proxy: Arc::clone(&proxy),
+        metrics: metrics.control.clone(),
     };
     let (core, task) = core::start(setup);
     ready.running(core.clone(), Arc::clone(&proxy));
     let state = api::ApiState::new(core.clone(), Arc::clone(&proxy), metrics);
     let http = tokio::spawn(api::serve_http(http, state, stopping.clone()));
     let tasks = vec![AbortOnDropHandle::new(task), AbortOnDropHandle::new(http), admin];
-    Ok(Agent { core, proxy, http: http_address, admin: admin_address, drain_deadline, stopping, _tasks: tasks })
+    Ok(Agent { core, proxy, http: http_address, admin: admin_address, drain_deadline, ready, stopping, _tasks: tasks })
 }
 
 /// Returns the identity that was kept, or enrols.
@@ -213,3 +225,6 @@ fn listen_failed(what: &'static str, address: SocketAddr, source: io::Error) -> 
 fn address_of(listener: &TcpListener) -> Result<SocketAddr, StartError> {
     listener.local_addr().map_err(|source| listen_failed("an address", loopback(0), source))
 }
+
+#[cfg(test)]
+mod tests;

@@ -124,8 +124,7 @@ impl Store {
 
     /// Returns the leaves that were kept and still name whom they should.
     pub(crate) fn leaves(&self, identity: &Identity) -> BTreeMap<Subject, HeldLeaf> {
-        let stored: Vec<(Subject, StoredLeaf)> =
-            self.read(LEAVES_FILE, Some(&identity.record.id)).unwrap_or_default();
+        let stored: Vec<(Subject, StoredLeaf)> = self.read(LEAVES_FILE, Some(&identity.record.id)).unwrap_or_default();
         let mut leaves = BTreeMap::new();
         for (subject, stored) in stored {
             match HeldLeaf::load(stored, &crate::leaf::named(&subject, identity)) {
@@ -133,7 +132,7 @@ impl Store {
                     leaves.insert(subject, leaf);
                 }
                 Err(error) => {
-                    let error = crate::checks::chain(&error);
+                    let error = wire::one_line(&error);
                     warn!(subject = ?subject, error, "kept leaf ignored; it is asked for again");
                 }
             }
@@ -141,11 +140,7 @@ impl Store {
         leaves
     }
 
-    pub(crate) fn keep_leaves(
-        &self,
-        agent: &AgentId,
-        leaves: &[(Subject, StoredLeaf)],
-    ) -> Result<(), DataDirError> {
+    pub(crate) fn keep_leaves(&self, agent: &AgentId, leaves: &[(Subject, StoredLeaf)]) -> Result<(), DataDirError> {
         self.write(LEAVES_FILE, agent, &leaves)
     }
 
@@ -196,7 +191,7 @@ impl Store {
         let file: File<T> = match self.dir.as_ref()?.read(name) {
             Ok(file) => file?,
             Err(error) => {
-                warn!(file = name, error = crate::checks::chain(&error), "kept file ignored; the agent starts without it");
+                warn!(file = name, error = wire::one_line(&error), "kept file ignored; the agent starts without it");
                 return None;
             }
         };

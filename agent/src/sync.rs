@@ -72,6 +72,8 @@ pub enum Input {
     Needs(BTreeSet<Topic>),
     /// What the catalog should say of this node from now on.
     Desired(Box<Desired>),
+    /// What a connection may have failed for has changed: the next one is not waited for.
+    Retry,
     /// The agent is about to stop: the node is to leave the catalog.
     Leave,
 }
@@ -264,6 +266,11 @@ impl Sync {
             Input::Written { request_id, result } => self.written(&request_id, result, now, out),
             Input::Needs(topics) => self.need(&topics, out),
             Input::Desired(desired) => self.registrations.desire(*desired),
+            Input::Retry => {
+                if let Link::Down { retry_at } = &mut self.link {
+                    *retry_at = (*retry_at).min(now);
+                }
+            }
             Input::Leave => {
                 self.leaving = true;
                 self.registrations.leave();

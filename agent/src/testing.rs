@@ -1,5 +1,6 @@
 //! What tests of several modules need: a certificate authority and the identities that it gives out.
 
+pub(crate) mod agent;
 pub(crate) mod server;
 
 use std::time::Duration;

@@ -18,35 +18,61 @@ use crate::proxy::{OpenConnection, Proxy};
 
 pub(super) const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-/// Tells the admin listener that the agent is enrolled and runs.
-pub(crate) struct Ready(watch::Sender<Option<(Handle, Arc<Proxy>)>>);
+/// How far the agent is.
+enum Phase {
+    Joining,
+    Running(Handle, Arc<Proxy>),
+    Draining(Arc<Proxy>),
+}
 
-/// Sees whether the agent runs.
+/// Tells the admin listener how far the agent is.
+#[derive(Debug)]
+pub(crate) struct Ready(watch::Sender<Phase>);
+
+/// Sees how far the agent is.
 #[derive(Clone)]
-pub(crate) struct Readiness(watch::Receiver<Option<(Handle, Arc<Proxy>)>>);
+pub(crate) struct Readiness(watch::Receiver<Phase>);
 
 /// Returns the two ends by which the admin listener, which serves first, learns of the agent, which may take long.
 pub(crate) fn readiness() -> (Ready, Readiness) {
-    let (ready, seen) = watch::channel(None);
+    let (ready, seen) = watch::channel(Phase::Joining);
     (Ready(ready), Readiness(seen))
 }
 
 impl Ready {
-    pub(crate) fn running(self, core: Handle, proxy: Arc<Proxy>) {
-        self.0.send_replace(Some((core, proxy)));
+    pub(crate) fn running(&self, core: Handle, proxy: Arc<Proxy>) {
+        self.0.send_replace(Phase::Running(core, proxy));
+    }
+
+    pub(crate) fn draining(&self, proxy: Arc<Proxy>) {
+        self.0.send_replace(Phase::Draining(proxy));
     }
 }
 
 impl Readiness {
-    fn connections(&self) -> Vec<OpenConnection> {
-        self.0.borrow().as_ref().map(|(_, proxy)| proxy.connections()).unwrap_or_default()
-    }
-
     fn missing(&self) -> Vec<String> {
         match &*self.0.borrow() {
-            Some((core, proxy)) => missing(core, proxy),
-            None => vec!["the agent is joining the mesh".to_owned()],
+            Phase::Joining => vec!["the agent is joining the mesh".to_owned()],
+            Phase::Running(core, proxy) => missing(core, proxy),
+            Phase::Draining(_) => vec!["the agent is draining".to_owned()],
         }
+    }
+
+    fn connections(&self) -> Vec<OpenConnection> {
+        match &*self.0.borrow() {
+            Phase::Joining => Vec::new(),
+            Phase::Running(_, proxy) | Phase::Draining(proxy) => proxy.connections(),
+        }
+    }
+}
+
+impl std::fmt::Debug for Phase {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str(match self {
+            Self::Joining => "Joining",
+            Self::Running(..) => "Running",
+            Self::Draining(_) => "Draining",
+        })
     }
 }
 
@@ -58,14 +84,9 @@ pub(crate) fn missing(core: &Handle, proxy: &Proxy) -> Vec<String> {
     missing
 }
 
-/// Serves `/live`, `/ready`, `/connections` and `/metrics` until `stopping` is cancelled. None of them needs a token: they are reached
-/// from this machine only and tell nothing that a process beside the agent could not see.
-pub(crate) async fn serve_admin(
-    listener: TcpListener,
-    readiness: Readiness,
-    metrics: Metrics,
-    stopping: CancellationToken,
-) {
+/// Serves `/live`, `/ready`, `/connections` and `/metrics` until the agent has stopped. None of them needs a token: they
+/// are reached from this machine only and tell nothing that a process beside the agent could not see.
+pub(crate) async fn serve_admin(listener: TcpListener, readiness: Readiness, metrics: Metrics) {
     let carried = readiness.clone();
     let connections = async move || axum::Json(carried.connections());
     let ready = async move || answer(&readiness.missing());
@@ -75,7 +96,7 @@ pub(crate) async fn serve_admin(
         .route("/ready", get(ready))
         .route("/connections", get(connections))
         .route("/metrics", get(metrics));
-    listener::serve(listener, guarded(router), stopping).await;
+    listener::serve(listener, guarded(router), CancellationToken::new()).await;
 }
 
 fn answer(missing: &[String]) -> Response {

@@ -19,14 +19,8 @@ pub(crate) enum ApiError {
     PermissionDenied { method: Method, path: &'static str },
     #[error("the query parameter `token` is refused; send the token in the X-Consul-Token or Authorization header")]
     TokenInQuery,
-    #[error("the headers X-Consul-Token and Authorization carry different tokens; send one of them")]
-    TwoTokens,
-    #[error("the header {name} is malformed; {expected}")]
-    Header { name: &'static str, expected: &'static str },
-    #[error("{header} `{value}` is not this listener's; ask for localhost or a loopback address")]
-    ForeignHost { header: &'static str, value: String },
-    #[error("the request needs exactly one Host header; send it once")]
-    NoHost,
+    #[error(transparent)]
+    TurnedAway(#[from] wire::front_door::TurnedAway),
     #[error("the query string cannot be read: {reason}")]
     Query { reason: String },
     #[error("the query parameter `{name}` cannot be `{value}`; {expected}")]
@@ -58,11 +52,9 @@ pub(crate) enum ApiError {
 impl ApiError {
     pub(crate) fn status(&self) -> StatusCode {
         match self {
-            Self::TokenUnknown | Self::PermissionDenied { .. } | Self::ForeignHost { .. } => StatusCode::FORBIDDEN,
+            Self::TokenUnknown | Self::PermissionDenied { .. } => StatusCode::FORBIDDEN,
+            Self::TurnedAway(why) => why.status(),
             Self::TokenInQuery
-            | Self::TwoTokens
-            | Self::Header { .. }
-            | Self::NoHost
             | Self::Query { .. }
             | Self::Parameter { .. }
             | Self::Path { .. }
@@ -85,7 +77,7 @@ impl ApiError {
 
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
-        let mut response = text(self.status(), one_line(&crate::checks::chain(&self)));
+        let mut response = text(self.status(), one_line(&wire::one_line(&self)));
         if self.ends_connection() {
             response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
         }

@@ -10,7 +10,6 @@ use http_body_util::{BodyExt, Limited};
 use wire::agent_protocol::API_PATH_PREFIX;
 
 use super::error::ApiError;
-use crate::checks::chain;
 use crate::core::Handle;
 
 /// No request to the API is larger; the server bounds each route further.
@@ -31,8 +30,10 @@ const CONNECTION_HEADERS: [HeaderName; 8] = [
 /// Sends a request for `/v1/...` to a server and returns its answer as it comes.
 pub(super) async fn pass_on(core: &Handle, request: Request) -> Result<Response, ApiError> {
     const PATH: &str = "the request";
-    let connection =
-        core.connection().ok_or_else(|| ApiError::NoServer { reason: "the agent is not connected".to_owned() })?;
+    let connection = core
+        .connection()
+        .await
+        .ok_or_else(|| ApiError::NoServer { reason: "the agent is not connected".to_owned() })?;
     let (parts, body) = request.into_parts();
     let path = parts.uri.path_and_query().map_or("", PathAndQuery::as_str);
     let rest = path.strip_prefix("/v1").ok_or_else(|| ApiError::NoSuchPath { path: path.to_owned() })?;
@@ -42,7 +43,7 @@ pub(super) async fn pass_on(core: &Handle, request: Request) -> Result<Response,
     let answer = connection
         .send(parts.method, &path, headers, body, PATH)
         .await
-        .map_err(|error| ApiError::NoServer { reason: chain(&error) })?;
+        .map_err(|error| ApiError::NoServer { reason: wire::one_line(&error) })?;
     let (mut parts, body) = answer.into_parts();
     parts.version = http::Version::HTTP_11;
     parts.headers = carried(parts.headers);

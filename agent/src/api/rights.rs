@@ -8,7 +8,6 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use catalog::Timestamp;
-use http::HeaderMap;
 use wire::crypto::{self, Secret};
 
 use super::error::ApiError;
@@ -106,37 +105,6 @@ fn current(standing: Standing) -> Standing {
     }
 }
 
-/// Returns the token that a request carries.
-pub(super) fn sent_token(headers: &HeaderMap) -> Result<Option<Secret>, ApiError> {
-    let own = single(headers, "X-Consul-Token", "send it once, as plain text")?;
-    let bearer = single(headers, "Authorization", "send it once, as `Bearer <token>`")?;
-    let bearer = match bearer {
-        None | Some("") => None,
-        Some(value) => match value.split_once(' ') {
-            Some((scheme, token)) if scheme.eq_ignore_ascii_case("bearer") => Some(token.trim()),
-            _ => return Err(ApiError::Header { name: "Authorization", expected: "send `Bearer <token>`" }),
-        },
-    };
-    // Consul's clients send an empty header where no token is configured.
-    let own = own.map(str::trim).filter(|token| !token.is_empty());
-    let bearer = bearer.filter(|token| !token.is_empty());
-    match (own, bearer) {
-        (Some(own), Some(bearer)) if !crypto::constant_time_eq(own.as_bytes(), bearer.as_bytes()) => {
-            Err(ApiError::TwoTokens)
-        }
-        (own, bearer) => Ok(own.or(bearer).map(Secret::new)),
-    }
-}
-
-fn single<'a>(headers: &'a HeaderMap, name: &'static str, expected: &'static str) -> Result<Option<&'a str>, ApiError> {
-    let mut values = headers.get_all(name).iter();
-    let value = values.next();
-    if values.next().is_some() {
-        return Err(ApiError::Header { name, expected });
-    }
-    value.map(|value| value.to_str().map_err(|_| ApiError::Header { name, expected })).transpose()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -197,23 +165,5 @@ mod tests {
         }
         assert_eq!(tokens.remembered.lock().unwrap().len(), REMEMBERED_MAX);
         assert_eq!(tokens.standing(&Secret::new("good"), async || no_server()).await.unwrap(), GOOD);
-    }
-
-    #[test]
-    fn a6_a_malformed_credential_is_refused_without_repeating_it() {
-        let refused: [&[(&'static str, &str)]; 4] = [
-            &[("x-consul-token", "s3cret"), ("authorization", "Bearer other-s3cret")],
-            &[("authorization", "Basic s3cret")],
-            &[("authorization", "s3cret")],
-            &[("x-consul-token", "s3cret"), ("x-consul-token", "s3cret2")],
-        ];
-        for headers in refused {
-            let mut map = HeaderMap::new();
-            for (name, value) in headers {
-                map.append(*name, value.parse().unwrap());
-            }
-            let error = sent_token(&map).unwrap_err();
-            assert!(!error.to_string().contains("s3cret"), "{error}");
-        }
     }
 }

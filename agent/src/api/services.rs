@@ -31,11 +31,7 @@ pub(super) fn shown(status: &Status, service: &Definition) -> AgentService {
 }
 
 /// Returns a service by its id.
-pub(super) fn find<'a>(
-    status: &'a Status,
-    namespace: &Namespace,
-    id: &InstanceId,
-) -> Result<&'a Definition, ApiError> {
+pub(super) fn find<'a>(status: &'a Status, namespace: &Namespace, id: &InstanceId) -> Result<&'a Definition, ApiError> {
     let is_it = |service: &&Definition| service.instance.key.namespace == *namespace && service.instance.key.id == *id;
     let found = status.services.iter().find(is_it);
     found.ok_or_else(|| ApiError::Local(LocalError::UnknownService { id: id.clone() }))
@@ -50,9 +46,8 @@ async fn list(call: Call) -> Result<Response, ApiError> {
     };
     let services = status.services.iter();
     let services = services.filter(|service| wanted.as_ref().is_none_or(|it| *it == service.instance.key.namespace));
-    let services: BTreeMap<String, AgentService> = services
-        .map(|service| (AgentService::object_key(&service.instance), shown(&status, service)))
-        .collect();
+    let services: BTreeMap<String, AgentService> =
+        services.map(|service| (AgentService::object_key(&service.instance), shown(&status, service))).collect();
     json(&services)
 }
 

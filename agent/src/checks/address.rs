@@ -90,7 +90,9 @@ mod tests {
 
     #[test]
     fn an_app_beside_the_agent_or_on_its_network_may_be_checked() {
-        for address in ["127.0.0.1", "::1", "::ffff:127.0.0.1", "10.0.0.5", "192.168.1.1", "fd00::5", "2001:db8::1", "::"] {
+        for address in
+            ["127.0.0.1", "::1", "::ffff:127.0.0.1", "10.0.0.5", "192.168.1.1", "fd00::5", "2001:db8::1", "::"]
+        {
             assert_eq!(forbidden(address.parse().unwrap()), None, "{address}");
         }
     }

@@ -8,7 +8,7 @@ use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
 
-use super::{HttpProbe, OUTPUT_BYTES_MAX, ProbeError, chain, connect};
+use super::{HttpProbe, OUTPUT_BYTES_MAX, ProbeError, connect};
 
 /// The bound on what an answer's head may take.
 const HEAD_BYTES_MAX: usize = 32 * 1024;
@@ -40,7 +40,9 @@ pub(super) async fn probe(check: &HttpProbe) -> (CheckStatus, String) {
             let output = format!("HTTP {} {}: {status} Output: {body}", check.method, check.url);
             (judged(status), output)
         }
-        Err(error) => (CheckStatus::Critical, format!("HTTP {} {}: {}", check.method, check.url, chain(&error))),
+        Err(error) => {
+            (CheckStatus::Critical, format!("HTTP {} {}: {}", check.method, check.url, wire::one_line(&error)))
+        }
     }
 }
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use catalog::CheckStatus;
 
-use super::{ProbeError, chain, connect};
+use super::{ProbeError, connect};
 
 /// Splits `host:port`; a host that is an IPv6 address stands in brackets.
 pub(super) fn target(address: &str) -> Result<(String, u16), ProbeError> {
@@ -33,6 +33,6 @@ pub(super) async fn probe(address: &str, timeout: Duration) -> (CheckStatus, Str
     };
     match result {
         Ok(()) => (CheckStatus::Passing, format!("TCP connect {address}: success")),
-        Err(error) => (CheckStatus::Critical, format!("TCP connect {address}: {}", chain(&error))),
+        Err(error) => (CheckStatus::Critical, format!("TCP connect {address}: {}", wire::one_line(&error))),
     }
 }

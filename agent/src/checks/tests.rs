@@ -19,6 +19,10 @@ fn http_probe(url: &str) -> HttpProbe {
     }
 }
 
+fn boxed_probe(url: &str) -> Box<HttpProbe> {
+    Box::new(http_probe(url))
+}
+
 /// Answers every connection with `answer`, and tells what was asked.
 async fn application(answer: Vec<u8>) -> (SocketAddr, mpsc::Receiver<String>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -44,12 +48,12 @@ fn is_refused(probe: Probe, reason: &str) {
 
 #[test]
 fn a9_a_check_of_metadata_another_scheme_or_a_user_is_refused_when_registered() {
-    is_refused(Probe::Http(http_probe("http://169.254.169.254/latest/meta-data")), "may not be checked");
-    is_refused(Probe::Http(http_probe("http://[::ffff:169.254.169.254]/")), "may not be checked");
-    is_refused(Probe::Http(http_probe("http://[fe80::1]/")), "may not be checked");
-    is_refused(Probe::Http(http_probe("https://127.0.0.1/")), "only `http://`");
-    is_refused(Probe::Http(http_probe("file://127.0.0.1/etc/passwd")), "only `http://`");
-    is_refused(Probe::Http(http_probe("http://root@127.0.0.1/")), "names a user");
+    is_refused(Probe::Http(boxed_probe("http://169.254.169.254/latest/meta-data")), "may not be checked");
+    is_refused(Probe::Http(boxed_probe("http://[::ffff:169.254.169.254]/")), "may not be checked");
+    is_refused(Probe::Http(boxed_probe("http://[fe80::1]/")), "may not be checked");
+    is_refused(Probe::Http(boxed_probe("https://127.0.0.1/")), "only `http://`");
+    is_refused(Probe::Http(boxed_probe("file://127.0.0.1/etc/passwd")), "only `http://`");
+    is_refused(Probe::Http(boxed_probe("http://root@127.0.0.1/")), "names a user");
     let tcp = |address: &str| Probe::Tcp { address: address.to_owned(), interval: INTERVAL_MIN, timeout: INTERVAL_MIN };
     is_refused(tcp("169.254.169.254:80"), "may not be checked");
     is_refused(tcp("127.0.0.1"), "host:port");
@@ -154,7 +158,7 @@ async fn checks_are_repeated_and_stop_when_they_are_wanted_no_longer() {
     let (address, _questions) = application(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n".to_vec()).await;
     let (results, mut found) = mpsc::channel(4);
     let mut checks = Checks::new(results, Jitter::new(1));
-    checks.set(&BTreeMap::from([(key("http"), Probe::Http(http_probe(&format!("http://{address}/"))))]));
+    checks.set(&BTreeMap::from([(key("http"), Probe::Http(boxed_probe(&format!("http://{address}/"))))]));
     for _ in 0..2 {
         assert_eq!(found.recv().await.unwrap().status, CheckStatus::Passing);
     }

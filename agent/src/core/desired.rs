@@ -24,9 +24,9 @@ impl Core {
         let mut subjects: BTreeSet<Subject> = services.into_iter().map(Subject::Service).collect();
         subjects.insert(Subject::Agent);
         if self.leaves.need(&subjects) {
-            self.unsaved_leaves = true;
+            self.saver.leaves_changed();
         }
-        self.changed = true;
+        self.rules_changed = true;
     }
 
     pub(super) fn node(&self) -> Node {

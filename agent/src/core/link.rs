@@ -19,7 +19,6 @@ use wire::pki::LeafKey;
 use wire::tls::{TrustAnchors, agent_port_client_config};
 
 use super::{Core, Event, SignFailed};
-use crate::checks::chain;
 use crate::leaf::{HeldLeaf, key_for, named};
 use crate::sync::connection::{CallError, Connection};
 use crate::sync::{Input, Output, WriteResult};
@@ -75,14 +74,19 @@ impl Core {
         match event {
             LinkEvent::Connected(connection) => {
                 link.connection = Some(connection.clone());
-                self.publisher.connection(Some(connection));
+                self.publisher.connected(connection);
+                self.metrics.connected(true);
                 let now = self.now();
                 self.leaves.retry_now(now);
                 self.step(Input::Connected { attempt });
             }
             LinkEvent::Frame(frame) => self.step(Input::Frame { attempt, frame }),
             LinkEvent::Closed { error } => {
-                warn!(server = link.server, error, "server connection lost");
+                // While servers are away the same thing happens every few seconds; it is said once.
+                if link.is_up() || self.last_failure.as_ref() != Some(&error) {
+                    warn!(server = link.server, error, "no connection to a server; trying the next one");
+                    self.last_failure = Some(error);
+                }
                 self.drop_link();
                 self.step(Input::Closed { attempt });
             }
@@ -91,16 +95,20 @@ impl Core {
 
     /// Connects anew, to show a renewed leaf.
     pub(super) fn reconnect(&mut self) {
-        let Some(attempt) = self.link.as_ref().map(|link| link.attempt) else { return };
-        info!("connecting to a server anew, with the renewed leaf");
-        self.drop_link();
-        self.step(Input::Closed { attempt });
+        if let Some(attempt) = self.link.as_ref().map(|link| link.attempt) {
+            info!("connecting to a server anew, with the renewed leaf");
+            self.drop_link();
+            self.step(Input::Closed { attempt });
+        }
+        // A server may have refused the old leaf because it had expired.
+        self.step(Input::Retry);
     }
 
     fn drop_link(&mut self) {
         self.link = None;
         self.changed = true;
-        self.publisher.connection(None);
+        self.publisher.disconnected();
+        self.metrics.connected(false);
     }
 
     fn carry_out(&mut self, output: Output) {
@@ -116,12 +124,18 @@ impl Core {
             Output::Write { attempt, request } => self.write(attempt, *request),
             Output::Opened { server, incarnation } => {
                 info!(server = %server, incarnation = incarnation.0, "session open");
+                self.metrics.session_opened();
+                self.last_failure = None;
                 self.changed = true;
             }
-            Output::Publish(_) => self.changed = true,
-            Output::Persist => self.unsaved = true,
-            Output::Dropped { topic, error } => dropped(&topic, &error),
+            Output::Publish(_) => self.rules_changed = true,
+            Output::Persist => self.saver.state_changed(),
+            Output::Dropped { topic, error } => {
+                self.metrics.event_dropped();
+                dropped(&topic, &error);
+            }
             Output::Refused { error } => {
+                self.metrics.registration_refused();
                 warn!(error, "a server refused a registration; it is tried again in a minute");
             }
             Output::Left => {
@@ -152,17 +166,13 @@ impl Core {
 
     /// Returns what servers are dialled with: the newest leaf and roots there are, and an expired leaf if need be.
     fn server_tls(&mut self) -> Result<Arc<rustls::ClientConfig>, String> {
-        let identity = match self.leaves.held().get(&Subject::Agent) {
-            Some(leaf) => Arc::clone(leaf.tls()),
-            None => {
-                let wanted = named(&Subject::Agent, &self.identity);
-                let leaf = HeldLeaf::load(self.identity.leaf.clone(), &wanted).map_err(|error| chain(&error))?;
-                Arc::clone(leaf.tls())
-            }
-        };
+        let leaf = self.leaves.held().get(&Subject::Agent).ok_or("the agent has no leaf")?;
+        let identity = Arc::clone(leaf.tls());
         let anchors = match self.publisher.anchors(self.sync.view()) {
             Some(anchors) => anchors,
-            None => TrustAnchors::from_pem(&self.identity.roots_pem).map(Arc::new).map_err(|error| chain(&error))?,
+            None => TrustAnchors::from_pem(&self.identity.roots_pem)
+                .map(Arc::new)
+                .map_err(|error| wire::one_line(&error))?,
         };
         let trust_domain = self.identity.mesh.trust_domain.clone();
         Ok(Arc::new(agent_port_client_config(anchors, trust_domain, &identity)))
@@ -173,12 +183,13 @@ impl Core {
         if link.frames.try_send(frame).is_err() {
             warn!(server = link.server, "server reads too slowly; its connection is dropped");
             self.drop_link();
-            let _ = self.events.try_send(Event::Link { attempt, event: LinkEvent::Closed { error: String::new() } });
+            self.step(Input::Closed { attempt });
         }
     }
 
     fn write(&mut self, attempt: u64, request: WriteRequest) {
-        let connection = self.link.as_ref().filter(|link| link.attempt == attempt).and_then(|link| link.connection.clone());
+        let connection =
+            self.link.as_ref().filter(|link| link.attempt == attempt).and_then(|link| link.connection.clone());
         let Some(connection) = connection else { return };
         let events = self.events.clone();
         tokio::spawn(async move {
@@ -189,7 +200,7 @@ impl Core {
                     WriteResult::Rejected { error }
                 }
                 Err(error) => {
-                    debug!(error = chain(&error), "write not answered; it is sent again");
+                    debug!(error = wire::one_line(&error), "write not answered; it is sent again");
                     let retry_after = SignFailed::from(error).retry_after;
                     WriteResult::Unavailable { retry_after }
                 }
@@ -226,7 +237,7 @@ async fn sign(
     let request = SignRequest { csr: key.csr_der(Some(wanted)), subject: subject.clone() };
     let response: SignResponse = connection.call(SIGN_PATH, &request, SIGN_TIMEOUT).await?;
     HeldLeaf::new(key, &response.leaf, wanted, wire::crypto::now())
-        .map_err(|error| SignFailed { error: chain(&error), retry_after: None })
+        .map_err(|error| SignFailed { error: wire::one_line(&error), retry_after: None })
 }
 
 /// Holds one connection from its handshakes to its end; returns why it ended.
@@ -239,7 +250,7 @@ async fn converse(
 ) -> String {
     let connection = match Connection::open(server, tls).await {
         Ok(connection) => connection,
-        Err(error) => return chain(&error),
+        Err(error) => return wire::one_line(&error),
     };
     let tell = |event| events.send(Event::Link { attempt, event });
     if tell(LinkEvent::Connected(connection.clone())).await.is_err() {
@@ -248,17 +259,19 @@ async fn converse(
     // The server may wait for the first frames before it answers, so they are sent while the answer is awaited.
     let frames = futures_util::stream::unfold(outgoing, |mut outgoing| async move {
         let frame = outgoing.recv().await?;
-        let encoded = encode_frame(&frame).map(Frame::data).map_err(|error| -> Box<dyn std::error::Error + Send + Sync> { error.into() });
+        let encoded = encode_frame(&frame)
+            .map(Frame::data)
+            .map_err(|error| -> Box<dyn std::error::Error + Send + Sync> { error.into() });
         Some((encoded, outgoing))
     });
     let body = BodyExt::boxed_unsync(StreamBody::new(frames));
     let response = match connection.send(Method::POST, STREAM_PATH, HeaderMap::new(), body, STREAM_PATH).await {
         Ok(response) => response,
-        Err(error) => return chain(&error),
+        Err(error) => return wire::one_line(&error),
     };
     if !response.status().is_success() {
         let (parts, body) = response.into_parts();
-        return chain(&connection.failure(parts, body).await);
+        return wire::one_line(&connection.failure(parts, body).await);
     }
     let mut frames = FrameReader::new(response.into_body());
     loop {
@@ -269,7 +282,7 @@ async fn converse(
                 }
             }
             Ok(None) => return "the server ended the stream".to_owned(),
-            Err(error) => return chain(&error),
+            Err(error) => return wire::one_line(&error),
         }
     }
 }

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Instant;
 
 use catalog::{
     AgentRecord, CatalogIndex, Check, CheckKey, Endpoint, Intention, Item, MeshItem, Policy, ServiceKey, Timestamp,
@@ -12,7 +13,8 @@ use tokio::sync::watch;
 use wire::agent_protocol::Subject;
 use wire::tls::{TlsIdentity, TrustAnchors};
 
-use super::Core;
+use super::saving::Kept;
+use super::{Core, Reach};
 use crate::local::Definition;
 use crate::proxy::{LocalInstance, Proxy, Revocations, Snapshot, UpstreamListener};
 use crate::state::Identity;
@@ -35,6 +37,8 @@ pub(crate) struct Status {
     pub(crate) view: View,
     /// When the leaf of each service ends.
     pub(crate) leaves: BTreeMap<ServiceKey, Timestamp>,
+    /// What would be there after a restart without servers.
+    pub(crate) kept: Kept,
     /// The server that the agent is connected to.
     pub(crate) server: Option<String>,
 }
@@ -52,6 +56,7 @@ impl Status {
             refused: Vec::new(),
             view: View::new(),
             leaves: BTreeMap::new(),
+            kept: Kept::default(),
             server: None,
         }
     }
@@ -68,10 +73,14 @@ impl Status {
             match self.leaves.get(&service) {
                 None => missing.push(format!("leaf of {service}: not signed by a server yet")),
                 Some(not_after) if *not_after <= now => missing.push(format!("leaf of {service}: expired")),
+                Some(_) if !self.kept.leaf(&service) => missing.push(format!("leaf of {service}: not on disk yet")),
                 Some(_) => {}
             }
-            if !self.view.contains_key(&Topic::Intentions(service.clone())) {
-                missing.push(format!("intentions of {service}: not received from a server yet"));
+            let intentions = Topic::Intentions(service);
+            if !self.view.contains_key(&intentions) {
+                missing.push(format!("{intentions}: not received from a server yet"));
+            } else if !self.kept.topic(&intentions) {
+                missing.push(format!("{intentions}: not on disk yet"));
             }
         }
         missing.extend(self.refused.iter().map(|reason| format!("refused: {reason}")));
@@ -83,22 +92,36 @@ impl Status {
 pub(super) struct Publisher {
     proxy: Arc<Proxy>,
     status: watch::Sender<Arc<Status>>,
-    connection: watch::Sender<Option<Connection>>,
+    server: watch::Sender<Reach>,
     anchors: Option<(Arc<TopicState>, Arc<TrustAnchors>)>,
 }
 
-type Observers = (watch::Receiver<Arc<Status>>, watch::Receiver<Option<Connection>>);
+type Observers = (watch::Receiver<Arc<Status>>, watch::Receiver<Reach>);
 
 impl Publisher {
     pub(super) fn new(proxy: Arc<Proxy>, first: Status) -> (Self, Observers) {
         let (status, seen) = watch::channel(Arc::new(first));
-        let (connection, connected) = watch::channel(None);
-        let publisher = Self { proxy, status, connection, anchors: None };
-        (publisher, (seen, connected))
+        let (server, reached) = watch::channel(Reach::Away(Instant::now()));
+        let publisher = Self { proxy, status, server, anchors: None };
+        (publisher, (seen, reached))
     }
 
-    pub(super) fn connection(&self, connection: Option<Connection>) {
-        self.connection.send_replace(connection);
+    pub(super) fn has_failed_upstreams(&self) -> bool {
+        self.proxy.status().upstreams.iter().any(|upstream| upstream.outcome.is_err())
+    }
+
+    pub(super) fn connected(&self, connection: Connection) {
+        self.server.send_replace(Reach::Connected(connection));
+    }
+
+    pub(super) fn disconnected(&self) {
+        self.server.send_if_modified(|reach| {
+            let was_connected = matches!(reach, Reach::Connected(_));
+            if was_connected {
+                *reach = Reach::Away(Instant::now());
+            }
+            was_connected
+        });
     }
 
     /// Returns the roots of a view; they were looked at before they came into it.
@@ -122,12 +145,17 @@ impl Publisher {
 impl Core {
     /// Publishes what the core knows now.
     pub(super) fn publish(&mut self) {
-        let desired = self.desired();
-        self.step(Input::Desired(Box::new(desired)));
-        if let Some(snapshot) = self.snapshot() {
+        // What the proxy refuses comes first: a deny is in force before anybody is told of anything else.
+        if std::mem::take(&mut self.rules_changed)
+            && let Some(snapshot) = self.snapshot()
+        {
             self.publisher.proxy.publish(Arc::new(snapshot));
         }
+        self.changed = false;
+        let desired = self.desired();
+        self.step(Input::Desired(Box::new(desired)));
         let status = self.status();
+        self.metrics.leaves(self.leaves.held().iter().map(|(subject, leaf)| (subject, leaf.not_after())));
         self.publisher.status.send_replace(Arc::new(status));
     }
 
@@ -202,6 +230,7 @@ impl Core {
             refused: self.local.refused().to_vec(),
             view: self.sync.view().clone(),
             leaves: leaves.collect(),
+            kept: self.saver.kept().clone(),
             server: self.link.as_ref().filter(|link| link.is_up()).map(|link| link.server().to_owned()),
         }
     }

@@ -3,8 +3,8 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use catalog::{
-    CatalogIndex, Check, CheckId, CheckKey, CheckStatus, Command, Instance, InstanceKey, Node, NodeName,
-    Owner, Platform, Refusal, ServiceKey,
+    CatalogIndex, Check, CheckId, CheckKey, CheckStatus, Command, Instance, InstanceKey, Node, NodeName, Owner,
+    Platform, Refusal, ServiceKey,
 };
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use serde_json::Value;
@@ -58,7 +58,9 @@ impl Definition {
         for upstream in &instance.upstreams {
             let address = match &upstream.local_bind_address {
                 None => IpAddr::V4(Ipv4Addr::LOCALHOST),
-                Some(text) => text.parse().map_err(|_| field("LocalBindAddress", format!("`{text}` is not an IP address")))?,
+                Some(text) => {
+                    text.parse().map_err(|_| field("LocalBindAddress", format!("`{text}` is not an IP address")))?
+                }
             };
             let address = SocketAddr::new(address, upstream.local_bind_port);
             upstreams.push(LocalUpstream { destination: upstream.destination.clone(), address });
@@ -151,7 +153,11 @@ impl CheckDefinition {
 fn probe(id: &CheckId, kind: consul::CheckKind) -> Result<Probe, LocalError> {
     let field = |field, problem: &str| LocalError::Field { id: id.to_string(), field, problem: problem.to_owned() };
     let often = |interval: std::time::Duration| {
-        if interval < INTERVAL_MIN { Err(field("Interval", "at least 100ms lie between two checks")) } else { Ok(interval) }
+        if interval < INTERVAL_MIN {
+            Err(field("Interval", "at least 100ms lie between two checks"))
+        } else {
+            Ok(interval)
+        }
     };
     match kind {
         consul::CheckKind::Ttl { ttl } => Ok(Probe::Ttl(ttl)),
@@ -161,20 +167,21 @@ fn probe(id: &CheckId, kind: consul::CheckKind) -> Result<Probe, LocalError> {
         consul::CheckKind::Http { url, method, header, body, interval, timeout } => {
             let mut headers = HeaderMap::new();
             for (name, values) in header {
-                let name = HeaderName::from_bytes(name.as_bytes()).map_err(|_| field("Header", "a name is malformed"))?;
+                let name =
+                    HeaderName::from_bytes(name.as_bytes()).map_err(|_| field("Header", "a name is malformed"))?;
                 for value in values {
                     let value = HeaderValue::from_str(&value).map_err(|_| field("Header", "a value is malformed"))?;
                     headers.append(name.clone(), value);
                 }
             }
-            Ok(Probe::Http(HttpProbe {
+            Ok(Probe::Http(Box::new(HttpProbe {
                 url: url.parse().map_err(|_| field("HTTP", "it is not a URL"))?,
                 method: Method::from_bytes(method.as_bytes()).map_err(|_| field("Method", "it is not a method"))?,
                 headers,
                 body,
                 interval: often(interval)?,
                 timeout,
-            }))
+            })))
         }
     }
 }
@@ -199,4 +206,3 @@ fn acceptable(node: &NodeName, instances: Vec<Instance>, checks: Vec<Check>) -> 
         Command::Register { node: Box::new(node), instances, checks, skip_node_update: false, incarnation: None };
     command.validate().map_err(|refusal: Refusal| LocalError::Definition { reason: refusal.to_string() })
 }
-

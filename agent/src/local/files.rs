@@ -9,6 +9,9 @@ use wire::decode::{Format, from_value};
 
 use super::LocalError;
 
+/// The fields of a file that define something; what else stands there are settings, for whoever named the file to judge.
+pub const DEFINITION_FIELDS: [&str; 4] = ["service", "services", "check", "checks"];
+
 /// A larger file is no service definition.
 const FILE_BYTES_MAX: u64 = 1024 * 1024;
 
@@ -42,6 +45,15 @@ pub(crate) fn read(paths: &[PathBuf]) -> Result<Vec<(PathBuf, Content)>, LocalEr
     Ok(services)
 }
 
+/// Reads what files define without keeping any of it.
+///
+/// # Errors
+///
+/// The first file that an agent would not start with.
+pub fn check(paths: &[PathBuf]) -> Result<(), LocalError> {
+    read(paths).map(drop)
+}
+
 fn files_at(path: &Path) -> Result<Vec<PathBuf>, LocalError> {
     let failed = |source| LocalError::Read { path: path.to_owned(), source };
     if !fs::metadata(path).map_err(failed)?.is_dir() {
@@ -68,6 +80,9 @@ fn read_file(path: &Path) -> Result<Definitions, LocalError> {
     if u64::try_from(bytes.len()).unwrap_or(u64::MAX) > FILE_BYTES_MAX {
         return Err(wrong(format!("it is larger than {FILE_BYTES_MAX} bytes")));
     }
-    let value = format.read(&bytes).map_err(|error| wrong(error.to_string()))?;
+    let mut value = format.read(&bytes).map_err(|error| wrong(error.to_string()))?;
+    if let Some(document) = value.as_object_mut() {
+        document.retain(|name, _| DEFINITION_FIELDS.iter().any(|known| name.eq_ignore_ascii_case(known)));
+    }
     from_value(value, "").map_err(|error| wrong(error.to_string()))
 }

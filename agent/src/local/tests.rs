@@ -85,7 +85,10 @@ fn l10_an_upstream_on_another_services_port_is_refused_before_and_after() {
     is_refused(before.register_service(calling("web", 8080, "db", 9090)), &["of `web`", "the service `api` itself"]);
     let mut after = local(&["api", "web"]);
     after.register_service(calling("web", 8080, "db", 9090)).unwrap();
-    is_refused(after.register_service(json!({ "Name": "api", "Port": 9090 })), &["of `web`", "the service `api` itself"]);
+    is_refused(
+        after.register_service(json!({ "Name": "api", "Port": 9090 })),
+        &["of `web`", "the service `api` itself"],
+    );
     is_refused(
         after.register_service(json!({ "Name": "api", "Ports": { "admin": 9090 } })),
         &["port `admin` of the service `api`"],
@@ -120,6 +123,12 @@ fn files_are_read_in_order_and_services_before_checks() {
     assert!(local.refused().is_empty(), "{:?}", local.refused());
     assert_eq!(local.services().count(), 1);
     assert_eq!(local.checks().len(), 1);
+}
+
+#[test]
+fn settings_beside_a_service_are_for_somebody_else_to_judge() {
+    let (_dir, content) = files(&[("agent.hcl", "node = \"vm-1\"\nservice { name = \"web\"\n port = 8080 }")]);
+    assert_eq!(content.unwrap().len(), 1);
 }
 
 #[test]

@@ -94,7 +94,10 @@ pub(crate) fn target_of_authority(
     let (host, port) = authority.as_str().rsplit_once(':').ok_or_else(foreign)?;
     let host = host.strip_suffix('.').unwrap_or(host);
     let found: Vec<SocketAddr> = if names_service(host, destination) {
-        instances.iter().filter_map(|local| Some(SocketAddr::new(local.local_address, local.port_named(port)?))).collect()
+        instances
+            .iter()
+            .filter_map(|local| Some(SocketAddr::new(local.local_address, local.port_named(port)?)))
+            .collect()
     } else {
         let port: u16 = port.parse().map_err(|_| foreign())?;
         instances
@@ -107,7 +110,11 @@ pub(crate) fn target_of_authority(
 }
 
 /// Finds the address of the application for a carrier that cannot name a port.
-pub(crate) fn target_of_plain(snapshot: &Snapshot, destination: &ServiceKey, turn: usize) -> Result<SocketAddr, Refusal> {
+pub(crate) fn target_of_plain(
+    snapshot: &Snapshot,
+    destination: &ServiceKey,
+    turn: usize,
+) -> Result<SocketAddr, Refusal> {
     let found: Vec<SocketAddr> = locals(snapshot, destination)?
         .iter()
         .filter_map(|local| Some(SocketAddr::new(local.local_address, local.default_port()?)))

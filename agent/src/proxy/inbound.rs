@@ -18,7 +18,7 @@ use super::copy::{Ending, Meter};
 use super::decide::{Admission, decide};
 use super::handshake::{Connection, HandshakeError, identify};
 use super::open_streams::Closing;
-use super::refusal::{Refusal, chain};
+use super::refusal::Refusal;
 use super::room::Room;
 use crate::metrics::Direction;
 
@@ -42,7 +42,7 @@ async fn serve(room: Arc<Room>, accepted: Accepted) {
         Err(error) => {
             room.metrics.refused(Direction::Inbound, "handshake", error.label());
             tracing::info!(
-                direction = "inbound", src.addr = %from, reason = error.label(), error = %chain(&error),
+                direction = "inbound", src.addr = %from, reason = error.label(), error = %wire::one_line(&error),
                 "connection refused"
             );
             return;
@@ -134,7 +134,7 @@ async fn carry(room: Arc<Room>, connection: Arc<Connection>, carrier: Carrier) {
         bytes_recv = meter.received(),
         duration_s = started.elapsed().as_secs_f64(),
         reason,
-        error = outcome.as_ref().err().map(|ending| tracing::field::display(chain(ending))),
+        error = outcome.as_ref().err().map(|ending| tracing::field::display(wire::one_line(ending))),
         "connection closed"
     );
 }
@@ -198,7 +198,7 @@ fn note_refused(room: &Room, connection: &Connection, why: &NotAdmitted) {
         identity = %connection.peer.id,
         src.addr = %connection.from,
         reason = why.label(),
-        error = %chain(why),
+        error = %wire::one_line(why),
         "connection refused"
     );
 }

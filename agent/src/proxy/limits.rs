@@ -16,8 +16,10 @@ pub struct Limits {
     pub streams_max: usize,
     /// The time for a TLS handshake, from accept to the end.
     pub handshake_timeout: Duration,
-    /// The time for a connection to an application, to another agent, and for an answer to a CONNECT.
+    /// The time for a connection to an application, and for a tunnel to another agent.
     pub connect_timeout: Duration,
+    /// The time for an answer to a CONNECT; longer than another agent gives its application to take a connection.
+    pub answer_timeout: Duration,
     /// How many endpoints are tried for one connection, each at most once.
     pub attempts_max: usize,
     /// How long a tunnel without streams is kept.
@@ -37,6 +39,7 @@ impl Default for Limits {
             streams_max: share.min(50_000),
             handshake_timeout: Duration::from_secs(5),
             connect_timeout: Duration::from_secs(5),
+            answer_timeout: Duration::from_secs(8),
             attempts_max: 3,
             tunnel_idle_max: Duration::from_secs(90),
             half_closed_silence_max: Duration::from_secs(3600),

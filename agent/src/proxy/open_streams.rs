@@ -110,9 +110,9 @@ impl OpenStreams {
         let mut decided: HashMap<(*const PeerIdentity, ServiceKey), Option<&'static str>> = HashMap::new();
         let mut refused = Vec::new();
         for (id, peer, destination) in &entered {
-            let label = *decided.entry((Arc::as_ptr(peer), destination.clone())).or_insert_with(|| {
-                still_allows(snapshot, peer, destination, now).err().map(|refusal| refusal.label())
-            });
+            let label = *decided
+                .entry((Arc::as_ptr(peer), destination.clone()))
+                .or_insert_with(|| still_allows(snapshot, peer, destination, now).err().map(|refusal| refusal.label()));
             refused.extend(label.map(|label| (*id, label)));
         }
         refused.iter().filter(|(id, label)| self.close(*id, Closing::Refused(label))).count()

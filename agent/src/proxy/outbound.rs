@@ -21,7 +21,6 @@ use super::accept::Accepted;
 use super::copy::{Ending, Meter, TunnelStream, reset, splice_tunnel};
 use super::current::Current;
 use super::open_streams::Closing;
-use super::refusal::chain;
 use super::room::Room;
 use super::snapshot::UpstreamListener;
 use crate::metrics::Direction;
@@ -84,7 +83,7 @@ async fn serve(room: Arc<Room>, listener: SocketAddr, accepted: Accepted) {
         bytes_recv = meter.received(),
         duration_s = started.elapsed().as_secs_f64(),
         reason,
-        error = outcome.as_ref().err().map(|ending| tracing::field::display(chain(ending))),
+        error = outcome.as_ref().err().map(|ending| tracing::field::display(wire::one_line(ending))),
         "connection closed"
     );
 }
@@ -117,7 +116,7 @@ async fn open(room: &Arc<Room>, listener: SocketAddr) -> Result<(Call, Opened), 
             Err(error) if error.may_be_better_elsewhere() => {
                 tracing::debug!(
                     direction = "outbound", service = %call.upstream.destination, instance = %endpoint.key,
-                    error = %chain(&error), "endpoint put aside"
+                    error = %wire::one_line(&error), "endpoint put aside"
                 );
                 endpoint.failed(Instant::now());
                 room.metrics.endpoint_ejected();
@@ -160,7 +159,7 @@ async fn attempt(room: &Arc<Room>, call: &Call, endpoint: &Chosen) -> Result<(Le
     loop {
         let lease = room.pool.lease(room, &key, &plan).await;
         let lease = lease.map_err(|source| CallError::Connect { address: key.address.clone(), source })?;
-        match lease.connect(&endpoint.authority, room.limits.connect_timeout).await {
+        match lease.connect(&endpoint.authority, room.limits.answer_timeout).await {
             Ok(stream) => return Ok((lease, stream)),
             // A tunnel that had been idle may have died unnoticed, or its other side may be taking a new leaf. Nothing
             // of the caller's has been sent yet, so that to ask again is safe.
@@ -192,7 +191,7 @@ fn refuse(room: &Room, caller: TcpStream, listener: SocketAddr, from: SocketAddr
         src.addr = %from,
         dst.addr = %listener,
         reason,
-        error = %chain(why),
+        error = %wire::one_line(why),
         "connection refused"
     );
     reset(&caller);

@@ -1,6 +1,5 @@
 //! Why the inbound side refuses a stream: a closed set, so that it can be a metric's label.
 
-use std::error::Error;
 use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -107,18 +106,6 @@ impl Refusal {
     }
 }
 
-/// Writes an error and what caused it in one line.
-pub(crate) fn chain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -133,7 +120,11 @@ mod tests {
         let destination: ServiceKey = "web".parse().unwrap();
         let address: SocketAddr = "127.0.0.1:80".parse().unwrap();
         check(Refusal::NotConnect { method: http::Method::GET }, "identify", 400);
-        check(Refusal::ForeignAuthority { authority: "x".to_owned(), destination: destination.clone() }, "identify", 400);
+        check(
+            Refusal::ForeignAuthority { authority: "x".to_owned(), destination: destination.clone() },
+            "identify",
+            400,
+        );
         check(Refusal::NotLocal { destination: destination.clone() }, "identify", 503);
         check(Refusal::Denied { reason: Reason::Unauthenticated }, "decide", 401);
         check(Refusal::Undecidable { destination: destination.clone() }, "decide", 401);
@@ -148,6 +139,6 @@ mod tests {
     fn an_error_is_written_with_what_caused_it() {
         let address: SocketAddr = "127.0.0.1:80".parse().unwrap();
         let refusal = Refusal::Unreachable { address, source: io::Error::other("no such thing") };
-        assert_eq!(chain(&refusal), "cannot connect to the application at 127.0.0.1:80: no such thing");
+        assert_eq!(wire::one_line(&refusal), "cannot connect to the application at 127.0.0.1:80: no such thing");
     }
 }

@@ -29,7 +29,7 @@ pub struct Snapshot {
     pub endpoints: BTreeMap<ServiceKey, Vec<Endpoint>>,
     /// The instances that this agent stands beside; no list is empty.
     pub locals: BTreeMap<ServiceKey, Vec<LocalInstance>>,
-    /// The loopback listeners to hold open; the addresses are unique.
+    /// The loopback listeners to hold open. Of several with one address only the first is.
     pub upstreams: Vec<UpstreamListener>,
 }
 

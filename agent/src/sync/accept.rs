@@ -82,3 +82,67 @@ fn roots(items: &BTreeMap<String, Item>) -> Result<(), String> {
     }
     TrustAnchors::from_pem(&certificates).map(drop).map_err(|error| error.to_string())
 }
+
+#[cfg(test)]
+mod tests {
+    use catalog::{CatalogIndex, Intention, ServiceKey, ServicePattern, SourcePattern};
+
+    use super::*;
+    use crate::testing::TestMesh;
+
+    fn keyed(all: Vec<Item>) -> BTreeMap<String, Item> {
+        all.into_iter().enumerate().map(|(number, item)| (number.to_string(), item)).collect()
+    }
+
+    #[track_caller]
+    fn refused(topic: &Topic, all: Vec<Item>, held: Option<&TopicState>, says: &str) {
+        let reason = items(topic, &keyed(all), held).unwrap_err();
+        assert!(reason.contains(says), "{reason}");
+    }
+
+    fn intention(destination: &str) -> Item {
+        let source = SourcePattern::Service(ServicePattern::Any);
+        Item::Intention(Box::new(Intention::new(source, destination.parse().unwrap(), catalog::Action::Allow)))
+    }
+
+    fn web() -> ServiceKey {
+        "web".parse().unwrap()
+    }
+
+    #[test]
+    fn an_agent_never_ends_up_without_roots() {
+        let mesh = TestMesh::new();
+        let root = |certificate_pem: &str| Item::Root { certificate_pem: certificate_pem.to_owned(), active: true };
+        let good = root(&mesh.roots_pem()[0]);
+        assert_eq!(items(&Topic::Roots, &keyed(vec![good.clone()]), None), Ok(()));
+        refused(&Topic::Roots, vec![], None, "no root is left");
+        refused(&Topic::Roots, vec![good, root("rubbish")], None, "root certificate");
+    }
+
+    #[test]
+    fn the_mesh_does_not_become_another() {
+        let mut item = TestMesh::new().item;
+        let as_item = |item: &catalog::MeshItem| Item::Mesh(Box::new(item.clone()));
+        let held = TopicState { index: CatalogIndex(1), items: keyed(vec![as_item(&item)]) };
+        item.default_action = catalog::Action::Allow;
+        assert_eq!(items(&Topic::Mesh, &keyed(vec![as_item(&item)]), Some(&held)), Ok(()));
+        item.trust_domain = "elsewhere.test".parse().unwrap();
+        assert_eq!(items(&Topic::Mesh, &keyed(vec![as_item(&item)]), None), Ok(()));
+        refused(&Topic::Mesh, vec![as_item(&item)], Some(&held), "became another");
+        refused(&Topic::Mesh, vec![], None, "0 items, not one");
+        refused(&Topic::Mesh, vec![as_item(&item), as_item(&item)], None, "2 items, not one");
+    }
+
+    #[test]
+    fn an_item_belongs_to_its_topic() {
+        let toward_web = Topic::Intentions(web());
+        let fitting = vec![intention("web"), intention("*"), intention("*/*")];
+        assert_eq!(items(&toward_web, &keyed(fitting), None), Ok(()));
+        refused(&toward_web, vec![intention("api")], None, "its destination is default/api");
+        let revoked = || Item::RevokedRecord { enrolled: CatalogIndex(1) };
+        refused(&toward_web, vec![revoked()], None, "a revocation does not belong here");
+        refused(&Topic::Endpoints(web()), vec![intention("web")], None, "an intention does not belong here");
+        assert_eq!(items(&Topic::Revocations, &keyed(vec![revoked()]), None), Ok(()));
+        assert_eq!(items(&Topic::Revocations, &keyed(vec![]), None), Ok(()));
+    }
+}

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderMap, Method, Request, Response, StatusCode, Uri, header};
 use http::response::Parts;
+use http::{HeaderMap, Method, Request, Response, StatusCode, Uri, header};
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Collected, Full, Limited};
 use hyper::body::Incoming;
@@ -155,10 +155,10 @@ impl Connection {
         let (host, _) = server.rsplit_once(':').ok_or_else(|| ConnectError::Address { server: name() })?;
         let host = host.trim_start_matches('[').trim_end_matches(']');
         // The name only stands in the ClientHello; whom we talk to is decided by SPIFFE ID.
-        let server_name = ServerName::try_from(host.to_owned()).map_err(|_| ConnectError::Address { server: name() })?;
-        let tcp = TcpStream::connect(server)
-            .await
-            .map_err(|source| ConnectError::Connect { server: name(), source })?;
+        let server_name =
+            ServerName::try_from(host.to_owned()).map_err(|_| ConnectError::Address { server: name() })?;
+        let tcp =
+            TcpStream::connect(server).await.map_err(|source| ConnectError::Connect { server: name(), source })?;
         // Frames are small and each is wanted at once.
         let _ = tcp.set_nodelay(true);
         let stream = TlsConnector::from(tls)

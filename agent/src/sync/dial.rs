@@ -64,7 +64,9 @@ impl Dialler {
         if lasted >= WELL_AFTER {
             self.failures = 0;
         }
-        let wait = jitter.backoff(self.failures, BACKOFF_BASE, BACKOFF_MAX);
+        // By rounds, not by attempts: one dead server of three must not keep the agent from the other two.
+        let rounds = self.failures / u32::try_from(self.ring.len().max(1)).unwrap_or(u32::MAX);
+        let wait = jitter.backoff(rounds, BACKOFF_BASE, BACKOFF_MAX);
         self.failures = self.failures.saturating_add(1);
         wait
     }

@@ -40,6 +40,8 @@ pub(crate) struct Cluster {
     /// What each topic held at each index that it ever had.
     pub(crate) history: BTreeMap<(Topic, CatalogIndex), BTreeMap<String, Item>>,
     pub(crate) record: AgentRecord,
+    /// What agents are told of where the servers are.
+    pub(crate) addresses: Vec<String>,
     next_request: u64,
     next_accessor: u64,
 }
@@ -69,6 +71,7 @@ impl Cluster {
                 server: None,
                 modified: CatalogIndex(0),
             },
+            addresses: (0..servers).map(|number| format!("server-{number}:8300")).collect(),
             next_request: 0,
             next_accessor: 0,
         };
@@ -205,7 +208,7 @@ impl Cluster {
             ClientFrame::Hello {} => {
                 let command = Command::OpenSession { agent: self.record.id.clone(), server: name(server) };
                 let Outcome::SessionOpened { incarnation } = self.commit(command) else { panic!("no session") };
-                let servers = (0..self.servers.len()).map(|number| format!("server-{number}:8300")).collect();
+                let servers = self.addresses.clone();
                 let welcome = ServerFrame::Welcome { incarnation, server: name(server), servers };
                 let outbox = VecDeque::from([welcome]);
                 self.servers[server].session = Some(Session { incarnation, subscriptions: BTreeMap::new(), outbox });

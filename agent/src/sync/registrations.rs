@@ -7,7 +7,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use catalog::{
-    Check, CheckKey, CheckUpdate, DeregisterTarget, Incarnation, Instance, InstanceKey, Node, NodeName, Outcome, Refusal,
+    Check, CheckKey, CheckUpdate, DeregisterTarget, Incarnation, Instance, InstanceKey, Node, NodeName, Outcome,
+    Refusal,
 };
 use serde::{Deserialize, Serialize};
 use wire::agent_protocol::AgentWrite;
@@ -212,9 +213,7 @@ impl Registrations {
         // A check of an instance that is not there would be refused, and the whole write with it.
         let possible = |check: &Check| match check.instance_key() {
             None => true,
-            Some(key) => {
-                registered.contains(&key) || acknowledged.instances.get(&key).is_some_and(Option::is_some)
-            }
+            Some(key) => registered.contains(&key) || acknowledged.instances.get(&key).is_some_and(Option::is_some),
         };
         let check_differs = |key: &CheckKey, check: &Check| {
             let there = acknowledged.checks.get(key).and_then(Option::as_ref);
@@ -333,11 +332,12 @@ impl Registrations {
             // Status and removal of what this session registered are refused only together with the session.
             return Settled::Fenced;
         };
-        if !self.one_by_one && !(instances.is_empty() && checks.is_empty()) {
+        let is_node_alone = instances.is_empty() && checks.is_empty();
+        if !self.one_by_one && !is_node_alone {
             self.one_by_one = true;
             return Settled::Done;
         }
-        if instances.is_empty() && checks.is_empty() {
+        if is_node_alone {
             self.refused_node = Some(*node);
         }
         self.refused_instances.extend(instances.into_iter().map(|it| (it.key.clone(), it)));

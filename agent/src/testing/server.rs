@@ -99,7 +99,8 @@ impl ModelServer {
         let listener = TcpListener::bind(address).await.unwrap();
         let address = listener.local_addr().unwrap();
         let tls = {
-            let cluster = shared.cluster();
+            let mut cluster = shared.cluster();
+            cluster.addresses = vec![address.to_string()];
             let key = LeafKey::generate();
             let id = cluster.mesh.scheme().server(&"server-0".parse().unwrap());
             let mut leaf = cluster.mesh.sign(&key.csr_der(None), &id, wire::crypto::now(), HOUR);

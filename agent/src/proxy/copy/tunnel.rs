@@ -121,12 +121,7 @@ async fn send_all(send: &mut SendStream<Bytes>, mut bytes: Bytes) -> Result<(), 
 /// While the TCP connection takes nothing, frames are still taken out of the tunnel and joined: their number is bounded
 /// there, and a peer that sends many small ones to a slow application would cost the whole tunnel. Their bytes are bounded
 /// by the stream's window, which is given back only as the TCP connection takes them.
-async fn stream_to_tcp(
-    receive: &mut RecvStream,
-    tcp: &TcpStream,
-    meter: &Meter,
-    way: Way,
-) -> Result<(), CopyError> {
+async fn stream_to_tcp(receive: &mut RecvStream, tcp: &TcpStream, meter: &Meter, way: Way) -> Result<(), CopyError> {
     let mut writing = Bytes::new();
     let mut waiting = BytesMut::new();
     let mut ended = false;

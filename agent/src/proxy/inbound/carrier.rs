@@ -7,6 +7,7 @@ use bytes::Bytes;
 use catalog::ServiceKey;
 use h2::server::SendResponse;
 use h2::{Reason, RecvStream};
+use http::uri::Authority;
 use http::{Method, Request, Response, StatusCode};
 use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
@@ -20,12 +21,18 @@ use crate::proxy::snapshot::Snapshot;
 #[derive(Debug)]
 pub(super) enum Carrier {
     /// A request on a tunnel.
-    Tunnel { request: Request<RecvStream>, respond: SendResponse<Bytes> },
+    Tunnel { method: Method, authority: Option<Authority>, receive: RecvStream, respond: SendResponse<Bytes> },
     /// A TLS connection of its own: the bytes are the stream.
     Plain(Box<TlsStream<TcpStream>>),
 }
 
 impl Carrier {
+    /// Takes of a request what counts. Its headers do not: whatever they say of the caller, the handshake proved more.
+    pub(super) fn tunnel(request: Request<RecvStream>, respond: SendResponse<Bytes>) -> Self {
+        let (head, receive) = request.into_parts();
+        Self::Tunnel { method: head.method, authority: head.uri.into_parts().authority, receive, respond }
+    }
+
     /// Finds the application that the stream asks for.
     pub(super) fn target(
         &self,
@@ -35,15 +42,15 @@ impl Carrier {
     ) -> Result<SocketAddr, Refusal> {
         match self {
             Self::Plain(_) => target_of_plain(snapshot, destination, turn),
-            Self::Tunnel { request, .. } if request.method() != Method::CONNECT => {
-                Err(Refusal::NotConnect { method: request.method().clone() })
+            Self::Tunnel { method, .. } if method != Method::CONNECT => {
+                Err(Refusal::NotConnect { method: method.clone() })
             }
-            Self::Tunnel { request, .. } => match request.uri().authority() {
-                Some(authority) => target_of_authority(snapshot, destination, authority, turn),
-                None => {
-                    Err(Refusal::ForeignAuthority { authority: String::new(), destination: destination.clone() })
-                }
-            },
+            Self::Tunnel { authority: Some(authority), .. } => {
+                target_of_authority(snapshot, destination, authority, turn)
+            }
+            Self::Tunnel { authority: None, .. } => {
+                Err(Refusal::ForeignAuthority { authority: String::new(), destination: destination.clone() })
+            }
         }
     }
 
@@ -67,9 +74,9 @@ impl Carrier {
         silence_max: Duration,
     ) -> Result<(), CopyError> {
         match self {
-            Self::Tunnel { request, mut respond } => match respond.send_response(answer(StatusCode::OK), false) {
+            Self::Tunnel { receive, mut respond, .. } => match respond.send_response(answer(StatusCode::OK), false) {
                 Ok(send) => {
-                    let stream = TunnelStream { send, receive: request.into_body() };
+                    let stream = TunnelStream { send, receive };
                     splice_tunnel(application, stream, meter, silence_max).await
                 }
                 Err(error) => {

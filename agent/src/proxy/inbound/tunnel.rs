@@ -56,7 +56,7 @@ pub(super) async fn serve(room: Arc<Room>, connection: Arc<Connection>, stream: 
             request = tunnel.accept() => match request {
                 Some(Ok((request, respond))) => {
                     was_quiet = false;
-                    let carrier = Carrier::Tunnel { request, respond };
+                    let carrier = Carrier::tunnel(request, respond);
                     room.inbound.tasks.spawn(carry(Arc::clone(&room), Arc::clone(&connection), carrier));
                     continue;
                 }

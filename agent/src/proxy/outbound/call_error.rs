@@ -103,10 +103,7 @@ impl CallError {
 
     /// Reports whether another instance may do better.
     pub(crate) fn may_be_better_elsewhere(&self) -> bool {
-        matches!(
-            self,
-            Self::Connect { .. } | Self::TunnelLost { .. } | Self::NoAnswer { .. } | Self::NotCarried { .. }
-        )
+        matches!(self, Self::Connect { .. } | Self::TunnelLost { .. } | Self::NoAnswer { .. } | Self::NotCarried { .. })
     }
 }
 
@@ -150,12 +147,10 @@ impl ConnectError {
             Self::ForbiddenAddress(_) => "forbidden_address",
             Self::Tcp(_) => "tcp",
             Self::ServerName(_) => "server_name",
-            Self::Tls(error) => {
-                match error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
-                    Some(error) => tls_label(error),
-                    None => "connection_lost",
-                }
-            }
+            Self::Tls(error) => match error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
+                Some(error) => tls_label(error),
+                None => "connection_lost",
+            },
             Self::Peer(rejected) => rejected.label(),
             Self::Revoked => "revoked",
             Self::Http(_) => "not_http2",

@@ -113,7 +113,8 @@ impl Endpoints {
 
     /// Forgets the instances that a snapshot no longer has.
     pub(crate) fn retain(&self, snapshot: &Snapshot) {
-        let known: HashSet<&InstanceKey> = snapshot.endpoints.values().flatten().map(|endpoint| &endpoint.key).collect();
+        let known: HashSet<&InstanceKey> =
+            snapshot.endpoints.values().flatten().map(|endpoint| &endpoint.key).collect();
         self.lock().retain(|key, _| known.contains(key));
     }
 
@@ -280,8 +281,11 @@ mod tests {
         let now = Instant::now();
         let chosen = |state: &Arc<State>| {
             state.open.fetch_add(1, Ordering::Relaxed);
-            let key =
-                InstanceKey { node: "n".parse().unwrap(), namespace: "default".parse().unwrap(), id: "i".parse().unwrap() };
+            let key = InstanceKey {
+                node: "n".parse().unwrap(),
+                namespace: "default".parse().unwrap(),
+                id: "i".parse().unwrap(),
+            };
             Chosen { key, mesh_address: String::new(), authority: String::new(), state: Arc::clone(state) }
         };
         let mut asides = Vec::new();

@@ -154,7 +154,8 @@ impl Lease {
             CallError::TunnelLost { address: address(), source }
         };
         let asked = tokio::time::timeout(deadline, self.ask(authority)).await;
-        let (stream, status) = asked.map_err(|_| CallError::NoAnswer { address: address(), deadline })?.map_err(lost)?;
+        let (stream, status) =
+            asked.map_err(|_| CallError::NoAnswer { address: address(), deadline })?.map_err(lost)?;
         match status {
             StatusCode::OK => Ok(stream),
             StatusCode::UNAUTHORIZED => Err(CallError::Denied { address: address() }),

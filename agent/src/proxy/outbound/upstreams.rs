@@ -5,7 +5,6 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use catalog::ServiceKey;
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -13,7 +12,6 @@ use tokio_util::sync::CancellationToken;
 
 use super::serve;
 use crate::proxy::accept::accept_all;
-use crate::proxy::refusal::chain;
 use crate::proxy::room::Room;
 use crate::proxy::snapshot::UpstreamListener;
 
@@ -42,14 +40,21 @@ pub(crate) struct UpstreamsStatus {
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ListenError {
     /// Anybody could call through it as the service that it belongs to.
-    #[error("{address}, the listener of `{owner}` for `{destination}`, is not loopback")]
-    NotLoopback { address: SocketAddr, owner: ServiceKey, destination: ServiceKey },
+    #[error("{}, where `{}` calls `{}`, is not loopback", upstream.address, upstream.owner, upstream.destination)]
+    NotLoopback { upstream: Box<UpstreamListener> },
+    /// Another upstream has the address.
+    #[error(
+        "{}, where `{}` calls `{}`, is where `{}` calls `{}` already; choose another port for one of them",
+        upstream.address, upstream.owner, upstream.destination, first.owner, first.destination
+    )]
+    Claimed { upstream: Box<UpstreamListener>, first: Box<UpstreamListener> },
     /// The address cannot be had.
-    #[error("cannot listen on {address}, where `{owner}` calls `{destination}`; choose another port or free this one")]
+    #[error(
+        "cannot listen on {}, where `{}` calls `{}`; choose another port or free this one",
+        upstream.address, upstream.owner, upstream.destination
+    )]
     Bind {
-        address: SocketAddr,
-        owner: ServiceKey,
-        destination: ServiceKey,
+        upstream: Box<UpstreamListener>,
         #[source]
         source: io::Error,
     },
@@ -77,12 +82,13 @@ pub(crate) async fn keep(room: Arc<Room>, status: watch::Sender<UpstreamsStatus>
         close_all_but(&mut open, wanted).await;
         let upstreams: Vec<UpstreamStatus> = wanted
             .iter()
-            .map(|upstream| UpstreamStatus {
-                listener: upstream.clone(),
-                outcome: ensure(&room, &mut open, upstream).map_err(|error| {
-                    tracing::error!(service = %upstream.owner, error = %chain(&error), "upstream not available");
-                    chain(&error)
-                }),
+            .map(|upstream| {
+                let opened = is_unclaimed(wanted, upstream).and_then(|()| ensure(&room, &mut open, upstream));
+                let outcome = opened.map_err(|error| {
+                    tracing::error!(service = %upstream.owner, error = %wire::one_line(&error), "upstream not available");
+                    wire::one_line(&error)
+                });
+                UpstreamStatus { listener: upstream.clone(), outcome }
             })
             .collect();
         room.forbidden.set_upstreams(open.values().map(|listening| listening.bound).collect());
@@ -105,6 +111,16 @@ async fn close_all_but(open: &mut BTreeMap<SocketAddr, Listening>, wanted: &[Ups
     }
 }
 
+/// Checks that no upstream before this one has its address.
+fn is_unclaimed(wanted: &[UpstreamListener], upstream: &UpstreamListener) -> Result<(), ListenError> {
+    match wanted.iter().find(|other| other.address == upstream.address) {
+        Some(first) if first != upstream => {
+            Err(ListenError::Claimed { upstream: Box::new(upstream.clone()), first: Box::new(first.clone()) })
+        }
+        _ => Ok(()),
+    }
+}
+
 /// Opens a listener unless it is open. Which service calls which through it is looked up for every connection.
 fn ensure(
     room: &Arc<Room>,
@@ -114,13 +130,13 @@ fn ensure(
     if let Some(listening) = open.get(&upstream.address) {
         return Ok(listening.bound);
     }
-    let UpstreamListener { owner, destination, address } = upstream.clone();
+    let address = upstream.address;
     if !address.ip().to_canonical().is_loopback() {
-        return Err(ListenError::NotLoopback { address, owner, destination });
+        return Err(ListenError::NotLoopback { upstream: Box::new(upstream.clone()) });
     }
     let listened = listen(address).and_then(|listener| Ok((listener.local_addr()?, listener)));
     let (bound, listener) =
-        listened.map_err(|source| ListenError::Bind { address, owner, destination, source })?;
+        listened.map_err(|source| ListenError::Bind { upstream: Box::new(upstream.clone()), source })?;
     let stop = room.outbound.stopping.child_token();
     let task = tokio::spawn(accept(Arc::clone(room), listener, address, stop.clone()));
     open.insert(address, Listening { stop, task, bound });

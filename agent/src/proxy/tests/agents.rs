@@ -6,9 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use catalog::{
-    Action, CheckStatus, Endpoint, InstanceKey, Intention, Platform, Policy, Timestamp, Weights,
-};
+use catalog::{Action, CheckStatus, Endpoint, InstanceKey, Intention, Platform, Policy, Timestamp, Weights};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Handle;
@@ -246,13 +244,18 @@ pub(super) struct Pair {
 impl Pair {
     /// Starts both, with these rules for `api`.
     pub(super) async fn start(rules: &[&str]) -> Self {
+        Self::start_with(rules, Limits::default()).await
+    }
+
+    /// Starts both, `web` within these bounds.
+    pub(super) async fn start_with(rules: &[&str], limits: Limits) -> Self {
         let authority = Authority::new("mesh.test");
         let echo = Echo::start().await;
         let mut api = Agent::start(&authority);
         api.serve(&authority, "api", echo.address);
         api.rule("api", Action::Deny, rules);
         api.publish().await;
-        let mut web = Agent::start(&authority);
+        let mut web = Agent::start_with(&authority, limits);
         web.call(&authority, "web", "api", &[endpoint("api", api.proxy.mesh_address(), echo.address)]);
         web.publish().await;
         Self { authority, web, api, echo }

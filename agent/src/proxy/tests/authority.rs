@@ -16,15 +16,29 @@ async fn a_connect_names_the_service_and_a_port_or_the_registered_address() {
     let mut tunnel = pair.authority.tunnel("web", "api", pair.api.proxy.mesh_address()).await;
     let port = pair.echo.address.port();
     for mine in [
-        "api:http", "api.default:http", "API.Default:http", "api:default", "api.:http", &format!("127.0.0.1:{port}"),
+        "api:http",
+        "api.default:http",
+        "API.Default:http",
+        "api:default",
+        "api.:http",
+        &format!("127.0.0.1:{port}"),
         &format!("[::ffff:127.0.0.1]:{port}"),
     ] {
         assert_eq!(ask(&mut tunnel, Method::CONNECT, mine).await, 200, "{mine}");
     }
     for foreign in [
-        "db:http", "api.other:http", "api.default.svc:http", "api:admin", "10.0.0.1:80", "127.0.0.1:1",
-        &format!("api:{port}"), &format!("localhost:{port}"), &format!("127.0.0.2:{port}"), "169.254.169.254:80",
-        "user@api:http", "api",
+        "db:http",
+        "api.other:http",
+        "api.default.svc:http",
+        "api:admin",
+        "10.0.0.1:80",
+        "127.0.0.1:1",
+        &format!("api:{port}"),
+        &format!("localhost:{port}"),
+        &format!("127.0.0.2:{port}"),
+        "169.254.169.254:80",
+        "user@api:http",
+        "api",
     ] {
         assert_eq!(ask(&mut tunnel, Method::CONNECT, foreign).await, 400, "{foreign}");
     }

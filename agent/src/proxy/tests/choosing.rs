@@ -61,7 +61,8 @@ async fn a_refusal_by_intention_is_not_tried_elsewhere() {
     pair.web.snapshot.endpoints.get_mut(&service_key("api")).unwrap().push(endpoint);
     pair.web.publish().await;
     pair.web.expect_refusal().await;
-    let asked = pair.api.refused("inbound", "decide", "default_deny") + other.refused("inbound", "decide", "default_deny");
+    let asked =
+        pair.api.refused("inbound", "decide", "default_deny") + other.refused("inbound", "decide", "default_deny");
     assert_eq!(asked, 1);
 }
 

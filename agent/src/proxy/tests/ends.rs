@@ -126,8 +126,6 @@ async fn a_caller_that_is_gone_leaves_nothing_behind() {
     let pair = Pair::start(&["allow web api"]).await;
     let stream: TcpStream = pair.connected().await;
     drop(stream);
-    eventually("both sides have let go", || {
-        pair.web.proxy.open_streams() == 0 && pair.api.proxy.open_streams() == 0
-    })
-    .await;
+    eventually("both sides have let go", || pair.web.proxy.open_streams() == 0 && pair.api.proxy.open_streams() == 0)
+        .await;
 }

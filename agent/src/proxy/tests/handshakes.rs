@@ -32,7 +32,9 @@ async fn expect_refused(config: ClientConfig, name: &str, pair: &Pair, reason: &
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn l1_plaintext_is_refused() {
     let pair = Pair::start(&["allow */* api"]).await;
-    for greeting in ["GET / HTTP/1.1\r\nhost: api\r\n\r\n", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", "\u{80}.\u{1}\u{3}\u{1}"] {
+    for greeting in
+        ["GET / HTTP/1.1\r\nhost: api\r\n\r\n", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", "\u{80}.\u{1}\u{3}\u{1}"]
+    {
         let mut stream = TcpStream::connect(pair.api.proxy.mesh_address()).await.unwrap();
         stream.write_all(greeting.as_bytes()).await.unwrap();
         let mut heard = Vec::new();

@@ -1,0 +1,215 @@
+use std::os::unix::fs::PermissionsExt;
+use std::time::{Duration, Instant};
+
+use catalog::{CheckStatus, Instance};
+use serde_json::json;
+use wire::agent_protocol::Subject;
+
+use super::*;
+use crate::testing::agent::{admin, config, eventually, get, joined, put};
+use crate::testing::server::{ModelServer, Shared};
+
+/// Returns the instances that the catalog shows on the agent's node.
+fn advertised(shared: &Shared) -> Vec<Instance> {
+    shared.cluster().leader().instances_on(&"vm-1".parse().unwrap()).cloned().collect()
+}
+
+async fn with_web(server: &ModelServer, data_dir: Option<&std::path::Path>) -> Agent {
+    let agent = joined(server, &["web"], data_dir).await;
+    let answer = put(&agent, "/v1/agent/service/register", r#"{"Name": "web", "Port": 8080}"#).await;
+    assert_eq!(answer.status, 200, "{}", answer.text);
+    eventually(async || agent.missing().is_empty() && !advertised(server.shared()).is_empty()).await;
+    agent
+}
+
+#[tokio::test]
+async fn a_fresh_agent_joins_and_is_advertised_once_it_can_answer() {
+    let server = ModelServer::start(Shared::new(&["web"])).await;
+    let dir = tempfile::tempdir().unwrap();
+    let agent = with_web(&server, Some(dir.path())).await;
+    let instances = advertised(server.shared());
+    assert_eq!(instances[0].mesh_port, Some(agent.mesh_address().port()));
+    assert_eq!(admin(&agent, "/ready").await.status, 200);
+    assert_eq!(admin(&agent, "/live").await.status, 200);
+    assert!(admin(&agent, "/metrics").await.text.contains("weft_proxy"));
+    for entry in std::fs::read_dir(dir.path()).unwrap() {
+        let entry = entry.unwrap();
+        assert_eq!(entry.metadata().unwrap().permissions().mode() & 0o777, 0o600, "{:?}", entry.path());
+    }
+}
+
+#[tokio::test]
+async fn p5_an_agent_without_any_server_serves_again_at_once() {
+    let server = ModelServer::start(Shared::new(&["web"])).await;
+    let dir = tempfile::tempdir().unwrap();
+    let agent = with_web(&server, Some(dir.path())).await;
+    let (address, mesh) = (server.address, agent.mesh_address());
+    drop(server);
+    drop(agent);
+    let restarted = restart(address, dir.path()).await;
+    let started = Instant::now();
+    eventually(async || restarted.missing().is_empty()).await;
+    assert!(started.elapsed() < Duration::from_secs(2), "it took {:?}", started.elapsed());
+    assert_eq!(restarted.mesh_address(), mesh, "others still dial the old port");
+    assert_eq!(admin(&restarted, "/ready").await.status, 200);
+}
+
+/// Starts an agent again on what it kept; the lock of the one before goes when its last task has.
+async fn restart(server: SocketAddr, dir: &std::path::Path) -> Agent {
+    loop {
+        match start(config(&[server], None, Some(dir))).await {
+            Ok(agent) => return agent,
+            Err(StartError::DataDir(DataDirError::InUse { .. })) => tokio::time::sleep(Duration::from_millis(5)).await,
+            Err(error) => panic!("{}", wire::one_line(&error)),
+        }
+    }
+}
+
+#[tokio::test]
+async fn c2_a_used_join_token_is_fatal_and_says_what_to_do() {
+    let server = ModelServer::start(Shared::new(&["web"])).await;
+    let token = server.shared().join_token(&["web"]);
+    let first = start(config(&[server.address], Some(token.clone()), None)).await.unwrap();
+    drop(first);
+    let error = start(config(&[server.address], Some(token), None)).await.unwrap_err();
+    let text = wire::one_line(&error);
+    assert!(text.contains("used already") && text.contains("make a new one"), "{text}");
+}
+
+#[tokio::test]
+async fn c3_a_join_that_was_cut_short_is_repeated_with_the_same_key() {
+    let server = ModelServer::start(Shared::new(&["web"])).await;
+    let token = server.shared().join_token(&["web"]);
+    let dir = tempfile::tempdir().unwrap();
+    let first = start(config(&[server.address], Some(token.clone()), Some(dir.path()))).await.unwrap();
+    let record = first.record();
+    drop(first);
+    // As if the process had died after the server enrolled it and before it could keep its identity.
+    std::fs::remove_file(dir.path().join("identity.json")).unwrap();
+    let again = loop {
+        match start(config(&[server.address], Some(token.clone()), Some(dir.path()))).await {
+            Err(StartError::DataDir(_)) => tokio::time::sleep(Duration::from_millis(5)).await,
+            other => break other.unwrap(),
+        }
+    };
+    assert_eq!(again.record().id, record.id);
+}
+
+#[tokio::test]
+async fn c3_a_server_with_another_root_gets_no_secret() {
+    let (ours, theirs) =
+        (ModelServer::start(Shared::new(&["web"])).await, ModelServer::start(Shared::new(&["web"])).await);
+    let token = ours.shared().join_token(&["web"]);
+    let agent = start(config(&[theirs.address, ours.address], Some(token), None)).await.unwrap();
+    assert_eq!(agent.record().node.as_str(), "vm-1");
+    let records = theirs.shared().cluster().leader().agent_records().count();
+    assert_eq!(records, 1, "only the one that the model starts with");
+}
+
+#[tokio::test]
+async fn without_identity_and_token_the_agent_says_how_to_get_one() {
+    let error = start(config(&["127.0.0.1:1".parse().unwrap()], None, None)).await.unwrap_err();
+    assert!(wire::one_line(&error).contains("weft join-token create"));
+}
+
+#[tokio::test]
+async fn a_new_join_token_brings_new_entitlements() {
+    let server = ModelServer::start(Shared::new(&["web"])).await;
+    let dir = tempfile::tempdir().unwrap();
+    let first = joined(&server, &["web"], Some(dir.path())).await;
+    let old = first.record();
+    drop(first);
+    let token = server.shared().join_token(&["api", "web"]);
+    let again = loop {
+        match start(config(&[server.address], Some(token.clone()), Some(dir.path()))).await {
+            Err(StartError::DataDir(_)) => tokio::time::sleep(Duration::from_millis(5)).await,
+            other => break other.unwrap(),
+        }
+    };
+    assert_ne!(again.record().id, old.id);
+    assert_eq!(again.record().key, old.key);
+    assert_eq!(again.record().services.len(), 2);
+    assert_eq!(put(&again, "/v1/agent/service/register", r#"{"Name": "api"}"#).await.status, 200);
+    eventually(async || advertised(server.shared()).len() == 1).await;
+}
+
+#[tokio::test]
+async fn another_server_takes_over_and_everything_is_registered_there() {
+    let shared = Shared::new(&["web"]);
+    let (first, second) = (ModelServer::start(shared.clone()).await, ModelServer::start(shared.clone()).await);
+    let token = shared.join_token(&["web"]);
+    let agent = start(config(&[first.address, second.address], Some(token), None)).await.unwrap();
+    put(&agent, "/v1/agent/service/register", r#"{"Name": "web", "Port": 8080}"#).await;
+    eventually(async || !advertised(&shared).is_empty()).await;
+    let incarnation = || shared.cluster().leader().agent_on(&"vm-1".parse().unwrap()).unwrap().incarnation;
+    let before = incarnation();
+    let dead =
+        if agent.core.status().server.as_deref() == Some(first.address.to_string().as_str()) { first } else { second };
+    drop(dead);
+    eventually(async || incarnation() > before && agent.core.status().server.is_some()).await;
+    put(&agent, "/v1/agent/service/register", r#"{"Name": "web", "ID": "web-2", "Port": 8081}"#).await;
+    eventually(async || advertised(&shared).len() == 2).await;
+}
+
+#[tokio::test]
+async fn leaves_are_renewed_also_after_they_have_expired() {
+    let shared = Shared::new(&["web"]);
+    let server = ModelServer::start(shared.clone()).await;
+    shared.set_leaf_ttl(Duration::from_millis(1500));
+    let dir = tempfile::tempdir().unwrap();
+    let agent = with_web(&server, Some(dir.path())).await;
+    let signed = |subject: &Subject| shared.leaves_signed().iter().filter(|it| *it == subject).count();
+    let web = Subject::Service("web".parse().unwrap());
+    eventually(async || signed(&web) >= 2 && signed(&Subject::Agent) >= 1).await;
+    let address = server.address;
+    drop(server);
+    eventually(async || agent.missing().iter().any(|line| line.contains("expired"))).await;
+    assert_eq!(admin(&agent, "/ready").await.status, 503);
+    shared.set_leaf_ttl(Duration::from_secs(3600));
+    let _server = ModelServer::start_at(shared.clone(), address).await;
+    eventually(async || agent.missing().is_empty() && agent.core.status().server.is_some()).await;
+}
+
+#[tokio::test]
+async fn a_draining_agent_leaves_the_catalog_first() {
+    let server = ModelServer::start(Shared::new(&["web"])).await;
+    let dir = tempfile::tempdir().unwrap();
+    let agent = with_web(&server, Some(dir.path())).await;
+    agent.drain().await;
+    assert!(server.shared().cluster().leader().node(&"vm-1".parse().unwrap()).is_none());
+    let again = restart(server.address, dir.path()).await;
+    eventually(async || !advertised(server.shared()).is_empty()).await;
+    drop(again);
+}
+
+#[tokio::test]
+async fn a_check_that_changes_is_told_to_the_catalog() {
+    let server = ModelServer::start(Shared::new(&["web"])).await;
+    let agent = with_web(&server, None).await;
+    let body = json!({ "Name": "web", "Port": 8080, "Check": { "CheckID": "alive", "TTL": "10m" } }).to_string();
+    put(&agent, "/v1/agent/service/register", &body).await;
+    let status = || {
+        let node = "vm-1".parse().unwrap();
+        let checks: Vec<_> = server.shared().cluster().leader().checks_on(&node).map(|check| check.status).collect();
+        checks
+    };
+    eventually(async || status() == [CheckStatus::Critical]).await;
+    assert_eq!(put(&agent, "/v1/agent/check/pass/alive?note=fine", "").await.status, 200);
+    eventually(async || status() == [CheckStatus::Passing]).await;
+    assert_eq!(get(&agent, "/v1/agent/checks").await.json()["alive"]["Output"], "fine");
+}
+
+#[tokio::test]
+async fn services_from_files_are_served() {
+    let server = ModelServer::start(Shared::new(&["web"])).await;
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("web.hcl"), "service {\n name = \"web\"\n port = 8080\n}").unwrap();
+    std::fs::write(dir.path().join("db.hcl"), "service { name = \"db\" }").unwrap();
+    let mut config = config(&[server.address], Some(server.shared().join_token(&["web"])), None);
+    config.services = vec![dir.path().to_owned()];
+    let agent = start(config).await.unwrap();
+    eventually(async || advertised(server.shared()).len() == 1).await;
+    let ready = admin(&agent, "/ready").await;
+    assert_eq!(ready.status, 503);
+    assert!(ready.text.contains("db.hcl") && ready.text.contains("not entitled"), "{}", ready.text);
+}
