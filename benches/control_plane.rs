@@ -3,9 +3,11 @@
 //! `cargo bench --bench control_plane` measures registrations through three servers, beside durable appends to the same
 //! disk in the same run. `cargo bench --bench control_plane -- failover 100` kills that many leaders under writes.
 
-#[path = "../tests/it/harness.rs"]
+#[path = "../tests/it"]
 #[allow(dead_code, unused_imports, reason = "the harness is the tests'; a benchmark uses a part of it")]
-mod harness;
+mod it {
+    pub(crate) mod harness;
+}
 
 use std::{
     fs::File,
@@ -14,7 +16,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use harness::Mesh;
+use it::harness::Mesh;
 
 const REPETITIONS: usize = 5;
 const MEASURED: Duration = Duration::from_secs(4);
@@ -100,12 +102,12 @@ fn failover(kills: usize) {
         // The server retries inside until a leader is there, so that the answer's delay is the gap.
         while !others.iter().any(|server| {
             let headers = [("x-consul-token", mesh.token.as_str())];
-            harness::exchange(*server, "PUT", &path, &headers, r#"{"Action":"allow"}"#).is_ok_and(|answer| answer.status == 200)
+            it::harness::exchange(*server, "PUT", &path, &headers, r#"{"Action":"allow"}"#).is_ok_and(|answer| answer.status == 200)
         }) {}
         gaps.push(start.elapsed());
         mesh.start_server(leader);
         let restarted = &mesh.servers[leader];
-        harness::eventually("the restarted server to catch up", Duration::from_secs(30), || {
+        it::harness::eventually("the restarted server to catch up", Duration::from_secs(30), || {
             let answer = restarted.request("GET", "/v1/catalog/nodes?consistent", &mesh.token, "").ok()?;
             (answer.status == 200).then_some(())
         });

@@ -3,9 +3,11 @@
 //! `cargo bench --bench data_plane` prints bytes, requests and connections per second, direct and through the mesh, and
 //! the ratio of the medians.
 
-#[path = "../tests/it/harness.rs"]
+#[path = "../tests/it"]
 #[allow(dead_code, unused_imports, reason = "the harness is the tests'; a benchmark uses a part of it")]
-mod harness;
+mod it {
+    pub(crate) mod harness;
+}
 
 use std::{
     io::{Read, Write},
@@ -13,7 +15,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use harness::{Mesh, Service, eventually, free_port};
+use it::harness::{Mesh, Service, eventually, free_port};
 
 const REPETITIONS: usize = 5;
 const MEASURED: Duration = Duration::from_secs(2);

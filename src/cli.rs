@@ -79,7 +79,7 @@ enum Verb {
     /// Run one server and one agent in one process, in memory, on loopback
     Dev(dev::Dev),
     /// Run a server
-    Server(server::Server),
+    Server(Box<server::Server>),
     /// Run an agent
     Agent(Box<agent::Agent>),
     /// Print a new cluster key
@@ -129,7 +129,7 @@ async fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
     match cli.verb {
         Verb::Demo(demo) => Box::pin(demo::run(demo)).await,
         Verb::Dev(dev) => Box::pin(dev::run(dev)).await,
-        Verb::Server(server) => Box::pin(server::run(server)).await,
+        Verb::Server(server) => Box::pin(server::run(*server)).await,
         Verb::Agent(agent) => Box::pin(agent::run(*agent)).await,
         Verb::Keygen(_) => keygen::run(),
         Verb::Acl(acl) => acl::run(acl, api).await,

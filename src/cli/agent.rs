@@ -16,9 +16,6 @@ use super::{
     error::hinted,
 };
 
-/// What a file beside settings may hold: service and check definitions, which the agent reads itself.
-const DEFINITIONS: [&str; 4] = ["service", "services", "check", "checks"];
-
 /// Run an agent.
 ///
 /// It joins the mesh with a token, once, and from then on with its own key. It registers the services that its files
@@ -134,9 +131,11 @@ impl Settings {
 
     fn config(self, services: Vec<PathBuf>) -> anyhow::Result<agent::Config> {
         let surroundings = connectors::detect(|name| std::env::var(name).ok());
-        let node = self.node.or(surroundings.node).or_else(host_name).ok_or_else(|| {
-            hinted("the agent's node has no name", "name it with --node, or `node` in its file")
-        })?;
+        let node = self
+            .node
+            .or(surroundings.node)
+            .or_else(host_name)
+            .ok_or_else(|| hinted("the agent's node has no name", "name it with --node, or `node` in its file"))?;
         if self.servers.is_empty() {
             return Err(hinted("the agent knows no server", "name one with --server, or `servers` in its file"));
         }
@@ -168,9 +167,10 @@ fn host_name() -> Option<NodeName> {
 pub(super) fn read(paths: &[PathBuf]) -> anyhow::Result<(Settings, Vec<PathBuf>)> {
     let files = config_file::find(paths)?;
     let settings = files.iter().try_fold(Settings::default(), |settings, path| {
-        let file = ConfigFile::read(path)?.without(&DEFINITIONS);
+        let file = ConfigFile::read(path)?.without(&agent::DEFINITION_FIELDS);
         Ok::<_, anyhow::Error>(settings.under(file.fields(Settings::read)?))
     })?;
+    agent::check_definitions(&files)?;
     Ok((settings, files))
 }
 

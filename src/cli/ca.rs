@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     ApiOptions,
     api::Api,
-    output::{Output, table},
+    output::{Output, printable, table},
 };
 
 /// Look at the certificate authority.
@@ -54,7 +54,7 @@ pub(super) async fn run(verb: Ca, options: &ApiOptions) -> anyhow::Result<ExitCo
             vec![root.id.clone(), root.name.clone(), root.not_after.clone(), active.to_owned()]
         });
         let rows = table(&["ID", "Name", "Ends", "Active"], rows.collect(), "no roots");
-        format!("Trust domain: {}\n\n{rows}", shown.trust_domain)
+        format!("Trust domain: {}\n\n{rows}", printable(&shown.trust_domain))
     })?;
     Ok(ExitCode::SUCCESS)
 }

@@ -14,7 +14,7 @@ use wire::{
 use super::{
     acl,
     api::Api,
-    config_file,
+    config_file::{self, ConfigFile},
     daemon::{self, LogOptions},
     error::hinted,
     output,
@@ -50,7 +50,8 @@ pub(super) struct Dev {
 }
 
 pub(super) async fn run(arguments: Dev) -> anyhow::Result<ExitCode> {
-    let services = if arguments.service.is_empty() { vec!["web".to_owned(), "api".to_owned()] } else { arguments.service };
+    let services =
+        if arguments.service.is_empty() { vec!["web".to_owned(), "api".to_owned()] } else { arguments.service };
     let services = services
         .iter()
         .map(|name| match name.parse::<ServicePattern>()? {
@@ -59,6 +60,11 @@ pub(super) async fn run(arguments: Dev) -> anyhow::Result<ExitCode> {
         })
         .collect::<anyhow::Result<Vec<_>>>()?;
     let files = config_file::find(&arguments.config)?;
+    for path in &files {
+        // Settings of an agent would have no effect here.
+        ConfigFile::read(path)?.without(&agent::DEFINITION_FIELDS).fields(|_| Ok(()))?;
+    }
+    agent::check_definitions(&files)?;
     daemon::prepare(&arguments.log)?;
 
     let key = ClusterKey::generate();

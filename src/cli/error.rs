@@ -1,6 +1,11 @@
 //! How a failure is told: what failed, why, and what to do.
 
-use std::{error::Error, fmt, io, process::ExitCode};
+use std::{
+    error::Error,
+    fmt,
+    io::{self, Write},
+    process::ExitCode,
+};
 
 use super::output::printable;
 
@@ -26,27 +31,32 @@ impl Error for Hinted {}
 
 fn hint_of(error: &anyhow::Error) -> Option<String> {
     error.chain().find_map(|cause| {
-        let own = cause.downcast_ref::<Hinted>().map(|hinted| hinted.hint.clone());
-        own.or_else(|| cause.downcast_ref::<wire::client::ApiError>().and_then(|error| error.hint()).map(String::from))
+        let own = cause.downcast_ref::<Hinted>().map(|hinted| hinted.hint.as_str());
+        own.or_else(|| cause.downcast_ref::<wire::client::ApiError>().and_then(wire::client::ApiError::hint))
+            .or_else(|| cause.downcast_ref::<agent::EnrolError>().and_then(hint_of_enrolment))
+            .map(str::to_owned)
     })
 }
 
-/// Tells a failure on standard error; returns the status to end with.
-#[expect(clippy::print_stderr, reason = "errors go to standard error")]
-pub(super) fn tell(error: &anyhow::Error) -> ExitCode {
-    let is_broken_pipe = |cause: &(dyn Error + 'static)| {
-        cause.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
-    };
-    // Whoever reads our output has had enough of it; that is no failure.
-    if error.chain().any(is_broken_pipe) {
-        return ExitCode::SUCCESS;
+fn hint_of_enrolment(error: &agent::EnrolError) -> Option<&'static str> {
+    match error {
+        agent::EnrolError::Refused { .. } => Some(
+            "make a join token for this node with `weft join-token create`, and name its file with --join-token-file",
+        ),
+        agent::EnrolError::NoToken | agent::EnrolError::NoServer | agent::EnrolError::Answer { .. } => None,
     }
-    eprintln!("error: {}", printable(&error.to_string()));
+}
+
+/// Tells a failure on standard error; returns the status to end with.
+pub(super) fn tell(error: &anyhow::Error) -> ExitCode {
+    let mut text = format!("error: {}\n", printable(&error.to_string()));
     for cause in error.chain().skip(1) {
-        eprintln!("  caused by: {}", printable(&cause.to_string()));
+        text += &format!("  caused by: {}\n", printable(&cause.to_string()));
     }
     if let Some(hint) = hint_of(error) {
-        eprintln!("hint: {}", printable(&hint));
+        text += &format!("hint: {}\n", printable(&hint));
     }
+    // Where nobody listens the status still tells.
+    let _unheard = io::stderr().lock().write_all(text.as_bytes());
     ExitCode::from(2)
 }

@@ -11,7 +11,7 @@ use super::{
     ApiOptions,
     api::Api,
     error::hinted,
-    output::{self, Output, pairs, table},
+    output::{self, Output, pairs, printable, table},
 };
 
 const EXACT: &str = "/v1/connect/intentions/exact";
@@ -184,19 +184,17 @@ pub(super) async fn run(verb: Intention, options: &ApiOptions) -> anyhow::Result
         Intention::Get(get) => {
             let (source, destination) = get.pair.resolve(namespace)?;
             let found: Option<Shown> = api.find(EXACT, &[("source", &source), ("destination", &destination)]).await?;
-            let Some(found) = found else {
-                output::line(&format!("No intention {source} => {destination}"))?;
-                return Ok(ExitCode::from(1));
-            };
-            get.output.print(&found, |one| {
-                pairs(&[
+            get.output.print(&found, |found| match found {
+                None => format!("No intention {source} => {destination}"),
+                Some(one) => pairs(&[
                     ("Source:", one.source()),
                     ("Destination:", one.destination()),
                     ("Action:", one.action()),
                     ("Precedence:", one.precedence.to_string()),
                     ("Description:", one.description.clone()),
-                ])
+                ]),
             })?;
+            return Ok(ExitCode::from(u8::from(found.is_none())));
         }
         Intention::List(list) => {
             let found: Vec<Shown> = api.get("/v1/connect/intentions", &[]).await?;
@@ -258,10 +256,10 @@ async fn check(api: &Api, pair: &Pair, namespace: &Namespace) -> anyhow::Result<
 }
 
 fn explanation_text(explanation: &Explanation) -> String {
-    let mut text = format!(
+    let mut text = printable(&format!(
         "{} => {}: {}, by {}",
         explanation.source, explanation.destination, explanation.decision, explanation.reason
-    );
+    ));
     if explanation.audited {
         text += " (only logged and counted)";
     }

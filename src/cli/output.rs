@@ -1,7 +1,8 @@
 //! What goes to standard output: tables for people, JSON for programs.
 
-use std::io::{IsTerminal, Write};
+use std::io::{ErrorKind, IsTerminal, Write};
 
+use anyhow::Context;
 use clap::{Args, ValueEnum};
 use comfy_table::{ContentArrangement, Table, presets::NOTHING};
 use serde::Serialize;
@@ -27,10 +28,19 @@ impl Output {
     /// Prints `value` as JSON, or what `table` makes of it.
     pub(super) fn print<T: Serialize>(&self, value: &T, table: impl FnOnce(&T) -> String) -> anyhow::Result<()> {
         match self.output {
-            Form::Json => line(&serde_json::to_string_pretty(value)?),
+            Form::Json => line(&json(value)?),
             Form::Table => line(&table(value)),
         }
     }
+}
+
+/// Writes a value as JSON, with escapes also for those control characters that JSON itself would let through.
+fn json<T: Serialize>(value: &T) -> serde_json::Result<String> {
+    let text = serde_json::to_string_pretty(value)?;
+    // Outside of strings JSON has no control character but the line's end, inside it has none of the first 32.
+    let escaped =
+        |c: char| if c.is_control() && c != '\n' { format!("\\u{:04x}", u32::from(c)) } else { c.to_string() };
+    Ok(text.chars().map(escaped).collect())
 }
 
 /// Prints text and a line's end.
@@ -38,12 +48,13 @@ pub(super) fn line(line: &str) -> anyhow::Result<()> {
     text(&format!("{line}\n"))
 }
 
-/// Prints text as it is.
+/// Prints text as it is. Whoever reads it may have had enough: then the command goes on, and ends as if it had been read.
 pub(super) fn text(text: &str) -> anyhow::Result<()> {
     let mut out = std::io::stdout().lock();
-    out.write_all(text.as_bytes())?;
-    out.flush()?;
-    Ok(())
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
+        written => written.context("writing to standard output"),
+    }
 }
 
 /// Lays out rows under a header; `nothing` stands for an empty table.
@@ -54,14 +65,19 @@ pub(super) fn table(header: &[&str], rows: Vec<Vec<String>>, nothing: &str) -> S
     let mut table = Table::new();
     table.load_style(NOTHING);
     // A line that a program reads must stay one line, however long.
-    let arrangement = if std::io::stdout().is_terminal() { ContentArrangement::Dynamic } else { ContentArrangement::Disabled };
+    let arrangement =
+        if std::io::stdout().is_terminal() { ContentArrangement::Dynamic } else { ContentArrangement::Disabled };
     table.set_content_arrangement(arrangement);
     table.set_header(header.iter().map(|title| (*title).to_owned()));
     for row in rows {
         table.add_row(row.iter().map(|cell| printable(cell)));
     }
     // Every cell is padded on its left; before the first one that would only indent the whole.
-    table.lines().map(|line| line.strip_prefix(' ').unwrap_or(&line).trim_end().to_owned()).collect::<Vec<_>>().join("\n")
+    table
+        .lines()
+        .map(|line| line.strip_prefix(' ').unwrap_or(&line).trim_end().to_owned())
+        .collect::<Vec<_>>()
+        .join("\n")
 }
 
 /// Lays out names and values, one pair a line.
@@ -89,6 +105,14 @@ mod tests {
         assert_eq!(printable("web\u{1b}[2J\n"), "web\\u{1b}[2J\\n");
         let shown = table(&["Name"], vec![vec!["a\u{1b}[31mb".to_owned()]], "");
         assert!(!shown.contains('\u{1b}'), "{shown:?}");
+    }
+
+    #[test]
+    fn f2_json_escapes_what_a_terminal_would_obey_and_means_the_same() {
+        let value = ["\u{1b}[2J\u{7f}\u{9b}31m\n".to_owned(), "plain".to_owned()];
+        let shown = json(&value).unwrap();
+        assert!(shown.chars().all(|c| !c.is_control() || c == '\n'), "{shown:?}");
+        assert_eq!(serde_json::from_str::<[String; 2]>(&shown).unwrap(), value);
     }
 
     #[test]

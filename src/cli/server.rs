@@ -90,6 +90,9 @@ pub(super) struct Settings {
     /// How long leaf certificates live [default: 24h]
     #[arg(long, value_name = "DURATION", value_parser = wire::decode::parse_duration)]
     leaf_ttl: Option<Duration>,
+    /// How many log entries are applied between two snapshots, for tests of small groups [default: 8192]
+    #[arg(long, value_name = "COUNT", hide = true)]
+    snapshot_entries: Option<u64>,
 }
 
 impl Settings {
@@ -110,6 +113,7 @@ impl Settings {
             trust_domain: fields.parsed("trust_domain")?,
             path_template: fields.parsed("path_template")?,
             leaf_ttl: fields.duration("leaf_ttl")?,
+            snapshot_entries: fields.number("snapshot_entries")?,
         })
     }
 
@@ -131,13 +135,18 @@ impl Settings {
             trust_domain: over.trust_domain.or(self.trust_domain),
             path_template: over.path_template.or(self.path_template),
             leaf_ttl: over.leaf_ttl.or(self.leaf_ttl),
+            snapshot_entries: over.snapshot_entries.or(self.snapshot_entries),
         }
     }
 
     fn config(self) -> anyhow::Result<server::Config> {
-        let node = self.node.ok_or_else(|| hinted("the server has no name", "name it with --node, or `node` in its file"))?;
+        let node =
+            self.node.ok_or_else(|| hinted("the server has no name", "name it with --node, or `node` in its file"))?;
         let key_file = self.cluster_key_file.ok_or_else(|| {
-            hinted("the server has no cluster key", "make one with `weft keygen`, and name its file with --cluster-key-file")
+            hinted(
+                "the server has no cluster key",
+                "make one with `weft keygen`, and name its file with --cluster-key-file",
+            )
         })?;
         let primary = ClusterKey::load(&key_file)?;
         let previous = self.previous_cluster_key_file.as_deref().map(ClusterKey::load).transpose()?;
@@ -155,6 +164,7 @@ impl Settings {
             trust_domain: self.trust_domain,
             path_template: self.path_template.unwrap_or(defaults.path_template),
             leaf_ttl: self.leaf_ttl.unwrap_or(defaults.leaf_ttl),
+            snapshot_entries: self.snapshot_entries.unwrap_or(defaults.snapshot_entries),
             ..defaults
         })
     }
@@ -162,9 +172,9 @@ impl Settings {
 
 /// Reads settings from files, later ones over earlier ones.
 pub(super) fn read(paths: &[PathBuf]) -> anyhow::Result<Settings> {
-    config_file::find(paths)?
-        .iter()
-        .try_fold(Settings::default(), |settings, path| Ok(settings.under(ConfigFile::read(path)?.fields(Settings::read)?)))
+    config_file::find(paths)?.iter().try_fold(Settings::default(), |settings, path| {
+        Ok(settings.under(ConfigFile::read(path)?.fields(Settings::read)?))
+    })
 }
 
 pub(super) async fn run(arguments: Server) -> anyhow::Result<ExitCode> {

@@ -11,7 +11,7 @@ use super::{
     ApiOptions,
     api::Api,
     error::hinted,
-    output::{self, Output, table},
+    output::{self, Output, printable, table},
 };
 
 /// No definition file is longer.
@@ -63,12 +63,12 @@ pub(super) async fn run(verb: Services, options: &ApiOptions) -> anyhow::Result<
                 api.write("/v1/agent/service/register", &namespace, &definition)
                     .await
                     .with_context(|| format!("registering service `{name}`"))?;
-                output::line(&format!("Registered: {name}"))?;
+                output::line(&format!("Registered: {}", printable(&name)))?;
             }
         }
         Services::Deregister(deregister) => {
             api.write_to("/v1/agent/service/deregister", &deregister.id, &namespace).await?;
-            output::line(&format!("Deregistered: {}", deregister.id))?;
+            output::line(&format!("Deregistered: {}", printable(&deregister.id)))?;
         }
         Services::List(list) => {
             let services: BTreeMap<String, Value> = api.get("/v1/agent/services", &namespace).await?;
@@ -110,7 +110,10 @@ fn definitions_in(path: &PathBuf) -> anyhow::Result<Vec<Value>> {
         (true, true) => Err(hinted("it defines no service", "write `service { ... }`")),
         (false, false) => {
             let names: Vec<String> = rest.into_iter().map(|(name, _)| name).collect();
-            Err(hinted(format!("beside services it has `{}`", names.join("`, `")), "keep service definitions alone in their file"))
+            Err(hinted(
+                format!("beside services it has `{}`", names.join("`, `")),
+                "keep service definitions alone in their file",
+            ))
         }
     }
 }

@@ -5,13 +5,16 @@
 mod curl;
 mod http;
 mod mesh;
+mod metrics;
 mod process;
+pub(crate) mod tls;
 mod tool;
 mod wait;
 
 pub(crate) use curl::Curl;
 pub(crate) use http::{Response, exchange};
-pub(crate) use mesh::{Agent, Mesh, Server, Service, free_port};
-pub(crate) use process::{Output, Process, weft};
+pub(crate) use mesh::{Mesh, Service, free_port, write_secret};
+pub(crate) use metrics::Metrics;
+pub(crate) use process::{Output, Process, log_of, weft, weft_command};
 pub(crate) use tool::tool;
 pub(crate) use wait::{PROMISE_FACTOR, eventually};

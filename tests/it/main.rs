@@ -1,9 +1,13 @@
 //! Stories told from the outside: real processes, real sockets, and the simulator.
+#![expect(clippy::unwrap_used, clippy::print_stderr, reason = "a test fails by a panic, and tells about it on standard error")]
 
+mod catch_up;
+mod cli;
 mod demo;
 mod faults;
 mod harness;
 mod one_mesh_on_machines;
 mod packaging;
+mod refused;
 mod sim;
 mod tidy;

@@ -4,7 +4,9 @@ use std::{
     collections::BTreeMap,
     future::Future,
     net::{Ipv4Addr, SocketAddr, TcpListener},
+    ops::Range,
     path::{Path, PathBuf},
+    sync::atomic::{AtomicUsize, Ordering},
     time::Duration,
 };
 
@@ -60,7 +62,9 @@ impl Mesh {
             admin: BTreeMap::new(),
             token: String::new(),
         };
-        super::story::say("Starting three servers, three agents and a small service beside each, on this machine only.");
+        super::story::say(
+            "Starting three servers, three agents and a small service beside each, on this machine only.",
+        );
         let agent_ports = mesh.start_servers().await?;
         mesh.bootstrap_acl().await?;
         for workload in &WORKLOADS {
@@ -82,9 +86,8 @@ impl Mesh {
             .collect::<anyhow::Result<Vec<_>>>()?;
         for (number, own) in (1..).zip(&ports) {
             let name = format!("server-{number}");
-            let mut arguments: Vec<String> = ["server", "--node", &name, "--bind", "127.0.0.1", "--bootstrap-expect", "3"]
-                .map(str::to_owned)
-                .into();
+            let mut arguments: Vec<String> =
+                ["server", "--node", &name, "--bind", "127.0.0.1", "--bootstrap-expect", "3"].map(str::to_owned).into();
             arguments.extend(["--data-dir".to_owned(), self.directory.join(&name).display().to_string()]);
             arguments.extend(["--cluster-key-file".to_owned(), self.key_file().display().to_string()]);
             arguments.extend(["--http-port".to_owned(), own.http.to_string()]);
@@ -104,7 +107,8 @@ impl Mesh {
         let bootstrap = async |mesh: &mut Self| {
             let (_, http) = mesh.servers.values().next()?;
             let address = format!("127.0.0.1:{http}");
-            let arguments = ["--http-addr", &address, "acl", "bootstrap", "--cluster-key-file", &key_file, "--output", "json"];
+            let arguments =
+                ["--http-addr", &address, "acl", "bootstrap", "--cluster-key-file", &key_file, "--output", "json"];
             let answer = weft(&arguments, &[]).await.ok()?;
             let answer: serde_json::Value = serde_json::from_str(&answer).ok()?;
             Some(answer.get("SecretID")?.as_str()?.to_owned())
@@ -170,9 +174,14 @@ impl Mesh {
         for workload in &WORKLOADS {
             let address = self.admin[workload.service];
             let what = format!("the agent on {} to be ready", workload.node);
-            self.eventually(&what, async |_| get(address, "/ready").await.filter(|answer| answer.starts_with("HTTP/1.1 200 ")))
-                .await?;
-            super::story::say(&format!("  {:4} on {:7} stands for {}", workload.service, workload.node, workload.stands_for));
+            self.eventually(&what, async |_| {
+                get(address, "/ready").await.filter(|answer| answer.starts_with("HTTP/1.1 200 "))
+            })
+            .await?;
+            super::story::say(&format!(
+                "  {:4} on {:7} stands for {}",
+                workload.service, workload.node, workload.stands_for
+            ));
         }
         let services = self.eventually("every service to pass its health check", async |mesh: &mut Self| {
             for workload in &WORKLOADS {
@@ -227,7 +236,11 @@ impl Mesh {
     ///
     /// # Errors
     /// When a process of the mesh has ended, or the deadline of a step has passed.
-    pub(super) async fn eventually<T>(&mut self, what: &str, mut ask: impl AsyncFnMut(&mut Self) -> Option<T>) -> anyhow::Result<T> {
+    pub(super) async fn eventually<T>(
+        &mut self,
+        what: &str,
+        mut ask: impl AsyncFnMut(&mut Self) -> Option<T>,
+    ) -> anyhow::Result<T> {
         let deadline = tokio::time::Instant::now() + STEP_DEADLINE;
         let mut pause = Duration::from_millis(20);
         loop {
@@ -261,17 +274,31 @@ impl Mesh {
     }
 }
 
-/// Returns a port that nothing listens on. Another program may take it before we do; then the step says so.
+/// Where free ports are looked for: below those that the system hands out by itself, one of which may become the near end
+/// of somebody's connection before the process that it is meant for listens on it.
+const PORTS: Range<u16> = 21_000..32_000;
+
+/// Returns a port that nothing listens on, and that no other call returns. Another program may take it before we do; then
+/// the step says so.
 fn free_port() -> anyhow::Result<u16> {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("looking for a free port")?;
-    Ok(listener.local_addr().context("looking for a free port")?.port())
+    static NEXT: AtomicUsize = AtomicUsize::new(0);
+    // Two demos at once begin at different places.
+    let start = std::process::id() as usize * 97;
+    let candidates = PORTS.map(|_| PORTS.start + ((start + NEXT.fetch_add(1, Ordering::Relaxed)) % PORTS.len()) as u16);
+    let mut free = candidates.filter(|port| TcpListener::bind((Ipv4Addr::LOCALHOST, *port)).is_ok());
+    free.next().with_context(|| format!("no port of {PORTS:?} is free"))
 }
 
 fn write_secret(path: &Path, secret: &str) -> anyhow::Result<()> {
     use std::{io::Write, os::unix::fs::OpenOptionsExt};
     let mut options = std::fs::OpenOptions::new();
-    let mut file =
-        options.create(true).write(true).truncate(true).mode(0o600).open(path).with_context(|| format!("creating `{}`", path.display()))?;
+    let mut file = options
+        .create(true)
+        .write(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(path)
+        .with_context(|| format!("creating `{}`", path.display()))?;
     writeln!(file, "{secret}").with_context(|| format!("writing `{}`", path.display()))
 }
 

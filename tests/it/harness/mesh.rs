@@ -2,19 +2,33 @@
 
 use std::{
     net::{Ipv4Addr, SocketAddr, TcpListener},
+    ops::Range,
     path::{Path, PathBuf},
     process::Command,
+    sync::atomic::{AtomicUsize, Ordering},
     time::Duration,
 };
 
-use super::{Output, Process, Response, eventually, exchange, weft};
+use super::{Metrics, Output, Process, Response, eventually, exchange, log_of, weft};
 
 /// How long a mesh of processes may take to settle on a busy machine.
 const SETTLE: Duration = Duration::from_secs(60);
 
-/// Returns a port that nothing listens on.
+/// Where free ports are looked for.
+const PORTS: Range<u16> = 21_000..32_000;
+
+/// Returns a port that nothing listens on, and that no other call returns.
+///
+/// It lies below those that the system hands out by itself: one of these may become the near end of somebody's connection
+/// before the process that it is meant for listens on it.
+#[track_caller]
 pub(crate) fn free_port() -> u16 {
-    TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port()
+    static NEXT: AtomicUsize = AtomicUsize::new(0);
+    // Test runs at the same time begin at different places.
+    let start = std::process::id() as usize * 97;
+    let candidates = PORTS.map(|_| PORTS.start + ((start + NEXT.fetch_add(1, Ordering::Relaxed)) % PORTS.len()) as u16);
+    let mut free = candidates.filter(|port| TcpListener::bind((Ipv4Addr::LOCALHOST, *port)).is_ok());
+    free.next().unwrap_or_else(|| panic!("nothing is free in {PORTS:?}"))
 }
 
 /// Is one server of the mesh, running or not.
@@ -25,6 +39,7 @@ pub(crate) struct Server {
     pub(crate) raft: SocketAddr,
     pub(crate) data: PathBuf,
     arguments: Vec<String>,
+    directory: PathBuf,
     process: Option<Process>,
 }
 
@@ -42,6 +57,17 @@ impl Server {
         if let Some(mut process) = self.process.take() {
             process.kill();
         }
+    }
+
+    /// Returns all that the server wrote since it was started first.
+    pub(crate) fn log(&self) -> String {
+        log_of(&self.name, &self.directory)
+    }
+
+    /// Returns what this very server counts.
+    #[track_caller]
+    pub(crate) fn metrics(&self, token: &str) -> Metrics {
+        Metrics::new(self.request("GET", "/v1/agent/metrics", token, "").unwrap())
     }
 
     /// Sends a request to this very server.
@@ -85,6 +111,17 @@ impl Agent {
         }
     }
 
+    /// Returns all that the agent wrote since it was started first.
+    pub(crate) fn log(&self) -> String {
+        log_of(&self.node, &self.directory)
+    }
+
+    /// Returns what the agent counts.
+    #[track_caller]
+    pub(crate) fn metrics(&self) -> Metrics {
+        Metrics::new(exchange(self.admin, "GET", "/metrics", &[], "").unwrap())
+    }
+
     /// Waits until the agent says that it serves.
     #[track_caller]
     pub(crate) fn wait_until_ready(&mut self, deadline: Duration) {
@@ -115,6 +152,12 @@ impl Mesh {
     /// Starts servers, waits for their leader and bootstraps the ACL.
     #[track_caller]
     pub(crate) fn start(count: usize) -> Self {
+        Self::start_with(count, &[])
+    }
+
+    /// Starts servers that are told more than where they live.
+    #[track_caller]
+    pub(crate) fn start_with(count: usize, more: &[&str]) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let key = weft(&["keygen"], &[]);
         assert_eq!(key.status, Some(0), "{}", key.stderr);
@@ -141,8 +184,10 @@ impl Mesh {
             for [_, _, other] in ports.iter().filter(|other| other[2] != *raft) {
                 arguments.extend(["--retry-join".to_owned(), format!("127.0.0.1:{other}")]);
             }
+            arguments.extend(more.iter().map(|argument| (*argument).to_owned()));
             let [http, agent, raft] = [http, agent, raft].map(|port| loopback(*port));
-            mesh.servers.push(Server { name, http, agent, raft, data, arguments, process: None });
+            let directory = mesh.directory.path().to_owned();
+            mesh.servers.push(Server { name, http, agent, raft, data, arguments, directory, process: None });
             mesh.start_server(number - 1);
         }
         mesh.bootstrap_acl();
@@ -255,7 +300,8 @@ fn definition(service: &Service<'_>) -> String {
     )
 }
 
-fn write_secret(path: &Path, secret: &str) {
+/// Writes a file that only its owner may read.
+pub(crate) fn write_secret(path: &Path, secret: &str) {
     use std::{io::Write, os::unix::fs::OpenOptionsExt};
     let mut file = std::fs::OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(path).unwrap();
     writeln!(file, "{}", secret.trim()).unwrap();

@@ -20,7 +20,7 @@ impl Process {
     /// Starts a program; what it writes goes to `<directory>/<name>.log`, after what an earlier one of that name wrote.
     #[track_caller]
     pub(crate) fn start(name: &str, mut command: Command, directory: &Path) -> Self {
-        let log = directory.join(format!("{name}.log"));
+        let log = log_file(name, directory);
         let output = File::options().create(true).append(true).open(&log).unwrap();
         let child = command
             .env("WEFT_STOP_WITH_PARENT", "1")
@@ -79,6 +79,15 @@ impl Drop for Process {
     }
 }
 
+fn log_file(name: &str, directory: &Path) -> PathBuf {
+    directory.join(format!("{name}.log"))
+}
+
+/// Returns what processes of this name wrote, whether one runs now or not.
+pub(crate) fn log_of(name: &str, directory: &Path) -> String {
+    std::fs::read_to_string(log_file(name, directory)).unwrap_or_default()
+}
+
 /// Is what one `weft` command did.
 #[derive(Debug)]
 pub(crate) struct Output {
@@ -90,14 +99,20 @@ pub(crate) struct Output {
 /// Runs one `weft` command to its end, without this test's own `WEFT_` environment.
 #[track_caller]
 pub(crate) fn weft(arguments: &[&str], environment: &[(&str, &str)]) -> Output {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_weft"));
-    for name in ["WEFT_HTTP_ADDR", "WEFT_HTTP_TOKEN", "WEFT_HTTP_TOKEN_FILE", "WEFT_CACERT", "WEFT_NAMESPACE"] {
-        command.env_remove(name);
-    }
-    let output = command.args(arguments).envs(environment.iter().copied()).stdin(Stdio::null()).output().unwrap();
+    let output = weft_command(arguments, environment).output().unwrap();
     Output {
         status: output.status.code(),
         stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
         stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
     }
+}
+
+/// Prepares a `weft` command, for tests that want its ends elsewhere.
+pub(crate) fn weft_command(arguments: &[&str], environment: &[(&str, &str)]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_weft"));
+    for name in ["WEFT_HTTP_ADDR", "WEFT_HTTP_TOKEN", "WEFT_HTTP_TOKEN_FILE", "WEFT_CACERT", "WEFT_NAMESPACE"] {
+        command.env_remove(name);
+    }
+    command.args(arguments).envs(environment.iter().copied()).stdin(Stdio::null());
+    command
 }
