@@ -37,7 +37,7 @@ Environment:
   WEFT_HTTP_TOKEN_FILE  a file that holds the token
   WEFT_CACERT           the authority to trust where the address is https
   WEFT_NAMESPACE        the namespace of names that carry none
-  WEFT_LOG              what the long-running commands log, such as `info` or `weft=debug`
+  WEFT_LOG              what the long-running commands log, such as `info` or `warn,server=debug`
 
 Exit status: 0 done, 1 the answer is no, 2 it failed.";
 

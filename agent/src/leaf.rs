@@ -85,11 +85,12 @@ impl HeldLeaf {
         self.tls.not_after()
     }
 
-    /// Returns when half the leaf's life is over, spread by a tenth of its life either way.
+    /// Returns when the leaf's half-life ends, or up to a tenth of its life earlier: whenever the servers go, what is held
+    /// is good for half a life at least.
     fn renew_at(&self, jitter: &mut Jitter) -> Timestamp {
         let life = self.not_after().since(self.stored.obtained);
-        let early = jitter.up_to(life / 5);
-        self.stored.obtained.saturating_add(life * 3 / 5).saturating_sub(early)
+        let early = jitter.up_to(life / 10);
+        self.stored.obtained.saturating_add(life / 2).saturating_sub(early)
     }
 }
 

@@ -38,7 +38,7 @@ impl TryFrom<String> for AgentId {
         let digits = text.strip_prefix('a').filter(|digits| digits.bytes().all(|b| b.is_ascii_digit()));
         match digits.and_then(|digits| digits.parse().ok()) {
             Some(index) => Ok(Self(CatalogIndex(index))),
-            None => Err(NameError::new("agent id", &text, "use `a` and a number, as `weft status` shows it")),
+            None => Err(NameError::new("agent id", &text, "use `a` and a number, as `weft join-token list` shows it")),
         }
     }
 }

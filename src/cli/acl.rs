@@ -106,7 +106,8 @@ pub(super) async fn run(verb: Acl, options: &ApiOptions) -> anyhow::Result<ExitC
         Acl::Token(Token::List(list)) => {
             let tokens: Vec<TokenView> = api.get("/v1/acl/tokens", &[]).await?;
             list.output.print(&tokens, |tokens| {
-                let rows = tokens.iter().map(|token| vec![token.accessor.to_string(), ends(token), token.description.clone()]);
+                let rows =
+                    tokens.iter().map(|token| vec![token.accessor.to_string(), ends(token), token.description.clone()]);
                 table(&["Accessor", "Ends", "Description"], rows.collect(), "no tokens")
             })?;
         }

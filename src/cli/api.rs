@@ -38,7 +38,11 @@ impl Api {
     }
 
     /// Asks for something that may not be there.
-    pub(super) async fn find<T: DeserializeOwned>(&self, path: &str, query: &[(&str, &str)]) -> anyhow::Result<Option<T>> {
+    pub(super) async fn find<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        query: &[(&str, &str)],
+    ) -> anyhow::Result<Option<T>> {
         match asking(self.client.get(path), query).json().await {
             Ok(found) => Ok(Some(found)),
             Err(error) if error.status() == Some(http::StatusCode::NOT_FOUND) => Ok(None),
@@ -87,8 +91,9 @@ fn token(options: &ApiOptions) -> anyhow::Result<Option<Secret>> {
     match std::env::var("WEFT_HTTP_TOKEN") {
         Ok(token) if !token.trim().is_empty() => Ok(Some(Secret::new(token.trim()))),
         Ok(_) | Err(std::env::VarError::NotPresent) => Ok(None),
-        Err(std::env::VarError::NotUnicode(_)) => {
-            Err(hinted("WEFT_HTTP_TOKEN is not text", "set it to a token's secret, as `weft acl token create` printed it"))
-        }
+        Err(std::env::VarError::NotUnicode(_)) => Err(hinted(
+            "WEFT_HTTP_TOKEN is not text",
+            "set it to a token's secret, as `weft acl token create` printed it",
+        )),
     }
 }

@@ -33,7 +33,9 @@ pub(super) async fn run(verb: Catalog, options: &ApiOptions) -> anyhow::Result<E
             let nodes: Vec<Value> = api.get("/v1/catalog/nodes", &[]).await?;
             listing.output.print(&nodes, |nodes| {
                 let field = |node: &Value, name: &str| node[name].as_str().unwrap_or_default().to_owned();
-                let rows = nodes.iter().map(|node| ["Node", "Address", "Platform", "Owner"].map(|name| field(node, name)).into());
+                let rows = nodes
+                    .iter()
+                    .map(|node| ["Node", "Address", "Platform", "Owner"].map(|name| field(node, name)).into());
                 table(&["Node", "Address", "Platform", "Owner"], rows.collect(), "no nodes")
             })?;
         }

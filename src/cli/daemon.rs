@@ -30,7 +30,8 @@ pub(super) struct LogOptions {
 
 /// Prepares this process for running long: its log on standard error, and no core dumps, for it holds private keys.
 pub(super) fn prepare(options: &LogOptions) -> anyhow::Result<()> {
-    let filter = EnvFilter::try_new(&options.log).with_context(|| format!("reading the log filter `{}`", options.log))?;
+    let filter =
+        EnvFilter::try_new(&options.log).with_context(|| format!("reading the log filter `{}`", options.log))?;
     let lines = fmt::layer().with_writer(std::io::stderr);
     let registry = tracing_subscriber::registry().with(filter);
     match options.log_format {

@@ -31,29 +31,32 @@ pub(crate) struct Demo {
 const STEP_DEADLINE: Duration = Duration::from_secs(30);
 
 pub(crate) async fn run(arguments: Demo) -> anyhow::Result<ExitCode> {
-    let mut directory = tempfile::Builder::new().prefix("weft-demo-").tempdir().context("making a temporary directory")?;
+    let mut directory =
+        tempfile::Builder::new().prefix("weft-demo-").tempdir().context("making a temporary directory")?;
     directory.disable_cleanup(arguments.keep);
-    let told = tokio::select! {
-        told = tell(directory.path(), arguments.exit) => told,
-        stopped = stop_signal() => stopped.map(|()| true),
+    let mut mesh = mesh::Mesh::new(directory.path());
+    // One signal ends whatever is going on; what was started is always stopped in order.
+    let ending = tokio::select! {
+        told = tell(&mut mesh, arguments.exit) => told,
+        stopped = stop_signal() => stopped,
     };
+    story::say("\nStopping.");
+    let as_told = mesh.is_as_told;
+    mesh.stop().await;
     if arguments.keep {
         story::say(&format!("Everything is kept in {}", directory.path().display()));
     }
-    Ok(if told? { ExitCode::SUCCESS } else { ExitCode::from(1) })
+    ending?;
+    Ok(if as_told { ExitCode::SUCCESS } else { ExitCode::from(1) })
 }
 
 /// Tells the story; then stays until it is dropped, unless it shall end with the story.
-async fn tell(directory: &std::path::Path, exit: bool) -> anyhow::Result<bool> {
-    let mut mesh = mesh::Mesh::start(directory).await?;
-    let as_told = story::tell(&mut mesh).await?;
-    if exit {
-        mesh.stop().await;
-        return Ok(as_told);
+async fn tell(mesh: &mut mesh::Mesh, exit: bool) -> anyhow::Result<()> {
+    mesh.start().await?;
+    mesh.is_as_told = story::tell(mesh).await?;
+    if !exit {
+        story::invite(mesh);
+        std::future::pending::<()>().await;
     }
-    story::invite(&mesh);
-    let stopped = stop_signal().await;
-    story::say("\nStopping.");
-    mesh.stop().await;
-    stopped.map(|()| as_told)
+    Ok(())
 }

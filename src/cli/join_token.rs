@@ -78,7 +78,9 @@ pub(super) async fn run(verb: JoinToken, options: &ApiOptions) -> anyhow::Result
             };
             let token: JoinTokenView = api.put("/v1/join-token", &[], &request).await?;
             // The text alone, so that it can go straight into a file.
-            create.output.print(&token, |token| token.token.as_ref().map(Secret::expose).unwrap_or_default().to_owned())?;
+            create
+                .output
+                .print(&token, |token| token.token.as_ref().map(Secret::expose).unwrap_or_default().to_owned())?;
         }
         JoinToken::Delete(delete) => {
             api.delete(&format!("/v1/join-token/{}", delete.accessor), &[]).await?;
@@ -86,7 +88,9 @@ pub(super) async fn run(verb: JoinToken, options: &ApiOptions) -> anyhow::Result
         }
         JoinToken::List(list) => {
             let tokens: Vec<JoinTokenView> = api.get("/v1/join-tokens", &[]).await?;
-            list.output.print(&tokens, |tokens| table(&["Accessor", "Services", "Ends", "Used by"], rows(tokens), "no join tokens"))?;
+            list.output.print(&tokens, |tokens| {
+                table(&["Accessor", "Services", "Ends", "Used by"], rows(tokens), "no join tokens")
+            })?;
         }
     }
     Ok(ExitCode::SUCCESS)

@@ -73,7 +73,16 @@ fn the_catalog_does_no_io_and_reads_no_clock() {
         if !path.starts_with(root().join("catalog/src")) || path.ends_with("golden.rs") {
             continue;
         }
-        for word in ["tokio", "std::fs", "std::net::Tcp", "std::net::Udp", "SystemTime", "Instant::now", "std::thread", "HashMap"] {
+        for word in [
+            "tokio",
+            "std::fs",
+            "std::net::Tcp",
+            "std::net::Udp",
+            "SystemTime",
+            "Instant::now",
+            "std::thread",
+            "HashMap",
+        ] {
             assert!(!text.contains(word), "{} says `{word}`", path.display());
         }
     }
@@ -110,11 +119,60 @@ fn files_are_short_and_hold_no_left_overs() {
 #[test]
 fn the_papers_name_every_room_and_the_rooms_are_there() {
     let architecture = std::fs::read_to_string(root().join("ARCHITECTURE.md")).unwrap();
-    for room in ["src", "catalog", "wire", "server", "agent", "connectors", "terraform", "charts", "tests", "packaging", "docs"] {
+    for room in
+        ["src", "catalog", "wire", "server", "agent", "connectors", "terraform", "charts", "tests", "packaging", "docs"]
+    {
         assert!(root().join(room).is_dir(), "there is no folder {room}");
         assert!(architecture.contains(&format!("`{room}/")), "ARCHITECTURE.md does not name `{room}/`");
     }
     for paper in ["README.md", "CHANGELOG.md", "LICENSE", "SECURITY.md", "deny.toml", "Cargo.lock", ".ci/run"] {
         assert!(root().join(paper).is_file(), "there is no {paper}");
     }
+}
+
+#[test]
+fn what_the_papers_point_at_is_there() {
+    let mut papers: Vec<PathBuf> =
+        ["README.md", "ARCHITECTURE.md", "SECURITY.md", "CHANGELOG.md"].map(|paper| root().join(paper)).into();
+    papers.extend(std::fs::read_dir(root().join("docs")).unwrap().map(|entry| entry.unwrap().path()));
+    let mut checked = 0;
+    for paper in papers.iter().filter(|paper| paper.extension().is_some_and(|extension| extension == "md")) {
+        let text = std::fs::read_to_string(paper).unwrap();
+        for target in text.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
+            if target.contains("://") || target.starts_with('#') {
+                continue;
+            }
+            let file = target.split('#').next().unwrap();
+            assert!(paper.parent().unwrap().join(file).exists(), "{} points at {target}", paper.display());
+            checked += 1;
+        }
+    }
+    assert!(checked > 3, "found only {checked} links");
+}
+
+#[test]
+fn every_test_that_the_security_page_names_exists() {
+    let page = std::fs::read_to_string(root().join("docs/security.md")).unwrap();
+    let sources: BTreeMap<String, String> = rust_files()
+        .into_iter()
+        .map(|(path, text)| (path.strip_prefix(root()).unwrap().display().to_string(), text))
+        .collect();
+    let mut checked = 0;
+    for row in page.lines().filter(|line| line.starts_with("| ")) {
+        // A cell lists tests in backticks, then their file in backticks and parentheses.
+        let mut tests = Vec::new();
+        for (at, word) in row.split('`').enumerate().filter(|(at, _)| at % 2 == 1) {
+            let is_file = word.ends_with(".rs") && row.split('`').nth(at - 1).is_some_and(|before| before.ends_with('('));
+            if !is_file {
+                tests.push(word);
+                continue;
+            }
+            let text = sources.get(word).unwrap_or_else(|| panic!("docs/security.md names {word}"));
+            for test in tests.drain(..).filter(|test| test.contains('_')) {
+                assert!(text.contains(&format!("fn {test}(")), "docs/security.md names {test} in {word}");
+                checked += 1;
+            }
+        }
+    }
+    assert!(checked > 100, "found only {checked} tests in docs/security.md");
 }

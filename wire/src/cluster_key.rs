@@ -209,7 +209,8 @@ impl Eq for ClusterKey {}
 /// The cluster keys of one server: one, or two while the key is being changed.
 ///
 /// The primary key seals and vouches for this server; both open, and servers vouched for by either are trusted. So a
-/// key is changed in three rounds over all servers: add the new one as the previous, exchange the two, drop the old.
+/// key is changed in rounds over all servers: add the new one as the previous, exchange the two. The old one must stay
+/// as long as anything in the log or a snapshot is sealed with it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ClusterKeys {
     /// The key in use.

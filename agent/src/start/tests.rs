@@ -66,7 +66,7 @@ async fn restart(server: SocketAddr, dir: &std::path::Path) -> Agent {
 }
 
 #[tokio::test]
-async fn c2_a_used_join_token_is_fatal_and_says_what_to_do() {
+async fn c9_a_used_join_token_is_fatal_and_says_what_to_do() {
     let server = ModelServer::start(Shared::new(&["web"])).await;
     let token = server.shared().join_token(&["web"]);
     let first = start(config(&[server.address], Some(token.clone()), None)).await.unwrap();
@@ -77,7 +77,7 @@ async fn c2_a_used_join_token_is_fatal_and_says_what_to_do() {
 }
 
 #[tokio::test]
-async fn c3_a_join_that_was_cut_short_is_repeated_with_the_same_key() {
+async fn c9_a_join_that_was_cut_short_is_repeated_with_the_same_key() {
     let server = ModelServer::start(Shared::new(&["web"])).await;
     let token = server.shared().join_token(&["web"]);
     let dir = tempfile::tempdir().unwrap();
@@ -96,7 +96,7 @@ async fn c3_a_join_that_was_cut_short_is_repeated_with_the_same_key() {
 }
 
 #[tokio::test]
-async fn c3_a_server_with_another_root_gets_no_secret() {
+async fn c9_a_server_with_another_root_gets_no_secret() {
     let (ours, theirs) =
         (ModelServer::start(Shared::new(&["web"])).await, ModelServer::start(Shared::new(&["web"])).await);
     let token = ours.shared().join_token(&["web"]);

@@ -220,7 +220,7 @@ fn fault_20_one_wrong_clock_moves_the_catalogs_by_little() {
 }
 
 #[test]
-fn c6_a_rule_on_a_workload_of_ours_under_its_spiffe_id_is_refused_for_it_would_never_match() {
+fn h11_a_rule_on_a_workload_of_ours_under_its_spiffe_id_is_refused_for_it_would_never_match() {
     let mut log = Log { catalog: log_of(&every_kind()[..1]) };
     let by_id = |id: &str| intention(&format!("spiffe://mesh.example/{id}"), "api", Action::Deny);
     let refusal = log.refused(by_id("ns/default/sa/web"));

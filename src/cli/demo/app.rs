@@ -26,7 +26,8 @@ pub(super) struct App {
 
 impl App {
     pub(super) async fn start(greeting: String) -> anyhow::Result<Self> {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.context("opening a port for a demo service")?;
+        let listener =
+            TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.context("opening a port for a demo service")?;
         let address = listener.local_addr().context("reading the port of a demo service")?;
         let server = tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {

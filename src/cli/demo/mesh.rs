@@ -49,11 +49,14 @@ pub(super) struct Mesh {
     listeners: BTreeMap<(&'static str, &'static str), SocketAddr>,
     admin: BTreeMap<&'static str, SocketAddr>,
     pub(super) token: String,
+    /// Whether the story was told to its end, and every step came out as told.
+    pub(super) is_as_told: bool,
 }
 
 impl Mesh {
-    pub(super) async fn start(directory: &Path) -> anyhow::Result<Self> {
-        let mut mesh = Self {
+    /// Prepares a mesh in `directory`; nothing runs yet.
+    pub(super) fn new(directory: &Path) -> Self {
+        Self {
             directory: directory.to_owned(),
             servers: BTreeMap::new(),
             agents: Vec::new(),
@@ -61,17 +64,21 @@ impl Mesh {
             listeners: BTreeMap::new(),
             admin: BTreeMap::new(),
             token: String::new(),
-        };
+            is_as_told: false,
+        }
+    }
+
+    /// Starts everything, and waits until all of it is ready.
+    pub(super) async fn start(&mut self) -> anyhow::Result<()> {
         super::story::say(
             "Starting three servers, three agents and a small service beside each, on this machine only.",
         );
-        let agent_ports = mesh.start_servers().await?;
-        mesh.bootstrap_acl().await?;
+        let agent_ports = self.start_servers().await?;
+        self.bootstrap_acl().await?;
         for workload in &WORKLOADS {
-            mesh.start_workload(workload, &agent_ports).await?;
+            self.start_workload(workload, &agent_ports).await?;
         }
-        mesh.wait_until_ready().await?;
-        Ok(mesh)
+        self.wait_until_ready().await
     }
 
     fn key_file(&self) -> PathBuf {

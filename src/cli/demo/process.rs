@@ -70,7 +70,14 @@ impl Process {
 }
 
 fn command() -> anyhow::Result<Command> {
-    Ok(Command::new(std::env::current_exe().context("finding this program's own file")?))
+    let mut command = Command::new(std::env::current_exe().context("finding this program's own file")?);
+    // The story speaks to its own mesh, whatever mesh the one who watches it works with.
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("WEFT_") {
+            command.env_remove(name);
+        }
+    }
+    Ok(command)
 }
 
 /// Runs one `weft` command to its end, as somebody at a terminal would.

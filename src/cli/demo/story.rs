@@ -70,7 +70,10 @@ async fn allowed_by_intention(mesh: &mut Mesh, teller: &mut Teller) -> anyhow::R
 
     let mut open = OpenCall::start(listener).await?;
     let _ticks = open.listen().await;
-    for (service, side) in [("api", "the agent beside api proved its caller to be"), ("web", "the agent beside web proved to have reached")] {
+    for (service, side) in [
+        ("api", "the agent beside api proved its caller to be"),
+        ("web", "the agent beside web proved to have reached"),
+    ] {
         let connections = mesh.connections(service).await.unwrap_or_default();
         let peer = connections.iter().find_map(|one| Some(one.get("peer")?.as_str()?.to_owned()));
         let held = peer.as_ref().is_some_and(|peer| peer.starts_with("spiffe://"));
@@ -127,7 +130,9 @@ async fn cut_by_removal(mesh: &mut Mesh, teller: &mut Teller) -> anyhow::Result<
     let removed = command(mesh, teller, &["intention", "delete", "web", "api"]).await;
     teller.expect(removed.is_some(), "the intention is gone");
     match cut.await? {
-        Ok(after) => teller.expect(true, &format!("the open call was cut {} ms after that was typed", after.as_millis())),
+        Ok(after) => {
+            teller.expect(true, &format!("the open call was cut {} ms after that was typed", after.as_millis()))
+        }
         Err(_) => teller.expect(false, &format!("the open call still ticks {} s later", CUT_DEADLINE.as_secs())),
     }
     let again = call(mesh.listener("web", "api")).await;
