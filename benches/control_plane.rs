@@ -77,8 +77,14 @@ fn writes() {
         disk.push(appends(mesh.directory.path()));
         let start = Instant::now();
         let done: usize = std::thread::scope(|scope| {
-            let threads: Vec<_> =
-                (0..CONNECTIONS).map(|connection| scope.spawn({ let token = &mesh.token; move || register(leader, token, connection) })).collect();
+            let threads: Vec<_> = (0..CONNECTIONS)
+                .map(|connection| {
+                    scope.spawn({
+                        let token = &mesh.token;
+                        move || register(leader, token, connection)
+                    })
+                })
+                .collect();
             threads.into_iter().map(|thread| thread.join().expect("the writer ends well")).sum()
         });
         rates.push(done as f64 / start.elapsed().as_secs_f64());
@@ -102,7 +108,8 @@ fn failover(kills: usize) {
         // The server retries inside until a leader is there, so that the answer's delay is the gap.
         while !others.iter().any(|server| {
             let headers = [("x-consul-token", mesh.token.as_str())];
-            it::harness::exchange(*server, "PUT", &path, &headers, r#"{"Action":"allow"}"#).is_ok_and(|answer| answer.status == 200)
+            it::harness::exchange(*server, "PUT", &path, &headers, r#"{"Action":"allow"}"#)
+                .is_ok_and(|answer| answer.status == 200)
         }) {}
         gaps.push(start.elapsed());
         mesh.start_server(leader);
@@ -114,5 +121,10 @@ fn failover(kills: usize) {
     }
     gaps.sort();
     let at = |share: f64| gaps[((gaps.len() - 1) as f64 * share).round() as usize].as_millis();
-    println!("{kills} leaders killed; until the next acknowledged write: p50 {} ms, p99 {} ms, max {} ms", at(0.5), at(0.99), at(1.0));
+    println!(
+        "{kills} leaders killed; until the next acknowledged write: p50 {} ms, p99 {} ms, max {} ms",
+        at(0.5),
+        at(0.99),
+        at(1.0)
+    );
 }

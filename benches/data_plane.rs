@@ -108,8 +108,11 @@ fn main() {
         stream.write_all(&[1; MESSAGE]).ok()?;
         stream.read_exact(&mut [0; MESSAGE]).ok()
     });
-    let measures: [(&str, fn(SocketAddr) -> f64); 3] =
-        [("bulk, MB/s", bulk), ("1 KiB requests/s, one connection", requests), ("new connections/s, one at a time", connections)];
+    let measures: [(&str, fn(SocketAddr) -> f64); 3] = [
+        ("bulk, MB/s", bulk),
+        ("1 KiB requests/s, one connection", requests),
+        ("new connections/s, one at a time", connections),
+    ];
     println!("{:34} {:>12} {:>12} {:>7}", "median of 5, interleaved", "direct", "two agents", "ratio");
     for (name, measure) in measures {
         let (mut plain, mut meshed) = (Vec::new(), Vec::new());

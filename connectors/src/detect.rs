@@ -38,9 +38,8 @@ mod tests {
 
     #[track_caller]
     fn check(variables: &[(&str, &str)], want: Platform, node: Option<&str>) {
-        let found = detect(|name| {
-            variables.iter().find(|(known, _)| *known == name).map(|(_, value)| (*value).to_owned())
-        });
+        let found =
+            detect(|name| variables.iter().find(|(known, _)| *known == name).map(|(_, value)| (*value).to_owned()));
         assert_eq!(found.platform, want, "{variables:?}");
         assert_eq!(found.node.as_ref().map(NodeName::as_str), node, "{variables:?}");
     }

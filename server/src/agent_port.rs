@@ -5,9 +5,12 @@
 
 mod activity;
 mod body;
+mod bounds;
 mod caller;
+mod expiry;
 mod listener;
 mod passthrough;
+mod places;
 mod refusal;
 mod route;
 mod sign;
@@ -40,13 +43,9 @@ use crate::hub::shell::{self, HubClient};
 use crate::metrics::Metrics;
 
 pub(crate) use body::read_json;
+pub(crate) use bounds::Bounds;
 pub(crate) use refusal::PortError;
 pub(crate) use route::{Call, json};
-
-/// Leaves signed at once and per second: ten thousand agents are re-admitted within a minute, and Raft's own thread
-/// keeps its share of the processor.
-const SIGNED_BURST: u32 = 500;
-const SIGNED_PER_SECOND: u32 = 250;
 
 /// What the port needs to know.
 pub(crate) struct Settings {
@@ -60,6 +59,8 @@ pub(crate) struct Settings {
     pub(crate) leaf_ttl: Duration,
     /// The API that agents pass requests on to.
     pub(crate) api: Router,
+    /// What the port does at most.
+    pub(crate) bounds: Bounds,
 }
 
 /// What the port's handlers work with.
@@ -71,7 +72,7 @@ pub(crate) struct AgentPort {
     api: Router,
     authority: CertificateAuthority,
     hub: HubClient,
-    signing: Pace,
+    bounds: Bounds,
     started: Instant,
     tls: ArcSwapOption<rustls::ServerConfig>,
 }
@@ -95,7 +96,7 @@ pub(crate) async fn serve(
         advertised: settings.advertised,
         api: settings.api,
         hub,
-        signing: Pace::new(SIGNED_BURST, SIGNED_PER_SECOND),
+        bounds: settings.bounds,
         started: Instant::now(),
         tls: ArcSwapOption::empty(),
     });
@@ -131,9 +132,18 @@ impl AgentPort {
     }
 
     /// Takes a turn at signing, or sends the agent away for a while; its certificate keeps working meanwhile.
-    pub(crate) fn take_turn(&self) -> Result<(), PortError> {
+    fn take_turn_at_signing(&self) -> Result<(), PortError> {
+        self.take_turn(&self.bounds.signing)
+    }
+
+    /// Takes a turn at joining, or sends the newcomer away for a while.
+    pub(crate) fn take_turn_at_joining(&self) -> Result<(), PortError> {
+        self.take_turn(&self.bounds.joining)
+    }
+
+    fn take_turn(&self, pace: &Pace) -> Result<(), PortError> {
         let jitter = f64::from(u16::from_be_bytes(crypto::random())) / f64::from(u16::MAX);
-        self.signing.take(self.started.elapsed(), jitter).map_err(|retry_after| PortError::Busy { retry_after })
+        pace.take(self.started.elapsed(), jitter).map_err(|retry_after| PortError::Busy { retry_after })
     }
 
     /// Signs a leaf for the agent, from its record as it is after everything that was committed before now.

@@ -16,14 +16,14 @@ use crate::ca::SignError;
 /// `POST /v1/join`: enrols the sender and signs its first certificate.
 ///
 /// The state machine decides, so that a token counts once however many servers it is shown to; a retry with the same key
-/// is answered with the same record.
+/// is answered with the same record. Who has no token that counts takes nobody's turn.
 pub(crate) async fn join(call: Call) -> Result<Response<Body>, PortError> {
     let Call { port, connection, request, .. } = call;
     let request: JoinRequest = read_json("join request", request.into_body()).await?;
-    port.take_turn()?;
     let csr = parse_csr(&request.csr).map_err(|error| PortError::Sign(SignError::Csr(error)))?;
     let secret = crypto::secret_hash(&request.secret);
     check_token(&port, &secret, csr.fingerprint()).await?;
+    port.take_turn_at_joining()?;
     let command = Command::Enrol {
         secret,
         key: csr.fingerprint().clone(),

@@ -108,6 +108,7 @@ pub async fn start(config: Config) -> Result<Server, StartError> {
         cluster_keys: config.cluster_keys.clone(),
         leaf_ttl: config.leaf_ttl,
         api: api::passed_on_router(state.clone()),
+        bounds: agent_port::Bounds::default(),
     };
     tasks.spawn(api::serve_http(http.0, api::router(state), stop.clone()));
     tasks.spawn(agent_port::serve(agents.0, port, consensus, metrics, stop.clone()));

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
+use catalog::Timestamp;
 use http::StatusCode;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::text::encode;
@@ -25,6 +26,34 @@ struct ClassLabel {
     class: &'static str,
 }
 
+/// Names a certificate whose end is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Certificate {
+    /// The mesh's root.
+    Root,
+    /// What signs leaves day to day.
+    Intermediate,
+    /// This server's own, on the port for agents.
+    Server,
+}
+
+impl Certificate {
+    /// Returns the word for it in logs and labels.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Root => "root",
+            Self::Intermediate => "intermediate",
+            Self::Server => "server",
+        }
+    }
+}
+
+/// Names a certificate of the authority.
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct CertificateLabel {
+    certificate: &'static str,
+}
+
 /// The metrics of one server process; a clone counts into the same numbers.
 #[derive(Clone)]
 pub(crate) struct Metrics {
@@ -44,6 +73,8 @@ struct Inner {
     agent_port_refused: Family<ReasonLabel, Counter>,
     stream_sessions: Gauge,
     leaf_certificates_signed: Counter,
+    ca_certificate_expiry: Family<CertificateLabel, Gauge>,
+    server_certificate_expiry: Gauge,
 }
 
 impl fmt::Debug for Metrics {
@@ -82,9 +113,12 @@ impl Metrics {
             agent_port_refused: Family::default(),
             stream_sessions: Gauge::default(),
             leaf_certificates_signed: Counter::default(),
+            ca_certificate_expiry: Family::default(),
+            server_certificate_expiry: Gauge::default(),
         };
         inner.register_raft();
         inner.register_doors();
+        inner.register_certificates();
         Self { inner: Arc::new(inner) }
     }
 
@@ -142,6 +176,20 @@ impl Metrics {
         self.inner.leaf_certificates_signed.inc();
     }
 
+    /// Records when a certificate ends.
+    pub(crate) fn certificate_expires(&self, certificate: Certificate, not_after: Timestamp) {
+        let seconds = saturating(not_after.0 / 1000);
+        match certificate {
+            Certificate::Root | Certificate::Intermediate => {
+                let label = CertificateLabel { certificate: certificate.name() };
+                self.inner.ca_certificate_expiry.get_or_create(&label).set(seconds);
+            }
+            Certificate::Server => {
+                self.inner.server_certificate_expiry.set(seconds);
+            }
+        }
+    }
+
     /// Returns all metrics in the OpenMetrics text format.
     pub(crate) fn text(&self) -> String {
         let mut text = String::new();
@@ -191,10 +239,24 @@ impl Inner {
             self.agent_port_refused.clone(),
         );
         registry.register("stream_sessions", "Streams to agents that are open", self.stream_sessions.clone());
+    }
+
+    fn register_certificates(&mut self) {
+        let registry = &mut self.registry;
         registry.register(
             "leaf_certificates_signed",
             "Leaf certificates signed by this server",
             self.leaf_certificates_signed.clone(),
+        );
+        registry.register(
+            "ca_certificate_expiry_timestamp_seconds",
+            "When the mesh's root and intermediate end, in Unix time",
+            self.ca_certificate_expiry.clone(),
+        );
+        registry.register(
+            "server_certificate_expiry_timestamp_seconds",
+            "When this server's own certificate on the port for agents ends, in Unix time; 0 before it has one",
+            self.server_certificate_expiry.clone(),
         );
     }
 }
@@ -233,6 +295,7 @@ mod tests {
         metrics.raft_peer_refused("foreign_ca");
         metrics.agent_port_refused("expired");
         metrics.api_request(StatusCode::NOT_FOUND);
+        metrics.certificate_expires(Certificate::Root, Timestamp(7_999));
         let text = metrics.text();
         let names: Vec<&str> = text.lines().filter_map(|line| line.strip_prefix("# TYPE ")).collect();
         let want = [
@@ -248,9 +311,12 @@ mod tests {
             "weft_agent_port_refused counter",
             "weft_stream_sessions gauge",
             "weft_leaf_certificates_signed counter",
+            "weft_ca_certificate_expiry_timestamp_seconds gauge",
+            "weft_server_certificate_expiry_timestamp_seconds gauge",
         ];
         assert_eq!(names, want);
         assert!(text.contains("weft_build_info{version="), "{text}");
+        assert!(text.contains("weft_ca_certificate_expiry_timestamp_seconds{certificate=\"root\"} 7\n"), "{text}");
         assert!(text.contains("weft_raft_peers_refused_total{reason=\"foreign_ca\"} 1"), "{text}");
         assert!(text.contains("weft_api_requests_total{class=\"4xx\"} 1"), "{text}");
     }

@@ -22,6 +22,7 @@ pub use config::{Limits, RoomConfig};
 pub use disk::{Disk, FileDisk, FileDiskError, MemoryDisk};
 pub use log::{LogError, RecordError};
 pub use raft::eraftpb::{ConfState, Message, MessageType};
+pub(crate) use room::REPLACE;
 pub use room::{
     EntryError, Fatal, Input, OpenError, Output, PeerMessageRefused, ProposalFailure, ReadFailure, Role, Room,
     RoomStatus,

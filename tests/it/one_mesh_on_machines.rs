@@ -81,7 +81,8 @@ fn a_mesh_of_processes_refuses_allows_cuts_and_outlives_its_servers() {
         mesh.agents[at].start();
         mesh.agents[at].wait_until_ready(AGENT_RESTART * PROMISE_FACTOR);
     }
-    let answer = eventually("the call to be served by restarted agents", AGENT_RESTART * PROMISE_FACTOR, || curl.get("/"));
+    let answer =
+        eventually("the call to be served by restarted agents", AGENT_RESTART * PROMISE_FACTOR, || curl.get("/"));
     assert_eq!(answer, "served by nginx\n");
 
     // The servers come back with what they knew, and policy changes take effect again.

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use catalog::{AgentRecord, Catalog, Principal};
+use catalog::{AgentRecord, Catalog, NodeName, Principal};
 use rustls::ServerConnection;
 use wire::crypto;
 use wire::tls::{PeerIdentity, PeerRejected};
@@ -35,6 +35,15 @@ impl Connection {
     /// Returns the identity that the peer showed, for the log.
     pub(super) fn identity(&self) -> String {
         self.peer.as_ref().map_or_else(|| "none".to_owned(), |peer| peer.id.to_string())
+    }
+
+    /// Returns the agent whose certificate the peer showed; it may have expired, and the record may have ended.
+    pub(super) fn agent(&self, catalog: &Catalog) -> Option<NodeName> {
+        let peer = self.peer.as_ref()?;
+        match catalog.scheme()?.classify(&peer.id) {
+            Principal::Agent { node, .. } => Some(node),
+            Principal::Workload(_) | Principal::Server(_) | Principal::Foreign(_) | Principal::Unknown(_) => None,
+        }
     }
 
     /// Returns how much the connection is in use.

@@ -1,9 +1,8 @@
 //! The shell around the port: accepts connections, completes TLS, bounds what each peer may hold, ends on shutdown.
 
-use std::collections::HashMap;
 use std::convert::Infallible;
-use std::net::{IpAddr, SocketAddr};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use hyper::server::conn::http2;
@@ -12,6 +11,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, info, warn};
@@ -19,11 +19,10 @@ use wire::tls::{ALPN_AGENT, PeerRejected};
 
 use super::AgentPort;
 use super::caller::Connection;
+use super::places::{Holder, Place, Places};
 
 /// Connections held at once; the next ones wait in the kernel's queue.
 const CONNECTIONS_MAX: usize = 16 * 1024;
-/// Connections that one address may hold at once.
-const CONNECTIONS_PER_ADDRESS_MAX: usize = 200;
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Time for the first request to be there, whose head HTTP/2 reads as a whole.
 const FIRST_REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
@@ -44,7 +43,7 @@ const DRAIN_MAX: Duration = Duration::from_secs(2);
 /// A failed accept is logged and tried again: a server without this port still votes.
 pub(super) async fn run(listener: TcpListener, port: Arc<AgentPort>, stop: CancellationToken) {
     let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
-    let addresses = AddressCounts::default();
+    let places = Places::new(port.bounds.connections_per_address_max, port.bounds.connections_per_agent_max);
     let connections = TaskTracker::new();
     let cut = CancellationToken::new();
     loop {
@@ -53,16 +52,16 @@ pub(super) async fn run(listener: TcpListener, port: Arc<AgentPort>, stop: Cance
             accepted = accept(&listener, &room) => accepted,
         };
         let Some((stream, source, permit)) = accepted else { continue };
-        let Some(counted) = addresses.enter(source.ip()) else {
+        let Some(place) = places.take(Holder::Address(source.ip())) else {
             port.refuse_connection(source, "too_many_connections", &"this address holds too many connections");
             continue;
         };
         let (port, stop, cut) = (Arc::clone(&port), stop.clone(), cut.clone());
         connections.spawn(async move {
-            let _held = (permit, counted);
+            let _permit = permit;
             tokio::select! {
                 () = cut.cancelled() => {}
-                () = serve(stream, source, port, stop) => {}
+                () = serve(stream, source, place, port, stop) => {}
             }
         });
     }
@@ -92,32 +91,16 @@ async fn accept(
 }
 
 /// Carries one connection from its handshake to its end.
-async fn serve(stream: TcpStream, source: SocketAddr, port: Arc<AgentPort>, stop: CancellationToken) {
-    // Small answers must not wait for the peer's delayed acknowledgement; without it they only come later.
-    let _ = stream.set_nodelay(true);
-    let Some(config) = port.tls_config() else {
-        port.refuse_connection(source, "no_certificate_authority", &"the mesh has no certificate authority yet");
-        return;
+async fn serve(stream: TcpStream, source: SocketAddr, place: Place, port: Arc<AgentPort>, stop: CancellationToken) {
+    let Some((stream, connection)) = shake_hands(stream, source, &port).await else { return };
+    let place = match connection.agent(&port.consensus.catalog()) {
+        Some(agent) => place.change(Holder::Agent(agent)),
+        None => Some(place),
     };
-    let accepting = TlsAcceptor::from(config).accept(stream);
-    let stream = match tokio::time::timeout(HANDSHAKE_TIMEOUT, accepting).await {
-        Ok(Ok(stream)) => stream,
-        Ok(Err(error)) => {
-            return match PeerRejected::of(&error) {
-                Some(rejected) => port.refuse_connection(source, rejected.label(), &rejected),
-                None => port.refuse_connection(source, "tls_handshake", &error),
-            };
-        }
-        Err(_) => return port.refuse_connection(source, "tls_timeout", &"the TLS handshake took too long"),
+    let Some(_place) = place else {
+        return port.refuse_connection(source, "too_many_connections", &"this agent holds too many connections");
     };
-    // A peer that proposes no protocol at all is not refused by TLS itself.
-    if !wire::tls::speaks(stream.get_ref().1, ALPN_AGENT) {
-        return port.refuse_connection(source, "wrong_protocol", &"the peer does not speak weft-agent/1");
-    }
-    let connection = match Connection::new(source, stream.get_ref().1) {
-        Ok(connection) => Arc::new(connection),
-        Err(rejected) => return port.refuse_connection(source, rejected.label(), &rejected),
-    };
+    let connection = Arc::new(connection);
     let watched = Arc::clone(&connection);
     let service = service_fn(move |request| {
         let (port, connection) = (Arc::clone(&port), Arc::clone(&connection));
@@ -152,58 +135,43 @@ async fn serve(stream: TcpStream, source: SocketAddr, port: Arc<AgentPort>, stop
     }
 }
 
-/// Counts open connections by address.
-#[derive(Clone, Default)]
-struct AddressCounts {
-    open: Arc<Mutex<HashMap<IpAddr, usize>>>,
-}
-
-/// One counted connection; dropping it gives its place back.
-struct Counted {
-    counts: AddressCounts,
-    address: IpAddr,
-}
-
-impl AddressCounts {
-    /// Takes a place for `address`, unless it holds all of its own already.
-    fn enter(&self, address: IpAddr) -> Option<Counted> {
-        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        let count = open.entry(address).or_insert(0);
-        if *count >= CONNECTIONS_PER_ADDRESS_MAX {
+/// Completes TLS and reads what the peer showed; none where that was refused.
+async fn shake_hands(
+    stream: TcpStream,
+    source: SocketAddr,
+    port: &AgentPort,
+) -> Option<(TlsStream<TcpStream>, Connection)> {
+    // Small answers must not wait for the peer's delayed acknowledgement; without it they only come later.
+    let _ = stream.set_nodelay(true);
+    let Some(config) = port.tls_config() else {
+        port.refuse_connection(source, "no_certificate_authority", &"the mesh has no certificate authority yet");
+        return None;
+    };
+    let accepting = TlsAcceptor::from(config).accept(stream);
+    let stream = match tokio::time::timeout(HANDSHAKE_TIMEOUT, accepting).await {
+        Ok(Ok(stream)) => stream,
+        Ok(Err(error)) => {
+            match PeerRejected::of(&error) {
+                Some(rejected) => port.refuse_connection(source, rejected.label(), &rejected),
+                None => port.refuse_connection(source, "tls_handshake", &error),
+            }
             return None;
         }
-        *count += 1;
-        Some(Counted { counts: self.clone(), address })
-    }
-}
-
-impl Drop for Counted {
-    fn drop(&mut self) {
-        let mut open = self.counts.open.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(count) = open.get_mut(&self.address) {
-            *count -= 1;
-            if *count == 0 {
-                open.remove(&self.address);
-            }
+        Err(_) => {
+            port.refuse_connection(source, "tls_timeout", &"the TLS handshake took too long");
+            return None;
         }
+    };
+    // A peer that proposes no protocol at all is not refused by TLS itself.
+    if !wire::tls::speaks(stream.get_ref().1, ALPN_AGENT) {
+        port.refuse_connection(source, "wrong_protocol", &"the peer does not speak weft-agent/1");
+        return None;
     }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a5_one_address_cannot_take_every_place_and_gets_its_own_back() {
-        let counts = AddressCounts::default();
-        let (crowd, other) = (IpAddr::from([192, 0, 2, 1]), IpAddr::from([192, 0, 2, 2]));
-        let mut held: Vec<Counted> = (0..CONNECTIONS_PER_ADDRESS_MAX).filter_map(|_| counts.enter(crowd)).collect();
-        assert_eq!(held.len(), CONNECTIONS_PER_ADDRESS_MAX);
-        assert!(counts.enter(crowd).is_none());
-        assert!(counts.enter(other).is_some());
-        held.pop();
-        assert!(counts.enter(crowd).is_some());
-        drop(held);
-        assert!(counts.open.lock().unwrap().is_empty());
+    match Connection::new(source, stream.get_ref().1) {
+        Ok(connection) => Some((stream, connection)),
+        Err(rejected) => {
+            port.refuse_connection(source, rejected.label(), &rejected);
+            None
+        }
     }
 }

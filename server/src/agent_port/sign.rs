@@ -11,7 +11,7 @@ use super::route::{Call, json};
 pub(super) async fn sign(call: Call) -> Result<Response<Body>, PortError> {
     let record = call.agent()?.clone();
     let request: SignRequest = super::read_json("signing request", call.request.into_body()).await?;
-    call.port.take_turn()?;
+    call.port.take_turn_at_signing()?;
     let leaf = call.port.sign_leaf(&record, &request.subject, &request.csr).await?;
     Ok(json(StatusCode::OK, &SignResponse { leaf }))
 }

@@ -17,8 +17,9 @@ use wire::frame::encode_frame;
 use wire::pki::LeafKey;
 use wire::tls::TlsIdentity;
 
+use super::Bounds;
 use super::route::{self, Right};
-use crate::ca::CertificateAuthority;
+use crate::ca::{CertificateAuthority, Pace};
 use rig::{Enrolled, Rig};
 
 fn soon() -> Timestamp {
@@ -140,6 +141,64 @@ async fn c9_a_join_token_that_is_unknown_expired_used_or_for_a_taken_name_is_ref
 }
 
 #[tokio::test]
+async fn c13_whoever_joins_takes_no_turn_at_signing_and_without_a_token_none_at_all() {
+    let bounds = Bounds { signing: Pace::new(1, 1), joining: Pace::new(2, 1), ..Bounds::default() };
+    let rig = Rig::start_within(bounds).await;
+    let (peer, guess, key) = (rig.connect_to_join().await, Secret::new("guessed"), LeafKey::generate());
+    for _ in 0..20 {
+        let answer = peer.join(&guess, &key, "vm-1").await;
+        assert_eq!(answer.0, StatusCode::FORBIDDEN, "{answer:?}");
+    }
+    let agent = rig.enrol("vm-1", &["web"]).await;
+    let secret = rig.join_token(&["web"], soon()).await;
+    let key = LeafKey::generate();
+    let tries = (0..20).map(|_| peer.join(&secret, &key, "vm-2"));
+    let answers = futures_util::future::join_all(tries).await;
+    assert!(answers.iter().any(|(status, _)| *status == StatusCode::SERVICE_UNAVAILABLE), "{answers:?}");
+    let _: SignResponse =
+        rig.connect_as(&agent.identity).await.call("/v1/sign", &sign_request(&agent.key, Subject::Agent)).await;
+}
+
+#[tokio::test]
+async fn a5_agents_behind_one_address_do_not_take_the_places_of_each_other() {
+    let bounds = Bounds { connections_per_address_max: 8, connections_per_agent_max: 6, ..Bounds::default() };
+    let rig = Rig::start_within(bounds).await;
+    let mut held = Vec::new();
+    let mut last = None;
+    for node in ["vm-1", "vm-2"] {
+        let agent = rig.enrol(node, &["web"]).await;
+        for _ in 0..6 {
+            let peer = rig.connect_as(&agent.identity).await;
+            let _: SignResponse = peer.call("/v1/sign", &sign_request(&agent.key, Subject::Agent)).await;
+            held.push(peer);
+        }
+        last = Some(agent);
+    }
+    let refused = "weft_agent_port_refused_total{reason=\"too_many_connections\"} 1";
+    assert!(!rig.metrics().contains(refused), "{}", rig.metrics());
+    // It stands in for a broken agent, whose certificate must not open the port as often as it likes.
+    let identity = last.unwrap().identity;
+    let trust_domain = rig.catalog().mesh().unwrap().trust_domain.clone();
+    let config = wire::tls::agent_port_client_config(rig.anchors(), trust_domain, &identity);
+    let tcp = TcpStream::connect(rig.address()).await.unwrap();
+    let name = rustls_pki_types::ServerName::from(rig.address().ip());
+    let _seventh = tokio_rustls::TlsConnector::from(std::sync::Arc::new(config)).connect(name, tcp).await;
+    rig.counts(refused).await;
+}
+
+#[tokio::test]
+async fn the_ends_of_the_certificates_are_told() {
+    let rig = Rig::start().await;
+    let catalog = rig.catalog();
+    let (root, intermediate) = (catalog.active_root().unwrap(), catalog.active_intermediate().unwrap());
+    for (certificate, end) in [("root", root.not_after), ("intermediate", intermediate.not_after)] {
+        let name = format!("weft_ca_certificate_expiry_timestamp_seconds{{certificate=\"{certificate}\"}}");
+        rig.counts(&format!("{name} {}", end.0 / 1000)).await;
+    }
+    assert!(!rig.metrics().contains("weft_server_certificate_expiry_timestamp_seconds 0"), "{}", rig.metrics());
+}
+
+#[tokio::test]
 async fn c9_of_two_keys_that_race_for_one_token_exactly_one_joins() {
     let rig = Rig::start().await;
     let secret = rig.join_token(&["web"], soon()).await;
@@ -229,7 +288,7 @@ async fn an_agent_writes_its_own_node_in_its_own_name_once() {
         command: AgentWrite::Deregister { node: "vm-1".parse().unwrap(), target: DeregisterTarget::Node, incarnation },
     };
     let answered: WriteResponse = peer.call("/v1/write", &deregister).await;
-    assert_eq!(answered.outcome, Outcome::Done);
+    assert!(matches!(answered.outcome, Outcome::Refused(Refusal::RequestIdReused { .. })), "{:?}", answered.outcome);
     assert!(rig.catalog().node(&"vm-1".parse().unwrap()).is_some(), "a13: an id used before was carried out again");
 }
 

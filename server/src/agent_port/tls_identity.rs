@@ -10,6 +10,7 @@ use wire::crypto;
 use wire::tls::TrustAnchors;
 
 use super::AgentPort;
+use super::expiry::{self, Lifetime};
 use crate::ca::SignError;
 
 /// The longest that this server goes without looking at its certificate, however the wall clock jumps.
@@ -21,12 +22,14 @@ const RETRY_INTERVAL: Duration = Duration::from_secs(10);
 /// certificate authority changes. Never returns.
 pub(super) async fn keep(port: &AgentPort) {
     let keys = [WatchKey::Roots, WatchKey::Mesh];
+    let mut shown = None;
     loop {
         let catalog = port.consensus.catalog();
         let index = catalog.index_of(&keys);
         let now = crypto::now();
         let look_in = match renew(port, &catalog, now) {
-            Ok(renew_at) => {
+            Ok((lifetime, renew_at)) => {
+                shown = Some(lifetime);
                 info!(server = %port.server, index = index.0, "certificate of the port for agents made");
                 renew_at.since(now).clamp(RETRY_INTERVAL, LOOK_INTERVAL.max(renew_at.since(now)))
             }
@@ -36,6 +39,7 @@ pub(super) async fn keep(port: &AgentPort) {
                 RETRY_INTERVAL
             }
         };
+        expiry::tell(port, &catalog, shown, now);
         wait(port, &keys, index, look_in).await;
     }
 }
@@ -65,11 +69,11 @@ enum RenewError {
     Anchors(#[from] wire::tls::AnchorError),
 }
 
-/// Makes a certificate, shows it to new connections, and returns when to make the next one.
-fn renew(port: &AgentPort, catalog: &Catalog, now: Timestamp) -> Result<Timestamp, RenewError> {
+/// Makes a certificate, shows it to new connections, and returns its lifetime and when to make the next one.
+fn renew(port: &AgentPort, catalog: &Catalog, now: Timestamp) -> Result<(Lifetime, Timestamp), RenewError> {
     let identity = port.authority.server_identity(catalog, &port.server, now)?;
     let anchors = TrustAnchors::from_bundles(&catalog.trust_bundles())?;
     let config = wire::tls::agent_port_server_config(Arc::new(anchors), identity.tls.resolver());
     port.tls.store(Some(Arc::new(config)));
-    Ok(identity.renew_at)
+    Ok((Lifetime { begin: now, end: identity.tls.not_after() }, identity.renew_at))
 }

@@ -69,11 +69,10 @@ async fn own(call: Call) -> Result<Response, ApiError> {
 async fn read(call: Call) -> Result<Response, ApiError> {
     let accessor: AccessorId = call.path_name("accessor")?;
     let reading = call.read(vec![WatchKey::Tokens]).await?;
-    let token = reading
-        .catalog
-        .token(&accessor)
-        .ok_or_else(|| ApiError::NotFound { what: "token", name: accessor.to_string() })?;
-    call.answer(&reading, &TokenView::new(token, None))
+    match reading.catalog.token(&accessor) {
+        Some(token) => call.answer(&reading, &TokenView::new(token, None)),
+        None => Ok(call.not_found(&reading, "token", &accessor)),
+    }
 }
 
 /// Ends a token.

@@ -50,6 +50,19 @@ impl Caller {
         self.token.as_ref()
     }
 
+    /// Judges the caller anew by what the catalog says of its token now: a blocking query may wait for minutes.
+    ///
+    /// # Errors
+    ///
+    /// [`ApiError::TokenUnknown`] where the token was deleted, has expired or carries other rights than before.
+    pub(crate) fn judge_again(&self, catalog: &Catalog) -> Result<(), ApiError> {
+        let Some(before) = &self.token else { return Ok(()) };
+        match live(catalog.token(&before.accessor)) {
+            Some(now) if now.secret == before.secret && now.rights == before.rights => Ok(()),
+            Some(_) | None => Err(ApiError::TokenUnknown),
+        }
+    }
+
     /// Returns the public name of the caller's token.
     pub(crate) fn accessor(&self) -> Option<&AccessorId> {
         self.token.as_ref().map(|token| &token.accessor)
@@ -99,9 +112,12 @@ async fn find(state: &ApiState, hash: &SecretHash, is_stale: bool) -> Result<Opt
 }
 
 fn lookup(catalog: &Catalog, hash: &SecretHash) -> Option<Token> {
-    let token = catalog.token_by_secret(hash)?;
-    let is_live = token.expires_at.is_none_or(|end| crypto::now() < end);
-    is_live.then(|| token.clone())
+    live(catalog.token_by_secret(hash)).cloned()
+}
+
+/// Returns the token unless it has expired.
+fn live(token: Option<&Token>) -> Option<&Token> {
+    token.filter(|token| token.expires_at.is_none_or(|end| crypto::now() < end))
 }
 
 /// Returns the hash of the token that the headers carry; the token itself is not kept.

@@ -1,6 +1,6 @@
 //! Config entries. The only kind that something carries out so far is `mesh`; the others are refused by name.
 
-use ::catalog::{Catalog, Command, MeshEntry, Refusal, WatchKey};
+use ::catalog::{Catalog, CatalogIndex, Command, MeshEntry, Refusal, WatchKey};
 use axum::response::Response;
 use http::Method;
 use wire::consul;
@@ -11,6 +11,8 @@ use super::error::ApiError;
 use super::route::{Route, route};
 
 const MESH: &str = "mesh";
+/// What an entry is called in errors.
+const ENTRY: &str = "config entry";
 
 pub(super) fn routes() -> Vec<Route> {
     vec![
@@ -25,7 +27,8 @@ pub(super) fn routes() -> Vec<Route> {
 async fn write(call: Call) -> Result<Response, ApiError> {
     let request: consul::MeshConfigEntry = call.decode()?;
     let entry = request.into_entry().map_err(|error| call.body_error(&error))?;
-    call.write_mesh(entry).await
+    let compare = call.compare()?;
+    call.change(Command::WriteMesh { entry, compare }, compare).await
 }
 
 /// Answers with the entries of a kind: one at most.
@@ -39,17 +42,24 @@ async fn list(call: Call) -> Result<Response, ApiError> {
 /// Answers with the `mesh` entry.
 async fn read(call: Call) -> Result<Response, ApiError> {
     call.check_kind()?;
-    call.check_name()?;
     let reading = call.read(vec![WatchKey::Mesh]).await?;
-    let entry = written(&reading.catalog).ok_or_else(|| no_entry(MESH, MESH))?;
-    call.answer(&reading, &consul::MeshConfigEntry::from(entry))
+    let name = call.path_text("name");
+    match written(&reading.catalog).filter(|_| name == MESH) {
+        Some(entry) => call.answer(&reading, &consul::MeshConfigEntry::from(entry)),
+        None => Ok(call.not_found(&reading, ENTRY, &entry_name(name))),
+    }
 }
 
-/// Takes the `mesh` entry back to its default: deny what no intention allows, and no guardrails.
+/// Removes the `mesh` entry, which leaves its default: deny what no intention allows, and no guardrails. `cas` makes the
+/// removal conditional.
 async fn delete(call: Call) -> Result<Response, ApiError> {
     call.check_kind()?;
-    call.check_name()?;
-    call.write_mesh(MeshEntry::default()).await
+    let name = call.path_text("name");
+    if name != MESH {
+        return Err(ApiError::NotFound { what: ENTRY, name: entry_name(name) });
+    }
+    let compare = call.compare()?;
+    call.change(Command::DeleteMesh { compare }, compare).await
 }
 
 /// Returns the `mesh` entry where somebody has written one.
@@ -58,15 +68,15 @@ fn written(catalog: &Catalog) -> Option<&MeshEntry> {
     (entry.modified.0 > 0).then_some(entry)
 }
 
-fn no_entry(kind: &str, name: &str) -> ApiError {
-    ApiError::NotFound { what: "config entry", name: format!("{kind}/{name}") }
+fn entry_name(name: &str) -> String {
+    format!("{MESH}/{name}")
 }
 
 impl Call {
-    /// Writes the `mesh` entry. A `cas` that was overtaken is answered with `false`, as Consul's clients expect.
-    async fn write_mesh(&self, entry: MeshEntry) -> Result<Response, ApiError> {
-        let compare = self.compare()?;
-        match self.write(Command::WriteMesh { entry, compare }).await {
+    /// Changes the `mesh` entry. A `cas` that was overtaken is answered with `false`, as Consul's clients expect it of
+    /// config entries.
+    async fn change(&self, command: Command, compare: Option<CatalogIndex>) -> Result<Response, ApiError> {
+        match self.write(command).await {
             Err(ApiError::Refused(Refusal::EntryChanged { .. })) if compare.is_some() => self.json(&false),
             written => written.and_then(|_| self.json(&true)),
         }
@@ -80,13 +90,6 @@ impl Call {
                 value: other.to_owned(),
                 reason: "weft carries out no config entries of this kind yet; the one there is is `mesh`".to_owned(),
             }),
-        }
-    }
-
-    fn check_name(&self) -> Result<(), ApiError> {
-        match self.path_text("name") {
-            MESH => Ok(()),
-            other => Err(no_entry(MESH, other)),
         }
     }
 }

@@ -52,14 +52,16 @@ async fn list(call: Call) -> Result<Response, ApiError> {
 async fn read(call: Call) -> Result<Response, ApiError> {
     let key = call.intention_key()?;
     let reading = call.read(vec![WatchKey::Destination(key.destination.clone())]).await?;
-    let intention = reading
-        .catalog
-        .intention(&key)
-        .ok_or_else(|| ApiError::NotFound { what: "intention", name: key.to_string() })?;
-    call.answer(&reading, &consul::Intention::from(intention))
+    match reading.catalog.intention(&key) {
+        Some(intention) => call.answer(&reading, &consul::Intention::from(intention)),
+        None => Ok(call.not_found(&reading, "intention", &key)),
+    }
 }
 
 /// Writes the intention on the pair that the query names; `cas` makes it conditional.
+///
+/// Consul has no `cas` here, so no client expects its `false` with a status of success: one that was overtaken is
+/// refused with 409. Config entries answer as Consul does.
 async fn write(call: Call) -> Result<Response, ApiError> {
     let key = call.intention_key()?;
     let request: consul::IntentionRequest = call.decode()?;
@@ -69,7 +71,7 @@ async fn write(call: Call) -> Result<Response, ApiError> {
     call.json(&true)
 }
 
-/// Removes the intention on the pair that the query names.
+/// Removes the intention on the pair that the query names; `cas` as in [`write`].
 async fn delete(call: Call) -> Result<Response, ApiError> {
     let key = call.intention_key()?;
     let compare = call.compare()?;

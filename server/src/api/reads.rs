@@ -1,10 +1,11 @@
 //! Reading the catalog: how fresh the answer is, and waiting for a change.
 
+use std::fmt::Display;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ::catalog::{Catalog, CatalogIndex, WatchKey};
-use axum::response::Response;
+use axum::response::{IntoResponse, Response};
 use http::{HeaderName, HeaderValue};
 use serde::Serialize;
 use wire::crypto;
@@ -74,7 +75,8 @@ impl Call {
     ///
     /// # Errors
     ///
-    /// Malformed parameters, or [`ApiError::Read`] where no leader confirms the state.
+    /// Malformed parameters, [`ApiError::Read`] where no leader confirms the state, or [`ApiError::TokenUnknown`] where
+    /// the caller's token ended while it waited.
     pub(super) async fn read(&self, keys: Vec<WatchKey>) -> Result<Reading, ApiError> {
         let consistency = Consistency::asked(&self.query)?;
         let wait = Wait::asked(&self.query)?;
@@ -91,6 +93,7 @@ impl Call {
             let _waiting = self.state.metrics().blocking_query();
             let deadline = Instant::now() + wait.limit + jitter(wait.limit);
             catalog = consensus.changed(&keys, wait.since, deadline.into()).await;
+            self.caller.judge_again(&catalog)?;
         }
         Ok(Reading { catalog, keys, consistency })
     }
@@ -100,6 +103,13 @@ impl Call {
         let mut response = self.json(value)?;
         self.mark(reading, &mut response);
         Ok(response)
+    }
+
+    /// Answers that what was looked for does not exist, with the headers by which a client can wait until it does.
+    pub(super) fn not_found(&self, reading: &Reading, what: &'static str, name: &dyn Display) -> Response {
+        let mut response = ApiError::NotFound { what, name: name.to_string() }.into_response();
+        self.mark(reading, &mut response);
+        response
     }
 
     /// Sets the headers of a reading.

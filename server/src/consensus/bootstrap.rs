@@ -171,6 +171,12 @@ impl Bootstrap {
         &self.commitment
     }
 
+    /// Returns the servers that were complained about last as too many.
+    #[cfg(test)]
+    pub(crate) fn too_many(&self) -> &BTreeSet<ServerId> {
+        &self.too_many
+    }
+
     /// Returns where the servers that were met are reached.
     pub(crate) fn addresses(&self) -> impl Iterator<Item = &str> {
         self.met.values().map(|met| met.candidate.raft_address.as_str())

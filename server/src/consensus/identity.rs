@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use wire::crypto;
 
 use super::bootstrap::Commitment;
+use crate::raft::REPLACE;
 
 /// The version of the file that this release writes. It reads this one and every older one.
 const VERSION: u16 = 1;
@@ -57,7 +58,7 @@ pub enum IdentityError {
         source: io::Error,
     },
     /// The file is not what a server writes.
-    #[error("`{}` is damaged: restore it, or start the server under a new --node id with an empty data directory", path.display())]
+    #[error("`{}` is damaged; {REPLACE}", path.display())]
     Damaged {
         /// The file.
         path: PathBuf,
@@ -84,13 +85,13 @@ pub enum IdentityError {
         wanted: ServerId,
     },
     /// There is a log and nothing that says whose.
-    #[error("data directory `{}` has a Raft log but no {FILE}: restore the directory whole, or start the server under a new --node id with an empty one", path.display())]
+    #[error("data directory `{}` has a Raft log but no {FILE}; {REPLACE}", path.display())]
     FileLost {
         /// The directory.
         path: PathBuf,
     },
     /// The log of a member is gone: what it has voted for is forgotten, so it must not vote again.
-    #[error("data directory `{}` has lost its Raft log: restore the directory whole, or start the server under a new --node id with an empty one and remove server `{node}`", path.display())]
+    #[error("data directory `{}` of server `{node}` has lost its Raft log; {REPLACE}", path.display())]
     LogLost {
         /// The directory.
         path: PathBuf,
@@ -263,5 +264,6 @@ mod tests {
         Identity::open(directory.path(), &node("a"), true).unwrap().log_begun().unwrap();
         let error = Identity::open(directory.path(), &node("a"), true).unwrap_err();
         assert!(matches!(error, IdentityError::LogLost { .. }), "{error}");
+        assert!(error.to_string().contains("of server `a` has lost its Raft log; put the server's own"), "{error}");
     }
 }

@@ -49,6 +49,7 @@ pub(crate) enum Request {
     Unreachable { peer: u64 },
     SnapshotStatus { peer: u64, delivered: bool },
     SnapshotEncoded { index: u64, bytes: Vec<u8> },
+    SnapshotFailed { index: u64 },
     TransferLeader { to: u64 },
     Stop,
 }

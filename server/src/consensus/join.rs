@@ -150,6 +150,12 @@ impl Joiner {
         }
     }
 
+    /// Returns the servers of which this one last said that they are too many.
+    #[cfg(test)]
+    pub(crate) fn crowd(&self) -> BTreeSet<ServerId> {
+        self.lock().machine.too_many().clone()
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         // Whoever panicked with it has ended the server.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)

@@ -1,6 +1,8 @@
 //! Consensus for tests of what uses it: one server in memory.
 
-use catalog::{ServerId, WatchKey};
+use std::collections::BTreeSet;
+
+use catalog::{Mesh, ServerId, WatchKey};
 use tokio::net::TcpListener;
 use wire::cluster_key::{ClusterKey, ClusterKeys};
 use wire::one_line;
@@ -50,5 +52,15 @@ impl Running {
     pub(crate) async fn dial_for_tests(&self, address: &str, expected: Option<&ServerId>) -> Result<ServerId, String> {
         let dialled = self.context().dial(address, expected, Purpose::Meet).await;
         dialled.map(|dialled| dialled.peer).map_err(|error| one_line(&error))
+    }
+
+    /// Returns the cluster that this server is a member of.
+    pub(crate) fn cluster_for_tests(&self) -> Option<Mesh> {
+        self.context().joiner.about().commitment.membership().cloned()
+    }
+
+    /// Returns the servers of which this one last said that they are too many; empty if it never did.
+    pub(crate) fn crowd_for_tests(&self) -> BTreeSet<ServerId> {
+        self.context().joiner.crowd()
     }
 }

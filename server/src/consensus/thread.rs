@@ -35,7 +35,8 @@ pub(super) fn spawn<D: Disk + Send + 'static>(
     failure: Failure,
 ) -> std::io::Result<JoinHandle<()>> {
     Builder::new().name("weft-raft".to_owned()).spawn(move || {
-        let desk = Desk { shared, links, next_id: 0, proposals: BTreeMap::new(), reads: BTreeMap::new() };
+        let (proposals, reads) = (BTreeMap::new(), BTreeMap::new());
+        let desk = Desk { shared, links, next_id: 0, proposals, reads, snapshot_failed: None };
         let thread = RaftThread { room, requests, desk, started: Instant::now() };
         let fatal = match catch_unwind(AssertUnwindSafe(|| thread.run())) {
             Ok(Ok(())) => return,
@@ -75,6 +76,7 @@ impl<D: Disk> RaftThread<D> {
                 return Ok(());
             }
             batch.held.clear();
+            batch.inputs.extend(self.desk.snapshot_failed.take().map(|index| Input::SnapshotFailed { index }));
             match self.requests.recv_timeout(next_tick.saturating_duration_since(Instant::now())) {
                 Ok(request) => batch.take(request, &mut self.desk),
                 Err(RecvTimeoutError::Timeout) => {}
@@ -137,6 +139,7 @@ impl Batch {
             Request::Unreachable { peer } => Input::Unreachable(peer),
             Request::SnapshotStatus { peer, delivered } => Input::SnapshotStatus { to: peer, delivered },
             Request::SnapshotEncoded { index, bytes } => Input::SnapshotEncoded { index, bytes },
+            Request::SnapshotFailed { index } => Input::SnapshotFailed { index },
             Request::TransferLeader { to } => Input::TransferLeader(to),
             Request::Stop => {
                 self.is_last = true;
@@ -154,6 +157,8 @@ struct Desk {
     next_id: u64,
     proposals: BTreeMap<u64, oneshot::Sender<Result<Committed, Unanswered>>>,
     reads: BTreeMap<u64, oneshot::Sender<Result<(), Unanswered>>>,
+    /// A snapshot for which there was no thread; the room hears of it in the next round.
+    snapshot_failed: Option<u64>,
 }
 
 impl Desk {
@@ -190,7 +195,14 @@ impl Desk {
                 let leader = leader.map_or("none".to_owned(), |member| member.id.to_string());
                 info!(role = ?role, leader, term, "raft role changed");
             }
-            Output::EncodeSnapshot { index, catalog, .. } => encode(index, catalog, self.shared.inbox.clone()),
+            Output::EncodeSnapshot { index, catalog, .. } => {
+                let encoding = encode(index, self.shared.inbox.clone(), move || catalog.snapshot());
+                if let Err(error) = encoding {
+                    // Without a snapshot the log grows until a later one succeeds.
+                    warn!(error = %error, index, "cannot start a thread to encode a snapshot");
+                    self.snapshot_failed = Some(index);
+                }
+            }
         }
     }
 
@@ -231,22 +243,23 @@ fn unanswered(reason: &ProposalFailure) -> Unanswered {
     }
 }
 
-/// Encodes a snapshot on a thread of its own: it takes as long as the catalog is large.
-fn encode(index: u64, catalog: Catalog, inbox: Inbox) {
-    let encode = move || {
-        let bytes = catalog.snapshot();
-        if bytes.len() > SNAPSHOT_BYTES_MAX {
-            warn!(bytes = bytes.len(), index, "the snapshot is too large to be sent to another server");
+/// Encodes a snapshot on a thread of its own: it takes as long as the catalog is large. The Raft thread is told how it
+/// ended, whatever becomes of it.
+fn encode(index: u64, inbox: Inbox, snapshot: impl FnOnce() -> Vec<u8> + Send + 'static) -> std::io::Result<()> {
+    let encode = move || match catch_unwind(AssertUnwindSafe(snapshot)) {
+        Ok(bytes) => {
+            if bytes.len() > SNAPSHOT_BYTES_MAX {
+                warn!(bytes = bytes.len(), index, "the snapshot is too large to be sent to another server");
+            }
+            Request::SnapshotEncoded { index, bytes }
         }
-        bytes
+        Err(panic) => {
+            error!(error = panic_message(&*panic), index, "cannot encode a snapshot");
+            Request::SnapshotFailed { index }
+        }
     };
-    let spawned = Builder::new().name("weft-snapshot".to_owned()).spawn(move || {
-        inbox.tell_surely(Request::SnapshotEncoded { index, bytes: encode() });
-    });
-    if let Err(error) = spawned {
-        // Without a snapshot the log grows; the next start of the server begins a new attempt.
-        warn!(error = %error, index, "cannot start a thread to encode a snapshot");
-    }
+    Builder::new().name("weft-snapshot".to_owned()).spawn(move || inbox.tell_surely(encode()))?;
+    Ok(())
 }
 
 #[cfg(test)]

@@ -166,6 +166,7 @@ impl<D: Disk> Room<D> {
             Input::Unreachable(peer) => self.node.report_unreachable(peer),
             Input::SnapshotStatus { to, delivered } => self.report_snapshot(to, delivered),
             Input::SnapshotEncoded { index, bytes } => self.save_snapshot(index, &bytes)?,
+            Input::SnapshotFailed { index } => drop(self.encoding.take_if(|metadata| metadata.index == index)),
             Input::TransferLeader(peer) => {
                 if self.node.raft.state == StateRole::Leader {
                     self.node.transfer_leader(peer);

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use catalog::{
-    Actor, Catalog, CatalogIndex, Command, ENVELOPE_VERSION, Envelope, Node, NodeName, Owner, Platform, ServerId,
+    Actor, Catalog, CatalogIndex, Command, ENVELOPE_VERSION, Envelope, Mesh, Node, NodeName, Owner, Platform, ServerId,
     WatchKey,
 };
 use tempfile::TempDir;
@@ -100,6 +100,21 @@ impl Cluster {
     pub(super) async fn follower(&self) -> String {
         let leader = self.leader().await;
         self.servers.keys().find(|name| **name != leader).unwrap().clone()
+    }
+
+    /// Waits until a server is a member of a cluster, and returns it; none once the server says that it has met more
+    /// servers than it expects.
+    pub(super) async fn cluster_or_crowd(&self, name: &str) -> Option<Mesh> {
+        let running = &self.servers[name].running;
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let cluster = running.cluster_for_tests();
+            if cluster.is_some() || !running.crowd_for_tests().is_empty() {
+                return cluster;
+            }
+            assert!(Instant::now() < deadline, "server {name} came to nothing");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
     }
 
     /// Waits until a server counted a refusal on its Raft port for this reason.

@@ -29,6 +29,7 @@ use wire::frame::{FrameReader, encode_frame};
 use wire::pki::LeafKey;
 use wire::tls::{TlsIdentity, TrustAnchors, agent_port_client_config, join_client_config};
 
+use crate::agent_port::Bounds;
 use crate::api::{self, ApiState};
 use crate::config::Config;
 use crate::consensus::{self, Consensus};
@@ -54,6 +55,10 @@ pub(super) struct Rig {
 
 impl Rig {
     pub(super) async fn start() -> Rig {
+        Self::start_within(Bounds::default()).await
+    }
+
+    pub(super) async fn start_within(bounds: Bounds) -> Rig {
         crypto::install_provider();
         let keys = ClusterKeys::single(ClusterKey::generate());
         let config = Config::new("s1".parse().unwrap(), keys.clone());
@@ -72,6 +77,7 @@ impl Rig {
             cluster_keys: keys.clone(),
             leaf_ttl: config.leaf_ttl,
             api: api::passed_on_router(state),
+            bounds,
         };
         let stop = CancellationToken::new();
         tokio::spawn(super::super::serve(listener, settings, consensus, metrics.clone(), stop.clone()));

@@ -70,9 +70,7 @@ async fn a_blocking_query_wakes_only_for_what_it_read() {
     let path = format!("/v1/health/service/api?index={index}&wait=60s");
     let waiting = api.spawn_get(&path);
     let is_waiting = "weft_api_blocking_queries 1";
-    while !api.get("/v1/agent/metrics").await.text.contains(is_waiting) {
-        tokio::task::yield_now().await;
-    }
+    until_one_waits(&api).await;
 
     register(&api, "node-2", "other", "passing").await;
     assert_eq!(api.get("/v1/health/service/api?stale").await.index(), index);
@@ -104,6 +102,49 @@ async fn a_blocking_query_ends_when_its_time_is_over() {
     let index = api.get("/v1/health/service/api").await.index();
     let answer = api.get(&format!("/v1/health/service/api?index={index}&wait=20ms")).await;
     assert_eq!((answer.status, answer.index()), (StatusCode::OK, index));
+}
+
+/// Waits until a query blocks.
+async fn until_one_waits(api: &Api) {
+    while !api.get("/v1/agent/metrics").await.text.contains("weft_api_blocking_queries 1") {
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test]
+async fn a_client_can_wait_for_what_does_not_exist_yet() {
+    let api = Api::start().await;
+    let intention = "/v1/connect/intentions/exact?source=web&destination=api";
+    let token = "/v1/acl/token/00000000-0000-4000-8000-000000000000";
+    for path in [intention, "/v1/config/mesh/mesh", token] {
+        let answer = api.get(path).await;
+        assert_eq!(answer.status, StatusCode::NOT_FOUND, "{path}");
+        assert!(answer.index() >= 1, "{path}");
+        assert_eq!(answer.header("x-consul-knownleader"), Some("true"), "{path}");
+    }
+    let index = api.get(intention).await.index();
+    let waiting = api.spawn_get(&format!("{intention}&index={index}&wait=60s"));
+    until_one_waits(&api).await;
+    intend(&api, "web", "api", "allow").await;
+    let answer = tokio::time::timeout(Duration::from_secs(10), waiting).await.unwrap().unwrap();
+    assert_eq!((answer.status, answer.index() > index), (StatusCode::OK, true), "{}", answer.text);
+}
+
+#[tokio::test]
+async fn a_token_that_ends_while_its_query_waits_reads_nothing_more() {
+    let api = Api::start().await;
+    register(&api, "node-1", "api", "passing").await;
+    let made = api.put("/v1/acl/token", json!({})).await.json();
+    let index = api.get("/v1/health/service/api").await.index();
+    let path = format!("/v1/health/service/api?index={index}&wait=60s");
+    let waiting = api.spawn_get_as(made["SecretID"].as_str().unwrap(), &path);
+    until_one_waits(&api).await;
+    let token = format!("/v1/acl/token/{}", made["AccessorID"].as_str().unwrap());
+    assert_eq!(api.send(Method::DELETE, &token, Some(&api.token), Value::Null).await.status, StatusCode::OK);
+    register(&api, "node-2", "api", "passing").await;
+    let answer = tokio::time::timeout(Duration::from_secs(10), waiting).await.unwrap().unwrap();
+    assert_eq!(answer.status, StatusCode::FORBIDDEN, "{}", answer.text);
+    assert!(answer.text.starts_with("ACL not found"), "{}", answer.text);
 }
 
 async fn intend(api: &Api, source: &str, destination: &str, action: &str) {
@@ -298,9 +339,29 @@ async fn the_mesh_entry_is_written_and_read_and_other_kinds_are_refused_by_name(
     assert!(answer.text.contains("service-router"), "{}", answer.text);
     let answer = api.get("/v1/config/service-router/api").await;
     assert_eq!(answer.status, StatusCode::BAD_REQUEST, "{}", answer.text);
-    let answer = api.send(Method::DELETE, "/v1/config/mesh/mesh", Some(&api.token), Value::Null).await;
-    assert_eq!(answer.status, StatusCode::OK, "{}", answer.text);
+    assert_eq!(api.get("/v1/config/mesh/other").await.status, StatusCode::NOT_FOUND);
+}
+
+#[tokio::test]
+async fn a_deleted_mesh_entry_is_gone_and_cas_guards_it() {
+    let api = Api::start().await;
+    let delete = async |query: &str| {
+        let path = format!("/v1/config/mesh/mesh{query}");
+        let answer = api.send(Method::DELETE, &path, Some(&api.token), Value::Null).await;
+        (answer.status, answer.text)
+    };
+    let done = |text: &str| (StatusCode::OK, text.to_owned());
+    api.put("/v1/config", json!({"Kind": "mesh", "DefaultIntentionPolicy": "allow"})).await;
+    let read = api.get("/v1/config/mesh/mesh").await.json()["ModifyIndex"].as_u64().unwrap();
+    assert_eq!(delete(&format!("?cas={}", read - 1)).await, done("false"));
+    assert_eq!(api.get("/v1/config/mesh/mesh").await.json()["DefaultIntentionPolicy"], "allow");
+    assert_eq!(delete(&format!("?cas={read}")).await, done("true"));
+    let gone = api.get("/v1/config/mesh/mesh").await;
+    assert_eq!((gone.status, gone.index() > read), (StatusCode::NOT_FOUND, true), "{}", gone.text);
+    assert_eq!(api.get("/v1/config/mesh").await.json(), json!([]));
+    let check = "/v1/connect/intentions/check?source=web&destination=api";
     assert_eq!(api.get(check).await.json(), json!({"Allowed": false}));
+    assert_eq!(delete("").await, done("true"), "what is gone may be deleted again");
 }
 
 #[tokio::test]

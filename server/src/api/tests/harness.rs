@@ -105,7 +105,12 @@ impl Api {
 
     /// Sends a GET on a task of its own.
     pub(super) fn spawn_get(&self, path: &str) -> JoinHandle<Answer> {
-        let request = self.request(Method::GET, path, Some(&self.token)).body(Body::empty()).unwrap();
+        self.spawn_get_as(&self.token, path)
+    }
+
+    /// Sends a GET with another token on a task of its own.
+    pub(super) fn spawn_get_as(&self, token: &str, path: &str) -> JoinHandle<Answer> {
+        let request = self.request(Method::GET, path, Some(token)).body(Body::empty()).unwrap();
         tokio::spawn(answer(self.router.clone(), request))
     }
 }

@@ -156,3 +156,12 @@ async fn a_write_that_no_server_could_read_is_refused_at_once() {
     let error = alone.consensus.propose(envelope).await.unwrap_err();
     assert!(matches!(error, ProposeError::TooLarge { .. }), "{error}");
 }
+
+#[test]
+fn an_encoder_that_fails_tells_the_raft_thread() {
+    let (inbox, requests) = Inbox::new();
+    encode(7, inbox.clone(), || panic!("out of memory")).unwrap();
+    assert!(matches!(requests.recv(), Ok(Request::SnapshotFailed { index: 7 })));
+    encode(8, inbox, || vec![1]).unwrap();
+    assert!(matches!(requests.recv(), Ok(Request::SnapshotEncoded { index: 8, .. })));
+}

@@ -4,6 +4,7 @@ use catalog::{Mesh, ServerId};
 use serde::{Deserialize, Serialize};
 
 use crate::consensus::bootstrap::{Candidate, Commitment, describe};
+use crate::raft::REPLACE;
 
 /// The version of what is spoken on the Raft port.
 pub(crate) const PROTOCOL_VERSION: u16 = 1;
@@ -73,9 +74,7 @@ pub(crate) enum Refusal {
     )]
     OtherCluster { server: ServerId, ours: String, theirs: String },
     /// The name is a member's, the data directory is not.
-    #[error(
-        "server `{server}` is a member with another disk: its data directory was lost or replaced; start it under a new --node id and remove the old one"
-    )]
+    #[error("server `{server}` is a member with another disk: its data directory was lost or replaced; {REPLACE}")]
     OtherDisk { server: ServerId },
     /// The cluster is made already, of other servers.
     #[error(
@@ -246,7 +245,8 @@ mod tests {
         assert!(refusal.is_final());
         let text = refusal.to_string();
         assert!(text.starts_with("server `b` is a member with another disk: its data directory was lost"), "{text}");
-        assert!(text.contains("start it under a new --node id and remove the old one"), "{text}");
+        assert!(text.contains("data directory back (no older copy), or leave it stopped"), "{text}");
+        assert!(!text.contains("start it under a new --node id"), "no cluster lets one in: {text}");
     }
 
     #[test]

@@ -46,6 +46,11 @@ pub enum Input {
         /// What [`Catalog::snapshot`] returned.
         bytes: Vec<u8>,
     },
+    /// The shell could not encode it. A later snapshot is asked for once as much again was applied.
+    SnapshotFailed {
+        /// The index that the request carried.
+        index: u64,
+    },
     /// The operator (or a leader about to stop) wants this peer to lead. Ignored by a room that does not lead.
     TransferLeader(u64),
     /// The process is about to end: everything that waits fails, later inputs are ignored.
@@ -107,7 +112,8 @@ pub enum Output {
         /// The current term.
         term: u64,
     },
-    /// Encode this catalog off the Raft thread and return it as [`Input::SnapshotEncoded`].
+    /// Encode this catalog off the Raft thread and return it as [`Input::SnapshotEncoded`], or say
+    /// [`Input::SnapshotFailed`]: nothing more is encoded before one of them.
     EncodeSnapshot {
         /// The index it holds.
         index: u64,
@@ -302,8 +308,9 @@ pub enum OpenError {
     List(#[source] io::Error),
 }
 
-/// What an operator does about a damaged Raft directory.
-pub(crate) const REPLACE: &str = "restore the disk, or remove this server from the group and let a new one with an empty data directory take its place";
+/// What an operator does about a data directory that is lost or damaged. An older copy is no help: the server would
+/// have forgotten votes that it gave and entries that it acknowledged.
+pub(crate) const REPLACE: &str = "put the server's own data directory back (no older copy), or leave it stopped: the others go on while they have a quorum, and neither a new disk nor a new --node id is let in until membership can be changed";
 
 /// What a room says about itself.
 #[derive(Debug, Clone, PartialEq, Eq)]

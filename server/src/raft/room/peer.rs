@@ -1,4 +1,9 @@
 //! Checks a peer's message before Raft sees it: the `raft` crate panics on what it does not expect.
+//!
+//! A snapshot is checked by reading the whole catalog in it, here on the Raft thread. A large one therefore keeps this
+//! server from answering anybody for as long as that takes. Only a follower that lags is sent one, so no quorum waits
+//! for it. The limit is a catalog whose reading takes longer than an election: the server then stands for one afterwards,
+//! which the others refuse while they have a leader.
 
 use catalog::Catalog;
 use raft::eraftpb::{ConfState, Entry, EntryType, Message, MessageType, Snapshot};

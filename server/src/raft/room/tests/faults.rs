@@ -127,7 +127,28 @@ fn what_to_do_about_damage_is_said() {
     disk.file_mut(&file).unwrap()[40] ^= 1;
     let error = reopen(&disk).err().unwrap();
     let source = std::error::Error::source(&error).unwrap().to_string();
-    assert!(source.contains(&file) && source.contains("let a new one with an empty data directory"), "{source}");
+    assert!(source.contains(&file) && source.contains("data directory back (no older copy)"), "{source}");
+}
+
+#[test]
+fn a_snapshot_that_cannot_be_encoded_is_followed_by_a_later_one() {
+    let mut room = open(Recording::default()).unwrap();
+    let mut asked_for = Vec::new();
+    for id in 0..40 {
+        let before = asked_for.len();
+        let inputs = [Input::Tick, Input::Propose { id, data: command(id) }];
+        let note = &mut |output| {
+            if let Output::EncodeSnapshot { index, .. } = output {
+                asked_for.push(index);
+            }
+        };
+        room.step_all(inputs, Duration::ZERO, note).unwrap();
+        let failed = asked_for[before..].iter().map(|index| Input::SnapshotFailed { index: *index });
+        let failed: Vec<Input> = failed.collect();
+        room.step_all(failed, Duration::ZERO, &mut |_| {}).unwrap();
+    }
+    assert!(asked_for.len() > 2, "{asked_for:?}");
+    assert!(asked_for.windows(2).all(|pair| pair[0] + 6 <= pair[1]), "at once would be in vain: {asked_for:?}");
 }
 
 #[test]
