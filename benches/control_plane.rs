@@ -3,6 +3,13 @@
 //! `cargo bench --bench control_plane` measures registrations through three servers, beside durable appends to the same
 //! disk in the same run. `cargo bench --bench control_plane -- failover 100` kills that many leaders under writes.
 
+#![expect(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a benchmark prints its figures, and ends by a panic when something fails"
+)]
+
 #[path = "../tests/it"]
 #[allow(dead_code, unused_imports, reason = "the harness is the tests'; a benchmark uses a part of it")]
 mod it {

@@ -3,6 +3,13 @@
 //! `cargo bench --bench data_plane` prints bytes, requests and connections per second, direct and through the mesh, and
 //! the ratio of the medians.
 
+#![expect(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a benchmark prints its figures, and ends by a panic when something fails"
+)]
+
 #[path = "../tests/it"]
 #[allow(dead_code, unused_imports, reason = "the harness is the tests'; a benchmark uses a part of it")]
 mod it {
@@ -92,6 +99,9 @@ fn median(mut values: Vec<f64>) -> f64 {
     values[values.len() / 2]
 }
 
+/// Measures one thing through an address.
+type Measure = fn(SocketAddr) -> f64;
+
 fn main() {
     let app = TcpListener::bind(("127.0.0.1", 0)).expect("loopback has free ports");
     let direct = app.local_addr().expect("it is bound");
@@ -104,11 +114,11 @@ fn main() {
     let through = SocketAddr::from(([127, 0, 0, 1], upstream));
     eventually("the call to be allowed", Duration::from_secs(30), || {
         let mut stream = TcpStream::connect(through).ok()?;
-        stream.write_all(&[b'E']).ok()?;
+        stream.write_all(b"E").ok()?;
         stream.write_all(&[1; MESSAGE]).ok()?;
         stream.read_exact(&mut [0; MESSAGE]).ok()
     });
-    let measures: [(&str, fn(SocketAddr) -> f64); 3] = [
+    let measures: [(&str, Measure); 3] = [
         ("bulk, MB/s", bulk),
         ("1 KiB requests/s, one connection", requests),
         ("new connections/s, one at a time", connections),

@@ -162,7 +162,8 @@ fn every_test_that_the_security_page_names_exists() {
         // A cell lists tests in backticks, then their file in backticks and parentheses.
         let mut tests = Vec::new();
         for (at, word) in row.split('`').enumerate().filter(|(at, _)| at % 2 == 1) {
-            let is_file = word.ends_with(".rs") && row.split('`').nth(at - 1).is_some_and(|before| before.ends_with('('));
+            let is_file =
+                word.ends_with(".rs") && row.split('`').nth(at - 1).is_some_and(|before| before.ends_with('('));
             if !is_file {
                 tests.push(word);
                 continue;
