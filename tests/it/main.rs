@@ -1,5 +1,9 @@
 //! Stories told from the outside: real processes, real sockets, and the simulator.
-#![expect(clippy::unwrap_used, clippy::print_stderr, reason = "a test fails by a panic, and tells about it on standard error")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::print_stderr,
+    reason = "a test fails by a panic, and tells about it on standard error"
+)]
 
 mod catch_up;
 mod cli;
