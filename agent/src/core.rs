@@ -29,7 +29,7 @@ use crate::leaf::{HeldLeaf, Leaves};
 use crate::local::Local;
 use crate::metrics::ControlMetrics;
 use crate::proxy::Proxy;
-use crate::state::{DataDirError, Identity, Saved, Store};
+use crate::state::{Identity, Saved, Store};
 use crate::sync::connection::{CallError, Connection};
 use crate::sync::{Input, Start, Sync, WriteResult};
 
@@ -37,7 +37,7 @@ use link::{Link, LinkEvent};
 use publish::Publisher;
 pub(crate) use publish::Status;
 pub(crate) use requests::Request;
-use saving::Saver;
+use saving::{Saver, Written};
 
 /// Events that may wait for the core; whoever has more waits.
 const EVENTS_MAX: usize = 256;
@@ -63,8 +63,8 @@ enum Event {
     Check(CheckResult),
     /// Somebody asks for something.
     Request(Request),
-    /// The state file was written, or not.
-    Saved(Result<(), DataDirError>),
+    /// Files were written, or not.
+    Saved(Written),
 }
 
 /// Why a leaf was not signed.
@@ -185,7 +185,7 @@ pub(crate) fn start(setup: Setup) -> (Handle, JoinHandle<()>) {
     let mut jitter = Jitter::from_entropy();
     let mut saver = Saver::new(setup.store.clone(), setup.identity.record.id.clone());
     let saved = setup.saved;
-    saver.found(setup.leaves.keys(), saved.iter().flat_map(|saved| saved.view.keys()));
+    saver.found(setup.leaves.keys(), saved.as_ref().map(|saved| &saved.view));
     let (learned, view, known, statuses) = match saved {
         Some(saved) => (saved.servers, saved.view, saved.known, saved.statuses),
         None => (setup.identity.servers.clone(), BTreeMap::new(), None, BTreeMap::new()),
@@ -279,8 +279,9 @@ impl Core {
             Event::Signed { subject, result } => self.signed(&subject, result),
             Event::Check(result) => self.check_result(result),
             Event::Request(request) => self.request(request).await,
-            Event::Saved(result) => {
-                self.saver.written(result);
+            Event::Saved(written) => {
+                self.saver.written(written);
+                self.metrics.state_unsaved(self.saver.is_state_unsaved());
                 self.changed = true;
             }
         }

@@ -6,6 +6,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
 use tracing::{info, warn};
 use wire::agent_protocol::{JOIN_PATH, JoinRequest, JoinResponse};
 use wire::join_token::JoinSecret;
@@ -20,7 +22,7 @@ use crate::sync::connection::{CallError, Connection};
 
 /// A join waits for a Raft write.
 const JOIN_TIMEOUT: Duration = Duration::from_secs(20);
-/// With an identity in hand, no server is waited for longer.
+/// With an identity in hand, servers are not waited for longer, however many there are.
 const ONCE_TIMEOUT: Duration = Duration::from_secs(1);
 /// The wait before the first repeat is drawn from up to this.
 const BACKOFF_BASE: Duration = Duration::from_millis(200);
@@ -94,16 +96,21 @@ pub(crate) async fn enrol(config: &Config, token: &JoinSecret, key: &LeafKey) ->
 /// One line on the last failure.
 pub(crate) async fn once(config: &Config, token: &JoinSecret, key: &LeafKey) -> Result<Identity, String> {
     let mut last = EnrolError::NoServer.to_string();
-    for server in &config.servers {
-        // Short, because meanwhile the services of this node are not served.
-        match tokio::time::timeout(ONCE_TIMEOUT, attempt(server, config, token, key)).await {
-            Ok(Ok(identity)) => return Ok(identity),
-            Ok(Err(Failed::ForGood(error))) => return Err(error.to_string()),
-            Ok(Err(Failed::ForNow { error, .. })) => last = error,
-            Err(_) => last = format!("server {server} did not answer within {ONCE_TIMEOUT:?}"),
+    // All at once, and for a short time only: meanwhile the services of this node are not served. Whichever server is
+    // first, the others answer the same, for the key is the same.
+    let mut attempts: FuturesUnordered<_> =
+        config.servers.iter().map(|server| attempt(server, config, token, key)).collect();
+    let first = tokio::time::timeout(ONCE_TIMEOUT, async {
+        while let Some(answer) = attempts.next().await {
+            match answer {
+                Ok(identity) => return Ok(identity),
+                Err(Failed::ForGood(error)) => return Err(error.to_string()),
+                Err(Failed::ForNow { error, .. }) => last = error,
+            }
         }
-    }
-    Err(last)
+        Err(last)
+    });
+    first.await.unwrap_or_else(|_| Err(format!("no server answered within {ONCE_TIMEOUT:?}")))
 }
 
 enum Failed {

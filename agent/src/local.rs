@@ -14,7 +14,7 @@ use serde_json::Value;
 
 pub(crate) use definition::{CheckDefinition, Definition};
 pub use error::LocalError;
-pub(crate) use files::read as read_files;
+pub(crate) use files::read_acceptable as read_files;
 pub use files::{DEFINITION_FIELDS, check as check_definitions};
 pub(crate) use ports::Reserved;
 
@@ -63,20 +63,28 @@ type OnNode<Id> = (Namespace, Id);
 /// The services and checks of one agent. Whatever is in it may be served: what may not was refused on the way in.
 #[derive(Clone, Debug)]
 pub(crate) struct Local {
-    record: AgentRecord,
+    node: NodeName,
+    /// The services that may be served; nothing while that is not known, and any may.
+    entitled: Option<Vec<ServiceKey>>,
     reserved: Reserved,
     services: BTreeMap<OnNode<InstanceId>, Entry<Definition>>,
     checks: BTreeMap<OnNode<CheckId>, Entry<CheckDefinition>>,
-    maintenance: BTreeMap<OnNode<InstanceId>, String>,
+    maintenance: BTreeMap<OnNode<InstanceId>, CheckDefinition>,
     /// Definitions that were refused when the agent started, for whoever asks why they are not served.
     refused: Vec<String>,
 }
 
 impl Local {
     pub(crate) fn new(record: AgentRecord, reserved: Reserved) -> Self {
+        Self { reserved, entitled: Some(record.services), ..Self::of_any_service(record.node) }
+    }
+
+    /// Returns what judges definitions of any service, before it is known what an agent may serve and where it listens.
+    fn of_any_service(node: NodeName) -> Self {
         Self {
-            record,
-            reserved,
+            node,
+            entitled: None,
+            reserved: Reserved::default(),
             services: BTreeMap::new(),
             checks: BTreeMap::new(),
             maintenance: BTreeMap::new(),
@@ -85,7 +93,7 @@ impl Local {
     }
 
     pub(crate) fn node(&self) -> &NodeName {
-        &self.record.node
+        &self.node
     }
 
     pub(crate) fn refused(&self) -> &[String] {
@@ -100,10 +108,7 @@ impl Local {
     pub(crate) fn checks(&self) -> BTreeMap<CheckKey, CheckDefinition> {
         let of_services = self.services().flat_map(|service| service.checks.iter().cloned());
         let alone = self.checks.values().map(|entry| entry.definition.clone());
-        let in_maintenance = self.maintenance.iter().filter_map(|((namespace, id), reason)| {
-            let key = InstanceKey { node: self.node().clone(), namespace: namespace.clone(), id: id.clone() };
-            CheckDefinition::maintenance(&key, reason)
-        });
+        let in_maintenance = self.maintenance.values().cloned();
         of_services.chain(alone).chain(in_maintenance).map(|check| (check.check.key.clone(), check)).collect()
     }
 
@@ -111,17 +116,19 @@ impl Local {
     pub(crate) fn take_files(&mut self, definitions: Vec<(PathBuf, files::Content)>) {
         for (path, content) in definitions {
             let origin = Origin::File(path);
-            let result = match content {
-                files::Content::Service(service) => {
-                    let definition = Definition::new(self.node(), *service);
-                    definition.and_then(|definition| self.add_service(definition, origin.clone(), None))
-                }
-                files::Content::Check(check) => {
-                    let definition = CheckDefinition::alone(self.node(), *check);
-                    definition.and_then(|definition| self.add_check(definition, origin.clone(), None))
-                }
-            };
+            let result = self.take(content, &origin);
             self.note(&origin, result);
+        }
+    }
+
+    fn take(&mut self, content: files::Content, origin: &Origin) -> Result<(), LocalError> {
+        match content {
+            files::Content::Service(service) => {
+                self.add_service(Definition::new(self.node(), *service)?, origin.clone(), None)
+            }
+            files::Content::Check(check) => {
+                self.add_check(CheckDefinition::alone(self.node(), *check)?, origin.clone(), None)
+            }
         }
     }
 
@@ -136,8 +143,11 @@ impl Local {
             self.note(&Origin::Api, result);
         }
         for (namespace, id, reason) in registered.maintenance {
-            // A service that is gone needs no maintenance.
-            let _ = self.set_maintenance(&namespace, &id, Some(reason));
+            match self.set_maintenance(&namespace, &id, Some(reason)) {
+                // A service that is gone needs no maintenance.
+                Err(LocalError::UnknownService { .. }) => {}
+                result => self.note(&Origin::Api, result),
+            }
         }
     }
 
@@ -149,7 +159,7 @@ impl Local {
             maintenance: self
                 .maintenance
                 .iter()
-                .map(|((namespace, id), reason)| (namespace.clone(), id.clone(), reason.clone()))
+                .map(|((namespace, id), check)| (namespace.clone(), id.clone(), check.check.notes.clone()))
                 .collect(),
         }
     }
@@ -205,7 +215,10 @@ impl Local {
             return Err(LocalError::UnknownService { id: id.clone() });
         }
         match reason {
-            Some(reason) => self.maintenance.insert(key, reason),
+            Some(reason) => {
+                let instance = InstanceKey { node: self.node.clone(), namespace: namespace.clone(), id: id.clone() };
+                self.maintenance.insert(key, CheckDefinition::maintenance(&instance, &reason)?)
+            }
             None => self.maintenance.remove(&key),
         };
         Ok(())
@@ -262,13 +275,13 @@ impl Local {
     }
 
     fn entitled(&self, service: &ServiceKey) -> Result<(), LocalError> {
-        if self.record.entitles(service) {
+        let Some(entitled) = self.entitled.as_ref().filter(|entitled| !entitled.contains(service)) else {
             return Ok(());
-        }
+        };
         Err(LocalError::NotEntitled {
             service: service.clone(),
-            node: self.record.node.clone(),
-            entitled: self.record.services.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "),
+            node: self.node.clone(),
+            entitled: entitled.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "),
         })
     }
 

@@ -314,6 +314,7 @@ pub(crate) struct ControlMetrics {
     sessions_opened: Counter,
     events_dropped: Counter,
     registrations_refused: Counter,
+    state_unsaved: Gauge,
     signings_failed: Counter,
     leaf_expiry: Family<SubjectLabel, Gauge>,
 }
@@ -337,6 +338,11 @@ impl ControlMetrics {
     /// Counts a registration that a server refused.
     pub(crate) fn registration_refused(&self) {
         self.registrations_refused.inc();
+    }
+
+    /// Records whether the last good state could not be written to disk.
+    pub(crate) fn state_unsaved(&self, is_unsaved: bool) {
+        self.state_unsaved.set(i64::from(is_unsaved));
     }
 
     /// Counts a leaf that was asked for and not signed.
@@ -369,6 +375,11 @@ impl ControlMetrics {
             "agent_registrations_refused",
             "Registrations that a server refused",
             self.registrations_refused.clone(),
+        );
+        registry.register(
+            "agent_state_unsaved",
+            "Whether the last good state cannot be saved, so that a restart would find an older one or none",
+            self.state_unsaved.clone(),
         );
         registry.register(
             "leaf_signings_failed",
@@ -430,6 +441,7 @@ mod tests {
             "weft_agent_sessions_opened counter",
             "weft_agent_events_dropped counter",
             "weft_agent_registrations_refused counter",
+            "weft_agent_state_unsaved gauge",
             "weft_leaf_signings_failed counter",
             "weft_leaf_certificate_expiry_timestamp_seconds gauge",
         ];

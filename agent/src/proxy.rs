@@ -89,7 +89,9 @@ pub struct ProxyStatus {
     pub inbound_tunnels: u64,
     /// Tunnels to other agents.
     pub outbound_tunnels: u64,
-    /// How each upstream of the last snapshot stands.
+    /// Whether the upstream listeners are those of the last published snapshot.
+    pub is_settled: bool,
+    /// How each upstream of the last snapshot that the listeners followed stands.
     pub upstreams: Vec<UpstreamStatus>,
 }
 
@@ -187,13 +189,16 @@ impl Proxy {
 
     /// Returns how the proxy stands.
     pub fn status(&self) -> ProxyStatus {
+        let generation = *self.room.generation.borrow();
+        let upstreams = self.upstreams.borrow().clone();
         ProxyStatus {
-            generation: *self.room.generation.borrow(),
+            generation,
             inbound_streams: self.room.streams.count(Direction::Inbound),
             outbound_streams: self.room.streams.count(Direction::Outbound),
             inbound_tunnels: self.room.metrics.tunnels_open(Direction::Inbound),
             outbound_tunnels: self.room.metrics.tunnels_open(Direction::Outbound),
-            upstreams: self.upstreams.borrow().upstreams.clone(),
+            is_settled: upstreams.generation >= generation,
+            upstreams: upstreams.upstreams,
         }
     }
 

@@ -4,7 +4,10 @@ use std::collections::btree_map::Entry;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
+use std::time::Duration;
 
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
 use tokio::net::{TcpListener, UdpSocket};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
@@ -21,6 +24,11 @@ use crate::metrics::Metrics;
 use crate::proxy::{Limits, Proxy, ProxyConfig, ProxyStartError};
 use crate::state::{DataDirError, Identity, Saved, Store};
 use crate::{Agent, api};
+
+/// Finding the address that others dial may hold up an agent's start for this long, however many servers there are.
+const ROUTE_TIMEOUT: Duration = Duration::from_millis(300);
+/// Opening the listeners of upstreams may hold it up for this long.
+const SETTLE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Why an agent did not start.
 #[derive(Debug, thiserror::Error)]
@@ -90,7 +98,7 @@ pub async fn start(config: Config) -> Result<Agent, StartError> {
     let saved = store.saved(&identity.record.id);
     let mesh = mesh_listener(&config, saved.as_ref()).await?;
     let mesh_address = address_of(&mesh)?;
-    let advertise = advertised(&config, mesh_address.ip(), &identity).await?;
+    let advertise = advertised(&config, mesh_address.ip(), &identity, saved.as_ref()).await?;
     let proxy = ProxyConfig {
         mesh_listener: mesh.into_std().map_err(|source| listen_failed("the mesh", mesh_address, source))?,
         own_listeners: vec![http_address, admin_address],
@@ -132,6 +140,10 @@ pub async fn start(config: Config) -> Result<Agent, StartError> {
         metrics: metrics.control.clone(),
     };
     let (core, task) = core::start(setup);
+    // Nobody is told that the agent has started, or is ready, before its listeners listen.
+    if tokio::time::timeout(SETTLE_TIMEOUT, proxy.settled()).await.is_err() {
+        warn!("listeners of upstreams are not open yet; the agent is not ready before they are");
+    }
     ready.running(core.clone(), Arc::clone(&proxy));
     let state = api::ApiState::new(core.clone(), Arc::clone(&proxy), metrics);
     let http = tokio::spawn(api::serve_http(http, state, stopping.clone()));
@@ -184,22 +196,37 @@ async fn mesh_listener(config: &Config, saved: Option<&Saved>) -> Result<TcpList
     listen("the mesh", SocketAddr::new(config.bind, config.mesh_port)).await
 }
 
-/// Returns the address that others dial: as configured, as bound, or by which a server is reached.
-async fn advertised(config: &Config, bound: IpAddr, identity: &Identity) -> Result<IpAddr, StartError> {
+/// Returns the address that others dial: as configured, as bound, by which a server is reached, or as in the last run.
+async fn advertised(
+    config: &Config,
+    bound: IpAddr,
+    identity: &Identity,
+    saved: Option<&Saved>,
+) -> Result<IpAddr, StartError> {
     if let Some(address) = config.advertise {
         return Ok(address);
     }
     if !bound.is_unspecified() {
         return Ok(bound);
     }
-    for server in config.servers.iter().chain(&identity.servers) {
-        if let Ok(address) = route_to(server, bound).await
-            && !address.is_unspecified()
-        {
-            return Ok(address);
+    let servers = config.servers.iter().chain(&identity.servers).chain(saved.iter().flat_map(|saved| &saved.servers));
+    let mut routes: FuturesUnordered<_> = servers.map(|server| route_to(server, bound)).collect();
+    let kept = saved.and_then(|saved| saved.advertised);
+    let mut loopback = None;
+    let found = tokio::time::timeout(ROUTE_TIMEOUT, async {
+        while let Some(route) = routes.next().await {
+            match route {
+                Ok(address) if address.is_loopback() => loopback = Some(address),
+                Ok(address) if !address.is_unspecified() => return Some(address),
+                Ok(_) | Err(_) => {}
+            }
         }
-    }
-    Err(StartError::Advertise)
+        None
+    });
+    // By loopback nobody on another machine is reached, so it is for meshes that are on one machine only.
+    let found = found.await.ok().flatten();
+    let kept_or = kept.filter(|address| !address.is_loopback() && !address.is_unspecified());
+    found.or(kept_or).or(loopback).or(kept).ok_or(StartError::Advertise)
 }
 
 /// Returns the address that this machine would reach `server` from. Nothing is sent.

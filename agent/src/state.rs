@@ -1,11 +1,13 @@
 //! What an agent keeps across restarts, so that it serves again at once even when no server can be reached.
 //!
-//! Four files: the agent's key, its identity, its leaves, and the last good state. A file that is damaged is as good as
-//! absent: the agent then knows less, and what it does not know it refuses. Nothing here ever widens policy.
+//! Five files: the agent's key, its identity, its leaves, the last good state, and what was registered over the API. A
+//! damaged key is an error; any other damaged file is as good as absent: the agent then knows less, and what it does not
+//! know it refuses. Nothing here ever widens policy.
 
 mod data_dir;
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -68,6 +70,8 @@ pub(crate) struct Saved {
     pub(crate) statuses: BTreeMap<CheckKey, (CheckStatus, String)>,
     /// The port of the mesh listener, taken again where the configuration leaves it open.
     pub(crate) mesh_port: u16,
+    /// The address that others dialled, used again where none can be found.
+    pub(crate) advertised: Option<IpAddr>,
 }
 
 /// Wraps what a file holds with what it is of.
@@ -86,6 +90,8 @@ struct SavedContent {
     known: Option<Known>,
     statuses: Vec<(CheckKey, CheckStatus, String)>,
     mesh_port: u16,
+    #[serde(default)]
+    advertised: Option<IpAddr>,
 }
 
 /// Keeps an agent's files, or nothing where there is no data directory.
@@ -152,6 +158,7 @@ impl Store {
             known: content.known,
             statuses: content.statuses.into_iter().map(|(key, status, output)| (key, (status, output))).collect(),
             mesh_port: content.mesh_port,
+            advertised: content.advertised,
         })
     }
 
@@ -166,8 +173,14 @@ impl Store {
             known: saved.known.clone(),
             statuses: statuses.map(|(key, (status, output))| (key.clone(), *status, output.clone())).collect(),
             mesh_port: saved.mesh_port,
+            advertised: saved.advertised,
         };
         self.write(STATE_FILE, agent, &content)
+    }
+
+    /// Takes the state away; a restart then knows nothing until a server says it.
+    pub(crate) fn forget_state(&self) -> Result<(), DataDirError> {
+        self.dir.as_ref().map_or(Ok(()), |dir| dir.remove(STATE_FILE))
     }
 
     /// Returns what was registered over the API; it outlives an enrolment, for it is the operator's word.

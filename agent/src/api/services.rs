@@ -1,6 +1,7 @@
 //! `/v1/agent/service...`: the services beside this agent.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use axum::response::Response;
 use catalog::{InstanceId, Namespace};
@@ -83,11 +84,16 @@ async fn maintain(call: Call) -> Result<Response, ApiError> {
     change(&call, |reply| Request::Maintain { namespace, id, reason, reply }).await
 }
 
-/// Has the core change something and answers when it is done and kept.
+/// Listeners of upstreams may hold up an answer for this long.
+const SETTLE_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Has the core change something and answers when it is done and kept, and listeners listen.
 pub(super) async fn change(
     call: &Call,
     request: impl FnOnce(tokio::sync::oneshot::Sender<Result<(), LocalError>>) -> Request,
 ) -> Result<Response, ApiError> {
     call.state.core.ask(request).await.ok_or(ApiError::Stopping)??;
+    // A listener that is late is no failure of the registration, and readiness tells of it.
+    let _ = tokio::time::timeout(SETTLE_TIMEOUT, call.state.proxy.settled()).await;
     Ok(done())
 }

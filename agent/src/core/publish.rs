@@ -39,6 +39,8 @@ pub(crate) struct Status {
     pub(crate) leaves: BTreeMap<ServiceKey, Timestamp>,
     /// What would be there after a restart without servers.
     pub(crate) kept: Kept,
+    /// What could not be written to disk, each with the reason.
+    pub(crate) unsaved: Vec<String>,
     /// The server that the agent is connected to.
     pub(crate) server: Option<String>,
 }
@@ -57,6 +59,7 @@ impl Status {
             view: View::new(),
             leaves: BTreeMap::new(),
             kept: Kept::default(),
+            unsaved: Vec::new(),
             server: None,
         }
     }
@@ -83,6 +86,7 @@ impl Status {
                 missing.push(format!("{intentions}: not on disk yet"));
             }
         }
+        missing.extend(self.unsaved.iter().cloned());
         missing.extend(self.refused.iter().map(|reason| format!("refused: {reason}")));
         missing
     }
@@ -231,6 +235,7 @@ impl Core {
             view: self.sync.view().clone(),
             leaves: leaves.collect(),
             kept: self.saver.kept().clone(),
+            unsaved: self.saver.unsaved(),
             server: self.link.as_ref().filter(|link| link.is_up()).map(|link| link.server().to_owned()),
         }
     }

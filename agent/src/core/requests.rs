@@ -70,6 +70,8 @@ impl Core {
         }
         if result.is_ok() {
             self.follow_local();
+            // Whoever is told may call at once.
+            self.publish();
         } else {
             self.local = before;
         }

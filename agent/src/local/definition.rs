@@ -14,6 +14,9 @@ use wire::decode::from_value;
 use super::LocalError;
 use crate::checks::{HttpProbe, INTERVAL_MIN, Probe};
 
+/// The reason for a maintenance is a line for people.
+const REASON_BYTES_MAX: usize = 512;
+
 /// A service with everything that the agent needs to stand beside it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Definition {
@@ -133,8 +136,18 @@ impl CheckDefinition {
     }
 
     /// Returns the check that keeps a service in maintenance from being called.
-    pub(super) fn maintenance(instance: &InstanceKey, reason: &str) -> Option<Self> {
-        let id = format!("_service_maintenance:{}", instance.id).parse().ok()?;
+    pub(super) fn maintenance(instance: &InstanceKey, reason: &str) -> Result<Self, LocalError> {
+        let field = |field, problem| LocalError::Field { id: instance.id.to_string(), field, problem };
+        if reason.len() > REASON_BYTES_MAX {
+            let problem = format!("it has {} bytes: use at most {REASON_BYTES_MAX}", reason.len());
+            return Err(field("reason", problem));
+        }
+        let id = format!("_service_maintenance:{}", instance.id);
+        // The longest ids of instances leave no room for more.
+        let id: Result<CheckId, _> = id.parse().or_else(|_| {
+            format!("_service_maintenance:{}", wire::crypto::sha256_hex(instance.id.as_str().as_bytes())).parse()
+        });
+        let id = id.map_err(|error| field("ServiceID", error.to_string()))?;
         let check = Check {
             key: CheckKey { node: instance.node.clone(), namespace: instance.namespace.clone(), id },
             name: "Service Maintenance Mode".to_owned(),
@@ -146,7 +159,8 @@ impl CheckDefinition {
             created: CatalogIndex::default(),
             modified: CatalogIndex::default(),
         };
-        Some(Self { check, probe: Probe::Fixed })
+        acceptable(&instance.node, Vec::new(), vec![check.clone()])?;
+        Ok(Self { check, probe: Probe::Fixed })
     }
 }
 

@@ -26,6 +26,15 @@ pub enum LocalError {
         /// What is wrong, and where.
         reason: String,
     },
+    /// What a file defines cannot be served by any agent.
+    #[error("cannot serve what `{}` defines", path.display())]
+    Defined {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        #[source]
+        source: Box<LocalError>,
+    },
     /// A definition is not what it should be.
     #[error("{reason}")]
     Definition {
@@ -146,6 +155,7 @@ impl LocalError {
                 StatusCode::CONFLICT
             }
             Self::File { .. }
+            | Self::Defined { .. }
             | Self::Definition { .. }
             | Self::Field { .. }
             | Self::CheckOfService { .. }

@@ -4,10 +4,11 @@ use std::fs;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
+use catalog::NodeName;
 use wire::consul::{CheckDefinition, Definitions, ServiceDefinition};
 use wire::decode::{Format, from_value};
 
-use super::LocalError;
+use super::{Local, LocalError, Origin};
 
 /// The fields of a file that define something; what else stands there are settings, for whoever named the file to judge.
 pub const DEFINITION_FIELDS: [&str; 4] = ["service", "services", "check", "checks"];
@@ -45,13 +46,32 @@ pub(crate) fn read(paths: &[PathBuf]) -> Result<Vec<(PathBuf, Content)>, LocalEr
     Ok(services)
 }
 
-/// Reads what files define without keeping any of it.
+/// Reads files like [`read`], and judges together what they define.
+///
+/// What an agent's record entitles it to and where the agent itself listens is not known here; those are judged when the
+/// agent takes the definitions.
+///
+/// # Errors
+///
+/// The first file that cannot be read, or defines what no agent would serve beside what was defined before.
+pub(crate) fn read_acceptable(paths: &[PathBuf]) -> Result<Vec<(PathBuf, Content)>, LocalError> {
+    let node: NodeName = "node".parse().expect("it is a node's name");
+    let mut all = Local::of_any_service(node);
+    let definitions = read(paths)?;
+    for (path, content) in &definitions {
+        all.take(content.clone(), &Origin::File(path.clone()))
+            .map_err(|source| LocalError::Defined { path: path.clone(), source: Box::new(source) })?;
+    }
+    Ok(definitions)
+}
+
+/// Judges what files define without keeping any of it.
 ///
 /// # Errors
 ///
 /// The first file that an agent would not start with.
 pub fn check(paths: &[PathBuf]) -> Result<(), LocalError> {
-    read(paths).map(drop)
+    read_acceptable(paths).map(drop)
 }
 
 fn files_at(path: &Path) -> Result<Vec<PathBuf>, LocalError> {

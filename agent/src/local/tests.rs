@@ -38,7 +38,7 @@ fn files(files: &[(&str, &str)]) -> (tempfile::TempDir, Result<Vec<(PathBuf, fil
     for (name, text) in files {
         fs::write(dir.path().join(name), text).unwrap();
     }
-    let content = read_files(&[dir.path().to_owned()]);
+    let content = files::read(&[dir.path().to_owned()]);
     (dir, content)
 }
 
@@ -223,4 +223,46 @@ fn checks_registered_alone_leave_with_their_service() {
     local.deregister_service(&default(), &id("web")).unwrap();
     let left: Vec<_> = local.checks().into_keys().map(|key| key.id.to_string()).collect();
     assert_eq!(left, ["disk"]);
+}
+
+#[test]
+fn maintenance_that_is_taken_is_carried_out_and_the_rest_is_refused() {
+    let mut local = local(&["web"]);
+    let long = "w".repeat(255);
+    local.register_service(json!({ "Name": "web", "ID": long })).unwrap();
+    is_refused(
+        local.set_maintenance(&default(), &id(&long), Some("r".repeat(513))),
+        &["`reason`", "513 bytes", "at most 512"],
+    );
+    assert!(local.checks().is_empty());
+    local.set_maintenance(&default(), &id(&long), Some("r".repeat(512))).unwrap();
+    let checks: Vec<_> = local.checks().into_values().map(|check| check.check).collect();
+    assert_eq!(checks[0].status, catalog::CheckStatus::Critical);
+    assert_eq!(checks[0].instance.as_ref().map(|id| id.as_str()), Some(long.as_str()));
+}
+
+#[test]
+fn what_no_agent_would_serve_is_found_before_one_starts() {
+    let wrong = [
+        (r#"{"service": {"name": "web", "address": "0.0.0.0"}}"#, "Address"),
+        (
+            r#"{"service": {"name": "web", "check": {"http": "http://169.254.169.254/", "interval": "10s"}}}"#,
+            "HTTP or TCP",
+        ),
+        (r#"{"check": {"name": "x", "service_id": "none", "ttl": "1m"}}"#, "unknown service"),
+        (
+            r#"{"service": {"name": "web", "proxy": {"upstreams": [
+                {"destination_name": "db", "local_bind_port": 9090}]}}}"#,
+            "cannot listen on 127.0.0.1:9090",
+        ),
+        (r#"{"service": {"name": "api", "port": 1}}"#, "defined by"),
+    ];
+    for (text, part) in wrong {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("a.json"), r#"{"service": {"name": "api", "port": 9090}}"#).unwrap();
+        assert!(check_definitions(&[dir.path().to_owned()]).is_ok(), "what an agent is entitled to is not judged");
+        fs::write(dir.path().join("b.json"), text).unwrap();
+        let error = wire::one_line(&check_definitions(&[dir.path().to_owned()]).unwrap_err());
+        assert!(error.contains("b.json") && error.contains(part), "{error}");
+    }
 }

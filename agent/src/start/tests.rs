@@ -1,11 +1,13 @@
 use std::os::unix::fs::PermissionsExt;
 use std::time::{Duration, Instant};
 
-use catalog::{CheckStatus, Instance};
+use catalog::{Action, CheckStatus, Instance};
 use serde_json::json;
 use wire::agent_protocol::Subject;
 
 use super::*;
+use crate::sync::model::intend;
+use crate::testing::TestMesh;
 use crate::testing::agent::{admin, config, eventually, get, joined, put};
 use crate::testing::server::{ModelServer, Shared};
 
@@ -52,6 +54,99 @@ async fn p5_an_agent_without_any_server_serves_again_at_once() {
     assert!(started.elapsed() < Duration::from_secs(2), "it took {:?}", started.elapsed());
     assert_eq!(restarted.mesh_address(), mesh, "others still dial the old port");
     assert_eq!(admin(&restarted, "/ready").await.status, 200);
+}
+
+#[tokio::test]
+async fn p5_a_state_that_cannot_be_saved_is_shown_and_an_older_one_does_not_come_back() {
+    let server = ModelServer::start(Shared::new(&["web"])).await;
+    let dir = tempfile::tempdir().unwrap();
+    let agent = with_web(&server, Some(dir.path())).await;
+    let state = dir.path().join("state.json");
+    eventually(async || state.exists()).await;
+    // Nothing can be written there, as on a full disk.
+    std::fs::create_dir(dir.path().join("state.new")).unwrap();
+    server.shared().cluster().commit(intend("shop", "web", Action::Allow));
+    drop(server.shared().cluster());
+    eventually(async || !state.exists()).await;
+    eventually(async || admin(&agent, "/metrics").await.text.contains("weft_agent_state_unsaved 1")).await;
+    let ready = admin(&agent, "/ready").await;
+    assert_eq!(ready.status, 503);
+    assert!(ready.text.contains("the last good state cannot be saved: cannot write"), "{}", ready.text);
+
+    std::fs::remove_dir(dir.path().join("state.new")).unwrap();
+    eventually(async || state.exists() && admin(&agent, "/ready").await.status == 200).await;
+    assert!(admin(&agent, "/metrics").await.text.contains("weft_agent_state_unsaved 0"));
+}
+
+#[tokio::test]
+async fn listeners_listen_before_a_registration_is_answered_and_when_an_agent_has_started() {
+    let server = ModelServer::start(Shared::new(&["web"])).await;
+    let dir = tempfile::tempdir().unwrap();
+    let agent = with_web(&server, Some(dir.path())).await;
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let upstream = json!({ "DestinationName": "db", "LocalBindPort": port });
+    let body = json!({ "Name": "web", "Port": 8080, "Proxy": { "Upstreams": [upstream] } }).to_string();
+    assert_eq!(put(&agent, "/v1/agent/service/register", &body).await.status, 200);
+    assert!(agent.upstreams()[0].2.is_ok(), "{:?}", agent.upstreams());
+    eventually(async || agent.missing().is_empty()).await;
+    let address = server.address;
+    drop((server, agent));
+    let again = restart(address, dir.path()).await;
+    assert!(again.upstreams()[0].2.is_ok(), "{:?}", again.upstreams());
+}
+
+#[tokio::test]
+async fn p5_the_advertised_address_of_the_last_run_holds_where_none_is_found() {
+    let mesh = TestMesh::new();
+    let identity = mesh.identity(&LeafKey::generate(), &["web"]);
+    let any = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
+    let mut config = Config::in_memory("vm-1".parse().unwrap(), vec!["no-port".to_owned()]);
+    let kept: IpAddr = "10.0.0.7".parse().unwrap();
+    let saved = Saved {
+        servers: Vec::new(),
+        view: Default::default(),
+        known: None,
+        statuses: Default::default(),
+        mesh_port: 0,
+        advertised: Some(kept),
+    };
+    assert_eq!(super::advertised(&config, any, &identity, Some(&saved)).await.unwrap(), kept);
+    assert!(matches!(super::advertised(&config, any, &identity, None).await, Err(StartError::Advertise)));
+    config.servers.push("127.0.0.1:8300".to_owned());
+    assert_eq!(
+        super::advertised(&config, any, &identity, Some(&saved)).await.unwrap(),
+        kept,
+        "nobody else reaches loopback"
+    );
+    let loopback = IpAddr::V4(Ipv4Addr::LOCALHOST);
+    assert_eq!(super::advertised(&config, any, &identity, None).await.unwrap(), loopback);
+    assert_eq!(super::advertised(&config, loopback, &identity, Some(&saved)).await.unwrap(), loopback);
+}
+
+#[tokio::test]
+async fn a_new_join_token_holds_an_agent_up_once_and_not_for_every_server() {
+    let token = Shared::new(&["web"]).join_token(&["web"]);
+    let mut silent = Vec::new();
+    for _ in 0..6 {
+        silent.push(TcpListener::bind("127.0.0.1:0").await.unwrap());
+    }
+    let silent_at: Vec<SocketAddr> = silent.iter().map(|listener| listener.local_addr().unwrap()).collect();
+    let key = LeafKey::generate();
+    let started = Instant::now();
+    let error = enrol::once(&config(&silent_at, None, None), &token, &key).await.unwrap_err();
+    assert!(started.elapsed() < Duration::from_secs(4), "it took {:?}", started.elapsed());
+    assert!(error.contains("no server answered"), "{error}");
+}
+
+#[tokio::test]
+async fn what_no_agent_would_serve_keeps_it_from_starting() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("web.hcl");
+    std::fs::write(&file, "service {\n name = \"web\"\n address = \"0.0.0.0\"\n}").unwrap();
+    let mut config = config(&["127.0.0.1:1".parse().unwrap()], None, None);
+    config.services = vec![file];
+    let error = start(config).await.unwrap_err();
+    assert!(matches!(error, StartError::Services(_)), "{error:?}");
 }
 
 /// Starts an agent again on what it kept; the lock of the one before goes when its last task has.

@@ -57,6 +57,15 @@ pub enum DataDirError {
         /// What is wrong with it.
         reason: String,
     },
+    /// A file could not be removed.
+    #[error("cannot remove `{}`", path.display())]
+    Remove {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
     /// A file could not be replaced; the old one is still there.
     #[error("cannot write `{}`", path.display())]
     Write {
@@ -120,6 +129,16 @@ impl DataDir {
     pub(crate) fn write<T: Serialize>(&self, name: &str, value: &T) -> Result<(), DataDirError> {
         let path = self.path.join(name);
         self.replace(&path, value).map_err(|source| DataDirError::Write { path, source })
+    }
+
+    /// Removes the file `name`; one that does not exist is as good as removed.
+    pub(crate) fn remove(&self, name: &str) -> Result<(), DataDirError> {
+        let path = self.path.join(name);
+        let removed = match fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => File::open(&self.path).and_then(|dir| dir.sync_all()),
+        };
+        removed.map_err(|source| DataDirError::Remove { path, source })
     }
 
     /// Returns the error for a file whose content is not what the file is for.

@@ -22,6 +22,7 @@ fn saved(mesh: &TestMesh) -> Saved {
         known: Some(Known { instances: BTreeSet::new(), checks: BTreeSet::from([key.clone()]) }),
         statuses: BTreeMap::from([(key, (CheckStatus::Warning, "slow".to_owned()))]),
         mesh_port: 20000,
+        advertised: Some("10.0.0.7".parse().unwrap()),
     }
 }
 
@@ -47,6 +48,7 @@ fn p5_everything_is_read_back_after_a_restart() {
     let wanted = saved(&mesh);
     assert_eq!((read.view, read.known, read.statuses), (wanted.view, wanted.known, wanted.statuses));
     assert_eq!((read.servers, read.mesh_port), (wanted.servers, wanted.mesh_port));
+    assert_eq!(read.advertised, wanted.advertised);
 }
 
 #[test]

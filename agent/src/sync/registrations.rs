@@ -17,6 +17,8 @@ use wire::agent_protocol::AgentWrite;
 const BATCH_MAX: usize = 64;
 /// One write carries at most this many status updates.
 const UPDATES_MAX: usize = 256;
+/// What one write carries is no longer than this when it is encoded, unless a single item is; servers take 1 MiB.
+const BATCH_BYTES_MAX: usize = 512 * 1024;
 
 /// Everything that the catalog should say of an agent's node. `created` and `modified` are not looked at.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -45,9 +47,15 @@ pub struct Known {
 enum Effect {
     Register { node: Box<Node>, instances: Vec<Instance>, checks: Vec<Check> },
     Update(Vec<CheckUpdate>),
-    ForgetNode,
-    ForgetInstance(InstanceKey),
-    ForgetCheck(CheckKey),
+    Remove(Removal),
+}
+
+/// What is taken out of the catalog.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Removal {
+    Node,
+    Instance(InstanceKey),
+    Check(CheckKey),
 }
 
 /// What is to be done about an answered write.
@@ -79,6 +87,8 @@ pub(super) struct Registrations {
     refused_instances: BTreeMap<InstanceKey, Instance>,
     refused_checks: BTreeMap<CheckKey, Check>,
     refused_node: Option<Node>,
+    /// Removals that were refused.
+    refused_removals: BTreeSet<Removal>,
     /// After a refused batch everything is written one by one, to find what the refusal is about.
     one_by_one: bool,
     in_flight: Option<Effect>,
@@ -98,6 +108,7 @@ impl Registrations {
             refused_instances: BTreeMap::new(),
             refused_checks: BTreeMap::new(),
             refused_node: None,
+            refused_removals: BTreeSet::new(),
             one_by_one: false,
             in_flight: None,
         }
@@ -142,6 +153,7 @@ impl Registrations {
         self.refused_node = None;
         self.refused_instances.clear();
         self.refused_checks.clear();
+        self.refused_removals.clear();
     }
 
     /// Returns the next write, unless one is under way or there is nothing to do.
@@ -152,11 +164,11 @@ impl Registrations {
         let desired = self.desired.as_ref()?;
         let name = desired.node.name.clone();
         let Some(acknowledged) = &self.acknowledged else {
-            return Some(self.forget_node(name, incarnation));
+            return self.forget_node(name, incarnation);
         };
         if self.leaving {
             let nothing = acknowledged.node.is_none() && acknowledged.instances.is_empty();
-            return (!nothing).then(|| self.forget_node(name, incarnation));
+            return if nothing { None } else { self.forget_node(name, incarnation) };
         }
         self.register(incarnation)
             .or_else(|| self.update(incarnation))
@@ -185,9 +197,12 @@ impl Registrations {
         }
     }
 
-    fn forget_node(&mut self, node: NodeName, incarnation: Incarnation) -> AgentWrite {
-        self.in_flight = Some(Effect::ForgetNode);
-        AgentWrite::Deregister { node, target: DeregisterTarget::Node, incarnation }
+    fn forget_node(&mut self, node: NodeName, incarnation: Incarnation) -> Option<AgentWrite> {
+        if self.refused_removals.contains(&Removal::Node) {
+            return None;
+        }
+        self.in_flight = Some(Effect::Remove(Removal::Node));
+        Some(AgentWrite::Deregister { node, target: DeregisterTarget::Node, incarnation })
     }
 
     fn register(&mut self, incarnation: Incarnation) -> Option<AgentWrite> {
@@ -202,12 +217,12 @@ impl Registrations {
             acknowledged.instances.get(key).and_then(Option::as_ref) != Some(instance)
                 && self.refused_instances.get(key) != Some(instance)
         };
-        let instances: Vec<Instance> = desired
-            .instances
-            .iter()
-            .filter(|(key, instance)| differs(key, instance))
-            .map(|(_, instance)| instance.clone())
+        let mut room = BATCH_BYTES_MAX;
+        let instances = desired.instances.iter().filter(|(key, instance)| differs(key, instance));
+        let instances: Vec<Instance> = instances
             .take(if alone { 0 } else { limit })
+            .take_while(|(_, instance)| fits(instance, &mut room))
+            .map(|(_, instance)| instance.clone())
             .collect();
         let registered: BTreeSet<&InstanceKey> = instances.iter().map(|instance| &instance.key).collect();
         // A check of an instance that is not there would be refused, and the whole write with it.
@@ -219,12 +234,11 @@ impl Registrations {
             let there = acknowledged.checks.get(key).and_then(Option::as_ref);
             !there.is_some_and(|there| same_definition(there, check)) && self.refused_checks.get(key) != Some(check)
         };
-        let checks: Vec<Check> = desired
-            .checks
-            .iter()
-            .filter(|(key, check)| check_differs(key, check) && possible(check))
-            .map(|(_, check)| check.clone())
+        let checks = desired.checks.iter().filter(|(key, check)| check_differs(key, check) && possible(check));
+        let checks: Vec<Check> = checks
             .take(if alone || (self.one_by_one && !instances.is_empty()) { 0 } else { limit })
+            .take_while(|(_, check)| fits(check, &mut room))
+            .map(|(_, check)| check.clone())
             .collect();
         if !node_differs && instances.is_empty() && checks.is_empty() {
             return None;
@@ -250,12 +264,14 @@ impl Registrations {
             let there = acknowledged.checks.get(&check.key).and_then(Option::as_ref);
             there.is_some_and(|there| same_definition(there, check) && there.status != check.status)
         };
+        let mut room = BATCH_BYTES_MAX;
         let updates: Vec<CheckUpdate> = desired
             .checks
             .values()
             .filter(changed)
             .map(|check| CheckUpdate { key: check.key.clone(), status: check.status, output: check.output.clone() })
             .take(UPDATES_MAX)
+            .take_while(|update| fits(update, &mut room))
             .collect();
         if updates.is_empty() {
             return None;
@@ -266,15 +282,21 @@ impl Registrations {
 
     fn forget_unwanted(&mut self, name: &NodeName, incarnation: Incarnation) -> Option<AgentWrite> {
         let (Some(desired), Some(acknowledged)) = (&self.desired, &self.acknowledged) else { return None };
-        let instance = acknowledged.instances.keys().find(|key| !desired.instances.contains_key(key)).cloned();
-        if let Some(key) = instance {
+        let refused = &self.refused_removals;
+        let unwanted = |key: &&InstanceKey| {
+            !desired.instances.contains_key(key) && !refused.contains(&Removal::Instance(InstanceKey::clone(key)))
+        };
+        if let Some(key) = acknowledged.instances.keys().find(unwanted).cloned() {
             let target = DeregisterTarget::Instance { namespace: key.namespace.clone(), id: key.id.clone() };
-            self.in_flight = Some(Effect::ForgetInstance(key));
+            self.in_flight = Some(Effect::Remove(Removal::Instance(key)));
             return Some(AgentWrite::Deregister { node: name.clone(), target, incarnation });
         }
-        let key = acknowledged.checks.keys().find(|key| !desired.checks.contains_key(key)).cloned()?;
+        let unwanted = |key: &&CheckKey| {
+            !desired.checks.contains_key(key) && !refused.contains(&Removal::Check(CheckKey::clone(key)))
+        };
+        let key = acknowledged.checks.keys().find(unwanted).cloned()?;
         let target = DeregisterTarget::Check { namespace: key.namespace.clone(), id: key.id.clone() };
-        self.in_flight = Some(Effect::ForgetCheck(key));
+        self.in_flight = Some(Effect::Remove(Removal::Check(key)));
         Some(AgentWrite::Deregister { node: name.clone(), target, incarnation })
     }
 
@@ -294,15 +316,15 @@ impl Registrations {
                     }
                 }
             }
-            Effect::ForgetNode => *acknowledged = Acknowledged::default(),
-            Effect::ForgetInstance(key) => {
+            Effect::Remove(Removal::Node) => *acknowledged = Acknowledged::default(),
+            Effect::Remove(Removal::Instance(key)) => {
                 acknowledged.instances.remove(&key);
                 // The catalog removes an instance's checks with it; one that is wanted still is written again.
                 acknowledged.checks.retain(|_, content| {
                     content.as_ref().is_none_or(|check| check.instance_key().as_ref() != Some(&key))
                 });
             }
-            Effect::ForgetCheck(key) => {
+            Effect::Remove(Removal::Check(key)) => {
                 acknowledged.checks.remove(&key);
             }
         }
@@ -311,15 +333,13 @@ impl Registrations {
     /// What a write was about is not there: a removal is as good as done, anything else starts over from the node.
     fn missing(&mut self, effect: Effect, refusal: &Refusal) -> Settled {
         match effect {
-            Effect::ForgetNode | Effect::ForgetInstance(_) | Effect::ForgetCheck(_) => {
+            Effect::Remove(_) => {
                 self.apply(effect);
                 Settled::Done
             }
             Effect::Update(updates) => {
+                self.write_again(updates);
                 let acknowledged = self.acknowledged.get_or_insert_default();
-                for update in updates {
-                    acknowledged.checks.insert(update.key, None);
-                }
                 acknowledged.instances.values_mut().for_each(|content| *content = None);
                 Settled::Done
             }
@@ -327,10 +347,24 @@ impl Registrations {
         }
     }
 
+    /// Forgets what is known of checks, so that they are registered again.
+    fn write_again(&mut self, updates: Vec<CheckUpdate>) {
+        let acknowledged = self.acknowledged.get_or_insert_default();
+        acknowledged.checks.extend(updates.into_iter().map(|update| (update.key, None)));
+    }
+
     fn refuse(&mut self, effect: Effect, error: String) -> Settled {
-        let Effect::Register { node, instances, checks } = effect else {
-            // Status and removal of what this session registered are refused only together with the session.
-            return Settled::Fenced;
+        let (node, instances, checks) = match effect {
+            Effect::Register { node, instances, checks } => (node, instances, checks),
+            // Registered again, one by one if need be, it comes out which of the checks the refusal is about.
+            Effect::Update(updates) => {
+                self.write_again(updates);
+                return Settled::Refused(error);
+            }
+            Effect::Remove(removal) => {
+                self.refused_removals.insert(removal);
+                return Settled::Refused(error);
+            }
         };
         let is_node_alone = instances.is_empty() && checks.is_empty();
         if !self.one_by_one && !is_node_alone {
@@ -344,6 +378,15 @@ impl Registrations {
         self.refused_checks.extend(checks.into_iter().map(|it| (it.key.clone(), it)));
         Settled::Refused(error)
     }
+}
+
+/// Whether an item still goes into a write that has `room` bytes left; the first one always does.
+fn fits(item: &impl Serialize, room: &mut usize) -> bool {
+    // What cannot be encoded fails where it is sent, with the reason.
+    let length = serde_json::to_vec(item).map_or(0, |encoded| encoded.len());
+    let is_first = *room == BATCH_BYTES_MAX;
+    *room = room.saturating_sub(length);
+    is_first || *room > 0
 }
 
 /// Whether two checks differ in nothing but what they say.

@@ -6,7 +6,7 @@ mod world;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use catalog::{Action, CatalogIndex, CheckStatus};
+use catalog::{Action, CatalogIndex, CheckStatus, Incarnation, Outcome, Refusal};
 use wire::agent_protocol::AgentWrite;
 
 use self::world::{World, check, desired, instance, serving};
@@ -154,6 +154,75 @@ fn many_instances_are_registered_in_few_writes() {
     world.pass(Duration::from_secs(5));
     world.assert_registered(&wanted);
     assert!(world.count(|output| matches!(output, Output::Write { .. })) <= 8);
+}
+
+fn invalid() -> Outcome {
+    Outcome::Refused(Refusal::Invalid { field: "output".to_owned(), problem: "it is bad".to_owned() })
+}
+
+/// Makes every write that there is to make, and returns how long the longest is.
+fn write_all(registrations: &mut Registrations) -> usize {
+    let mut longest = 0;
+    while let Some(write) = registrations.next(Incarnation(1)) {
+        longest = longest.max(serde_json::to_vec(&write).unwrap().len());
+        assert_eq!(registrations.answer(&Outcome::Done), Settled::Done);
+    }
+    longest
+}
+
+#[test]
+fn only_a_session_that_is_over_is_taken_for_one() {
+    let cluster = model::Cluster::new(1, &world::services());
+    let checks = vec![check(Some("web"), "alive", CheckStatus::Passing)];
+    let mut wanted = desired(&cluster, vec![instance("web", "web", 8080)], checks);
+    let mut registrations = Registrations::new(Some(Known::default()));
+    registrations.desire(wanted.clone());
+    write_all(&mut registrations);
+    wanted.checks.values_mut().next().unwrap().status = CheckStatus::Critical;
+    registrations.desire(wanted.clone());
+    assert!(matches!(registrations.next(Incarnation(1)), Some(AgentWrite::UpdateChecks { .. })));
+    assert!(matches!(registrations.answer(&invalid()), Settled::Refused(_)));
+    assert!(
+        matches!(registrations.next(Incarnation(1)), Some(AgentWrite::Register { checks, .. }) if checks.len() == 1)
+    );
+    assert_eq!(registrations.answer(&Outcome::Done), Settled::Done);
+
+    wanted.checks.clear();
+    registrations.desire(wanted);
+    assert!(matches!(registrations.next(Incarnation(1)), Some(AgentWrite::Deregister { .. })));
+    assert!(matches!(registrations.reject("no".to_owned()), Settled::Refused(_)));
+    assert_eq!(registrations.next(Incarnation(1)), None, "it is not asked for at once again");
+    registrations.forgive();
+    assert!(matches!(registrations.next(Incarnation(1)), Some(AgentWrite::Deregister { .. })));
+    let stale =
+        Refusal::StaleIncarnation { node: "vm-1".parse().unwrap(), found: Incarnation(1), current: Incarnation(2) };
+    assert_eq!(registrations.answer(&Outcome::Refused(stale)), Settled::Fenced);
+}
+
+#[test]
+fn no_write_is_longer_than_servers_take() {
+    let cluster = model::Cluster::new(1, &world::services());
+    let instances = (1..=64).map(|n| {
+        let mut instance = instance("web", &format!("web-{n}"), n);
+        instance.meta = (0..64).map(|m| (format!("meta-{m}"), "m".repeat(512))).collect();
+        instance
+    });
+    let checks = (1..=300).map(|n| {
+        let mut check = check(None, &format!("check-{n}"), CheckStatus::Passing);
+        check.output = "o".repeat(4096);
+        check
+    });
+    let mut wanted = desired(&cluster, instances.collect(), checks.collect());
+    let mut registrations = Registrations::new(Some(Known::default()));
+    registrations.desire(wanted.clone());
+    let longest = write_all(&mut registrations);
+    assert!((256 * 1024..640 * 1024).contains(&longest), "{longest}");
+    wanted.checks.values_mut().for_each(|check| check.status = CheckStatus::Critical);
+    registrations.desire(wanted.clone());
+    let longest = write_all(&mut registrations);
+    assert!((256 * 1024..640 * 1024).contains(&longest), "{longest}");
+    let known = registrations.known().unwrap();
+    assert_eq!((known.instances.len(), known.checks.len()), (64, 300));
 }
 
 #[test]

@@ -131,6 +131,9 @@ pub(crate) enum ConnectError {
     /// The other side's certificate is revoked.
     #[error("the certificate of the other agent's service is revoked")]
     Revoked,
+    /// The other side allows no stream.
+    #[error("the other agent allows no streams")]
+    NoStreams,
     /// The other side speaks no HTTP/2.
     #[error("no HTTP/2 tunnel")]
     Http(#[source] h2::Error),
@@ -153,6 +156,7 @@ impl ConnectError {
             },
             Self::Peer(rejected) => rejected.label(),
             Self::Revoked => "revoked",
+            Self::NoStreams => "no_streams",
             Self::Http(_) => "not_http2",
             Self::Timeout(_) => "connect_timeout",
         }

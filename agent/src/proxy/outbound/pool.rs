@@ -66,9 +66,9 @@ impl Pool {
         }
         match self.open(room, plan).await {
             Ok(tunnel) => {
-                let lease = tunnel.lease(false).ok_or_else(|| Arc::new(ConnectError::Revoked));
+                let lease = tunnel.lease(false).ok_or_else(|| slot.fail(ConnectError::NoStreams))?;
                 lock(&slot.tunnels).push(tunnel);
-                lease
+                Ok(lease)
             }
             Err(error) => Err(slot.fail(error)),
         }

@@ -164,3 +164,15 @@ async fn a_proxy_on_threads_of_its_own_carries_and_stops() {
     drop(proxy);
     assert!(TcpStream::connect(address).await.is_err());
 }
+
+#[tokio::test]
+async fn a_proxy_is_not_settled_before_its_listeners_follow() {
+    let mut pair = Pair::start(&["allow web api"]).await;
+    assert!(pair.web.proxy.status().is_settled);
+    pair.web.snapshot.upstreams.push(listener("db", SocketAddr::from((Ipv4Addr::LOCALHOST, 0))));
+    // On one thread, nothing follows before this test waits.
+    pair.web.proxy.publish(Arc::new(pair.web.snapshot.clone()));
+    assert!(!pair.web.proxy.status().is_settled);
+    pair.web.proxy.settled().await;
+    assert!(pair.web.proxy.status().is_settled);
+}
