@@ -176,7 +176,11 @@ impl Hub {
                 self.set_subscription(session, topic, Subscription::Live { sent: index });
                 self.send(session, frame, now, out);
             }
-            Err(_) => self.close(session, CloseReason::TooLarge(topic), out),
+            Err(_) => {
+                // The session need not hold the topic yet, and closing it leaves only what it holds.
+                self.unfollow(session, &topic);
+                self.close(session, CloseReason::TooLarge(topic), out);
+            }
         }
     }
 

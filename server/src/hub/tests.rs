@@ -317,6 +317,19 @@ fn a_session_follows_a_bounded_number_of_topics() {
 }
 
 #[test]
+fn a_view_that_fits_no_frame_ends_the_session_and_leaves_nothing_behind() {
+    let (mut hub, mut log, session, _) = with_session(Limits::default(), &["web"]);
+    let tags: Vec<String> = (0..64).map(|number| format!("{number:0500}")).collect();
+    for node in 0..150 {
+        log.write(register(&format!("vm-{node}"), "api", &tags));
+    }
+    step(&mut hub, log.applied(), 0);
+    let closed = step(&mut hub, subscribe(session, &endpoints("api"), None), 0);
+    assert_eq!(closing(&closed), &CloseReason::TooLarge(endpoints("api")));
+    assert!(hub.feeds.is_empty() && hub.readers.is_empty() && hub.by_agent.is_empty());
+}
+
+#[test]
 fn c14_revoking_an_agent_cuts_its_session() {
     let (mut hub, mut log, session, agent) = with_session(TINY, &["web"]);
     step(&mut hub, subscribe(session, &Topic::Roots, None), 0);
