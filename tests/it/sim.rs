@@ -2,28 +2,40 @@
 //!
 //! `SEED=7 cargo test --test it sim::` replays one seed and prints what happens; `WEFT_TEST_SCALE=full` runs many more.
 
+mod agents;
 mod checks;
 mod clients;
+mod connections;
 mod disk;
+mod errands;
 mod faults;
+mod hubs;
+mod machines;
 mod mesh;
 mod network;
+mod operator;
+mod plan;
 mod random;
+mod recovery;
 mod schedule;
 mod servers;
+mod streams;
 mod trace;
+mod views;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use checks::Violation;
-use mesh::{Mesh, Plan, Summary};
+use mesh::Mesh;
+use plan::{Plan, Planted, Summary};
+use views::Counts;
 
 /// How many seeds a run tries: few enough for every build, or as many as somebody is willing to wait for.
 fn seeds(few: u64) -> Vec<u64> {
     let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse().ok());
     match number("SEED") {
         Some(seed) => vec![seed],
-        None if std::env::var("WEFT_TEST_SCALE").as_deref() == Ok("full") => (0..few * 50).collect(),
+        None if std::env::var("WEFT_TEST_SCALE").as_deref() == Ok("full") => (0..few * 20).collect(),
         None => (0..few).collect(),
     }
 }
@@ -47,16 +59,18 @@ fn holds(seed: u64, plan: Plan) -> Summary {
 #[test]
 fn p1_p2_fault_10_three_servers_agree_whatever_fails() {
     let mut total = Summary::default();
-    for seed in seeds(200) {
+    let seeds = seeds(200);
+    for &seed in &seeds {
         let summary = holds(seed, Plan { servers: 3, ..Plan::default() });
         if seed % 100 == 0 {
             assert_eq!(summary, holds(seed, Plan { servers: 3, ..Plan::default() }), "seed {seed} is not repeatable");
         }
         total.add(&summary);
     }
-    // What never happens is not tested.
+    // What never happens is not tested; one replayed seed may well do without.
     let Summary { acknowledged, reads, leaders, crashes, restored, .. } = total;
-    assert!([acknowledged, reads, leaders, crashes, restored].iter().all(|count| *count > 0), "{total:?}");
+    let happened = [acknowledged, reads, leaders, crashes, restored].iter().all(|count| *count > 0);
+    assert!(happened || seeds.len() == 1, "{total:?}");
 }
 
 #[test]
@@ -75,7 +89,7 @@ fn a_server_alone_keeps_what_it_acknowledged() {
 
 #[test]
 fn without_faults_everything_is_acknowledged_under_one_leader() {
-    for seed in seeds(10) {
+    for seed in seeds(4) {
         let summary = holds(seed, Plan { servers: 3, has_faults: false, ..Plan::default() });
         assert_eq!(summary.leaders, 1, "seed {seed}: nothing made a leader lose its office");
         assert!(summary.acknowledged > 50, "seed {seed}: {summary:?}");
@@ -88,4 +102,50 @@ fn a_disk_that_does_not_sync_is_caught() {
         .filter(|seed| run(*seed, Plan { servers: 3, has_honest_disks: false, ..Plan::default() }).is_err())
         .count();
     assert!(caught >= 8, "only {caught} of 10 seeds saw that synced data were lost");
+}
+
+/// Agents beside servers, and few other clients.
+const AGENTS: Plan = Plan { agents: 4, clients: 2, ..Plan::DEFAULT };
+
+#[test]
+fn p3_agents_hold_what_the_servers_hold_whatever_fails() {
+    let mut total = Summary::default();
+    for seed in seeds(20) {
+        let summary = holds(seed, AGENTS);
+        if seed % 100 == 0 {
+            assert_eq!(summary, holds(seed, AGENTS), "seed {seed} is not repeatable");
+        }
+        total.add(&summary);
+    }
+    if std::env::var_os("SEED").is_none() {
+        let Counts { resumed, written, fenced, superseded, revoked, agent_crashes, left, .. } = total.streams;
+        let seen = [resumed, written, fenced, superseded, revoked, agent_crashes, left];
+        assert!(seen.iter().all(|count| *count > 0), "{total:?}");
+    }
+}
+
+#[test]
+fn an_event_that_is_lost_on_the_way_is_missed_and_asked_for_again() {
+    let mut total = Summary::default();
+    for seed in seeds(6) {
+        total.add(&holds(seed, Plan { planted: Planted::LosesAnEvent, ..AGENTS }));
+    }
+    let Counts { lost, noticed, .. } = total.streams;
+    assert!(std::env::var_os("SEED").is_some() || (lost > 0 && noticed > 0), "{total:?}");
+}
+
+#[test]
+fn a_last_event_that_is_lost_on_the_way_is_caught() {
+    for seed in seeds(2) {
+        let plan = Plan { planted: Planted::LosesTheLastEvent, ..AGENTS };
+        let violation = run(seed, plan).expect_err("an agent holds something else than the servers");
+        assert!(violation.0.contains("and servers hold"), "seed {seed}: {violation}");
+    }
+}
+
+#[test]
+fn servers_that_let_older_sessions_write_are_caught() {
+    let plan = Plan { planted: Planted::ForgetsFences, ..AGENTS };
+    let is_caught = (0..100).any(|seed| run(seed, plan).is_err());
+    assert!(is_caught, "no seed saw that an older session overwrote a newer one");
 }

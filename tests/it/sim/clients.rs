@@ -22,6 +22,8 @@ pub(crate) enum Wish {
     Write { destination: ServicePattern, data: Vec<u8> },
     /// A linearizable read; what was acknowledged before it began is at most this index.
     Read { floor: CatalogIndex },
+    /// What a server or the operator brings through Raft.
+    Errand(Vec<u8>),
 }
 
 /// What a server answers.

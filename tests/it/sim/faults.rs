@@ -62,6 +62,7 @@ impl Mesh {
             self.summary.crashes += 1;
             self.trace.note(self.schedule.now(), "crash", &[id]);
             self.schedule.plan(after, Event::Start { server: id, life: server.life });
+            self.hub_falls(id);
         }
     }
 
@@ -69,6 +70,7 @@ impl Mesh {
     fn partition(&mut self, ids: &[u64]) {
         let clients: Vec<u64> = self.clients.keys().copied().collect();
         let places = ids.iter().map(|id| Place::Server(*id)).chain(clients.into_iter().map(Place::Client));
+        let places = places.chain(self.streams.agents.keys().map(|id| Place::Agent(*id)));
         let sides: Vec<(Place, bool)> = places.map(|place| (place, self.random.happens(50))).collect();
         for (from, from_side) in &sides {
             for (to, to_side) in &sides {

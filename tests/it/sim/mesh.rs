@@ -8,55 +8,17 @@ use server::raft::{Input, Limits, Message, MessageType, Output, ProposalFailure,
 use super::checks::{Checked, Checks, check};
 use super::clients::{Answer, Client, Wish};
 use super::network::{Network, Place};
+use super::plan::{Plan, Summary};
 use super::random::Random;
 use super::schedule::Schedule;
 use super::servers::{Asker, Process, Server};
+use super::streams::{StreamEvent, Streams};
 use super::trace::Trace;
-
-/// What a run is made of.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Plan {
-    pub(crate) servers: u64,
-    pub(crate) clients: u64,
-    pub(crate) has_faults: bool,
-    pub(crate) has_honest_disks: bool,
-    /// How long things go wrong.
-    pub(crate) trouble: Duration,
-}
-
-impl Default for Plan {
-    fn default() -> Plan {
-        Plan { servers: 3, clients: 5, has_faults: true, has_honest_disks: true, trouble: Duration::from_secs(20) }
-    }
-}
 
 /// How long a healed mesh may take until everybody writes again and all servers agree.
 const RECOVERY: Duration = Duration::from_secs(30);
 /// How long after the last write the servers may take to stand at the same index.
 const SILENCE: Duration = Duration::from_secs(5);
-
-/// What a run came to. Equal for equal seeds.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct Summary {
-    pub(crate) acknowledged: u64,
-    pub(crate) reads: u64,
-    pub(crate) leaders: u64,
-    pub(crate) crashes: u64,
-    /// How often a server was sent a snapshot.
-    pub(crate) restored: u64,
-    pub(crate) trace: u64,
-}
-
-impl Summary {
-    pub(crate) fn add(&mut self, other: &Summary) {
-        self.acknowledged += other.acknowledged;
-        self.reads += other.reads;
-        self.leaders += other.leaders;
-        self.crashes += other.crashes;
-        self.restored += other.restored;
-        self.trace ^= other.trace;
-    }
-}
 
 /// Something that is going to happen.
 #[derive(Debug)]
@@ -75,6 +37,8 @@ pub(crate) enum Event {
     Client { client: u64, attempt: u64 },
     /// Something goes wrong.
     Fault,
+    /// Something about agents and their streams.
+    Stream(StreamEvent),
 }
 
 /// What travels. Other machines add their kinds here.
@@ -97,6 +61,7 @@ pub(crate) struct Mesh {
     limits: Limits,
     pub(crate) checks: Checks,
     pub(crate) summary: Summary,
+    pub(crate) streams: Streams,
 }
 
 impl Mesh {
@@ -112,6 +77,7 @@ impl Mesh {
             retained_entries: random.within(0..8),
             ..Limits::default()
         };
+        let streams = Streams::new(plan, &mut random);
         Mesh {
             plan,
             schedule: Schedule::new(),
@@ -123,6 +89,7 @@ impl Mesh {
             limits,
             checks: Checks::default(),
             summary: Summary::default(),
+            streams,
         }
     }
 
@@ -137,6 +104,7 @@ impl Mesh {
         if self.plan.has_faults {
             self.schedule.plan(Duration::from_secs(2), Event::Fault);
         }
+        self.start_streams();
         self.run_for(self.plan.trouble)?;
         self.plan.has_faults = false;
         self.heal();
@@ -169,6 +137,7 @@ impl Mesh {
             );
             self.run_for(Duration::from_millis(500))?;
         }
+        self.streams_recover()?;
         // Everybody falls silent, and the last writes reach everybody.
         self.clients.clear();
         self.run_for(SILENCE)?;
@@ -191,7 +160,7 @@ impl Mesh {
             applied.windows(2).all(|pair| pair[0] == pair[1]),
             "servers stand at {applied:?} after everything was healed"
         );
-        Ok(())
+        self.streams_agree()
     }
 
     fn happen(&mut self, event: Event) -> Checked {
@@ -216,10 +185,13 @@ impl Mesh {
                 }
             }
             Event::Client { client, attempt } => self.client_acts(client, attempt),
+            Event::Stream(event) => self.stream_happens(event)?,
             Event::Fault => {
                 if self.plan.has_faults {
                     self.fault();
-                    let after = self.random.millis(50..1500);
+                    // Agents need a mesh that works for a while at times, or they would never have much to lose.
+                    let pause = if self.plan.agents == 0 { 50..1500 } else { 300..5000 };
+                    let after = self.random.millis(pause);
                     self.schedule.plan(after, Event::Fault);
                 }
             }
@@ -227,7 +199,7 @@ impl Mesh {
         Ok(())
     }
 
-    fn lives(&self, server: u64, life: u64) -> bool {
+    pub(crate) fn lives(&self, server: u64, life: u64) -> bool {
         let server = &self.servers[&server];
         server.life == life && server.room().is_some()
     }
@@ -242,7 +214,7 @@ impl Mesh {
         self.trace.note(self.schedule.now(), "start", &[id, server.life]);
         let (life, tick) = (server.life, server.tick);
         self.schedule.plan(tick, Event::Tick { server: id, life });
-        Ok(())
+        self.hub_starts(id)
     }
 
     /// Puts something into a server's inbox. It looks soon, but not at once: inputs come in batches.
@@ -292,7 +264,7 @@ impl Mesh {
         let now = self.schedule.now();
         match output {
             Output::Send(message) => self.send_raft(id, message),
-            Output::Applied { index, catalog, restored, .. } => {
+            Output::Applied { index, catalog, touched, restored } => {
                 self.trace.note(now, "applied", &[id, index.0, u64::from(restored)]);
                 let server = self.servers.get_mut(&id).expect("the server exists");
                 let before = std::mem::replace(&mut server.applied, index);
@@ -300,6 +272,7 @@ impl Mesh {
                 check!(index > before, "server {id} went from index {before} to {index}");
                 check!(catalog.index() == index, "server {id} put out index {} as {index}", catalog.index());
                 self.checks.applied(id, &catalog, restored)?;
+                self.hub_is_told(id, catalog, touched, restored)?;
             }
             Output::RoleChanged { role, leader, term } => {
                 self.trace.note(now, "role", &[id, role as u64, leader.unwrap_or(0), term]);
@@ -366,14 +339,14 @@ impl Mesh {
     fn arrive(&mut self, from: Place, to: Place, parcel: Parcel) -> Checked {
         match (from, to, parcel) {
             (Place::Server(_), Place::Server(to), Parcel::Raft(message)) => self.input(to, Input::Peer(*message)),
-            (Place::Client(client), Place::Server(to), Parcel::Ask { number, wish }) => {
+            (place, Place::Server(to), Parcel::Ask { number, wish }) => {
                 let server = self.servers.get_mut(&to).expect("the server exists");
                 let floor = if let Wish::Read { floor } = wish { floor } else { Default::default() };
-                let id = server.ask(Asker { client, number, floor });
+                let id = server.ask(Asker { place, number, floor });
                 self.input(
                     to,
                     match wish {
-                        Wish::Write { data, .. } => Input::Propose { id, data },
+                        Wish::Write { data, .. } | Wish::Errand(data) => Input::Propose { id, data },
                         Wish::Read { .. } => Input::ReadIndex { id },
                     },
                 );
@@ -381,6 +354,7 @@ impl Mesh {
             (Place::Server(from), Place::Client(client), Parcel::Answer { number, answer }) => {
                 self.client_hears(client, from, number, answer)?;
             }
+            (Place::Server(_), _, Parcel::Answer { number, answer }) => self.errand_hears(number, answer),
             (from, to, parcel) => check!(false, "{parcel:?} went from {from:?} to {to:?}"),
         }
         Ok(())
@@ -388,8 +362,8 @@ impl Mesh {
 
     fn answer(&mut self, id: u64, name: u64, answer: Answer) {
         let server = self.servers.get_mut(&id).expect("the server exists");
-        if let Some(Asker { client, number, .. }) = server.askers.remove(&name) {
-            self.send(Place::Server(id), Place::Client(client), Parcel::Answer { number, answer });
+        if let Some(Asker { place, number, .. }) = server.askers.remove(&name) {
+            self.send(Place::Server(id), place, Parcel::Answer { number, answer });
         }
     }
 }

@@ -11,7 +11,12 @@ use super::random::Random;
 pub(crate) enum Place {
     Server(u64),
     Client(u64),
+    Agent(u64),
+    Operator,
 }
+
+/// How long it takes until something lost is sent again over a connection.
+const RESENT_AFTER: Duration = Duration::from_millis(200);
 
 /// What happens to everything that is sent.
 #[derive(Debug, Clone)]
@@ -48,6 +53,19 @@ impl Network {
     pub(crate) fn heal(&mut self) {
         self.cut.clear();
         self.weather = Weather::FAIR;
+    }
+
+    /// Returns after how long something arrives that is sent again until it does; nothing if the way is cut.
+    pub(crate) fn carry(&self, from: Place, to: Place, random: &mut Random) -> Option<Duration> {
+        let Weather { loss_percent, delay_ms, .. } = &self.weather;
+        if self.cut.contains(&(from, to)) {
+            return None;
+        }
+        let mut delay = random.millis(delay_ms.clone());
+        while random.happens(*loss_percent) {
+            delay += RESENT_AFTER;
+        }
+        Some(delay)
     }
 
     /// Returns after how long each copy of a message arrives; none if it is lost.

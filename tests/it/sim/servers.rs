@@ -10,12 +10,13 @@ use server::raft::{Input, Limits, Room, RoomConfig};
 
 use super::checks::{Checked, Violation};
 use super::disk::SimDisk;
+use super::network::Place;
 use super::random::Random;
 
 /// Who waits for a proposal or a read.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Asker {
-    pub(crate) client: u64,
+    pub(crate) place: Place,
     pub(crate) number: u64,
     /// For a read: what it must have seen.
     pub(crate) floor: CatalogIndex,

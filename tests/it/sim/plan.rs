@@ -1,0 +1,73 @@
+//! What a run is made of, and what it came to.
+
+use std::time::Duration;
+
+use super::views::Counts;
+
+/// The bug that is put in, for the checks to find or the machines to mend.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Planted {
+    Nothing,
+    /// The network swallows one event, with others after it, although the connection lives on.
+    LosesAnEvent,
+    /// The network swallows the very last event.
+    LosesTheLastEvent,
+    /// Servers let writes of any session pass as writes of the newest.
+    ForgetsFences,
+}
+
+/// What a run is made of.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Plan {
+    pub(crate) servers: u64,
+    pub(crate) clients: u64,
+    pub(crate) agents: u64,
+    pub(crate) planted: Planted,
+    pub(crate) has_faults: bool,
+    pub(crate) has_honest_disks: bool,
+    /// How long things go wrong.
+    pub(crate) trouble: Duration,
+}
+
+impl Plan {
+    pub(crate) const DEFAULT: Plan = Plan {
+        servers: 3,
+        clients: 5,
+        agents: 0,
+        planted: Planted::Nothing,
+        has_faults: true,
+        has_honest_disks: true,
+        trouble: Duration::from_secs(20),
+    };
+}
+
+impl Default for Plan {
+    fn default() -> Plan {
+        Plan::DEFAULT
+    }
+}
+
+/// What a run came to. Equal for equal seeds.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Summary {
+    pub(crate) acknowledged: u64,
+    pub(crate) reads: u64,
+    pub(crate) leaders: u64,
+    pub(crate) crashes: u64,
+    /// How often a server was sent a snapshot.
+    pub(crate) restored: u64,
+    pub(crate) streams: Counts,
+    pub(crate) trace: u64,
+}
+
+impl Summary {
+    pub(crate) fn add(&mut self, other: &Summary) {
+        self.acknowledged += other.acknowledged;
+        self.reads += other.reads;
+        self.leaders += other.leaders;
+        self.crashes += other.crashes;
+        self.restored += other.restored;
+        self.streams.add(&other.streams);
+        self.trace ^= other.trace;
+    }
+}

@@ -1,0 +1,194 @@
+//! What goes wrong between agents and servers, and what must be true once nothing does any more.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use catalog::{Catalog, CatalogIndex, Check, Instance};
+
+use super::agents::Agent;
+use super::checks::{Checked, check};
+use super::mesh::Mesh;
+use super::network::Place;
+use super::plan::Planted;
+use super::streams::StreamEvent;
+
+/// How long agents may take, once nothing is wrong, until they hold what the servers hold and the reverse.
+const RECOVERY: Duration = Duration::from_secs(120);
+/// How long nothing may happen to a session that is in step.
+const REST: Duration = Duration::from_secs(40);
+
+impl Mesh {
+    pub(super) fn start_streams(&mut self) {
+        if self.plan.agents == 0 {
+            return;
+        }
+        self.plan_stream(Duration::from_secs(1), StreamEvent::Operator);
+        for agent in self.streams.agents.keys().copied().collect::<Vec<_>>() {
+            self.plan_stream(Duration::from_secs(1), StreamEvent::AgentActs { agent });
+        }
+        if self.plan.has_faults {
+            self.plan_stream(Duration::from_secs(2), StreamEvent::Fault);
+        }
+    }
+
+    /// Draws the next fault between agents and servers and lets it happen.
+    pub(super) fn stream_fault(&mut self) -> Checked {
+        if !self.plan.has_faults {
+            return Ok(());
+        }
+        // A write of an older session needs somebody to overtake it.
+        let (pause, kinds) =
+            if self.plan.planted == Planted::ForgetsFences { (50..400, 0..2) } else { (50..1500, 0..12) };
+        let after = self.random.millis(pause);
+        self.plan_stream(after, StreamEvent::Fault);
+        let agents: Vec<u64> = self.streams.agents.keys().copied().collect();
+        let servers: Vec<u64> = self.servers.keys().copied().collect();
+        let (agent, server) = (self.random.choose(&agents), self.random.choose(&servers));
+        match self.random.within(kinds) {
+            0 | 1 => {
+                // Everybody who waits for an answer turns to another server, and what it wrote may still be on its way.
+                let waits = |agent: &Agent| agent.link.filter(|_| !agent.pending.is_empty());
+                for link in self.streams.agents.values().filter_map(waits).collect::<Vec<_>>() {
+                    self.cut(link, true);
+                }
+            }
+            2 | 3 => {
+                let is_loud = self.random.happens(50);
+                if let Some(link) = self.agent(agent).link {
+                    self.cut(link, is_loud);
+                }
+            }
+            4 | 5 => self.agent_crashes(agent, true),
+            6 => self.agent_crashes(agent, false),
+            7 => {
+                let until = self.schedule.now() + self.random.millis(100..12_000);
+                self.agent(agent).paused_until = until;
+            }
+            8 => self.network.cut(Place::Agent(agent), Place::Server(server)),
+            9 => self.network.cut(Place::Server(server), Place::Agent(agent)),
+            10 => return self.agent_leaves(agent),
+            _ => {
+                for server in servers {
+                    self.network.cut(Place::Agent(agent), Place::Server(server));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Lets everything come to rest, and changes every topic once more.
+    pub(super) fn streams_recover(&mut self) -> Checked {
+        if self.plan.agents == 0 {
+            return Ok(());
+        }
+        for agent in self.streams.agents.values_mut() {
+            agent.paused_until = Duration::ZERO;
+        }
+        self.streams.operator.is_done = true;
+        if self.plan.planted == Planted::Nothing {
+            self.come_into_step(RECOVERY)?;
+        }
+        self.streams.operator.finish();
+        self.plan_stream(Duration::ZERO, StreamEvent::Operator);
+        self.run_for(Duration::from_secs(1))?;
+        let patience = if self.plan.planted == Planted::LosesTheLastEvent { REST } else { RECOVERY };
+        self.come_into_step(patience)
+    }
+
+    fn come_into_step(&mut self, patience: Duration) -> Checked {
+        let deadline = self.schedule.now() + patience;
+        while let Err(what) = self.is_in_step() {
+            check!(self.schedule.now() < deadline, "after {patience:?} without faults {what}");
+            self.run_for(Duration::from_millis(500))?;
+        }
+        Ok(())
+    }
+
+    /// Agents and servers agree at the end, and have nothing more to say to each other.
+    pub(super) fn streams_agree(&mut self) -> Checked {
+        if self.plan.agents == 0 {
+            return Ok(());
+        }
+        let before =
+            (self.summary.streams.sessions, self.summary.streams.written, self.streams.newest().map(Catalog::index));
+        self.run_for(REST)?;
+        let after =
+            (self.summary.streams.sessions, self.summary.streams.written, self.streams.newest().map(Catalog::index));
+        check!(before == after, "sessions, writes and index went from {before:?} to {after:?} without any cause");
+        let verdict = self.is_in_step();
+        check!(verdict.is_ok(), "after everything was at rest {}", verdict.err().unwrap_or_default());
+        Ok(())
+    }
+
+    /// Says what is not yet as it should be in the end.
+    fn is_in_step(&self) -> Result<(), String> {
+        let streams = &self.streams;
+        if !streams.operator.rests() {
+            return Err("the operator is busy".to_owned());
+        }
+        if !streams.errands.is_empty() {
+            return Err(format!("{} writes are under way", streams.errands.len()));
+        }
+        let newest = streams.newest().ok_or("no server runs")?;
+        for (id, agent) in &streams.agents {
+            holds(agent, newest).map_err(|what| format!("agent {id}: {what}"))?;
+            is_registered(agent, newest).map_err(|what| format!("agent {id}: {what}"))?;
+        }
+        Ok(())
+    }
+}
+
+/// Whether an agent has a session and holds what the servers hold.
+fn holds(agent: &Agent, catalog: &Catalog) -> Result<(), String> {
+    let machine = agent.process.as_ref().ok_or("it does not run")?;
+    if agent.is_leaving || agent.link.is_none() {
+        return Err(format!("it leaves: {}; its connection: {:?}", agent.is_leaving, agent.link));
+    }
+    if !agent.pending.is_empty() {
+        return Err(format!("it waits for answers to {:?}", agent.pending));
+    }
+    for topic in &agent.needs {
+        let items = catalog.view(topic);
+        let held = machine.view().get(topic).ok_or_else(|| format!("it holds nothing of {topic}"))?;
+        if held.items != items {
+            return Err(format!("it holds {:?} of {topic} and servers hold {items:?}", held.items));
+        }
+        if agent.published.get(topic).map(|state| &state.items) != Some(&items) {
+            return Err(format!("it did not say what it holds of {topic}"));
+        }
+    }
+    if machine.view().len() != agent.needs.len() {
+        return Err("it holds what it does not need".to_owned());
+    }
+    Ok(())
+}
+
+/// Whether the catalog says of an agent's node what it should, in the name of the agent's newest session.
+fn is_registered(agent: &Agent, catalog: &Catalog) -> Result<(), String> {
+    let node = catalog.node(&agent.node).ok_or("its node is not registered")?;
+    let record = agent.record.as_ref().and_then(|record| catalog.agent_record(record)).ok_or("it has no record")?;
+    if record.incarnation != agent.incarnation || node.incarnation != agent.incarnation {
+        return Err(format!(
+            "its session is {:?}, its record's {:?}, and {:?} registered",
+            agent.incarnation, record.incarnation, node.incarnation
+        ));
+    }
+    if node.meta != agent.desired.node.meta || node.owner != agent.desired.node.owner {
+        return Err(format!("its node is registered as {node:?}"));
+    }
+    let there: BTreeMap<_, _> = catalog.instances_on(&agent.node).map(|it| (it.key.clone(), plain(it))).collect();
+    if there != agent.desired.instances {
+        return Err(format!("{there:?} is registered instead of {:?}", agent.desired.instances));
+    }
+    let says = |check: &Check| (check.key.clone(), (check.status, check.instance.clone()));
+    let there: BTreeMap<_, _> = catalog.checks_on(&agent.node).map(says).collect();
+    let wanted: BTreeMap<_, _> = agent.desired.checks.values().map(says).collect();
+    if there != wanted {
+        return Err(format!("checks say {there:?} instead of {wanted:?}"));
+    }
+    Ok(())
+}
+
+fn plain(instance: &Instance) -> Instance {
+    Instance { created: CatalogIndex(0), modified: CatalogIndex(0), ..instance.clone() }
+}

@@ -1,0 +1,201 @@
+//! What must hold of views: what servers have, what sessions are told, and what agents make of it.
+
+use std::collections::BTreeMap;
+
+use catalog::{Catalog, CatalogIndex, Event, Incarnation, InstanceKey, Item, NodeName, Owner, Topic};
+
+use super::checks::{Checked, check};
+use super::operator::topics;
+
+/// What a topic holds.
+type Items = BTreeMap<String, Item>;
+
+/// How often things happened. What never happens is not tested.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Counts {
+    pub(crate) sessions: u64,
+    pub(crate) published: u64,
+    /// Subscriptions that went on from a held index.
+    pub(crate) resumed: u64,
+    /// Subscriptions that started over because something was missing.
+    pub(crate) restarted: u64,
+    pub(crate) written: u64,
+    pub(crate) refused: u64,
+    /// Writes of an older session that came too late.
+    pub(crate) fenced: u64,
+    pub(crate) superseded: u64,
+    pub(crate) slow: u64,
+    pub(crate) behind: u64,
+    pub(crate) revoked: u64,
+    pub(crate) agent_crashes: u64,
+    pub(crate) left: u64,
+    /// Events that the network swallowed.
+    pub(crate) lost: u64,
+    /// Swallowed events whose absence the machine noticed by itself.
+    pub(crate) noticed: u64,
+}
+
+impl Counts {
+    pub(crate) fn add(&mut self, other: &Counts) {
+        self.sessions += other.sessions;
+        self.published += other.published;
+        self.resumed += other.resumed;
+        self.restarted += other.restarted;
+        self.written += other.written;
+        self.refused += other.refused;
+        self.fenced += other.fenced;
+        self.superseded += other.superseded;
+        self.slow += other.slow;
+        self.behind += other.behind;
+        self.revoked += other.revoked;
+        self.agent_crashes += other.agent_crashes;
+        self.left += other.left;
+        self.lost += other.lost;
+        self.noticed += other.noticed;
+    }
+}
+
+/// What one server had applied when it was last looked at.
+#[derive(Debug, Default)]
+struct Seen {
+    indexes: BTreeMap<Topic, CatalogIndex>,
+    incarnations: BTreeMap<NodeName, Incarnation>,
+    versions: BTreeMap<InstanceKey, u64>,
+}
+
+/// What each topic held on servers, by its index.
+#[derive(Debug, Default)]
+pub(crate) struct Truth {
+    held: BTreeMap<Topic, BTreeMap<CatalogIndex, Items>>,
+    seen: BTreeMap<u64, Seen>,
+}
+
+impl Truth {
+    /// A server started with this catalog.
+    pub(crate) fn starts(&mut self, server: u64, catalog: &Catalog) -> Checked {
+        self.seen.remove(&server);
+        self.applied(server, catalog)
+    }
+
+    /// A topic at an index holds the same on every server; nothing that a newer session wrote is undone by an older one.
+    pub(crate) fn applied(&mut self, server: u64, catalog: &Catalog) -> Checked {
+        let seen = self.seen.entry(server).or_default();
+        for topic in topics() {
+            let index = catalog.index_of(&Catalog::reads(&topic));
+            let before = seen.indexes.insert(topic.clone(), index);
+            check!(before <= Some(index), "on server {server} {topic} went from index {before:?} to {index}");
+            if before == Some(index) {
+                continue;
+            }
+            let items = catalog.view(&topic);
+            let first = self.held.entry(topic.clone()).or_default().entry(index).or_insert_with(|| items.clone());
+            check!(*first == items, "{topic} at {index} is {items:?} on server {server} and was {first:?} elsewhere");
+        }
+        for node in catalog.nodes() {
+            let Some(incarnation) = node.incarnation else { continue };
+            let newest = seen.incarnations.entry(node.name.clone()).or_insert(incarnation);
+            check!(incarnation >= *newest, "an older session, {incarnation}, overwrote node {} of {newest}", node.name);
+            *newest = incarnation;
+            let Owner::Agent(owner) = &node.owner else { continue };
+            let current = catalog.agent_record(owner).and_then(|record| record.incarnation);
+            check!(
+                current.is_none_or(|current| incarnation <= current),
+                "node {} is of session {incarnation}, which is not open yet",
+                node.name
+            );
+            for instance in catalog.instances_on(&node.name) {
+                let version = version(&instance.meta);
+                let newest = seen.versions.entry(instance.key.clone()).or_insert(version);
+                check!(version >= *newest, "instance {} went from version {newest} to {version}", instance.key);
+                *newest = version;
+            }
+        }
+        Ok(())
+    }
+
+    /// Returns what a topic held at an index on any server.
+    pub(crate) fn at(&self, topic: &Topic, index: CatalogIndex) -> Option<&Items> {
+        self.held.get(topic)?.get(&index)
+    }
+}
+
+/// Returns the version that an agent gave to what it registered.
+pub(crate) fn version(meta: &BTreeMap<String, String>) -> u64 {
+    meta.get("version").and_then(|version| version.parse().ok()).unwrap_or(0)
+}
+
+/// How far a session follows one topic.
+#[derive(Debug, Default)]
+struct Following {
+    /// The index that the agent said it holds.
+    asked: Option<CatalogIndex>,
+    is_answered: bool,
+    held: Option<(CatalogIndex, Items)>,
+}
+
+/// What one session was told: no gap, no repetition, no going back, and always what some server had.
+#[derive(Debug, Default)]
+pub(crate) struct Told {
+    topics: BTreeMap<Topic, Following>,
+}
+
+impl Told {
+    pub(crate) fn subscribes(&mut self, topic: &Topic, from: Option<CatalogIndex>, truth: &Truth) -> Checked {
+        if let Some(from) = from {
+            let is_known = truth.at(topic, from).is_some();
+            check!(is_known, "an agent holds {topic} at {from}, where no server ever had it");
+        }
+        let following = self.topics.entry(topic.clone()).or_default();
+        following.asked = from;
+        following.is_answered = false;
+        Ok(())
+    }
+
+    pub(crate) fn unsubscribes(&mut self, topic: &Topic) {
+        self.topics.remove(topic);
+    }
+
+    pub(crate) fn is_told(&mut self, event: &Event, truth: &Truth) -> Checked {
+        let (topic, index) = (event.topic(), event.index());
+        let Some(following) = self.topics.get_mut(topic) else {
+            check!(false, "a session is told of {topic}, which it does not follow");
+            return Ok(());
+        };
+        let Some(right) = truth.at(topic, index) else {
+            check!(false, "a session is told of {topic} at {index}, where no server ever had it");
+            return Ok(());
+        };
+        let asked = following.asked;
+        let items = match (event, following.held.take()) {
+            (Event::UpToDate { .. }, _) => {
+                check!(asked == Some(index) && !following.is_answered, "{topic}: {index} is not what was asked for");
+                following.is_answered = true;
+                right.clone()
+            }
+            (Event::Snapshot { items, .. }, held) => {
+                check!(asked <= Some(index), "{topic}: asked from {asked:?} and answered with {index}");
+                let before = held.map(|(before, _)| before);
+                check!(before <= Some(index), "{topic} goes back from {before:?} to {index}");
+                following.is_answered = true;
+                items.clone()
+            }
+            (Event::Delta { .. }, None) => {
+                check!(false, "{topic}: the first thing that is told is a delta to {index}");
+                return Ok(());
+            }
+            (Event::Delta { from, upserts, removes, .. }, Some((before, mut items))) => {
+                check!(*from == before && index > before, "{topic}: {from} to {index} after {before}");
+                let news = upserts.iter().filter(|(key, item)| items.get(*key) != Some(*item)).count();
+                check!(news == upserts.len(), "{topic}: something in the delta to {index} was told before");
+                for key in removes {
+                    check!(items.remove(key).is_some(), "{topic}: the delta to {index} removes what is not there");
+                }
+                items.extend(upserts.clone());
+                items
+            }
+        };
+        check!(items == *right, "{topic} at {index} is told as {items:?} and is {right:?}");
+        following.held = Some((index, items));
+        Ok(())
+    }
+}
