@@ -152,7 +152,7 @@ pub(crate) fn is_live(intention: &Intention, now: Timestamp) -> bool {
 ///
 /// Guardrails first, then the live intention with the highest precedence, then the default. An intention with permissions
 /// captures its source: requests that none of its permissions match get the default, never the next intention
-/// (CONTRACTS of Consul's intentions). Audit turns the denial of an intention into a logged one; it never touches a
+/// (as Consul's intentions have it). Audit turns the denial of an intention into a logged one; it never touches a
 /// guardrail, nor a caller without an identity.
 #[must_use]
 pub fn authorize(policy: &Policy, caller: &Caller, destination: &ServiceKey, now: Timestamp) -> Verdict {

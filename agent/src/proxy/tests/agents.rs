@@ -118,6 +118,22 @@ impl Agent {
         }
     }
 
+    /// Connects to the first upstream until a connection is refused. One that slips in, before it is known here that the
+    /// other side leaves, is carried to its end.
+    pub(super) async fn expect_refusal_soon(&self) {
+        let deadline = tokio::time::Instant::now() + DEADLINE;
+        while let Ok(mut stream) = TcpStream::connect(self.upstream()).await {
+            let mut heard = [0];
+            let is_carried = stream.write_all(b"x").await.is_ok() && stream.read_exact(&mut heard).await.is_ok();
+            if !is_carried {
+                return;
+            }
+            stream.shutdown().await.unwrap();
+            stream.read_to_end(&mut Vec::new()).await.unwrap();
+            assert!(tokio::time::Instant::now() < deadline, "connections are still carried");
+        }
+    }
+
     /// Returns the value of a metric, written as in the text format; 0 where it is not there.
     pub(super) fn metric(&self, name: &str) -> u64 {
         let text = self.metrics.text();

@@ -20,7 +20,7 @@ async fn draining_the_called_side_finishes_what_is_in_flight() {
         let mesh = api.proxy.mesh_address();
         let closed = async { while TcpStream::connect(mesh).await.is_ok() {} };
         tokio::time::timeout(DEADLINE, closed).await.expect("no new callers");
-        web.expect_refusal().await;
+        web.expect_refusal_soon().await;
         say(&mut stream, "the end").await;
         stream.shutdown().await.unwrap();
         let mut rest = String::new();
