@@ -299,7 +299,7 @@ mod tests {
         );
         refused(json!({"TTL": "1s", "SuccessBeforePassing": 3}), "SuccessBeforePassing` is not supported");
         refused(json!({"TTL": "1s", "CheckID": "a", "ID": "b"}), "it differs from CheckID");
-        refused(json!({"TTL": "1s", "Status": "maintenance"}), "not a check status");
+        refused(json!({"TTL": "1s", "Status": "maintenance"}), "no check status");
         refused(json!({"HTTP": "http://a/", "Interval": "1s", "Header": {"X": ["a\nb"]}}), "`check.Header.X`");
         refused(json!({"HTTP": "http://a/", "Interval": "1s", "Header": {"a b": ["x"]}}), "not a header's name");
         refused(json!({"HTTP": "http://a/", "Interval": "1s", "Method": "GET X"}), "`check.Method`");

@@ -280,7 +280,7 @@ mod tests {
     fn h11_what_is_not_carried_out_is_not_stored() {
         refused(r#"{"Permissions": [{"Action": "deny"}]}"#, "`Permissions`: requests are not judged one by one yet");
         refused(r#"{"Action": "allow", "JWT": {"Providers": [{"Name": "okta"}]}}"#, "`JWT`: requests are not judged");
-        refused(r#"{"Action": "perhaps"}"#, "`Action`: `perhaps` is not");
+        refused(r#"{"Action": "perhaps"}"#, "`Action`: `perhaps` is no action");
         refused("{}", "`Action`: it is missing");
         refused(r#"{"Action": "allow", "SourcePeer": "other"}"#, "`SourcePeer` is not supported");
         refused(r#"{"Action": "allow", "LegacyID": "x"}"#, "unknown field `LegacyID`");
