@@ -21,6 +21,9 @@ mod registration;
 
 /// How many answers are remembered for repeats of their requests.
 const ANSWERS_MAX: usize = 16_384;
+/// How many of the newest answers are remembered however old they look: one server or client whose clock is wrong moves the
+/// time inside the commands by minutes within a second, and a retry must be known again all the same.
+const ANSWERS_MIN: usize = 4_096;
 /// How long answers are remembered, by the time inside the commands.
 const ANSWER_AGE_MAX: std::time::Duration = std::time::Duration::from_secs(600);
 
@@ -167,7 +170,8 @@ impl Catalog {
                 .answers
                 .get(&request_id)
                 .is_none_or(|answer| self.clock.since(answer.proposed_at) > ANSWER_AGE_MAX);
-            if self.answer_order.len() <= ANSWERS_MAX && !too_old {
+            let kept = self.answer_order.len();
+            if kept <= ANSWERS_MIN || (kept <= ANSWERS_MAX && !too_old) {
                 break;
             }
             self.answers.remove(&request_id);

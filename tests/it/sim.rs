@@ -9,6 +9,7 @@ mod connections;
 mod disk;
 mod errands;
 mod faults;
+mod history;
 mod hubs;
 mod machines;
 mod mesh;
@@ -102,6 +103,20 @@ fn a_disk_that_does_not_sync_is_caught() {
         .filter(|seed| run(*seed, Plan { servers: 3, has_honest_disks: false, ..Plan::default() }).is_err())
         .count();
     assert!(caught >= 8, "only {caught} of 10 seeds saw that synced data were lost");
+}
+
+#[test]
+fn reads_that_do_not_ask_the_leader_are_caught() {
+    let plan = Plan { planted: Planted::ReadsStale, ..Plan::default() };
+    let caught = (0..20).filter(|seed| run(*seed, plan).is_err()).count();
+    assert!(caught >= 5, "only {caught} of 20 seeds saw a stale read");
+}
+
+#[test]
+fn writes_that_are_answered_before_they_are_committed_are_caught() {
+    let plan = Plan { planted: Planted::AnswersBeforeCommit, ..Plan::default() };
+    let caught = (0..20).filter(|seed| run(*seed, plan).is_err()).count();
+    assert!(caught >= 10, "only {caught} of 20 seeds saw that an answered write was lost");
 }
 
 /// Agents beside servers, and few other clients.

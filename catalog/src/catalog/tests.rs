@@ -195,15 +195,34 @@ fn answers_are_forgotten_by_age_and_by_number() {
         proposed_at: Timestamp(proposed_at),
         ..envelope(number, intention("a", "b", Action::Allow))
     };
-    for minute in 1..=15 {
-        log.catalog.apply(CatalogIndex(minute), &at(minute, minute * 60_000));
+    let max = ANSWERS_MAX as u64;
+    for number in 1..=max + 10 {
+        log.catalog.apply(CatalogIndex(number), &at(number, 0));
     }
-    assert_eq!(log.catalog.answers.len(), 11, "those of more than ten minutes ago are forgotten");
-    for number in 0..(ANSWERS_MAX as u64 + 10) {
-        log.catalog.apply(CatalogIndex(100 + number), &at(100 + number, 15 * 60_000));
+    assert_eq!(log.catalog.answers.len(), ANSWERS_MAX, "those beyond the bound are forgotten");
+    // Eleven commands move the clock by eleven minutes at most.
+    for number in max + 11..=max + 21 {
+        log.catalog.apply(CatalogIndex(number), &at(number, u64::MAX));
     }
-    assert_eq!(log.catalog.answers.len(), ANSWERS_MAX);
-    assert_eq!(log.catalog.answer_order.len(), ANSWERS_MAX);
+    assert_eq!(log.catalog.answers.len(), ANSWERS_MIN, "of those of more than ten minutes ago the newest stay");
+    assert_eq!(log.catalog.answer_order.len(), ANSWERS_MIN);
+}
+
+#[test]
+fn a13_a_clock_that_is_wrong_by_years_makes_no_request_forgotten() {
+    let mut log = Log::default();
+    let create = |number: u64, proposed_at: u64, destination: &str| {
+        let Command::WriteIntention { intention, .. } = intention("a", destination, Action::Allow) else { panic!() };
+        let command = Command::WriteIntention { intention, mode: WriteMode::Create };
+        Envelope { proposed_at: Timestamp(proposed_at), ..envelope(number, command) }
+    };
+    let first = log.catalog.apply(CatalogIndex(1), &create(1, 1_000, "b"));
+    for number in 2..100 {
+        log.catalog.apply(CatalogIndex(number), &create(number, u64::MAX, "c"));
+    }
+    let again = log.catalog.apply(CatalogIndex(100), &create(1, 1_000, "b"));
+    assert!(again.repeated, "{again:?}");
+    assert_eq!(again.outcome, first.outcome);
 }
 
 #[test]

@@ -5,6 +5,8 @@ use std::fmt;
 
 use catalog::{Catalog, CatalogIndex, Outcome, ServicePattern};
 
+use super::history::History;
+
 /// Something that must hold and did not.
 #[derive(Debug)]
 pub(crate) struct Violation(pub String);
@@ -36,6 +38,7 @@ pub(crate) struct Checks {
     leaders: BTreeMap<u64, u64>,
     states: BTreeMap<CatalogIndex, (u64, Vec<u8>)>,
     acknowledged: Vec<(ServicePattern, CatalogIndex)>,
+    pub(crate) history: History,
 }
 
 impl Checks {

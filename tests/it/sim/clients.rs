@@ -1,16 +1,17 @@
 //! Clients: each does one thing at a time, and sends it again under the same request id until it hears what became of it.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use catalog::{
-    Action, Actor, CatalogIndex, Command, Effect, Envelope, Intention, Outcome, RequestId, ServicePattern,
-    SourcePattern, Timestamp, WriteMode,
+    Action, Actor, CatalogIndex, Command, Envelope, Intention, Outcome, RequestId, ServicePattern, SourcePattern,
+    Timestamp, WriteMode,
 };
 
 use super::checks::Checked;
+use super::history::{self, Act, Deed, Held, REGISTERS};
 use super::mesh::{Event, Mesh, Parcel};
 use super::network::Place;
+use super::random::Random;
 
 /// How long a client waits for an answer before it asks elsewhere.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -20,8 +21,10 @@ const PATIENCE: Duration = Duration::from_secs(2);
 pub(crate) enum Wish {
     /// Something that nobody else creates.
     Write { destination: ServicePattern, data: Vec<u8> },
-    /// A linearizable read; what was acknowledged before it began is at most this index.
-    Read { floor: CatalogIndex },
+    /// A linearizable read of a register; what was acknowledged before it began is at most this index.
+    Read { floor: CatalogIndex, register: u64 },
+    /// A register's new value, under what the client knows of it if it compares.
+    Set { register: u64, value: u64, compare: Option<Held>, data: Vec<u8> },
     /// What a server or the operator brings through Raft.
     Errand(Vec<u8>),
 }
@@ -33,7 +36,7 @@ pub(crate) enum Answer {
         index: CatalogIndex,
         outcome: Outcome,
     },
-    Read,
+    Read(Held),
     /// Not done; try there, if somebody is named.
     Elsewhere(Option<u64>),
     /// Perhaps done: the same request id tells.
@@ -47,6 +50,10 @@ pub(crate) struct Client {
     /// Counts wishes; the current one's number.
     pub(crate) number: u64,
     pub(crate) wish: Option<Wish>,
+    /// When it began to wish.
+    since: Duration,
+    /// What it read last, of which register.
+    knows: Option<(u64, Held)>,
     /// Counts sendings, so that an old timer is not taken for a new one.
     pub(crate) attempt: u64,
     /// The server that it asks.
@@ -56,25 +63,34 @@ pub(crate) struct Client {
 
 impl Client {
     pub(crate) fn new(id: u64) -> Client {
-        Client { id, number: 0, wish: None, attempt: 0, server: 1, done: 0 }
+        Client { id, number: 0, wish: None, since: Duration::ZERO, knows: None, attempt: 0, server: 1, done: 0 }
     }
 
-    pub(crate) fn wish_to_write(&mut self, now: Timestamp) {
+    /// Thinks of something new.
+    fn wish(&mut self, now: Duration, time: Timestamp, floor: CatalogIndex, random: &mut Random) {
         self.number += 1;
+        self.since = now;
+        let register = random.within(0..REGISTERS);
+        self.wish = Some(match random.within(0..10) {
+            0..3 => self.creation(time),
+            3..7 => Wish::Read { floor, register },
+            kind => {
+                let known = self.knows.take().filter(|_| kind > 7);
+                let register = known.map_or(register, |(register, _)| register);
+                let compare = known.map(|(_, held)| held);
+                let value = self.id * 1_000_000 + self.number;
+                let data = history::set(register, value, compare, &format!("{}-{}", self.id, self.number), time);
+                Wish::Set { register, value, compare, data }
+            }
+        });
+    }
+
+    /// Something that nobody else creates.
+    fn creation(&self, now: Timestamp) -> Wish {
         let destination: ServicePattern =
             format!("service-{}-{}", self.id, self.number).parse().expect("the name is a service's");
-        let intention = Intention {
-            destination: destination.clone(),
-            source: SourcePattern::Service(ServicePattern::Any),
-            effect: Effect::Action(Action::Allow),
-            description: String::new(),
-            meta: BTreeMap::new(),
-            jwt: None,
-            expires_at: None,
-            audit: false,
-            created: CatalogIndex(0),
-            modified: CatalogIndex(0),
-        };
+        let source = SourcePattern::Service(ServicePattern::Any);
+        let intention = Intention::new(source, destination.clone(), Action::Allow);
         let request_id = format!("{}-{}", self.id, self.number);
         let envelope = Envelope {
             version: 1,
@@ -84,12 +100,17 @@ impl Client {
             proposed_at: now,
             command: Command::WriteIntention { intention: Box::new(intention), mode: WriteMode::Create },
         };
-        self.wish = Some(Wish::Write { destination, data: envelope.encode() });
+        Wish::Write { destination, data: envelope.encode() }
     }
 
-    pub(crate) fn wish_to_read(&mut self, floor: CatalogIndex) {
-        self.number += 1;
-        self.wish = Some(Wish::Read { floor });
+    /// Returns what the client does to a register, if it does; `is_done` says what it was answered, if it was.
+    fn act(&self, is_done: Option<bool>) -> Option<Act> {
+        let Some(Wish::Set { register, value, compare, .. }) = &self.wish else { return None };
+        let deed = match compare {
+            None => Deed::Put(*value),
+            Some(held) => Deed::Swap { expected: held.map(|(value, _)| value), value: *value, is_done },
+        };
+        Some(Act { register: *register, deed })
     }
 }
 
@@ -107,8 +128,23 @@ impl Mesh {
                 client.done += 1;
                 10..200
             }
-            (Answer::Read, Some(Wish::Read { .. })) => {
+            (Answer::Written { index, outcome }, Some(Wish::Set { .. })) => {
+                self.trace.note(now, "set", &[id, number, index.0]);
+                let is_done = history::is_done(&outcome)?;
+                if let Some(act) = client.act(Some(is_done)) {
+                    self.checks.history.done(id, act, client.since, now);
+                }
+                self.summary.acknowledged += u64::from(is_done);
+                client.wish = None;
+                client.server = from;
+                client.done += 1;
+                10..200
+            }
+            (Answer::Read(held), Some(Wish::Read { register, .. })) => {
                 self.summary.reads += 1;
+                let act = Act { register: *register, deed: Deed::Get(held.map(|(value, _)| value)) };
+                self.checks.history.done(id, act, client.since, now);
+                client.knows = Some((*register, held));
                 client.wish = None;
                 10..200
             }
@@ -131,14 +167,13 @@ impl Mesh {
 
     pub(super) fn client_acts(&mut self, id: u64, attempt: u64) {
         let floor = self.checks.floor();
-        let now = self.schedule.now();
+        let (now, time) = (self.schedule.now(), self.clock(Place::Client(id)));
         let Some(client) = self.clients.get_mut(&id).filter(|client| client.attempt == attempt) else { return };
-        let is_new = client.wish.is_none();
-        if is_new && self.random.happens(30) {
-            client.wish_to_read(floor);
-            client.server = self.random.within(1..self.plan.servers + 1);
-        } else if is_new {
-            client.wish_to_write(Timestamp(now.as_millis() as u64));
+        if client.wish.is_none() {
+            client.wish(now, time, floor, &mut self.random);
+            if let Some(Wish::Read { .. }) = client.wish {
+                client.server = self.random.within(1..self.plan.servers + 1);
+            }
         } else if self.random.happens(50) {
             client.server = self.random.within(1..self.plan.servers + 1);
         }
@@ -147,5 +182,14 @@ impl Mesh {
         let (to, number, attempt) = (client.server, client.number, client.attempt);
         self.schedule.plan(PATIENCE, Event::Client { client: id, attempt });
         self.send(Place::Client(id), Place::Server(to), Parcel::Ask { number, wish });
+    }
+
+    /// Ends all clients; what they still wait for may have happened, or happen later.
+    pub(super) fn clients_fall_silent(&mut self) {
+        for (id, client) in std::mem::take(&mut self.clients) {
+            if let Some(act) = client.act(None) {
+                self.checks.history.open(id, act, client.since);
+            }
+        }
     }
 }

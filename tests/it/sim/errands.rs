@@ -2,9 +2,7 @@
 
 use std::time::Duration;
 
-use catalog::{
-    Actor, CatalogIndex, Command, ENVELOPE_VERSION, Envelope, Outcome, Refusal, RequestId, ServiceKey, Timestamp,
-};
+use catalog::{Actor, CatalogIndex, Command, ENVELOPE_VERSION, Envelope, Outcome, Refusal, RequestId, ServiceKey};
 use server::raft::Input;
 
 use agent::sync::WriteResult;
@@ -64,7 +62,7 @@ impl Mesh {
             request_id: name.parse().expect("the name is a request id"),
             actor,
             source_address: None,
-            proposed_at: Timestamp(now.as_millis() as u64),
+            proposed_at: self.clock(origin),
             command,
         };
         let number = self.streams.number();
@@ -151,7 +149,7 @@ impl Mesh {
 
     fn ask_own_room(&mut self, id: u64, number: u64, wish: Wish) {
         let server = self.servers.get_mut(&id).expect("the server exists");
-        let name = server.ask(Asker { place: Place::Server(id), number, floor: CatalogIndex(0) });
+        let name = server.ask(Asker { place: Place::Server(id), number, floor: CatalogIndex(0), register: 0 });
         if let Wish::Errand(data) = wish {
             self.input(id, Input::Propose { id: name, data });
         }
@@ -172,7 +170,7 @@ impl Mesh {
                 errand.target = leader;
                 5..50
             }
-            Answer::Elsewhere(None) | Answer::Unknown | Answer::Read => {
+            Answer::Elsewhere(None) | Answer::Unknown | Answer::Read(_) => {
                 errand.target = errand.target % servers + 1;
                 50..400
             }

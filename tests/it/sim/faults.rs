@@ -13,37 +13,82 @@ impl Mesh {
     pub(crate) fn fault(&mut self) {
         let ids: Vec<u64> = self.servers.keys().copied().collect();
         let one = self.random.choose(&ids);
-        match self.random.within(0..14) {
-            0 | 1 => self.crash(one),
-            2 => ids.iter().for_each(|id| self.crash(*id)),
-            3 => {
-                if let Some(leader) = self.leader() {
-                    self.crash(leader);
-                }
+        let kind = match self.random.within(0..15) {
+            0 | 1 => {
+                self.crash(one);
+                "a server loses power"
             }
-            4 => self.partition(&ids),
+            2 => {
+                ids.iter().for_each(|id| self.crash(*id));
+                "all servers lose power"
+            }
+            3 => {
+                self.leader().into_iter().for_each(|leader| self.crash(leader));
+                "the leader loses power"
+            }
+            4 => {
+                self.partition(&ids);
+                "a partition"
+            }
             5 => {
                 // One direction only: a leader that is heard and hears nothing, or the reverse.
                 let other = self.random.choose(&ids);
                 self.network.cut(Place::Server(one), Place::Server(other));
+                "one direction is cut"
             }
-            6 => self.bridge(&ids, one),
-            7 => self.network.weather = Weather::STORM,
-            8 => self.network.weather = Weather::SLOW,
-            9 | 10 => self.network.heal(),
-            11 => self.pause(one),
-            12 => self.break_disk(one),
+            6 => {
+                self.bridge(&ids, one);
+                "a bridge partition"
+            }
+            7 => {
+                self.network.weather = Weather::STORM;
+                "loss, delay and reordering"
+            }
+            8 => {
+                self.network.weather = Weather::SLOW;
+                "a slow network"
+            }
+            9 | 10 => {
+                self.network.heal();
+                "the network heals"
+            }
+            11 => {
+                self.pause(one);
+                "a server pauses"
+            }
+            12 => {
+                self.break_disk(one);
+                "a disk breaks"
+            }
+            13 => {
+                self.move_clock(&ids);
+                "a clock jumps"
+            }
             _ => {
-                if let Some(leader) = self.leader() {
-                    self.input(leader, Input::TransferLeader(one));
-                }
+                self.leader().into_iter().for_each(|leader| self.input(leader, Input::TransferLeader(one)));
+                "leadership is handed over"
             }
-        }
+        };
+        *self.summary.faults.entry(kind).or_default() += 1;
+    }
+
+    /// Moves the clock of a server or of a client, by up to ten years, to either side, or sets it right.
+    fn move_clock(&mut self, ids: &[u64]) {
+        const YEARS: i64 = 10 * 365 * 24 * 3_600_000;
+        let clients: Vec<u64> = self.clients.keys().copied().collect();
+        let place = if clients.is_empty() || self.random.happens(30) {
+            Place::Server(self.random.choose(ids))
+        } else {
+            Place::Client(self.random.choose(&clients))
+        };
+        let skew = self.random.choose(&[0, 300_000, -300_000, 3_600_000, -3_600_000, YEARS, -YEARS]);
+        self.clocks.insert(place, skew);
     }
 
     /// Ends every fault: all servers run, nothing is cut.
     pub(crate) fn heal(&mut self) {
         self.network.heal();
+        self.clocks.clear();
         for server in self.servers.values_mut() {
             server.paused_until = Duration::ZERO;
             server.writes_left.set(None);

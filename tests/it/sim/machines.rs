@@ -217,9 +217,9 @@ impl Mesh {
         let is_amid = now >= trouble / 2 && now < trouble;
         let is_it = self.streams.lost.is_none()
             && match self.plan.planted {
-                Planted::Nothing | Planted::ForgetsFences => false,
                 Planted::LosesAnEvent => is_amid && matches!(topic, Topic::Intentions(_) | Topic::Endpoints(_)),
                 Planted::LosesTheLastEvent => upserts.keys().any(|key| key.contains(LAST_CALLER)),
+                _ => false,
             };
         if is_it {
             self.summary.streams.lost += 1;

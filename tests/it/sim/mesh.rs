@@ -3,12 +3,14 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use catalog::{CatalogIndex, Outcome, Timestamp};
 use server::raft::{Input, Limits, Message, MessageType, Output, ProposalFailure, Role};
 
 use super::checks::{Checked, Checks, check};
 use super::clients::{Answer, Client, Wish};
+use super::history;
 use super::network::{Network, Place};
-use super::plan::{Plan, Summary};
+use super::plan::{Plan, Planted, Summary};
 use super::random::Random;
 use super::schedule::Schedule;
 use super::servers::{Asker, Process, Server};
@@ -62,6 +64,8 @@ pub(crate) struct Mesh {
     pub(crate) checks: Checks,
     pub(crate) summary: Summary,
     pub(crate) streams: Streams,
+    /// By how many milliseconds wall clocks are wrong.
+    pub(crate) clocks: BTreeMap<Place, i64>,
 }
 
 impl Mesh {
@@ -90,7 +94,15 @@ impl Mesh {
             checks: Checks::default(),
             summary: Summary::default(),
             streams,
+            clocks: BTreeMap::new(),
         }
+    }
+
+    /// Returns what the wall clock of a place shows; the world began in 2026.
+    pub(crate) fn clock(&self, place: Place) -> Timestamp {
+        const BEGINNING: u64 = 1_790_000_000_000;
+        let truth = BEGINNING + self.schedule.now().as_millis() as u64;
+        Timestamp(truth.saturating_add_signed(self.clocks.get(&place).copied().unwrap_or(0)))
     }
 
     /// Runs through trouble and recovery.
@@ -110,6 +122,7 @@ impl Mesh {
         self.heal();
         self.recover()?;
         self.summary.leaders = self.checks.leader_count();
+        self.summary.simulated = self.schedule.now();
         self.summary.trace = self.trace.hash;
         Ok(self.summary)
     }
@@ -139,7 +152,7 @@ impl Mesh {
         }
         self.streams_recover()?;
         // Everybody falls silent, and the last writes reach everybody.
-        self.clients.clear();
+        self.clients_fall_silent();
         self.run_for(SILENCE)?;
         let now = self.schedule.now();
         let mut applied = Vec::new();
@@ -160,7 +173,9 @@ impl Mesh {
             applied.windows(2).all(|pair| pair[0] == pair[1]),
             "servers stand at {applied:?} after everything was healed"
         );
-        self.streams_agree()
+        self.streams_agree()?;
+        self.summary.deeds = self.checks.history.len();
+        self.checks.history.is_linearizable()
     }
 
     fn happen(&mut self, event: Event) -> Checked {
@@ -297,10 +312,10 @@ impl Mesh {
             }
             Output::ReadReady { id: name, .. } => {
                 let server = &self.servers[&id];
-                if let (Some(asker), Some(room)) = (server.askers.get(&name), server.room()) {
-                    self.checks.read(id, room.catalog(), asker.floor)?;
-                }
-                self.answer(id, name, Answer::Read);
+                let (Some(asker), Some(room)) = (server.askers.get(&name), server.room()) else { return Ok(()) };
+                self.checks.read(id, room.catalog(), asker.floor)?;
+                let held = history::read(room.catalog(), asker.register);
+                self.answer(id, name, Answer::Read(held));
             }
             Output::ReadFailed { id: name, .. } => self.answer(id, name, Answer::Elsewhere(None)),
             Output::EncodeSnapshot { index, catalog, .. } => {
@@ -340,16 +355,7 @@ impl Mesh {
         match (from, to, parcel) {
             (Place::Server(_), Place::Server(to), Parcel::Raft(message)) => self.input(to, Input::Peer(*message)),
             (place, Place::Server(to), Parcel::Ask { number, wish }) => {
-                let server = self.servers.get_mut(&to).expect("the server exists");
-                let floor = if let Wish::Read { floor } = wish { floor } else { Default::default() };
-                let id = server.ask(Asker { place, number, floor });
-                self.input(
-                    to,
-                    match wish {
-                        Wish::Write { data, .. } | Wish::Errand(data) => Input::Propose { id, data },
-                        Wish::Read { .. } => Input::ReadIndex { id },
-                    },
-                );
+                self.is_asked(to, place, number, wish)?;
             }
             (Place::Server(from), Place::Client(client), Parcel::Answer { number, answer }) => {
                 self.client_hears(client, from, number, answer)?;
@@ -357,6 +363,40 @@ impl Mesh {
             (Place::Server(_), _, Parcel::Answer { number, answer }) => self.errand_hears(number, answer),
             (from, to, parcel) => check!(false, "{parcel:?} went from {from:?} to {to:?}"),
         }
+        Ok(())
+    }
+
+    /// Puts what somebody asks of a server into its inbox; with a bug planted, it is answered at once and wrongly.
+    fn is_asked(&mut self, id: u64, place: Place, number: u64, wish: Wish) -> Checked {
+        let (floor, register) = match wish {
+            Wish::Read { floor, register } => (floor, register),
+            _ => (CatalogIndex(0), 0),
+        };
+        let server = self.servers.get_mut(&id).expect("the server exists");
+        let name = server.ask(Asker { place, number, floor, register });
+        let status = server.room().map(|room| room.status(self.schedule.now()));
+        let (Some(room), Some(status)) = (server.room(), status) else { return Ok(()) };
+        match (self.plan.planted, &wish) {
+            (Planted::ReadsStale, Wish::Read { .. }) => {
+                let held = history::read(room.catalog(), register);
+                self.answer(id, name, Answer::Read(held));
+                return Ok(());
+            }
+            (Planted::AnswersBeforeCommit, Wish::Set { .. } | Wish::Write { .. }) if status.role == Role::Leader => {
+                let index = CatalogIndex(status.applied);
+                self.answer(id, name, Answer::Written { index, outcome: Outcome::Done });
+            }
+            _ => {}
+        }
+        self.input(
+            id,
+            match wish {
+                Wish::Write { data, .. } | Wish::Set { data, .. } | Wish::Errand(data) => {
+                    Input::Propose { id: name, data }
+                }
+                Wish::Read { .. } => Input::ReadIndex { id: name },
+            },
+        );
         Ok(())
     }
 

@@ -1,5 +1,6 @@
 //! What a run is made of, and what it came to.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::views::Counts;
@@ -12,6 +13,10 @@ pub(crate) enum Planted {
     LosesAnEvent,
     /// The network swallows the very last event.
     LosesTheLastEvent,
+    /// Servers answer reads from what they have, without asking the leader.
+    ReadsStale,
+    /// A leader answers writes before they are committed.
+    AnswersBeforeCommit,
     /// Servers let writes of any session pass as writes of the newest.
     ForgetsFences,
 }
@@ -52,11 +57,17 @@ impl Default for Plan {
 pub(crate) struct Summary {
     pub(crate) acknowledged: u64,
     pub(crate) reads: u64,
+    /// How many deeds the history has that was checked.
+    pub(crate) deeds: u64,
     pub(crate) leaders: u64,
     pub(crate) crashes: u64,
     /// How often a server was sent a snapshot.
     pub(crate) restored: u64,
     pub(crate) streams: Counts,
+    /// What went wrong, and how often.
+    pub(crate) faults: BTreeMap<&'static str, u64>,
+    /// How long the cluster ran, by its own clock.
+    pub(crate) simulated: Duration,
     pub(crate) trace: u64,
 }
 
@@ -64,10 +75,15 @@ impl Summary {
     pub(crate) fn add(&mut self, other: &Summary) {
         self.acknowledged += other.acknowledged;
         self.reads += other.reads;
+        self.deeds += other.deeds;
         self.leaders += other.leaders;
         self.crashes += other.crashes;
         self.restored += other.restored;
         self.streams.add(&other.streams);
+        for (kind, count) in &other.faults {
+            *self.faults.entry(kind).or_default() += count;
+        }
+        self.simulated += other.simulated;
         self.trace ^= other.trace;
     }
 }

@@ -18,8 +18,9 @@ use super::random::Random;
 pub(crate) struct Asker {
     pub(crate) place: Place,
     pub(crate) number: u64,
-    /// For a read: what it must have seen.
+    /// For a read: what it must have seen, and of which register.
     pub(crate) floor: CatalogIndex,
+    pub(crate) register: u64,
 }
 
 /// One server, running or not.
