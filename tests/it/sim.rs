@@ -10,6 +10,7 @@ mod disk;
 mod errands;
 mod faults;
 mod history;
+mod hours;
 mod hubs;
 mod machines;
 mod mesh;

@@ -1,0 +1,110 @@
+//! Many hours of everything that can go wrong, on all cores, and what came of it.
+//!
+//! `WEFT_SIMULATED_HOURS=1000 cargo test --release --test it sim::hours -- --nocapture` is the long form; without the variable
+//! a few minutes are simulated. `SIMULATED_FROM=n` begins at another seed.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use super::plan::{Plan, Summary};
+use super::{AGENTS, run};
+
+/// How often a long run says how far it is.
+const SAID_EVERY: Duration = Duration::from_secs(30);
+
+fn number(name: &str) -> Option<f64> {
+    std::env::var(name).ok().map(|text| text.parse().unwrap_or_else(|_| panic!("{name} is no number: {text}")))
+}
+
+/// Returns what the cluster of a seed looks like: all kinds in turn.
+fn plan(seed: u64) -> Plan {
+    let trouble = Duration::from_secs(60);
+    match seed % 8 {
+        0..4 => Plan { servers: 3, trouble, ..Plan::DEFAULT },
+        4 | 5 => Plan { servers: 5, trouble, ..Plan::DEFAULT },
+        6 => Plan { servers: 3, trouble, ..AGENTS },
+        _ => Plan { servers: 5, trouble, ..AGENTS },
+    }
+}
+
+/// What all threads share.
+struct Tally {
+    next: AtomicU64,
+    total: Mutex<Summary>,
+    findings: Mutex<Vec<String>>,
+}
+
+impl Tally {
+    /// Runs seeds until enough is simulated.
+    fn work(&self, wanted: Duration) {
+        while self.total.lock().unwrap_or_else(PoisonError::into_inner).simulated < wanted {
+            let seed = self.next.fetch_add(1, Ordering::Relaxed);
+            match run(seed, plan(seed)) {
+                Ok(summary) => self.total.lock().unwrap_or_else(PoisonError::into_inner).add(&summary),
+                Err(violation) => {
+                    let mut findings = self.findings.lock().unwrap_or_else(PoisonError::into_inner);
+                    findings.push(format!(
+                        "seed {seed}: {violation}\nreplay it with WEFT_SIMULATED_HOURS=0.001 SIMULATED_FROM={seed} cargo test --test it sim::hours"
+                    ));
+                    if findings.len() >= 5 {
+                        return;
+                    }
+                }
+            }
+        }
+    }
+
+    #[expect(clippy::print_stdout, reason = "whoever runs hours wants to see how far they are")]
+    fn say(&self, first: u64, started: Instant) {
+        let total = self.total.lock().unwrap_or_else(PoisonError::into_inner);
+        let hours = total.simulated.as_secs_f64() / 3600.0;
+        let seeds = self.next.load(Ordering::Relaxed) - first;
+        println!(
+            "{hours:.1} simulated hours in {:.0} s, seeds {first} to {}, {} findings; {} writes acknowledged, {} reads, {} deeds \
+             judged, {} leaders, {} crashes, {} snapshots sent, {} sessions",
+            started.elapsed().as_secs_f64(),
+            first + seeds,
+            self.findings.lock().unwrap_or_else(PoisonError::into_inner).len(),
+            total.acknowledged,
+            total.reads,
+            total.deeds,
+            total.leaders,
+            total.crashes,
+            total.restored,
+            total.streams.sessions,
+        );
+    }
+
+    #[expect(clippy::print_stdout, reason = "whoever runs hours wants to see what went wrong")]
+    fn say_faults(&self) {
+        for (kind, count) in &self.total.lock().unwrap_or_else(PoisonError::into_inner).faults {
+            println!("{count:>10}  {kind}");
+        }
+    }
+}
+
+#[test]
+fn hours_of_everything_that_can_go_wrong_break_no_promise() {
+    let hours = number("WEFT_SIMULATED_HOURS").unwrap_or(0.2);
+    let first = number("SIMULATED_FROM").unwrap_or(1_000_000.0) as u64;
+    let wanted = Duration::from_secs_f64(hours * 3600.0);
+    let tally = Tally { next: AtomicU64::new(first), total: Mutex::default(), findings: Mutex::default() };
+    let started = Instant::now();
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    std::thread::scope(|scope| {
+        let workers: Vec<_> = (0..threads).map(|_| scope.spawn(|| tally.work(wanted))).collect();
+        let mut said = Instant::now();
+        while workers.iter().any(|worker| !worker.is_finished()) {
+            std::thread::park_timeout(Duration::from_millis(200));
+            if said.elapsed() >= SAID_EVERY {
+                tally.say(first, started);
+                said = Instant::now();
+            }
+        }
+    });
+    tally.say(first, started);
+    tally.say_faults();
+    let findings = tally.findings.into_inner().unwrap_or_else(PoisonError::into_inner);
+    assert!(findings.is_empty(), "{}", findings.join("\n"));
+}
