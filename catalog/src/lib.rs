@@ -17,6 +17,7 @@ mod node;
 mod outcome;
 mod pattern;
 mod permission;
+mod selector;
 mod snapshot;
 mod spiffe;
 mod stream;
@@ -43,6 +44,7 @@ pub use pattern::{PatternError, ServicePattern, SourcePattern};
 pub use permission::{
     HeaderMatch, HeaderTest, HttpMatch, JwtProvider, JwtRequirement, PathMatch, Permission, VerifyClaim,
 };
+pub use selector::{Selector, SelectorError, SelectorMismatch};
 pub use snapshot::{SNAPSHOT_VERSION, SnapshotError};
 pub use spiffe::{IdentityScheme, PathTemplate, Principal, SpiffeId, SpiffeIdError, TemplateError, TrustDomain};
 pub use stream::{Endpoint, Event, Item, MeshItem, Topic};
