@@ -10,12 +10,14 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     AccessorId, AgentId, AgentRecord, CaIntermediate, CaRoot, CatalogIndex, Check, CheckId, CheckKey, CheckStatus,
-    Endpoint, Envelope, IdentityScheme, Instance, InstanceId, InstanceKey, Intention, IntentionKey, Item, JoinToken,
-    KeyFingerprint, Mesh, MeshEntry, MeshItem, Namespace, Node, NodeName, Outcome, Policy, Refusal, RequestId,
-    SecretHash, ServiceKey, ServiceName, ServicePattern, SourcePattern, Timestamp, Token, Topic, TrustBundle, WatchKey,
+    Digest, Endpoint, Envelope, IdentityScheme, Instance, InstanceId, InstanceKey, Intention, IntentionKey, Item,
+    JoinToken, KeyFingerprint, Mesh, MeshEntry, MeshItem, Namespace, Node, NodeName, Outcome, Policy, Refusal,
+    RequestId, SecretHash, ServiceKey, ServiceName, ServicePattern, SourcePattern, Timestamp, Token, Topic,
+    TrustBundle, WatchKey, audit::AuditTrail,
 };
 
 mod apply;
+mod audit;
 mod enrolment;
 mod registration;
 
@@ -94,6 +96,7 @@ pub struct Catalog {
     pub(crate) revoked: OrdMap<AgentId, CatalogIndex>,
     pub(crate) roots: OrdMap<String, Arc<CaRoot>>,
     pub(crate) intermediates: OrdMap<String, Arc<CaIntermediate>>,
+    pub(crate) audit: AuditTrail,
     pub(crate) answers: OrdMap<RequestId, Arc<Answer>>,
     pub(crate) answer_order: OrdMap<CatalogIndex, RequestId>,
     /// When each watched thing changed last.
@@ -112,11 +115,12 @@ impl Catalog {
     /// Applies one committed command at its log index.
     ///
     /// Total: a committed entry cannot be refused, so a command that does not fit the state changes nothing and its caller
-    /// gets the reason. Deterministic: equal logs give equal catalogs on every server.
+    /// gets the reason. Deterministic: equal logs give equal catalogs on every server, where all use the same `digest`; it
+    /// chains the audit trail.
     ///
     /// # Panics
     /// If `index` does not follow the last one: the log would have been replayed out of order.
-    pub fn apply(&mut self, index: CatalogIndex, envelope: &Envelope) -> Applied {
+    pub fn apply(&mut self, index: CatalogIndex, envelope: &Envelope, digest: Digest) -> Applied {
         self.apply_empty(index);
         let fingerprint = fingerprint(envelope);
         if let Some(answer) = self.answers.get(&envelope.request_id) {
@@ -132,6 +136,7 @@ impl Catalog {
             Ok(outcome) => outcome,
             Err(refusal) => Outcome::Refused(refusal),
         };
+        self.record(index, envelope, &outcome, digest, &mut touched);
         self.remember(index, envelope, fingerprint, &outcome);
         for key in &touched.keys {
             self.changes.insert(key.clone(), index);
@@ -506,4 +511,4 @@ pub(crate) type Attempt = Result<Outcome, Refusal>;
 #[cfg(test)]
 mod golden;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -4,6 +4,7 @@
 //! alike; time and every other fact of the outside world enter as values.
 
 mod agent_record;
+mod audit;
 mod authorize;
 mod ca;
 mod catalog;
@@ -25,6 +26,7 @@ mod token;
 mod validate;
 
 pub use agent_record::{AgentId, AgentRecord, Attestation, KeyFingerprint};
+pub use audit::{AuditFault, AuditHash, AuditHead, AuditLine, AuditVerifier, Digest};
 pub use authorize::{Caller, Decision, Policy, Reason, Verdict, authorize};
 pub use ca::{CaIntermediate, CaRoot, SealedSecret, TrustBundle};
 pub use catalog::{Applied, Catalog};

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     AgentId, AgentRecord, CaIntermediate, CaRoot, Catalog, CatalogIndex, Check, Instance, Intention, JoinToken, Mesh,
     MeshEntry, Node, RequestId, Timestamp, Token, WatchKey,
+    audit::StoredTrail,
     catalog::{Answer, NodeState},
 };
 
@@ -49,6 +50,8 @@ struct Snapshot {
     revoked: BTreeMap<AgentId, CatalogIndex>,
     roots: Vec<Arc<CaRoot>>,
     intermediates: Vec<Arc<CaIntermediate>>,
+    #[serde(default)]
+    audit: StoredTrail,
     answers: BTreeMap<RequestId, Arc<Answer>>,
     changes: Vec<(WatchKey, CatalogIndex)>,
     floor: CatalogIndex,
@@ -78,6 +81,7 @@ impl Catalog {
             revoked: self.revoked.iter().map(|(id, index)| (id.clone(), *index)).collect(),
             roots: self.roots.values().cloned().collect(),
             intermediates: self.intermediates.values().cloned().collect(),
+            audit: (&self.audit).into(),
             answers: self.answers.iter().map(|(id, answer)| (id.clone(), answer.clone())).collect(),
             changes: self.changes.iter().map(|(key, index)| (key.clone(), *index)).collect(),
             floor: self.floor,
@@ -106,6 +110,7 @@ impl Catalog {
             mesh_entry: snapshot.mesh_entry,
             acl_bootstrapped: snapshot.acl_bootstrapped,
             floor: snapshot.floor,
+            audit: snapshot.audit.open().map_err(SnapshotError::Inconsistent)?,
             revoked: snapshot.revoked.into_iter().collect(),
             roots: snapshot.roots.into_iter().map(|root| (root.id.clone(), root)).collect(),
             intermediates: snapshot.intermediates.into_iter().map(|one| (one.id.clone(), one)).collect(),

@@ -171,7 +171,7 @@ impl Cluster {
         self.log.push(envelope.clone());
         let index = CatalogIndex(u64::try_from(self.log.len()).unwrap());
         // The first server stands for the leader: it has always applied everything.
-        let outcome = self.servers[0].catalog.apply(index, &envelope).outcome;
+        let outcome = self.servers[0].catalog.apply(index, &envelope, wire::crypto::sha256).outcome;
         self.servers[0].applied = self.log.len();
         for topic in topics() {
             let leader = &self.servers[0].catalog;
@@ -243,7 +243,7 @@ impl Cluster {
             while !server.lags && server.applied < self.log.len() {
                 server.applied += 1;
                 let index = CatalogIndex(u64::try_from(server.applied).unwrap());
-                server.catalog.apply(index, &self.log[server.applied - 1]);
+                server.catalog.apply(index, &self.log[server.applied - 1], wire::crypto::sha256);
             }
         }
         let Server { catalog, session, .. } = &mut self.servers[server];

@@ -7,6 +7,7 @@ use crate::{Catalog, CatalogIndex, Envelope};
 
 const COMMANDS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/testdata/commands.jsonl");
 const SNAPSHOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/testdata/snapshot.json");
+const AUDIT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/testdata/audit.jsonl");
 
 fn golden(path: &str, written: &[u8]) -> Vec<u8> {
     if std::env::var_os("WEFT_UPDATE_GOLDEN").is_some() {
@@ -37,4 +38,12 @@ fn f3_a_snapshot_is_written_and_read_as_the_golden_file_has_it() {
     let read = Catalog::restore(&held).unwrap();
     assert_eq!(read.index(), CatalogIndex(every_kind().len() as u64));
     assert_eq!(read, catalog);
+}
+
+/// Servers of two releases must derive the same lines from the same log.
+#[test]
+fn f3_the_audit_trail_of_a_log_is_what_the_golden_file_has() {
+    let catalog: Catalog = log_of(&every_kind());
+    let lines: String = catalog.audit_lines(CatalogIndex(0)).map(|line| format!("{}\n", line.text)).collect();
+    assert_eq!(String::from_utf8(golden(AUDIT, lines.as_bytes())).unwrap(), lines);
 }

@@ -21,6 +21,22 @@ fn envelope(number: u64, command: Command) -> Envelope {
     }
 }
 
+/// Stands for a hash: four of FNV-1a, each with a start of its own.
+pub(crate) fn digest(bytes: &[u8]) -> [u8; 32] {
+    let mut digest = [0; 32];
+    for (start, part) in (1u64..).zip(digest.chunks_mut(8)) {
+        let fold = |hash: u64, byte: &u8| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
+        part.copy_from_slice(&bytes.iter().fold(0xcbf2_9ce4_8422_2325 ^ start, fold).to_be_bytes());
+    }
+    digest
+}
+
+/// Returns what was touched besides the audit trail, which refused commands touch too.
+fn but_the_trail(mut touched: BTreeSet<WatchKey>) -> BTreeSet<WatchKey> {
+    touched.remove(&WatchKey::Audit);
+    touched
+}
+
 fn node(name: &str, owner: Owner) -> Node {
     Node {
         name: name.parse().unwrap(),
@@ -112,22 +128,24 @@ struct Log {
 impl Log {
     fn apply(&mut self, command: Command) -> Applied {
         let next = self.catalog.index.0 + 1;
-        self.catalog.apply(CatalogIndex(next), &envelope(next, command))
+        self.catalog.apply(CatalogIndex(next), &envelope(next, command), digest)
     }
 
     #[track_caller]
     fn done(&mut self, command: Command) -> BTreeSet<WatchKey> {
         let applied = self.apply(command);
         assert!(!matches!(applied.outcome, Outcome::Refused(_)), "{:?}", applied.outcome);
-        applied.touched
+        but_the_trail(applied.touched)
     }
 
     #[track_caller]
     fn refused(&mut self, command: Command) -> Refusal {
         let before = self.catalog.clone();
         let applied = self.apply(command);
-        assert!(applied.touched.is_empty(), "a refused command touched {:?}", applied.touched);
-        assert_eq!(before.changes, self.catalog.changes);
+        let touched = but_the_trail(applied.touched);
+        assert!(touched.is_empty(), "a refused command touched {touched:?}");
+        let changed = before.changes.diff(&self.catalog.changes).count();
+        assert_eq!(changed, usize::from(before.audit != self.catalog.audit));
         match applied.outcome {
             Outcome::Refused(refusal) => refusal,
             outcome => panic!("not refused: {outcome:?}"),
@@ -159,15 +177,15 @@ fn open(agent: &AgentId) -> Command {
 #[test]
 fn a13_a_repeated_request_is_answered_as_the_first_time_and_changes_nothing() {
     let mut catalog = Catalog::default();
-    let first = catalog.apply(CatalogIndex(1), &envelope(7, intention("web", "api", Action::Allow)));
+    let first = catalog.apply(CatalogIndex(1), &envelope(7, intention("web", "api", Action::Allow)), digest);
     assert!(!first.repeated && !first.touched.is_empty());
     let deletion = Command::DeleteIntention {
         key: IntentionKey { destination: "api".parse().unwrap(), source: "web".parse().unwrap() },
         compare: None,
     };
-    catalog.apply(CatalogIndex(2), &envelope(8, deletion));
+    catalog.apply(CatalogIndex(2), &envelope(8, deletion), digest);
     let retry = Envelope { proposed_at: Timestamp(99), ..envelope(7, intention("web", "api", Action::Allow)) };
-    let again = catalog.apply(CatalogIndex(3), &retry);
+    let again = catalog.apply(CatalogIndex(3), &retry, digest);
     assert!(again.repeated && again.touched.is_empty());
     assert_eq!(again.outcome, first.outcome);
     assert!(catalog.policy_for(&"api".parse().unwrap()).intentions.is_empty(), "it is not carried out twice");
@@ -182,7 +200,7 @@ fn a13_a_request_id_that_marks_something_else_swallows_nothing() {
     let other_actor =
         reused(Envelope { actor: Actor::ClusterKey, ..envelope(3, intention("web", "api", Action::Allow)) });
     for (index, envelope) in [(2, other_command), (3, other_actor)] {
-        let applied = log.catalog.apply(CatalogIndex(index), &envelope);
+        let applied = log.catalog.apply(CatalogIndex(index), &envelope, digest);
         assert!(matches!(applied.outcome, Outcome::Refused(Refusal::RequestIdReused { .. })), "{:?}", applied.outcome);
         assert!(!applied.repeated);
     }
@@ -197,12 +215,12 @@ fn answers_are_forgotten_by_age_and_by_number() {
     };
     let max = ANSWERS_MAX as u64;
     for number in 1..=max + 10 {
-        log.catalog.apply(CatalogIndex(number), &at(number, 0));
+        log.catalog.apply(CatalogIndex(number), &at(number, 0), digest);
     }
     assert_eq!(log.catalog.answers.len(), ANSWERS_MAX, "those beyond the bound are forgotten");
     // Eleven commands move the clock by eleven minutes at most.
     for number in max + 11..=max + 21 {
-        log.catalog.apply(CatalogIndex(number), &at(number, u64::MAX));
+        log.catalog.apply(CatalogIndex(number), &at(number, u64::MAX), digest);
     }
     assert_eq!(log.catalog.answers.len(), ANSWERS_MIN, "of those of more than ten minutes ago the newest stay");
     assert_eq!(log.catalog.answer_order.len(), ANSWERS_MIN);
@@ -216,11 +234,11 @@ fn a13_a_clock_that_is_wrong_by_years_makes_no_request_forgotten() {
         let command = Command::WriteIntention { intention, mode: WriteMode::Create };
         Envelope { proposed_at: Timestamp(proposed_at), ..envelope(number, command) }
     };
-    let first = log.catalog.apply(CatalogIndex(1), &create(1, 1_000, "b"));
+    let first = log.catalog.apply(CatalogIndex(1), &create(1, 1_000, "b"), digest);
     for number in 2..100 {
-        log.catalog.apply(CatalogIndex(number), &create(number, u64::MAX, "c"));
+        log.catalog.apply(CatalogIndex(number), &create(number, u64::MAX, "c"), digest);
     }
-    let again = log.catalog.apply(CatalogIndex(100), &create(1, 1_000, "b"));
+    let again = log.catalog.apply(CatalogIndex(100), &create(1, 1_000, "b"), digest);
     assert!(again.repeated, "{again:?}");
     assert_eq!(again.outcome, first.outcome);
 }
@@ -231,10 +249,10 @@ fn fault_20_one_wrong_clock_moves_the_catalogs_by_little() {
     let now = 1_000_000_000;
     let at = |number: u64, time: u64, command| Envelope { proposed_at: Timestamp(time), ..envelope(number, command) };
     let token = |number| JoinToken { expires_at: Timestamp(now + 3_600_000), ..join_token(number, &["web"]) };
-    log.catalog.apply(CatalogIndex(1), &at(1, now, Command::CreateJoinToken { token: token(1) }));
+    log.catalog.apply(CatalogIndex(1), &at(1, now, Command::CreateJoinToken { token: token(1) }), digest);
     let days_ahead = now + 3 * 24 * 3_600_000;
-    log.catalog.apply(CatalogIndex(2), &at(2, days_ahead, intention("web", "api", Action::Allow)));
-    log.catalog.apply(CatalogIndex(3), &at(3, now + 1, Command::CreateJoinToken { token: token(2) }));
+    log.catalog.apply(CatalogIndex(2), &at(2, days_ahead, intention("web", "api", Action::Allow)), digest);
+    log.catalog.apply(CatalogIndex(3), &at(3, now + 1, Command::CreateJoinToken { token: token(2) }), digest);
     assert_eq!(log.catalog.join_tokens().count(), 2, "a live join token is not taken for a spent one");
 }
 
@@ -274,7 +292,7 @@ fn c14_whoever_has_lost_its_rights_changes_nothing_any_more() {
     let next = log.catalog.index().0 + 1;
     for actor in [Actor::Agent(old.id), Actor::Token(accessor(9))] {
         let late = Envelope { actor, ..envelope(500 + next, intention("web", "api", Action::Allow)) };
-        let outcome = log.catalog.clone().apply(CatalogIndex(next), &late).outcome;
+        let outcome = log.catalog.clone().apply(CatalogIndex(next), &late, digest).outcome;
         assert!(matches!(outcome, Outcome::Refused(Refusal::ActorGone { .. })), "{outcome:?}");
     }
 }
@@ -552,11 +570,11 @@ proptest! {
             let envelope = envelope(*request, command.clone());
             let envelope = Envelope::decode(&envelope.encode()).unwrap();
             let before = one.clone();
-            let applied = one.apply(index, &envelope);
+            let applied = one.apply(index, &envelope, digest);
             if at == cut {
                 other = Catalog::restore(&other.snapshot()).unwrap();
             }
-            prop_assert_eq!(&applied, &other.apply(index, &envelope));
+            prop_assert_eq!(&applied, &other.apply(index, &envelope, digest));
             // What no watcher was woken for must not have changed, and what changed must have a new index.
             for topic in topics() {
                 let reads = Catalog::reads(&topic);
@@ -602,7 +620,7 @@ fn r5_an_entry_of_an_unknown_kind_or_a_newer_version_is_an_error_not_a_no_op() {
 }
 
 /// One envelope of each kind of command, in an order in which most of them take effect.
-pub(super) fn every_kind() -> Vec<Envelope> {
+pub(crate) fn every_kind() -> Vec<Envelope> {
     let sealed = crate::SealedSecret { key_id: "k1".to_owned(), nonce: "00".to_owned(), ciphertext: "AA==".to_owned() };
     let root = CaRoot {
         id: "root".to_owned(),
@@ -703,10 +721,10 @@ pub(super) fn every_kind() -> Vec<Envelope> {
 }
 
 /// Applies envelopes one after the other.
-pub(super) fn log_of(envelopes: &[Envelope]) -> Catalog {
+pub(crate) fn log_of(envelopes: &[Envelope]) -> Catalog {
     let mut catalog = Catalog::default();
     for (envelope, index) in envelopes.iter().zip(1..) {
-        catalog.apply(CatalogIndex(index), envelope);
+        catalog.apply(CatalogIndex(index), envelope, digest);
     }
     catalog
 }

@@ -23,7 +23,7 @@ fn write(catalog: &mut Catalog, command: Command) {
         proposed_at: wire::crypto::now(),
         command,
     };
-    let applied = catalog.apply(index, &envelope);
+    let applied = catalog.apply(index, &envelope, wire::crypto::sha256);
     assert_eq!(applied.outcome, catalog::Outcome::Done);
 }
 

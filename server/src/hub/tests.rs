@@ -33,7 +33,7 @@ impl Log {
             proposed_at: Timestamp(1),
             command,
         };
-        let applied = self.catalog.apply(index, &envelope);
+        let applied = self.catalog.apply(index, &envelope, wire::crypto::sha256);
         self.touched.extend(applied.touched);
         applied.outcome
     }

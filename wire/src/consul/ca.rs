@@ -183,7 +183,7 @@ mod tests {
             proposed_at: Timestamp(0),
             command,
         };
-        let applied = catalog.apply(CatalogIndex(index), &envelope);
+        let applied = catalog.apply(CatalogIndex(index), &envelope, crate::crypto::sha256);
         assert_eq!(applied.outcome, ::catalog::Outcome::Done);
     }
 

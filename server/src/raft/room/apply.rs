@@ -40,7 +40,8 @@ impl<D: Disk> Room<D> {
             None => return Err(EntryError::Kind(entry.entry_type)),
             Some(EntryType::EntryNormal) if !entry.data.is_empty() => {
                 let envelope = Envelope::decode(&entry.data).map_err(EntryError::Envelope)?;
-                let catalog::Applied { outcome, touched, .. } = self.catalog.apply(index, &envelope);
+                let catalog::Applied { outcome, touched, .. } =
+                    self.catalog.apply(index, &envelope, wire::crypto::sha256);
                 return Ok(Some(Applied { outcome, touched }));
             }
             // With it a leader begins its term.

@@ -1,0 +1,143 @@
+//! What an audit line says of each command: its kind, one line for people, and what was written where that is no secret.
+//!
+//! The texts are a form on disk: all servers must write the same, also while a release replaces an older one. A golden file
+//! holds them still.
+
+use serde::Serialize;
+
+use crate::{Actor, Command, Effect, Intention, IntentionKey, MeshEntry, Outcome, Refusal, WriteMode};
+
+/// How long a summary is at most.
+const SUMMARY_BYTES_MAX: usize = 512;
+/// How long what was written is at most, as JSON; the summary stands alone for what is longer.
+pub(super) const CONTENT_BYTES_MAX: usize = 4096;
+
+/// Is what a command wrote.
+#[derive(Debug, Serialize)]
+#[serde(untagged)]
+pub(crate) enum Content<'a> {
+    Intention(&'a Intention),
+    Mesh(&'a MeshEntry),
+}
+
+impl Content<'_> {
+    /// Reports whether it is short enough to stand in a line.
+    pub(crate) fn fits(&self) -> bool {
+        serde_json::to_vec(self).is_ok_and(|bytes| bytes.len() <= CONTENT_BYTES_MAX)
+    }
+}
+
+/// Is what a line says of a command.
+#[derive(Debug)]
+pub(crate) struct Description<'a> {
+    pub(crate) kind: &'static str,
+    pub(crate) summary: String,
+    pub(crate) content: Option<Content<'a>>,
+}
+
+impl<'a> Description<'a> {
+    /// Describes a command that bears on who may do what, or on the running of the mesh; none for what agents say of
+    /// themselves all the time.
+    pub(crate) fn of(command: &'a Command) -> Option<Self> {
+        let (kind, summary) = match command {
+            Command::Bootstrap { mesh } => ("bootstrap", format!("trust domain {}", mesh.trust_domain)),
+            Command::InstallCa { root, intermediate } => {
+                ("install-ca", format!("root {}, intermediate {}", root.id, intermediate.id))
+            }
+            Command::BootstrapAcl { token } => ("bootstrap-acl", format!("token {}", token.accessor)),
+            Command::WriteToken { token } => {
+                ("write-token", noted(format!("token {}", token.accessor), &token.description))
+            }
+            Command::DeleteToken { accessor } => ("delete-token", format!("token {accessor}")),
+            Command::CreateJoinToken { token } => {
+                let services: Vec<String> = token.services.iter().map(ToString::to_string).collect();
+                ("create-join-token", format!("join token {} for {}", token.accessor, services.join(", ")))
+            }
+            Command::DeleteJoinToken { accessor } => ("delete-join-token", format!("join token {accessor}")),
+            Command::Enrol { key, node, platform, .. } => ("enrol", format!("node {node} ({platform}), key {key}")),
+            Command::RevokeAgent { agent } => ("revoke-agent", format!("agent {agent}")),
+            Command::WriteIntention { intention, mode } => return Some(Self::of_intention(intention, *mode)),
+            Command::DeleteIntention { key, .. } => ("delete-intention", key.to_string()),
+            Command::WriteMesh { entry, .. } => return Some(Self::of_mesh(entry)),
+            Command::DeleteMesh { .. } => ("delete-mesh", "the mesh entry, back to its default".to_owned()),
+            Command::OpenSession { .. }
+            | Command::Register { .. }
+            | Command::Deregister { .. }
+            | Command::UpdateChecks { .. } => return None,
+        };
+        Some(Self { kind, summary: bounded(summary), content: None })
+    }
+
+    fn of_intention(intention: &'a Intention, mode: WriteMode) -> Self {
+        let effect = match &intention.effect {
+            Effect::Action(action) => action.to_string(),
+            Effect::Permissions(permissions) => format!("{} permissions for", permissions.len()),
+        };
+        let IntentionKey { destination, source } = intention.key();
+        let only = if mode == WriteMode::Create { " (only if new)" } else { "" };
+        let summary = noted(format!("{effect} {source} => {destination}{only}"), &intention.description);
+        Self { kind: "write-intention", summary: bounded(summary), content: Some(Content::Intention(intention)) }
+    }
+
+    fn of_mesh(entry: &'a MeshEntry) -> Self {
+        let summary = format!("default {}, {} guardrails", entry.default_action, entry.guardrails.len());
+        Self { kind: "write-mesh", summary: bounded(summary), content: Some(Content::Mesh(entry)) }
+    }
+}
+
+fn noted(what: String, note: &str) -> String {
+    if note.is_empty() { what } else { format!("{what}: {note}") }
+}
+
+fn bounded(mut text: String) -> String {
+    if text.len() > SUMMARY_BYTES_MAX {
+        let end = (0..=SUMMARY_BYTES_MAX - 3).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
+        text.truncate(end);
+        text.push_str("...");
+    }
+    text
+}
+
+/// Says who asked, as lines have it.
+pub(crate) fn actor(actor: &Actor) -> String {
+    match actor {
+        Actor::Server(id) => format!("server:{id}"),
+        Actor::Token(accessor) => format!("token:{accessor}"),
+        Actor::Agent(id) => format!("agent:{id}"),
+        Actor::Join => "join".to_owned(),
+        Actor::ClusterKey => "cluster-key".to_owned(),
+    }
+}
+
+/// Names the refusal in an outcome by its kind alone: its text may be put better by a later release, and what it tells of
+/// the state is no part of the trail.
+pub(crate) fn refusal(outcome: &Outcome) -> Option<String> {
+    let Outcome::Refused(refusal) = outcome else { return None };
+    Some(name_of(refusal))
+}
+
+fn name_of(refusal: &Refusal) -> String {
+    match serde_json::to_value(refusal) {
+        Ok(serde_json::Value::String(name)) => name,
+        Ok(serde_json::Value::Object(fields)) => fields.keys().next().cloned().unwrap_or_default(),
+        _ => String::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_is_named_by_its_kind() {
+        assert_eq!(name_of(&Refusal::AlreadyBootstrapped), "already-bootstrapped");
+        assert_eq!(name_of(&Refusal::not_found("token", "x")), "not-found");
+    }
+
+    #[test]
+    fn a_long_summary_is_cut_between_characters() {
+        let long = bounded("ä".repeat(400));
+        assert!(long.len() <= SUMMARY_BYTES_MAX && long.ends_with("ä..."), "{long}");
+        assert_eq!(bounded("short".to_owned()), "short");
+    }
+}

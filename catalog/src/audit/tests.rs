@@ -1,0 +1,131 @@
+//! What the chain promises: what is derived, that nothing in it can be changed unseen, and what it forgets.
+
+use super::*;
+use crate::{
+    Actor, Catalog,
+    catalog::tests::{digest, every_kind, log_of},
+};
+
+fn texts(catalog: &Catalog) -> Vec<String> {
+    catalog.audit_lines(CatalogIndex(0)).map(|line| line.text.to_string()).collect()
+}
+
+/// Verifies lines against a head, as `weft audit verify` does.
+fn verify(lines: &[String], wanted: Option<AuditHead>) -> Result<AuditHead, AuditFault> {
+    let mut verifier = AuditVerifier::new(digest, wanted);
+    lines.iter().try_for_each(|line| verifier.line(line))?;
+    verifier.finish()
+}
+
+#[test]
+fn the_lines_are_the_chain_that_the_catalog_keeps_and_tell_no_secret() {
+    let catalog = log_of(&every_kind());
+    let lines = texts(&catalog);
+    assert_eq!(verify(&lines, Some(catalog.audit_head())), Ok(catalog.audit_head()));
+    assert_eq!(catalog.audit_head().sequence, lines.len() as u64);
+    let all = lines.concat();
+    for secret in ["secret1", "join1", "AA==", "ciphertext"] {
+        assert!(!all.contains(secret), "{secret} stands in {all}");
+    }
+    assert!(all.contains("\"Kind\":\"write-intention\",\"Summary\":\"allow default/web => shop/api\""), "{all}");
+    assert!(!all.contains("update-checks") && !all.contains("open-session") && !all.contains("\"register\""), "{all}");
+    let from = catalog.audit_lines(CatalogIndex(14)).next().map(|line| line.index);
+    assert_eq!(from, Some(CatalogIndex(14)));
+}
+
+#[test]
+fn every_edit_gap_repeat_and_exchange_of_lines_is_noticed() {
+    let catalog = log_of(&every_kind());
+    let (lines, head) = (texts(&catalog), catalog.audit_head());
+    for at in 0..lines.len() {
+        let mut without = lines.clone();
+        without.remove(at);
+        // Without its first lines, a chain is one that an older export begins.
+        assert_eq!(verify(&without, Some(head)).is_err(), at != 0, "without line {at}");
+        let mut twice = lines.clone();
+        twice.insert(at, lines[at].clone());
+        assert!(verify(&twice, Some(head)).is_err(), "line {at} twice");
+        for (position, _) in lines[at].char_indices() {
+            let mut edited = lines.clone();
+            let mut bytes = edited[at].clone().into_bytes();
+            bytes[position] = if bytes[position] == b'0' { b'1' } else { b'0' };
+            edited[at] = String::from_utf8(bytes).unwrap();
+            assert!(verify(&edited, Some(head)).is_err(), "line {at} changed at {position}");
+        }
+        if at > 0 {
+            let mut exchanged = lines.clone();
+            exchanged.swap(at - 1, at);
+            assert!(verify(&exchanged, Some(head)).is_err(), "lines {} and {at} exchanged", at - 1);
+        }
+        let cut = lines[..at].to_vec();
+        assert!(matches!(verify(&cut, Some(head)), Err(AuditFault::Head { .. })), "cut at {at}");
+    }
+    // A head in the middle is that of an older export: lines after it are welcome.
+    let middle = { verify(&lines[..3], None).unwrap() };
+    assert_eq!(verify(&lines, Some(middle)), Ok(head));
+}
+
+#[test]
+fn a_refused_write_is_recorded_with_its_kind_and_a_stranger_records_nothing() {
+    let mut catalog = log_of(&every_kind());
+    let before = catalog.audit_head();
+    let refused = every_kind().into_iter().find(|one| one.request_id.as_str() == "r1").unwrap();
+    let index = |catalog: &Catalog| CatalogIndex(catalog.index().0 + 1);
+    let again = crate::Envelope { request_id: "again".parse().unwrap(), ..refused.clone() };
+    catalog.apply(index(&catalog), &again, digest);
+    let line = catalog.audit_lines(catalog.index()).next().unwrap().text.to_string();
+    assert!(line.contains("\"Outcome\":\"refused\",\"Refusal\":\"already-bootstrapped\""), "{line}");
+    let stranger = crate::Envelope {
+        request_id: "stranger".parse().unwrap(),
+        actor: Actor::Join,
+        command: crate::Command::Enrol {
+            secret: crate::SecretHash("guessed".to_owned()),
+            key: crate::KeyFingerprint("key-x".to_owned()),
+            node: "n9".parse().unwrap(),
+            platform: crate::Platform::Vm,
+        },
+        ..refused
+    };
+    let applied = catalog.apply(index(&catalog), &stranger, digest);
+    assert!(matches!(applied.outcome, crate::Outcome::Refused(_)) && applied.touched.is_empty());
+    assert_eq!(catalog.audit_head().sequence, before.sequence + 1);
+}
+
+#[test]
+fn the_oldest_lines_are_forgotten_by_number_and_by_size_and_the_chain_goes_on() {
+    let line = |sequence: u64, previous: AuditHash, filler: usize| {
+        let text = format!(
+            "{{\"Sequence\":{sequence},\"Index\":{sequence},\"Previous\":\"{previous}\",\"Filler\":\"{}\"}}",
+            "x".repeat(filler)
+        );
+        AuditLine {
+            index: CatalogIndex(sequence),
+            sequence,
+            hash: AuditHash(digest(text.as_bytes())),
+            text: text.into(),
+        }
+    };
+    for (filler, kept) in [(0, LINES_MAX), (4000, LINES_BYTES_MAX / 4200)] {
+        let mut trail = AuditTrail::default();
+        for sequence in 1..=(LINES_MAX as u64 + 100) {
+            trail.push(line(sequence, trail.head.hash, filler));
+        }
+        assert!(trail.lines.len() >= kept && trail.lines.len() <= LINES_MAX && trail.bytes <= LINES_BYTES_MAX);
+        assert_eq!(trail.base.sequence + trail.lines.len() as u64, trail.head.sequence);
+        let oldest: Link = serde_json::from_str(&trail.lines.get_min().unwrap().1.text).unwrap();
+        assert_eq!(oldest.previous, trail.base.hash);
+        let stored = serde_json::to_vec(&StoredTrail::from(&trail)).unwrap();
+        let restored = serde_json::from_slice::<StoredTrail>(&stored).unwrap().open().unwrap();
+        assert_eq!(restored, trail);
+    }
+}
+
+#[test]
+fn a_head_is_read_as_it_is_written() {
+    let head = AuditHead { sequence: 7, hash: AuditHash([0xab; 32]) };
+    assert_eq!(head.to_string().parse(), Ok(head));
+    for wrong in ["", "7", "7:", "7:ab", "x:00", &format!("7:{}", "AB".repeat(32)), &format!("7:{}é", "a".repeat(62))]
+    {
+        assert!(wrong.parse::<AuditHead>().is_err(), "{wrong}");
+    }
+}
