@@ -97,6 +97,7 @@ impl ApiState {
         match tokio::time::timeout(TOKEN_TIMEOUT, ask).await {
             Ok(Ok(view)) => match view.rights {
                 Rights::Management => Ok(Standing::Management { expires_at: view.expires_at }),
+                Rights::Rules => Ok(Standing::Unknown),
             },
             // The server says which it does not know; everything else is no word on the token.
             Ok(Err(CallError::Refused { status: StatusCode::FORBIDDEN, .. })) => Ok(Standing::Unknown),

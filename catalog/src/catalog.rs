@@ -16,6 +16,7 @@ use crate::{
     TrustBundle, WatchKey, audit::AuditTrail,
 };
 
+mod acl;
 mod apply;
 mod audit;
 mod enrolment;

@@ -3,6 +3,7 @@
 //! Nothing here does I/O, reads a clock or draws randomness. Servers and agents run the same code, so that they decide
 //! alike; time and every other fact of the outside world enter as values.
 
+mod acl;
 mod agent_record;
 mod audit;
 mod authorize;
@@ -25,6 +26,7 @@ mod stream;
 mod token;
 mod validate;
 
+pub use acl::{Access, Authority, NamePattern, NameRule, NamespaceRules, Rules, ServiceRule};
 pub use agent_record::{AgentId, AgentRecord, Attestation, KeyFingerprint};
 pub use audit::{AuditFault, AuditHash, AuditHead, AuditLine, AuditVerifier, Digest};
 pub use authorize::{Caller, Decision, Policy, Reason, Verdict, authorize};
@@ -37,7 +39,10 @@ pub use explain::{Candidate, CandidateOutcome, Explanation, explain};
 pub use index::{CatalogIndex, Incarnation, Timestamp, WatchKey};
 pub use intention::{Action, Effect, Guardrail, Intention, IntentionKey};
 pub use mesh::{Mesh, MeshEntry, ServerMember};
-pub use name::{CheckId, InstanceId, InstanceKey, NameError, Namespace, NodeName, ServerId, ServiceKey, ServiceName};
+pub use name::{
+    CheckId, InstanceId, InstanceKey, NameError, Namespace, NodeName, PolicyId, RoleId, ServerId, ServiceKey,
+    ServiceName,
+};
 pub use node::{
     Check, CheckKey, CheckStatus, Instance, Node, Owner, Platform, TaggedAddress, UnknownWord, Upstream, Weights,
 };
@@ -50,4 +55,4 @@ pub use selector::{Selector, SelectorError, SelectorMismatch};
 pub use snapshot::{SNAPSHOT_VERSION, SnapshotError};
 pub use spiffe::{IdentityScheme, PathTemplate, Principal, SpiffeId, SpiffeIdError, TemplateError, TrustDomain};
 pub use stream::{Endpoint, Event, Item, MeshItem, Topic};
-pub use token::{AccessorId, JoinToken, Rights, SecretHash, Token};
+pub use token::{AccessorId, JoinToken, Rights, SecretHash, TemplatedPolicy, Token};

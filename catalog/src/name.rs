@@ -42,6 +42,17 @@ fn is_opaque(text: &str) -> bool {
     (1..=255).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_graphic())
 }
 
+/// A lower-case UUID.
+pub(crate) fn is_uuid(text: &str) -> bool {
+    let hyphens = [8, 13, 18, 23];
+    text.len() == 36
+        && text
+            .bytes()
+            .enumerate()
+            .all(|(at, b)| if hyphens.contains(&at) { b == b'-' } else { matches!(b, b'0'..=b'9' | b'a'..=b'f') })
+}
+
+const UUID_RULE: &str = "use a lower-case UUID, as the listing shows it";
 const LABEL_RULE: &str = "use 1 to 63 of a-z, 0-9 and `-`, with no `-` at either end";
 const OPAQUE_RULE: &str = "use 1 to 255 printable ASCII characters without spaces";
 
@@ -152,6 +163,21 @@ name!(
     "check id",
     OPAQUE_RULE,
     is_opaque
+);
+
+name!(
+    /// Names an ACL policy for good, whatever it is called: a random UUID.
+    PolicyId,
+    "policy id",
+    UUID_RULE,
+    is_uuid
+);
+name!(
+    /// Names an ACL role for good, whatever it is called: a random UUID.
+    RoleId,
+    "role id",
+    UUID_RULE,
+    is_uuid
 );
 
 impl Namespace {

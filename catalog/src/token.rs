@@ -4,7 +4,10 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{AgentId, CatalogIndex, KeyFingerprint, NameError, NodeName, Platform, ServiceKey, Timestamp};
+use crate::{
+    AgentId, CatalogIndex, KeyFingerprint, NameError, Namespace, NodeName, Platform, PolicyId, RoleId, ServiceKey,
+    ServiceName, Timestamp, name::is_uuid,
+};
 
 /// Holds the SHA-256 of a secret, as 64 lower-case hexadecimal digits.
 ///
@@ -36,13 +39,7 @@ impl TryFrom<String> for AccessorId {
     type Error = NameError;
 
     fn try_from(text: String) -> Result<Self, NameError> {
-        let hyphens = [8, 13, 18, 23];
-        let valid = text.len() == 36
-            && text
-                .bytes()
-                .enumerate()
-                .all(|(at, b)| if hyphens.contains(&at) { b == b'-' } else { matches!(b, b'0'..=b'9' | b'a'..=b'f') });
-        if valid {
+        if is_uuid(&text) {
             Ok(Self(text))
         } else {
             Err(NameError::new("accessor id", &text, "use a lower-case UUID, as the listing of tokens shows it"))
@@ -76,6 +73,35 @@ impl fmt::Display for AccessorId {
 pub enum Rights {
     /// Everything.
     Management,
+    /// What the policies, roles and identities grant that it is linked to.
+    Rules,
+}
+
+/// Is a policy that weft writes itself, for one name: what a service, a node or a DNS server needs.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(tag = "template", rename_all = "kebab-case", deny_unknown_fields)]
+pub enum TemplatedPolicy {
+    /// What a service needs for itself.
+    Service {
+        /// The service.
+        name: ServiceName,
+    },
+    /// What a node needs for itself.
+    Node {
+        /// The node.
+        name: NodeName,
+    },
+    /// What answering names needs.
+    Dns,
+}
+
+fn is_default(namespace: &Namespace) -> bool {
+    *namespace == Namespace::default_namespace()
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands it over so")]
+fn is_false(flag: &bool) -> bool {
+    !*flag
 }
 
 /// Is a bearer credential for the API.
@@ -90,6 +116,30 @@ pub struct Token {
     pub description: String,
     /// What it may do.
     pub rights: Rights,
+    /// The policies that it is linked to; sorted, unique.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub policies: Vec<PolicyId>,
+    /// The roles that it is linked to; sorted, unique.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub roles: Vec<RoleId>,
+    /// The services of its namespace that it stands for; sorted, unique.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub service_identities: Vec<ServiceName>,
+    /// The nodes that it stands for; sorted, unique.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub node_identities: Vec<NodeName>,
+    /// The templated policies that it is linked to; sorted, unique.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub templated_policies: Vec<TemplatedPolicy>,
+    /// The namespace that it belongs to, whose own people may change it.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub namespace: Namespace,
+    /// Whether the caller asked for one of this datacenter only; there is no other, so that it is only shown.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub local: bool,
+    /// The auth method by which somebody logged in to get it; none where it was made otherwise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub auth_method: Option<String>,
     /// When it was made, by the clock of the server that made it.
     pub created_at: Timestamp,
     /// When it ends; never where there is none.
@@ -101,6 +151,31 @@ pub struct Token {
     /// The index of the last change.
     #[serde(default)]
     pub modified: CatalogIndex,
+}
+
+impl Token {
+    /// Makes a token that is linked to nothing yet, in the namespace `default`.
+    #[must_use]
+    pub fn new(accessor: AccessorId, secret: SecretHash, rights: Rights, created_at: Timestamp) -> Self {
+        Self {
+            accessor,
+            secret,
+            description: String::new(),
+            rights,
+            policies: Vec::new(),
+            roles: Vec::new(),
+            service_identities: Vec::new(),
+            node_identities: Vec::new(),
+            templated_policies: Vec::new(),
+            namespace: Namespace::default_namespace(),
+            local: false,
+            auth_method: None,
+            created_at,
+            expires_at: None,
+            created: CatalogIndex::default(),
+            modified: CatalogIndex::default(),
+        }
+    }
 }
 
 /// Lets one agent enrol, once.

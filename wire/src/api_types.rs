@@ -454,14 +454,15 @@ mod tests {
     #[test]
     fn a_tokens_secret_is_shown_only_where_it_was_drawn() {
         let token = catalog::Token {
-            accessor: "0b1f3c52-9f7e-4c1b-8a52-3f2f0c6f0a11".parse().unwrap(),
-            secret: catalog::SecretHash("ab".repeat(32)),
             description: "ci".into(),
-            rights: Rights::Management,
-            created_at: Timestamp(0),
-            expires_at: None,
             created: CatalogIndex(3),
             modified: CatalogIndex(4),
+            ..catalog::Token::new(
+                "0b1f3c52-9f7e-4c1b-8a52-3f2f0c6f0a11".parse().unwrap(),
+                catalog::SecretHash("ab".repeat(32)),
+                Rights::Management,
+                Timestamp(0),
+            )
         };
         let shown = serde_json::to_value(TokenView::new(&token, None)).unwrap();
         assert_eq!(

@@ -487,15 +487,9 @@ fn compare_and_set_counts_only_against_the_index_that_was_read() {
 #[test]
 fn the_acl_is_bootstrapped_once_and_never_locked_out() {
     let mut log = Log::default();
-    let token = |number: u8| Token {
-        accessor: accessor(number),
-        secret: SecretHash(format!("secret{number}")),
-        description: String::new(),
-        rights: Rights::Management,
-        created_at: Timestamp(0),
-        expires_at: None,
-        created: CatalogIndex(0),
-        modified: CatalogIndex(0),
+    let token = |number: u8| {
+        let secret = SecretHash(format!("secret{number}"));
+        Token::new(accessor(number), secret, Rights::Management, Timestamp(0))
     };
     log.done(Command::BootstrapAcl { token: token(1) });
     assert_eq!(log.refused(Command::BootstrapAcl { token: token(2) }), Refusal::AclBootstrapped);
@@ -656,15 +650,13 @@ pub(crate) fn every_kind() -> Vec<Envelope> {
         template: crate::PathTemplate::default(),
         servers: vec![member],
     };
-    let token = |number: u8| Token {
-        accessor: accessor(number),
-        secret: SecretHash(format!("secret{number}")),
-        description: "for the operator".to_owned(),
-        rights: Rights::Management,
-        created_at: Timestamp(1),
-        expires_at: (number > 1).then_some(Timestamp(9)),
-        created: CatalogIndex(0),
-        modified: CatalogIndex(0),
+    let token = |number: u8| {
+        let secret = SecretHash(format!("secret{number}"));
+        Token {
+            description: "for the operator".to_owned(),
+            expires_at: (number > 1).then_some(Timestamp(9)),
+            ..Token::new(accessor(number), secret, Rights::Management, Timestamp(1))
+        }
     };
     let guardrail = crate::Guardrail {
         name: "no-prod".to_owned(),

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use ::catalog::{AccessorId, Actor, Catalog, CatalogIndex, Command, Rights, Timestamp, Token, WatchKey};
+use ::catalog::{AccessorId, Actor, Catalog, Command, Rights, Timestamp, Token, WatchKey};
 use axum::response::Response;
 use http::Method;
 use wire::api_types::{BootstrapChallenge, BootstrapProof, TokenRequest, TokenView};
@@ -20,11 +20,11 @@ pub(super) fn routes() -> Vec<Route> {
     vec![
         route(Method::GET, "/v1/acl/bootstrap", Right::Public, challenge),
         route(Method::PUT, "/v1/acl/bootstrap", Right::Public, bootstrap),
-        route(Method::PUT, "/v1/acl/token", Right::Management, create),
+        route(Method::PUT, "/v1/acl/token", Right::AclWrite, create),
         route(Method::GET, "/v1/acl/token/self", Right::AnyToken, own),
-        route(Method::GET, "/v1/acl/token/{accessor}", Right::Management, read),
-        route(Method::DELETE, "/v1/acl/token/{accessor}", Right::Management, delete),
-        route(Method::GET, "/v1/acl/tokens", Right::Management, list),
+        route(Method::GET, "/v1/acl/token/{accessor}", Right::AclRead, read),
+        route(Method::DELETE, "/v1/acl/token/{accessor}", Right::AclWrite, delete),
+        route(Method::GET, "/v1/acl/tokens", Right::AclRead, list),
     ]
 }
 
@@ -92,14 +92,9 @@ async fn list(call: Call) -> Result<Response, ApiError> {
 fn new_token(description: String, expires_at: Option<Timestamp>) -> (Token, Secret) {
     let secret = Secret::new(crypto::random_hex(SECRET_BYTES));
     let token = Token {
-        accessor: new_accessor(),
-        secret: crypto::secret_hash(&secret),
         description,
-        rights: Rights::Management,
-        created_at: crypto::now(),
         expires_at,
-        created: CatalogIndex::default(),
-        modified: CatalogIndex::default(),
+        ..Token::new(new_accessor(), crypto::secret_hash(&secret), Rights::Management, crypto::now())
     };
     (token, secret)
 }

@@ -1,6 +1,6 @@
 //! Who asks, and whether they may.
 
-use ::catalog::{AccessorId, Catalog, RequestId, Rights, SecretHash, Token};
+use ::catalog::{AccessorId, Authority, Catalog, Namespace, RequestId, SecretHash, Token};
 use http::HeaderMap;
 use wire::crypto;
 use wire::front_door::{TurnedAway, sent_token, single_header};
@@ -17,6 +17,22 @@ pub(crate) enum Right {
     AnyToken,
     /// A management token.
     Management,
+    /// `acl = "read"` in the whole mesh.
+    AclRead,
+    /// `acl = "write"` in the whole mesh.
+    AclWrite,
+    /// `operator = "read"`.
+    OperatorRead,
+    /// `operator = "write"`.
+    #[allow(dead_code, reason = "the words of the rule language are one set, whichever of them routes use")]
+    OperatorWrite,
+    /// `mesh = "read"`.
+    MeshRead,
+    /// `mesh = "write"`.
+    MeshWrite,
+    /// Any token that is valid; the handler asks for the rest with [`Call::may`](super::call::Call::may), or shows only
+    /// what [`Reading::authority`](super::reads::Reading::authority) lets the caller see.
+    Judged,
 }
 
 impl Right {
@@ -26,14 +42,29 @@ impl Right {
             Self::Public => "no token",
             Self::AnyToken => "a valid token",
             Self::Management => "a management token",
+            Self::AclRead => "a token with `acl = \"read\"`",
+            Self::AclWrite => "a token with `acl = \"write\"`",
+            Self::OperatorRead => "a token with `operator = \"read\"`",
+            Self::OperatorWrite => "a token with `operator = \"write\"`",
+            Self::MeshRead => "a token with `mesh = \"read\"`",
+            Self::MeshWrite => "a token with `mesh = \"write\"`",
+            Self::Judged => "a token with the right to do so",
         }
     }
 
-    /// Reports whether `token` carries the right.
-    fn is_held_by(self, token: Option<&Token>) -> bool {
-        match (self, token.map(|token| &token.rights)) {
-            (Self::Public, _) | (Self::AnyToken, Some(_)) | (Self::Management, Some(Rights::Management)) => true,
-            (Self::AnyToken | Self::Management, None) => false,
+    /// Reports whether whoever holds a token with `authority`, or no token, has the right.
+    pub(super) fn is_held_by(self, authority: Option<&Authority>) -> bool {
+        let Some(authority) = authority else { return self == Self::Public };
+        let everywhere = Namespace::default_namespace();
+        match self {
+            Self::Public | Self::AnyToken | Self::Judged => true,
+            Self::Management => authority.is_management(),
+            Self::AclRead => authority.acl_read(&everywhere),
+            Self::AclWrite => authority.acl_write(&everywhere),
+            Self::OperatorRead => authority.operator_read(),
+            Self::OperatorWrite => authority.operator_write(),
+            Self::MeshRead => authority.mesh_read(),
+            Self::MeshWrite => authority.mesh_write(),
         }
     }
 }
@@ -42,6 +73,7 @@ impl Right {
 #[derive(Clone, Debug)]
 pub(crate) struct Caller {
     token: Option<Token>,
+    right: Right,
 }
 
 impl Caller {
@@ -50,17 +82,22 @@ impl Caller {
         self.token.as_ref()
     }
 
-    /// Judges the caller anew by what the catalog says of its token now: a blocking query may wait for minutes.
+    /// Judges the caller anew by what the catalog says of its token, and returns what it may do by that catalog.
+    ///
+    /// A blocking query may wait for minutes, and what this server knew when the request came may have been old.
     ///
     /// # Errors
     ///
-    /// [`ApiError::TokenUnknown`] where the token was deleted, has expired or carries other rights than before.
-    pub(crate) fn judge_again(&self, catalog: &Catalog) -> Result<(), ApiError> {
-        let Some(before) = &self.token else { return Ok(()) };
-        match live(catalog.token(&before.accessor)) {
-            Some(now) if now.secret == before.secret && now.rights == before.rights => Ok(()),
-            Some(_) | None => Err(ApiError::TokenUnknown),
-        }
+    /// [`ApiError::TokenUnknown`] where the token was deleted or has expired.
+    pub(crate) fn judge_again(&self, catalog: &Catalog) -> Result<Authority, ApiError> {
+        let Some(before) = &self.token else { return Ok(Authority::default()) };
+        let now = live(catalog.token(&before.accessor)).filter(|now| now.secret == before.secret);
+        Ok(catalog.authority(now.ok_or(ApiError::TokenUnknown)?))
+    }
+
+    /// Returns the right that the route needs.
+    pub(crate) fn right(&self) -> Right {
+        self.right
     }
 
     /// Returns the public name of the caller's token.
@@ -84,13 +121,14 @@ pub(crate) async fn authorize(
     right: Right,
 ) -> Result<Option<Caller>, ApiError> {
     if right == Right::Public {
-        return Ok(Some(Caller { token: None }));
+        return Ok(Some(Caller { token: None, right }));
     }
     let token = match sent_hash(headers)? {
         None => None,
         Some(hash) => Some(find(state, &hash, is_stale).await?.ok_or(ApiError::TokenUnknown)?),
     };
-    Ok(right.is_held_by(token.as_ref()).then_some(Caller { token }))
+    let authority = token.as_ref().map(|token| state.consensus().catalog().authority(token));
+    Ok(right.is_held_by(authority.as_ref()).then_some(Caller { token, right }))
 }
 
 /// Looks a token up by the hash of its secret: the same work for every secret.
@@ -144,5 +182,26 @@ mod tests {
         assert!(Right::Public.is_held_by(None));
         assert!(!Right::AnyToken.is_held_by(None));
         assert!(!Right::Management.is_held_by(None));
+        assert!(!Right::Judged.is_held_by(None));
+    }
+
+    #[test]
+    fn a_token_without_rules_has_only_the_rights_that_every_token_has() {
+        let nothing = Authority::default();
+        for right in [Right::Public, Right::AnyToken, Right::Judged] {
+            assert!(right.is_held_by(Some(&nothing)), "{right:?}");
+        }
+        for right in [
+            Right::Management,
+            Right::AclRead,
+            Right::AclWrite,
+            Right::OperatorRead,
+            Right::OperatorWrite,
+            Right::MeshRead,
+            Right::MeshWrite,
+        ] {
+            assert!(!right.is_held_by(Some(&nothing)), "{right:?}");
+            assert!(right.is_held_by(Some(&Authority::management())), "{right:?}");
+        }
     }
 }

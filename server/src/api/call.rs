@@ -4,10 +4,10 @@ use std::fmt::Display;
 use std::net::SocketAddr;
 use std::str::FromStr;
 
-use ::catalog::{Namespace, NodeName, RequestId, ServiceKey, ServiceName};
+use ::catalog::{Authority, Catalog, Namespace, NodeName, RequestId, ServiceKey, ServiceName};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
-use http::{HeaderValue, StatusCode, header};
+use http::{HeaderValue, Method, StatusCode, header};
 use serde::Serialize;
 use wire::decode::{Shape, from_json};
 
@@ -19,6 +19,7 @@ use super::query::Query;
 /// One request that has passed the guard and its route's right.
 pub(crate) struct Call {
     pub(super) state: ApiState,
+    pub(super) method: Method,
     /// The path as the route declares it.
     pub(super) path: &'static str,
     pub(super) path_parameters: Vec<(String, String)>,
@@ -80,6 +81,31 @@ impl Call {
             return Ok(());
         }
         Err(ApiError::OtherDatacenter { asked: asked.to_owned(), ours: ours.to_owned() })
+    }
+
+    /// Checks that the caller may do what a [`Right::Judged`](super::auth::Right::Judged) route does for it.
+    ///
+    /// `needs` says in an error text what is missing, such as "`service:write` on `default/web`".
+    ///
+    /// # Errors
+    ///
+    /// [`ApiError::PermissionDenied`] where `is_granted` says no, [`ApiError::TokenUnknown`] where the token has ended.
+    pub(super) fn may(&self, needs: impl Display, is_granted: impl FnOnce(&Authority) -> bool) -> Result<(), ApiError> {
+        let authority = self.authority_by(&self.state.consensus().catalog())?;
+        if is_granted(&authority) { Ok(()) } else { Err(self.denied(needs)) }
+    }
+
+    /// Returns what the caller may do by `catalog`, having judged its token and the route's right by it again.
+    pub(super) fn authority_by(&self, catalog: &Catalog) -> Result<Authority, ApiError> {
+        let authority = self.caller.judge_again(catalog)?;
+        let right = self.caller.right();
+        let is_public = right == super::auth::Right::Public;
+        if is_public || right.is_held_by(Some(&authority)) { Ok(authority) } else { Err(self.denied(right.needs())) }
+    }
+
+    /// Builds the error that says which right the caller lacks.
+    pub(super) fn denied(&self, needs: impl Display) -> ApiError {
+        ApiError::PermissionDenied { method: self.method.clone(), path: self.path, needs: needs.to_string() }
     }
 
     /// Writes a value as the JSON body of a success, indented where `?pretty` asks for it.

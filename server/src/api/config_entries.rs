@@ -16,10 +16,10 @@ const ENTRY: &str = "config entry";
 
 pub(super) fn routes() -> Vec<Route> {
     vec![
-        route(Method::PUT, "/v1/config", Right::Management, write),
-        route(Method::GET, "/v1/config/{kind}", Right::Management, list),
-        route(Method::GET, "/v1/config/{kind}/{name}", Right::Management, read),
-        route(Method::DELETE, "/v1/config/{kind}/{name}", Right::Management, delete),
+        route(Method::PUT, "/v1/config", Right::MeshWrite, write),
+        route(Method::GET, "/v1/config/{kind}", Right::MeshRead, list),
+        route(Method::GET, "/v1/config/{kind}/{name}", Right::MeshRead, read),
+        route(Method::DELETE, "/v1/config/{kind}/{name}", Right::MeshWrite, delete),
     ]
 }
 

@@ -17,7 +17,7 @@ pub(crate) enum ApiError {
     TokenUnknown,
     /// The caller lacks the right that the route declares.
     #[error("Permission denied: {method} {path} needs {needs}; send a token in the X-Consul-Token header")]
-    PermissionDenied { method: http::Method, path: &'static str, needs: &'static str },
+    PermissionDenied { method: http::Method, path: &'static str, needs: String },
     /// A proof for the bootstrap of the ACL does not hold.
     #[error("Permission denied: {reason}")]
     BootstrapRefused { reason: &'static str },

@@ -14,6 +14,7 @@ use super::auth::Right;
 use super::call::Call;
 use super::error::ApiError;
 use super::query::parameter;
+use super::reads::Reading;
 use super::route::{Route, route};
 
 const PATTERN_FORM: &str = "send `name`, `namespace/name`, `*`, `namespace/*` or `*/*`";
@@ -21,13 +22,13 @@ const SERVICE_FORM: &str = "send `name` or `namespace/name` of one service";
 
 pub(super) fn routes() -> Vec<Route> {
     vec![
-        route(Method::GET, "/v1/connect/intentions", Right::Management, list),
-        route(Method::GET, "/v1/connect/intentions/exact", Right::Management, read),
-        route(Method::PUT, "/v1/connect/intentions/exact", Right::Management, write),
-        route(Method::DELETE, "/v1/connect/intentions/exact", Right::Management, delete),
-        route(Method::GET, "/v1/connect/intentions/match", Right::Management, matching),
-        route(Method::GET, "/v1/connect/intentions/check", Right::Management, check),
-        route(Method::GET, "/v1/connect/intentions/explain", Right::Management, explanation),
+        route(Method::GET, "/v1/connect/intentions", Right::Judged, list),
+        route(Method::GET, "/v1/connect/intentions/exact", Right::Judged, read),
+        route(Method::PUT, "/v1/connect/intentions/exact", Right::Judged, write),
+        route(Method::DELETE, "/v1/connect/intentions/exact", Right::Judged, delete),
+        route(Method::GET, "/v1/connect/intentions/match", Right::Judged, matching),
+        route(Method::GET, "/v1/connect/intentions/check", Right::Judged, check),
+        route(Method::GET, "/v1/connect/intentions/explain", Right::Judged, explanation),
     ]
 }
 
@@ -44,7 +45,8 @@ async fn list(call: Call) -> Result<Response, ApiError> {
     let is_wanted = |intention: &&Intention| {
         wanted.as_ref().is_none_or(|namespace| intention.destination.namespace_text() == namespace.as_str())
     };
-    let intentions: Vec<_> = reading.catalog.intentions().filter(is_wanted).map(consul::Intention::from).collect();
+    let intentions = reading.catalog.intentions().filter(is_wanted).filter(|intention| reading.shows(intention));
+    let intentions: Vec<_> = intentions.map(consul::Intention::from).collect();
     call.answer(&reading, &intentions)
 }
 
@@ -52,6 +54,9 @@ async fn list(call: Call) -> Result<Response, ApiError> {
 async fn read(call: Call) -> Result<Response, ApiError> {
     let key = call.intention_key()?;
     let reading = call.read(vec![WatchKey::Destination(key.destination.clone())]).await?;
+    if !reading.authority.intention_read(&key.source, &key.destination) {
+        return Err(call.denied(format_args!("`intentions = \"read\"` on {} or on {}", key.source, key.destination)));
+    }
     match reading.catalog.intention(&key) {
         Some(intention) => call.answer(&reading, &consul::Intention::from(intention)),
         None => Ok(call.not_found(&reading, "intention", &key)),
@@ -64,6 +69,7 @@ async fn read(call: Call) -> Result<Response, ApiError> {
 /// refused with 409. Config entries answer as Consul does.
 async fn write(call: Call) -> Result<Response, ApiError> {
     let key = call.intention_key()?;
+    call.may_write_intention(&key)?;
     let request: consul::IntentionRequest = call.decode()?;
     let intention = request.into_intention(&key).map_err(|error| call.body_error(&error))?;
     let mode = call.compare()?.map_or(WriteMode::Upsert, WriteMode::CompareAndSet);
@@ -74,6 +80,7 @@ async fn write(call: Call) -> Result<Response, ApiError> {
 /// Removes the intention on the pair that the query names; `cas` as in [`write`].
 async fn delete(call: Call) -> Result<Response, ApiError> {
     let key = call.intention_key()?;
+    call.may_write_intention(&key)?;
     let compare = call.compare()?;
     call.write(Command::DeleteIntention { key, compare }).await?;
     call.json(&true)
@@ -103,6 +110,11 @@ async fn matching(call: Call) -> Result<Response, ApiError> {
         Side::Destination => services.iter().flat_map(ServicePattern::covering).map(WatchKey::Destination).collect(),
     };
     let reading = call.read(keys).await?;
+    for service in &services {
+        if !reading.authority.intentions_of_read(service) {
+            return Err(call.denied(format_args!("`intentions = \"read\"` on {service}")));
+        }
+    }
     let speaks_of = |intention: &Intention, service: &ServiceKey| match (side, &intention.source) {
         (Side::Destination, _) => intention.destination.matches(service),
         (Side::Source, SourcePattern::Service(pattern)) => pattern.matches(service),
@@ -113,6 +125,7 @@ async fn matching(call: Call) -> Result<Response, ApiError> {
         .zip(&services)
         .map(|(name, service)| {
             let found = reading.catalog.intentions().filter(|intention| speaks_of(intention, service));
+            let found = found.filter(|intention| reading.shows(intention));
             (*name, found.map(consul::Intention::from).collect())
         })
         .collect();
@@ -123,6 +136,10 @@ async fn matching(call: Call) -> Result<Response, ApiError> {
 async fn check(call: Call) -> Result<Response, ApiError> {
     let (source, destination) = call.pair()?;
     let reading = call.read(WatchKey::policy_of(&destination)).await?;
+    // The answer is yes or no and names no rule, so that finding the destination is enough, as Consul has it.
+    if !reading.authority.service_read(&destination) {
+        return Err(call.denied(format_args!("`service:read` on {destination}")));
+    }
     let policy = reading.catalog.policy_for(&destination);
     let verdict = authorize(&policy, &Caller::Service(source), &destination, crypto::now());
     call.answer(&reading, &consul::CheckAnswer { allowed: verdict.decision == Decision::Allow })
@@ -132,12 +149,28 @@ async fn check(call: Call) -> Result<Response, ApiError> {
 async fn explanation(call: Call) -> Result<Response, ApiError> {
     let (source, destination) = call.pair()?;
     let reading = call.read(WatchKey::policy_of(&destination)).await?;
+    if !reading.authority.intentions_of_read(&destination) {
+        return Err(call.denied(format_args!("`intentions = \"read\"` on {destination}")));
+    }
     let policy = reading.catalog.policy_for(&destination);
     let explanation = explain(&policy, &Caller::Service(source.clone()), &destination, crypto::now());
     call.answer(&reading, &wire::api_types::Explanation::new(&source, &destination, &explanation))
 }
 
+impl Reading {
+    /// Reports whether the caller may see an intention, and notes it where it may not.
+    fn shows(&self, intention: &Intention) -> bool {
+        self.keeps(self.authority.intention_read(&intention.source, &intention.destination))
+    }
+}
+
 impl Call {
+    /// Checks that the caller may write an intention: the right on the destination decides.
+    fn may_write_intention(&self, key: &IntentionKey) -> Result<(), ApiError> {
+        let needs = format!("`intentions = \"write\"` on {}", key.destination);
+        self.may(needs, |authority| authority.intention_write(&key.destination))
+    }
+
     /// Reads the pair of patterns that `source` and `destination` write.
     fn intention_key(&self) -> Result<IntentionKey, ApiError> {
         let namespace = self.namespace()?;

@@ -2,9 +2,10 @@
 
 use std::fmt::Display;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use ::catalog::{Catalog, CatalogIndex, WatchKey};
+use ::catalog::{Authority, Catalog, CatalogIndex, WatchKey};
 use axum::response::{IntoResponse, Response};
 use http::{HeaderName, HeaderValue};
 use serde::Serialize;
@@ -66,8 +67,23 @@ impl Wait {
 pub(crate) struct Reading {
     /// The state to answer from.
     pub(super) catalog: Arc<Catalog>,
+    /// What the caller may do, by that very state.
+    pub(super) authority: Authority,
+    /// Whether something was left out of the answer that the caller may not see.
+    is_filtered: AtomicBool,
     keys: Vec<WatchKey>,
     consistency: Consistency,
+}
+
+impl Reading {
+    /// Passes on whether the caller may see something, and notes that something was left out where it may not: the answer
+    /// says so in a header.
+    pub(super) fn keeps(&self, is_visible: bool) -> bool {
+        if !is_visible {
+            self.is_filtered.store(true, Ordering::Relaxed);
+        }
+        is_visible
+    }
 }
 
 impl Call {
@@ -93,9 +109,9 @@ impl Call {
             let _waiting = self.state.metrics().blocking_query();
             let deadline = Instant::now() + wait.limit + jitter(wait.limit);
             catalog = consensus.changed(&keys, wait.since, deadline.into()).await;
-            self.caller.judge_again(&catalog)?;
         }
-        Ok(Reading { catalog, keys, consistency })
+        let authority = self.authority_by(&catalog)?;
+        Ok(Reading { catalog, authority, is_filtered: AtomicBool::new(false), keys, consistency })
     }
 
     /// Writes a reading's answer, with the headers that Consul's clients look at.
@@ -128,6 +144,10 @@ impl Call {
             HeaderName::from_static("x-consul-knownleader"),
             HeaderValue::from_static(if status.leader.is_some() { "true" } else { "false" }),
         );
+        if reading.is_filtered.load(Ordering::Relaxed) {
+            let name = HeaderName::from_static("x-consul-results-filtered-by-acls");
+            headers.insert(name, HeaderValue::from_static("true"));
+        }
         headers.insert(HeaderName::from_static("x-consul-lastcontact"), HeaderValue::from(last_contact_ms));
         headers
             .insert(HeaderName::from_static("x-consul-effective-consistency"), HeaderValue::from_static(consistency));

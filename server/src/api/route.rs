@@ -71,7 +71,11 @@ impl Route {
         let query = Query::parse(&parts.uri)?;
         let is_stale = query.has("stale");
         let caller = auth::authorize(&state, &parts.headers, is_stale, self.right).await?.ok_or_else(|| {
-            ApiError::PermissionDenied { method: self.method.clone(), path: self.path, needs: self.right.needs() }
+            ApiError::PermissionDenied {
+                method: self.method.clone(),
+                path: self.path,
+                needs: self.right.needs().to_owned(),
+            }
         })?;
         query.check(state.datacenter())?;
         let path_parameters =
@@ -82,6 +86,7 @@ impl Route {
             request_id: auth::request_id(&parts.headers)?,
             source: parts.extensions.get::<SourceAddress>().map(|source| source.0),
             state,
+            method: self.method.clone(),
             path: self.path,
             path_parameters: path_parameters.iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect(),
             query,

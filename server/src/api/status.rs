@@ -14,8 +14,8 @@ use crate::consensus::Role;
 pub(super) fn routes() -> Vec<Route> {
     vec![
         route(Method::GET, "/v1/status/leader", Right::Public, leader),
-        route(Method::GET, "/v1/status/peers", Right::Management, peers),
-        route(Method::GET, "/v1/status/raft", Right::Management, raft),
+        route(Method::GET, "/v1/status/peers", Right::OperatorRead, peers),
+        route(Method::GET, "/v1/status/raft", Right::OperatorRead, raft),
     ]
 }
 

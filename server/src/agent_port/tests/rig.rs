@@ -180,16 +180,8 @@ impl Rig {
     /// Makes a management token and returns its secret.
     pub(super) async fn management_token(&self) -> String {
         let secret = crypto::random_hex(32);
-        let token = Token {
-            accessor: crypto::uuid_v4().parse().unwrap(),
-            secret: SecretHash(crypto::sha256_hex(secret.as_bytes())),
-            description: String::new(),
-            rights: Rights::Management,
-            created_at: crypto::now(),
-            expires_at: None,
-            created: Default::default(),
-            modified: Default::default(),
-        };
+        let hash = SecretHash(crypto::sha256_hex(secret.as_bytes()));
+        let token = Token::new(crypto::uuid_v4().parse().unwrap(), hash, Rights::Management, crypto::now());
         assert_eq!(self.write(Command::BootstrapAcl { token }).await, Outcome::Done);
         secret
     }
