@@ -5,12 +5,15 @@
 //! body; only then does its handler run.
 
 mod admin;
+mod blocking;
 mod body;
 mod checks;
 mod error;
 mod forward;
 mod health;
 mod listener;
+mod native;
+mod node;
 mod own;
 mod query;
 mod rights;
@@ -54,11 +57,13 @@ pub(crate) struct ApiState {
     proxy: Arc<Proxy>,
     metrics: Metrics,
     tokens: Arc<Tokens>,
+    /// Cancelled when somebody asks the agent to leave.
+    leaving: CancellationToken,
 }
 
 impl ApiState {
-    pub(crate) fn new(core: Handle, proxy: Arc<Proxy>, metrics: Metrics) -> Self {
-        Self { core, proxy, metrics, tokens: Arc::default() }
+    pub(crate) fn new(core: Handle, proxy: Arc<Proxy>, metrics: Metrics, leaving: CancellationToken) -> Self {
+        Self { core, proxy, metrics, tokens: Arc::default(), leaving }
     }
 
     /// Judges the request's token against `right`.
@@ -139,7 +144,8 @@ fn guarded(router: Router) -> Router {
 async fn otherwise(state: ApiState, request: Request) -> Result<Response, ApiError> {
     let path = request.uri().path();
     let is_agents = path == "/v1/agent" || path.starts_with("/v1/agent/");
-    if is_agents || !path.starts_with("/v1/") {
+    let is_servers = path == "/v1/agent/members" || path.starts_with("/v1/agent/force-leave/");
+    if (is_agents && !is_servers) || !path.starts_with("/v1/") {
         return Err(ApiError::NoSuchPath { path: path.to_owned() });
     }
     forward::pass_on(&state.core, request).await
@@ -147,6 +153,7 @@ async fn otherwise(state: ApiState, request: Request) -> Result<Response, ApiErr
 
 /// Lists what the agent serves itself.
 fn table() -> Vec<Route> {
-    let modules = [own::routes(), services::routes(), checks::routes(), health::routes()];
+    let modules =
+        [own::routes(), node::routes(), native::routes(), services::routes(), checks::routes(), health::routes()];
     modules.into_iter().flatten().collect()
 }

@@ -122,6 +122,11 @@ impl Handle {
         Arc::clone(&self.status.borrow())
     }
 
+    /// Returns what sees every change of what the agent knows and does.
+    pub(crate) fn watch(&self) -> watch::Receiver<Arc<Status>> {
+        self.status.clone()
+    }
+
     /// Returns the connection to a server.
     ///
     /// Where there was one a moment ago, or the agent has just started, the next one is waited for: going from one server

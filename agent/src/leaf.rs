@@ -57,6 +57,23 @@ pub enum LeafError {
     },
 }
 
+impl StoredLeaf {
+    /// Returns the leaf and then its issuer.
+    pub(crate) fn chain_pem(&self) -> &[String] {
+        &self.chain_pem
+    }
+
+    /// Returns the key that the agent made for the leaf.
+    pub(crate) fn key_pem(&self) -> &Secret {
+        &self.key_pem
+    }
+
+    /// Returns when it was obtained, by this machine's clock.
+    pub(crate) fn obtained(&self) -> Timestamp {
+        self.obtained
+    }
+}
+
 impl HeldLeaf {
     /// Joins a key with what a server signed for it; `wanted` is whom the leaf must name.
     pub(crate) fn new(key: &LeafKey, leaf: &Leaf, wanted: &SpiffeId, obtained: Timestamp) -> Result<Self, LeafError> {

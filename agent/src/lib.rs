@@ -49,6 +49,7 @@ pub struct Agent {
     admin: SocketAddr,
     drain_deadline: Duration,
     ready: api::Ready,
+    leaving: CancellationToken,
     stopping: CancellationToken,
     _tasks: Vec<AbortOnDropHandle<()>>,
 }
@@ -89,6 +90,20 @@ impl Agent {
     /// Returns what is still missing before every local service is served; nothing once the agent is ready.
     pub fn missing(&self) -> Vec<String> {
         api::missing(&self.core, &self.proxy)
+    }
+
+    /// Waits until somebody asks the agent, by its API, to leave; whoever runs it drains it then.
+    pub async fn asked_to_leave(&self) {
+        self.leaving.cancelled().await;
+    }
+
+    /// Reads the files of definitions again, as `/v1/agent/reload` does.
+    ///
+    /// # Errors
+    ///
+    /// [`LocalError`] names the file and what is wrong; what the files said before stays in force.
+    pub async fn reload(&self) -> Result<(), LocalError> {
+        self.core.ask(core::Request::Reload).await.unwrap_or(Ok(()))
     }
 
     /// Stops being advertised, lets what is in flight finish within the configured deadline, and stops.

@@ -55,6 +55,9 @@ pub(crate) struct Registered {
     services: Vec<Value>,
     checks: Vec<Value>,
     maintenance: Vec<(Namespace, InstanceId, String)>,
+    /// Why the node is in maintenance, while it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    node_maintenance: Option<String>,
 }
 
 /// Names an instance or check of this node.
@@ -70,6 +73,8 @@ pub(crate) struct Local {
     services: BTreeMap<OnNode<InstanceId>, Entry<Definition>>,
     checks: BTreeMap<OnNode<CheckId>, Entry<CheckDefinition>>,
     maintenance: BTreeMap<OnNode<InstanceId>, CheckDefinition>,
+    /// The check that keeps the whole node from being called, while it is in maintenance.
+    node_maintenance: Option<CheckDefinition>,
     /// Definitions that were refused when the agent started, for whoever asks why they are not served.
     refused: Vec<String>,
 }
@@ -88,6 +93,7 @@ impl Local {
             services: BTreeMap::new(),
             checks: BTreeMap::new(),
             maintenance: BTreeMap::new(),
+            node_maintenance: None,
             refused: Vec::new(),
         }
     }
@@ -108,7 +114,7 @@ impl Local {
     pub(crate) fn checks(&self) -> BTreeMap<CheckKey, CheckDefinition> {
         let of_services = self.services().flat_map(|service| service.checks.iter().cloned());
         let alone = self.checks.values().map(|entry| entry.definition.clone());
-        let in_maintenance = self.maintenance.values().cloned();
+        let in_maintenance = self.maintenance.values().chain(&self.node_maintenance).cloned();
         of_services.chain(alone).chain(in_maintenance).map(|check| (check.check.key.clone(), check)).collect()
     }
 
@@ -149,6 +155,35 @@ impl Local {
                 result => self.note(&Origin::Api, result),
             }
         }
+        if let Some(reason) = registered.node_maintenance {
+            let result = self.set_node_maintenance(Some(reason));
+            self.note(&Origin::Api, result);
+        }
+    }
+
+    /// Takes what the files say now in the place of what they said before. What was registered over the API stays; its
+    /// checks and maintenance of a service that no file defines any more go with the service.
+    ///
+    /// # Errors
+    ///
+    /// The first definition that is refused, naming its file; everything stays as it was then.
+    pub(crate) fn reload_files(&mut self, definitions: Vec<(PathBuf, files::Content)>) -> Result<(), LocalError> {
+        let mut next = self.clone();
+        next.services.retain(|_, entry| entry.origin == Origin::Api);
+        next.checks.retain(|_, entry| entry.origin == Origin::Api);
+        next.refused.clear();
+        for (path, content) in definitions {
+            let taken = next.take(content, &Origin::File(path.clone()));
+            taken.map_err(|source| LocalError::Defined { path, source: Box::new(source) })?;
+        }
+        let services = &next.services;
+        next.maintenance.retain(|key, _| services.contains_key(key));
+        next.checks.retain(|(namespace, _), entry| {
+            let instance = entry.definition.check.instance.clone();
+            instance.is_none_or(|id| services.contains_key(&(namespace.clone(), id)))
+        });
+        *self = next;
+        Ok(())
     }
 
     /// Returns what is to be kept of registrations over the API.
@@ -161,6 +196,7 @@ impl Local {
                 .iter()
                 .map(|((namespace, id), check)| (namespace.clone(), id.clone(), check.check.notes.clone()))
                 .collect(),
+            node_maintenance: self.node_maintenance.as_ref().map(|check| check.check.notes.clone()),
         }
     }
 
@@ -221,6 +257,13 @@ impl Local {
             }
             None => self.maintenance.remove(&key),
         };
+        Ok(())
+    }
+
+    /// Puts the whole node into maintenance, with the reason, or takes it out.
+    pub(crate) fn set_node_maintenance(&mut self, reason: Option<String>) -> Result<(), LocalError> {
+        let node = self.node.clone();
+        self.node_maintenance = reason.map(|reason| CheckDefinition::node_maintenance(&node, &reason)).transpose()?;
         Ok(())
     }
 

@@ -26,9 +26,12 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use catalog::{KeyFingerprint, ServiceKey, SpiffeId, Timestamp};
 use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior};
+use wire::pki::Serial;
+use wire::tls::PeerIdentity;
 
 use self::current::Current;
 use self::forbidden::Forbidden;
@@ -93,6 +96,14 @@ pub struct ProxyStatus {
     pub is_settled: bool,
     /// How each upstream of the last snapshot that the listeners followed stands.
     pub upstreams: Vec<UpstreamStatus>,
+}
+
+/// Says whether somebody would be let in.
+#[derive(Debug)]
+pub(crate) struct Admitted {
+    pub(crate) is_allowed: bool,
+    /// The rule that decided, in words.
+    pub(crate) reason: String,
 }
 
 /// Is a running data plane. Dropping it cuts everything; [`Proxy::drain`] does not.
@@ -185,6 +196,27 @@ impl Proxy {
     /// Lists the connections that are open, up to a thousand.
     pub fn connections(&self) -> Vec<OpenConnection> {
         self.room.streams.list()
+    }
+
+    /// Says whether the holder of a certificate would be let in to a local service now, and by which rule; nothing where
+    /// the service has no rules here, for it is none of this agent's.
+    pub(crate) fn would_admit(&self, client: &SpiffeId, serial: Serial, destination: &ServiceKey) -> Option<Admitted> {
+        let current = self.room.current.load_full()?;
+        let snapshot = &current.snapshot;
+        snapshot.policies.get(destination)?;
+        // Whether the certificate is in time the application has seen at its handshake.
+        let peer = PeerIdentity {
+            id: client.clone(),
+            serial: *serial.as_bytes(),
+            not_before: Timestamp::default(),
+            not_after: Timestamp(u64::MAX),
+            key: KeyFingerprint(String::new()),
+            expired: false,
+        };
+        Some(match decide::still_allows(snapshot, &peer, destination, self.room.now()) {
+            Ok(admission) => Admitted { is_allowed: true, reason: admission.reason.to_string() },
+            Err(refusal) => Admitted { is_allowed: false, reason: refusal.to_string() },
+        })
     }
 
     /// Returns how the proxy stands.

@@ -145,10 +145,21 @@ pub async fn start(config: Config) -> Result<Agent, StartError> {
         warn!("listeners of upstreams are not open yet; the agent is not ready before they are");
     }
     ready.running(core.clone(), Arc::clone(&proxy));
-    let state = api::ApiState::new(core.clone(), Arc::clone(&proxy), metrics);
+    let leaving = CancellationToken::new();
+    let state = api::ApiState::new(core.clone(), Arc::clone(&proxy), metrics, leaving.clone());
     let http = tokio::spawn(api::serve_http(http, state, stopping.clone()));
     let tasks = vec![AbortOnDropHandle::new(task), AbortOnDropHandle::new(http), admin];
-    Ok(Agent { core, proxy, http: http_address, admin: admin_address, drain_deadline, ready, stopping, _tasks: tasks })
+    Ok(Agent {
+        core,
+        proxy,
+        http: http_address,
+        admin: admin_address,
+        drain_deadline,
+        ready,
+        leaving,
+        stopping,
+        _tasks: tasks,
+    })
 }
 
 /// Returns the identity that was kept, or enrols.

@@ -20,7 +20,7 @@ use super::{
 ///
 /// It joins the mesh with a token, once, and from then on with its own key. It registers the services that its files
 /// define, keeps their certificates fresh, listens for their callers and for what they call. On SIGTERM it stops being
-/// advertised, finishes what is in flight and ends.
+/// advertised, finishes what is in flight and ends. On SIGHUP it reads its service definitions again.
 ///
 /// Files named by --config hold settings (the names of these flags with underscores), service definitions in Consul's
 /// format, or both:
@@ -179,7 +179,11 @@ pub(super) async fn run(arguments: Agent) -> anyhow::Result<ExitCode> {
     let config = settings.under(arguments.settings).config(files)?;
     daemon::prepare(&arguments.log)?;
     let agent = agent::start(config).await.context("cannot start the agent")?;
-    daemon::stop_signal().await?;
+    daemon::until_stopped_or(agent.asked_to_leave(), async || match agent.reload().await {
+        Ok(()) => tracing::info!("reloaded"),
+        Err(error) => tracing::error!(error = wire::one_line(&error), "not reloaded; nothing has changed"),
+    })
+    .await?;
     agent.drain().await;
     Ok(ExitCode::SUCCESS)
 }

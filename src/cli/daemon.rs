@@ -58,6 +58,21 @@ pub(super) async fn stop_signal() -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Waits for a signal to stop, or for `leave`; meanwhile every SIGHUP has `reload` done.
+pub(super) async fn until_stopped_or(leave: impl Future<Output = ()>, reload: impl AsyncFn()) -> anyhow::Result<()> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut hangup = signal(SignalKind::hangup()).context("listening for SIGHUP")?;
+    let stop = stop_signal();
+    tokio::pin!(stop, leave);
+    loop {
+        tokio::select! {
+            stopped = &mut stop => return stopped,
+            () = &mut leave => return Ok(()),
+            _ = hangup.recv() => reload().await,
+        }
+    }
+}
+
 /// Waits for a signal to stop, or for `failed` to say why it must end.
 pub(super) async fn until_stopped<E>(failed: impl Future<Output = E>) -> anyhow::Result<ExitCode>
 where

@@ -96,7 +96,10 @@ pub(super) async fn run(arguments: Dev) -> anyhow::Result<ExitCode> {
         agent.http_address(),
         token.expose(),
     ))?;
-    let ended = daemon::until_stopped(server.failed()).await;
+    let ended = tokio::select! {
+        ended = daemon::until_stopped(server.failed()) => ended,
+        () = agent.asked_to_leave() => Ok(ExitCode::SUCCESS),
+    };
     agent.drain().await;
     server.stop().await;
     ended

@@ -9,14 +9,16 @@ mod ca;
 mod catalog;
 mod check;
 mod health;
+mod host;
 mod intention;
 mod mesh_entry;
+mod native;
 mod permission;
 mod register;
 mod service;
 mod upstream;
 
-pub use agent::{AgentConfig, AgentSelf};
+pub use agent::{AgentConfig, AgentMember, AgentSelf, AgentVersion};
 pub use ca::{CaRoot, CaRoots, CaRootsError};
 pub use catalog::{
     AgentService, CatalogService, Node, NodeServiceList, NodeServices, ServiceAddress, ServiceProxy, ServiceUpstream,
@@ -24,8 +26,10 @@ pub use catalog::{
 };
 pub use check::{CheckDefinition, CheckKind};
 pub use health::{HealthCheck, HealthEntry};
+pub use host::{AgentHost, HostCpu, HostMemory, HostSystem};
 pub use intention::{CheckAnswer, Intention, IntentionRequest};
 pub use mesh_entry::{GuardrailEntry, MeshConfigEntry};
+pub use native::{AuthorizeAnswer, AuthorizeRequest, LeafCertificate};
 pub use permission::{HttpHeader, HttpPermission, IntentionJwt, IntentionPermission, JwtProvider, VerifyClaim};
 pub use register::{CatalogDeregister, CatalogRegister};
 pub use service::{Definitions, ServiceDefinition};

@@ -14,7 +14,7 @@ mod signer;
 pub use csr::{CSR_BYTES_MAX, Csr, CsrError, parse_csr};
 pub use leaf_key::{LeafKey, LeafKeyError};
 pub use pem::PemError;
-pub use serial::Serial;
+pub use serial::{Serial, SerialError};
 pub use signer::{LeafRequest, LoadError, LocalRoot, LocalSigner, SignError, SignedLeaf, Signer};
 
 pub(crate) use instant::from_seconds;

@@ -10,7 +10,7 @@ use wire::consul::HealthCheck;
 
 use super::error::ApiError;
 use super::rights::Right;
-use super::route::{Call, Route, json, route};
+use super::route::{Call, Route, route};
 use super::services::change;
 use crate::core::{Request, Status};
 use crate::local::LocalError;
@@ -38,13 +38,16 @@ pub(super) fn shown<'a>(status: &'a Status) -> impl Iterator<Item = HealthCheck>
 
 /// Answers with all checks by id.
 async fn list(call: Call) -> Result<Response, ApiError> {
-    let status = call.state.core.status();
+    let wanted = call.namespaces()?;
     let key = |check: &HealthCheck| match check.namespace == Namespace::default_namespace() {
         true => check.check_id.to_string(),
         false => format!("{}/{}", check.namespace, check.check_id),
     };
-    let checks: BTreeMap<String, HealthCheck> = shown(&status).map(|check| (key(&check), check)).collect();
-    json(&checks)
+    call.answer_hashed(|status| {
+        let checks = shown(status).filter(|check| wanted.as_ref().is_none_or(|it| *it == check.namespace));
+        Ok(checks.map(|check| (key(&check), check)).collect::<BTreeMap<String, HealthCheck>>())
+    })
+    .await
 }
 
 /// Registers a check, or replaces what was registered under its id.

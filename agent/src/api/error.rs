@@ -33,7 +33,7 @@ pub(crate) enum ApiError {
     BodyTooSlow { limit_s: u64 },
     #[error("the body cannot be read: {reason}")]
     BodyBroken { reason: String },
-    #[error("{0}")]
+    #[error(transparent)]
     Local(#[from] LocalError),
     #[error("weft's agent has no `{path}`; see the manual for what it serves under /v1/agent")]
     NoSuchPath { path: String },
@@ -43,6 +43,8 @@ pub(crate) enum ApiError {
     NoServer { reason: String },
     #[error("no server is reachable to check the token ({reason}); try again, or see the agent's log")]
     TokenUnchecked { reason: String },
+    #[error("the leaf of `{service}` is not signed yet; try again once a server is reachable, see /v1/agent/self")]
+    NoLeaf { service: catalog::ServiceKey },
     #[error("the agent is stopping")]
     Stopping,
     #[error("the agent cannot answer: {reason}")]
@@ -64,7 +66,9 @@ impl ApiError {
             Self::Local(error) => error.status(),
             Self::NoSuchPath { .. } => StatusCode::NOT_FOUND,
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
-            Self::NoServer { .. } | Self::TokenUnchecked { .. } | Self::Stopping => StatusCode::SERVICE_UNAVAILABLE,
+            Self::NoServer { .. } | Self::TokenUnchecked { .. } | Self::NoLeaf { .. } | Self::Stopping => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
             Self::Internal { .. } => StatusCode::INTERNAL_SERVER_ERROR,
         }
     }

@@ -8,7 +8,7 @@ use wire::consul::{AgentService, HealthCheck};
 
 use super::error::{ApiError, text};
 use super::rights::Right;
-use super::route::{Call, Route, json_with, route};
+use super::route::{Call, Route, route};
 use super::{checks, services};
 use crate::core::Status;
 use crate::local::Definition;
@@ -68,7 +68,7 @@ fn answer(call: &Call, status: CheckStatus, health: &impl Serialize) -> Result<R
     };
     match call.query.get("format") {
         Some("text") => Ok(text(code, status.as_str())),
-        _ => json_with(code, health),
+        _ => call.json_with(code, health),
     }
 }
 

@@ -9,7 +9,7 @@ use wire::consul::{AgentSelf, CaRoots};
 use super::admin::OPENMETRICS;
 use super::error::ApiError;
 use super::rights::Right;
-use super::route::{Call, Route, json, route};
+use super::route::{Call, Route, route};
 
 pub(super) fn routes() -> Vec<Route> {
     vec![
@@ -57,7 +57,7 @@ async fn this_agent(call: Call) -> Result<Response, ApiError> {
     let status = call.state.core.status();
     let proxy = call.state.proxy.status();
     let record = &status.record;
-    json(&ThisAgent {
+    call.json(&ThisAgent {
         shown: AgentSelf::new(&status.datacenter, record.node.as_str(), false),
         member: Member { name: record.node.to_string(), addr: status.address.to_string(), port: status.mesh_port },
         weft: Weft {
@@ -97,7 +97,7 @@ async fn roots(call: Call) -> Result<Response, ApiError> {
     });
     let roots = CaRoots::of_certificates(&mesh.trust_domain, &mesh.cluster_id, certificates, state.index)
         .map_err(|error| ApiError::Internal { reason: error.to_string() })?;
-    let mut response = json(&roots)?;
+    let mut response = call.json(&roots)?;
     let index = CatalogIndex(state.index.0.max(1));
     response.headers_mut().insert("x-consul-index", HeaderValue::from(index.0));
     Ok(response)

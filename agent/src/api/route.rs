@@ -8,8 +8,10 @@ use axum::extract::{RawPathParams, Request};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodFilter, on};
 use bytes::Bytes;
+use catalog::CatalogIndex;
 use futures_util::future::BoxFuture;
 use http::Method;
+use http::request::Parts;
 use serde::Serialize;
 use serde_json::Value;
 use wire::decode::Format;
@@ -71,8 +73,9 @@ impl Route {
         let (parts, body) = request.into_parts();
         state.authorize(&parts.headers, self.right, &self.method, self.path).await?;
         let query = Query::parse(&parts.uri)?;
-        let body = if self.method == Method::PUT { body::read(&parts.headers, body).await? } else { Bytes::new() };
-        (self.handler)(Call { state, path_parameters, query, body }).await
+        let takes_body = self.method == Method::PUT || self.method == Method::POST;
+        let body = if takes_body { body::read(&parts.headers, body).await? } else { Bytes::new() };
+        (self.handler)(Call { state, path_parameters, query, parts, body }).await
     }
 }
 
@@ -81,10 +84,60 @@ pub(super) struct Call {
     pub(super) state: ApiState,
     pub(super) query: Query,
     path_parameters: Vec<(String, String)>,
+    parts: Parts,
     body: Bytes,
 }
 
 impl Call {
+    /// Returns the body as it was sent.
+    pub(super) fn body(&self) -> &[u8] {
+        &self.body
+    }
+
+    /// Returns the request as it came, to be passed on.
+    pub(super) fn as_request(&self) -> Result<Request, ApiError> {
+        let mut request = http::Request::builder().method(self.parts.method.clone()).uri(self.parts.uri.clone());
+        if let Some(headers) = request.headers_mut() {
+            headers.clone_from(&self.parts.headers);
+        }
+        let body = axum::body::Body::from(self.body.clone());
+        request.body(body).map_err(|error| ApiError::Internal { reason: error.to_string() })
+    }
+
+    /// Reads `index`, which names what the caller knows already; none where it is absent or zero.
+    pub(super) fn index(&self) -> Result<Option<CatalogIndex>, ApiError> {
+        let Some(text) = self.query.get("index").filter(|text| !text.is_empty()) else { return Ok(None) };
+        let number: Option<u64> = text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok()).flatten();
+        let number = number.ok_or_else(|| ApiError::Parameter {
+            name: "index",
+            value: text.to_owned(),
+            expected: "send a whole number as X-Consul-Index gives it",
+        })?;
+        Ok((number > 0).then_some(CatalogIndex(number)))
+    }
+
+    /// Returns an answer in JSON, indented where `?pretty` asks for it.
+    pub(super) fn json(&self, content: &impl Serialize) -> Result<Response, ApiError> {
+        self.json_with(http::StatusCode::OK, content)
+    }
+
+    /// Returns an answer in JSON with a status of its own.
+    pub(super) fn json_with(&self, status: http::StatusCode, content: &impl Serialize) -> Result<Response, ApiError> {
+        Ok(json_bytes(status, self.json_text(content)?))
+    }
+
+    /// Writes an answer's body.
+    pub(super) fn json_text(&self, content: &impl Serialize) -> Result<Vec<u8>, ApiError> {
+        let written = match self.query.get("pretty") {
+            None | Some("false") => serde_json::to_vec(content),
+            Some(_) => serde_json::to_vec_pretty(content).map(|mut bytes| {
+                bytes.push(b'\n');
+                bytes
+            }),
+        };
+        written.map_err(|error| ApiError::Internal { reason: error.to_string() })
+    }
+
     /// Returns a name that stands in the path.
     pub(super) fn path<T>(&self, name: &'static str) -> Result<T, ApiError>
     where
@@ -111,15 +164,9 @@ impl Call {
     }
 }
 
-/// Returns an answer in JSON.
-pub(super) fn json(content: &impl Serialize) -> Result<Response, ApiError> {
-    json_with(http::StatusCode::OK, content)
-}
-
-/// Returns an answer in JSON with a status of its own.
-pub(super) fn json_with(status: http::StatusCode, content: &impl Serialize) -> Result<Response, ApiError> {
-    let body = serde_json::to_vec(content).map_err(|error| ApiError::Internal { reason: error.to_string() })?;
-    Ok((status, [(http::header::CONTENT_TYPE, "application/json")], body).into_response())
+/// Returns a body of JSON as an answer.
+pub(super) fn json_bytes(status: http::StatusCode, body: Vec<u8>) -> Response {
+    (status, [(http::header::CONTENT_TYPE, "application/json")], body).into_response()
 }
 
 /// Returns the empty answer by which Consul says that something is done.

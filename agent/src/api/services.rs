@@ -10,7 +10,7 @@ use wire::consul::AgentService;
 
 use super::error::ApiError;
 use super::rights::Right;
-use super::route::{Call, Route, done, json, route};
+use super::route::{Call, Route, done, route};
 use crate::core::{Request, Status};
 use crate::local::{Definition, LocalError};
 
@@ -38,25 +38,32 @@ pub(super) fn find<'a>(status: &'a Status, namespace: &Namespace, id: &InstanceI
     found.ok_or_else(|| ApiError::Local(LocalError::UnknownService { id: id.clone() }))
 }
 
+impl Call {
+    /// Reads `ns` of a list: one namespace, or none that says all of them.
+    pub(super) fn namespaces(&self) -> Result<Option<Namespace>, ApiError> {
+        match self.query.get("ns") {
+            None | Some("" | "*") => Ok(None),
+            Some(_) => self.query.namespace().map(Some),
+        }
+    }
+}
+
 /// Answers with the services of all namespaces, or of the one that is asked for, by id.
 async fn list(call: Call) -> Result<Response, ApiError> {
-    let status = call.state.core.status();
-    let wanted = match call.query.get("ns") {
-        None | Some("" | "*") => None,
-        Some(_) => Some(call.query.namespace()?),
-    };
-    let services = status.services.iter();
-    let services = services.filter(|service| wanted.as_ref().is_none_or(|it| *it == service.instance.key.namespace));
-    let services: BTreeMap<String, AgentService> =
-        services.map(|service| (AgentService::object_key(&service.instance), shown(&status, service))).collect();
-    json(&services)
+    let wanted = call.namespaces()?;
+    call.answer_hashed(|status| {
+        let services = status.services.iter();
+        let asked = services.filter(|it| wanted.as_ref().is_none_or(|wanted| *wanted == it.instance.key.namespace));
+        let shown = asked.map(|service| (AgentService::object_key(&service.instance), shown(status, service)));
+        Ok(shown.collect::<BTreeMap<String, AgentService>>())
+    })
+    .await
 }
 
 /// Answers with one service.
 async fn read(call: Call) -> Result<Response, ApiError> {
-    let status = call.state.core.status();
-    let service = find(&status, &call.query.namespace()?, &call.path("id")?)?;
-    json(&shown(&status, service))
+    let (namespace, id) = (call.query.namespace()?, call.path("id")?);
+    call.answer_hashed(|status| Ok(shown(status, find(status, &namespace, &id)?))).await
 }
 
 /// Registers a service, or replaces what was registered under its id.
@@ -74,13 +81,7 @@ async fn deregister(call: Call) -> Result<Response, ApiError> {
 /// Puts a service into maintenance, where nobody calls it, or takes it out.
 async fn maintain(call: Call) -> Result<Response, ApiError> {
     let (namespace, id) = (call.query.namespace()?, call.path("id")?);
-    let enable = call.query.flag("enable")?.ok_or_else(|| ApiError::Parameter {
-        name: "enable",
-        value: String::new(),
-        expected: "use `true` or `false`",
-    })?;
-    let given = call.query.get("reason").filter(|reason| !reason.is_empty());
-    let reason = enable.then(|| given.unwrap_or("Maintenance mode is enabled for this service").to_owned());
+    let reason = call.maintenance("Maintenance mode is enabled for this service")?;
     change(&call, |reply| Request::Maintain { namespace, id, reason, reply }).await
 }
 

@@ -1,3 +1,6 @@
+mod native;
+mod node;
+
 use http::{Method, StatusCode};
 use serde_json::json;
 
@@ -30,7 +33,7 @@ async fn a3_no_route_of_the_agent_answers_without_a_token() {
     assert!(routes.len() >= 16);
     for (method, path, right) in routes {
         assert_eq!(right, Right::Management, "{method} {path}");
-        let path = path.replace("{id}", "web").replace("{name}", "web");
+        let path = path.replace("{id}", "web").replace("{name}", "web").replace("{service}", "web");
         for token in [None, Some(""), Some("wrong")] {
             let mut headers = vec![("host", "localhost")];
             headers.extend(token.map(|token| ("x-consul-token", token)));
@@ -164,7 +167,8 @@ async fn everything_else_is_passed_on_with_the_callers_token() {
     assert_eq!(answer.json(), "DELETE /v1/api/connect/intentions/exact?source=a&destination=b");
     let denied = bare(&agent, Method::GET, "/v1/catalog/nodes", &[("host", "localhost")]).await;
     assert_eq!((denied.status.as_u16(), denied.text.as_str()), (403, "ACL not found"));
-    assert_eq!(get(&agent, "/v1/agent/members").await.status, 404);
+    assert_eq!(get(&agent, "/v1/agent/members").await.json(), "GET /v1/api/agent/members");
+    assert_eq!(get(&agent, "/v1/agent/join/10.0.0.1").await.status, 404);
     assert_eq!(get(&agent, "/ui").await.status, 404);
     assert_eq!(manage(&agent, Method::DELETE, "/v1/agent/services", "").await.status, 405);
 }

@@ -1,12 +1,14 @@
 //! What the local API and a stopping agent ask of the core.
 
-use catalog::{CheckId, CheckKey, CheckStatus, InstanceId, Namespace};
+use catalog::{CheckId, CheckKey, CheckStatus, InstanceId, Namespace, ServiceKey};
 use serde_json::Value;
 use tokio::sync::oneshot;
+use wire::agent_protocol::Subject;
 
 use super::Core;
 use crate::checks::{Probe, truncated};
-use crate::local::{LocalError, Registered};
+use crate::leaf::HeldLeaf;
+use crate::local::{LocalError, Registered, read_files};
 use crate::sync::Input;
 
 type Reply = oneshot::Sender<Result<(), LocalError>>;
@@ -26,6 +28,12 @@ pub(crate) enum Request {
     Report { namespace: Namespace, id: CheckId, status: CheckStatus, output: String, reply: Reply },
     /// Puts a service into maintenance, or takes it out.
     Maintain { namespace: Namespace, id: InstanceId, reason: Option<String>, reply: Reply },
+    /// Puts the whole node into maintenance, or takes it out.
+    MaintainNode { reason: Option<String>, reply: Reply },
+    /// Reads the files of definitions again.
+    Reload(Reply),
+    /// Hands out the leaf of a service, which may not be there yet.
+    Leaf(ServiceKey, oneshot::Sender<Option<HeldLeaf>>),
     /// Takes the node out of the catalog and answers when it is gone.
     Leave(oneshot::Sender<()>),
 }
@@ -45,6 +53,14 @@ impl Core {
             }
             Request::Maintain { namespace, id, reason, reply } => {
                 self.alter(reply, |core| core.local.set_maintenance(&namespace, &id, reason)).await;
+            }
+            Request::MaintainNode { reason, reply } => {
+                self.alter(reply, |core| core.local.set_node_maintenance(reason)).await;
+            }
+            Request::Reload(reply) => self.reload(reply).await,
+            Request::Leaf(service, reply) => {
+                let leaf = self.leaves.held().get(&Subject::Service(service)).cloned();
+                let _ = reply.send(leaf);
             }
             Request::Report { namespace, id, status, output, reply } => {
                 // Whoever asked may have gone; there is nobody to tell then.
@@ -76,6 +92,23 @@ impl Core {
             self.local = before;
         }
         let _ = reply.send(result);
+    }
+
+    /// Takes what the files say now; where that is refused, what they said before stays in force.
+    async fn reload(&mut self, reply: Reply) {
+        let paths = self.config.services.clone();
+        match tokio::task::spawn_blocking(move || read_files(&paths)).await {
+            Ok(Ok(definitions)) => {
+                tracing::info!(definitions = definitions.len(), "service definitions read again");
+                self.alter(reply, |core| core.local.reload_files(definitions)).await;
+            }
+            Ok(Err(error)) => {
+                let _ = reply.send(Err(error));
+            }
+            Err(panicked) => {
+                let _ = reply.send(Err(LocalError::Definition { reason: panicked.to_string() }));
+            }
+        }
     }
 
     async fn keep(&self, registered: Registered) -> Result<(), LocalError> {

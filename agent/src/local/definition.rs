@@ -3,8 +3,8 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use catalog::{
-    CatalogIndex, Check, CheckId, CheckKey, CheckStatus, Command, Instance, InstanceKey, Node, NodeName, Owner,
-    Platform, Refusal, ServiceKey,
+    CatalogIndex, Check, CheckId, CheckKey, CheckStatus, Command, Instance, InstanceId, InstanceKey, Namespace, Node,
+    NodeName, Owner, Platform, Refusal, ServiceKey,
 };
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use serde_json::Value;
@@ -137,29 +137,50 @@ impl CheckDefinition {
 
     /// Returns the check that keeps a service in maintenance from being called.
     pub(super) fn maintenance(instance: &InstanceKey, reason: &str) -> Result<Self, LocalError> {
-        let field = |field, problem| LocalError::Field { id: instance.id.to_string(), field, problem };
-        if reason.len() > REASON_BYTES_MAX {
-            let problem = format!("it has {} bytes: use at most {REASON_BYTES_MAX}", reason.len());
-            return Err(field("reason", problem));
-        }
         let id = format!("_service_maintenance:{}", instance.id);
         // The longest ids of instances leave no room for more.
         let id: Result<CheckId, _> = id.parse().or_else(|_| {
             format!("_service_maintenance:{}", wire::crypto::sha256_hex(instance.id.as_str().as_bytes())).parse()
         });
-        let id = id.map_err(|error| field("ServiceID", error.to_string()))?;
+        let id = id.map_err(|error: catalog::NameError| LocalError::Field {
+            id: instance.id.to_string(),
+            field: "ServiceID",
+            problem: error.to_string(),
+        })?;
+        let key = CheckKey { node: instance.node.clone(), namespace: instance.namespace.clone(), id };
+        Self::fixed_critical(key, "Service Maintenance Mode", Some(instance.id.clone()), reason)
+    }
+
+    /// Returns the check that keeps everything on a node in maintenance from being called.
+    pub(super) fn node_maintenance(node: &NodeName, reason: &str) -> Result<Self, LocalError> {
+        let id = "_node_maintenance".parse().expect("it is a check's id");
+        let key = CheckKey { node: node.clone(), namespace: Namespace::default(), id };
+        Self::fixed_critical(key, "Node Maintenance Mode", None, reason)
+    }
+
+    fn fixed_critical(
+        key: CheckKey,
+        name: &str,
+        instance: Option<InstanceId>,
+        reason: &str,
+    ) -> Result<Self, LocalError> {
+        if reason.len() > REASON_BYTES_MAX {
+            let problem = format!("it has {} bytes: use at most {REASON_BYTES_MAX}", reason.len());
+            let id = instance.map_or_else(|| key.node.to_string(), |id| id.to_string());
+            return Err(LocalError::Field { id, field: "reason", problem });
+        }
         let check = Check {
-            key: CheckKey { node: instance.node.clone(), namespace: instance.namespace.clone(), id },
-            name: "Service Maintenance Mode".to_owned(),
+            key,
+            name: name.to_owned(),
             status: CheckStatus::Critical,
             notes: reason.to_owned(),
             output: String::new(),
-            instance: Some(instance.id.clone()),
+            instance,
             kind: "maintenance".to_owned(),
             created: CatalogIndex::default(),
             modified: CatalogIndex::default(),
         };
-        acceptable(&instance.node, Vec::new(), vec![check.clone()])?;
+        acceptable(&check.key.node, Vec::new(), vec![check.clone()])?;
         Ok(Self { check, probe: Probe::Fixed })
     }
 }

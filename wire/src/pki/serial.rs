@@ -1,9 +1,10 @@
 //! Serial numbers of leaves.
 
 use std::fmt;
+use std::str::FromStr;
 
 use catalog::CatalogIndex;
-use data_encoding::HEXLOWER;
+use data_encoding::{HEXLOWER, HEXLOWER_PERMISSIVE};
 
 use crate::crypto;
 
@@ -28,6 +29,13 @@ impl Serial {
         CatalogIndex(u64::from_be_bytes(*index))
     }
 
+    /// Returns the serial as tools print it: octets with colons between them, without the zeros at its start.
+    pub fn to_colons(&self) -> String {
+        let first = self.0.iter().position(|octet| *octet != 0).unwrap_or(self.0.len() - 1);
+        let octets: Vec<String> = self.0[first..].iter().map(|octet| format!("{octet:02x}")).collect();
+        octets.join(":")
+    }
+
     /// Returns the 16 octets.
     pub fn as_bytes(&self) -> &[u8; 16] {
         &self.0
@@ -46,6 +54,32 @@ impl Serial {
         let start = bytes.len().checked_sub(magnitude.len())?;
         bytes[start..].copy_from_slice(magnitude);
         (bytes != [0; 16]).then_some(Self(bytes))
+    }
+}
+
+/// A text is not a serial number of weft's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("it is no serial number; use 1 to 16 octets in hexadecimal, with or without colons")]
+pub struct SerialError;
+
+impl From<[u8; 16]> for Serial {
+    fn from(octets: [u8; 16]) -> Self {
+        Self(octets)
+    }
+}
+
+impl FromStr for Serial {
+    type Err = SerialError;
+
+    /// Reads a serial number as tools print it; zeros at its start may be missing.
+    fn from_str(text: &str) -> Result<Self, SerialError> {
+        let digits: String = text.chars().filter(|character| *character != ':').collect();
+        let digits = if digits.len() % 2 == 1 { format!("0{digits}") } else { digits };
+        let magnitude = HEXLOWER_PERMISSIVE.decode(digits.as_bytes()).map_err(|_| SerialError)?;
+        let mut bytes = [0; 16];
+        let start = bytes.len().checked_sub(magnitude.len()).ok_or(SerialError)?;
+        bytes[start..].copy_from_slice(&magnitude);
+        if bytes == [0; 16] { Err(SerialError) } else { Ok(Self(bytes)) }
     }
 }
 
@@ -71,6 +105,17 @@ mod tests {
         assert_eq!(serial.index(), CatalogIndex(4711));
         assert_ne!(serial, Serial::draw(CatalogIndex(4711)));
         assert_eq!(serial.to_string().len(), 32);
+    }
+
+    #[test]
+    fn a_serial_is_read_as_tools_print_it() {
+        let serial = Serial::draw(CatalogIndex(4711));
+        assert_eq!(serial.to_colons().parse(), Ok(serial));
+        assert_eq!(serial.to_string().to_uppercase().parse(), Ok(serial));
+        assert_eq!("1:00".parse::<Serial>().unwrap().to_colons(), "01:00");
+        for text in ["", "0", "00:00", "x1", &"01".repeat(17)] {
+            assert_eq!(text.parse::<Serial>(), Err(SerialError), "{text}");
+        }
     }
 
     #[test]

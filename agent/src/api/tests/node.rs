@@ -1,0 +1,88 @@
+//! The node as a whole: its machine, maintenance, definitions read again, leaving; and waiting by hash.
+
+use std::fs;
+
+use super::*;
+use crate::start;
+use crate::testing::agent::config;
+
+#[tokio::test]
+async fn the_agent_tells_its_version_and_its_machine() {
+    let (_server, agent) = agent().await;
+    assert_eq!(get(&agent, "/v1/agent/version").await.json()["HumanVersion"], env!("CARGO_PKG_VERSION"));
+    let host = get(&agent, "/v1/agent/host?pretty").await;
+    assert!(host.json()["Memory"]["total"].as_u64().unwrap() > 0);
+    assert!(host.text.starts_with("{\n  \"Memory\""), "{}", host.text);
+}
+
+#[tokio::test]
+async fn a_node_in_maintenance_makes_all_its_services_critical() {
+    let (_server, agent) = agent().await;
+    register(&agent, json!({ "Name": "web" })).await;
+    assert_eq!(put(&agent, "/v1/agent/maintenance?enable=true&reason=kernel", "").await.status, 200);
+    assert_eq!(get(&agent, "/v1/agent/health/service/id/web").await.status, 503);
+    let check = &get(&agent, "/v1/agent/checks").await.json()["_node_maintenance"];
+    assert_eq!((check["Status"].as_str(), check["Notes"].as_str()), (Some("critical"), Some("kernel")));
+    assert_eq!(put(&agent, "/v1/agent/maintenance?enable=false", "").await.status, 200);
+    assert_eq!(get(&agent, "/v1/agent/health/service/id/web").await.status, 200);
+    assert_eq!(put(&agent, "/v1/agent/maintenance", "").await.status, 400);
+}
+
+#[tokio::test]
+async fn an_answer_is_waited_for_by_its_hash() {
+    let (_server, agent) = agent().await;
+    register(&agent, json!({ "Name": "web", "Port": 1 })).await;
+    let first = get(&agent, "/v1/agent/service/web").await;
+    let hash = first.headers["x-consul-contenthash"].to_str().unwrap().to_owned();
+    let same = get(&agent, &format!("/v1/agent/service/web?hash={hash}&wait=20ms")).await;
+    assert_eq!(same.headers["x-consul-contenthash"], hash.as_str());
+    let path = format!("/v1/agent/service/web?hash={hash}&wait=60s");
+    let (news, ()) =
+        tokio::join!(get(&agent, &path), async { register(&agent, json!({ "Name": "web", "Port": 2 })).await });
+    assert_eq!(news.json()["Port"], 2);
+    assert_ne!(news.headers["x-consul-contenthash"], hash.as_str());
+    assert_eq!(get(&agent, "/v1/agent/service/web?hash=0&wait=soon").await.status, 400);
+}
+
+#[tokio::test]
+async fn f1_files_are_read_again_and_a_bad_one_changes_nothing() {
+    let server = ModelServer::start(Shared::new(&["web"])).await;
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("web.hcl");
+    fs::write(&file, "service { name = \"web\"\n port = 1 }").unwrap();
+    let token = server.shared().join_token(&["api", "web"]);
+    let mut config = config(&[server.address], Some(token), None);
+    config.services = vec![file.clone()];
+    let agent = start(config).await.unwrap();
+    eventually(async || agent.core.status().server.is_some()).await;
+    register(&agent, json!({ "ID": "api-1", "Name": "api" })).await;
+
+    fs::write(&file, "service { name = \"web\"\n port = 2 }").unwrap();
+    assert_eq!(put(&agent, "/v1/agent/reload", "").await.status, 200);
+    assert_eq!(get(&agent, "/v1/agent/service/web").await.json()["Port"], 2);
+    assert_eq!(get(&agent, "/v1/agent/service/api-1").await.status, 200, "what the API registered stays");
+
+    for (text, says) in [
+        ("service { name = \"db\" }", "not entitled"),
+        ("service { name = \"web\"\n nam = 1 }", "unknown field `service.nam`"),
+        ("service {", "line 1"),
+    ] {
+        fs::write(&file, text).unwrap();
+        let answer = put(&agent, "/v1/agent/reload", "").await;
+        assert!(answer.status.is_client_error(), "{text}: {}", answer.text);
+        assert!(answer.text.contains(says) && answer.text.contains("web.hcl"), "{}", answer.text);
+        assert_eq!(get(&agent, "/v1/agent/service/web").await.json()["Port"], 2);
+    }
+    fs::write(&file, "").unwrap();
+    agent.reload().await.unwrap();
+    assert_eq!(get(&agent, "/v1/agent/service/web").await.status, 404);
+}
+
+#[tokio::test]
+async fn an_agent_that_is_asked_to_leave_says_so_to_whoever_runs_it() {
+    let (_server, agent) = agent().await;
+    let asked = tokio::time::timeout(std::time::Duration::from_millis(20), agent.asked_to_leave()).await;
+    assert!(asked.is_err());
+    assert_eq!(put(&agent, "/v1/agent/leave", "").await.status, 200);
+    agent.asked_to_leave().await;
+}
