@@ -8,6 +8,7 @@ use std::{
 use imbl::{OrdMap, OrdSet};
 use serde::{Deserialize, Serialize};
 
+use crate::backup::Upload;
 use crate::{
     AccessorId, AgentId, AgentRecord, CaIntermediate, CaRoot, CatalogIndex, Check, CheckId, CheckKey, CheckStatus,
     Digest, Endpoint, Envelope, IdentityScheme, Instance, InstanceId, InstanceKey, Intention, IntentionKey, Item,
@@ -19,6 +20,7 @@ use crate::{
 mod acl;
 mod apply;
 mod audit;
+mod backup;
 mod enrolment;
 mod registration;
 
@@ -98,6 +100,10 @@ pub struct Catalog {
     pub(crate) roots: OrdMap<String, Arc<CaRoot>>,
     pub(crate) intermediates: OrdMap<String, Arc<CaIntermediate>>,
     pub(crate) audit: AuditTrail,
+    /// A backup that is being restored.
+    pub(crate) upload: Option<Arc<Upload>>,
+    /// How far the numbers of agents and sessions are ahead of the log, since a backup of a longer one was restored.
+    pub(crate) numbers_ahead: u64,
     pub(crate) answers: OrdMap<RequestId, Arc<Answer>>,
     pub(crate) answer_order: OrdMap<CatalogIndex, RequestId>,
     /// When each watched thing changed last.
@@ -132,8 +138,9 @@ impl Catalog {
             return Applied { outcome, touched: BTreeSet::new(), repeated: is_repeat };
         }
         self.clock = self.advanced_clock(envelope.proposed_at);
+        self.forget_idle_upload();
         let mut touched = Touched::default();
-        let outcome = match self.carry_out(index, envelope, &mut touched) {
+        let outcome = match self.carry_out(index, envelope, digest, &mut touched) {
             Ok(outcome) => outcome,
             Err(refusal) => Outcome::Refused(refusal),
         };

@@ -3,9 +3,9 @@
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    AccessorId, AgentId, CaIntermediate, CaRoot, CatalogIndex, Check, CheckId, CheckKey, CheckStatus, Incarnation,
-    Instance, InstanceId, Intention, IntentionKey, JoinToken, KeyFingerprint, Mesh, MeshEntry, NameError, Namespace,
-    Node, NodeName, Platform, SecretHash, ServerId, Timestamp, Token,
+    AccessorId, AgentId, BackupStep, CaIntermediate, CaRoot, CatalogIndex, Check, CheckId, CheckKey, CheckStatus,
+    Incarnation, Instance, InstanceId, Intention, IntentionKey, JoinToken, KeyFingerprint, Mesh, MeshEntry, NameError,
+    Namespace, Node, NodeName, Platform, SecretHash, ServerId, Timestamp, Token,
 };
 
 /// The version that this release writes. A server reads this one and every older one.
@@ -180,6 +180,11 @@ pub struct CheckUpdate {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
 pub enum Command {
+    /// Takes a step of saving or restoring a backup.
+    Backup {
+        /// The step.
+        step: BackupStep,
+    },
     /// Fixes the mesh's facts; once.
     Bootstrap {
         /// The facts.

@@ -7,6 +7,7 @@ mod acl;
 mod agent_record;
 mod audit;
 mod authorize;
+mod backup;
 mod ca;
 mod catalog;
 mod command;
@@ -30,6 +31,7 @@ pub use acl::{Access, Authority, NamePattern, NameRule, NamespaceRules, Rules, S
 pub use agent_record::{AgentId, AgentRecord, Attestation, KeyFingerprint};
 pub use audit::{AuditFault, AuditHash, AuditHead, AuditLine, AuditVerifier, Digest};
 pub use authorize::{Caller, Decision, Policy, Reason, Verdict, authorize};
+pub use backup::{BACKUP_BYTES_MAX, BACKUP_PIECE_BYTES_MAX, BackupStep};
 pub use ca::{CaIntermediate, CaRoot, SealedSecret, TrustBundle};
 pub use catalog::{Applied, Catalog};
 pub use command::{

@@ -8,6 +8,7 @@ use crate::{
     AgentId, AgentRecord, CaIntermediate, CaRoot, Catalog, CatalogIndex, Check, Instance, Intention, JoinToken, Mesh,
     MeshEntry, Node, RequestId, Timestamp, Token, WatchKey,
     audit::StoredTrail,
+    backup::Upload,
     catalog::{Answer, NodeState},
 };
 
@@ -52,9 +53,17 @@ struct Snapshot {
     intermediates: Vec<Arc<CaIntermediate>>,
     #[serde(default)]
     audit: StoredTrail,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    upload: Option<Arc<Upload>>,
+    #[serde(default, skip_serializing_if = "is_zero")]
+    numbers_ahead: u64,
     answers: BTreeMap<RequestId, Arc<Answer>>,
     changes: Vec<(WatchKey, CatalogIndex)>,
     floor: CatalogIndex,
+}
+
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 impl Catalog {
@@ -82,6 +91,8 @@ impl Catalog {
             roots: self.roots.values().cloned().collect(),
             intermediates: self.intermediates.values().cloned().collect(),
             audit: (&self.audit).into(),
+            upload: self.upload.clone(),
+            numbers_ahead: self.numbers_ahead,
             answers: self.answers.iter().map(|(id, answer)| (id.clone(), answer.clone())).collect(),
             changes: self.changes.iter().map(|(key, index)| (key.clone(), *index)).collect(),
             floor: self.floor,
@@ -111,6 +122,8 @@ impl Catalog {
             acl_bootstrapped: snapshot.acl_bootstrapped,
             floor: snapshot.floor,
             audit: snapshot.audit.open().map_err(SnapshotError::Inconsistent)?,
+            upload: snapshot.upload,
+            numbers_ahead: snapshot.numbers_ahead,
             revoked: snapshot.revoked.into_iter().collect(),
             roots: snapshot.roots.into_iter().map(|root| (root.id.clone(), root)).collect(),
             intermediates: snapshot.intermediates.into_iter().map(|one| (one.id.clone(), one)).collect(),

@@ -23,6 +23,7 @@ impl Command {
     /// [`Refusal::Invalid`] names the field, what is wrong with it and what to do.
     pub fn validate(&self) -> Result<(), Refusal> {
         match self {
+            Self::Backup { step } => step.validate(),
             Self::Bootstrap { mesh } => check_mesh(mesh),
             Self::CreateJoinToken { token } => check_join_token(token),
             Self::Register { node, instances, checks, skip_node_update, .. } => {

@@ -5,7 +5,7 @@
 
 use serde::Serialize;
 
-use crate::{Actor, Command, Effect, Intention, IntentionKey, MeshEntry, Outcome, Refusal, WriteMode};
+use crate::{Actor, BackupStep, Command, Effect, Intention, IntentionKey, MeshEntry, Outcome, Refusal, WriteMode};
 
 /// How long a summary is at most.
 const SUMMARY_BYTES_MAX: usize = 512;
@@ -40,6 +40,17 @@ impl<'a> Description<'a> {
     /// themselves all the time.
     pub(crate) fn of(command: &'a Command) -> Option<Self> {
         let (kind, summary) = match command {
+            Command::Backup { step } => match step {
+                BackupStep::Saved { index } => ("save-backup", format!("of index {index}")),
+                BackupStep::Commit { upload, other_cluster } => {
+                    let whose = if *other_cluster { "maybe of another cluster" } else { "of this cluster" };
+                    ("restore-backup", format!("restore {}, {whose}", upload.as_str()))
+                }
+                BackupStep::Begin { upload, bytes, sha256 } => {
+                    ("begin-restore", format!("restore {}, {bytes} bytes, SHA-256 {sha256}", upload.as_str()))
+                }
+                BackupStep::Piece { .. } | BackupStep::Abandon { .. } => return None,
+            },
             Command::Bootstrap { mesh } => ("bootstrap", format!("trust domain {}", mesh.trust_domain)),
             Command::InstallCa { root, intermediate } => {
                 ("install-ca", format!("root {}, intermediate {}", root.id, intermediate.id))

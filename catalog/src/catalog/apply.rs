@@ -4,16 +4,24 @@ use std::sync::Arc;
 
 use super::{Attempt, Catalog, Touched};
 use crate::{
-    AccessorId, Action, Actor, CaIntermediate, CaRoot, CatalogIndex, Command, Envelope, Intention, IntentionKey,
-    JoinToken, Mesh, MeshEntry, Outcome, Principal, Refusal, Rights, SourcePattern, Token, WatchKey, WriteMode,
+    AccessorId, Action, Actor, CaIntermediate, CaRoot, CatalogIndex, Command, Digest, Envelope, Intention,
+    IntentionKey, JoinToken, Mesh, MeshEntry, Outcome, Principal, Refusal, Rights, SourcePattern, Token, WatchKey,
+    WriteMode,
 };
 
 impl Catalog {
-    pub(super) fn carry_out(&mut self, index: CatalogIndex, envelope: &Envelope, touched: &mut Touched) -> Attempt {
+    pub(super) fn carry_out(
+        &mut self,
+        index: CatalogIndex,
+        envelope: &Envelope,
+        digest: Digest,
+        touched: &mut Touched,
+    ) -> Attempt {
         // The form was checked before it was proposed. It is not checked again here: a release with stricter rules would
         // read an older log, or share one with an older server, and end with another state.
         self.check_actor(envelope)?;
         match &envelope.command {
+            Command::Backup { step } => self.take_backup_step(index, envelope, step, digest, touched),
             Command::Bootstrap { mesh } => self.bootstrap(mesh, touched),
             Command::InstallCa { root, intermediate } => self.install_ca(index, root, intermediate, touched),
             Command::BootstrapAcl { token } => self.bootstrap_acl(index, token, touched),

@@ -45,7 +45,8 @@ impl Catalog {
             let revoke = previous.key != *key || !keeps_all;
             self.end_record(&previous, index, revoke, touched);
         }
-        let id = AgentId::enrolled_at(index);
+        let enrolled = self.number_at(index);
+        let id = AgentId::enrolled_at(enrolled);
         let record = AgentRecord {
             id: id.clone(),
             node: node.clone(),
@@ -53,7 +54,7 @@ impl Catalog {
             key: key.clone(),
             services: token.services.clone(),
             attestation: Attestation::JoinToken(token.accessor.clone()),
-            enrolled: index,
+            enrolled,
             incarnation: None,
             server: None,
             modified: index,
@@ -100,7 +101,7 @@ impl Catalog {
     ) -> Attempt {
         let record =
             self.agent_record(agent).ok_or_else(|| Refusal::AgentUnknown { agent: agent.to_string() })?.clone();
-        let incarnation = Incarnation(index.0);
+        let incarnation = Incarnation(self.number_at(index).0);
         let record =
             AgentRecord { incarnation: Some(incarnation), server: Some(server.clone()), modified: index, ..record };
         self.agents.insert(agent.clone(), Arc::new(record));

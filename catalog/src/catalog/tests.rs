@@ -6,11 +6,11 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::{
-    Action, Actor, CheckUpdate, Command, DeregisterTarget, Incarnation, Owner, Platform, RefusalKind, Rights, ServerId,
-    Timestamp, Weights, WriteMode,
+    Action, Actor, BackupStep, CheckUpdate, Command, DeregisterTarget, Incarnation, Owner, Platform, RefusalKind,
+    Rights, ServerId, Timestamp, Weights, WriteMode,
 };
 
-fn envelope(number: u64, command: Command) -> Envelope {
+pub(super) fn envelope(number: u64, command: Command) -> Envelope {
     Envelope {
         version: 1,
         request_id: format!("r{number}").parse().unwrap(),
@@ -37,7 +37,7 @@ fn but_the_trail(mut touched: BTreeSet<WatchKey>) -> BTreeSet<WatchKey> {
     touched
 }
 
-fn node(name: &str, owner: Owner) -> Node {
+pub(super) fn node(name: &str, owner: Owner) -> Node {
     Node {
         name: name.parse().unwrap(),
         id: None,
@@ -54,7 +54,7 @@ fn node(name: &str, owner: Owner) -> Node {
     }
 }
 
-fn instance(on: &str, service: &str, id: &str) -> Instance {
+pub(super) fn instance(on: &str, service: &str, id: &str) -> Instance {
     let service: ServiceKey = service.parse().unwrap();
     Instance {
         key: InstanceKey { node: on.parse().unwrap(), namespace: service.namespace, id: id.parse().unwrap() },
@@ -89,12 +89,12 @@ fn check(on: &str, id: &str, of: Option<&str>, status: CheckStatus) -> Check {
     }
 }
 
-fn register(node: Node, instances: Vec<Instance>, checks: Vec<Check>, incarnation: Option<u64>) -> Command {
+pub(super) fn register(node: Node, instances: Vec<Instance>, checks: Vec<Check>, incarnation: Option<u64>) -> Command {
     let incarnation = incarnation.map(Incarnation);
     Command::Register { node: Box::new(node), instances, checks, skip_node_update: false, incarnation }
 }
 
-fn intention(source: &str, destination: &str, action: Action) -> Command {
+pub(super) fn intention(source: &str, destination: &str, action: Action) -> Command {
     let intention = Intention::new(source.parse().unwrap(), destination.parse().unwrap(), action);
     Command::WriteIntention { intention: Box::new(intention), mode: WriteMode::Upsert }
 }
@@ -103,7 +103,7 @@ fn accessor(number: u8) -> AccessorId {
     format!("00000000-0000-0000-0000-0000000000{number:02x}").parse().unwrap()
 }
 
-fn join_token(number: u8, services: &[&str]) -> JoinToken {
+pub(super) fn join_token(number: u8, services: &[&str]) -> JoinToken {
     JoinToken {
         accessor: accessor(number),
         secret: SecretHash(format!("join{number}")),
@@ -161,7 +161,7 @@ impl Log {
     }
 }
 
-fn enrol(token: u8, key: &str, node: &str) -> Command {
+pub(super) fn enrol(token: u8, key: &str, node: &str) -> Command {
     Command::Enrol {
         secret: SecretHash(format!("join{token}")),
         key: KeyFingerprint(key.to_owned()),
@@ -170,7 +170,7 @@ fn enrol(token: u8, key: &str, node: &str) -> Command {
     }
 }
 
-fn open(agent: &AgentId) -> Command {
+pub(super) fn open(agent: &AgentId) -> Command {
     Command::OpenSession { agent: agent.clone(), server: "s1".parse::<ServerId>().unwrap() }
 }
 
@@ -705,6 +705,19 @@ pub(crate) fn every_kind() -> Vec<Envelope> {
             compare: Some(CatalogIndex(0)),
         },
         Command::DeleteMesh { compare: None },
+        Command::Backup { step: BackupStep::Saved { index: CatalogIndex(3) } },
+        Command::Backup {
+            step: BackupStep::Begin {
+                upload: "u1".parse().unwrap(),
+                bytes: 7,
+                sha256: crate::AuditHash(digest(b"{ half }")),
+            },
+        },
+        Command::Backup {
+            step: BackupStep::Piece { upload: "u1".parse().unwrap(), offset: 0, text: "{ half".to_owned() },
+        },
+        Command::Backup { step: BackupStep::Commit { upload: "u2".parse().unwrap(), other_cluster: true } },
+        Command::Backup { step: BackupStep::Abandon { upload: "u2".parse().unwrap() } },
         Command::DeleteToken { accessor: accessor(2) },
         Command::DeleteJoinToken { accessor: accessor(2) },
         Command::RevokeAgent { agent: AgentId::enrolled_at(CatalogIndex(99)) },

@@ -1,0 +1,261 @@
+//! Restores a backup: what it takes the place of, and what of the running group stays.
+//!
+//! A backup of this very cluster brings back what operators wrote: tokens, intentions, config entries, and nodes that no
+//! agent stands on. What the group learned since stays, for taking it back would open what was closed or cut who is alive:
+//! agent records and their nodes, join tokens (a used one must stay used), revocations and the certificate authority. A
+//! backup of another cluster brings all of these along, for then there is nothing to lose. In both cases the group keeps
+//! its own facts, members, log position, clock and audit trail.
+
+use std::sync::Arc;
+
+use imbl::{OrdMap, OrdSet};
+use serde_json::Value;
+
+use super::{Attempt, Catalog, NodeState, Touched};
+use crate::{
+    AgentId, BackupStep, CatalogIndex, Digest, Envelope, Mesh, NodeName, Outcome, Owner, Refusal, RequestId, WatchKey,
+    backup::{UPLOAD_IDLE_MAX, Upload},
+};
+
+/// Numbers that are left out after the backup of another cluster: some that it gave away later are not in the backup.
+const NUMBERS_SKIPPED: u64 = 1 << 32;
+
+impl Catalog {
+    /// Says whether a backup is one of this cluster.
+    ///
+    /// # Errors
+    /// [`Refusal::Invalid`] where its identities mean something else than those here: no flag makes it fit.
+    pub fn is_own_backup(&self, backup: &Self) -> Result<bool, Refusal> {
+        let none = || Refusal::invalid("backup", "it holds no mesh: it was taken before the cluster was bootstrapped");
+        let (Some(ours), Some(theirs)) = (self.mesh(), backup.mesh()) else { return Err(none()) };
+        let text = |mesh: &Mesh| {
+            [mesh.trust_domain.to_string(), mesh.template.to_string(), mesh.datacenter.clone()].map(String::from)
+        };
+        for ((name, ours), theirs) in
+            ["trust domain", "path template", "datacenter"].into_iter().zip(text(ours)).zip(text(theirs))
+        {
+            if ours != theirs {
+                let problem = format!(
+                    "its {name} is `{theirs}`, this cluster's is `{ours}`: restore it into a cluster that was bootstrapped with the same"
+                );
+                return Err(Refusal::invalid("backup", problem));
+            }
+        }
+        Ok(ours.cluster_id == theirs.cluster_id)
+    }
+
+    /// Returns the number that belongs to `index` where one must never come twice: it names agent records and sessions.
+    ///
+    /// It is the index itself, until a backup was restored whose log had gone further than this one.
+    pub(crate) fn number_at(&self, index: CatalogIndex) -> CatalogIndex {
+        CatalogIndex(index.0.saturating_add(self.numbers_ahead))
+    }
+
+    pub(super) fn take_backup_step(
+        &mut self,
+        index: CatalogIndex,
+        envelope: &Envelope,
+        step: &BackupStep,
+        digest: Digest,
+        touched: &mut Touched,
+    ) -> Attempt {
+        match step {
+            BackupStep::Saved { .. } => Ok(Outcome::Done),
+            BackupStep::Begin { upload, bytes, sha256 } => {
+                if let Some(held) = &self.upload {
+                    return Err(Refusal::exists("restore", held.id.as_str()));
+                }
+                self.upload = Some(Arc::new(Upload {
+                    id: upload.clone(),
+                    actor: envelope.actor.clone(),
+                    bytes: *bytes,
+                    sha256: *sha256,
+                    held: 0,
+                    pieces: OrdMap::new(),
+                    fed_at: self.clock,
+                }));
+                Ok(Outcome::Done)
+            }
+            BackupStep::Piece { upload, offset, text } => {
+                let mut held = Upload::clone(self.upload_of(upload, envelope)?);
+                let next = held.held.saturating_add(text.len() as u64);
+                if *offset != held.held || next > held.bytes {
+                    let problem = format!("a piece at {offset} does not follow what ends at {}", held.held);
+                    return Err(Refusal::invalid("backup", problem));
+                }
+                held.pieces.insert(*offset, text.as_str().into());
+                (held.held, held.fed_at) = (next, self.clock);
+                self.upload = Some(Arc::new(held));
+                Ok(Outcome::Done)
+            }
+            BackupStep::Commit { upload, other_cluster } => {
+                let next = self.committed(index, self.upload_of(upload, envelope)?, *other_cluster, digest)?;
+                self.replace_by(next, touched);
+                Ok(Outcome::Done)
+            }
+            BackupStep::Abandon { upload } => {
+                self.upload_of(upload, envelope)?;
+                self.upload = None;
+                Ok(Outcome::Done)
+            }
+        }
+    }
+
+    /// Forgets an upload whose next piece does not come.
+    pub(super) fn forget_idle_upload(&mut self) {
+        if self.upload.as_ref().is_some_and(|upload| self.clock.since(upload.fed_at) > UPLOAD_IDLE_MAX) {
+            self.upload = None;
+        }
+    }
+
+    fn upload_of(&self, id: &RequestId, envelope: &Envelope) -> Result<&Upload, Refusal> {
+        let held = self.upload.as_deref().filter(|held| held.id == *id && held.actor == envelope.actor);
+        held.ok_or_else(|| Refusal::not_found("restore", id.as_str()))
+    }
+
+    /// Returns the catalog that a complete upload makes of this one.
+    fn committed(
+        &self,
+        index: CatalogIndex,
+        upload: &Upload,
+        other_cluster: bool,
+        digest: Digest,
+    ) -> Result<Self, Refusal> {
+        let text = upload.text();
+        if upload.held != upload.bytes || digest(text.as_bytes()) != upload.sha256.0 {
+            return Err(Refusal::invalid("backup", "it did not arrive whole: restore it again"));
+        }
+        // Servers of two releases may word the reason differently, and must come to the same outcome.
+        let unreadable = || Refusal::invalid("backup", "its state cannot be read by this release");
+        let mut backup = Self::restore(text.as_bytes()).map_err(|_| unreadable())?;
+        if backup.index >= index {
+            // It comes from a log that had gone further: nothing may have changed in the future.
+            let mut value: Value = serde_json::from_str(&text).map_err(|_| unreadable())?;
+            clamp(&mut value, index.0);
+            let further = backup.index;
+            backup = Self::restore(value.to_string().as_bytes()).map_err(|_| unreadable())?;
+            backup.index = further;
+        }
+        let is_own = self.is_own_backup(&backup)?;
+        if !is_own && !other_cluster {
+            return Err(Refusal::invalid("backup", "it is of another cluster: say so with `--force-cluster`"));
+        }
+        Ok(self.adopt(backup, index, is_own))
+    }
+
+    fn adopt(&self, backup: Self, index: CatalogIndex, is_own: bool) -> Self {
+        let skipped = if is_own { 0 } else { NUMBERS_SKIPPED };
+        let reached = backup.number_at(backup.index).0.saturating_add(skipped);
+        let mut next = Self {
+            index: self.index,
+            clock: self.clock,
+            mesh: self.mesh.clone(),
+            audit: self.audit.clone(),
+            answers: self.answers.clone(),
+            answer_order: self.answer_order.clone(),
+            numbers_ahead: self.numbers_ahead.max(reached.saturating_sub(index.0)),
+            changes: OrdMap::new(),
+            floor: index,
+            upload: None,
+            ..backup
+        };
+        if is_own {
+            next.agents = self.agents.clone();
+            next.agents_by_node = self.agents_by_node.clone();
+            next.agents_by_key = self.agents_by_key.clone();
+            next.revoked = self.revoked.clone();
+            next.join_tokens = self.join_tokens.clone();
+            next.join_secrets = self.join_secrets.clone();
+            next.roots = self.roots.clone();
+            next.intermediates = self.intermediates.clone();
+        }
+        next.nodes = next.settled_nodes(if is_own { &self.nodes } else { &next.nodes });
+        next.index_services();
+        next
+    }
+
+    /// Returns the nodes to go on with: those of live agents as `agents_nodes` has them, the others as this catalog has them.
+    fn settled_nodes(&self, agents_nodes: &OrdMap<NodeName, NodeState>) -> OrdMap<NodeName, NodeState> {
+        let agent_of = |state: &NodeState| -> Option<AgentId> {
+            match &state.node.owner {
+                Owner::Agent(id) => Some(id.clone()),
+                Owner::Connector(_) | Owner::External => None,
+            }
+        };
+        let is_live = |id: &AgentId| self.agents.contains_key(id);
+        let others = self.nodes.iter().filter(|(_, state)| agent_of(state).is_none());
+        let of_agents = agents_nodes.iter().filter(|(_, state)| agent_of(state).is_some_and(|id| is_live(&id)));
+        // The later one wins where both have a name.
+        others.chain(of_agents).map(|(name, state)| (name.clone(), state.clone())).collect()
+    }
+
+    fn index_services(&mut self) {
+        let mut by_service: OrdMap<_, OrdSet<_>> = OrdMap::new();
+        for instance in self.nodes.values().flat_map(|state| state.instances.values()) {
+            by_service.entry(instance.service_key()).or_default().insert(instance.key.clone());
+        }
+        self.by_service = by_service;
+    }
+
+    /// Puts `next` in place, and wakes everybody for everything that either has.
+    fn replace_by(&mut self, next: Self, touched: &mut Touched) {
+        let known: OrdSet<WatchKey> = self.changes.keys().chain(next.known_keys().iter()).cloned().collect();
+        *self = next;
+        for key in known {
+            if self.has_behind(&key) { touched.changed(key) } else { touched.gone(key) }
+        }
+    }
+
+    /// Returns the key of everything that is there.
+    fn known_keys(&self) -> Vec<WatchKey> {
+        let mut keys = vec![
+            WatchKey::Nodes,
+            WatchKey::Checks,
+            WatchKey::Intentions,
+            WatchKey::Mesh,
+            WatchKey::Roots,
+            WatchKey::Tokens,
+            WatchKey::JoinTokens,
+            WatchKey::Agents,
+            WatchKey::Revocations,
+        ];
+        keys.extend(self.nodes.keys().cloned().map(WatchKey::Node));
+        keys.extend(self.by_service.keys().map(|service| WatchKey::Services(service.namespace.clone())));
+        keys.extend(self.by_service.keys().cloned().map(WatchKey::Service));
+        keys.extend(self.intentions.keys().cloned().map(WatchKey::Destination));
+        keys.extend(self.agents.keys().cloned().map(WatchKey::Agent));
+        keys
+    }
+
+    /// Reports whether there is something behind a key; lists are always there.
+    fn has_behind(&self, key: &WatchKey) -> bool {
+        match key {
+            WatchKey::Node(name) => self.nodes.contains_key(name),
+            WatchKey::Service(service) => self.by_service.contains_key(service),
+            WatchKey::Destination(pattern) => self.intentions.contains_key(pattern),
+            WatchKey::Agent(id) => self.agents.contains_key(id),
+            _ => true,
+        }
+    }
+}
+
+/// Cuts every index in a catalog's JSON that says when a record was made or changed down to `index`.
+fn clamp(value: &mut Value, index: u64) {
+    match value {
+        Value::Object(fields) => {
+            for (name, value) in fields {
+                match value.as_u64() {
+                    Some(number) if (name == "created" || name == "modified") && number > index => {
+                        *value = index.into()
+                    }
+                    _ => clamp(value, index),
+                }
+            }
+        }
+        Value::Array(values) => values.iter_mut().for_each(|value| clamp(value, index)),
+        _ => {}
+    }
+}
+
+#[cfg(test)]
+mod tests;
