@@ -4,7 +4,9 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{AccessorId, CatalogIndex, Incarnation, NameError, NodeName, Platform, ServerId, ServiceKey};
+use crate::{
+    AccessorId, AuthMethodName, CatalogIndex, Incarnation, NameError, NodeName, Platform, ServerId, ServiceKey,
+};
 
 /// Names an agent record: `a` and the log index at which the agent was enrolled.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -74,6 +76,13 @@ impl fmt::Display for KeyFingerprint {
 pub enum Attestation {
     /// It held a join token.
     JoinToken(AccessorId),
+    /// It logged in.
+    Login {
+        /// Who vouched.
+        method: AuthMethodName,
+        /// Whom for, in the method's own words.
+        subject: String,
+    },
 }
 
 /// Is what an enrolled agent is and is entitled to. Its leaf certificates are signed from this alone.

@@ -10,11 +10,12 @@ use serde::{Deserialize, Serialize};
 
 use crate::backup::Upload;
 use crate::{
-    AccessorId, AgentId, AgentRecord, CaIntermediate, CaRoot, CatalogIndex, Check, CheckId, CheckKey, CheckStatus,
-    Digest, Endpoint, Envelope, IdentityScheme, Instance, InstanceId, InstanceKey, Intention, IntentionKey, Item,
-    JoinToken, KeyFingerprint, Mesh, MeshEntry, MeshItem, Namespace, Node, NodeName, Outcome, Policy, Refusal,
-    RequestId, SecretHash, ServiceKey, ServiceName, ServicePattern, SourcePattern, Timestamp, Token, Topic,
-    TrustBundle, WatchKey, audit::AuditTrail,
+    AccessorId, AgentId, AgentRecord, AuthMethod, AuthMethodName, BindingRule, BindingRuleId, CaIntermediate, CaRoot,
+    CatalogIndex, Check, CheckId, CheckKey, CheckStatus, Digest, Endpoint, Envelope, IdentityScheme, Instance,
+    InstanceId, InstanceKey, Intention, IntentionKey, Item, JoinToken, KeyFingerprint, Mesh, MeshEntry, MeshItem,
+    Namespace, Node, NodeName, Outcome, Policy, Refusal, RequestId, SecretHash, ServiceKey, ServiceName,
+    ServicePattern, SourcePattern, Timestamp, Token, Topic, TrustBundle, WatchKey, audit::AuditTrail,
+    login::UsedBearer,
 };
 
 mod acl;
@@ -22,6 +23,7 @@ mod apply;
 mod audit;
 mod backup;
 mod enrolment;
+mod login;
 mod registration;
 
 /// How many answers are remembered for repeats of their requests.
@@ -96,6 +98,11 @@ pub struct Catalog {
     pub(crate) agents: OrdMap<AgentId, Arc<AgentRecord>>,
     pub(crate) agents_by_node: OrdMap<NodeName, AgentId>,
     pub(crate) agents_by_key: OrdMap<KeyFingerprint, AgentId>,
+    pub(crate) auth_methods: OrdMap<AuthMethodName, Arc<AuthMethod>>,
+    pub(crate) binding_rules: OrdMap<BindingRuleId, Arc<BindingRule>>,
+    /// The credentials that agents logged in with, and when each ends.
+    pub(crate) bearers: OrdMap<SecretHash, Arc<UsedBearer>>,
+    pub(crate) bearer_ends: OrdSet<(Timestamp, SecretHash)>,
     pub(crate) revoked: OrdMap<AgentId, CatalogIndex>,
     pub(crate) roots: OrdMap<String, Arc<CaRoot>>,
     pub(crate) intermediates: OrdMap<String, Arc<CaIntermediate>>,
@@ -518,5 +525,7 @@ pub(crate) type Attempt = Result<Outcome, Refusal>;
 
 #[cfg(test)]
 mod golden;
+#[cfg(test)]
+mod login_tests;
 #[cfg(test)]
 pub(crate) mod tests;

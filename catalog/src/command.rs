@@ -3,9 +3,9 @@
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    AccessorId, AgentId, BackupStep, CaIntermediate, CaRoot, CatalogIndex, Check, CheckId, CheckKey, CheckStatus,
-    Incarnation, Instance, InstanceId, Intention, IntentionKey, JoinToken, KeyFingerprint, Mesh, MeshEntry, NameError,
-    Namespace, Node, NodeName, Platform, SecretHash, ServerId, Timestamp, Token,
+    AccessorId, AgentId, AuthMethodName, BackupStep, CaIntermediate, CaRoot, CatalogIndex, Check, CheckId, CheckKey,
+    CheckStatus, Incarnation, Instance, InstanceId, Intention, IntentionKey, JoinToken, KeyFingerprint, LoginChange,
+    Mesh, MeshEntry, NameError, Namespace, Node, NodeName, Platform, SecretHash, ServerId, Timestamp, Token,
 };
 
 /// The version that this release writes. A server reads this one and every older one.
@@ -63,6 +63,8 @@ pub enum Actor {
     Agent(AgentId),
     /// Somebody who presented a join token's secret.
     Join,
+    /// Somebody whom an auth method vouches for.
+    Login(AuthMethodName),
     /// Somebody who proved to hold the cluster key.
     ClusterKey,
 }
@@ -232,6 +234,11 @@ pub enum Command {
         node: NodeName,
         /// What the node runs on.
         platform: Platform,
+    },
+    /// Changes who may log in, or lets somebody in.
+    Login {
+        /// The change.
+        change: LoginChange,
     },
     /// Ends an agent's record, and with it its certificates.
     RevokeAgent {

@@ -98,6 +98,8 @@ pub enum WatchKey {
     Audit,
     /// API tokens.
     Tokens,
+    /// Auth methods and their binding rules.
+    AuthMethods,
     /// Join tokens.
     JoinTokens,
     /// The list of agent records.

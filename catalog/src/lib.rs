@@ -14,6 +14,7 @@ mod command;
 mod explain;
 mod index;
 mod intention;
+mod login;
 mod mesh;
 mod name;
 mod node;
@@ -40,10 +41,14 @@ pub use command::{
 pub use explain::{Candidate, CandidateOutcome, Explanation, explain};
 pub use index::{CatalogIndex, Incarnation, Timestamp, WatchKey};
 pub use intention::{Action, Effect, Guardrail, Intention, IntentionKey};
+pub use login::{
+    Admission, AuthConfig, AuthMethod, BindKind, BindingRule, Bound, JwtAlgorithm, JwtConfig, JwtKeys, LOGIN_TOKEN_TTL,
+    LoginChange, LoginClaims, NameTemplate, NameTemplateError, Variable,
+};
 pub use mesh::{Mesh, MeshEntry, ServerMember};
 pub use name::{
-    CheckId, InstanceId, InstanceKey, NameError, Namespace, NodeName, PolicyId, RoleId, ServerId, ServiceKey,
-    ServiceName,
+    AuthMethodName, BindingRuleId, CheckId, InstanceId, InstanceKey, NameError, Namespace, NodeName, PolicyId, RoleId,
+    ServerId, ServiceKey, ServiceName,
 };
 pub use node::{
     Check, CheckKey, CheckStatus, Instance, Node, Owner, Platform, TaggedAddress, UnknownWord, Upstream, Weights,

@@ -180,6 +180,22 @@ name!(
     is_uuid
 );
 
+name!(
+    /// Names a way of logging in.
+    AuthMethodName,
+    "auth method name",
+    "use 1 to 128 of A-Z, a-z, 0-9, `-` and `_`",
+    |text| (1..=128).contains(&text.len())
+        && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_'))
+);
+name!(
+    /// Names a binding rule for good: a random UUID.
+    BindingRuleId,
+    "binding rule id",
+    UUID_RULE,
+    is_uuid
+);
+
 impl Namespace {
     /// Returns `default`, the namespace of everybody who does not name one.
     #[must_use]

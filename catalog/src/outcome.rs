@@ -2,7 +2,10 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{AgentRecord, CatalogIndex, Incarnation, IntentionKey, NodeName, Owner, RequestId, ServiceKey};
+use crate::{
+    AgentRecord, AuthMethodName, BindingRuleId, CatalogIndex, Incarnation, IntentionKey, NodeName, Owner, RequestId,
+    ServiceKey,
+};
 
 /// Is what applying a command answers; a repeat of the request gets the same.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -118,6 +121,59 @@ pub enum Refusal {
         /// The node.
         node: NodeName,
     },
+    /// No binding rule is for whoever logged in.
+    #[error("no binding rule of auth method `{method}` is for `{subject}`: ask an operator for one")]
+    LoginUnbound {
+        /// The method.
+        method: AuthMethodName,
+        /// Who logged in.
+        subject: String,
+    },
+    /// Whoever logged in is nothing that an agent can stand before.
+    #[error(
+        "no binding rule of auth method `{method}` gives `{subject}` a service: an agent needs one of bind type service"
+    )]
+    LoginNoService {
+        /// The method.
+        method: AuthMethodName,
+        /// Who logged in.
+        subject: String,
+    },
+    /// A rule makes a name of a login that is none.
+    #[error(
+        "binding rule {rule} makes no {bind} name of this login by `{name}`: a claim is missing or no part of a name"
+    )]
+    LoginName {
+        /// The rule.
+        rule: BindingRuleId,
+        /// What it binds.
+        bind: String,
+        /// Its template.
+        name: String,
+    },
+    /// The rules changed while the login was on its way.
+    #[error("auth method `{method}` or its rules changed during the login: log in again")]
+    LoginRulesChanged {
+        /// The method.
+        method: AuthMethodName,
+    },
+    /// The login's rules are for another node.
+    #[error("the login is for an agent on node {wanted}, not `{found}`")]
+    LoginElsewhere {
+        /// The nodes that it is for.
+        wanted: String,
+        /// Who came with it.
+        found: NodeName,
+    },
+    /// Another key used the credential.
+    #[error("the credential was used already, by another key: log in with a new one")]
+    BearerUsed,
+    /// The credential's time is over.
+    #[error("the credential has expired: log in with a new one")]
+    BearerExpired,
+    /// More credentials are in use than are remembered.
+    #[error("too many credentials are in use to remember another: have the platform issue ones that end sooner")]
+    TooManyBearers,
     /// The agent has no live record.
     #[error("agent `{agent}` has no record, or it was revoked: enrol it again with a new join token")]
     AgentUnknown {
@@ -173,6 +229,8 @@ impl Refusal {
             | Self::RequestIdReused { .. }
             | Self::IntentionChanged { .. }
             | Self::EntryChanged { .. }
+            | Self::LoginRulesChanged { .. }
+            | Self::TooManyBearers
             | Self::NodeTaken { .. }
             | Self::StaleIncarnation { .. } => RefusalKind::Conflict,
             Self::AclBootstrapped
@@ -180,6 +238,12 @@ impl Refusal {
             | Self::JoinTokenExpired
             | Self::JoinTokenUsed
             | Self::JoinTokenElsewhere { .. }
+            | Self::LoginUnbound { .. }
+            | Self::LoginNoService { .. }
+            | Self::LoginName { .. }
+            | Self::LoginElsewhere { .. }
+            | Self::BearerUsed
+            | Self::BearerExpired
             | Self::ActorGone { .. }
             | Self::AgentUnknown { .. }
             | Self::NotOwner { .. }

@@ -5,11 +5,12 @@ use std::{collections::BTreeMap, sync::Arc};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    AgentId, AgentRecord, CaIntermediate, CaRoot, Catalog, CatalogIndex, Check, Instance, Intention, JoinToken, Mesh,
-    MeshEntry, Node, RequestId, Timestamp, Token, WatchKey,
+    AgentId, AgentRecord, AuthMethod, BindingRule, CaIntermediate, CaRoot, Catalog, CatalogIndex, Check, Instance,
+    Intention, JoinToken, Mesh, MeshEntry, Node, RequestId, Timestamp, Token, WatchKey,
     audit::StoredTrail,
     backup::Upload,
     catalog::{Answer, NodeState},
+    login::UsedBearer,
 };
 
 /// The version that this release writes. A server reads this one and every older one.
@@ -48,6 +49,12 @@ struct Snapshot {
     tokens: Vec<Arc<Token>>,
     join_tokens: Vec<Arc<JoinToken>>,
     agents: Vec<Arc<AgentRecord>>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    auth_methods: Vec<Arc<AuthMethod>>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    binding_rules: Vec<Arc<BindingRule>>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    bearers: Vec<Arc<UsedBearer>>,
     revoked: BTreeMap<AgentId, CatalogIndex>,
     roots: Vec<Arc<CaRoot>>,
     intermediates: Vec<Arc<CaIntermediate>>,
@@ -87,6 +94,9 @@ impl Catalog {
             tokens: self.tokens.values().cloned().collect(),
             join_tokens: self.join_tokens.values().cloned().collect(),
             agents: self.agents.values().cloned().collect(),
+            auth_methods: self.auth_methods.values().cloned().collect(),
+            binding_rules: self.binding_rules.values().cloned().collect(),
+            bearers: self.bearers.values().cloned().collect(),
             revoked: self.revoked.iter().map(|(id, index)| (id.clone(), *index)).collect(),
             roots: self.roots.values().cloned().collect(),
             intermediates: self.intermediates.values().cloned().collect(),
@@ -125,6 +135,8 @@ impl Catalog {
             upload: snapshot.upload,
             numbers_ahead: snapshot.numbers_ahead,
             revoked: snapshot.revoked.into_iter().collect(),
+            auth_methods: snapshot.auth_methods.into_iter().map(|method| (method.name.clone(), method)).collect(),
+            binding_rules: snapshot.binding_rules.into_iter().map(|rule| (rule.id.clone(), rule)).collect(),
             roots: snapshot.roots.into_iter().map(|root| (root.id.clone(), root)).collect(),
             intermediates: snapshot.intermediates.into_iter().map(|one| (one.id.clone(), one)).collect(),
             changes: snapshot.changes.into_iter().collect(),
@@ -143,6 +155,9 @@ impl Catalog {
         for token in snapshot.join_tokens {
             catalog.join_secrets.insert(token.secret.clone(), token.accessor.clone());
             catalog.join_tokens.insert(token.accessor.clone(), token);
+        }
+        for used in snapshot.bearers {
+            catalog.restore_bearer(UsedBearer::clone(&used));
         }
         for record in snapshot.agents {
             catalog.agents_by_node.insert(record.node.clone(), record.id.clone());

@@ -1,5 +1,7 @@
 //! The form of commands: everything about one that can be judged without the state.
 
+mod login;
+
 use std::collections::BTreeMap;
 
 use crate::{
@@ -59,6 +61,7 @@ impl Command {
             Self::BootstrapAcl { token } | Self::WriteToken { token } => {
                 bounded("description", &token.description, META_TEXT_MAX)
             }
+            Self::Login { change } => login::check(change),
             Self::InstallCa { .. }
             | Self::DeleteMesh { .. }
             | Self::DeleteToken { .. }

@@ -5,7 +5,10 @@
 
 use serde::Serialize;
 
-use crate::{Actor, BackupStep, Command, Effect, Intention, IntentionKey, MeshEntry, Outcome, Refusal, WriteMode};
+use crate::{
+    Actor, Admission, BackupStep, BindingRule, Command, Effect, Intention, IntentionKey, LoginChange, MeshEntry,
+    Outcome, Refusal, WriteMode,
+};
 
 /// How long a summary is at most.
 const SUMMARY_BYTES_MAX: usize = 512;
@@ -66,6 +69,7 @@ impl<'a> Description<'a> {
             }
             Command::DeleteJoinToken { accessor } => ("delete-join-token", format!("join token {accessor}")),
             Command::Enrol { key, node, platform, .. } => ("enrol", format!("node {node} ({platform}), key {key}")),
+            Command::Login { change } => of_login(change),
             Command::RevokeAgent { agent } => ("revoke-agent", format!("agent {agent}")),
             Command::WriteIntention { intention, mode } => return Some(Self::of_intention(intention, *mode)),
             Command::DeleteIntention { key, .. } => ("delete-intention", key.to_string()),
@@ -96,6 +100,29 @@ impl<'a> Description<'a> {
     }
 }
 
+fn of_login(change: &LoginChange) -> (&'static str, String) {
+    match change {
+        LoginChange::WriteMethod { method, .. } => {
+            ("write-auth-method", noted(format!("auth method {}", method.name), &method.description))
+        }
+        LoginChange::DeleteMethod { name } => ("delete-auth-method", format!("auth method {name}")),
+        LoginChange::WriteRule { rule, .. } => {
+            let which = if rule.selector.is_empty() { "everybody" } else { &rule.selector };
+            let BindingRule { id, method, bind, name, .. } = &**rule;
+            ("write-binding-rule", format!("rule {id} of {method}: {bind} {name} for {which}"))
+        }
+        LoginChange::DeleteRule { id } => ("delete-binding-rule", format!("rule {id}")),
+        LoginChange::GrantToken { token, method, .. } => {
+            ("login", noted(format!("token {} by {method}", token.accessor), &token.description))
+        }
+        LoginChange::Admit { admission } => {
+            let Admission { method, subject, node, platform, key, .. } = &**admission;
+            ("admit", format!("node {node} ({platform}), key {key}, by {method} as {subject}"))
+        }
+        LoginChange::RevokeProvisional { enrolled } => ("revoke-provisional", format!("agents admitted at {enrolled}")),
+    }
+}
+
 fn noted(what: String, note: &str) -> String {
     if note.is_empty() { what } else { format!("{what}: {note}") }
 }
@@ -116,6 +143,7 @@ pub(crate) fn actor(actor: &Actor) -> String {
         Actor::Token(accessor) => format!("token:{accessor}"),
         Actor::Agent(id) => format!("agent:{id}"),
         Actor::Join => "join".to_owned(),
+        Actor::Login(method) => format!("login:{method}"),
         Actor::ClusterKey => "cluster-key".to_owned(),
     }
 }

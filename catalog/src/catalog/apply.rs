@@ -32,6 +32,7 @@ impl Catalog {
             Command::Enrol { secret, key, node, platform } => {
                 self.enrol(index, envelope.proposed_at, secret, key, node, *platform, touched)
             }
+            Command::Login { change } => self.change_logins(index, envelope.proposed_at, change, touched),
             Command::RevokeAgent { agent } => self.revoke_agent(index, agent, touched),
             Command::OpenSession { agent, server } => self.open_session(index, agent, server, touched),
             Command::Register { node, instances, checks, skip_node_update, incarnation } => {
@@ -58,7 +59,7 @@ impl Catalog {
     /// heard of it.
     fn check_actor(&self, envelope: &Envelope) -> Result<(), Refusal> {
         let (is_live, who) = match &envelope.actor {
-            Actor::Server(_) | Actor::Join | Actor::ClusterKey => return Ok(()),
+            Actor::Server(_) | Actor::Join | Actor::Login(_) | Actor::ClusterKey => return Ok(()),
             Actor::Token(accessor) => {
                 let lives = |token: &Token| token.expires_at.is_none_or(|end| envelope.proposed_at < end);
                 (self.token(accessor).is_some_and(lives), format!("token {accessor}"))

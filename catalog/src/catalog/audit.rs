@@ -20,7 +20,7 @@ impl Catalog {
     ) {
         let Some(description) = Description::of(&envelope.command) else { return };
         let refusal = describe::refusal(outcome);
-        if refusal.is_some() && envelope.actor == Actor::Join {
+        if refusal.is_some() && matches!(envelope.actor, Actor::Join | Actor::Login(_)) {
             // Whoever can reach a server can have this; they must not be able to push other lines out.
             return;
         }

@@ -59,13 +59,9 @@ impl Catalog {
             server: None,
             modified: index,
         };
-        self.agents.insert(id.clone(), Arc::new(record.clone()));
-        self.agents_by_node.insert(node.clone(), id.clone());
-        self.agents_by_key.insert(key.clone(), id.clone());
+        self.begin_record(&record, touched);
         let used = JoinToken { used_by: Some(key.clone()), record: Some(id.clone()), modified: index, ..token };
         self.join_tokens.insert(used.accessor.clone(), Arc::new(used));
-        touched.changed(WatchKey::Agents);
-        touched.changed(WatchKey::Agent(id));
         touched.changed(WatchKey::JoinTokens);
         Ok(Outcome::Enrolled { record: Box::new(record) })
     }
@@ -120,7 +116,21 @@ impl Catalog {
         Ok(Outcome::Done)
     }
 
-    fn end_record(&mut self, record: &AgentRecord, index: CatalogIndex, revoke: bool, touched: &mut Touched) {
+    pub(super) fn begin_record(&mut self, record: &AgentRecord, touched: &mut Touched) {
+        self.agents.insert(record.id.clone(), Arc::new(record.clone()));
+        self.agents_by_node.insert(record.node.clone(), record.id.clone());
+        self.agents_by_key.insert(record.key.clone(), record.id.clone());
+        touched.changed(WatchKey::Agents);
+        touched.changed(WatchKey::Agent(record.id.clone()));
+    }
+
+    pub(super) fn end_record(
+        &mut self,
+        record: &AgentRecord,
+        index: CatalogIndex,
+        revoke: bool,
+        touched: &mut Touched,
+    ) {
         self.agents.remove(&record.id);
         self.agents_by_node.remove(&record.node);
         self.agents_by_key.remove(&record.key);

@@ -674,7 +674,7 @@ pub(crate) fn every_kind() -> Vec<Envelope> {
         status: CheckStatus::Critical,
         output: "connection refused".to_owned(),
     };
-    let commands = vec![
+    let mut commands = vec![
         Command::Bootstrap { mesh },
         Command::InstallCa { root: Box::new(root), intermediate: Box::new(intermediate) },
         Command::BootstrapAcl { token: token(1) },
@@ -722,6 +722,7 @@ pub(crate) fn every_kind() -> Vec<Envelope> {
         Command::DeleteJoinToken { accessor: accessor(2) },
         Command::RevokeAgent { agent: AgentId::enrolled_at(CatalogIndex(99)) },
     ];
+    commands.extend(super::login_tests::every_login(token(3)));
     commands.into_iter().zip(1..).map(|(command, number)| envelope(number, command)).collect()
 }
 

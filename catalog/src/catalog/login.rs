@@ -1,0 +1,292 @@
+//! How auth methods, their rules and logins change the state.
+
+use std::sync::Arc;
+
+use super::{Attempt, Catalog, Touched};
+use crate::{
+    Admission, AgentId, AgentRecord, Attestation, AuthMethod, AuthMethodName, BindingRule, BindingRuleId, CatalogIndex,
+    LoginChange, Outcome, Refusal, Selector, Timestamp, Token, Variable, WatchKey, login::UsedBearer,
+};
+
+/// How many credentials that agents enrolled with are remembered at once: all of a day, in a mesh of some ten thousands.
+const BEARERS_MAX: usize = 131_072;
+
+impl Catalog {
+    pub(super) fn change_logins(
+        &mut self,
+        index: CatalogIndex,
+        now: Timestamp,
+        change: &LoginChange,
+        touched: &mut Touched,
+    ) -> Attempt {
+        match change {
+            LoginChange::WriteMethod { method, replace } => self.write_auth_method(index, method, *replace, touched),
+            LoginChange::DeleteMethod { name } => self.delete_auth_method(name, touched),
+            LoginChange::WriteRule { rule, replace } => self.write_binding_rule(index, rule, *replace, touched),
+            LoginChange::DeleteRule { id } => self.delete_binding_rule(index, id, touched),
+            LoginChange::GrantToken { token, method, judged_at } => {
+                self.check_judged(method, *judged_at)?;
+                self.grant_token(index, token, touched)
+            }
+            LoginChange::Admit { admission } => self.admit(index, now, admission, touched),
+            LoginChange::RevokeProvisional { enrolled } => self.revoke_provisional(index, *enrolled, touched),
+        }
+    }
+
+    /// Returns an auth method.
+    #[must_use]
+    pub fn auth_method(&self, name: &AuthMethodName) -> Option<&AuthMethod> {
+        self.auth_methods.get(name).map(|method| &**method)
+    }
+
+    /// Returns all auth methods by name.
+    pub fn auth_methods(&self) -> impl Iterator<Item = &AuthMethod> {
+        self.auth_methods.values().map(|method| &**method)
+    }
+
+    /// Returns a binding rule.
+    #[must_use]
+    pub fn binding_rule(&self, id: &BindingRuleId) -> Option<&BindingRule> {
+        self.binding_rules.get(id).map(|rule| &**rule)
+    }
+
+    /// Returns all binding rules by id.
+    pub fn binding_rules(&self) -> impl Iterator<Item = &BindingRule> {
+        self.binding_rules.values().map(|rule| &**rule)
+    }
+
+    fn write_auth_method(
+        &mut self,
+        index: CatalogIndex,
+        method: &AuthMethod,
+        replace: bool,
+        touched: &mut Touched,
+    ) -> Attempt {
+        let previous = self.auth_method(&method.name);
+        match (previous, replace) {
+            (Some(_), false) => return Err(Refusal::exists("auth method", &method.name)),
+            (None, true) => return Err(Refusal::not_found("auth method", &method.name)),
+            (Some(_), true) | (None, false) => {}
+        }
+        let variables = method.config.variables();
+        if let Some((rule, variable)) =
+            self.binding_rules().filter(|rule| rule.method == method.name).find_map(|rule| {
+                Some((rule, variables_of(rule).into_iter().find(|variable| !variables.contains(variable))?))
+            })
+        {
+            return Err(Refusal::invalid(
+                "ClaimMappings",
+                format!("binding rule {} needs `{variable}`: map a claim to it, or change the rule first", rule.id),
+            ));
+        }
+        let created = previous.map_or(index, |previous| previous.created);
+        let rules_modified = previous.map_or(index, |previous| previous.rules_modified);
+        let written = AuthMethod { created, rules_modified, modified: index, ..method.clone() };
+        self.auth_methods.insert(written.name.clone(), Arc::new(written));
+        touched.changed(WatchKey::AuthMethods);
+        Ok(Outcome::Done)
+    }
+
+    fn delete_auth_method(&mut self, name: &AuthMethodName, touched: &mut Touched) -> Attempt {
+        if self.auth_methods.remove(name).is_none() {
+            return Err(Refusal::not_found("auth method", name));
+        }
+        let rules: Vec<BindingRuleId> =
+            self.binding_rules().filter(|rule| rule.method == *name).map(|rule| rule.id.clone()).collect();
+        for id in rules {
+            self.binding_rules.remove(&id);
+        }
+        let made = |token: &&Token| token.auth_method.as_deref() == Some(name.as_str());
+        let tokens: Vec<Token> = self.tokens().filter(made).cloned().collect();
+        for token in tokens {
+            self.token_secrets.remove(&token.secret);
+            self.tokens.remove(&token.accessor);
+            touched.changed(WatchKey::Tokens);
+        }
+        touched.changed(WatchKey::AuthMethods);
+        Ok(Outcome::Done)
+    }
+
+    fn write_binding_rule(
+        &mut self,
+        index: CatalogIndex,
+        rule: &BindingRule,
+        replace: bool,
+        touched: &mut Touched,
+    ) -> Attempt {
+        let previous = self.binding_rule(&rule.id);
+        match (previous, replace) {
+            (Some(_), false) => return Err(Refusal::exists("binding rule", &rule.id)),
+            (None, true) => return Err(Refusal::not_found("binding rule", &rule.id)),
+            (Some(previous), true) if previous.method != rule.method => {
+                let problem = format!("the rule is of method `{}`: make a new one for another", previous.method);
+                return Err(Refusal::invalid("AuthMethod", problem));
+            }
+            (Some(_), true) | (None, false) => {}
+        }
+        let method =
+            self.auth_method(&rule.method).ok_or_else(|| Refusal::not_found("auth method", &rule.method))?.clone();
+        let variables = method.config.variables();
+        if let Some(unknown) = variables_of(rule).into_iter().find(|variable| !variables.contains(variable)) {
+            let known: Vec<String> = variables.iter().map(ToString::to_string).collect();
+            return Err(Refusal::invalid(
+                "binding rule",
+                format!("method `{}` has no `{unknown}`: it has {}", rule.method, known.join(", ")),
+            ));
+        }
+        let created = previous.map_or(index, |previous| previous.created);
+        let written = BindingRule { created, modified: index, ..rule.clone() };
+        self.binding_rules.insert(written.id.clone(), Arc::new(written));
+        self.mark_rules(method, index, touched);
+        Ok(Outcome::Done)
+    }
+
+    fn delete_binding_rule(&mut self, index: CatalogIndex, id: &BindingRuleId, touched: &mut Touched) -> Attempt {
+        let rule = self.binding_rules.remove(id).ok_or_else(|| Refusal::not_found("binding rule", id))?;
+        if let Some(method) = self.auth_method(&rule.method).cloned() {
+            self.mark_rules(method, index, touched);
+        }
+        touched.changed(WatchKey::AuthMethods);
+        Ok(Outcome::Done)
+    }
+
+    fn mark_rules(&mut self, method: AuthMethod, index: CatalogIndex, touched: &mut Touched) {
+        let method = AuthMethod { rules_modified: index, ..method };
+        self.auth_methods.insert(method.name.clone(), Arc::new(method));
+        touched.changed(WatchKey::AuthMethods);
+    }
+
+    /// Refuses a login that was judged by rules that are no longer what they were. Rules are not asked again here: what
+    /// regular expressions mean must not become part of the log's meaning.
+    fn check_judged(&self, method: &AuthMethodName, judged_at: CatalogIndex) -> Result<(), Refusal> {
+        let method = self.auth_method(method).ok_or_else(|| Refusal::not_found("auth method", method))?;
+        if method.modified > judged_at || method.rules_modified > judged_at {
+            return Err(Refusal::LoginRulesChanged { method: method.name.clone() });
+        }
+        Ok(())
+    }
+
+    fn grant_token(&mut self, index: CatalogIndex, token: &Token, touched: &mut Touched) -> Attempt {
+        if self.tokens.contains_key(&token.accessor) || self.token_secrets.contains_key(&token.secret) {
+            return Err(Refusal::exists("token", &token.accessor));
+        }
+        let token = Token { created: index, modified: index, ..token.clone() };
+        self.token_secrets.insert(token.secret.clone(), token.accessor.clone());
+        self.tokens.insert(token.accessor.clone(), Arc::new(token));
+        touched.changed(WatchKey::Tokens);
+        Ok(Outcome::Done)
+    }
+
+    fn admit(&mut self, index: CatalogIndex, now: Timestamp, login: &Admission, touched: &mut Touched) -> Attempt {
+        self.check_judged(&login.method, login.judged_at)?;
+        if now >= login.bearer_ends {
+            return Err(Refusal::BearerExpired);
+        }
+        self.forget_ended_bearers();
+        match self.bearers.get(&login.bearer) {
+            Some(used) if used.key != login.key => return Err(Refusal::BearerUsed),
+            Some(_) => {}
+            None if self.bearers.len() >= BEARERS_MAX => return Err(Refusal::TooManyBearers),
+            None => {}
+        }
+        if !login.nodes.is_empty() && !login.nodes.contains(&login.node) {
+            let wanted: Vec<String> = login.nodes.iter().map(ToString::to_string).collect();
+            return Err(Refusal::LoginElsewhere { wanted: wanted.join(", "), found: login.node.clone() });
+        }
+        if let Some(elsewhere) = self.agent_by_key(&login.key).filter(|record| record.node != login.node) {
+            return Err(Refusal::exists("agent key", format!("of node {}", elsewhere.node)));
+        }
+        let attestation = Attestation::Login { method: login.method.clone(), subject: login.subject.clone() };
+        let previous = self.agent_on(&login.node).cloned();
+        if let Some(previous) = &previous {
+            if previous.key != login.key && !may_take_over(previous, login) {
+                return Err(Refusal::NodeTaken { node: login.node.clone() });
+            }
+            let same = previous.key == login.key
+                && previous.services == login.services
+                && previous.platform == login.platform
+                && previous.attestation == attestation;
+            if same {
+                self.remember_bearer(login);
+                return Ok(Outcome::Enrolled { record: Box::new(previous.clone()) });
+            }
+            // As with join tokens: what is no longer granted must not live on in a certificate.
+            let keeps_all = previous.services.iter().all(|service| login.services.contains(service));
+            self.end_record(previous, index, previous.key != login.key || !keeps_all, touched);
+        }
+        self.remember_bearer(login);
+        let record = AgentRecord {
+            id: AgentId::enrolled_at(index),
+            node: login.node.clone(),
+            platform: login.platform,
+            key: login.key.clone(),
+            services: login.services.clone(),
+            attestation,
+            enrolled: index,
+            incarnation: None,
+            server: None,
+            modified: index,
+        };
+        self.begin_record(&record, touched);
+        Ok(Outcome::Enrolled { record: Box::new(record) })
+    }
+
+    fn remember_bearer(&mut self, login: &Admission) {
+        let used = UsedBearer { bearer: login.bearer.clone(), key: login.key.clone(), ends: login.bearer_ends };
+        self.restore_bearer(used);
+    }
+
+    pub(crate) fn restore_bearer(&mut self, used: UsedBearer) {
+        if let Some(before) = self.bearers.get(&used.bearer) {
+            let before = (before.ends, before.bearer.clone());
+            self.bearer_ends.remove(&before);
+        }
+        self.bearer_ends.insert((used.ends, used.bearer.clone()));
+        self.bearers.insert(used.bearer.clone(), Arc::new(used));
+    }
+
+    /// Forgets credentials that are past their end by the catalog's own clock: they are refused as expired.
+    fn forget_ended_bearers(&mut self) {
+        while let Some(first) = self.bearer_ends.get_min().cloned() {
+            // A minute more: what is proposed now may carry the time of a clock that is behind.
+            if self.clock.since(first.0) < std::time::Duration::from_secs(600) {
+                return;
+            }
+            self.bearers.remove(&first.1);
+            self.bearer_ends.remove(&first);
+        }
+    }
+
+    fn revoke_provisional(&mut self, index: CatalogIndex, enrolled: CatalogIndex, touched: &mut Touched) -> Attempt {
+        let id = AgentId::enrolled_at(enrolled);
+        if enrolled >= index || self.agent_record(&id).is_some() {
+            return Err(Refusal::invalid(
+                "enrolled",
+                format!("index {enrolled} is not one of agents without a record"),
+            ));
+        }
+        if !self.revoked.contains_key(&id) {
+            self.revoked.insert(id, index);
+            touched.changed(WatchKey::Revocations);
+        }
+        Ok(Outcome::Done)
+    }
+}
+
+/// A platform that vouches for one node by name vouches for whoever is on it now: a pod or task that comes back under its
+/// old name with a new key is let in. It has no say over nodes that came by a join token, or by another method.
+fn may_take_over(previous: &AgentRecord, login: &Admission) -> bool {
+    let same_method = matches!(&previous.attestation, Attestation::Login { method, .. } if *method == login.method);
+    same_method && login.nodes.contains(&login.node)
+}
+
+/// Returns everything that a rule needs to know of an identity. The selector was read before the rule was proposed.
+fn variables_of(rule: &BindingRule) -> Vec<Variable> {
+    let selector = Selector::parse(&rule.selector).ok();
+    let asked = selector.iter().flat_map(|selector| selector.paths()).filter_map(|path| match path {
+        [scope, name] if scope == "value" => Some(Variable::Value(name.clone())),
+        [scope, name] if scope == "list" => Some(Variable::List(name.clone())),
+        _ => None,
+    });
+    asked.chain(rule.name.variables()).collect()
+}

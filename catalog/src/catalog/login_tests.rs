@@ -1,0 +1,290 @@
+//! What logins do to the state, told by commands.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use super::tests::digest;
+use super::*;
+use crate::{
+    Actor, Admission, Attestation, AuthConfig, BindKind, Command, JwtAlgorithm, JwtConfig, JwtKeys, LoginChange,
+    Platform, Rights,
+};
+
+pub(super) fn method(name: &str) -> AuthMethod {
+    let jwt = JwtConfig {
+        issuer: "https://issuer.example".to_owned(),
+        audiences: vec!["weft".to_owned()],
+        algorithms: vec![JwtAlgorithm::ES256],
+        keys: JwtKeys::Url { url: "https://issuer.example/keys".to_owned(), ca_pem: None },
+        claims: BTreeMap::from([("sub".to_owned(), "name".to_owned()), ("/a/team".to_owned(), "team".to_owned())]),
+        list_claims: BTreeMap::from([("groups".to_owned(), "groups".to_owned())]),
+        clock_skew: Duration::from_secs(30),
+    };
+    AuthMethod {
+        name: name.parse().unwrap(),
+        display_name: String::new(),
+        description: "for the cluster".to_owned(),
+        namespace: Namespace::default_namespace(),
+        token_ttl: crate::LOGIN_TOKEN_TTL,
+        config: AuthConfig::Jwt(Box::new(jwt)),
+        rules_modified: CatalogIndex(0),
+        created: CatalogIndex(0),
+        modified: CatalogIndex(0),
+    }
+}
+
+pub(super) fn rule(number: u8, method: &str, bind: BindKind, name: &str, selector: &str) -> BindingRule {
+    BindingRule {
+        id: format!("00000000-0000-0000-0000-0000000001{number:02x}").parse().unwrap(),
+        description: String::new(),
+        method: method.parse().unwrap(),
+        selector: selector.to_owned(),
+        bind,
+        name: name.parse().unwrap(),
+        created: CatalogIndex(0),
+        modified: CatalogIndex(0),
+    }
+}
+
+fn admission(judged_at: u64, bearer: &str, key: &str, node: &str, services: &[&str]) -> Admission {
+    Admission {
+        method: "jwt".parse().unwrap(),
+        subject: "web-7".to_owned(),
+        judged_at: CatalogIndex(judged_at),
+        services: services.iter().map(|service| service.parse().unwrap()).collect(),
+        nodes: Vec::new(),
+        bearer: SecretHash(bearer.to_owned()),
+        bearer_ends: Timestamp(10_000),
+        key: KeyFingerprint(key.to_owned()),
+        node: node.parse().unwrap(),
+        platform: Platform::Kubernetes,
+    }
+}
+
+fn login(change: LoginChange) -> Command {
+    Command::Login { change }
+}
+
+fn admit(admission: Admission) -> Command {
+    login(LoginChange::Admit { admission: Box::new(admission) })
+}
+
+fn write_method(method: AuthMethod, replace: bool) -> Command {
+    login(LoginChange::WriteMethod { method: Box::new(method), replace })
+}
+
+fn write_rule(rule: BindingRule, replace: bool) -> Command {
+    login(LoginChange::WriteRule { rule: Box::new(rule), replace })
+}
+
+/// Returns every kind of login command, for the golden files.
+pub(super) fn every_login(token: Token) -> Vec<Command> {
+    let granted = Token { rights: Rights::Rules, auth_method: Some("jwt".to_owned()), ..token };
+    vec![
+        write_method(method("jwt"), false),
+        write_method(method("other"), false),
+        write_rule(rule(1, "jwt", BindKind::Service, "${value.team}-web", "value.team == \"a\""), false),
+        write_rule(rule(2, "jwt", BindKind::Role, "ops", "\"ops\" in list.groups"), false),
+        login(LoginChange::DeleteRule { id: rule(2, "jwt", BindKind::Role, "ops", "").id }),
+        login(LoginChange::GrantToken {
+            token: Box::new(granted),
+            method: "jwt".parse().unwrap(),
+            judged_at: CatalogIndex(1_000),
+        }),
+        admit(Admission {
+            nodes: vec!["n7".parse().unwrap()],
+            ..admission(1_000, "bearer", "key-7", "n7", &["a-web"])
+        }),
+        login(LoginChange::RevokeProvisional { enrolled: CatalogIndex(3) }),
+        login(LoginChange::DeleteMethod { name: "other".parse().unwrap() }),
+    ]
+}
+
+struct Log(Catalog);
+
+impl Log {
+    fn with_method() -> Self {
+        let mut log = Self(Catalog::default());
+        log.done(write_method(method("jwt"), false));
+        log
+    }
+
+    fn at(&mut self, time: u64, command: Command) -> Outcome {
+        command.validate().unwrap_or_else(|refusal| panic!("{command:?}: {refusal}"));
+        let index = CatalogIndex(self.0.index().0 + 1);
+        let envelope = Envelope {
+            version: crate::ENVELOPE_VERSION,
+            request_id: format!("r{index}").parse().unwrap(),
+            actor: Actor::Login("jwt".parse().unwrap()),
+            source_address: None,
+            proposed_at: Timestamp(time),
+            command,
+        };
+        self.0.apply(index, &envelope, digest).outcome
+    }
+
+    #[track_caller]
+    fn done(&mut self, command: Command) {
+        assert_eq!(self.at(1, command), Outcome::Done);
+    }
+
+    #[track_caller]
+    fn enrolled(&mut self, admission: Admission) -> AgentRecord {
+        match self.at(1, admit(admission)) {
+            Outcome::Enrolled { record } => *record,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[track_caller]
+    fn refused(&mut self, time: u64, command: Command) -> Refusal {
+        let before = self.0.clone();
+        let Outcome::Refused(refusal) = self.at(time, command) else { panic!("it was not refused") };
+        let kept = |catalog: &Catalog| (catalog.agents.clone(), catalog.bearers.clone(), catalog.tokens.clone());
+        assert_eq!(kept(&before), kept(&self.0), "a refused login changed something");
+        refusal
+    }
+}
+
+#[test]
+fn c9_a_login_becomes_one_record_and_its_repeat_the_same_one() {
+    let mut log = Log::with_method();
+    let first = log.enrolled(admission(9, "bearer", "key", "n1", &["web"]));
+    assert!(matches!(&first.attestation, Attestation::Login { subject, .. } if subject == "web-7"));
+    assert_eq!(log.enrolled(admission(9, "bearer", "key", "n1", &["web"])), first);
+    // A new credential for the same key is the same agent, which logs in again.
+    assert_eq!(log.enrolled(admission(9, "bearer-2", "key", "n1", &["web"])), first);
+    let restored = Catalog::restore(&log.0.snapshot()).unwrap();
+    assert_eq!(restored, log.0);
+}
+
+#[test]
+fn c9_a_credential_that_another_key_used_is_refused() {
+    let mut log = Log::with_method();
+    log.enrolled(admission(9, "bearer", "key", "n1", &["web"]));
+    let stolen = log.refused(1, admit(admission(9, "bearer", "key-2", "n2", &["web"])));
+    assert_eq!(stolen, Refusal::BearerUsed);
+    let late = log.refused(10_000, admit(admission(9, "bearer-3", "key-3", "n3", &["web"])));
+    assert_eq!(late, Refusal::BearerExpired);
+    // Remembered for longer than it counts, and no longer than that.
+    let ended = Admission { bearer_ends: Timestamp(90_000_000), ..admission(99, "bearer-4", "key-4", "n4", &["web"]) };
+    for minute in 0..20 {
+        log.at(10_000 + minute * 60_000, login(LoginChange::DeleteMethod { name: "none".parse().unwrap() }));
+    }
+    assert!(matches!(log.at(1_200_000, admit(ended)), Outcome::Enrolled { .. }));
+    assert_eq!((log.0.bearers.len(), log.0.bearer_ends.len()), (1, 1));
+}
+
+#[test]
+fn a_login_that_was_judged_by_rules_of_before_is_judged_again() {
+    let mut log = Log::with_method();
+    let judged_at = log.0.index().0;
+    log.done(write_rule(rule(1, "jwt", BindKind::Service, "web", ""), false));
+    let stale = log.refused(1, admit(admission(judged_at, "bearer", "key", "n1", &["web"])));
+    assert!(matches!(stale, Refusal::LoginRulesChanged { .. }), "{stale}");
+    let judged_at = log.0.index().0;
+    log.enrolled(admission(judged_at, "bearer", "key", "n1", &["web"]));
+    log.done(login(LoginChange::DeleteRule { id: rule(1, "jwt", BindKind::Service, "web", "").id }));
+    let stale = log.refused(1, admit(admission(judged_at, "bearer-2", "key-2", "n2", &["web"])));
+    assert!(matches!(stale, Refusal::LoginRulesChanged { .. }), "{stale}");
+    log.done(login(LoginChange::DeleteMethod { name: "jwt".parse().unwrap() }));
+    let gone = log.refused(1, admit(admission(99, "bearer-2", "key-2", "n2", &["web"])));
+    assert!(matches!(gone, Refusal::NotFound { .. }), "{gone}");
+}
+
+#[test]
+fn a_node_name_is_taken_over_only_where_its_own_method_names_the_node() {
+    let mut log = Log::with_method();
+    let first = log.enrolled(admission(9, "bearer", "key", "n1", &["web"]));
+    let other = admission(9, "bearer-2", "key-2", "n1", &["web"]);
+    assert!(matches!(log.refused(1, admit(other.clone())), Refusal::NodeTaken { .. }));
+    let named = Admission { nodes: vec!["n1".parse().unwrap()], ..other };
+    let second = log.enrolled(named.clone());
+    assert_ne!(second.id, first.id);
+    assert!(log.0.is_revoked(first.enrolled), "whoever held the name with another key is out");
+    let elsewhere = Admission { node: "n9".parse().unwrap(), key: KeyFingerprint("key-9".to_owned()), ..named };
+    let bearer = |name: &str| SecretHash(name.to_owned());
+    let elsewhere = log.refused(1, admit(Admission { bearer: bearer("bearer-9"), ..elsewhere }));
+    assert!(matches!(elsewhere, Refusal::LoginElsewhere { .. }), "{elsewhere}");
+    // An agent that came by a join token is no business of a platform's.
+    let record = AgentRecord {
+        attestation: Attestation::JoinToken("00000000-0000-0000-0000-000000000001".parse().unwrap()),
+        ..second
+    };
+    log.0.agents.insert(record.id.clone(), Arc::new(record));
+    let foreign =
+        Admission { nodes: vec!["n1".parse().unwrap()], ..admission(99, "bearer-3", "key-3", "n1", &["web"]) };
+    assert!(matches!(log.refused(1, admit(foreign)), Refusal::NodeTaken { .. }));
+}
+
+#[test]
+fn what_a_new_login_no_longer_grants_is_revoked() {
+    let mut log = Log::with_method();
+    let first = log.enrolled(admission(9, "bearer", "key", "n1", &["api", "web"]));
+    let more = log.enrolled(admission(9, "bearer-2", "key", "n1", &["api", "db", "web"]));
+    assert!(!log.0.is_revoked(first.enrolled) && more.id != first.id);
+    log.enrolled(admission(9, "bearer-3", "key", "n1", &["db"]));
+    assert!(log.0.is_revoked(more.enrolled));
+}
+
+#[test]
+fn a_method_takes_its_rules_and_tokens_with_it_and_leaves_its_agents() {
+    let mut log = Log::with_method();
+    log.done(write_rule(rule(1, "jwt", BindKind::Service, "web", ""), false));
+    let token = Token {
+        auth_method: Some("jwt".to_owned()),
+        ..Token::new(
+            "00000000-0000-0000-0000-000000000009".parse().unwrap(),
+            SecretHash("secret".to_owned()),
+            Rights::Rules,
+            Timestamp(1),
+        )
+    };
+    let granted = LoginChange::GrantToken {
+        token: Box::new(token.clone()),
+        method: "jwt".parse().unwrap(),
+        judged_at: log.0.index(),
+    };
+    log.done(login(granted));
+    assert!(log.0.token_by_secret(&token.secret).is_some());
+    log.enrolled(admission(9, "bearer", "key", "n1", &["web"]));
+    log.done(login(LoginChange::DeleteMethod { name: "jwt".parse().unwrap() }));
+    assert_eq!((log.0.binding_rules().count(), log.0.tokens().count(), log.0.agent_records().count()), (0, 0, 1));
+    assert!(log.0.token_by_secret(&token.secret).is_none());
+}
+
+#[test]
+fn a_rule_asks_only_for_what_its_method_knows() {
+    let mut log = Log::with_method();
+    for (selector, name) in [("value.region == \"x\"", "web"), ("\"x\" in list.teams", "web"), ("", "${value.region}")]
+    {
+        let refusal = log.refused(1, write_rule(rule(1, "jwt", BindKind::Service, name, selector), false));
+        assert!(refusal.to_string().contains("it has value.team, value.name, list.groups"), "{refusal}");
+    }
+    log.done(write_rule(rule(1, "jwt", BindKind::Service, "${value.team}", ""), false));
+    let mut poorer = method("jwt");
+    let AuthConfig::Jwt(jwt) = &mut poorer.config;
+    jwt.claims.remove("/a/team");
+    let refusal = log.refused(1, write_method(poorer, true));
+    assert!(refusal.to_string().contains("needs `value.team`"), "{refusal}");
+    assert!(matches!(log.refused(1, write_method(method("jwt"), false)), Refusal::Exists { .. }));
+    assert!(matches!(log.refused(1, write_method(method("none"), true)), Refusal::NotFound { .. }));
+    assert!(matches!(
+        log.refused(1, write_rule(rule(3, "none", BindKind::Service, "web", ""), false)),
+        Refusal::NotFound { .. }
+    ));
+}
+
+#[test]
+fn only_an_index_without_a_record_is_revoked_for_agents_that_had_none() {
+    let mut log = Log::with_method();
+    let record = log.enrolled(admission(9, "bearer", "key", "n1", &["web"]));
+    let refused = log.refused(1, login(LoginChange::RevokeProvisional { enrolled: record.enrolled }));
+    assert!(matches!(refused, Refusal::Invalid { .. }), "{refused}");
+    assert!(matches!(
+        log.refused(1, login(LoginChange::RevokeProvisional { enrolled: CatalogIndex(9_999) })),
+        Refusal::Invalid { .. }
+    ));
+    log.done(login(LoginChange::RevokeProvisional { enrolled: CatalogIndex(1) }));
+    assert!(log.0.is_revoked(CatalogIndex(1)) && !log.0.is_revoked(record.enrolled));
+}

@@ -1,0 +1,122 @@
+//! What the binding rules make of an identity.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde_json::json;
+
+use super::{BindKind, BindingRule, Variable};
+use crate::{AuthMethod, AuthMethodName, Catalog, CatalogIndex, NodeName, Refusal, Selector, ServiceKey};
+
+/// Is what an auth method found out about somebody, named as its claim mappings say.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct LoginClaims {
+    /// Who it is, in the method's own words; for people and the log.
+    pub subject: String,
+    /// The variables with one value. One that the credential does not have is missing or empty.
+    pub values: BTreeMap<String, String>,
+    /// The variables with a list.
+    pub lists: BTreeMap<String, Vec<String>>,
+}
+
+/// Is what somebody is here, by all the rules that select them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Bound {
+    /// The services.
+    pub services: BTreeSet<ServiceKey>,
+    /// The nodes.
+    pub nodes: BTreeSet<NodeName>,
+    /// The names of roles.
+    pub roles: BTreeSet<String>,
+    /// The names of policies.
+    pub policies: BTreeSet<String>,
+    /// The index of the state that this was judged by.
+    pub judged_at: CatalogIndex,
+}
+
+impl Bound {
+    fn is_empty(&self) -> bool {
+        self.services.is_empty() && self.nodes.is_empty() && self.roles.is_empty() && self.policies.is_empty()
+    }
+}
+
+impl Catalog {
+    /// Asks the binding rules of `method` what somebody with these claims is here.
+    ///
+    /// # Errors
+    /// [`Refusal::NotFound`] without such a method, [`Refusal::LoginUnbound`] where no rule is for them, and
+    /// [`Refusal::LoginName`] where a rule that is gives a name that cannot be: such a login is denied as a whole.
+    pub fn bind(&self, method: &AuthMethodName, claims: &LoginClaims) -> Result<Bound, Refusal> {
+        let method = self.auth_method(method).ok_or_else(|| Refusal::not_found("auth method", method))?;
+        let mut bound = Bound {
+            services: BTreeSet::new(),
+            nodes: BTreeSet::new(),
+            roles: BTreeSet::new(),
+            policies: BTreeSet::new(),
+            judged_at: self.index(),
+        };
+        let document = document(method, claims);
+        for rule in self.binding_rules().filter(|rule| rule.method == method.name) {
+            if !selects(rule, &document) {
+                continue;
+            }
+            apply(rule, method, claims, &mut bound).ok_or_else(|| Refusal::LoginName {
+                rule: rule.id.clone(),
+                bind: rule.bind.to_string(),
+                name: rule.name.to_string(),
+            })?;
+        }
+        if bound.is_empty() {
+            return Err(Refusal::LoginUnbound { method: method.name.clone(), subject: claims.subject.clone() });
+        }
+        Ok(bound)
+    }
+}
+
+/// Every variable that the method has is there, as Consul does it: one that the credential lacks is empty.
+fn document(method: &AuthMethod, claims: &LoginClaims) -> serde_json::Value {
+    let (mut values, mut lists) = (BTreeMap::new(), BTreeMap::new());
+    for variable in method.config.variables() {
+        match variable {
+            Variable::Value(name) => {
+                let value = claims.values.get(&name).cloned().unwrap_or_default();
+                values.insert(name, value);
+            }
+            Variable::List(name) => {
+                let list = claims.lists.get(&name).cloned().unwrap_or_default();
+                lists.insert(name, list);
+            }
+        }
+    }
+    json!({ "value": values, "list": lists })
+}
+
+/// What a selector cannot decide, it does not select.
+fn selects(rule: &BindingRule, document: &serde_json::Value) -> bool {
+    if rule.selector.is_empty() {
+        return true;
+    }
+    Selector::parse(&rule.selector).is_ok_and(|selector| selector.selects(document) == Ok(true))
+}
+
+fn apply(rule: &BindingRule, method: &AuthMethod, claims: &LoginClaims, bound: &mut Bound) -> Option<()> {
+    let name = rule.name.fill(&claims.values)?;
+    match rule.bind {
+        BindKind::Service => {
+            let (namespace, name) = match name.split_once('/') {
+                Some((namespace, name)) => (namespace.parse().ok()?, name),
+                None => (method.namespace.clone(), name.as_str()),
+            };
+            bound.services.insert(ServiceKey::new(namespace, name.parse().ok()?));
+        }
+        BindKind::Node => {
+            bound.nodes.insert(name.parse().ok()?);
+        }
+        BindKind::Role => {
+            bound.roles.insert(name);
+        }
+        BindKind::Policy => {
+            bound.policies.insert(name);
+        }
+    }
+    Some(())
+}

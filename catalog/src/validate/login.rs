@@ -1,0 +1,149 @@
+//! The form of auth methods, binding rules and logins.
+
+use std::time::Duration;
+
+use super::bounded;
+use crate::{
+    AuthConfig, AuthMethod, BindingRule, JwtConfig, JwtKeys, LoginChange, Refusal, Rights, Selector,
+    login::is_variable_name,
+};
+
+const TEXT_MAX: usize = 512;
+const NAMES_MAX: usize = 16;
+const CLAIMS_MAX: usize = 64;
+const KEYS_MAX: usize = 16;
+const KEYS_BYTES_MAX: usize = 64 * 1024;
+const TOKEN_TTL_MIN: Duration = Duration::from_secs(60);
+const TOKEN_TTL_MAX: Duration = Duration::from_secs(24 * 3600);
+const SKEW_MAX: Duration = Duration::from_secs(300);
+
+pub(super) fn check(change: &LoginChange) -> Result<(), Refusal> {
+    match change {
+        LoginChange::WriteMethod { method, .. } => check_method(method),
+        LoginChange::WriteRule { rule, .. } => check_rule(rule),
+        LoginChange::GrantToken { token, .. } => {
+            if token.rights == Rights::Management {
+                return Err(Refusal::invalid("token", "nobody logs in as management: bind a role or a policy"));
+            }
+            bounded("description", &token.description, TEXT_MAX)
+        }
+        LoginChange::Admit { admission } => {
+            if admission.services.is_empty() {
+                return Err(Refusal::LoginNoService {
+                    method: admission.method.clone(),
+                    subject: admission.subject.clone(),
+                });
+            }
+            bounded("subject", &admission.subject, TEXT_MAX)
+        }
+        LoginChange::DeleteMethod { .. } | LoginChange::DeleteRule { .. } | LoginChange::RevokeProvisional { .. } => {
+            Ok(())
+        }
+    }
+}
+
+fn check_method(method: &AuthMethod) -> Result<(), Refusal> {
+    bounded("DisplayName", &method.display_name, TEXT_MAX)?;
+    bounded("Description", &method.description, TEXT_MAX)?;
+    if !(TOKEN_TTL_MIN..=TOKEN_TTL_MAX).contains(&method.token_ttl) {
+        let problem = format!("{:?} is not between {TOKEN_TTL_MIN:?} and {TOKEN_TTL_MAX:?}", method.token_ttl);
+        return Err(Refusal::invalid("MaxTokenTTL", problem));
+    }
+    let AuthConfig::Jwt(jwt) = &method.config;
+    check_jwt(jwt)
+}
+
+fn check_jwt(jwt: &JwtConfig) -> Result<(), Refusal> {
+    if jwt.issuer.is_empty() {
+        return Err(Refusal::invalid("BoundIssuer", "it is empty: name the issuer whose tokens count"));
+    }
+    bounded("BoundIssuer", &jwt.issuer, TEXT_MAX)?;
+    if jwt.audiences.is_empty() || jwt.audiences.len() > NAMES_MAX {
+        return Err(Refusal::invalid(
+            "BoundAudiences",
+            format!("there are {}: name 1 to {NAMES_MAX}, for a token is made for somebody", jwt.audiences.len()),
+        ));
+    }
+    for audience in &jwt.audiences {
+        if audience.is_empty() {
+            return Err(Refusal::invalid("BoundAudiences", "one is empty: leave it out"));
+        }
+        bounded("BoundAudiences", audience, TEXT_MAX)?;
+    }
+    if jwt.algorithms.is_empty() {
+        return Err(Refusal::invalid("JWTSupportedAlgs", "there are none: name at least one, such as ES256"));
+    }
+    if jwt.clock_skew > SKEW_MAX {
+        let problem = format!("{:?} is more than {SKEW_MAX:?}: set the clocks instead", jwt.clock_skew);
+        return Err(Refusal::invalid("ClockSkewLeeway", problem));
+    }
+    if jwt.claims.len() + jwt.list_claims.len() > CLAIMS_MAX {
+        return Err(Refusal::invalid("ClaimMappings", format!("there are more than {CLAIMS_MAX}: name fewer")));
+    }
+    for (field, mapped) in [("ClaimMappings", &jwt.claims), ("ListClaimMappings", &jwt.list_claims)] {
+        for (claim, variable) in mapped {
+            bounded(field, claim, TEXT_MAX)?;
+            if claim.is_empty() || !is_variable_name(variable) {
+                let problem =
+                    format!("`{claim}` = `{variable}`: a variable has letters, digits and `_`, a letter first");
+                return Err(Refusal::invalid(field, problem));
+            }
+        }
+        let mut variables: Vec<&String> = mapped.values().collect();
+        variables.sort();
+        if let Some(twice) = variables.windows(2).find(|pair| pair[0] == pair[1]) {
+            return Err(Refusal::invalid(field, format!("two claims become `{}`: give each its own", twice[0])));
+        }
+    }
+    check_keys(&jwt.keys)
+}
+
+fn check_keys(keys: &JwtKeys) -> Result<(), Refusal> {
+    match keys {
+        JwtKeys::Pem(keys) => {
+            if keys.is_empty() || keys.len() > KEYS_MAX {
+                let problem = format!("there are {}: give 1 to {KEYS_MAX}", keys.len());
+                return Err(Refusal::invalid("JWTValidationPubKeys", problem));
+            }
+            keys.iter().try_for_each(|key| bounded("JWTValidationPubKeys", key, KEYS_BYTES_MAX / KEYS_MAX))
+        }
+        JwtKeys::Set(set) => bounded("JWKS", set, KEYS_BYTES_MAX),
+        JwtKeys::Url { url, ca_pem } => check_address("JWKSURL", url, "JWKSCACert", ca_pem.as_deref()),
+        JwtKeys::Discovery { url, ca_pem } => {
+            check_address("OIDCDiscoveryURL", url, "OIDCDiscoveryCACert", ca_pem.as_deref())
+        }
+    }
+}
+
+/// What the address leads to is judged by the server that dials it.
+fn check_address(field: &str, url: &str, ca_field: &str, ca_pem: Option<&str>) -> Result<(), Refusal> {
+    bounded(field, url, TEXT_MAX)?;
+    let authority = url.strip_prefix("https://").map(|rest| rest.split('/').next().unwrap_or_default());
+    match authority {
+        None => return Err(Refusal::invalid(field, format!("`{url}` does not begin with https://"))),
+        Some(authority) if authority.is_empty() || authority.contains('@') => {
+            return Err(Refusal::invalid(field, format!("`{url}` names no host, or a user: write https://host/path")));
+        }
+        Some(_) if !url.bytes().all(|b| b.is_ascii_graphic()) || url.contains('#') => {
+            return Err(Refusal::invalid(field, "it has spaces, a fragment or characters beyond ASCII: encode them"));
+        }
+        Some(_) => {}
+    }
+    bounded(ca_field, ca_pem.unwrap_or_default(), KEYS_BYTES_MAX)
+}
+
+fn check_rule(rule: &BindingRule) -> Result<(), Refusal> {
+    bounded("Description", &rule.description, TEXT_MAX)?;
+    if rule.selector.is_empty() {
+        return Ok(());
+    }
+    let selector = Selector::parse(&rule.selector).map_err(|error| Refusal::invalid("Selector", error.to_string()))?;
+    for path in selector.paths() {
+        let known = matches!(path, [scope, name] if (scope == "value" || scope == "list") && is_variable_name(name));
+        if !known {
+            let problem = format!("`{}` is no variable: write `value.name` or `list.name`", path.join("."));
+            return Err(Refusal::invalid("Selector", problem));
+        }
+    }
+    Ok(())
+}
