@@ -11,6 +11,7 @@ mod demo;
 mod faults;
 mod harness;
 mod one_mesh_on_machines;
+mod operations;
 mod packaging;
 mod refused;
 mod sim;

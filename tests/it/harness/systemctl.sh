@@ -1,0 +1,45 @@
+#!/usr/bin/env bash
+# Stands in for systemd where there is none: runs what a unit's ExecStart says, and stops it with SIGTERM.
+set -euo pipefail
+verb=$1
+shift
+[ "$verb" = enable ] && { verb=start; [ "${1:-}" = --now ] && shift; }
+[ "$verb" = daemon-reload ] && exit 0
+for unit in "$@"; do
+  unit=${unit%.service}
+  file=$MACHINES/units/$unit.service
+  [ -f "$file" ] || { echo "Unit $unit.service not found." >&2; exit 5; }
+  state=$RUN/$unit
+  is_running() { [ -f "$state.pid" ] && [ ! -f "$state.ended" ]; }
+  stop() {
+    is_running || return 0
+    kill -TERM "$(cat "$state.pid")" 2>/dev/null || true
+    for _ in $(seq 450); do
+      [ -f "$state.ended" ] && return 0
+      sleep 0.1
+    done
+    kill -KILL "$(cat "$state.pid")"
+  }
+  start() {
+    is_running && return 0
+    rm -f "$state.ended" "$state.pid"
+    command=$(sed -n 's/^ExecStart=//p' "$file")
+    (
+      umask 0077
+      # shellcheck disable=SC2086
+      setsid ${command/#\/usr\/bin\/weft/weft} </dev/null >>"$state.log" 2>&1 &
+      echo $! >"$state.pid"
+      wait $! || echo "$unit ended with $?" >>"$state.log"
+      touch "$state.ended"
+    ) </dev/null >/dev/null 2>&1 &
+    until [ -f "$state.pid" ]; do sleep 0.01; done
+  }
+  case $verb in
+    start) start ;;
+    stop) stop ;;
+    restart) stop; start ;;
+    kill) kill -KILL "$(cat "$state.pid")"; until [ -f "$state.ended" ]; do sleep 0.01; done ;;
+    is-active) is_running ;;
+    *) echo "systemctl $verb is not known here" >&2; exit 1 ;;
+  esac
+done

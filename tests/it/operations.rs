@@ -1,0 +1,73 @@
+//! The manual's page on operations, done as it says: every block that names a machine is typed there, from top to bottom.
+
+use std::fmt::Write as _;
+
+use crate::harness::{Machines, tool};
+
+const PAGE: &str = include_str!("../../docs/operations.md");
+
+/// The machines that the page speaks of.
+const MACHINES: [(&str, &str); 5] =
+    [("s1", "10.0.0.1"), ("s2", "10.0.0.2"), ("s3", "10.0.0.3"), ("s4", "10.0.0.4"), ("vm-1", "10.0.0.11")];
+
+/// One block of the page that is meant for a machine.
+struct Block<'a> {
+    /// Where on the page it begins.
+    line: usize,
+    /// The file that it is the content of; none for a script.
+    file: Option<&'a str>,
+    machines: Vec<&'a str>,
+    text: String,
+}
+
+/// Reads the blocks whose first line says `on` and machines: ` ```sh on s1 ` or ` ```hcl /etc/weft/server.hcl on s1 `.
+fn blocks(page: &str) -> Vec<Block<'_>> {
+    let mut blocks: Vec<Block<'_>> = Vec::new();
+    let mut is_inside = false;
+    for (at, line) in page.lines().enumerate() {
+        match line.strip_prefix("```") {
+            Some("") => is_inside = false,
+            Some(info) => {
+                is_inside = false;
+                let Some((what, machines)) = info.split_once(" on ") else { continue };
+                let file = what.split_once(' ').map(|(_, file)| file);
+                let machines = machines.split(", ").collect();
+                blocks.push(Block { line: at + 1, file, machines, text: String::new() });
+                is_inside = true;
+            }
+            None if is_inside => {
+                let block = blocks.last_mut().unwrap();
+                writeln!(block.text, "{line}").unwrap();
+            }
+            None => {}
+        }
+    }
+    blocks
+}
+
+#[test]
+fn a_stranger_runs_a_group_from_the_page_alone() {
+    let test = "a_stranger_runs_a_group_from_the_page_alone";
+    if ["unshare", "nsenter", "ip"].iter().any(|name| tool(name, test).is_none()) {
+        return;
+    }
+    let machines = Machines::boot(&MACHINES);
+    let blocks = blocks(PAGE);
+    assert!(blocks.len() > 5, "the page has hardly a block for a machine");
+    for Block { line, file, machines: names, text } in &blocks {
+        for name in names {
+            if let Some(file) = file {
+                machines.write(name, file, text);
+                continue;
+            }
+            let output = machines.run(name, text);
+            let said = [&output.stdout[..], &output.stderr[..]].map(String::from_utf8_lossy).concat();
+            eprintln!("--- line {line}, on {name}\n{text}{said}");
+            if !output.status.success() {
+                let logs: String =
+                    MACHINES.iter().map(|(name, _)| format!("{name}:\n{}", machines.logs(name))).collect();
+                panic!("the block at line {line} of the page ended with {} on {name}\n{logs}", output.status);
+            }
+        }
+    }
+}
