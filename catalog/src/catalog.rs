@@ -12,8 +12,8 @@ use crate::backup::Upload;
 use crate::{
     AccessorId, AgentId, AgentRecord, AuthMethod, AuthMethodName, BindingRule, BindingRuleId, CaIntermediate, CaRoot,
     CatalogIndex, Check, CheckId, CheckKey, CheckStatus, Digest, Endpoint, Envelope, IdentityScheme, Instance,
-    InstanceId, InstanceKey, Intention, IntentionKey, Item, JoinToken, KeyFingerprint, Mesh, MeshEntry, MeshItem,
-    Namespace, Node, NodeName, Outcome, Policy, Refusal, RequestId, SecretHash, ServiceKey, ServiceName,
+    InstanceId, InstanceKey, Intention, IntentionKey, Item, JoinToken, KeyFingerprint, Membership, Mesh, MeshEntry,
+    MeshItem, Namespace, Node, NodeName, Outcome, Policy, Refusal, RequestId, SecretHash, ServiceKey, ServiceName,
     ServicePattern, SourcePattern, Timestamp, Token, Topic, TrustBundle, WatchKey, audit::AuditTrail,
     login::UsedBearer,
 };
@@ -24,6 +24,7 @@ mod audit;
 mod backup;
 mod enrolment;
 mod login;
+mod membership;
 mod registration;
 
 /// How many answers are remembered for repeats of their requests.
@@ -87,6 +88,7 @@ pub struct Catalog {
     pub(crate) clock: Timestamp,
     pub(crate) mesh: Option<Arc<Mesh>>,
     pub(crate) mesh_entry: Arc<MeshEntry>,
+    pub(crate) membership: Arc<Membership>,
     pub(crate) acl_bootstrapped: bool,
     pub(crate) nodes: OrdMap<NodeName, NodeState>,
     pub(crate) by_service: OrdMap<ServiceKey, OrdSet<InstanceKey>>,

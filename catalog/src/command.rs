@@ -5,11 +5,12 @@ use serde::{Deserialize, Serialize};
 use crate::{
     AccessorId, AgentId, AuthMethodName, BackupStep, CaIntermediate, CaRoot, CatalogIndex, Check, CheckId, CheckKey,
     CheckStatus, Incarnation, Instance, InstanceId, Intention, IntentionKey, JoinToken, KeyFingerprint, LoginChange,
-    Mesh, MeshEntry, NameError, Namespace, Node, NodeName, Platform, SecretHash, ServerId, Timestamp, Token,
+    MembershipChange, Mesh, MeshEntry, NameError, Namespace, Node, NodeName, Platform, SecretHash, ServerId, Timestamp,
+    Token,
 };
 
-/// The version that this release writes. A server reads this one and every older one.
-pub const ENVELOPE_VERSION: u16 = 1;
+/// The highest version that this release writes, and so reads: a server reads every older one, too.
+pub const ENVELOPE_VERSION: u16 = 2;
 
 /// Marks a request, so that its repeat is answered as it was the first time: 1 to 64 of `A-Z`, `a-z`, `0-9` and `-`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -89,7 +90,7 @@ pub enum DecodeError {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Envelope {
-    /// The version of the form; [`ENVELOPE_VERSION`] when written by this release.
+    /// The lowest version whose readers know the command: [`Command::reads_from`] when written by this release.
     pub version: u16,
     /// Marks the request across retries.
     pub request_id: RequestId,
@@ -240,6 +241,11 @@ pub enum Command {
         /// The change.
         change: LoginChange,
     },
+    /// Changes the list of servers.
+    Membership {
+        /// How.
+        change: MembershipChange,
+    },
     /// Ends an agent's record, and with it its certificates.
     RevokeAgent {
         /// Which.
@@ -316,4 +322,35 @@ pub enum Command {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         compare: Option<CatalogIndex>,
     },
+}
+
+impl Command {
+    /// Returns the lowest envelope version whose readers know this command in the form that it has.
+    ///
+    /// The leader proposes nothing that one of the servers could not read.
+    #[must_use]
+    pub fn reads_from(&self) -> u16 {
+        match self {
+            Self::Bootstrap { mesh } if mesh.servers.iter().any(|server| server.reads > 1) => 2,
+            Self::Bootstrap { .. }
+            | Self::InstallCa { .. }
+            | Self::BootstrapAcl { .. }
+            | Self::WriteToken { .. }
+            | Self::DeleteToken { .. }
+            | Self::CreateJoinToken { .. }
+            | Self::DeleteJoinToken { .. }
+            | Self::Enrol { .. }
+            | Self::RevokeAgent { .. }
+            | Self::OpenSession { .. }
+            | Self::Register { .. }
+            | Self::Deregister { .. }
+            | Self::UpdateChecks { .. }
+            | Self::WriteIntention { .. }
+            | Self::DeleteIntention { .. }
+            | Self::WriteMesh { .. }
+            | Self::DeleteMesh { .. } => 1,
+            // What came after the first release.
+            _ => 2,
+        }
+    }
 }

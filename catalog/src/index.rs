@@ -90,6 +90,8 @@ pub enum WatchKey {
     Intentions,
     /// The intentions whose destination is written like this.
     Destination(ServicePattern),
+    /// The list of servers.
+    Members,
     /// The mesh's facts and its `mesh` config entry.
     Mesh,
     /// Roots and intermediates.

@@ -15,6 +15,7 @@ mod explain;
 mod index;
 mod intention;
 mod login;
+mod membership;
 mod mesh;
 mod name;
 mod node;
@@ -44,6 +45,10 @@ pub use intention::{Action, Effect, Guardrail, Intention, IntentionKey};
 pub use login::{
     Admission, AuthConfig, AuthMethod, BindKind, BindingRule, Bound, JwtAlgorithm, JwtConfig, JwtKeys, LOGIN_TOKEN_TTL,
     LoginChange, LoginClaims, NameTemplate, NameTemplateError, Variable,
+};
+pub use membership::{
+    Autopilot, MEMBERS_MAX, Member, MemberFacts, MemberRole, Membership, MembershipChange, RetiredMember, StateDigest,
+    Witness,
 };
 pub use mesh::{Mesh, MeshEntry, ServerMember};
 pub use name::{

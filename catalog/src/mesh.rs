@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{Action, CatalogIndex, Guardrail, IdentityScheme, PathTemplate, ServerId, TrustDomain};
 
-/// Is a server that votes.
+/// Is a server of the group.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ServerMember {
@@ -16,6 +16,18 @@ pub struct ServerMember {
     pub disk_id: String,
     /// Where it was reached for Raft when it became a member.
     pub raft_address: String,
+    /// The highest version of an [`Envelope`](crate::Envelope) that it read when it became a member.
+    #[serde(default = "first_version", skip_serializing_if = "is_first_version")]
+    pub reads: u16,
+}
+
+/// Is what the first release read, which did not say so.
+fn first_version() -> u16 {
+    1
+}
+
+fn is_first_version(version: &u16) -> bool {
+    *version == first_version()
 }
 
 /// Is what is fixed when the mesh is bootstrapped.
@@ -30,7 +42,7 @@ pub struct Mesh {
     pub trust_domain: TrustDomain,
     /// The shape of workload identities.
     pub template: PathTemplate,
-    /// The servers, in the order of their numbers.
+    /// The servers that founded the group, in the order of their numbers; the catalog has those of today.
     pub servers: Vec<ServerMember>,
 }
 

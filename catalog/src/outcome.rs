@@ -18,6 +18,11 @@ pub enum Outcome {
         /// Its record.
         record: Box<AgentRecord>,
     },
+    /// The server is a member.
+    MemberAdded {
+        /// Its number in Raft.
+        raft_id: u64,
+    },
     /// The agent's session is open.
     SessionOpened {
         /// The agent's new incarnation.
@@ -198,6 +203,12 @@ pub enum Refusal {
         /// Whose it is.
         owner: Owner,
     },
+    /// The list of servers cannot change like this.
+    #[error("the servers stay as they are: {problem}")]
+    Membership {
+        /// Why, and what to do.
+        problem: String,
+    },
     /// The agent's record does not list the service.
     #[error(
         "the agent on node `{node}` is not entitled to service `{service}`: enrol it with a join token that names it"
@@ -231,6 +242,7 @@ impl Refusal {
             | Self::EntryChanged { .. }
             | Self::LoginRulesChanged { .. }
             | Self::TooManyBearers
+            | Self::Membership { .. }
             | Self::NodeTaken { .. }
             | Self::StaleIncarnation { .. } => RefusalKind::Conflict,
             Self::AclBootstrapped
@@ -254,6 +266,10 @@ impl Refusal {
 
     pub(crate) fn invalid(field: impl Into<String>, problem: impl Into<String>) -> Self {
         Self::Invalid { field: field.into(), problem: problem.into() }
+    }
+
+    pub(crate) fn membership(problem: impl Into<String>) -> Self {
+        Self::Membership { problem: problem.into() }
     }
 
     pub(crate) fn not_found(what: &str, name: impl ToString) -> Self {

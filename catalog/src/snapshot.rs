@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     AgentId, AgentRecord, AuthMethod, BindingRule, CaIntermediate, CaRoot, Catalog, CatalogIndex, Check, Instance,
-    Intention, JoinToken, Mesh, MeshEntry, Node, RequestId, Timestamp, Token, WatchKey,
+    Intention, JoinToken, Membership, Mesh, MeshEntry, Node, RequestId, Timestamp, Token, WatchKey,
     audit::StoredTrail,
     backup::Upload,
     catalog::{Answer, NodeState},
@@ -41,6 +41,9 @@ struct Snapshot {
     clock: Timestamp,
     mesh: Option<Arc<Mesh>>,
     mesh_entry: Arc<MeshEntry>,
+    /// None in what the first release wrote: there the servers were those that founded the group.
+    #[serde(default)]
+    membership: Option<Arc<Membership>>,
     acl_bootstrapped: bool,
     nodes: Vec<Arc<Node>>,
     instances: Vec<Arc<Instance>>,
@@ -73,6 +76,11 @@ fn is_zero(number: &u64) -> bool {
     *number == 0
 }
 
+/// Returns the servers that founded the group, if there is one.
+fn founded(mesh: Option<&Mesh>) -> Arc<Membership> {
+    Arc::new(mesh.map(|mesh| Membership::founded_by(mesh, CatalogIndex(0))).unwrap_or_default())
+}
+
 impl Catalog {
     /// Writes the whole catalog as bytes, equal for equal catalogs.
     ///
@@ -86,6 +94,7 @@ impl Catalog {
             clock: self.clock,
             mesh: self.mesh.clone(),
             mesh_entry: self.mesh_entry.clone(),
+            membership: Some(self.membership.clone()),
             acl_bootstrapped: self.acl_bootstrapped,
             nodes: self.nodes.values().map(|state| state.node.clone()).collect(),
             instances: self.nodes.values().flat_map(|state| state.instances.values().cloned()).collect(),
@@ -127,6 +136,7 @@ impl Catalog {
         let mut catalog = Self {
             index: snapshot.index,
             clock: snapshot.clock,
+            membership: snapshot.membership.unwrap_or_else(|| founded(snapshot.mesh.as_deref())),
             mesh: snapshot.mesh,
             mesh_entry: snapshot.mesh_entry,
             acl_bootstrapped: snapshot.acl_bootstrapped,

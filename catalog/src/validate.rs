@@ -1,6 +1,7 @@
 //! The form of commands: everything about one that can be judged without the state.
 
 mod login;
+mod membership;
 
 use std::collections::BTreeMap;
 
@@ -48,6 +49,7 @@ impl Command {
                 }
                 updates.iter().try_for_each(|update| bounded("output", &update.output, OUTPUT_BYTES_MAX))
             }
+            Self::Membership { change } => membership::check(change),
             Self::WriteIntention { intention, .. } => check_intention(intention),
             Self::WriteMesh { entry, .. } => entry.guardrails.iter().try_for_each(|guardrail| {
                 if guardrail.name.is_empty() {

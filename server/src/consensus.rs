@@ -153,7 +153,9 @@ impl Consensus {
     ///
     /// # Errors
     /// [`ProposeError::Unknown`] where the write may have happened; after every other one nothing has changed.
-    pub(crate) async fn propose(&self, envelope: Envelope) -> Result<Committed, ProposeError> {
+    pub(crate) async fn propose(&self, mut envelope: Envelope) -> Result<Committed, ProposeError> {
+        // What an older release could read, too, it may: a group is upgraded one server at a time.
+        envelope.version = envelope.command.reads_from();
         let data = envelope.encode();
         if data.len() > ENTRY_BYTES_MAX {
             return Err(ProposeError::TooLarge { bytes: data.len(), bytes_max: ENTRY_BYTES_MAX });

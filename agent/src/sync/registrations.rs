@@ -179,13 +179,13 @@ impl Registrations {
     pub(super) fn answer(&mut self, outcome: &Outcome) -> Settled {
         let Some(effect) = self.in_flight.take() else { return Settled::Done };
         match outcome {
-            Outcome::Done | Outcome::Enrolled { .. } | Outcome::SessionOpened { .. } => {
-                self.apply(effect);
-                Settled::Done
-            }
             Outcome::Refused(Refusal::StaleIncarnation { .. }) => Settled::Fenced,
             Outcome::Refused(refusal @ Refusal::NotFound { .. }) => self.missing(effect, refusal),
             Outcome::Refused(refusal) => self.refuse(effect, refusal.to_string()),
+            _ => {
+                self.apply(effect);
+                Settled::Done
+            }
         }
     }
 

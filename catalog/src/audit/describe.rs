@@ -6,8 +6,8 @@
 use serde::Serialize;
 
 use crate::{
-    Actor, Admission, BackupStep, BindingRule, Command, Effect, Intention, IntentionKey, LoginChange, MeshEntry,
-    Outcome, Refusal, WriteMode,
+    Actor, Admission, BackupStep, BindingRule, Command, Effect, Intention, IntentionKey, LoginChange, MembershipChange,
+    MeshEntry, Outcome, Refusal, WriteMode,
 };
 
 /// How long a summary is at most.
@@ -70,6 +70,7 @@ impl<'a> Description<'a> {
             Command::DeleteJoinToken { accessor } => ("delete-join-token", format!("join token {accessor}")),
             Command::Enrol { key, node, platform, .. } => ("enrol", format!("node {node} ({platform}), key {key}")),
             Command::Login { change } => of_login(change),
+            Command::Membership { change } => ("membership", describe_membership(change)?),
             Command::RevokeAgent { agent } => ("revoke-agent", format!("agent {agent}")),
             Command::WriteIntention { intention, mode } => return Some(Self::of_intention(intention, *mode)),
             Command::DeleteIntention { key, .. } => ("delete-intention", key.to_string()),
@@ -121,6 +122,18 @@ fn of_login(change: &LoginChange) -> (&'static str, String) {
         }
         LoginChange::RevokeProvisional { enrolled } => ("revoke-provisional", format!("agents admitted at {enrolled}")),
     }
+}
+
+/// Describes a change of the list of servers; none for what servers say of themselves all the time.
+fn describe_membership(change: &MembershipChange) -> Option<String> {
+    Some(match change {
+        MembershipChange::Add { id, facts, .. } => format!("add server {id} at {}", facts.raft_address),
+        MembershipChange::Promote { raft_id } => format!("promote server number {raft_id}"),
+        MembershipChange::Remove { raft_id } => format!("remove server number {raft_id}"),
+        MembershipChange::Retire { raft_id } => format!("retire server number {raft_id}"),
+        MembershipChange::SetAutopilot { .. } => "set the autopilot".to_owned(),
+        MembershipChange::Describe { .. } | MembershipChange::Witness { .. } => return None,
+    })
 }
 
 fn noted(what: String, note: &str) -> String {

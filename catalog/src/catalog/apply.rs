@@ -5,8 +5,8 @@ use std::sync::Arc;
 use super::{Attempt, Catalog, Touched};
 use crate::{
     AccessorId, Action, Actor, CaIntermediate, CaRoot, CatalogIndex, Command, Digest, Envelope, Intention,
-    IntentionKey, JoinToken, Mesh, MeshEntry, Outcome, Principal, Refusal, Rights, SourcePattern, Token, WatchKey,
-    WriteMode,
+    IntentionKey, JoinToken, Membership, Mesh, MeshEntry, Outcome, Principal, Refusal, Rights, SourcePattern, Token,
+    WatchKey, WriteMode,
 };
 
 impl Catalog {
@@ -22,7 +22,7 @@ impl Catalog {
         self.check_actor(envelope)?;
         match &envelope.command {
             Command::Backup { step } => self.take_backup_step(index, envelope, step, digest, touched),
-            Command::Bootstrap { mesh } => self.bootstrap(mesh, touched),
+            Command::Bootstrap { mesh } => self.bootstrap(index, mesh, touched),
             Command::InstallCa { root, intermediate } => self.install_ca(index, root, intermediate, touched),
             Command::BootstrapAcl { token } => self.bootstrap_acl(index, token, touched),
             Command::WriteToken { token } => self.write_token(index, token, touched),
@@ -33,6 +33,7 @@ impl Catalog {
                 self.enrol(index, envelope.proposed_at, secret, key, node, *platform, touched)
             }
             Command::Login { change } => self.change_logins(index, envelope.proposed_at, change, touched),
+            Command::Membership { change } => self.change_membership(index, envelope, change, touched),
             Command::RevokeAgent { agent } => self.revoke_agent(index, agent, touched),
             Command::OpenSession { agent, server } => self.open_session(index, agent, server, touched),
             Command::Register { node, instances, checks, skip_node_update, incarnation } => {
@@ -84,11 +85,13 @@ impl Catalog {
         }
     }
 
-    fn bootstrap(&mut self, mesh: &Mesh, touched: &mut Touched) -> Attempt {
+    fn bootstrap(&mut self, index: CatalogIndex, mesh: &Mesh, touched: &mut Touched) -> Attempt {
         if self.mesh.is_some() {
             return Err(Refusal::AlreadyBootstrapped);
         }
         self.mesh = Some(Arc::new(mesh.clone()));
+        self.membership = Arc::new(Membership::founded_by(mesh, index));
+        touched.changed(WatchKey::Members);
         touched.changed(WatchKey::Mesh);
         Ok(Outcome::Done)
     }

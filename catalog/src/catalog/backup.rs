@@ -150,6 +150,7 @@ impl Catalog {
             index: self.index,
             clock: self.clock,
             mesh: self.mesh.clone(),
+            membership: self.membership.clone(),
             audit: self.audit.clone(),
             answers: self.answers.clone(),
             answer_order: self.answer_order.clone(),

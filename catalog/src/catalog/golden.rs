@@ -47,3 +47,12 @@ fn f3_the_audit_trail_of_a_log_is_what_the_golden_file_has() {
     let lines: String = catalog.audit_lines(CatalogIndex(0)).map(|line| format!("{}\n", line.text)).collect();
     assert_eq!(String::from_utf8(golden(AUDIT, lines.as_bytes())).unwrap(), lines);
 }
+
+#[test]
+fn f3_a_snapshot_of_the_first_release_is_read_and_its_servers_are_its_founders() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/testdata/snapshot-first.json");
+    let read = Catalog::restore(&std::fs::read(path).unwrap()).unwrap();
+    let mesh = read.mesh().unwrap();
+    assert_eq!(read.membership().members.len(), mesh.servers.len());
+    assert_eq!(read.membership().member(1).map(|member| &member.id), Some(&mesh.servers[0].id));
+}

@@ -12,7 +12,7 @@ use crate::{
 
 pub(super) fn envelope(number: u64, command: Command) -> Envelope {
     Envelope {
-        version: 1,
+        version: command.reads_from(),
         request_id: format!("r{number}").parse().unwrap(),
         actor: Actor::Server("s1".parse().unwrap()),
         source_address: None,
@@ -613,6 +613,19 @@ fn r5_an_entry_of_an_unknown_kind_or_a_newer_version_is_an_error_not_a_no_op() {
     assert!(Envelope::decode(b"").is_err());
 }
 
+fn facts() -> crate::MemberFacts {
+    crate::MemberFacts {
+        raft_address: "10.0.0.2:8301".to_owned(),
+        agent_address: "10.0.0.2:8300".to_owned(),
+        release: "0.1.0".to_owned(),
+        reads: 2,
+    }
+}
+
+fn member_change(change: crate::MembershipChange) -> Command {
+    Command::Membership { change }
+}
+
 /// One envelope of each kind of command, in an order in which most of them take effect.
 pub(crate) fn every_kind() -> Vec<Envelope> {
     let sealed = crate::SealedSecret { key_id: "k1".to_owned(), nonce: "00".to_owned(), ciphertext: "AA==".to_owned() };
@@ -642,6 +655,7 @@ pub(crate) fn every_kind() -> Vec<Envelope> {
         raft_id: 1,
         disk_id: "d1".to_owned(),
         raft_address: "127.0.0.1:8301".to_owned(),
+        reads: 1,
     };
     let mesh = Mesh {
         cluster_id: "c1".to_owned(),
@@ -718,6 +732,24 @@ pub(crate) fn every_kind() -> Vec<Envelope> {
         },
         Command::Backup { step: BackupStep::Commit { upload: "u2".parse().unwrap(), other_cluster: true } },
         Command::Backup { step: BackupStep::Abandon { upload: "u2".parse().unwrap() } },
+        member_change(crate::MembershipChange::Add {
+            id: "s2".parse().unwrap(),
+            disk_id: "d2".to_owned(),
+            facts: facts(),
+        }),
+        member_change(crate::MembershipChange::Describe { raft_id: 1, facts: facts() }),
+        member_change(crate::MembershipChange::Promote { raft_id: 2 }),
+        member_change(crate::MembershipChange::Remove { raft_id: 2 }),
+        member_change(crate::MembershipChange::Retire { raft_id: 2 }),
+        member_change(crate::MembershipChange::SetAutopilot {
+            autopilot: crate::Autopilot::default(),
+            compare: Some(CatalogIndex(0)),
+        }),
+        member_change(crate::MembershipChange::Witness {
+            raft_id: 1,
+            index: CatalogIndex(16),
+            found: crate::StateDigest { release: "0.1.0".to_owned(), digest: "ab".to_owned() },
+        }),
         Command::DeleteToken { accessor: accessor(2) },
         Command::DeleteJoinToken { accessor: accessor(2) },
         Command::RevokeAgent { agent: AgentId::enrolled_at(CatalogIndex(99)) },

@@ -52,7 +52,14 @@ pub(crate) struct Candidate {
     pub(crate) disk_id: String,
     /// Where it is reached for Raft.
     pub(crate) raft_address: String,
+    /// The highest version of an envelope that it reads; the first release did not say.
+    #[serde(default = "first_version")]
+    pub(crate) reads: u16,
     pub(crate) settings: Settings,
+}
+
+fn first_version() -> u16 {
+    1
 }
 
 /// Is what a server is bound to. It is on its disk before anybody hears of it.
@@ -363,6 +370,7 @@ fn draw_up<'a>(cluster_id: String, settings: &Settings, members: impl Iterator<I
         raft_id,
         disk_id: member.disk_id.clone(),
         raft_address: member.raft_address.clone(),
+        reads: member.reads,
     });
     let trust_domain = settings.trust_domain.clone().unwrap_or_else(|| {
         format!("{cluster_id}.weft")

@@ -101,7 +101,7 @@ mod tests {
 
     fn member(id: &str, raft_id: u64) -> ServerMember {
         let raft_address = format!("{id}:8301");
-        ServerMember { id: id.parse().unwrap(), raft_id, disk_id: format!("disk-{id}"), raft_address }
+        ServerMember { id: id.parse().unwrap(), raft_id, disk_id: format!("disk-{id}"), raft_address, reads: 2 }
     }
 
     fn book() -> Members {

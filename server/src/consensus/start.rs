@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
 use arc_swap::ArcSwap;
-use catalog::{Catalog, CatalogIndex, Mesh, ServerId};
+use catalog::{Catalog, CatalogIndex, ENVELOPE_VERSION, Mesh, ServerId};
 use tokio::net::TcpListener;
 use tokio::sync::watch as latest;
 use tokio_util::sync::CancellationToken;
@@ -310,7 +310,13 @@ fn candidate(config: &Config, identity: &Identity, raft_address: String) -> Cand
         trust_domain: config.trust_domain.clone(),
         path_template: config.path_template.clone(),
     };
-    Candidate { server: config.node.clone(), disk_id: identity.disk_id().to_owned(), raft_address, settings }
+    Candidate {
+        server: config.node.clone(),
+        disk_id: identity.disk_id().to_owned(),
+        raft_address,
+        reads: ENVELOPE_VERSION,
+        settings,
+    }
 }
 
 /// Checks that a member was started with what its cluster was bootstrapped with.

@@ -23,6 +23,7 @@ impl Group {
             raft_id: 1,
             disk_id: format!("disk of {cluster}"),
             raft_address: "127.0.0.1:8301".to_owned(),
+            reads: 2,
         };
         group.done(Command::Bootstrap {
             mesh: Mesh {

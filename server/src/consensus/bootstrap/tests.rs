@@ -18,6 +18,7 @@ fn candidate(name: &str, bootstrap_expect: usize) -> Candidate {
         server: name.parse().unwrap(),
         disk_id: format!("disk-of-{name}"),
         raft_address: format!("{name}:8301"),
+        reads: 2,
         settings: settings(bootstrap_expect),
     }
 }

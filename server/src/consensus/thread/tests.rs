@@ -110,6 +110,7 @@ fn context(config: &Config, consensus: &Consensus, failure: &Failure) -> Arc<Con
         server: config.node.clone(),
         disk_id: identity.disk_id().to_owned(),
         raft_address: "127.0.0.1:2".to_owned(),
+        reads: 2,
         settings,
     };
     let mut machine = Bootstrap::new(own.clone(), Commitment::None);

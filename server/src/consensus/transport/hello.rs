@@ -190,6 +190,7 @@ mod tests {
             server: server.parse().unwrap(),
             disk_id: disk_id.to_owned(),
             raft_address: "127.0.0.1:1".to_owned(),
+            reads: 2,
             settings,
         };
         About { candidate, agent_address: "127.0.0.1:2".to_owned(), commitment, known: Vec::new() }
@@ -201,6 +202,7 @@ mod tests {
             raft_id,
             disk_id: (*disk_id).to_owned(),
             raft_address: "127.0.0.1:1".to_owned(),
+            reads: 2,
         });
         Mesh {
             cluster_id: cluster_id.to_owned(),
