@@ -10,7 +10,7 @@ mod caller;
 mod expiry;
 mod listener;
 mod passthrough;
-mod places;
+pub(crate) mod places;
 mod refusal;
 mod route;
 mod sign;

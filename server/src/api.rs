@@ -8,10 +8,12 @@ mod agent;
 mod auth;
 mod body;
 mod call;
+mod certificate;
 mod challenge;
 mod config_entries;
 mod connect_ca;
 mod error;
+mod head_clock;
 mod health;
 mod intentions;
 mod join_tokens;
@@ -28,7 +30,7 @@ mod tests;
 mod unsupported;
 mod writes;
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -37,15 +39,22 @@ use axum::Router;
 use axum::extract::Request;
 use axum::middleware::{Next, from_fn};
 use axum::response::{IntoResponse, Response};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
 use tracing::debug;
+use wire::api_name::ApiName;
 use wire::cluster_key::ClusterKeys;
-use wire::front_door::check_addressee;
+use wire::front_door::check_addressee_of;
 
+use crate::ca::CertificateAuthority;
+use crate::config::{Config, Https};
 use crate::consensus::Consensus;
 use crate::metrics::Metrics;
 
+pub use certificate::CertificateError;
 use error::ApiError;
 pub(crate) use listener::serve_http;
+use listener::serve_https;
 use route::Route;
 
 /// What the API's handlers work with.
@@ -105,14 +114,60 @@ impl ApiState {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct SourceAddress(pub(crate) SocketAddr);
 
+/// How the API is served over TLS: the certificate, and the names that requests may ask for.
+pub(crate) struct Doors {
+    source: certificate::Source,
+    names: Vec<ApiName>,
+}
+
+/// Prepares serving the API over TLS.
+///
+/// # Errors
+///
+/// [`CertificateError`] where the operator's files cannot be used: nothing else would be shown in their place.
+pub(crate) fn doors(https: &Https, advertised: IpAddr, config: &Config) -> Result<Doors, CertificateError> {
+    let mut names = https.names.clone();
+    if !names.contains(&ApiName::Ip(advertised)) {
+        names.push(ApiName::Ip(advertised));
+    }
+    let source = match &https.files {
+        Some(files) => {
+            let (certificate, _) = certificate::read(files)?;
+            names.extend(certificate.names().iter().cloned());
+            certificate::Source::Files(files.clone())
+        }
+        None => {
+            let authority = CertificateAuthority::new(config.cluster_keys.clone(), config.leaf_ttl);
+            certificate::Source::Mesh { authority, names: names.clone() }
+        }
+    };
+    Ok(Doors { source, names })
+}
+
+/// Serves the API over TLS until `stop` is cancelled.
+pub(crate) async fn serve_doors(listener: TcpListener, doors: Doors, state: ApiState, stop: CancellationToken) {
+    let tls = listener::Tls::default();
+    let (consensus, metrics) = (state.consensus().clone(), state.metrics().clone());
+    tokio::select! {
+        () = certificate::keep(doors.source, consensus, tls.clone(), metrics.clone()) => {}
+        () = serve_https(listener, named_router(state, doors.names), tls, metrics, stop) => {}
+    }
+}
+
 /// Builds the API for the loopback listener, which answers to loopback names only.
 pub(crate) fn router(state: ApiState) -> Router {
+    named_router(state, Vec::new())
+}
+
+/// Builds the API for a listener that is asked under `names`, too.
+fn named_router(state: ApiState, names: Vec<ApiName>) -> Router {
     let metrics = state.metrics().clone();
+    let names = Arc::new(names);
     unguarded(state).layer(from_fn(move |request: Request, next: Next| {
-        let metrics = metrics.clone();
+        let (metrics, names) = (metrics.clone(), Arc::clone(&names));
         async move {
             let (parts, body) = request.into_parts();
-            match check_addressee(&parts).map_err(ApiError::from) {
+            match check_addressee_of(&parts, &names).map_err(ApiError::from) {
                 Ok(()) => next.run(Request::from_parts(parts, body)).await,
                 Err(error) => {
                     metrics.api_request(error.status());

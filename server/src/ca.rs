@@ -1,5 +1,6 @@
 //! The certificate authority: how it is founded, and how it signs leaves from agent records and nothing else.
 
+mod api;
 mod pace;
 #[cfg(test)]
 mod tests;
@@ -18,7 +19,7 @@ use wire::crypto::Secret;
 use wire::pki::{
     Csr, CsrError, LeafKey, LeafRequest, LoadError, LocalRoot, LocalSigner, Serial, SignedLeaf, Signer, parse_csr,
 };
-use wire::tls::{TlsIdentity, TlsIdentityError};
+use wire::tls::{ApiCertificateError, TlsIdentity, TlsIdentityError};
 
 pub(crate) use pace::Pace;
 
@@ -119,6 +120,9 @@ pub(crate) enum SignError {
     /// The server's own certificate cannot be used.
     #[error("this server's own certificate cannot be used")]
     Identity(#[source] TlsIdentityError),
+    /// The API's certificate cannot be used.
+    #[error("the certificate of this server's API cannot be used")]
+    Api(#[source] ApiCertificateError),
 }
 
 impl SignError {
@@ -134,7 +138,8 @@ impl SignError {
             | SignError::Unusable { .. }
             | SignError::NotText { .. }
             | SignError::Signer(_)
-            | SignError::Identity(_) => "signer_unusable",
+            | SignError::Identity(_)
+            | SignError::Api(_) => "signer_unusable",
         }
     }
 
@@ -151,7 +156,8 @@ impl SignError {
             | SignError::Unusable { .. }
             | SignError::NotText { .. }
             | SignError::Signer(_)
-            | SignError::Identity(_) => StatusCode::SERVICE_UNAVAILABLE,
+            | SignError::Identity(_)
+            | SignError::Api(_) => StatusCode::SERVICE_UNAVAILABLE,
         }
     }
 }

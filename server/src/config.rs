@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use catalog::{PathTemplate, ServerId, TrustDomain};
+use wire::api_name::ApiName;
 use wire::cluster_key::ClusterKeys;
 
 use crate::raft::Limits;
@@ -25,6 +26,8 @@ pub struct Config {
     pub advertise: Option<IpAddr>,
     /// The HTTP API's port on loopback; 0 takes a free one.
     pub http_port: u16,
+    /// The HTTP API over TLS, where others than this machine may call it; none leaves it off.
+    pub https: Option<Https>,
     /// The agents' port; 0 takes a free one.
     pub agent_port: u16,
     /// The port between servers; 0 takes a free one.
@@ -49,6 +52,26 @@ pub struct Config {
     pub timing: RaftTiming,
 }
 
+/// Says how the HTTP API is served over TLS.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Https {
+    /// The port on `bind`; 0 takes a free one.
+    pub port: u16,
+    /// The names that the API is asked under, besides the advertised address.
+    pub names: Vec<ApiName>,
+    /// The operator's own certificate; without it the mesh's authority signs one for the names.
+    pub files: Option<CertificateFiles>,
+}
+
+/// Names the files of a certificate.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CertificateFiles {
+    /// The chain in PEM, the server's own certificate first.
+    pub certificate: PathBuf,
+    /// The private key in PEM, in a file of mode 0600.
+    pub key: PathBuf,
+}
+
 impl Config {
     /// Returns what `weft server` starts with where nothing else is said: loopback, free ports, in memory, alone.
     #[must_use]
@@ -59,6 +82,7 @@ impl Config {
             bind: IpAddr::from([127, 0, 0, 1]),
             advertise: None,
             http_port: 0,
+            https: None,
             agent_port: 0,
             raft_port: 0,
             bootstrap_expect: 1,

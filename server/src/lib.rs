@@ -22,7 +22,8 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::info;
 
-pub use config::{BOOTSTRAP_EXPECT_MAX, Config, ConfigError, RaftTiming};
+pub use api::CertificateError;
+pub use config::{BOOTSTRAP_EXPECT_MAX, CertificateFiles, Config, ConfigError, Https, RaftTiming};
 pub use consensus::{ConsensusError, FatalError, IdentityError};
 
 use crate::api::ApiState;
@@ -45,6 +46,9 @@ pub enum StartError {
         #[source]
         source: io::Error,
     },
+    /// The operator's certificate of the API cannot be used.
+    #[error("cannot serve the API over TLS")]
+    Certificate(#[source] CertificateError),
     /// The log or the server's identity cannot be used.
     #[error("cannot take part in the cluster")]
     Consensus(#[source] ConsensusError),
@@ -53,6 +57,7 @@ pub enum StartError {
 /// Is a running server. Dropping it cuts everything off; [`Server::stop`] does it in order.
 pub struct Server {
     http_address: SocketAddr,
+    https_address: Option<SocketAddr>,
     agent_address: SocketAddr,
     raft_address: SocketAddr,
     running: consensus::Running,
@@ -84,9 +89,15 @@ pub async fn start(config: Config) -> Result<Server, StartError> {
     let raft = listen("other servers", config.bind, config.raft_port).await?;
     let agents = listen("agents", config.bind, config.agent_port).await?;
     let http = listen("the HTTP API", IpAddr::V4(Ipv4Addr::LOCALHOST), config.http_port).await?;
+    let https = match &config.https {
+        Some(https) => Some(listen("the HTTP API over TLS", config.bind, https.port).await?),
+        None => None,
+    };
     let raft_address = SocketAddr::new(advertised, raft.1.port());
     let agent_address = SocketAddr::new(advertised, agents.1.port());
 
+    let doors = config.https.as_ref().map(|https| api::doors(https, advertised, &config)).transpose();
+    let doors = doors.map_err(StartError::Certificate)?;
     let metrics = Metrics::new();
     let running =
         consensus::start(&config, raft.0, raft_address.to_string(), agent_address.to_string(), metrics.clone())
@@ -110,11 +121,15 @@ pub async fn start(config: Config) -> Result<Server, StartError> {
         api: api::passed_on_router(state.clone()),
         bounds: agent_port::Bounds::default(),
     };
-    tasks.spawn(api::serve_http(http.0, api::router(state), stop.clone()));
+    let https_address = https.as_ref().map(|(_, address)| *address);
+    if let (Some((listener, _)), Some(doors)) = (https, doors) {
+        tasks.spawn(api::serve_doors(listener, doors, state.clone(), stop.clone()));
+    }
+    tasks.spawn(api::serve_http(http.0, api::router(state), metrics.clone(), stop.clone()));
     tasks.spawn(agent_port::serve(agents.0, port, consensus, metrics, stop.clone()));
     tasks.close();
     info!(server = %config.node, http = %http.1, agents = %agent_address, raft = %raft_address, "server started");
-    Ok(Server { http_address: http.1, agent_address, raft_address, running, stop, tasks })
+    Ok(Server { http_address: http.1, https_address, agent_address, raft_address, running, stop, tasks })
 }
 
 async fn listen(what: &'static str, ip: IpAddr, port: u16) -> Result<(TcpListener, SocketAddr), StartError> {
@@ -130,6 +145,12 @@ impl Server {
     #[must_use]
     pub fn http_address(&self) -> SocketAddr {
         self.http_address
+    }
+
+    /// Returns the address of the HTTP API over TLS, where it is served.
+    #[must_use]
+    pub fn https_address(&self) -> Option<SocketAddr> {
+        self.https_address
     }
 
     /// Returns the address at which agents reach this server.

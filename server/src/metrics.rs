@@ -35,6 +35,8 @@ pub(crate) enum Certificate {
     Intermediate,
     /// This server's own, on the port for agents.
     Server,
+    /// This server's own, on its API over TLS.
+    Api,
 }
 
 impl Certificate {
@@ -44,6 +46,7 @@ impl Certificate {
             Self::Root => "root",
             Self::Intermediate => "intermediate",
             Self::Server => "server",
+            Self::Api => "api",
         }
     }
 }
@@ -70,11 +73,13 @@ struct Inner {
     raft_commit_duration: Histogram,
     api_requests: Family<ClassLabel, Counter>,
     api_blocking_queries: Gauge,
+    api_connections_refused: Family<ReasonLabel, Counter>,
     agent_port_refused: Family<ReasonLabel, Counter>,
     stream_sessions: Gauge,
     leaf_certificates_signed: Counter,
     ca_certificate_expiry: Family<CertificateLabel, Gauge>,
     server_certificate_expiry: Gauge,
+    api_certificate_expiry: Gauge,
 }
 
 impl fmt::Debug for Metrics {
@@ -110,11 +115,13 @@ impl Metrics {
             ]),
             api_requests: Family::default(),
             api_blocking_queries: Gauge::default(),
+            api_connections_refused: Family::default(),
             agent_port_refused: Family::default(),
             stream_sessions: Gauge::default(),
             leaf_certificates_signed: Counter::default(),
             ca_certificate_expiry: Family::default(),
             server_certificate_expiry: Gauge::default(),
+            api_certificate_expiry: Gauge::default(),
         };
         inner.register_raft();
         inner.register_doors();
@@ -156,6 +163,11 @@ impl Metrics {
         self.inner.api_requests.get_or_create(&ClassLabel { class }).inc();
     }
 
+    /// Counts a connection to the API that was closed before it could send a request; `reason` comes from a closed set.
+    pub(crate) fn api_connection_refused(&self, reason: &'static str) {
+        self.inner.api_connections_refused.get_or_create(&ReasonLabel { reason }).inc();
+    }
+
     /// Counts a blocking query as waiting until the returned guard is dropped.
     pub(crate) fn blocking_query(&self) -> GaugeGuard {
         GaugeGuard::enter(&self.inner.api_blocking_queries)
@@ -186,6 +198,9 @@ impl Metrics {
             }
             Certificate::Server => {
                 self.inner.server_certificate_expiry.set(seconds);
+            }
+            Certificate::Api => {
+                self.inner.api_certificate_expiry.set(seconds);
             }
         }
     }
@@ -234,6 +249,11 @@ impl Inner {
             self.api_blocking_queries.clone(),
         );
         registry.register(
+            "api_connections_refused",
+            "Connections to the API closed before they could send a request, by reason",
+            self.api_connections_refused.clone(),
+        );
+        registry.register(
             "agent_port_refused",
             "Connections and requests refused on the port for agents, by reason",
             self.agent_port_refused.clone(),
@@ -257,6 +277,11 @@ impl Inner {
             "server_certificate_expiry_timestamp_seconds",
             "When this server's own certificate on the port for agents ends, in Unix time; 0 before it has one",
             self.server_certificate_expiry.clone(),
+        );
+        registry.register(
+            "api_certificate_expiry_timestamp_seconds",
+            "When this server's certificate of the API over TLS ends, in Unix time; 0 where it has none",
+            self.api_certificate_expiry.clone(),
         );
     }
 }
@@ -294,6 +319,7 @@ mod tests {
         let metrics = Metrics::new();
         metrics.raft_peer_refused("foreign_ca");
         metrics.agent_port_refused("expired");
+        metrics.api_connection_refused("tls_handshake");
         metrics.api_request(StatusCode::NOT_FOUND);
         metrics.certificate_expires(Certificate::Root, Timestamp(7_999));
         let text = metrics.text();
@@ -308,11 +334,13 @@ mod tests {
             "weft_raft_commit_duration_seconds histogram",
             "weft_api_requests counter",
             "weft_api_blocking_queries gauge",
+            "weft_api_connections_refused counter",
             "weft_agent_port_refused counter",
             "weft_stream_sessions gauge",
             "weft_leaf_certificates_signed counter",
             "weft_ca_certificate_expiry_timestamp_seconds gauge",
             "weft_server_certificate_expiry_timestamp_seconds gauge",
+            "weft_api_certificate_expiry_timestamp_seconds gauge",
         ];
         assert_eq!(names, want);
         assert!(text.contains("weft_build_info{version="), "{text}");

@@ -2,4 +2,5 @@
 
 mod cluster;
 pub(crate) mod harness;
+mod https;
 mod refusals;

@@ -6,6 +6,7 @@ use anyhow::Context;
 use catalog::{PathTemplate, ServerId, TrustDomain};
 use clap::Args;
 use wire::{
+    api_name::ApiName,
     cluster_key::{ClusterKey, ClusterKeys},
     decode::{DecodeError, Fields},
 };
@@ -60,6 +61,19 @@ pub(super) struct Settings {
     /// The port of the HTTP API, on loopback [default: 8500]
     #[arg(long, value_name = "PORT")]
     http_port: Option<u16>,
+    /// The port of the HTTP API over TLS, on the address that --bind names [default: 8501 where one of the next three is
+    /// given, else off]
+    #[arg(long, value_name = "PORT")]
+    https_port: Option<u16>,
+    /// A host name or address that the API is asked under; may be given several times
+    #[arg(long = "api-name", value_name = "NAME")]
+    api_names: Vec<ApiName>,
+    /// The API's own certificate with its chain, PEM; without it the mesh's authority signs one for the names
+    #[arg(long, value_name = "FILE")]
+    https_cert_file: Option<PathBuf>,
+    /// The private key of that certificate, PEM, in a file of mode 0600
+    #[arg(long, value_name = "FILE")]
+    https_key_file: Option<PathBuf>,
     /// The port for agents [default: 8300]
     #[arg(long, value_name = "PORT")]
     agent_port: Option<u16>,
@@ -103,6 +117,10 @@ impl Settings {
             bind: fields.parsed("bind")?,
             advertise: fields.parsed("advertise")?,
             http_port: fields.number("http_port")?,
+            https_port: fields.number("https_port")?,
+            api_names: fields.parsed_list("api_names")?,
+            https_cert_file: fields.parsed("https_cert_file")?,
+            https_key_file: fields.parsed("https_key_file")?,
             agent_port: fields.number("agent_port")?,
             raft_port: fields.number("raft_port")?,
             bootstrap_expect: fields.number("bootstrap_expect")?,
@@ -125,6 +143,10 @@ impl Settings {
             bind: over.bind.or(self.bind),
             advertise: over.advertise.or(self.advertise),
             http_port: over.http_port.or(self.http_port),
+            https_port: over.https_port.or(self.https_port),
+            api_names: if over.api_names.is_empty() { self.api_names } else { over.api_names },
+            https_cert_file: over.https_cert_file.or(self.https_cert_file),
+            https_key_file: over.https_key_file.or(self.https_key_file),
             agent_port: over.agent_port.or(self.agent_port),
             raft_port: over.raft_port.or(self.raft_port),
             bootstrap_expect: over.bootstrap_expect.or(self.bootstrap_expect),
@@ -139,7 +161,25 @@ impl Settings {
         }
     }
 
+    /// Returns how the API is served over TLS; none where nothing asks for it.
+    fn https(&self) -> anyhow::Result<Option<server::Https>> {
+        let files = match (&self.https_cert_file, &self.https_key_file) {
+            (Some(certificate), Some(key)) => {
+                Some(server::CertificateFiles { certificate: certificate.clone(), key: key.clone() })
+            }
+            (None, None) => None,
+            _ => {
+                let hint = "name both --https-cert-file and --https-key-file, or neither";
+                return Err(hinted("the API's certificate is given by halves", hint));
+            }
+        };
+        let is_asked = self.https_port.is_some() || !self.api_names.is_empty() || files.is_some();
+        let (port, names) = (self.https_port.unwrap_or(8501), self.api_names.clone());
+        Ok(is_asked.then_some(server::Https { port, names, files }))
+    }
+
     fn config(self) -> anyhow::Result<server::Config> {
+        let https = self.https()?;
         let node =
             self.node.ok_or_else(|| hinted("the server has no name", "name it with --node, or `node` in its file"))?;
         let key_file = self.cluster_key_file.ok_or_else(|| {
@@ -156,6 +196,7 @@ impl Settings {
             bind: self.bind.unwrap_or(defaults.bind),
             advertise: self.advertise,
             http_port: self.http_port.unwrap_or(8500),
+            https,
             agent_port: self.agent_port.unwrap_or(8300),
             raft_port: self.raft_port.unwrap_or(8301),
             bootstrap_expect: self.bootstrap_expect.unwrap_or(defaults.bootstrap_expect),

@@ -10,13 +10,14 @@ use http::request::Parts;
 use http::uri::Authority;
 use http::{HeaderMap, StatusCode, Uri, header};
 
+use crate::api_name::ApiName;
 use crate::crypto::{Secret, constant_time_eq};
 
 /// Explains why a request is turned away at the door.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum TurnedAway {
     /// The request names a host that this listener does not answer for.
-    #[error("{header} `{value}` is not this listener's; ask for localhost or a loopback address")]
+    #[error("{header} `{value}` is not this listener's; ask for localhost, a loopback address or one of api_names")]
     ForeignHost {
         /// Which header names it.
         header: &'static str,
@@ -55,20 +56,33 @@ impl TurnedAway {
 ///
 /// [`TurnedAway::NoHost`] or [`TurnedAway::ForeignHost`], naming the header.
 pub fn check_addressee(parts: &Parts) -> Result<(), TurnedAway> {
+    check_addressee_of(parts, &[])
+}
+
+/// Checks that a request was meant for a listener that is asked under `names`, or under loopback's.
+///
+/// # Errors
+///
+/// [`TurnedAway::NoHost`] or [`TurnedAway::ForeignHost`], naming the header.
+pub fn check_addressee_of(parts: &Parts, names: &[ApiName]) -> Result<(), TurnedAway> {
+    let is_own = |authority: &Authority| {
+        is_loopback(authority)
+            || (!authority.as_str().contains('@') && names.iter().any(|name| name.is_asked_by(authority.host())))
+    };
     let mut hosts = parts.headers.get_all(header::HOST).iter();
     let (Some(host), None) = (hosts.next(), hosts.next()) else { return Err(TurnedAway::NoHost) };
     let host = host.to_str().unwrap_or_default();
-    if !host.parse::<Authority>().is_ok_and(|authority| is_loopback(&authority)) {
+    if !host.parse::<Authority>().is_ok_and(|authority| is_own(&authority)) {
         return Err(foreign("Host", host));
     }
     if let Some(authority) = parts.uri.authority()
-        && !is_loopback(authority)
+        && !is_own(authority)
     {
         return Err(foreign("the request target's host", authority.as_str()));
     }
     for origin in parts.headers.get_all(header::ORIGIN) {
         let origin = origin.to_str().unwrap_or_default();
-        if !is_own_origin(origin) {
+        if !is_own_origin(origin, is_own) {
             return Err(foreign("Origin", origin));
         }
     }
@@ -79,10 +93,10 @@ fn foreign(header: &'static str, value: &str) -> TurnedAway {
     TurnedAway::ForeignHost { header, value: value.to_owned() }
 }
 
-/// Reports whether an origin is a page served from loopback; `null` is what sandboxed pages send.
-fn is_own_origin(origin: &str) -> bool {
+/// Reports whether an origin is a page served from an own name; `null` is what sandboxed pages send.
+fn is_own_origin(origin: &str, is_own: impl Fn(&Authority) -> bool) -> bool {
     let Ok(uri) = origin.parse::<Uri>() else { return false };
-    matches!(uri.scheme_str(), Some("http" | "https")) && uri.authority().is_some_and(is_loopback)
+    matches!(uri.scheme_str(), Some("http" | "https")) && uri.authority().is_some_and(is_own)
 }
 
 /// Reports whether a host, with any port, is `localhost` or a loopback address in canonical form.
@@ -190,6 +204,26 @@ mod tests {
         for origin in ["https://evil.example", "null", "", "file://localhost", "http://localhost@evil.example"] {
             let result = judged(&[("host", "localhost"), ("origin", origin)]);
             assert!(matches!(result, Err(TurnedAway::ForeignHost { header: "Origin", .. })), "{origin}");
+        }
+    }
+
+    #[test]
+    fn a8_a_listener_with_names_takes_these_and_loopback_and_no_others() {
+        let names: Vec<ApiName> = ["weft.example.com", "10.0.0.1"].map(|name| name.parse().unwrap()).to_vec();
+        let judged = |host: &str, origin: &str| {
+            let request = Request::get("/v1/status/leader").header("host", host).header("origin", origin);
+            check_addressee_of(&request.body(()).unwrap().into_parts().0, &names)
+        };
+        for host in ["weft.example.com:8501", "10.0.0.1:8501", "localhost"] {
+            judged(host, "https://weft.example.com").unwrap();
+        }
+        for (host, origin) in [
+            ("evil.example", "https://weft.example.com"),
+            ("weft.example.com", "https://evil.example"),
+            ("x@weft.example.com", "https://weft.example.com"),
+            ("10.0.0.2:8501", "https://weft.example.com"),
+        ] {
+            assert!(matches!(judged(host, origin), Err(TurnedAway::ForeignHost { .. })), "{host} {origin}");
         }
     }
 

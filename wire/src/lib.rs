@@ -1,6 +1,7 @@
 //! What two weft processes say to each other: API types, the client, mutual TLS with SPIFFE.
 
 pub mod agent_protocol;
+pub mod api_name;
 pub mod api_types;
 pub mod client;
 pub mod cluster_key;

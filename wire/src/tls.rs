@@ -4,6 +4,7 @@
 //! was opened under. Custom verification happens in one place, [`SpiffeVerifier`], for both ends of a connection.
 
 mod anchors;
+mod api;
 mod config;
 mod identity;
 mod leaf;
@@ -15,6 +16,7 @@ mod testing;
 mod verify;
 
 pub use anchors::{AnchorError, TrustAnchors};
+pub use api::{ALPN_API, ApiCertificate, ApiCertificateError, api_server_config};
 pub use config::{
     ALPN_AGENT, ALPN_MESH, ALPN_RAFT, agent_port_client_config, agent_port_server_config, join_client_config,
     mesh_client_config, mesh_server_config, speaks,

@@ -8,7 +8,7 @@ use catalog::NodeName;
 
 /// Whom a connection is of.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(super) enum Holder {
+pub(crate) enum Holder {
     /// Whoever lives at an address, as long as nothing more is proved.
     Address(IpAddr),
     /// The agent on a node. Many of them may stand behind one address.
@@ -17,7 +17,7 @@ pub(super) enum Holder {
 
 /// Counts open connections by holder, and grants each holder so many.
 #[derive(Clone, Debug)]
-pub(super) struct Places {
+pub(crate) struct Places {
     per_address_max: usize,
     per_agent_max: usize,
     open: Arc<Mutex<HashMap<Holder, usize>>>,
@@ -25,19 +25,19 @@ pub(super) struct Places {
 
 /// One place that is taken; dropping it gives the place back.
 #[derive(Debug)]
-pub(super) struct Place {
+pub(crate) struct Place {
     places: Places,
     holder: Holder,
 }
 
 impl Places {
     /// Returns places of which each address and each agent may take so many.
-    pub(super) fn new(per_address_max: usize, per_agent_max: usize) -> Self {
+    pub(crate) fn new(per_address_max: usize, per_agent_max: usize) -> Self {
         Self { per_address_max, per_agent_max, open: Arc::default() }
     }
 
     /// Takes a place for `holder`, unless it holds all of its own already.
-    pub(super) fn take(&self, holder: Holder) -> Option<Place> {
+    pub(crate) fn take(&self, holder: Holder) -> Option<Place> {
         let max = match holder {
             Holder::Address(_) => self.per_address_max,
             Holder::Agent(_) => self.per_agent_max,
@@ -54,7 +54,7 @@ impl Places {
 
 impl Place {
     /// Gives the place back for one of `holder`, which has turned out to be whom the connection is of.
-    pub(super) fn change(self, holder: Holder) -> Option<Place> {
+    pub(crate) fn change(self, holder: Holder) -> Option<Place> {
         self.places.take(holder)
     }
 }

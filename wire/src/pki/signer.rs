@@ -1,5 +1,6 @@
 //! Signing certificates: a root, the intermediates under it, and the leaves under these.
 
+mod api;
 mod authority;
 
 use std::fmt;
