@@ -124,7 +124,7 @@ fn writes_that_are_answered_before_they_are_committed_are_caught() {
 const AGENTS: Plan = Plan { agents: 4, clients: 2, ..Plan::DEFAULT };
 
 #[test]
-fn p3_agents_hold_what_the_servers_hold_whatever_fails() {
+fn p3_c14_agents_hold_what_the_servers_hold_whatever_fails() {
     let mut total = Summary::default();
     for seed in seeds(20) {
         let summary = holds(seed, AGENTS);
@@ -136,7 +136,8 @@ fn p3_agents_hold_what_the_servers_hold_whatever_fails() {
     if std::env::var_os("SEED").is_none() {
         let Counts { resumed, written, fenced, superseded, revoked, agent_crashes, left, .. } = total.streams;
         let seen = [resumed, written, fenced, superseded, revoked, agent_crashes, left];
-        assert!(seen.iter().all(|count| *count > 0), "{total:?}");
+        let certificates = [true, false].map(|is_signed| total.certificates.contains_key(&is_signed));
+        assert!(seen.iter().all(|count| *count > 0) && certificates == [true; 2], "{total:?}");
     }
 }
 

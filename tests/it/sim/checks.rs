@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use catalog::{Catalog, CatalogIndex, Outcome, ServicePattern};
+use catalog::{AgentId, Catalog, CatalogIndex, Outcome, ServicePattern};
 
 use super::history::History;
+use super::random::Random;
 
 /// Something that must hold and did not.
 #[derive(Debug)]
@@ -39,6 +40,8 @@ pub(crate) struct Checks {
     states: BTreeMap<CatalogIndex, (u64, Vec<u8>)>,
     acknowledged: Vec<(ServicePattern, CatalogIndex)>,
     pub(crate) history: History,
+    /// Agent records that were enrolled, and whether their end was acknowledged.
+    records: BTreeMap<AgentId, bool>,
 }
 
 impl Checks {
@@ -76,6 +79,20 @@ impl Checks {
     /// Returns the index that every read started from now on must have reached.
     pub(crate) fn floor(&self) -> CatalogIndex {
         self.acknowledged.iter().map(|(_, index)| *index).max().unwrap_or_default()
+    }
+
+    pub(crate) fn enrolled(&mut self, record: &AgentId) {
+        self.records.insert(record.clone(), false);
+    }
+
+    pub(crate) fn revoked(&mut self, record: &AgentId) {
+        self.records.insert(record.clone(), true);
+    }
+
+    /// Draws a record, and says whether its end was acknowledged.
+    pub(crate) fn some_record(&self, random: &mut Random) -> Option<(AgentId, bool)> {
+        let at = random.within(0..self.records.len().max(1) as u64) as usize;
+        self.records.iter().nth(at).map(|(record, is_revoked)| (record.clone(), *is_revoked))
     }
 
     /// A linearizable read sees every write acknowledged before it was asked for.

@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use catalog::{
-    Action, Actor, CatalogIndex, Command, Envelope, Intention, Outcome, RequestId, ServicePattern, SourcePattern,
-    Timestamp, WriteMode,
+    Action, Actor, AgentId, CatalogIndex, Command, Envelope, Intention, Outcome, RequestId, ServicePattern,
+    SourcePattern, Timestamp, WriteMode,
 };
 
-use super::checks::Checked;
+use super::checks::{Checked, check};
 use super::history::{self, Act, Deed, Held, REGISTERS};
 use super::mesh::{Event, Mesh, Parcel};
 use super::network::Place;
@@ -25,6 +25,9 @@ pub(crate) enum Wish {
     Read { floor: CatalogIndex, register: u64 },
     /// A register's new value, under what the client knows of it if it compares.
     Set { register: u64, value: u64, compare: Option<Held>, data: Vec<u8> },
+    /// A certificate for an agent: signed while its record lives, as a read confirmed it; `is_revoked` says whether its end
+    /// was acknowledged before this was asked.
+    Certificate { record: AgentId, is_revoked: bool },
     /// What a server or the operator brings through Raft.
     Errand(Vec<u8>),
 }
@@ -37,6 +40,8 @@ pub(crate) enum Answer {
         outcome: Outcome,
     },
     Read(Held),
+    /// Whether a certificate was signed.
+    Certificate(bool),
     /// Not done; try there, if somebody is named.
     Elsewhere(Option<u64>),
     /// Perhaps done: the same request id tells.
@@ -64,6 +69,13 @@ pub(crate) struct Client {
 impl Client {
     pub(crate) fn new(id: u64) -> Client {
         Client { id, number: 0, wish: None, since: Duration::ZERO, knows: None, attempt: 0, server: 1, done: 0 }
+    }
+
+    /// Means to get a certificate for an agent.
+    fn wish_certificate(&mut self, now: Duration, record: AgentId, is_revoked: bool) {
+        self.number += 1;
+        self.since = now;
+        self.wish = Some(Wish::Certificate { record, is_revoked });
     }
 
     /// Thinks of something new.
@@ -148,6 +160,12 @@ impl Mesh {
                 client.wish = None;
                 10..200
             }
+            (Answer::Certificate(is_signed), Some(Wish::Certificate { record, is_revoked })) => {
+                check!(!(is_signed && *is_revoked), "a certificate was signed for {record}, whose record had ended");
+                *self.summary.certificates.entry(is_signed).or_default() += 1;
+                client.wish = None;
+                10..200
+            }
             // A late answer to what was heard of already, or to an earlier sending.
             (_, None) => return Ok(()),
             (Answer::Elsewhere(Some(leader)), _) => {
@@ -170,8 +188,13 @@ impl Mesh {
         let (now, time) = (self.schedule.now(), self.clock(Place::Client(id)));
         let Some(client) = self.clients.get_mut(&id).filter(|client| client.attempt == attempt) else { return };
         if client.wish.is_none() {
-            client.wish(now, time, floor, &mut self.random);
-            if let Some(Wish::Read { .. }) = client.wish {
+            match self.checks.some_record(&mut self.random) {
+                Some((record, is_revoked)) if self.random.happens(20) => {
+                    client.wish_certificate(now, record, is_revoked);
+                }
+                _ => client.wish(now, time, floor, &mut self.random),
+            }
+            if let Some(Wish::Read { .. } | Wish::Certificate { .. }) = client.wish {
                 client.server = self.random.within(1..self.plan.servers + 1);
             }
         } else if self.random.happens(50) {

@@ -13,7 +13,7 @@ use super::connections::Heard;
 use super::mesh::{Mesh, Parcel};
 use super::network::Place;
 use super::plan::Planted;
-use super::servers::Asker;
+use super::servers::{Asker, Subject};
 use super::streams::StreamEvent;
 
 /// How long a server tries to bring a write through before it tells the agent that it cannot.
@@ -149,7 +149,8 @@ impl Mesh {
 
     fn ask_own_room(&mut self, id: u64, number: u64, wish: Wish) {
         let server = self.servers.get_mut(&id).expect("the server exists");
-        let name = server.ask(Asker { place: Place::Server(id), number, floor: CatalogIndex(0), register: 0 });
+        let name =
+            server.ask(Asker { place: Place::Server(id), number, floor: CatalogIndex(0), subject: Subject::Nothing });
         if let Wish::Errand(data) = wish {
             self.input(id, Input::Propose { id: name, data });
         }
@@ -170,7 +171,7 @@ impl Mesh {
                 errand.target = leader;
                 5..50
             }
-            Answer::Elsewhere(None) | Answer::Unknown | Answer::Read(_) => {
+            Answer::Elsewhere(None) | Answer::Unknown | Answer::Read(_) | Answer::Certificate(_) => {
                 errand.target = errand.target % servers + 1;
                 50..400
             }
@@ -194,7 +195,12 @@ impl Mesh {
                 };
                 self.send_down(connection, Heard::Written { number, request_id, result });
             }
-            Purpose::Operator => self.operator_hears(outcome),
+            Purpose::Operator => {
+                if let (Command::RevokeAgent { agent }, Some(Outcome::Done)) = (&errand.envelope.command, &outcome) {
+                    self.checks.revoked(agent);
+                }
+                self.operator_hears(outcome);
+            }
         }
         Ok(())
     }

@@ -13,7 +13,7 @@ use super::network::{Network, Place};
 use super::plan::{Plan, Planted, Summary};
 use super::random::Random;
 use super::schedule::Schedule;
-use super::servers::{Asker, Process, Server};
+use super::servers::{Asker, Process, Server, Subject};
 use super::streams::{StreamEvent, Streams};
 use super::trace::Trace;
 
@@ -314,8 +314,7 @@ impl Mesh {
                 let server = &self.servers[&id];
                 let (Some(asker), Some(room)) = (server.askers.get(&name), server.room()) else { return Ok(()) };
                 self.checks.read(id, room.catalog(), asker.floor)?;
-                let held = history::read(room.catalog(), asker.register);
-                self.answer(id, name, Answer::Read(held));
+                self.answer_read(id, name);
             }
             Output::ReadFailed { id: name, .. } => self.answer(id, name, Answer::Elsewhere(None)),
             Output::EncodeSnapshot { index, catalog, .. } => {
@@ -368,18 +367,18 @@ impl Mesh {
 
     /// Puts what somebody asks of a server into its inbox; with a bug planted, it is answered at once and wrongly.
     fn is_asked(&mut self, id: u64, place: Place, number: u64, wish: Wish) -> Checked {
-        let (floor, register) = match wish {
-            Wish::Read { floor, register } => (floor, register),
-            _ => (CatalogIndex(0), 0),
+        let (floor, subject) = match &wish {
+            Wish::Read { floor, register } => (*floor, Subject::Register(*register)),
+            Wish::Certificate { record, .. } => (CatalogIndex(0), Subject::Record(record.clone())),
+            _ => (CatalogIndex(0), Subject::Nothing),
         };
         let server = self.servers.get_mut(&id).expect("the server exists");
-        let name = server.ask(Asker { place, number, floor, register });
+        let name = server.ask(Asker { place, number, floor, subject });
         let status = server.room().map(|room| room.status(self.schedule.now()));
-        let (Some(room), Some(status)) = (server.room(), status) else { return Ok(()) };
+        let Some(status) = status else { return Ok(()) };
         match (self.plan.planted, &wish) {
-            (Planted::ReadsStale, Wish::Read { .. }) => {
-                let held = history::read(room.catalog(), register);
-                self.answer(id, name, Answer::Read(held));
+            (Planted::ReadsStale, Wish::Read { .. } | Wish::Certificate { .. }) => {
+                self.answer_read(id, name);
                 return Ok(());
             }
             (Planted::AnswersBeforeCommit, Wish::Set { .. } | Wish::Write { .. }) if status.role == Role::Leader => {
@@ -394,10 +393,22 @@ impl Mesh {
                 Wish::Write { data, .. } | Wish::Set { data, .. } | Wish::Errand(data) => {
                     Input::Propose { id: name, data }
                 }
-                Wish::Read { .. } => Input::ReadIndex { id: name },
+                Wish::Read { .. } | Wish::Certificate { .. } => Input::ReadIndex { id: name },
             },
         );
         Ok(())
+    }
+
+    /// Answers a read from what a server has.
+    fn answer_read(&mut self, id: u64, name: u64) {
+        let server = &self.servers[&id];
+        let (Some(asker), Some(room)) = (server.askers.get(&name), server.room()) else { return };
+        let answer = match &asker.subject {
+            Subject::Register(register) => Answer::Read(history::read(room.catalog(), *register)),
+            Subject::Record(record) => Answer::Certificate(room.catalog().agent_record(record).is_some()),
+            Subject::Nothing => return,
+        };
+        self.answer(id, name, answer);
     }
 
     fn answer(&mut self, id: u64, name: u64, answer: Answer) {

@@ -261,6 +261,7 @@ impl Mesh {
     pub(super) fn operator_hears(&mut self, outcome: Option<Outcome>) {
         self.streams.operator.is_busy = false;
         if let Some(Outcome::Enrolled { record }) = outcome {
+            self.checks.enrolled(&record.id);
             self.agent_is_enrolled(*record);
         }
         let after = self.random.millis(1..150);

@@ -63,6 +63,8 @@ pub(crate) struct Summary {
     pub(crate) crashes: u64,
     /// How often a server was sent a snapshot.
     pub(crate) restored: u64,
+    /// Certificates asked for, by whether they were signed.
+    pub(crate) certificates: BTreeMap<bool, u64>,
     pub(crate) streams: Counts,
     /// What went wrong, and how often.
     pub(crate) faults: BTreeMap<&'static str, u64>,
@@ -80,6 +82,9 @@ impl Summary {
         self.crashes += other.crashes;
         self.restored += other.restored;
         self.streams.add(&other.streams);
+        for (is_signed, count) in &other.certificates {
+            *self.certificates.entry(*is_signed).or_default() += count;
+        }
         for (kind, count) in &other.faults {
             *self.faults.entry(kind).or_default() += count;
         }

@@ -38,14 +38,14 @@ impl Mesh {
         }
         // A write of an older session needs somebody to overtake it.
         let (pause, kinds) =
-            if self.plan.planted == Planted::ForgetsFences { (50..400, 0..2) } else { (50..1500, 0..12) };
+            if self.plan.planted == Planted::ForgetsFences { (50..400, 0..2) } else { (50..1500, 0..15) };
         let after = self.random.millis(pause);
         self.plan_stream(after, StreamEvent::Fault);
         let agents: Vec<u64> = self.streams.agents.keys().copied().collect();
         let servers: Vec<u64> = self.servers.keys().copied().collect();
         let (agent, server) = (self.random.choose(&agents), self.random.choose(&servers));
         match self.random.within(kinds) {
-            0 | 1 => {
+            0 | 1 | 12.. => {
                 // Everybody who waits for an answer turns to another server, and what it wrote may still be on its way.
                 let waits = |agent: &Agent| agent.link.filter(|_| !agent.pending.is_empty());
                 for link in self.streams.agents.values().filter_map(waits).collect::<Vec<_>>() {
@@ -67,7 +67,7 @@ impl Mesh {
             8 => self.network.cut(Place::Agent(agent), Place::Server(server)),
             9 => self.network.cut(Place::Server(server), Place::Agent(agent)),
             10 => return self.agent_leaves(agent),
-            _ => {
+            11 => {
                 for server in servers {
                     self.network.cut(Place::Agent(agent), Place::Server(server));
                 }

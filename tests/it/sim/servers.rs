@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::Duration;
 
-use catalog::CatalogIndex;
+use catalog::{AgentId, CatalogIndex};
 use server::raft::{Input, Limits, Room, RoomConfig};
 
 use super::checks::{Checked, Violation};
@@ -13,14 +13,24 @@ use super::disk::SimDisk;
 use super::network::Place;
 use super::random::Random;
 
+/// What a read is about.
+#[derive(Debug, Clone)]
+pub(crate) enum Subject {
+    Register(u64),
+    /// Whether an agent's record lives, for its certificate to be signed.
+    Record(AgentId),
+    /// It is no read.
+    Nothing,
+}
+
 /// Who waits for a proposal or a read.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(crate) struct Asker {
     pub(crate) place: Place,
     pub(crate) number: u64,
-    /// For a read: what it must have seen, and of which register.
+    /// For a read: what it must have seen, and what is read.
     pub(crate) floor: CatalogIndex,
-    pub(crate) register: u64,
+    pub(crate) subject: Subject,
 }
 
 /// One server, running or not.
