@@ -4,12 +4,18 @@
 //! a prefix, a longer prefix before a shorter one; of equally specific ones a deny wins, then a write, then a read.
 
 mod authority;
+mod objects;
+mod required;
+#[cfg(test)]
+mod tests;
 
 use std::{fmt, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 
 pub use authority::Authority;
+pub use objects::{AclChange, AclPolicy, AclRole, Links};
+pub use required::Lack;
 
 use crate::{Namespace, NodeName, ServiceName, UnknownWord, node::words};
 
@@ -51,15 +57,6 @@ pub enum NamePattern {
     Exact(String),
     /// Every name that begins like this; the empty text begins every name.
     Prefix(String),
-}
-
-impl fmt::Display for NamePattern {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Exact(name) => write!(f, "\"{name}\""),
-            Self::Prefix(prefix) => write!(f, "_prefix \"{prefix}\""),
-        }
-    }
 }
 
 /// Grants access to the nodes, or to the agents of nodes, that it names.

@@ -4,6 +4,7 @@
 //! of the one before it; what is exported is the lines as they were hashed, so that a reader needs nothing but the hash
 //! function to see that none was changed, moved or left out.
 
+mod acl;
 pub(crate) mod describe;
 mod verify;
 

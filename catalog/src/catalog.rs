@@ -10,12 +10,12 @@ use serde::{Deserialize, Serialize};
 
 use crate::backup::Upload;
 use crate::{
-    AccessorId, AgentId, AgentRecord, AuthMethod, AuthMethodName, BindingRule, BindingRuleId, CaIntermediate, CaRoot,
-    CatalogIndex, Check, CheckId, CheckKey, CheckStatus, Digest, Endpoint, Envelope, IdentityScheme, Instance,
-    InstanceId, InstanceKey, Intention, IntentionKey, Item, JoinToken, KeyFingerprint, Membership, Mesh, MeshEntry,
-    MeshItem, Namespace, Node, NodeName, Outcome, Policy, Refusal, RequestId, SecretHash, ServiceKey, ServiceName,
-    ServicePattern, SourcePattern, Timestamp, Token, Topic, TrustBundle, WatchKey, audit::AuditTrail,
-    login::UsedBearer,
+    AccessorId, AclPolicy, AclRole, AgentId, AgentRecord, AuthMethod, AuthMethodName, BindingRule, BindingRuleId,
+    CaIntermediate, CaRoot, CatalogIndex, Check, CheckId, CheckKey, CheckStatus, Digest, Endpoint, Envelope,
+    IdentityScheme, Instance, InstanceId, InstanceKey, Intention, IntentionKey, Item, JoinToken, KeyFingerprint,
+    Membership, Mesh, MeshEntry, MeshItem, Namespace, Node, NodeName, Outcome, Policy, PolicyId, Refusal, RequestId,
+    RoleId, SecretHash, ServiceKey, ServiceName, ServicePattern, SourcePattern, Timestamp, Token, Topic, TrustBundle,
+    WatchKey, audit::AuditTrail, login::UsedBearer,
 };
 
 mod acl;
@@ -93,6 +93,8 @@ pub struct Catalog {
     pub(crate) nodes: OrdMap<NodeName, NodeState>,
     pub(crate) by_service: OrdMap<ServiceKey, OrdSet<InstanceKey>>,
     pub(crate) intentions: OrdMap<ServicePattern, OrdMap<SourcePattern, Arc<Intention>>>,
+    pub(crate) acl_policies: OrdMap<PolicyId, Arc<AclPolicy>>,
+    pub(crate) acl_roles: OrdMap<RoleId, Arc<AclRole>>,
     pub(crate) tokens: OrdMap<AccessorId, Arc<Token>>,
     pub(crate) token_secrets: OrdMap<SecretHash, AccessorId>,
     pub(crate) join_tokens: OrdMap<AccessorId, Arc<JoinToken>>,

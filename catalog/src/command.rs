@@ -3,10 +3,10 @@
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    AccessorId, AgentId, AuthMethodName, BackupStep, CaIntermediate, CaRoot, CatalogIndex, Check, CheckId, CheckKey,
-    CheckStatus, Incarnation, Instance, InstanceId, Intention, IntentionKey, JoinToken, KeyFingerprint, LoginChange,
-    MembershipChange, Mesh, MeshEntry, NameError, Namespace, Node, NodeName, Platform, SecretHash, ServerId, Timestamp,
-    Token,
+    AccessorId, AclChange, AgentId, AuthMethodName, BackupStep, CaIntermediate, CaRoot, CatalogIndex, Check, CheckId,
+    CheckKey, CheckStatus, Incarnation, Instance, InstanceId, Intention, IntentionKey, JoinToken, KeyFingerprint,
+    LoginChange, MembershipChange, Mesh, MeshEntry, NameError, Namespace, Node, NodeName, Platform, SecretHash,
+    ServerId, Timestamp, Token,
 };
 
 /// The highest version that this release writes, and so reads: a server reads every older one, too.
@@ -204,6 +204,11 @@ pub enum Command {
     BootstrapAcl {
         /// The token.
         token: Token,
+    },
+    /// Changes tokens, policies or roles.
+    Acl {
+        /// What changes.
+        change: AclChange,
     },
     /// Makes or changes a token.
     WriteToken {

@@ -102,6 +102,10 @@ pub enum WatchKey {
     Tokens,
     /// Auth methods and their binding rules.
     AuthMethods,
+    /// ACL policies.
+    AclPolicies,
+    /// ACL roles.
+    AclRoles,
     /// Join tokens.
     JoinTokens,
     /// The list of agent records.

@@ -29,7 +29,10 @@ mod stream;
 mod token;
 mod validate;
 
-pub use acl::{Access, Authority, NamePattern, NameRule, NamespaceRules, Rules, ServiceRule};
+pub use acl::{
+    Access, AclChange, AclPolicy, AclRole, Authority, Lack, Links, NamePattern, NameRule, NamespaceRules, Rules,
+    ServiceRule,
+};
 pub use agent_record::{AgentId, AgentRecord, Attestation, KeyFingerprint};
 pub use audit::{AuditFault, AuditHash, AuditHead, AuditLine, AuditVerifier, Digest};
 pub use authorize::{Caller, Decision, Policy, Reason, Verdict, authorize};
@@ -52,8 +55,8 @@ pub use membership::{
 };
 pub use mesh::{Mesh, MeshEntry, ServerMember};
 pub use name::{
-    AuthMethodName, BindingRuleId, CheckId, InstanceId, InstanceKey, NameError, Namespace, NodeName, PolicyId, RoleId,
-    ServerId, ServiceKey, ServiceName,
+    AclName, AuthMethodName, BindingRuleId, CheckId, InstanceId, InstanceKey, NameError, Namespace, NodeName, PolicyId,
+    RoleId, ServerId, ServiceKey, ServiceName,
 };
 pub use node::{
     Check, CheckKey, CheckStatus, Instance, Node, Owner, Platform, TaggedAddress, UnknownWord, Upstream, Weights,

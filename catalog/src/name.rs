@@ -166,6 +166,14 @@ name!(
 );
 
 name!(
+    /// Names an ACL policy or role within its namespace.
+    AclName,
+    "policy or role name",
+    "use 1 to 128 of A-Z, a-z, 0-9, `_` and `-`",
+    |text| (1..=128).contains(&text.len())
+        && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-'))
+);
+name!(
     /// Names an ACL policy for good, whatever it is called: a random UUID.
     PolicyId,
     "policy id",

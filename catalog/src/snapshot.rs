@@ -5,8 +5,8 @@ use std::{collections::BTreeMap, sync::Arc};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    AgentId, AgentRecord, AuthMethod, BindingRule, CaIntermediate, CaRoot, Catalog, CatalogIndex, Check, Instance,
-    Intention, JoinToken, Membership, Mesh, MeshEntry, Node, RequestId, Timestamp, Token, WatchKey,
+    AclPolicy, AclRole, AgentId, AgentRecord, AuthMethod, BindingRule, CaIntermediate, CaRoot, Catalog, CatalogIndex,
+    Check, Instance, Intention, JoinToken, Membership, Mesh, MeshEntry, Node, RequestId, Timestamp, Token, WatchKey,
     audit::StoredTrail,
     backup::Upload,
     catalog::{Answer, NodeState},
@@ -49,6 +49,10 @@ struct Snapshot {
     instances: Vec<Arc<Instance>>,
     checks: Vec<Arc<Check>>,
     intentions: Vec<Arc<Intention>>,
+    #[serde(default)]
+    acl_policies: Vec<Arc<AclPolicy>>,
+    #[serde(default)]
+    acl_roles: Vec<Arc<AclRole>>,
     tokens: Vec<Arc<Token>>,
     join_tokens: Vec<Arc<JoinToken>>,
     agents: Vec<Arc<AgentRecord>>,
@@ -100,6 +104,8 @@ impl Catalog {
             instances: self.nodes.values().flat_map(|state| state.instances.values().cloned()).collect(),
             checks: self.nodes.values().flat_map(|state| state.checks.values().cloned()).collect(),
             intentions: self.intentions.values().flat_map(|toward| toward.values().cloned()).collect(),
+            acl_policies: self.acl_policies.values().cloned().collect(),
+            acl_roles: self.acl_roles.values().cloned().collect(),
             tokens: self.tokens.values().cloned().collect(),
             join_tokens: self.join_tokens.values().cloned().collect(),
             agents: self.agents.values().cloned().collect(),
@@ -158,6 +164,8 @@ impl Catalog {
             toward.insert(intention.source.clone(), intention.clone());
             catalog.intentions.insert(intention.destination.clone(), toward);
         }
+        catalog.acl_policies = snapshot.acl_policies.into_iter().map(|one| (one.id.clone(), one)).collect();
+        catalog.acl_roles = snapshot.acl_roles.into_iter().map(|one| (one.id.clone(), one)).collect();
         for token in snapshot.tokens {
             catalog.token_secrets.insert(token.secret.clone(), token.accessor.clone());
             catalog.tokens.insert(token.accessor.clone(), token);

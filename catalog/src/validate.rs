@@ -1,5 +1,6 @@
 //! The form of commands: everything about one that can be judged without the state.
 
+pub(crate) mod acl;
 mod login;
 mod membership;
 
@@ -60,9 +61,8 @@ impl Command {
                 }
                 bounded("guardrails.name", &guardrail.name, META_TEXT_MAX)
             }),
-            Self::BootstrapAcl { token } | Self::WriteToken { token } => {
-                bounded("description", &token.description, META_TEXT_MAX)
-            }
+            Self::Acl { change } => acl::check(change),
+            Self::BootstrapAcl { token } | Self::WriteToken { token } => acl::check_token(token),
             Self::Login { change } => login::check(change),
             Self::InstallCa { .. }
             | Self::DeleteMesh { .. }

@@ -129,6 +129,13 @@ impl Authority {
         self.is_management || self.nodes.decide(Probe::exact(node.as_str())).is_some_and(Access::writes)
     }
 
+    /// Reports whether every node may be registered, changed and removed, whatever it is called.
+    #[must_use]
+    pub fn every_node_write(&self) -> bool {
+        let probes = self.nodes.probes();
+        self.is_management || probes.into_iter().all(|probe| self.nodes.decide(probe).is_some_and(Access::writes))
+    }
+
     /// Reports whether instances of a service on a node may be seen: both have to be visible, the node by the rules of the
     /// service's namespace or by those of the mesh.
     #[must_use]
@@ -246,12 +253,9 @@ impl Authority {
         of: fn(&Scope) -> &Names,
         wanted: &mut dyn FnMut(Option<Access>) -> bool,
     ) -> bool {
-        let scopes = self.scopes(namespace);
-        let named = scopes.flat_map(|scope| {
-            let exact = of(scope).exact.keys().map(|name| Probe::exact(name));
-            exact.chain(of(scope).prefixes.keys().map(|prefix| Probe::beginning(prefix)))
-        });
-        let all: BTreeSet<Probe<'_>> = named.chain([Probe::beginning("")]).collect();
+        let none = Probe::beginning("");
+        let all: BTreeSet<Probe<'_>> =
+            self.scopes(namespace).flat_map(|scope| of(scope).probes()).chain([none]).collect();
         all.into_iter().any(|name| wanted(self.on_service(namespace, name, of)))
     }
 }
@@ -279,6 +283,13 @@ impl Names {
         };
         let held = names.entry(text.clone()).or_insert(access);
         *held = (*held).max(access);
+    }
+
+    /// Returns the names that between them get every different answer.
+    fn probes(&self) -> BTreeSet<Probe<'_>> {
+        let exact = self.exact.keys().map(|name| Probe::exact(name));
+        let prefixes = self.prefixes.keys().map(|prefix| Probe::beginning(prefix));
+        exact.chain(prefixes).chain([Probe::beginning("")]).collect()
     }
 
     /// Returns what the most specific rule grants; none where no rule speaks of the name.

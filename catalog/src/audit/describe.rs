@@ -6,8 +6,8 @@
 use serde::Serialize;
 
 use crate::{
-    Actor, Admission, BackupStep, BindingRule, Command, Effect, Intention, IntentionKey, LoginChange, MembershipChange,
-    MeshEntry, Outcome, Refusal, WriteMode,
+    AclPolicy, Actor, Admission, BackupStep, BindingRule, Command, Effect, Intention, IntentionKey, LoginChange,
+    MembershipChange, MeshEntry, Outcome, Refusal, WriteMode,
 };
 
 /// How long a summary is at most.
@@ -21,6 +21,7 @@ pub(super) const CONTENT_BYTES_MAX: usize = 4096;
 pub(crate) enum Content<'a> {
     Intention(&'a Intention),
     Mesh(&'a MeshEntry),
+    Policy(&'a AclPolicy),
 }
 
 impl Content<'_> {
@@ -59,6 +60,7 @@ impl<'a> Description<'a> {
                 ("install-ca", format!("root {}, intermediate {}", root.id, intermediate.id))
             }
             Command::BootstrapAcl { token } => ("bootstrap-acl", format!("token {}", token.accessor)),
+            Command::Acl { change } => return Some(super::acl::describe(change)),
             Command::WriteToken { token } => {
                 ("write-token", noted(format!("token {}", token.accessor), &token.description))
             }
@@ -136,11 +138,11 @@ fn describe_membership(change: &MembershipChange) -> Option<String> {
     })
 }
 
-fn noted(what: String, note: &str) -> String {
+pub(super) fn noted(what: String, note: &str) -> String {
     if note.is_empty() { what } else { format!("{what}: {note}") }
 }
 
-fn bounded(mut text: String) -> String {
+pub(super) fn bounded(mut text: String) -> String {
     if text.len() > SUMMARY_BYTES_MAX {
         let end = (0..=SUMMARY_BYTES_MAX - 3).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
         text.truncate(end);

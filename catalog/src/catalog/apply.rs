@@ -5,8 +5,8 @@ use std::sync::Arc;
 use super::{Attempt, Catalog, Touched};
 use crate::{
     AccessorId, Action, Actor, CaIntermediate, CaRoot, CatalogIndex, Command, Digest, Envelope, Intention,
-    IntentionKey, JoinToken, Membership, Mesh, MeshEntry, Outcome, Principal, Refusal, Rights, SourcePattern, Token,
-    WatchKey, WriteMode,
+    IntentionKey, JoinToken, Membership, Mesh, MeshEntry, Outcome, Principal, Refusal, SourcePattern, Token, WatchKey,
+    WriteMode,
 };
 
 impl Catalog {
@@ -25,6 +25,7 @@ impl Catalog {
             Command::Bootstrap { mesh } => self.bootstrap(index, mesh, touched),
             Command::InstallCa { root, intermediate } => self.install_ca(index, root, intermediate, touched),
             Command::BootstrapAcl { token } => self.bootstrap_acl(index, token, touched),
+            Command::Acl { change } => self.change_acl(index, change, touched),
             Command::WriteToken { token } => self.write_token(index, token, touched),
             Command::DeleteToken { accessor } => self.delete_token(accessor, touched),
             Command::CreateJoinToken { token } => self.create_join_token(index, token, touched),
@@ -123,7 +124,7 @@ impl Catalog {
         Ok(outcome)
     }
 
-    fn write_token(&mut self, index: CatalogIndex, token: &Token, touched: &mut Touched) -> Attempt {
+    pub(super) fn write_token(&mut self, index: CatalogIndex, token: &Token, touched: &mut Touched) -> Attempt {
         if self.token_secrets.get(&token.secret).is_some_and(|holder| *holder != token.accessor) {
             return Err(Refusal::exists("token secret", "(hidden)"));
         }
@@ -140,15 +141,7 @@ impl Catalog {
 
     fn delete_token(&mut self, accessor: &AccessorId, touched: &mut Touched) -> Attempt {
         let token = self.tokens.get(accessor).cloned().ok_or_else(|| Refusal::not_found("token", accessor))?;
-        let keeps = |other: &Token| {
-            other.rights == Rights::Management && other.accessor != *accessor && other.expires_at.is_none()
-        };
-        if token.rights == Rights::Management && !self.tokens().any(keeps) {
-            return Err(Refusal::invalid(
-                format!("token `{accessor}`"),
-                "it is the last management token that does not expire: make another before you delete it",
-            ));
-        }
+        self.check_not_last_management(&token, "deletes it")?;
         self.token_secrets.remove(&token.secret);
         self.tokens.remove(accessor);
         touched.changed(WatchKey::Tokens);

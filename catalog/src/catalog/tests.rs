@@ -1,5 +1,7 @@
 //! What the state machine promises, told by commands and by laws over random logs.
 
+mod acl;
+
 use std::collections::BTreeMap;
 
 use proptest::prelude::*;
@@ -539,6 +541,7 @@ fn any_command() -> impl Strategy<Value = Command> {
         }),
         (1u8..5).prop_map(|number| Command::CreateJoinToken { token: join_token(number, &["s0", "s1"]) }),
         (1u8..5, name("k"), name("n")).prop_map(|(token, key, on)| enrol(token, &key, &on)),
+        acl::any_change(),
         (1u64..40).prop_map(|index| open(&AgentId::enrolled_at(CatalogIndex(index)))),
         (1u64..40).prop_map(|index| Command::RevokeAgent { agent: AgentId::enrolled_at(CatalogIndex(index)) }),
     ]
@@ -755,7 +758,7 @@ pub(crate) fn every_kind() -> Vec<Envelope> {
         Command::RevokeAgent { agent: AgentId::enrolled_at(CatalogIndex(99)) },
     ];
     commands.extend(super::login_tests::every_login(token(3)));
-    commands.into_iter().zip(1..).map(|(command, number)| envelope(number, command)).collect()
+    commands.into_iter().chain(acl::kinds()).zip(1..).map(|(command, number)| envelope(number, command)).collect()
 }
 
 /// Applies envelopes one after the other.

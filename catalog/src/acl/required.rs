@@ -1,0 +1,218 @@
+//! What a command needs of whoever asks for it, so that no way to ask for it can forget to look.
+
+use std::fmt;
+
+use super::{AclChange, Authority};
+use crate::{
+    AccessorId, Catalog, Check, CheckKey, Command, DeregisterTarget, Instance, InstanceKey, LoginChange, Namespace,
+    Node, NodeName, ServiceKey, ServicePattern,
+};
+
+/// Names the right that somebody lacks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Lack(String);
+
+impl fmt::Display for Lack {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Demands a right.
+fn need(is_granted: bool, what: impl FnOnce() -> String) -> Result<(), Lack> {
+    if is_granted { Ok(()) } else { Err(Lack(what())) }
+}
+
+impl Authority {
+    fn need_service_write(&self, service: &ServiceKey) -> Result<(), Lack> {
+        need(self.service_write(service), || format!("`service:write` on {service}"))
+    }
+
+    fn need_node_write(&self, node: &NodeName) -> Result<(), Lack> {
+        need(self.node_write(node), || format!("`node:write` on {node}"))
+    }
+
+    fn need_intention_write(&self, destination: &ServicePattern) -> Result<(), Lack> {
+        need(self.intention_write(destination), || format!("`intentions = \"write\"` on {destination}"))
+    }
+
+    fn need_acl_write(&self, namespace: &Namespace) -> Result<(), Lack> {
+        need(self.acl_write(namespace), || {
+            if *namespace == Namespace::default_namespace() {
+                "`acl = \"write\"`".to_owned()
+            } else {
+                format!("`acl = \"write\"` in the namespace {namespace}")
+            }
+        })
+    }
+
+    fn need_operator_write(&self) -> Result<(), Lack> {
+        need(self.operator_write(), || "`operator = \"write\"`".to_owned())
+    }
+
+    fn need_mesh_write(&self) -> Result<(), Lack> {
+        need(self.mesh_write(), || "`mesh = \"write\"`".to_owned())
+    }
+
+    fn need_management(&self) -> Result<(), Lack> {
+        need(self.is_management(), || "a management token".to_owned())
+    }
+}
+
+impl Catalog {
+    /// Checks that whoever has `authority` may ask for a command.
+    ///
+    /// Where a command bears on several things, the right on one of them is not enough: it is refused whole.
+    ///
+    /// # Errors
+    /// [`Lack`] names the first right that is missing.
+    pub fn permits(&self, authority: &Authority, command: &Command) -> Result<(), Lack> {
+        if authority.is_management() {
+            return Ok(());
+        }
+        match command {
+            Command::Acl { change } => self.permits_acl(authority, change),
+            Command::WriteToken { token } => authority.need_acl_write(&token.namespace),
+            Command::DeleteToken { accessor } => self.permits_token(authority, accessor),
+            Command::CreateJoinToken { token } => {
+                token.services.iter().try_for_each(|service| authority.need_service_write(service))?;
+                match &token.node {
+                    Some(node) => authority.need_node_write(node),
+                    None => need(authority.every_node_write(), || {
+                        "`node:write` on every node, or a join token that names its node".to_owned()
+                    }),
+                }
+            }
+            Command::DeleteJoinToken { accessor } => {
+                let services = self.join_tokens.get(accessor).map(|token| token.services.clone()).unwrap_or_default();
+                need(!services.is_empty(), || "a management token: the join token is not known".to_owned())?;
+                services.iter().try_for_each(|service| authority.need_service_write(service))
+            }
+            Command::RevokeAgent { .. } => authority.need_operator_write(),
+            Command::Register { node, instances, checks, skip_node_update, .. } => {
+                self.permits_node(authority, node, *skip_node_update)?;
+                instances.iter().try_for_each(|instance| self.permits_instance(authority, instance))?;
+                checks.iter().try_for_each(|check| self.permits_check(authority, check, instances))
+            }
+            Command::Deregister { node, target, .. } => self.permits_deregistration(authority, node, target),
+            Command::UpdateChecks { updates, .. } => {
+                updates.iter().try_for_each(|update| self.permits_check_at(authority, &update.key))
+            }
+            Command::WriteIntention { intention, .. } => authority.need_intention_write(&intention.destination),
+            Command::DeleteIntention { key, .. } => authority.need_intention_write(&key.destination),
+            // All that the entry holds so far is the baseline of everybody's policy, which is the operator's.
+            Command::WriteMesh { .. } | Command::DeleteMesh { .. } => {
+                authority.need_mesh_write()?;
+                authority.need_operator_write()
+            }
+            Command::Login { change } => match change {
+                LoginChange::WriteMethod { .. }
+                | LoginChange::DeleteMethod { .. }
+                | LoginChange::WriteRule { .. }
+                | LoginChange::DeleteRule { .. } => authority.need_acl_write(&Namespace::default_namespace()),
+                // Servers ask for these, in the name of whoever logged in.
+                LoginChange::GrantToken { .. } | LoginChange::Admit { .. } | LoginChange::RevokeProvisional { .. } => {
+                    authority.need_management()
+                }
+            },
+            Command::Membership { .. } => authority.need_operator_write(),
+            // A backup holds everything, tokens included.
+            Command::Backup { .. } => authority.need_management(),
+            // Servers and agents ask for these, never the holder of a token.
+            Command::Bootstrap { .. }
+            | Command::InstallCa { .. }
+            | Command::BootstrapAcl { .. }
+            | Command::Enrol { .. }
+            | Command::OpenSession { .. } => authority.need_management(),
+        }
+    }
+
+    fn permits_acl(&self, authority: &Authority, change: &AclChange) -> Result<(), Lack> {
+        let of_policy = |id| self.policy(id).map(|policy| policy.namespace.clone()).unwrap_or_default();
+        let of_role = |id| self.role(id).map(|role| role.namespace.clone()).unwrap_or_default();
+        match change {
+            AclChange::CreateToken { token } => authority.need_acl_write(&token.namespace),
+            AclChange::UpdateToken { accessor, .. } => self.permits_token(authority, accessor),
+            AclChange::CreatePolicy { policy } => authority.need_acl_write(&policy.namespace),
+            AclChange::UpdatePolicy { policy } => authority.need_acl_write(&of_policy(&policy.id)),
+            AclChange::DeletePolicy { id } => authority.need_acl_write(&of_policy(id)),
+            AclChange::CreateRole { role } => authority.need_acl_write(&role.namespace),
+            AclChange::UpdateRole { role } => authority.need_acl_write(&of_role(&role.id)),
+            AclChange::DeleteRole { id } => authority.need_acl_write(&of_role(id)),
+            AclChange::ReapTokens => authority.need_management(),
+        }
+    }
+
+    /// What is not there is judged as if it were of `default`: only who may write there learns that it is not.
+    fn permits_token(&self, authority: &Authority, accessor: &AccessorId) -> Result<(), Lack> {
+        let namespace = self.token(accessor).map(|token| token.namespace.clone()).unwrap_or_default();
+        authority.need_acl_write(&namespace)
+    }
+
+    /// A node that is there and stays as it is needs no right on it.
+    fn permits_node(&self, authority: &Authority, node: &Node, keeps_fields: bool) -> Result<(), Lack> {
+        let stays = self.node(&node.name).is_some_and(|held| {
+            keeps_fields
+                || *held
+                    == Node {
+                        owner: held.owner.clone(),
+                        incarnation: held.incarnation,
+                        created: held.created,
+                        modified: held.modified,
+                        ..node.clone()
+                    }
+        });
+        if stays { Ok(()) } else { authority.need_node_write(&node.name) }
+    }
+
+    /// An id that serves something else now needs the right on that too.
+    fn permits_instance(&self, authority: &Authority, instance: &Instance) -> Result<(), Lack> {
+        authority.need_service_write(&instance.service_key())?;
+        self.instance(&instance.key).map_or(Ok(()), |held| authority.need_service_write(&held.service_key()))
+    }
+
+    fn permits_check(&self, authority: &Authority, check: &Check, beside: &[Instance]) -> Result<(), Lack> {
+        if self.check(&check.key).is_some() {
+            self.permits_check_at(authority, &check.key)?;
+        }
+        let Some(key) = check.instance_key() else { return authority.need_node_write(&check.key.node) };
+        let service = beside.iter().find(|instance| instance.key == key).or_else(|| self.instance(&key));
+        // Without an instance there is nothing to judge by; the state machine refuses it later.
+        service.map_or_else(|| authority.need_management(), |of| authority.need_service_write(&of.service_key()))
+    }
+
+    /// Judges a check that is there by what it bears on, its instance or its node.
+    fn permits_check_at(&self, authority: &Authority, key: &CheckKey) -> Result<(), Lack> {
+        let instance = self.check(key).and_then(Check::instance_key);
+        match instance.and_then(|instance| self.instance(&instance)) {
+            Some(instance) => authority.need_service_write(&instance.service_key()),
+            None => authority.need_node_write(&key.node),
+        }
+    }
+
+    /// A node takes everything on it with it, so that all of these rights are needed.
+    fn permits_deregistration(
+        &self,
+        authority: &Authority,
+        node: &NodeName,
+        target: &DeregisterTarget,
+    ) -> Result<(), Lack> {
+        match target {
+            DeregisterTarget::Node => {
+                authority.need_node_write(node)?;
+                self.instances_on(node).try_for_each(|instance| authority.need_service_write(&instance.service_key()))
+            }
+            DeregisterTarget::Instance { namespace, id } => {
+                let key = InstanceKey { node: node.clone(), namespace: namespace.clone(), id: id.clone() };
+                match self.instance(&key) {
+                    Some(instance) => authority.need_service_write(&instance.service_key()),
+                    None => authority.need_node_write(node),
+                }
+            }
+            DeregisterTarget::Check { namespace, id } => {
+                let key = CheckKey { node: node.clone(), namespace: namespace.clone(), id: id.clone() };
+                self.permits_check_at(authority, &key)
+            }
+        }
+    }
+}
