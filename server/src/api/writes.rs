@@ -5,20 +5,34 @@ use wire::crypto;
 
 use super::call::Call;
 use super::error::ApiError;
-use crate::consensus::Committed;
+use crate::consensus::{Committed, Role};
 
 impl Call {
-    /// Carries out a command in the name of the caller's token.
+    /// Carries out a command in the name of the caller's token, if that may ask for it.
     ///
     /// # Errors
     ///
+    /// [`ApiError::PermissionDenied`] where the caller lacks a right that the command needs.
     /// [`ApiError::Refused`] where the command is malformed or the state forbids it: nothing has changed.
     /// [`ApiError::Propose`] where no leader took it, or where nobody knows whether it was carried out.
     pub(super) async fn write(&self, command: Command) -> Result<Committed, ApiError> {
         let accessor = self.caller.accessor().ok_or_else(|| ApiError::Internal {
             reason: format!("the route {} writes but asks for no token", self.path),
         })?;
+        self.permit(&command).await?;
         self.write_as(Actor::Token(accessor.clone()), command).await
+    }
+
+    /// Checks that the caller may ask for a command, by a state in which no right lives on that was taken away before the
+    /// request came: a follower asks the leader first.
+    async fn permit(&self, command: &Command) -> Result<(), ApiError> {
+        let consensus = self.state.consensus();
+        if consensus.status().role != Role::Leader {
+            consensus.read_index().await?;
+        }
+        let catalog = consensus.catalog();
+        let authority = self.authority_by(&catalog)?;
+        catalog.permits(&authority, command).map_err(|lack| self.denied(lack))
     }
 
     /// Carries out a command in the name of `actor`.
