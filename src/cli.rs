@@ -21,6 +21,7 @@ mod keygen;
 mod output;
 mod server;
 mod services;
+mod snapshot;
 mod status;
 mod validate;
 
@@ -99,6 +100,9 @@ enum Verb {
     /// Look into the catalog
     #[command(subcommand)]
     Catalog(catalog::Catalog),
+    /// Save the servers' state to a file, and restore it
+    #[command(subcommand)]
+    Snapshot(snapshot::Snapshot),
     /// Show the servers and who leads
     Status(status::Status),
     /// Look at the certificate authority
@@ -137,6 +141,7 @@ async fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Verb::Intention(intention) => intention::run(intention, api).await,
         Verb::Services(services) => services::run(services, api).await,
         Verb::Catalog(catalog) => catalog::run(catalog, api).await,
+        Verb::Snapshot(snapshot) => snapshot::run(snapshot, api).await,
         Verb::Status(status) => status::run(status, api).await,
         Verb::Ca(ca) => ca::run(ca, api).await,
         Verb::Validate(validate) => validate::run(&validate),

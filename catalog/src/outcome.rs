@@ -103,6 +103,9 @@ pub enum Refusal {
         /// When the caller thought it was.
         expected: CatalogIndex,
     },
+    /// Somebody else's backup is being restored.
+    #[error("another restore is under way, or was broken off within the last ten minutes: try again later")]
+    RestoreUnderWay,
     /// No join token has this secret.
     #[error("the join token is unknown: make a new one with `weft join-token create`")]
     JoinTokenUnknown,
@@ -237,6 +240,7 @@ impl Refusal {
             Self::NotFound { .. } => RefusalKind::NotFound,
             Self::AlreadyBootstrapped
             | Self::Exists { .. }
+            | Self::RestoreUnderWay
             | Self::RequestIdReused { .. }
             | Self::IntentionChanged { .. }
             | Self::EntryChanged { .. }

@@ -24,6 +24,7 @@ mod reads;
 mod register;
 mod route;
 mod services;
+mod snapshot;
 mod status;
 #[cfg(test)]
 mod tests;
@@ -220,6 +221,7 @@ fn table() -> Vec<Route> {
         agent::routes(),
         nodes::routes(),
         services::routes(),
+        snapshot::routes(),
         register::routes(),
         health::routes(),
         intentions::routes(),

@@ -27,8 +27,8 @@ const ROOT_TTL: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 const INTERMEDIATE_TTL: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// The kinds of record that sealed keys are bound to.
-const ROOT_KIND: &str = "ca-root";
-const INTERMEDIATE_KIND: &str = "ca-intermediate";
+pub(crate) const ROOT_KIND: &str = "ca-root";
+pub(crate) const INTERMEDIATE_KIND: &str = "ca-intermediate";
 
 /// Why the certificate authority could not be founded.
 #[derive(Debug, thiserror::Error)]

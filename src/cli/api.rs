@@ -1,5 +1,7 @@
 //! One call of the API, with the command line's own way of saying where and as whom.
 
+use std::time::Duration;
+
 use anyhow::Context;
 use serde::{Serialize, de::DeserializeOwned};
 use wire::{
@@ -69,6 +71,30 @@ impl Api {
     /// Sends a write to what `id` names below `path`; the path says it all.
     pub(super) async fn write_to(&self, path: &str, id: &str, query: &[(&str, &str)]) -> anyhow::Result<()> {
         asking(self.client.put(path).segment(id), query).send().await?;
+        Ok(())
+    }
+
+    /// Fetches what is no JSON, of at most `bytes_max` bytes.
+    pub(super) async fn download(
+        &self,
+        path: &str,
+        query: &[(&str, &str)],
+        bytes_max: usize,
+        timeout: Duration,
+    ) -> anyhow::Result<Vec<u8>> {
+        let call = asking(self.client.get(path), query).timeout(timeout).answer_bytes_max(bytes_max);
+        Ok(call.send().await?.body.to_vec())
+    }
+
+    /// Sends what is no JSON.
+    pub(super) async fn upload(
+        &self,
+        path: &str,
+        query: &[(&str, &str)],
+        bytes: Vec<u8>,
+        timeout: Duration,
+    ) -> anyhow::Result<()> {
+        asking(self.client.put(path), query).timeout(timeout).bytes("application/x-gzip", bytes).send().await?;
         Ok(())
     }
 

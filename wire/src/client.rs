@@ -124,6 +124,8 @@ pub struct Call<'a> {
     query: String,
     request_id: Option<RequestId>,
     body: Bytes,
+    content_type: &'static str,
+    answer_bytes_max: usize,
     timeout: Duration,
 }
 
@@ -148,7 +150,17 @@ impl Answer {
 impl<'a> Call<'a> {
     fn new(client: &'a ApiClient, method: Method, path: &str) -> Self {
         let (path, query, body) = (path.to_owned(), String::new(), Bytes::new());
-        Self { client, method, path, query, request_id: None, body, timeout: client.timeout }
+        Self {
+            client,
+            method,
+            path,
+            query,
+            request_id: None,
+            body,
+            content_type: "application/json",
+            answer_bytes_max: ANSWER_BYTES_MAX,
+            timeout: client.timeout,
+        }
     }
 
     /// Appends `/` and a part of the path, whatever characters it has.
@@ -176,6 +188,19 @@ impl<'a> Call<'a> {
         let written = serde_json::to_vec(value);
         self.body = written.map_err(|source| ApiError::Encode { path: self.path.clone(), source })?.into();
         Ok(self)
+    }
+
+    /// Sends bytes that are no JSON.
+    pub fn bytes(mut self, content_type: &'static str, bytes: impl Into<Bytes>) -> Self {
+        self.content_type = content_type;
+        self.body = bytes.into();
+        self
+    }
+
+    /// Reads an answer of up to so many bytes.
+    pub fn answer_bytes_max(mut self, bytes_max: usize) -> Self {
+        self.answer_bytes_max = bytes_max;
+        self
     }
 
     /// Marks the call, so that its repeat under the same id is answered as the first was and nothing is done twice.
@@ -223,9 +248,9 @@ impl<'a> Call<'a> {
         let exchange = async {
             let response = sender.send_request(request).await.map_err(lost)?;
             let (parts, body) = response.into_parts();
-            let body = Limited::new(body, ANSWER_BYTES_MAX).collect().await.map_err(|error| {
+            let body = Limited::new(body, self.answer_bytes_max).collect().await.map_err(|error| {
                 if error.is::<LengthLimitError>() {
-                    return ApiError::AnswerTooLarge { path: self.path.clone(), limit_bytes: ANSWER_BYTES_MAX };
+                    return ApiError::AnswerTooLarge { path: self.path.clone(), limit_bytes: self.answer_bytes_max };
                 }
                 self.lost("the connection broke".to_owned(), error.downcast().ok().map(|error| *error))
             })?;
@@ -260,7 +285,7 @@ impl<'a> Call<'a> {
             .header(header::HOST, self.client.address.authority())
             .header(header::USER_AGENT, concat!("weft/", env!("CARGO_PKG_VERSION")));
         if !self.body.is_empty() {
-            request = request.header(header::CONTENT_TYPE, "application/json");
+            request = request.header(header::CONTENT_TYPE, self.content_type);
         }
         if let Some(id) = &self.request_id {
             request = request.header("x-weft-request-id", id.as_str());

@@ -3,6 +3,7 @@
 pub mod agent_protocol;
 pub mod api_name;
 pub mod api_types;
+pub mod backup;
 pub mod client;
 pub mod cluster_key;
 pub mod consul;

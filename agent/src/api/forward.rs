@@ -8,12 +8,14 @@ use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderValue};
 use http_body_util::{BodyExt, Limited};
 use wire::agent_protocol::API_PATH_PREFIX;
+use wire::backup::ARCHIVE_BYTES_MAX;
 
 use super::error::ApiError;
 use crate::core::Handle;
 
-/// No request to the API is larger; the server bounds each route further.
+/// No request to the API is larger, but for a backup that is restored; the server bounds each route further.
 const REQUEST_BYTES_MAX: usize = 8 * 1024 * 1024;
+const BACKUP_PATH: &str = "/v1/snapshot";
 
 /// Headers that are about a connection and not about the request that it carries (RFC 9110 §7.6.1).
 const CONNECTION_HEADERS: [HeaderName; 8] = [
@@ -38,8 +40,9 @@ pub(super) async fn pass_on(core: &Handle, request: Request) -> Result<Response,
     let path = parts.uri.path_and_query().map_or("", PathAndQuery::as_str);
     let rest = path.strip_prefix("/v1").ok_or_else(|| ApiError::NoSuchPath { path: path.to_owned() })?;
     let path = format!("{API_PATH_PREFIX}{rest}");
+    let bytes_max = if parts.uri.path() == BACKUP_PATH { ARCHIVE_BYTES_MAX } else { REQUEST_BYTES_MAX };
     let headers = carried(parts.headers);
-    let body = BodyExt::boxed_unsync(Limited::new(body, REQUEST_BYTES_MAX));
+    let body = BodyExt::boxed_unsync(Limited::new(body, bytes_max));
     let answer = connection
         .send(parts.method, &path, headers, body, PATH)
         .await

@@ -13,7 +13,8 @@ use serde_json::Value;
 
 use super::{Attempt, Catalog, NodeState, Touched};
 use crate::{
-    AgentId, BackupStep, CatalogIndex, Digest, Envelope, Mesh, NodeName, Outcome, Owner, Refusal, RequestId, WatchKey,
+    AgentId, BackupStep, CaIntermediate, CaRoot, CatalogIndex, Digest, Envelope, Mesh, NodeName, Outcome, Owner,
+    Refusal, RequestId, SealedOf, SealedSecret, WatchKey,
     backup::{UPLOAD_IDLE_MAX, Upload},
 };
 
@@ -51,6 +52,32 @@ impl Catalog {
         CatalogIndex(index.0.saturating_add(self.numbers_ahead))
     }
 
+    /// Returns the catalog as it goes into a backup: without another one that is just being restored.
+    #[must_use]
+    pub fn for_backup(&self) -> Self {
+        Self { upload: None, ..self.clone() }
+    }
+
+    /// Returns the catalog with every sealed secret as `reseal` makes it.
+    ///
+    /// # Errors
+    /// What `reseal` fails with first.
+    pub fn resealed<E>(
+        &self,
+        mut reseal: impl FnMut(SealedOf<'_>, &SealedSecret) -> Result<SealedSecret, E>,
+    ) -> Result<Self, E> {
+        let mut next = self.clone();
+        for root in self.roots() {
+            let sealed_key = reseal(SealedOf::Root(&root.id), &root.sealed_key)?;
+            next.roots.insert(root.id.clone(), Arc::new(CaRoot { sealed_key, ..root.clone() }));
+        }
+        for one in self.intermediates() {
+            let sealed_key = reseal(SealedOf::Intermediate(&one.id), &one.sealed_key)?;
+            next.intermediates.insert(one.id.clone(), Arc::new(CaIntermediate { sealed_key, ..one.clone() }));
+        }
+        Ok(next)
+    }
+
     pub(super) fn take_backup_step(
         &mut self,
         index: CatalogIndex,
@@ -62,8 +89,9 @@ impl Catalog {
         match step {
             BackupStep::Saved { .. } => Ok(Outcome::Done),
             BackupStep::Begin { upload, bytes, sha256 } => {
-                if let Some(held) = &self.upload {
-                    return Err(Refusal::exists("restore", held.id.as_str()));
+                // Whoever begins anew has given up the one before.
+                if self.upload.as_ref().is_some_and(|held| held.actor != envelope.actor) {
+                    return Err(Refusal::RestoreUnderWay);
                 }
                 self.upload = Some(Arc::new(Upload {
                     id: upload.clone(),

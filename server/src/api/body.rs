@@ -9,9 +9,22 @@ use http_body_util::{BodyExt, LengthLimitError, Limited};
 
 use super::error::ApiError;
 
-/// Largest body of any request.
+/// Largest body of a request to most routes.
 pub(crate) const BODY_BYTES_MAX: usize = 1024 * 1024;
 const BODY_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// How large a body may be, and how long it may take.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Bounds {
+    pub(crate) bytes_max: usize,
+    pub(crate) timeout: Duration,
+}
+
+impl Default for Bounds {
+    fn default() -> Self {
+        Self { bytes_max: BODY_BYTES_MAX, timeout: BODY_TIMEOUT }
+    }
+}
 
 /// Reads a whole body.
 ///
@@ -19,17 +32,14 @@ const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 ///
 /// [`ApiError::BodyTooLarge`] before anything is read where the length is announced, and as soon as the limit is passed
 /// where it is not.
-pub(crate) async fn read(headers: &HeaderMap, body: Body) -> Result<Bytes, ApiError> {
-    read_within(headers, body, BODY_TIMEOUT).await
-}
-
-async fn read_within(headers: &HeaderMap, body: Body, limit: Duration) -> Result<Bytes, ApiError> {
-    let too_large = || ApiError::BodyTooLarge { limit_bytes: BODY_BYTES_MAX };
+pub(crate) async fn read(headers: &HeaderMap, body: Body, bounds: Bounds) -> Result<Bytes, ApiError> {
+    let Bounds { bytes_max, timeout: limit } = bounds;
+    let too_large = || ApiError::BodyTooLarge { limit_bytes: bytes_max };
     let announced = headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
-    if announced.is_some_and(|length| length > BODY_BYTES_MAX as u64) {
+    if announced.is_some_and(|length| length > bytes_max as u64) {
         return Err(too_large());
     }
-    let collected = tokio::time::timeout(limit, Limited::new(body, BODY_BYTES_MAX).collect())
+    let collected = tokio::time::timeout(limit, Limited::new(body, bytes_max).collect())
         .await
         .map_err(|_| ApiError::BodyTooSlow { limit_s: limit.as_secs() })?;
     match collected {
@@ -60,7 +70,7 @@ mod tests {
     #[tokio::test]
     async fn a1_an_endless_body_is_read_no_further_than_the_limit() {
         let chunks = Arc::new(AtomicUsize::new(0));
-        let error = read(&HeaderMap::new(), endless(Arc::clone(&chunks))).await.unwrap_err();
+        let error = read(&HeaderMap::new(), endless(Arc::clone(&chunks)), Bounds::default()).await.unwrap_err();
         assert!(matches!(error, ApiError::BodyTooLarge { .. }), "{error}");
         assert_eq!(chunks.load(Ordering::Relaxed), BODY_BYTES_MAX / (64 * 1024) + 1);
     }
@@ -69,7 +79,7 @@ mod tests {
     async fn a1_an_announced_giant_is_not_read_at_all() {
         let chunks = Arc::new(AtomicUsize::new(0));
         let headers = [(header::CONTENT_LENGTH, "10000000000".parse().unwrap())].into_iter().collect();
-        let error = read(&headers, endless(Arc::clone(&chunks))).await.unwrap_err();
+        let error = read(&headers, endless(Arc::clone(&chunks)), Bounds::default()).await.unwrap_err();
         assert!(matches!(error, ApiError::BodyTooLarge { .. }), "{error}");
         assert_eq!(chunks.load(Ordering::Relaxed), 0);
     }
@@ -77,13 +87,15 @@ mod tests {
     #[tokio::test]
     async fn a1_the_limit_itself_is_allowed() {
         let body = Body::from(vec![b' '; BODY_BYTES_MAX]);
-        assert_eq!(read(&HeaderMap::new(), body).await.unwrap().len(), BODY_BYTES_MAX);
+        assert_eq!(read(&HeaderMap::new(), body, Bounds::default()).await.unwrap().len(), BODY_BYTES_MAX);
     }
 
     #[tokio::test]
     async fn a5_a_body_that_never_arrives_is_given_up() {
         let body = Body::from_stream(stream::pending::<Result<Bytes, Infallible>>());
-        let error = read_within(&HeaderMap::new(), body, Duration::from_millis(1)).await.unwrap_err();
+        let error = read(&HeaderMap::new(), body, Bounds { timeout: Duration::from_millis(1), ..Bounds::default() })
+            .await
+            .unwrap_err();
         assert!(matches!(error, ApiError::BodyTooSlow { .. }), "{error}");
     }
 }

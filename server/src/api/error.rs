@@ -72,6 +72,15 @@ pub(crate) enum ApiError {
     /// The path exists, but not for this method.
     #[error("the path does not take this method; see the Allow header")]
     MethodNotAllowed,
+    /// The body is no backup that can be restored.
+    #[error("cannot restore: {}", wire::one_line(.0))]
+    Backup(#[from] wire::backup::BackupError),
+    /// The backup is of another cluster.
+    #[error("the backup is of cluster {theirs}, and this is {ours}: send `force-cluster` if it is meant all the same")]
+    OtherCluster { theirs: String, ours: String },
+    /// The backup's secrets are sealed with a cluster key that this server does not have.
+    #[error("cannot restore: {0}; start the servers with that cluster key as --previous-cluster-key-file")]
+    ForeignSecret(wire::cluster_key::SealError),
     /// The state machine decided against the write; nothing has changed.
     #[error(transparent)]
     Refused(#[from] Refusal),
@@ -104,12 +113,15 @@ impl ApiError {
             | Self::Path { .. }
             | Self::PathUnreadable { .. }
             | Self::BodyBroken { .. }
-            | Self::Body { .. } => StatusCode::BAD_REQUEST,
+            | Self::Body { .. }
+            | Self::ForeignSecret(_) => StatusCode::BAD_REQUEST,
+            Self::Backup(wire::backup::BackupError::TooLarge { .. }) => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::Backup(_) => StatusCode::BAD_REQUEST,
             Self::BodyTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
             Self::BodyTooSlow { .. } => StatusCode::REQUEST_TIMEOUT,
             Self::NotFound { .. } | Self::NoSuchPath { .. } => StatusCode::NOT_FOUND,
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
-            Self::SecretGone => StatusCode::CONFLICT,
+            Self::SecretGone | Self::OtherCluster { .. } => StatusCode::CONFLICT,
             Self::Refused(refusal) => match refusal.kind() {
                 RefusalKind::NotFound => StatusCode::NOT_FOUND,
                 RefusalKind::Conflict => StatusCode::CONFLICT,

@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
 use axum::extract::rejection::RawPathParamsRejection;
@@ -28,6 +29,7 @@ pub(crate) struct Route {
     method: Method,
     path: &'static str,
     right: Right,
+    body: body::Bounds,
     handler: Arc<Handler>,
 }
 
@@ -38,14 +40,25 @@ where
     Answer: Future<Output = Result<Response, ApiError>> + Send + 'static,
 {
     let handler: Arc<Handler> = Arc::new(move |call| Box::pin(handler(call)));
-    Route { method, path, right, handler }
+    Route { method, path, right, body: body::Bounds::default(), handler }
 }
 
 impl Route {
+    /// Lets the route take a larger body than others, for longer.
+    pub(crate) fn with_body(self, bytes_max: usize, timeout: Duration) -> Route {
+        Route { body: body::Bounds { bytes_max, timeout }, ..self }
+    }
+
     /// Returns what the route serves and the right that it needs.
     #[cfg(test)]
     pub(crate) fn describe(&self) -> (Method, &'static str, Right) {
         (self.method.clone(), self.path, self.right)
+    }
+
+    /// Returns how large a body it takes.
+    #[cfg(test)]
+    pub(crate) fn body_bytes_max(&self) -> usize {
+        self.body.bytes_max
     }
 
     /// Adds the route to `router`.
@@ -81,7 +94,7 @@ impl Route {
         let path_parameters =
             path_parameters.map_err(|error| ApiError::PathUnreadable { reason: error.body_text() })?;
         let takes_body = self.method == Method::PUT || self.method == Method::POST;
-        let body = if takes_body { body::read(&parts.headers, body).await? } else { bytes::Bytes::new() };
+        let body = if takes_body { body::read(&parts.headers, body, self.body).await? } else { bytes::Bytes::new() };
         let call = Call {
             request_id: auth::request_id(&parts.headers)?,
             source: parts.extensions.get::<SourceAddress>().map(|source| source.0),

@@ -2,6 +2,7 @@
 
 mod content;
 mod harness;
+mod snapshot;
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -81,10 +82,12 @@ async fn a3_no_route_lets_its_parameters_be_judged_before_its_right() {
 #[tokio::test]
 async fn a1_every_route_with_a_body_refuses_a_large_one() {
     let api = Api::start().await;
-    for (method, path, _) in super::routes() {
+    for route in super::table() {
+        let (method, path, _) = route.describe();
         if method != Method::PUT {
             continue;
         }
+        let limit = route.body_bytes_max();
         let announced = api
             .request(method.clone(), &example(path), Some(&api.token))
             .header("content-length", "10000000000")
@@ -93,10 +96,12 @@ async fn a1_every_route_with_a_body_refuses_a_large_one() {
         let chunks = futures_util::stream::repeat_with(|| Ok::<_, std::convert::Infallible>(vec![b' '; 64 * 1024]));
         let endless =
             api.request(method.clone(), &example(path), Some(&api.token)).body(Body::from_stream(chunks)).unwrap();
-        for request in [announced, endless] {
+        // Where much may be sent, it is too much to send here: what is announced is judged by the same limit.
+        let requests = if limit > 1 << 20 { vec![announced] } else { vec![announced, endless] };
+        for request in requests {
             let answer = api.call(request).await;
             assert_eq!(answer.status, StatusCode::PAYLOAD_TOO_LARGE, "{path}: {}", answer.text);
-            assert!(answer.text.contains("1048576"), "{}", answer.text);
+            assert!(answer.text.contains(&limit.to_string()), "{}", answer.text);
             assert_eq!(answer.header("connection"), Some("close"));
         }
     }

@@ -37,10 +37,22 @@ impl Call {
 
     /// Carries out a command in the name of `actor`.
     pub(super) async fn write_as(&self, actor: Actor, command: Command) -> Result<Committed, ApiError> {
+        self.propose(actor, self.request_id.clone().unwrap_or_else(random_request_id), command).await
+    }
+
+    /// Carries out one of several commands that a request consists of; the caller's request id does not mark it.
+    pub(super) async fn write_part(&self, command: Command) -> Result<Committed, ApiError> {
+        let accessor = self.caller.accessor().ok_or_else(|| ApiError::Internal {
+            reason: format!("the route {} writes but asks for no token", self.path),
+        })?;
+        self.propose(Actor::Token(accessor.clone()), random_request_id(), command).await
+    }
+
+    async fn propose(&self, actor: Actor, request_id: RequestId, command: Command) -> Result<Committed, ApiError> {
         command.validate()?;
         let envelope = Envelope {
             version: ENVELOPE_VERSION,
-            request_id: self.request_id.clone().unwrap_or_else(random_request_id),
+            request_id,
             actor,
             source_address: self.source.map(|source| source.to_string()),
             proposed_at: crypto::now(),
@@ -59,6 +71,6 @@ impl Call {
     }
 }
 
-fn random_request_id() -> RequestId {
+pub(super) fn random_request_id() -> RequestId {
     crypto::uuid_v4().parse().expect("a UUID is a request id: 36 letters, digits and hyphens")
 }

@@ -24,10 +24,15 @@ pub(crate) struct Alone {
 impl Alone {
     /// Starts one, and waits until it is ready.
     pub(crate) async fn start() -> Self {
+        Self::start_in(None, ClusterKeys::single(ClusterKey::generate())).await
+    }
+
+    /// Starts one with these keys, in a given trust domain.
+    pub(crate) async fn start_in(trust_domain: Option<&str>, cluster_keys: ClusterKeys) -> Self {
         wire::crypto::install_provider();
         let server: ServerId = "a".parse().unwrap();
-        let cluster_keys = ClusterKeys::single(ClusterKey::generate());
         let mut config = Config::new(server.clone(), cluster_keys.clone());
+        config.trust_domain = trust_domain.map(|domain| domain.parse().unwrap());
         config.timing = RaftTiming::fast();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();

@@ -17,6 +17,8 @@ use crate::metrics::Metrics;
 pub(super) struct Answer {
     pub(super) status: StatusCode,
     pub(super) text: String,
+    /// The answer as it came, where it is no text.
+    pub(super) bytes: Vec<u8>,
     headers: http::HeaderMap,
 }
 
@@ -45,7 +47,11 @@ pub(super) struct Api {
 impl Api {
     /// Starts the server and makes the first token as `weft acl bootstrap` does.
     pub(super) async fn start() -> Self {
-        let alone = Alone::start().await;
+        Self::over(Alone::start().await).await
+    }
+
+    /// Puts the API before a server.
+    pub(super) async fn over(alone: Alone) -> Self {
         let state = ApiState::new(
             alone.consensus.clone(),
             "dc1".to_owned(),
@@ -95,6 +101,12 @@ impl Api {
         self.call(self.request(method, path, token).body(body).unwrap()).await
     }
 
+    /// Sends bytes that are no JSON.
+    pub(super) async fn put_bytes(&self, path: &str, bytes: &[u8]) -> Answer {
+        let request = self.request(Method::PUT, path, Some(&self.token)).body(Body::from(bytes.to_vec())).unwrap();
+        self.call(request).await
+    }
+
     pub(super) async fn get(&self, path: &str) -> Answer {
         self.send(Method::GET, path, Some(&self.token), Value::Null).await
     }
@@ -119,6 +131,6 @@ async fn answer(router: Router, request: Request<Body>) -> Answer {
     let response = router.oneshot(request).await.unwrap();
     let (parts, body) = response.into_parts();
     let bytes = body.collect().await.unwrap().to_bytes();
-    let text = String::from_utf8(bytes.to_vec()).unwrap();
-    Answer { status: parts.status, headers: parts.headers, text }
+    let text = String::from_utf8_lossy(&bytes).into_owned();
+    Answer { status: parts.status, headers: parts.headers, text, bytes: bytes.to_vec() }
 }
