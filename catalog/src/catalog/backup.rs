@@ -2,7 +2,7 @@
 //!
 //! A backup of this very cluster brings back what operators wrote: tokens, intentions, config entries, and nodes that no
 //! agent stands on. What the group learned since stays, for taking it back would open what was closed or cut who is alive:
-//! agent records and their nodes, join tokens (a used one must stay used), revocations and the certificate authority. A
+//! agent records and their nodes, join tokens and logins (what was used must stay used), revocations and the certificate authority. A
 //! backup of another cluster brings all of these along, for then there is nothing to lose. In both cases the group keeps
 //! its own facts, members, log position, clock and audit trail.
 
@@ -195,6 +195,8 @@ impl Catalog {
             next.revoked = self.revoked.clone();
             next.join_tokens = self.join_tokens.clone();
             next.join_secrets = self.join_secrets.clone();
+            next.bearers = self.bearers.clone();
+            next.bearer_ends = self.bearer_ends.clone();
             next.roots = self.roots.clone();
             next.intermediates = self.intermediates.clone();
         }
@@ -244,6 +246,9 @@ impl Catalog {
             WatchKey::Mesh,
             WatchKey::Roots,
             WatchKey::Tokens,
+            WatchKey::AuthMethods,
+            WatchKey::AclPolicies,
+            WatchKey::AclRoles,
             WatchKey::JoinTokens,
             WatchKey::Agents,
             WatchKey::Revocations,

@@ -215,14 +215,15 @@ impl Catalog {
             self.end_record(previous, index, previous.key != login.key || !keeps_all, touched);
         }
         self.remember_bearer(login);
+        let enrolled = self.number_at(index);
         let record = AgentRecord {
-            id: AgentId::enrolled_at(index),
+            id: AgentId::enrolled_at(enrolled),
             node: login.node.clone(),
             platform: login.platform,
             key: login.key.clone(),
             services: login.services.clone(),
             attestation,
-            enrolled: index,
+            enrolled,
             incarnation: None,
             server: None,
             modified: index,

@@ -10,6 +10,7 @@ fn catalog() -> Catalog {
         raft_id: 1,
         disk_id: "d1".to_owned(),
         raft_address: "127.0.0.1:8301".to_owned(),
+        reads: 2,
     };
     let mesh = Mesh {
         cluster_id: "c1".to_owned(),
