@@ -152,7 +152,8 @@ fn accept(response: JoinResponse, config: &Config, token: &JoinSecret, key: &Lea
     if record.key != key.fingerprint() {
         return Err("the record is of another key".to_owned());
     }
-    TrustAnchors::from_pem(&response.roots_pem).map_err(|error| wire::one_line(&error))?;
+    TrustAnchors::of_domain(&response.mesh.trust_domain, response.roots_pem.clone())
+        .map_err(|error| wire::one_line(&error))?;
     let wanted = response.mesh.scheme().agent(record.platform, &record.node);
     let leaf = HeldLeaf::new(key, &response.leaf, &wanted, wire::crypto::now())
         .map_err(|error: LeafError| wire::one_line(&error))?;

@@ -81,15 +81,6 @@ impl BackupStep {
     }
 }
 
-/// Names what a sealed secret belongs to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum SealedOf<'a> {
-    /// The root of this id.
-    Root(&'a str),
-    /// The intermediate of this id.
-    Intermediate(&'a str),
-}
-
 /// Is what has arrived of a state that is being restored. Nothing reads it before all of it is there.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -14,18 +14,21 @@ use crate::{
     CaIntermediate, CaRoot, CatalogIndex, Check, CheckId, CheckKey, CheckStatus, Digest, Endpoint, Envelope,
     IdentityScheme, Instance, InstanceId, InstanceKey, Intention, IntentionKey, Item, JoinToken, KeyFingerprint,
     Membership, Mesh, MeshEntry, MeshItem, Namespace, Node, NodeName, Outcome, Policy, PolicyId, Refusal, RequestId,
-    RoleId, SecretHash, ServiceKey, ServiceName, ServicePattern, SourcePattern, Timestamp, Token, Topic, TrustBundle,
-    WatchKey, audit::AuditTrail, login::UsedBearer,
+    RoleId, RootsAck, SecretHash, ServiceKey, ServiceName, ServicePattern, SourcePattern, Timestamp, Token, Topic,
+    TrustBundle, WatchKey, audit::AuditTrail, login::UsedBearer,
 };
 
 mod acl;
 mod apply;
 mod audit;
 mod backup;
+mod ca;
 mod enrolment;
 mod login;
 mod membership;
 mod registration;
+
+pub(crate) use ca::CaState;
 
 /// How many answers are remembered for repeats of their requests.
 const ANSWERS_MAX: usize = 16_384;
@@ -115,6 +118,9 @@ pub struct Catalog {
     pub(crate) upload: Option<Arc<Upload>>,
     /// How far the numbers of agents and sessions are ahead of the log, since a backup of a longer one was restored.
     pub(crate) numbers_ahead: u64,
+    pub(crate) ca: CaState,
+    /// What agents said of the roots that they have in force, since the rotation began.
+    pub(crate) roots_acks: OrdMap<AgentId, RootsAck>,
     pub(crate) answers: OrdMap<RequestId, Arc<Answer>>,
     pub(crate) answer_order: OrdMap<CatalogIndex, RequestId>,
     /// When each watched thing changed last.
@@ -405,12 +411,12 @@ impl Catalog {
         self.intermediates().find(|intermediate| intermediate.active)
     }
 
-    /// Returns the roots to trust, one bundle a trust domain.
+    /// Returns the roots to trust, one bundle a trust domain; retired and distrusted ones are not among them.
     #[must_use]
     pub fn trust_bundles(&self) -> Vec<TrustBundle> {
         let own = self.mesh().map(|mesh| TrustBundle {
             trust_domain: mesh.trust_domain.clone(),
-            roots_pem: self.roots().map(|root| root.certificate_pem.clone()).collect(),
+            roots_pem: self.roots().filter(|root| !root.retired).map(|root| root.certificate_pem.clone()).collect(),
         });
         own.into_iter().collect()
     }
@@ -451,13 +457,19 @@ impl Catalog {
             Topic::Mesh => self.mesh().map(|mesh| ("mesh".to_owned(), self.mesh_item(mesh))).into_iter().collect(),
             Topic::Roots => self
                 .roots()
+                .filter(|root| !root.retired)
                 .map(|root| {
-                    let item = Item::Root { certificate_pem: root.certificate_pem.clone(), active: root.active };
-                    (root.id.clone(), item)
+                    let signer = self.active_intermediate().filter(|_| root.active).map(|one| one.id.clone());
+                    let (certificate_pem, active) = (root.certificate_pem.clone(), root.active);
+                    (root.id.clone(), Item::Root { certificate_pem, active, signer })
                 })
                 .collect(),
             Topic::Revocations => {
-                self.revoked.keys().map(|id| (id.to_string(), Item::RevokedRecord { enrolled: id.index() })).collect()
+                let records = self.revoked.keys();
+                let records = records.map(|id| (id.to_string(), Item::RevokedRecord { enrolled: id.index() }));
+                let roots = self.distrusted_roots();
+                let roots = roots.map(|(id, _)| (format!("root:{id}"), Item::DistrustedRoot { root: id.clone() }));
+                records.chain(roots).collect()
             }
             Topic::Intentions(destination) => self
                 .policy_for(destination)

@@ -3,10 +3,10 @@
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    AccessorId, AclChange, AgentId, AuthMethodName, BackupStep, CaIntermediate, CaRoot, CatalogIndex, Check, CheckId,
-    CheckKey, CheckStatus, Incarnation, Instance, InstanceId, Intention, IntentionKey, JoinToken, KeyFingerprint,
-    LoginChange, MembershipChange, Mesh, MeshEntry, NameError, Namespace, Node, NodeName, Platform, SecretHash,
-    ServerId, Timestamp, Token,
+    AccessorId, AclChange, AgentId, AuthMethodName, BackupStep, CaChange, CaIntermediate, CaRoot, CatalogIndex, Check,
+    CheckId, CheckKey, CheckStatus, Incarnation, Instance, InstanceId, Intention, IntentionKey, JoinToken,
+    KeyFingerprint, LoginChange, MembershipChange, Mesh, MeshEntry, NameError, Namespace, Node, NodeName, Platform,
+    SecretHash, ServerId, Timestamp, Token,
 };
 
 /// The highest version that this release writes, and so reads: a server reads every older one, too.
@@ -199,6 +199,14 @@ pub enum Command {
         root: Box<CaRoot>,
         /// The intermediate that it signed.
         intermediate: Box<CaIntermediate>,
+    },
+    /// Changes the certificate authority.
+    Ca {
+        /// What changes.
+        change: CaChange,
+        /// When it counts at the earliest, by the catalog's own clock: a server whose clock is wrong hurries nothing.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        not_before: Option<Timestamp>,
     },
     /// Makes the first token; once.
     BootstrapAcl {

@@ -94,10 +94,12 @@ pub enum WatchKey {
     Members,
     /// The mesh's facts and its `mesh` config entry.
     Mesh,
-    /// Roots and intermediates.
+    /// The roots to trust, and what signs.
     Roots,
     /// The audit trail.
     Audit,
+    /// A rotation of the root, what agents acknowledged of it, and how long certificates live.
+    CaRotation,
     /// API tokens.
     Tokens,
     /// Auth methods and their binding rules.

@@ -36,8 +36,11 @@ pub use acl::{
 pub use agent_record::{AgentId, AgentRecord, Attestation, KeyFingerprint};
 pub use audit::{AuditFault, AuditHash, AuditHead, AuditLine, AuditVerifier, Digest};
 pub use authorize::{Caller, Decision, Policy, Reason, Verdict, authorize};
-pub use backup::{BACKUP_BYTES_MAX, BACKUP_PIECE_BYTES_MAX, BackupStep, SealedOf};
-pub use ca::{CaIntermediate, CaRoot, SealedSecret, TrustBundle};
+pub use backup::{BACKUP_BYTES_MAX, BACKUP_PIECE_BYTES_MAX, BackupStep};
+pub use ca::{
+    CaChange, CaConfig, CaIntermediate, CaRoot, CaRotation, CrossCertificate, DistrustedRoot, Resealed, RootsAck,
+    RotationStep, SealedKind, SealedSecret, TrustBundle,
+};
 pub use catalog::{Applied, Catalog};
 pub use command::{
     Actor, CheckUpdate, Command, DecodeError, DeregisterTarget, ENVELOPE_VERSION, Envelope, RequestId, WriteMode,

@@ -106,6 +106,18 @@ pub enum Refusal {
     /// Somebody else's backup is being restored.
     #[error("another restore is under way, or was broken off within the last ten minutes: try again later")]
     RestoreUnderWay,
+    /// The CA is not where the step expects it to be.
+    #[error("the certificate authority has moved on: {problem}")]
+    CaMovedOn {
+        /// What is otherwise than expected.
+        problem: String,
+    },
+    /// The mesh's clock has not come that far.
+    #[error("it is too early for this by the mesh's clock, by {left_s} s")]
+    TooEarly {
+        /// How long it is to wait, in seconds.
+        left_s: u64,
+    },
     /// No join token has this secret.
     #[error("the join token is unknown: make a new one with `weft join-token create`")]
     JoinTokenUnknown,
@@ -247,6 +259,8 @@ impl Refusal {
             | Self::LoginRulesChanged { .. }
             | Self::TooManyBearers
             | Self::Membership { .. }
+            | Self::CaMovedOn { .. }
+            | Self::TooEarly { .. }
             | Self::NodeTaken { .. }
             | Self::StaleIncarnation { .. } => RefusalKind::Conflict,
             Self::AclBootstrapped

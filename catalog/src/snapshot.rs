@@ -6,10 +6,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     AclPolicy, AclRole, AgentId, AgentRecord, AuthMethod, BindingRule, CaIntermediate, CaRoot, Catalog, CatalogIndex,
-    Check, Instance, Intention, JoinToken, Membership, Mesh, MeshEntry, Node, RequestId, Timestamp, Token, WatchKey,
+    Check, Instance, Intention, JoinToken, Membership, Mesh, MeshEntry, Node, RequestId, RootsAck, Timestamp, Token,
+    WatchKey,
     audit::StoredTrail,
     backup::Upload,
-    catalog::{Answer, NodeState},
+    catalog::{Answer, CaState, NodeState},
     login::UsedBearer,
 };
 
@@ -71,6 +72,10 @@ struct Snapshot {
     upload: Option<Arc<Upload>>,
     #[serde(default, skip_serializing_if = "is_zero")]
     numbers_ahead: u64,
+    #[serde(default)]
+    ca: CaState,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    roots_acks: BTreeMap<AgentId, RootsAck>,
     answers: BTreeMap<RequestId, Arc<Answer>>,
     changes: Vec<(WatchKey, CatalogIndex)>,
     floor: CatalogIndex,
@@ -118,6 +123,8 @@ impl Catalog {
             audit: (&self.audit).into(),
             upload: self.upload.clone(),
             numbers_ahead: self.numbers_ahead,
+            ca: self.ca.clone(),
+            roots_acks: self.roots_acks.iter().map(|(agent, ack)| (agent.clone(), *ack)).collect(),
             answers: self.answers.iter().map(|(id, answer)| (id.clone(), answer.clone())).collect(),
             changes: self.changes.iter().map(|(key, index)| (key.clone(), *index)).collect(),
             floor: self.floor,
@@ -155,6 +162,8 @@ impl Catalog {
             binding_rules: snapshot.binding_rules.into_iter().map(|rule| (rule.id.clone(), rule)).collect(),
             roots: snapshot.roots.into_iter().map(|root| (root.id.clone(), root)).collect(),
             intermediates: snapshot.intermediates.into_iter().map(|one| (one.id.clone(), one)).collect(),
+            ca: snapshot.ca,
+            roots_acks: snapshot.roots_acks.into_iter().collect(),
             changes: snapshot.changes.into_iter().collect(),
             ..Self::default()
         };

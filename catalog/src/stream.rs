@@ -114,6 +114,14 @@ pub enum Item {
         certificate_pem: String,
         /// Whether the CA signs with it now.
         active: bool,
+        /// The id of the intermediate that signs leaves now; of the active root only. A leaf of another is renewed early.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        signer: Option<String>,
+    },
+    /// Of [`Topic::Revocations`], under `root:` and the root's id: what only this root vouches for is refused and cut.
+    DistrustedRoot {
+        /// The root's id.
+        root: String,
     },
     /// Of [`Topic::Revocations`], under the agent's id: certificates whose serial starts with this index are refused.
     RevokedRecord {

@@ -1,6 +1,7 @@
 //! The form of commands: everything about one that can be judged without the state.
 
 pub(crate) mod acl;
+mod ca;
 mod login;
 mod membership;
 
@@ -63,6 +64,7 @@ impl Command {
             }),
             Self::Acl { change } => acl::check(change),
             Self::BootstrapAcl { token } | Self::WriteToken { token } => acl::check_token(token),
+            Self::Ca { change, .. } => ca::check(change),
             Self::Login { change } => login::check(change),
             Self::InstallCa { .. }
             | Self::DeleteMesh { .. }

@@ -36,6 +36,7 @@ use wire::agent_protocol::{Leaf, Subject};
 use wire::cluster_key::ClusterKeys;
 use wire::crypto;
 
+use crate::ca::acks::Acks;
 use crate::ca::{CertificateAuthority, Pace};
 use crate::consensus::{Committed, Consensus};
 use crate::hub::Limits;
@@ -71,6 +72,7 @@ pub(crate) struct AgentPort {
     advertised: SocketAddr,
     api: Router,
     authority: CertificateAuthority,
+    acks: Acks,
     hub: HubClient,
     bounds: Bounds,
     started: Instant,
@@ -90,6 +92,7 @@ pub(crate) async fn serve(
     let hub = shell::start(consensus.clone(), metrics.clone(), Limits::default(), stop.clone());
     let port = Arc::new(AgentPort {
         authority: CertificateAuthority::new(settings.cluster_keys, settings.leaf_ttl),
+        acks: Acks::default(),
         consensus,
         metrics,
         server: settings.server,
@@ -102,6 +105,7 @@ pub(crate) async fn serve(
     });
     tokio::select! {
         () = tls_identity::keep(&port) => {}
+        () = port.acks.keep(&port.consensus, &port.server) => {}
         () = listener::run(listener, Arc::clone(&port), stop) => {}
     }
 }

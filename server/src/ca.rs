@@ -1,88 +1,35 @@
-//! The certificate authority: how it is founded, and how it signs leaves from agent records and nothing else.
+//! The certificate authority: how it signs leaves from agent records and nothing else; how it is founded and rotated.
 
+pub(crate) mod acks;
 mod api;
+mod duty;
+#[allow(dead_code, reason = "the routes that ask for rotations come next")]
+mod found;
 mod pace;
+#[allow(dead_code, reason = "the routes that ask for rotations come next")]
+mod rekey;
+mod steward;
 #[cfg(test)]
 mod tests;
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use catalog::{
-    AgentRecord, CaIntermediate, CaRoot, Catalog, CatalogIndex, Command, NodeName, SealedSecret, ServerId, ServiceKey,
-    SpiffeId, Timestamp, TrustDomain,
-};
+use catalog::{AgentRecord, CaRoot, Catalog, CatalogIndex, NodeName, ServerId, ServiceKey, SpiffeId, Timestamp};
 use http::StatusCode;
 use wire::agent_protocol::{Leaf, Subject};
-use wire::cluster_key::{ClusterKeys, SealContext, SealError};
-use wire::crypto::Secret;
-use wire::pki::{
-    Csr, CsrError, LeafKey, LeafRequest, LoadError, LocalRoot, LocalSigner, Serial, SignedLeaf, Signer, parse_csr,
-};
+use wire::cluster_key::{ClusterKeys, SealError};
+use wire::pki::{Csr, CsrError, LeafKey, LeafRequest, LoadError, LocalSigner, Serial, SignedLeaf, Signer, parse_csr};
 use wire::tls::{ApiCertificateError, TlsIdentity, TlsIdentityError};
 
+#[allow(unused_imports, reason = "the routes that ask for rotations come next")]
+pub(crate) use duty::{agents_waited_for, patience_of_retirement};
+#[allow(unused_imports, reason = "the routes that ask for rotations come next")]
+pub(crate) use found::{AuthorityError, SealedPart, new_authority, operators, renewed_intermediate, rotation};
 pub(crate) use pace::Pace;
-
-const ROOT_TTL: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
-const INTERMEDIATE_TTL: Duration = Duration::from_secs(365 * 24 * 3600);
-
-/// The kinds of record that sealed keys are bound to.
-pub(crate) const ROOT_KIND: &str = "ca-root";
-pub(crate) const INTERMEDIATE_KIND: &str = "ca-intermediate";
-
-/// Why the certificate authority could not be founded.
-#[derive(Debug, thiserror::Error)]
-#[error("cannot make the certificate authority of trust domain `{trust_domain}`")]
-pub(crate) struct NewAuthorityError {
-    trust_domain: TrustDomain,
-    #[source]
-    source: wire::pki::SignError,
-}
-
-/// Draws a root and an intermediate, seals their keys, and returns the command that installs them.
-///
-/// Only the leader calls it, once the mesh is bootstrapped; of two that race the log takes the first.
-///
-/// # Errors
-///
-/// [`NewAuthorityError`] if a key fails.
-pub(crate) fn new_authority(
-    cluster_keys: &ClusterKeys,
-    cluster_id: &str,
-    trust_domain: &TrustDomain,
-    now: Timestamp,
-) -> Result<Command, NewAuthorityError> {
-    let failed = |source| NewAuthorityError { trust_domain: trust_domain.clone(), source };
-    let root = LocalRoot::create(trust_domain, now, ROOT_TTL).map_err(failed)?;
-    let intermediate = root.create_intermediate(now, INTERMEDIATE_TTL).map_err(failed)?;
-    let seal = |kind, id: &str, key_pem: Secret| -> SealedSecret {
-        cluster_keys.seal(&SealContext { cluster_id, kind, id }, key_pem.expose().as_bytes())
-    };
-    let (root_id, intermediate_id) = (root.id(), intermediate.id());
-    Ok(Command::InstallCa {
-        root: Box::new(CaRoot {
-            certificate_pem: root.certificate_pem().to_owned(),
-            sealed_key: seal(ROOT_KIND, &root_id, root.key_pem()),
-            active: true,
-            not_before: root.not_before(),
-            not_after: root.not_after(),
-            created: CatalogIndex::default(),
-            modified: CatalogIndex::default(),
-            id: root_id.clone(),
-        }),
-        intermediate: Box::new(CaIntermediate {
-            certificate_pem: LocalSigner::certificate_pem(&intermediate).to_owned(),
-            sealed_key: seal(INTERMEDIATE_KIND, &intermediate_id, intermediate.key_pem()),
-            active: true,
-            not_before: intermediate.not_before(),
-            not_after: LocalSigner::not_after(&intermediate),
-            created: CatalogIndex::default(),
-            modified: CatalogIndex::default(),
-            id: intermediate_id,
-            root_id,
-        }),
-    })
-}
+#[allow(unused_imports, reason = "the routes that ask for rotations come next")]
+pub(crate) use rekey::{Sealing, resealed, sealing};
+pub(crate) use steward::{Stewardship, run as steward};
 
 /// Why a leaf was not signed.
 #[derive(Debug, thiserror::Error)]
@@ -114,6 +61,9 @@ pub(crate) enum SignError {
     /// What was unsealed is no text.
     #[error("the sealed key of the mesh's intermediate `{id}` is not PEM")]
     NotText { id: String },
+    /// The intermediate came without a key.
+    #[error("the mesh's intermediate `{id}` has no key here: set another one")]
+    NoKey { id: String },
     /// The intermediate has expired, or its key failed.
     #[error("the mesh's intermediate did not sign")]
     Signer(#[source] wire::pki::SignError),
@@ -137,6 +87,7 @@ impl SignError {
             SignError::Sealed(_)
             | SignError::Unusable { .. }
             | SignError::NotText { .. }
+            | SignError::NoKey { .. }
             | SignError::Signer(_)
             | SignError::Identity(_)
             | SignError::Api(_) => "signer_unusable",
@@ -155,6 +106,7 @@ impl SignError {
             | SignError::Sealed(_)
             | SignError::Unusable { .. }
             | SignError::NotText { .. }
+            | SignError::NoKey { .. }
             | SignError::Signer(_)
             | SignError::Identity(_)
             | SignError::Api(_) => StatusCode::SERVICE_UNAVAILABLE,
@@ -214,11 +166,11 @@ impl CertificateAuthority {
             return Err(SignError::OtherKey { node: record.node.clone() });
         }
         let signer = self.signer(catalog)?;
-        let signed = self.sign_with(&*signer, &csr, &id, record.enrolled, now)?;
-        Ok(Leaf {
-            chain_pem: vec![signed.certificate_pem, LocalSigner::certificate_pem(&signer).to_owned()],
-            not_after: signed.not_after,
-        })
+        let signed = self.sign_with(&*signer, &csr, &id, record.enrolled, (now, self.leaf_ttl(catalog)))?;
+        let own = [signed.certificate_pem, LocalSigner::certificate_pem(&signer).to_owned()];
+        // Until the old root leaves the bundle, there may be somebody who has only that one.
+        let crossed = active_cross(catalog).filter(|(_, by)| !by.retired).map(|(cross, _)| cross);
+        Ok(Leaf { chain_pem: own.into_iter().chain(crossed).collect(), not_after: signed.not_after })
     }
 
     /// Makes a server's own identity, with a key of its own that is never stored.
@@ -239,11 +191,23 @@ impl CertificateAuthority {
         let csr = parse_csr(&key.csr_der(None)).map_err(SignError::Csr)?;
         let signer = self.signer(catalog)?;
         // Servers have no agent record; no record was ever enrolled at the intermediate's own index.
-        let signed = self.sign_with(&*signer, &csr, &scheme.server(server), intermediate.created, now)?;
+        let life = (now, self.leaf_ttl(catalog));
+        let signed = self.sign_with(&*signer, &csr, &scheme.server(server), intermediate.created, life)?;
         let renew_at = Timestamp(now.0 + signed.not_after.0.saturating_sub(now.0) / 2);
-        let chain = [signed.certificate_pem, intermediate.certificate_pem.clone(), root.certificate_pem.clone()];
+        let mut chain = vec![signed.certificate_pem, intermediate.certificate_pem.clone()];
+        // Whoever joins recognises the mesh by a root that is sent; join tokens and agents that were away for long may
+        // know the one before only.
+        if let Some((cross, by)) = active_cross(catalog) {
+            chain.extend([cross, by.certificate_pem.clone()]);
+        }
+        chain.push(root.certificate_pem.clone());
         let tls = TlsIdentity::new(&chain, &key).map_err(SignError::Identity)?;
         Ok(ServerIdentity { tls, renew_at })
+    }
+
+    /// Returns how long leaves live: as set for all servers, or as this one was told.
+    pub(crate) fn leaf_ttl(&self, catalog: &Catalog) -> Duration {
+        catalog.ca_config().leaf_ttl().unwrap_or(self.leaf_ttl)
     }
 
     fn sign_with(
@@ -252,9 +216,9 @@ impl CertificateAuthority {
         csr: &Csr,
         id: &SpiffeId,
         index: CatalogIndex,
-        now: Timestamp,
+        (now, ttl): (Timestamp, Duration),
     ) -> Result<SignedLeaf, SignError> {
-        let request = LeafRequest { csr, id, serial: Serial::draw(index), now, ttl: self.leaf_ttl };
+        let request = LeafRequest { csr, id, serial: Serial::draw(index), now, ttl };
         signer.sign_leaf(&request).map_err(|error| match error {
             wire::pki::SignError::Csr(error) => SignError::Csr(error),
             error => SignError::Signer(error),
@@ -271,13 +235,26 @@ impl CertificateAuthority {
         {
             return Ok(Arc::clone(signer));
         }
-        let context = SealContext { cluster_id: &mesh.cluster_id, kind: INTERMEDIATE_KIND, id: &intermediate.id };
-        let key_pem = self.cluster_keys.open(&context, &intermediate.sealed_key).map_err(SignError::Sealed)?;
-        let key_pem = std::str::from_utf8(&key_pem).map_err(|_| SignError::NotText { id: intermediate.id.clone() })?;
-        let signer = LocalSigner::load(&intermediate.certificate_pem, &Secret::new(key_pem))
-            .map_err(|source| SignError::Unusable { id: intermediate.id.clone(), source })?;
+        let id = || intermediate.id.clone();
+        let sealed = intermediate.sealed_key.as_ref().ok_or_else(|| SignError::NoKey { id: id() })?;
+        let context = found::INTERMEDIATE.context(&mesh.cluster_id, &intermediate.id);
+        let key_pem = self.cluster_keys.open(&context, sealed).map_err(SignError::Sealed)?;
+        let key_pem = found::text(&key_pem).ok_or_else(|| SignError::NotText { id: id() })?;
+        let is_operators = catalog.root(&intermediate.root_id).is_some_and(|root| root.sealed_key.is_none());
+        let signer = if is_operators {
+            LocalSigner::load_operators(&intermediate.certificate_pem, &key_pem, &mesh.trust_domain)
+        } else {
+            LocalSigner::load(&intermediate.certificate_pem, &key_pem)
+        };
+        let signer = signer.map_err(|source| SignError::Unusable { id: id(), source })?;
         let signer = Arc::new(signer);
         *opened = Some((intermediate.id.clone(), Arc::clone(&signer)));
         Ok(signer)
     }
+}
+
+/// Returns the active root as the root before it certified it, and that root, if it is not distrusted.
+fn active_cross(catalog: &Catalog) -> Option<(String, &CaRoot)> {
+    let cross = catalog.active_root()?.cross.as_ref()?;
+    Some((cross.certificate_pem.clone(), catalog.root(&cross.signed_by)?))
 }

@@ -40,7 +40,7 @@ pub(crate) async fn join(call: Call) -> Result<Response<Body>, PortError> {
     let catalog = port.consensus().catalog();
     let response = JoinResponse {
         mesh: mesh_item(&catalog)?,
-        roots_pem: catalog.roots().map(|root| root.certificate_pem.clone()).collect(),
+        roots_pem: catalog.trust_bundles().into_iter().flat_map(|bundle| bundle.roots_pem).collect(),
         leaf,
         servers: port.addresses(),
         record,

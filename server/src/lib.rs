@@ -126,6 +126,19 @@ pub async fn start(config: Config) -> Result<Server, StartError> {
         tasks.spawn(api::serve_doors(listener, doors, state.clone(), stop.clone()));
     }
     tasks.spawn(api::serve_http(http.0, api::router(state), metrics.clone(), stop.clone()));
+    let steward = ca::Stewardship {
+        consensus: consensus.clone(),
+        server: config.node.clone(),
+        cluster_keys: config.cluster_keys.clone(),
+        leaf_ttl: config.leaf_ttl,
+    };
+    let stopped = stop.clone();
+    tasks.spawn(async move {
+        tokio::select! {
+            () = stopped.cancelled() => {}
+            () = ca::steward(steward) => {}
+        }
+    });
     tasks.spawn(agent_port::serve(agents.0, port, consensus, metrics, stop.clone()));
     tasks.close();
     info!(server = %config.node, http = %http.1, agents = %agent_address, raft = %raft_address, "server started");

@@ -199,6 +199,13 @@ pub enum ClientFrame {
         /// The index that the agent holds, to be told only what changed since; none for all of it.
         from: Option<CatalogIndex>,
     },
+    /// Says which roots the agent recognises others by now; a rotation of the CA waits for it.
+    Acknowledge {
+        /// The index of the roots that its proxy decides by.
+        roots: CatalogIndex,
+        /// Whether every leaf that it holds was signed by the intermediate that signs as of that index.
+        renewed: bool,
+    },
     /// Asks to hear no more of a topic.
     Unsubscribe {
         /// Which.

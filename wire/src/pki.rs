@@ -6,6 +6,7 @@
 mod csr;
 mod instant;
 mod leaf_key;
+mod operators;
 pub(crate) mod pem;
 mod profile;
 mod serial;
@@ -13,9 +14,10 @@ mod signer;
 
 pub use csr::{CSR_BYTES_MAX, Csr, CsrError, parse_csr};
 pub use leaf_key::{LeafKey, LeafKeyError};
+pub use operators::{OperatorsAuthority, OperatorsAuthorityError};
 pub use pem::PemError;
 pub use serial::{Serial, SerialError};
-pub use signer::{LeafRequest, LoadError, LocalRoot, LocalSigner, SignError, SignedLeaf, Signer};
+pub use signer::{CrossSignError, LeafRequest, LoadError, LocalRoot, LocalSigner, SignError, SignedLeaf, Signer};
 
 pub(crate) use instant::from_seconds;
 pub(crate) use profile::{Validity, authority_params, leaf_params};

@@ -92,7 +92,7 @@ async fn roots(call: Call) -> Result<Response, ApiError> {
     let mesh = mesh.ok_or_else(unknown)?;
     let state = status.view.get(&Topic::Roots).ok_or_else(unknown)?;
     let certificates = state.items.values().filter_map(|item| match item {
-        Item::Root { certificate_pem, active } => Some((certificate_pem.as_str(), *active)),
+        Item::Root { certificate_pem, active, .. } => Some((certificate_pem.as_str(), *active)),
         _ => None,
     });
     let roots = CaRoots::of_certificates(&mesh.trust_domain, &mesh.cluster_id, certificates, state.index)

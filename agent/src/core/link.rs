@@ -168,9 +168,9 @@ impl Core {
     fn server_tls(&mut self) -> Result<Arc<rustls::ClientConfig>, String> {
         let leaf = self.leaves.held().get(&Subject::Agent).ok_or("the agent has no leaf")?;
         let identity = Arc::clone(leaf.tls());
-        let anchors = match self.publisher.anchors(self.sync.view()) {
+        let anchors = match self.publisher.anchors(&self.identity.mesh.trust_domain, self.sync.view()) {
             Some(anchors) => anchors,
-            None => TrustAnchors::from_pem(&self.identity.roots_pem)
+            None => TrustAnchors::of_domain(&self.identity.mesh.trust_domain, self.identity.roots_pem.clone())
                 .map(Arc::new)
                 .map_err(|error| wire::one_line(&error))?,
         };

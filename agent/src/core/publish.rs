@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use catalog::{
     AgentRecord, CatalogIndex, Check, CheckKey, Endpoint, Intention, Item, MeshItem, Policy, ServiceKey, Timestamp,
-    Topic,
+    Topic, TrustDomain,
 };
 use tokio::sync::watch;
 use wire::agent_protocol::Subject;
@@ -129,7 +129,7 @@ impl Publisher {
     }
 
     /// Returns the roots of a view; they were looked at before they came into it.
-    pub(super) fn anchors(&mut self, view: &View) -> Option<Arc<TrustAnchors>> {
+    pub(super) fn anchors(&mut self, trust_domain: &TrustDomain, view: &View) -> Option<Arc<TrustAnchors>> {
         let state = view.get(&Topic::Roots)?;
         if let Some((made_of, anchors)) = &self.anchors
             && Arc::ptr_eq(made_of, state)
@@ -140,7 +140,7 @@ impl Publisher {
             Item::Root { certificate_pem, .. } => Some(certificate_pem.clone()),
             _ => None,
         });
-        let anchors = Arc::new(TrustAnchors::from_pem(&roots.collect::<Vec<_>>()).ok()?);
+        let anchors = Arc::new(TrustAnchors::of_domain(trust_domain, roots.collect()).ok()?);
         self.anchors = Some((Arc::clone(state), Arc::clone(&anchors)));
         Some(anchors)
     }
@@ -171,7 +171,7 @@ impl Core {
         let view = self.sync.view().clone();
         let mesh = mesh_of(&view)?;
         let revocations = view.get(&Topic::Revocations)?;
-        let anchors = self.publisher.anchors(&view)?;
+        let anchors = self.publisher.anchors(&mesh.trust_domain, &view)?;
         let identities = self.leaves.held().iter().filter_map(|(subject, leaf)| match subject {
             Subject::Agent => None,
             Subject::Service(service) => Some((service.clone(), Arc::clone(leaf.tls()))),

@@ -30,7 +30,7 @@ fn item_of(topic: &Topic, item: &Item) -> Result<(), String> {
     match (topic, item) {
         (Topic::Mesh, Item::Mesh(_))
         | (Topic::Roots, Item::Root { .. })
-        | (Topic::Revocations, Item::RevokedRecord { .. }) => Ok(()),
+        | (Topic::Revocations, Item::RevokedRecord { .. } | Item::DistrustedRoot { .. }) => Ok(()),
         (Topic::Intentions(service), Item::Intention(intention)) => {
             if intention.destination.matches(service) {
                 Ok(())
@@ -49,7 +49,9 @@ fn item_of(topic: &Topic, item: &Item) -> Result<(), String> {
         }
         (_, Item::Mesh(_)) => Err("facts about the mesh do not belong here".to_owned()),
         (_, Item::Root { .. }) => Err("a root does not belong here".to_owned()),
-        (_, Item::RevokedRecord { .. }) => Err("a revocation does not belong here".to_owned()),
+        (_, Item::RevokedRecord { .. } | Item::DistrustedRoot { .. }) => {
+            Err("a revocation does not belong here".to_owned())
+        }
         (_, Item::Intention(_)) => Err("an intention does not belong here".to_owned()),
         (_, Item::Endpoint(_)) => Err("an endpoint does not belong here".to_owned()),
     }
@@ -80,7 +82,7 @@ fn roots(items: &BTreeMap<String, Item>) -> Result<(), String> {
     if certificates.is_empty() {
         return Err("no root is left".to_owned());
     }
-    TrustAnchors::from_pem(&certificates).map(drop).map_err(|error| error.to_string())
+    TrustAnchors::check(&certificates).map_err(|error| error.to_string())
 }
 
 #[cfg(test)]
@@ -112,7 +114,11 @@ mod tests {
     #[test]
     fn an_agent_never_ends_up_without_roots() {
         let mesh = TestMesh::new();
-        let root = |certificate_pem: &str| Item::Root { certificate_pem: certificate_pem.to_owned(), active: true };
+        let root = |certificate_pem: &str| Item::Root {
+            certificate_pem: certificate_pem.to_owned(),
+            active: true,
+            signer: None,
+        };
         let good = root(&mesh.roots_pem()[0]);
         assert_eq!(items(&Topic::Roots, &keyed(vec![good.clone()]), None), Ok(()));
         refused(&Topic::Roots, vec![], None, "no root is left");

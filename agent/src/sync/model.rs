@@ -7,8 +7,8 @@ use std::collections::{BTreeMap, VecDeque};
 
 use catalog::{
     Action, Actor, AgentRecord, CaIntermediate, CaRoot, Catalog, CatalogIndex, Command, Envelope, Event, Incarnation,
-    Item, JoinToken, KeyFingerprint, Mesh, Outcome, PathTemplate, Platform, RequestId, SealedSecret, SecretHash,
-    ServerId, ServiceKey, Timestamp, Topic,
+    Item, JoinToken, KeyFingerprint, Mesh, Outcome, PathTemplate, Platform, RequestId, RootsAck, SealedSecret,
+    SecretHash, ServerId, ServiceKey, Timestamp, Topic,
 };
 use wire::agent_protocol::{ClientFrame, ServerFrame, WriteRequest};
 
@@ -44,6 +44,8 @@ pub(crate) struct Cluster {
     pub(crate) addresses: Vec<String>,
     next_request: u64,
     next_accessor: u64,
+    /// What the agent last said of the roots that it has in force.
+    pub(crate) acknowledged: Option<RootsAck>,
 }
 
 fn sealed() -> SealedSecret {
@@ -74,6 +76,7 @@ impl Cluster {
             addresses: (0..servers).map(|number| format!("server-{number}:8300")).collect(),
             next_request: 0,
             next_accessor: 0,
+            acknowledged: None,
         };
         cluster.bootstrap(services);
         cluster
@@ -128,8 +131,11 @@ impl Cluster {
         let root_record = CaRoot {
             id: root.id(),
             certificate_pem: root.certificate_pem().to_owned(),
-            sealed_key: sealed(),
+            sealed_key: Some(sealed()),
             active: true,
+            cross: None,
+            replaced_at: None,
+            retired: false,
             not_before: root.not_before(),
             not_after: root.not_after(),
             created: CatalogIndex(0),
@@ -139,7 +145,7 @@ impl Cluster {
             id: intermediate.id(),
             root_id: root.id(),
             certificate_pem: intermediate.certificate_pem().to_owned(),
-            sealed_key: sealed(),
+            sealed_key: Some(sealed()),
             active: true,
             not_before: intermediate.not_before(),
             not_after: intermediate.not_after(),
@@ -225,6 +231,7 @@ impl Cluster {
                 session.outbox.push_back(ServerFrame::Event(event));
                 session.subscriptions.insert(topic, Some(Sent { index, items }));
             }
+            ClientFrame::Acknowledge { roots, renewed } => self.acknowledged = Some(RootsAck { roots, renewed }),
             ClientFrame::Unsubscribe { topic } => {
                 if let Some(session) = &mut self.servers[server].session {
                     session.subscriptions.remove(&topic);

@@ -285,7 +285,7 @@ mod tests {
         let mut topics = following(5, &["a"]);
         let mut bad = delta(5, 6, &[], &[]);
         if let Event::Delta { upserts, .. } = &mut bad {
-            upserts.insert("x".to_owned(), Item::Root { certificate_pem: String::new(), active: true });
+            upserts.insert("x".to_owned(), Item::Root { certificate_pem: String::new(), active: true, signer: None });
         }
         assert!(matches!(topics.take(bad), Taken::Invalid(_)));
         topics.poison(&topic(), Duration::from_secs(30));

@@ -4,8 +4,8 @@ use std::fmt;
 
 use super::{AclChange, Authority};
 use crate::{
-    AccessorId, Catalog, Check, CheckKey, Command, DeregisterTarget, Instance, InstanceKey, LoginChange, Namespace,
-    Node, NodeName, ServiceKey, ServicePattern,
+    AccessorId, CaChange, Catalog, Check, CheckKey, Command, DeregisterTarget, Instance, InstanceKey, LoginChange,
+    Namespace, Node, NodeName, ServiceKey, ServicePattern,
 };
 
 /// Names the right that somebody lacks.
@@ -116,6 +116,21 @@ impl Catalog {
                 }
             },
             Command::Membership { .. } => authority.need_operator_write(),
+            Command::Ca { change, .. } => match change {
+                CaChange::StartRotation { root, .. } if root.sealed_key.is_some() => authority.need_operator_write(),
+                CaChange::CancelRotation { .. } | CaChange::Configure { .. } | CaChange::Reseal { .. } => {
+                    authority.need_operator_write()
+                }
+                // Whoever brings in a key of their own, or cuts what lives under a root, holds everybody's identity. The
+                // rest are steps that servers take.
+                CaChange::StartRotation { .. }
+                | CaChange::RenewIntermediate { .. }
+                | CaChange::Distrust { .. }
+                | CaChange::Acknowledge { .. }
+                | CaChange::Activate { .. }
+                | CaChange::Finish { .. }
+                | CaChange::Retire { .. } => authority.need_management(),
+            },
             // A backup holds everything, tokens included.
             Command::Backup { .. } => authority.need_management(),
             // Servers and agents ask for these, never the holder of a token.

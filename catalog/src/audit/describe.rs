@@ -6,8 +6,8 @@
 use serde::Serialize;
 
 use crate::{
-    AclPolicy, Actor, Admission, BackupStep, BindingRule, Command, Effect, Intention, IntentionKey, LoginChange,
-    MembershipChange, MeshEntry, Outcome, Refusal, WriteMode,
+    AclPolicy, Actor, Admission, BackupStep, BindingRule, CaChange, Command, Effect, Intention, IntentionKey,
+    LoginChange, MembershipChange, MeshEntry, Outcome, Refusal, WriteMode,
 };
 
 /// How long a summary is at most.
@@ -59,6 +59,7 @@ impl<'a> Description<'a> {
             Command::InstallCa { root, intermediate } => {
                 ("install-ca", format!("root {}, intermediate {}", root.id, intermediate.id))
             }
+            Command::Ca { change, .. } => of_ca(change)?,
             Command::BootstrapAcl { token } => ("bootstrap-acl", format!("token {}", token.accessor)),
             Command::Acl { change } => return Some(super::acl::describe(change)),
             Command::WriteToken { token } => {
@@ -135,6 +136,27 @@ fn describe_membership(change: &MembershipChange) -> Option<String> {
         MembershipChange::Retire { raft_id } => format!("retire server number {raft_id}"),
         MembershipChange::SetAutopilot { .. } => "set the autopilot".to_owned(),
         MembershipChange::Describe { .. } | MembershipChange::Witness { .. } => return None,
+    })
+}
+
+/// Describes a change of the certificate authority; what agents acknowledge is theirs to say all the time.
+fn of_ca(change: &CaChange) -> Option<(&'static str, String)> {
+    Some(match change {
+        CaChange::StartRotation { root, replaces, distrust_replaced, .. } => {
+            let then = if *distrust_replaced { ", to be distrusted" } else { "" };
+            ("start-ca-rotation", format!("root {} in place of {replaces}{then}", root.id))
+        }
+        CaChange::CancelRotation { root } => ("cancel-ca-rotation", format!("root {root}")),
+        CaChange::Activate { root } => ("activate-root", format!("root {root}")),
+        CaChange::Finish { root } => ("finish-ca-rotation", format!("root {root}")),
+        CaChange::RenewIntermediate { intermediate, replaces } => {
+            ("renew-intermediate", format!("intermediate {} in place of {replaces}", intermediate.id))
+        }
+        CaChange::Retire { root } => ("retire-root", format!("root {root}")),
+        CaChange::Distrust { root } => ("distrust-root", format!("root {root}")),
+        CaChange::Configure { .. } => ("configure-ca", "lives of certificates".to_owned()),
+        CaChange::Reseal { secrets } => ("reseal", format!("{} secrets with another cluster key", secrets.len())),
+        CaChange::Acknowledge { .. } => return None,
     })
 }
 

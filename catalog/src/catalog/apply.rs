@@ -24,6 +24,9 @@ impl Catalog {
             Command::Backup { step } => self.take_backup_step(index, envelope, step, digest, touched),
             Command::Bootstrap { mesh } => self.bootstrap(index, mesh, touched),
             Command::InstallCa { root, intermediate } => self.install_ca(index, root, intermediate, touched),
+            Command::Ca { change, not_before } => {
+                self.change_ca(index, envelope.proposed_at, change, *not_before, touched)
+            }
             Command::BootstrapAcl { token } => self.bootstrap_acl(index, token, touched),
             Command::Acl { change } => self.change_acl(index, change, touched),
             Command::WriteToken { token } => self.write_token(index, token, touched),

@@ -11,10 +11,10 @@ use std::sync::Arc;
 use imbl::{OrdMap, OrdSet};
 use serde_json::Value;
 
-use super::{Attempt, Catalog, NodeState, Touched};
+use super::{Attempt, CaState, Catalog, NodeState, Touched};
 use crate::{
     AgentId, BackupStep, CaIntermediate, CaRoot, CatalogIndex, Digest, Envelope, Mesh, NodeName, Outcome, Owner,
-    Refusal, RequestId, SealedOf, SealedSecret, WatchKey,
+    Refusal, RequestId, SealedKind, SealedSecret, WatchKey,
     backup::{UPLOAD_IDLE_MAX, Upload},
 };
 
@@ -64,15 +64,17 @@ impl Catalog {
     /// What `reseal` fails with first.
     pub fn resealed<E>(
         &self,
-        mut reseal: impl FnMut(SealedOf<'_>, &SealedSecret) -> Result<SealedSecret, E>,
+        mut reseal: impl FnMut(SealedKind, &str, &SealedSecret) -> Result<SealedSecret, E>,
     ) -> Result<Self, E> {
         let mut next = self.clone();
         for root in self.roots() {
-            let sealed_key = reseal(SealedOf::Root(&root.id), &root.sealed_key)?;
+            let Some(sealed) = &root.sealed_key else { continue };
+            let sealed_key = Some(reseal(SealedKind::Root, &root.id, sealed)?);
             next.roots.insert(root.id.clone(), Arc::new(CaRoot { sealed_key, ..root.clone() }));
         }
         for one in self.intermediates() {
-            let sealed_key = reseal(SealedOf::Intermediate(&one.id), &one.sealed_key)?;
+            let Some(sealed) = &one.sealed_key else { continue };
+            let sealed_key = Some(reseal(SealedKind::Intermediate, &one.id, sealed)?);
             next.intermediates.insert(one.id.clone(), Arc::new(CaIntermediate { sealed_key, ..one.clone() }));
         }
         Ok(next)
@@ -199,6 +201,10 @@ impl Catalog {
             next.bearer_ends = self.bearer_ends.clone();
             next.roots = self.roots.clone();
             next.intermediates = self.intermediates.clone();
+            next.ca = CaState { config: next.ca.config, ..self.ca.clone() };
+            next.roots_acks = self.roots_acks.clone();
+        } else {
+            next.take_over_rotation(index);
         }
         next.nodes = next.settled_nodes(if is_own { &self.nodes } else { &next.nodes });
         next.index_services();
@@ -245,6 +251,7 @@ impl Catalog {
             WatchKey::Intentions,
             WatchKey::Mesh,
             WatchKey::Roots,
+            WatchKey::CaRotation,
             WatchKey::Tokens,
             WatchKey::AuthMethods,
             WatchKey::AclPolicies,

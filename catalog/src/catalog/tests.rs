@@ -123,25 +123,25 @@ pub(super) fn join_token(number: u8, services: &[&str]) -> JoinToken {
 
 /// Applies commands one after the other, each as a request of its own.
 #[derive(Default)]
-struct Log {
-    catalog: Catalog,
+pub(super) struct Log {
+    pub(super) catalog: Catalog,
 }
 
 impl Log {
-    fn apply(&mut self, command: Command) -> Applied {
+    pub(super) fn apply(&mut self, command: Command) -> Applied {
         let next = self.catalog.index.0 + 1;
         self.catalog.apply(CatalogIndex(next), &envelope(next, command), digest)
     }
 
     #[track_caller]
-    fn done(&mut self, command: Command) -> BTreeSet<WatchKey> {
+    pub(super) fn done(&mut self, command: Command) -> BTreeSet<WatchKey> {
         let applied = self.apply(command);
         assert!(!matches!(applied.outcome, Outcome::Refused(_)), "{:?}", applied.outcome);
         but_the_trail(applied.touched)
     }
 
     #[track_caller]
-    fn refused(&mut self, command: Command) -> Refusal {
+    pub(super) fn refused(&mut self, command: Command) -> Refusal {
         let before = self.catalog.clone();
         let applied = self.apply(command);
         let touched = but_the_trail(applied.touched);
@@ -635,8 +635,11 @@ pub(crate) fn every_kind() -> Vec<Envelope> {
     let root = CaRoot {
         id: "root".to_owned(),
         certificate_pem: "(root)".to_owned(),
-        sealed_key: sealed.clone(),
+        sealed_key: Some(sealed.clone()),
         active: true,
+        cross: None,
+        replaced_at: None,
+        retired: false,
         not_before: Timestamp(1),
         not_after: Timestamp(2),
         created: CatalogIndex(0),
@@ -646,7 +649,7 @@ pub(crate) fn every_kind() -> Vec<Envelope> {
         id: "intermediate".to_owned(),
         root_id: "root".to_owned(),
         certificate_pem: "(intermediate)".to_owned(),
-        sealed_key: sealed,
+        sealed_key: Some(sealed.clone()),
         active: true,
         not_before: Timestamp(1),
         not_after: Timestamp(2),
@@ -758,6 +761,7 @@ pub(crate) fn every_kind() -> Vec<Envelope> {
         Command::RevokeAgent { agent: AgentId::enrolled_at(CatalogIndex(99)) },
     ];
     commands.extend(super::login_tests::every_login(token(3)));
+    commands.extend(super::ca::tests::every_kind());
     commands.into_iter().chain(acl::kinds()).zip(1..).map(|(command, number)| envelope(number, command)).collect()
 }
 

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use axum::body::Body;
-use catalog::{Actor, AgentId, Command, Incarnation, Outcome};
+use catalog::{Actor, AgentId, Command, Incarnation, Outcome, RootsAck};
 use http::{HeaderValue, Response, header};
 use hyper::body::Incoming;
 use tracing::{debug, info, warn};
@@ -39,7 +39,7 @@ pub(super) async fn stream(call: Call) -> Result<Response<Body>, PortError> {
     let (session, body) = port.hub.open(opening).await?;
     info!(%agent, node = %record.node, src.addr = %source, incarnation = incarnation.0, "agent session opened");
     tokio::spawn(async move {
-        match follow(&mut frames, &session).await {
+        match follow(&port, &agent, &mut frames, &session).await {
             Ok(()) => debug!(%agent, incarnation = incarnation.0, "agent session closed"),
             Err(error) => {
                 port.metrics.agent_port_refused(error.label());
@@ -70,7 +70,12 @@ async fn open_session(
 }
 
 /// Passes the agent's frames to the hub until either side ends.
-async fn follow(frames: &mut FrameReader<Incoming>, session: &Session) -> Result<(), PortError> {
+async fn follow(
+    port: &AgentPort,
+    agent: &AgentId,
+    frames: &mut FrameReader<Incoming>,
+    session: &Session,
+) -> Result<(), PortError> {
     loop {
         let frame = tokio::select! {
             () = session.ended() => return Ok(()),
@@ -78,6 +83,9 @@ async fn follow(frames: &mut FrameReader<Incoming>, session: &Session) -> Result
         };
         match frame {
             Ok(Some(ClientFrame::Subscribe { topic, from })) => session.subscribe(topic, from).await?,
+            Ok(Some(ClientFrame::Acknowledge { roots, renewed })) => {
+                port.acks.note(agent, RootsAck { roots, renewed });
+            }
             Ok(Some(ClientFrame::Unsubscribe { topic })) => session.unsubscribe(topic).await?,
             Ok(Some(ClientFrame::Hello {})) => {
                 return Err(PortError::Malformed { what: "stream", reason: "it says hello twice".to_owned() });

@@ -72,7 +72,7 @@ enum RenewError {
 /// Makes a certificate, shows it to new connections, and returns its lifetime and when to make the next one.
 fn renew(port: &AgentPort, catalog: &Catalog, now: Timestamp) -> Result<(Lifetime, Timestamp), RenewError> {
     let identity = port.authority.server_identity(catalog, &port.server, now)?;
-    let anchors = TrustAnchors::from_bundles(&catalog.trust_bundles())?;
+    let anchors = TrustAnchors::from_bundles(&catalog.renewal_bundles())?;
     let config = wire::tls::agent_port_server_config(Arc::new(anchors), identity.tls.resolver());
     port.tls.store(Some(Arc::new(config)));
     Ok((Lifetime { begin: now, end: identity.tls.not_after() }, identity.renew_at))

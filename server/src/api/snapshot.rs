@@ -2,12 +2,11 @@
 
 use std::time::Duration;
 
-use ::catalog::{AuditHash, BACKUP_PIECE_BYTES_MAX, BackupStep, Catalog, Command, RequestId, SealedOf};
+use ::catalog::{AuditHash, BACKUP_PIECE_BYTES_MAX, BackupStep, Catalog, Command, RequestId};
 use axum::response::{IntoResponse, Response};
 
 use http::{HeaderName, HeaderValue, Method, StatusCode, header};
 use wire::backup::{self, ARCHIVE_BYTES_MAX, Backup};
-use wire::cluster_key::SealContext;
 use wire::crypto;
 
 use super::auth::Right;
@@ -15,7 +14,7 @@ use super::call::Call;
 use super::error::ApiError;
 use super::route::{Route, route};
 use super::writes::random_request_id;
-use crate::ca::{INTERMEDIATE_KIND, ROOT_KIND};
+use crate::ca::SealedPart;
 
 /// How long a backup may take to arrive: 256 MiB over a slow line.
 const UPLOAD_TIMEOUT: Duration = Duration::from_secs(15 * 60);
@@ -107,13 +106,10 @@ impl Call {
         let id_of = |catalog: &Catalog| catalog.mesh().map(|mesh| mesh.cluster_id.clone()).unwrap_or_default();
         let (ours, theirs) = (id_of(running), id_of(backup));
         let keys = self.state.cluster_keys();
-        let resealed = backup.resealed(|of, sealed| {
-            let (kind, id) = match of {
-                SealedOf::Root(id) => (ROOT_KIND, id),
-                SealedOf::Intermediate(id) => (INTERMEDIATE_KIND, id),
-            };
-            let plain = keys.open(&SealContext { cluster_id: &theirs, kind, id }, sealed)?;
-            Ok(keys.seal(&SealContext { cluster_id: &ours, kind, id }, &plain))
+        let resealed = backup.resealed(|of, id, sealed| {
+            let part = SealedPart::of(of);
+            let plain = keys.open(&part.context(&theirs, id), sealed)?;
+            Ok(keys.seal(&part.context(&ours, id), &plain))
         });
         let state = resealed.map_err(ApiError::ForeignSecret)?.snapshot();
         String::from_utf8(state).map_err(|error| ApiError::Internal { reason: error.to_string() })

@@ -198,6 +198,8 @@ impl Mesh {
     fn session_hears(&mut self, id: u64, session: SessionId, frame: ClientFrame) -> Checked {
         match frame {
             ClientFrame::Subscribe { topic, from } => self.hub_step(id, hub::Input::Subscribe { session, topic, from }),
+            // Nothing is rotated here.
+            ClientFrame::Acknowledge { .. } => Ok(()),
             ClientFrame::Unsubscribe { topic } => self.hub_step(id, hub::Input::Unsubscribe { session, topic }),
             ClientFrame::Hello {} => {
                 check!(false, "an agent said hello twice");

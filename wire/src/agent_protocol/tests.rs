@@ -222,6 +222,7 @@ fn golden_stream() {
                 from: Some(CatalogIndex(11)),
             },
             ClientFrame::Unsubscribe { topic: Topic::Intentions("web".parse().unwrap()) },
+            ClientFrame::Acknowledge { roots: CatalogIndex(12), renewed: true },
         ],
     );
     let endpoint = Endpoint {
@@ -249,7 +250,7 @@ fn golden_stream() {
             index: CatalogIndex(4),
             items: BTreeMap::from([(
                 "ab".repeat(32),
-                Item::Root { certificate_pem: "<root>".to_owned(), active: true },
+                Item::Root { certificate_pem: "<root>".to_owned(), active: true, signer: None },
             )]),
         },
         Event::Delta {

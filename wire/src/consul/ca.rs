@@ -83,7 +83,7 @@ impl CaRoots {
         let (Some(mesh), Some(active)) = (catalog.mesh(), catalog.active_root()) else {
             return Err(CaRootsError::NotReady);
         };
-        let roots = catalog.roots().map(|root| {
+        let roots = catalog.roots().filter(|root| !root.retired).map(|root| {
             let signed = catalog.intermediates().filter(|intermediate| intermediate.root_id == root.id);
             let intermediates = signed.map(|intermediate| intermediate.certificate_pem.clone()).collect();
             CaRoot::new(root, intermediates, &mesh.cluster_id)
@@ -215,8 +215,11 @@ mod tests {
                 root: Box::new(::catalog::CaRoot {
                     id: root.id(),
                     certificate_pem: root.certificate_pem().to_owned(),
-                    sealed_key: sealed.clone(),
+                    sealed_key: Some(sealed.clone()),
                     active: true,
+                    cross: None,
+                    replaced_at: None,
+                    retired: false,
                     not_before: root.not_before(),
                     not_after: root.not_after(),
                     created: CatalogIndex::default(),
@@ -226,7 +229,7 @@ mod tests {
                     id: intermediate.id(),
                     root_id: root.id(),
                     certificate_pem: intermediate.certificate_pem().to_owned(),
-                    sealed_key: sealed,
+                    sealed_key: Some(sealed),
                     active: true,
                     not_before: intermediate.not_before(),
                     not_after: intermediate.not_after(),

@@ -2,6 +2,7 @@
 
 mod api;
 mod authority;
+mod cross;
 
 use std::fmt;
 use std::time::Duration;
@@ -15,6 +16,7 @@ use crate::crypto::{P256Key, Secret};
 use authority::CertificateAuthority;
 
 pub use authority::LoadError;
+pub use cross::CrossSignError;
 
 /// How many signers may stand between a root and a leaf: the intermediate, and during a rotation the new root, signed by
 /// the old one, too.
@@ -146,6 +148,19 @@ impl LocalSigner {
     /// [`LocalRoot::create_intermediate`].
     pub fn load(certificate_pem: &str, key_pem: &Secret) -> Result<Self, LoadError> {
         CertificateAuthority::load(certificate_pem, key_pem, INTERMEDIATE_PATH_LENGTH).map(Self)
+    }
+
+    /// Reads an intermediate that somebody else's root signed, with its key; it is to sign for `trust_domain`.
+    ///
+    /// # Errors
+    ///
+    /// [`LoadError`] if the two do not belong together, or the certificate is no CA, or one of another trust domain.
+    pub fn load_operators(
+        certificate_pem: &str,
+        key_pem: &Secret,
+        trust_domain: &TrustDomain,
+    ) -> Result<Self, LoadError> {
+        CertificateAuthority::load_operators(certificate_pem, key_pem, trust_domain).map(Self)
     }
 }
 

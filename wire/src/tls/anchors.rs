@@ -87,11 +87,40 @@ impl TrustAnchors {
         Ok(anchors)
     }
 
-    /// Reads one root for the trust domain that it names itself.
-    pub(super) fn from_der(root: &CertificateDer<'_>) -> Result<Self, AnchorError> {
+    /// Reads one root for the trust domain that it names itself, or for `otherwise` where it names none.
+    pub(super) fn from_pinned(root: &CertificateDer<'_>, otherwise: &TrustDomain) -> Result<Self, AnchorError> {
         let mut anchors = Self::default();
-        anchors.add(None, root)?;
+        match anchors.add(None, root) {
+            Err(AnchorError::NoTrustDomain { .. }) => anchors.add(Some(otherwise), root)?,
+            added => added?,
+        }
         Ok(anchors)
+    }
+
+    /// Checks that every certificate can be a root, of whatever trust domain.
+    ///
+    /// # Errors
+    ///
+    /// [`AnchorError`] for the first one that cannot.
+    pub fn check(roots_pem: &[String]) -> Result<(), AnchorError> {
+        for root in roots_pem {
+            for der in pem::certificates(root).map_err(AnchorError::Pem)? {
+                match Self::default().add(None, &der) {
+                    Ok(()) | Err(AnchorError::NoTrustDomain { .. }) => {}
+                    Err(error) => return Err(error),
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads the roots of one trust domain, whatever they name themselves.
+    ///
+    /// # Errors
+    ///
+    /// [`AnchorError`] for the first certificate that cannot be a root.
+    pub fn of_domain(trust_domain: &TrustDomain, roots_pem: Vec<String>) -> Result<Self, AnchorError> {
+        Self::from_bundles(&[TrustBundle { trust_domain: trust_domain.clone(), roots_pem }])
     }
 
     /// Tells whether there is no root at all.

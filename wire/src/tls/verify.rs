@@ -15,8 +15,8 @@ use super::leaf::{inspect, may_sign, unix_time};
 use super::{PeerIdentity, PeerRejected, TrustAnchors};
 use crate::crypto;
 
-/// The most certificates that a peer may send: a leaf, an intermediate, a cross-signed root and a root.
-pub const CHAIN_CERTIFICATES_MAX: usize = 4;
+/// The most certificates that a peer may send: a leaf, an intermediate, a root that another certified, and both roots.
+pub const CHAIN_CERTIFICATES_MAX: usize = 5;
 
 /// The most bytes that a peer's certificates may have together.
 pub const CHAIN_BYTES_MAX: usize = 32 * 1024;
@@ -218,7 +218,8 @@ fn check_size(leaf: &CertificateDer<'_>, intermediates: &[CertificateDer<'_>]) -
     Ok(())
 }
 
-/// Finds the pinned root among what the peer sent. It counts for the trust domain that it names.
+/// Finds the pinned root among what the peer sent. It counts for the trust domain that it names, and for the peer's where
+/// it names none, as an operator's own root does: the pin says that it is the mesh's.
 fn pinned_root(
     chain: &[CertificateDer<'_>],
     fingerprints: &[[u8; 32]],
@@ -227,7 +228,7 @@ fn pinned_root(
     let pinned = chain.iter().find(|certificate| fingerprints.contains(&crypto::sha256(certificate)));
     let refused = |detail: String| PeerRejected::UnknownAuthority { id: peer.id.clone(), detail };
     let root = pinned.ok_or_else(|| refused("it did not send the root that was asked for".to_owned()))?;
-    TrustAnchors::from_der(root).map_err(|error| refused(error.to_string()))
+    TrustAnchors::from_pinned(root, peer.id.trust_domain()).map_err(|error| refused(error.to_string()))
 }
 
 fn chain_rejected(error: webpki::Error, id: &SpiffeId) -> PeerRejected {

@@ -218,7 +218,7 @@ pub(super) fn plain(instance: &Instance) -> Instance {
 
 /// Makes an event impossible.
 pub(super) fn poison(event: &mut Event) {
-    let root = Item::Root { certificate_pem: "not a certificate".to_owned(), active: true };
+    let root = Item::Root { certificate_pem: "not a certificate".to_owned(), active: true, signer: None };
     match event {
         Event::Snapshot { items, .. } => drop(items.insert("poison".to_owned(), root)),
         Event::Delta { upserts, .. } => drop(upserts.insert("poison".to_owned(), root)),

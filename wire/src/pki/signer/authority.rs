@@ -36,6 +36,17 @@ pub enum LoadError {
     /// The certificate does not name one trust domain.
     #[error("cannot load the certificate authority: its certificate names no trust domain")]
     TrustDomain(#[source] Option<SpiffeIdError>),
+    /// The certificate names another trust domain.
+    #[error("cannot load the certificate authority: its certificate is of trust domain `{found}`, not `{wanted}`")]
+    OtherTrustDomain {
+        /// What the certificate says.
+        found: TrustDomain,
+        /// What it is to sign for.
+        wanted: TrustDomain,
+    },
+    /// The certificate is no CA's.
+    #[error("cannot load the certificate authority: its certificate is no CA that may sign certificates")]
+    NoAuthority,
     /// The key is not the certificate's.
     #[error("cannot load the certificate authority: key and certificate do not belong together")]
     OtherKey,
@@ -62,7 +73,38 @@ impl CertificateAuthority {
         Self { pem: certificate.pem(), issuer: Issuer::new(params, key), trust_domain, validity, der }
     }
 
+    /// Reads one of our own back: of exactly this path length, and with its trust domain in its name.
     pub(super) fn load(certificate_pem: &str, key_pem: &Secret, path_length: u8) -> Result<Self, LoadError> {
+        Self::read(certificate_pem, key_pem, |certificate| {
+            check_role(certificate, path_length)?;
+            trust_domain(certificate)
+        })
+    }
+
+    /// Reads one that somebody else made, to sign leaves for `trust_domain`; it may leave its trust domain unsaid.
+    pub(super) fn load_operators(
+        certificate_pem: &str,
+        key_pem: &Secret,
+        wanted: &TrustDomain,
+    ) -> Result<Self, LoadError> {
+        Self::read(certificate_pem, key_pem, |certificate| {
+            let usage = certificate.key_usage().map_err(|_| LoadError::Malformed)?;
+            if !certificate.is_ca() || !usage.is_some_and(|usage| usage.value.key_cert_sign()) {
+                return Err(LoadError::NoAuthority);
+            }
+            match trust_domain(certificate) {
+                Ok(found) if found != *wanted => Err(LoadError::OtherTrustDomain { found, wanted: wanted.clone() }),
+                Ok(_) | Err(LoadError::TrustDomain(_)) => Ok(wanted.clone()),
+                Err(error) => Err(error),
+            }
+        })
+    }
+
+    fn read(
+        certificate_pem: &str,
+        key_pem: &Secret,
+        judge: impl FnOnce(&X509Certificate<'_>) -> Result<TrustDomain, LoadError>,
+    ) -> Result<Self, LoadError> {
         let der = pem::certificate(certificate_pem).map_err(LoadError::Pem)?;
         let pkcs8 = pem::private_key(key_pem.expose()).map_err(LoadError::Pem)?;
         let key = P256Key::from_pkcs8(&pkcs8).map_err(LoadError::Key)?;
@@ -70,8 +112,7 @@ impl CertificateAuthority {
         if !rest.is_empty() {
             return Err(LoadError::Malformed);
         }
-        check_role(&certificate, path_length)?;
-        let trust_domain = trust_domain(&certificate)?;
+        let trust_domain = judge(&certificate)?;
         if certificate.public_key().raw != key.subject_public_key_info() {
             return Err(LoadError::OtherKey);
         }

@@ -226,3 +226,53 @@ fn a_signer_does_not_show_its_key() {
     let shown = format!("{root:?}");
     assert!(shown.contains(&root.id()) && !shown.contains("PRIVATE"), "{shown}");
 }
+
+/// Signs a leaf under a new root that an old one certified, and returns the chain with the old and the new root.
+fn crossed() -> (Vec<rustls_pki_types::CertificateDer<'static>>, LocalRoot, LocalRoot) {
+    let (old, new) = (root(), root());
+    let signer = new.create_intermediate(NOW, 90 * DAY).unwrap();
+    let leaf = sign(&signer, &csr(), &web(), DAY).unwrap();
+    let cross = old.cross_sign(new.certificate_pem(), NOW).unwrap();
+    let chain = [leaf.certificate_pem.as_str(), Signer::certificate_pem(&signer), &cross];
+    (chain.iter().map(|text| pem::certificate(text).unwrap()).collect(), old, new)
+}
+
+#[test]
+fn p6_a_leaf_under_the_new_root_is_recognised_by_either_root() {
+    use crate::tls::{ExpectedPeer, SpiffeVerifier, TrustAnchors};
+    let (chain, old, new) = crossed();
+    let verify = |roots: &[&LocalRoot], chain: &[rustls_pki_types::CertificateDer<'static>]| {
+        let roots: Vec<String> = roots.iter().map(|root| root.certificate_pem().to_owned()).collect();
+        let anchors = std::sync::Arc::new(TrustAnchors::from_pem(&roots).unwrap());
+        let verifier = SpiffeVerifier::new(anchors, ExpectedPeer::Exactly(web()));
+        verifier.verify_client(chain, NOW).and(verifier.verify_server(chain, NOW))
+    };
+    for roots in [[&old].as_slice(), &[&new], &[&old, &new], &[&new, &old]] {
+        assert!(verify(roots, &chain).is_ok());
+    }
+    assert!(verify(&[&new], &chain[..2]).is_ok());
+    assert!(verify(&[&old], &chain[..2]).is_err(), "without the cross-signed root nothing leads to the old one");
+    assert!(verify(&[&root()], &chain).is_err());
+}
+
+#[test]
+fn p6_a_cross_signed_root_says_of_the_other_nothing_but_its_name_and_key() {
+    let (chain, old, new) = crossed();
+    let (_, cross) = X509Certificate::from_der(&chain[2]).unwrap();
+    inspect(new.certificate_pem(), |new| {
+        assert_eq!(cross.subject().as_raw(), new.subject().as_raw());
+        assert_eq!(cross.public_key().raw, new.public_key().raw);
+        let constraints = cross.basic_constraints().unwrap().unwrap();
+        assert!(constraints.critical && constraints.value.ca);
+        assert_eq!(constraints.value.path_len_constraint, Some(1));
+        assert!(cross.name_constraints().unwrap().is_none());
+    });
+    let end = crate::pki::from_seconds(cross.validity().not_after.timestamp());
+    assert!(end <= old.not_after() && end <= new.not_after());
+    let later = NOW.saturating_add(400 * DAY);
+    assert!(matches!(
+        old.cross_sign(new.certificate_pem(), later),
+        Err(CrossSignError::Sign(SignError::Expired { .. }))
+    ));
+    assert!(matches!(old.cross_sign("rubbish", NOW), Err(CrossSignError::Pem(_))));
+}

@@ -1,0 +1,123 @@
+//! What agents say of the roots that they have in force, gathered until a batch of it is worth a log entry.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use catalog::{Actor, AgentId, CaChange, Catalog, Command, Envelope, RootsAck, ServerId};
+use tokio::sync::Notify;
+use tracing::debug;
+use wire::crypto;
+
+use crate::consensus::Consensus;
+
+/// What arrives within this time goes into one log entry.
+const GATHER: Duration = Duration::from_millis(250);
+/// Acknowledgements in one log entry at most.
+const BATCH_MAX: usize = 1_000;
+
+/// Holds what was said and is not in the log yet.
+#[derive(Debug, Default)]
+pub(crate) struct Acks {
+    waiting: Mutex<BTreeMap<AgentId, RootsAck>>,
+    arrived: Notify,
+}
+
+impl Acks {
+    /// Takes what an agent says now; it stands for all that it said before.
+    pub(crate) fn note(&self, agent: &AgentId, ack: RootsAck) {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner).insert(agent.clone(), ack);
+        self.arrived.notify_one();
+    }
+
+    /// Takes a batch of what the rotation under way has not heard yet, and drops what means nothing to it.
+    ///
+    /// What speaks of roots that this server has not applied yet is kept until it has.
+    fn batch(&self, catalog: &Catalog) -> BTreeMap<AgentId, RootsAck> {
+        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        waiting.retain(|agent, ack| {
+            let is_ahead = ack.roots > catalog.index();
+            let is_news = catalog.ca_rotation().is_some() && catalog.roots_ack(agent) != Some(*ack);
+            is_ahead || is_news
+        });
+        let ready = waiting.iter().filter(|(_, ack)| ack.roots <= catalog.index()).take(BATCH_MAX);
+        ready.map(|(agent, ack)| (agent.clone(), *ack)).collect()
+    }
+
+    /// Drops what has been committed, unless something newer was said since.
+    fn committed(&self, acks: &BTreeMap<AgentId, RootsAck>) {
+        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        waiting.retain(|agent, ack| acks.get(agent) != Some(ack));
+    }
+
+    fn is_empty(&self) -> bool {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
+    }
+
+    /// Carries batches into the log. Never returns.
+    pub(crate) async fn keep(&self, consensus: &Consensus, server: &ServerId) {
+        loop {
+            if self.is_empty() {
+                self.arrived.notified().await;
+            }
+            tokio::time::sleep(GATHER).await;
+            let acks = self.batch(&consensus.catalog());
+            if acks.is_empty() {
+                continue;
+            }
+            let command = Command::Ca { change: CaChange::Acknowledge { acks: acks.clone() }, not_before: None };
+            let envelope = Envelope {
+                version: command.reads_from(),
+                request_id: crypto::uuid_v4().parse().expect("a UUID is a request id"),
+                actor: Actor::Server(server.clone()),
+                source_address: None,
+                proposed_at: crypto::now(),
+                command,
+            };
+            match consensus.propose(envelope).await {
+                Ok(_) => self.committed(&acks),
+                Err(error) => debug!(error = wire::one_line(&error), "acknowledgements are not committed yet"),
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use catalog::CatalogIndex;
+
+    use super::*;
+
+    fn agent(number: u64) -> AgentId {
+        AgentId::enrolled_at(CatalogIndex(number))
+    }
+
+    #[test]
+    fn what_no_rotation_waits_for_is_dropped_and_what_runs_ahead_is_kept() {
+        let acks = Acks::default();
+        let (old, ahead) = (RootsAck { roots: CatalogIndex(0), renewed: true }, CatalogIndex(9));
+        acks.note(&agent(1), old);
+        acks.note(&agent(2), RootsAck { roots: ahead, renewed: false });
+        let mut catalog = Catalog::default();
+        assert!(acks.batch(&catalog).is_empty());
+        assert!(!acks.is_empty(), "this server has not applied yet what the second agent speaks of");
+        for index in 1..=9 {
+            catalog.apply_empty(CatalogIndex(index));
+        }
+        assert!(acks.batch(&catalog).is_empty());
+        assert!(acks.is_empty(), "nothing is rotated");
+    }
+
+    #[test]
+    fn what_was_said_while_a_batch_was_under_way_is_not_lost() {
+        let acks = Acks::default();
+        let said = |renewed| RootsAck { roots: CatalogIndex(3), renewed };
+        acks.note(&agent(1), said(false));
+        let batch = BTreeMap::from([(agent(1), said(false))]);
+        acks.note(&agent(1), said(true));
+        acks.committed(&batch);
+        assert!(!acks.is_empty());
+        acks.committed(&BTreeMap::from([(agent(1), said(true))]));
+        assert!(acks.is_empty());
+    }
+}

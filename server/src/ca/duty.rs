@@ -1,0 +1,111 @@
+//! What the leader owes the certificate authority next, from the state alone: whoever leads next goes on from there.
+
+use std::time::Duration;
+
+use catalog::{AgentRecord, CaRotation, Catalog, RotationStep, Timestamp};
+
+/// A leaf that was signed without a quorum may be younger than the moment from which on the old root signs nothing more.
+const UNSEEN_SIGNING_MAX: Duration = Duration::from_secs(3600);
+/// Longest wait for agents that do not renew, before a root that somebody distrusts is taken from them all the same.
+const DISTRUST_PATIENCE: Duration = Duration::from_secs(15 * 60);
+
+/// Is what is to be done for the authority.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Duty {
+    /// Nothing, until something changes or the time comes that is named.
+    Wait { until: Option<Timestamp> },
+    /// Draw another intermediate under the same root: half of the present one's life has passed.
+    RenewIntermediate { not_before: Timestamp },
+    /// Draw another root: half of the present one's life has passed.
+    StartRotation { not_before: Timestamp },
+    /// Have the new root sign.
+    Activate { root: String, not_before: Option<Timestamp> },
+    /// End the rotation.
+    Finish { root: String },
+    /// Take the replaced root from everybody at once.
+    Distrust { root: String },
+    /// Take a replaced root out of the bundle.
+    Retire { root: String, not_before: Timestamp },
+}
+
+/// Returns the agents that have not done yet what the present step of a rotation waits for, and may yet.
+pub(crate) fn agents_waited_for<'a>(
+    catalog: &'a Catalog,
+    rotation: &'a CaRotation,
+) -> impl Iterator<Item = &'a AgentRecord> {
+    // One that never opened a session holds at most the leaf that it joined with, and hears of the new root before it serves.
+    let live = catalog.agent_records().filter(|record| record.incarnation.is_some());
+    live.filter(|record| !catalog.roots_ack(&record.id).is_some_and(|ack| rotation.is_met(ack)))
+}
+
+/// Returns how long after a root was replaced the last leaf under it has expired.
+pub(crate) fn patience_of_retirement(leaf_ttl: Duration) -> Duration {
+    leaf_ttl + leaf_ttl.min(UNSEEN_SIGNING_MAX)
+}
+
+/// Decides what to do at `now`, by the leader's clock.
+pub(crate) fn next_duty(catalog: &Catalog, leaf_ttl: Duration, now: Timestamp) -> Duty {
+    let mut until: Option<Timestamp> = None;
+    let mut wait_for = |at: Timestamp| {
+        if at > now {
+            until = Some(until.map_or(at, |until| until.min(at)));
+        }
+        at <= now
+    };
+    if let Some(rotation) = catalog.ca_rotation() {
+        let deadline = deadline(catalog, rotation, leaf_ttl);
+        let all_met = agents_waited_for(catalog, rotation).next().is_none();
+        if all_met || wait_for(deadline) {
+            return step(rotation, (!all_met).then_some(deadline));
+        }
+    }
+    if let Some(intermediate) = catalog.active_intermediate()
+        && catalog.root(&intermediate.root_id).is_some_and(|root| root.sealed_key.is_some() && root.not_after > now)
+    {
+        let half = middle(intermediate.not_before, intermediate.not_after);
+        if wait_for(half) {
+            return Duty::RenewIntermediate { not_before: half };
+        }
+    }
+    if catalog.ca_rotation().is_none() {
+        for root in catalog.roots().filter(|root| !root.retired) {
+            let Some(replaced_at) = root.replaced_at else { continue };
+            let at = replaced_at.saturating_add(patience_of_retirement(leaf_ttl));
+            if wait_for(at) {
+                return Duty::Retire { root: root.id.clone(), not_before: at };
+            }
+        }
+        if let Some(root) = catalog.active_root().filter(|root| root.sealed_key.is_some()) {
+            let half = middle(root.not_before, root.not_after);
+            if wait_for(half) {
+                return Duty::StartRotation { not_before: half };
+            }
+        }
+    }
+    Duty::Wait { until }
+}
+
+/// Returns the step that follows; `not_before` is the time that it waited for in place of agents.
+fn step(rotation: &CaRotation, not_before: Option<Timestamp>) -> Duty {
+    match rotation.step {
+        RotationStep::Distributing => Duty::Activate { root: rotation.root_id.clone(), not_before },
+        RotationStep::Reissuing if rotation.distrust_replaced => Duty::Distrust { root: rotation.replaces.clone() },
+        RotationStep::Reissuing => Duty::Finish { root: rotation.root_id.clone() },
+    }
+}
+
+/// Returns when a step no longer waits for agents that stay silent: their leaves have expired by then, and they hear of the
+/// new root before they get another. Nobody is waited for under a root that has expired itself.
+fn deadline(catalog: &Catalog, rotation: &CaRotation, leaf_ttl: Duration) -> Timestamp {
+    let patience = if rotation.distrust_replaced { leaf_ttl.min(DISTRUST_PATIENCE) } else { leaf_ttl };
+    let since = rotation.activated_at.unwrap_or(rotation.started_at);
+    let expired = catalog.root(&rotation.replaces).map_or(Timestamp(u64::MAX), |root| root.not_after);
+    since.saturating_add(patience).min(expired)
+}
+
+fn middle(begin: Timestamp, end: Timestamp) -> Timestamp {
+    Timestamp(begin.0 + end.0.saturating_sub(begin.0) / 2)
+}
+
+#[cfg(test)]
+mod tests;

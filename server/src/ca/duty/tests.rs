@@ -1,0 +1,186 @@
+use std::collections::BTreeMap;
+
+use catalog::{CaChange, Command, KeyFingerprint, Outcome, Platform, RootsAck};
+use wire::cluster_key::{ClusterKey, ClusterKeys};
+
+use super::*;
+use crate::ca::tests::{founded, outcome_of, write};
+use crate::ca::{renewed_intermediate, rotation};
+
+const DAY: Duration = Duration::from_secs(24 * 3600);
+const YEAR: Duration = Duration::from_secs(365 * 24 * 3600);
+
+/// A mesh with its leader's clock, and agents that have sessions.
+struct Mesh {
+    keys: ClusterKeys,
+    catalog: Catalog,
+    now: Timestamp,
+}
+
+impl Mesh {
+    fn new(agents: usize) -> Self {
+        let (keys, now) = (ClusterKeys::single(ClusterKey::generate()), wire::crypto::now());
+        let mut mesh = Self { catalog: founded(&keys, now), keys, now };
+        for number in 0..agents {
+            mesh.join(number);
+        }
+        mesh
+    }
+
+    fn join(&mut self, number: usize) {
+        let secret = catalog::SecretHash(format!("secret-{number}"));
+        let token = catalog::JoinToken {
+            accessor: wire::crypto::uuid_v4().parse().unwrap(),
+            secret: secret.clone(),
+            services: vec!["web".parse().unwrap()],
+            node: None,
+            platform: None,
+            replace_node: false,
+            expires_at: Timestamp(u64::MAX),
+            used_by: None,
+            record: None,
+            created: Default::default(),
+            modified: Default::default(),
+        };
+        write(&mut self.catalog, Command::CreateJoinToken { token });
+        let enrol = Command::Enrol {
+            secret,
+            key: KeyFingerprint(format!("key-{number}")),
+            node: format!("vm-{number}").parse().unwrap(),
+            platform: Platform::Vm,
+        };
+        let Outcome::Enrolled { record } = outcome_of(&mut self.catalog, enrol) else { panic!("not enrolled") };
+        let open = Command::OpenSession { agent: record.id, server: "s1".parse().unwrap() };
+        assert!(matches!(outcome_of(&mut self.catalog, open), Outcome::SessionOpened { .. }));
+    }
+
+    fn duty(&self) -> Duty {
+        // Whoever leads next has the state from a snapshot, and comes to the same.
+        let elsewhere = Catalog::restore(&self.catalog.snapshot()).unwrap();
+        let duty = next_duty(&self.catalog, DAY, self.now);
+        assert_eq!(next_duty(&elsewhere, DAY, self.now), duty);
+        duty
+    }
+
+    fn change(&mut self, change: CaChange) {
+        write(&mut self.catalog, Command::Ca { change, not_before: None });
+    }
+
+    fn rotate(&mut self, distrust: bool) -> String {
+        let change = rotation(&self.keys, &self.catalog, distrust, self.now).unwrap();
+        self.change(change);
+        self.catalog.ca_rotation().unwrap().root_id.clone()
+    }
+
+    /// Has so many agents say that they have in force what there is now.
+    fn acknowledge(&mut self, agents: usize, renewed: bool) {
+        let ack = RootsAck { roots: self.catalog.index(), renewed };
+        let acks: BTreeMap<_, _> = self.catalog.agent_records().take(agents).map(|it| (it.id.clone(), ack)).collect();
+        self.change(CaChange::Acknowledge { acks });
+    }
+
+    fn active(&self) -> &str {
+        &self.catalog.active_root().unwrap().id
+    }
+}
+
+#[test]
+fn p6_fault_23_each_step_waits_for_every_live_agent_and_any_leader_goes_on_from_there() {
+    let mut mesh = Mesh::new(2);
+    let old = mesh.active().to_owned();
+    assert!(matches!(mesh.duty(), Duty::Wait { until: Some(_) }));
+    let new = mesh.rotate(false);
+    let silent = mesh.catalog.ca_rotation().unwrap().started_at.saturating_add(DAY);
+    assert_eq!(mesh.duty(), Duty::Wait { until: Some(silent) });
+    mesh.acknowledge(1, false);
+    assert_eq!(mesh.duty(), Duty::Wait { until: Some(silent) });
+    mesh.acknowledge(2, false);
+    assert_eq!(mesh.duty(), Duty::Activate { root: new.clone(), not_before: None });
+    mesh.change(CaChange::Activate { root: new.clone() });
+    assert_eq!(mesh.active(), new);
+
+    assert!(matches!(mesh.duty(), Duty::Wait { .. }), "nobody has a leaf of the new root yet");
+    mesh.acknowledge(2, false);
+    assert!(matches!(mesh.duty(), Duty::Wait { .. }));
+    mesh.acknowledge(2, true);
+    assert_eq!(mesh.duty(), Duty::Finish { root: new.clone() });
+    mesh.change(CaChange::Finish { root: new });
+
+    let replaced_at = mesh.catalog.root(&old).unwrap().replaced_at.unwrap();
+    let retires = replaced_at.saturating_add(DAY + Duration::from_secs(3600));
+    assert_eq!(mesh.duty(), Duty::Wait { until: Some(retires) });
+    mesh.now = retires;
+    assert_eq!(mesh.duty(), Duty::Retire { root: old.clone(), not_before: retires });
+    mesh.change(CaChange::Retire { root: old });
+    assert!(matches!(mesh.duty(), Duty::Wait { .. }));
+}
+
+#[test]
+fn p6_an_agent_that_stays_silent_is_waited_for_no_longer_than_its_leaf_lives() {
+    let mut mesh = Mesh::new(2);
+    let new = mesh.rotate(false);
+    mesh.acknowledge(1, false);
+    let rotation = mesh.catalog.ca_rotation().unwrap().clone();
+    let deadline = rotation.started_at.saturating_add(DAY);
+    mesh.now = deadline;
+    assert_eq!(mesh.duty(), Duty::Activate { root: new, not_before: Some(deadline) });
+    let waited: Vec<String> =
+        agents_waited_for(&mesh.catalog, &rotation).map(|record| record.node.to_string()).collect();
+    assert_eq!(waited, ["vm-1"]);
+}
+
+#[test]
+fn a_root_that_is_to_be_distrusted_waits_for_leaves_a_quarter_of_an_hour_at_most() {
+    let mut mesh = Mesh::new(2);
+    let old = mesh.active().to_owned();
+    let new = mesh.rotate(true);
+    mesh.acknowledge(2, false);
+    mesh.change(CaChange::Activate { root: new });
+    mesh.acknowledge(1, true);
+    let activated_at = mesh.catalog.ca_rotation().unwrap().activated_at.unwrap();
+    let deadline = activated_at.saturating_add(DISTRUST_PATIENCE);
+    assert_eq!(mesh.duty(), Duty::Wait { until: Some(deadline) });
+    mesh.now = deadline;
+    assert_eq!(mesh.duty(), Duty::Distrust { root: old.clone() });
+    mesh.change(CaChange::Distrust { root: old });
+    assert!(matches!(mesh.duty(), Duty::Wait { .. }));
+}
+
+#[test]
+fn p9_what_has_half_of_its_life_behind_it_is_replaced() {
+    let mut mesh = Mesh::new(0);
+    let first = mesh.catalog.active_intermediate().unwrap().clone();
+    mesh.now = Timestamp(first.not_before.0 + (first.not_after.0 - first.not_before.0) / 2);
+    assert_eq!(mesh.duty(), Duty::RenewIntermediate { not_before: mesh.now });
+    let change = renewed_intermediate(&mesh.keys, &mesh.catalog, mesh.now).unwrap();
+    mesh.change(change);
+    let second = mesh.catalog.active_intermediate().unwrap();
+    assert!(second.id != first.id && second.not_after > first.not_after);
+    assert!(matches!(mesh.duty(), Duty::Wait { until: Some(_) }));
+
+    mesh.now = mesh.now.saturating_add(5 * YEAR);
+    // The intermediate is due as well, and comes first: it is what signs.
+    assert!(matches!(mesh.duty(), Duty::RenewIntermediate { .. }));
+    let change = renewed_intermediate(&mesh.keys, &mesh.catalog, mesh.now).unwrap();
+    mesh.change(change);
+    assert!(matches!(mesh.duty(), Duty::StartRotation { .. }));
+    mesh.rotate(false);
+    assert!(matches!(mesh.duty(), Duty::Activate { .. }), "there is nobody to wait for");
+}
+
+#[test]
+fn fault_24_p9_a_root_that_expired_while_the_servers_were_away_is_replaced_at_once() {
+    let mut mesh = Mesh::new(2);
+    let authority = crate::ca::CertificateAuthority::new(mesh.keys.clone(), DAY);
+    mesh.now = mesh.now.saturating_add(11 * YEAR);
+    let refused = authority.server_identity(&mesh.catalog, &"s1".parse().unwrap(), mesh.now).unwrap_err();
+    assert!(wire::one_line(&refused).contains("expired"), "{}", wire::one_line(&refused));
+    assert!(matches!(mesh.duty(), Duty::StartRotation { .. }), "nothing can be signed under it any more");
+    // An expired root certifies nobody; that is no reason not to go on.
+    let new = mesh.rotate(false);
+    assert!(mesh.catalog.root(&new).unwrap().cross.is_none());
+    assert!(matches!(mesh.duty(), Duty::Activate { not_before: Some(_), .. }), "nobody's leaf is valid any more");
+    mesh.change(CaChange::Activate { root: new.clone() });
+    assert!(authority.server_identity(&mesh.catalog, &"s1".parse().unwrap(), mesh.now).is_ok());
+    assert_eq!(mesh.duty(), Duty::Finish { root: new });
+}
