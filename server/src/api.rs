@@ -12,18 +12,21 @@ mod certificate;
 mod challenge;
 mod config_entries;
 mod connect_ca;
+mod discovery_chain;
 mod error;
 mod head_clock;
 mod health;
 mod intentions;
 mod join_tokens;
 mod listener;
+mod members;
 mod nodes;
 mod query;
 mod reads;
 mod register;
 mod route;
 mod services;
+mod shaping;
 mod snapshot;
 mod status;
 #[cfg(test)]
@@ -219,11 +222,13 @@ fn table() -> Vec<Route> {
     let modules = [
         status::routes(),
         agent::routes(),
+        members::routes(),
         nodes::routes(),
         services::routes(),
         snapshot::routes(),
         register::routes(),
         health::routes(),
+        discovery_chain::routes(),
         intentions::routes(),
         connect_ca::routes(),
         config_entries::routes(),

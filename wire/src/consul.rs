@@ -7,6 +7,7 @@
 mod agent;
 mod ca;
 mod catalog;
+mod chain;
 mod check;
 mod health;
 mod host;
@@ -17,6 +18,7 @@ mod permission;
 mod register;
 mod service;
 mod upstream;
+mod usage;
 
 pub use agent::{AgentConfig, AgentMember, AgentSelf, AgentVersion};
 pub use ca::{CaRoot, CaRoots, CaRootsError};
@@ -24,6 +26,7 @@ pub use catalog::{
     AgentService, CatalogService, Node, NodeServiceList, NodeServices, ServiceAddress, ServiceProxy, ServiceUpstream,
     ServiceWeights,
 };
+pub use chain::{ChainNode, ChainResolver, ChainTarget, DiscoveryChain, DiscoveryChainAnswer};
 pub use check::{CheckDefinition, CheckKind};
 pub use health::{HealthCheck, HealthEntry};
 pub use host::{AgentHost, HostCpu, HostMemory, HostSystem};
@@ -33,6 +36,7 @@ pub use native::{AuthorizeAnswer, AuthorizeRequest, LeafCertificate};
 pub use permission::{HttpHeader, HttpPermission, IntentionJwt, IntentionPermission, JwtProvider, VerifyClaim};
 pub use register::{CatalogDeregister, CatalogRegister};
 pub use service::{Definitions, ServiceDefinition};
+pub use usage::{Usage, UsageAnswer};
 
 use crate::decode::{DecodeError, Fields};
 

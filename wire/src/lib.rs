@@ -12,6 +12,7 @@ pub mod decode;
 pub mod frame;
 pub mod front_door;
 pub mod join_token;
+pub mod mesh_status;
 mod one_line;
 pub mod pki;
 pub mod rfc3339;

@@ -3,8 +3,10 @@
 use std::time::Duration;
 
 use axum::response::Response;
+use catalog::Selector;
 use http::HeaderValue;
 use serde::Serialize;
+use serde_json::{Map, Value};
 use tokio::time::Instant;
 use wire::crypto;
 use wire::decode::parse_duration;
@@ -17,6 +19,15 @@ const WAIT_DEFAULT: Duration = Duration::from_secs(5 * 60);
 const WAIT_MAX: Duration = Duration::from_secs(10 * 60);
 
 impl Call {
+    /// Answers like [`Call::answer_hashed`] with an object of entries, of which `filter` selects some.
+    pub(super) async fn answer_list<T: Serialize>(
+        &self,
+        render: impl Fn(&Status) -> Result<T, ApiError>,
+    ) -> Result<Response, ApiError> {
+        let selector = self.selector()?;
+        self.answer_hashed(|status| selected(selector.as_ref(), &render(status)?)).await
+    }
+
     /// Answers with what `render` makes of the agent's status, and its hash in `X-Consul-ContentHash`.
     ///
     /// With `hash` it waits, for as long as `wait` says, until the answer has another hash than that.
@@ -43,6 +54,13 @@ impl Call {
         }
     }
 
+    /// Reads `filter`, which is compiled before anything is looked up for it.
+    fn selector(&self) -> Result<Option<Selector>, ApiError> {
+        let text = self.query.get("filter").filter(|text| !text.is_empty());
+        text.map(|text| Selector::parse(text).map_err(|error| ApiError::Filter { reason: error.to_string() }))
+            .transpose()
+    }
+
     /// Reads `wait`: until when a query that blocks may wait.
     pub(super) fn wait_until(&self) -> Result<Instant, ApiError> {
         let limit = match self.query.get("wait").filter(|text| !text.is_empty()) {
@@ -56,6 +74,19 @@ impl Call {
         let limit = if limit.is_zero() { WAIT_DEFAULT } else { limit.min(WAIT_MAX) };
         Ok(Instant::now() + limit)
     }
+}
+
+/// Returns the entries of an object that a selector selects; all of them where there is none.
+fn selected(selector: Option<&Selector>, rendered: &impl Serialize) -> Result<Value, ApiError> {
+    let value = serde_json::to_value(rendered).map_err(|error| ApiError::Internal { reason: error.to_string() })?;
+    let (Some(selector), Value::Object(entries)) = (selector, &value) else { return Ok(value) };
+    let mut kept = Map::new();
+    for (id, entry) in entries {
+        if selector.selects(entry).map_err(|error| ApiError::Filter { reason: error.to_string() })? {
+            kept.insert(id.clone(), entry.clone());
+        }
+    }
+    Ok(Value::Object(kept))
 }
 
 /// Tells one answer from another.

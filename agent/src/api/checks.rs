@@ -43,7 +43,7 @@ async fn list(call: Call) -> Result<Response, ApiError> {
         true => check.check_id.to_string(),
         false => format!("{}/{}", check.namespace, check.check_id),
     };
-    call.answer_hashed(|status| {
+    call.answer_list(|status| {
         let checks = shown(status).filter(|check| wanted.as_ref().is_none_or(|it| *it == check.namespace));
         Ok(checks.map(|check| (key(&check), check)).collect::<BTreeMap<String, HealthCheck>>())
     })

@@ -25,6 +25,8 @@ pub(crate) enum ApiError {
     Query { reason: String },
     #[error("the query parameter `{name}` cannot be `{value}`; {expected}")]
     Parameter { name: &'static str, value: String, expected: &'static str },
+    #[error("the query parameter `filter` cannot be used: {reason}")]
+    Filter { reason: String },
     #[error("the path's {what} `{value}` is not valid: {reason}")]
     Path { what: &'static str, value: String, reason: String },
     #[error("the body is larger than {limit_bytes} bytes; send less in one request")]
@@ -59,6 +61,7 @@ impl ApiError {
             Self::TokenInQuery
             | Self::Query { .. }
             | Self::Parameter { .. }
+            | Self::Filter { .. }
             | Self::Path { .. }
             | Self::BodyBroken { .. } => StatusCode::BAD_REQUEST,
             Self::BodyTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,

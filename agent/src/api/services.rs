@@ -51,7 +51,7 @@ impl Call {
 /// Answers with the services of all namespaces, or of the one that is asked for, by id.
 async fn list(call: Call) -> Result<Response, ApiError> {
     let wanted = call.namespaces()?;
-    call.answer_hashed(|status| {
+    call.answer_list(|status| {
         let services = status.services.iter();
         let asked = services.filter(|it| wanted.as_ref().is_none_or(|wanted| *wanted == it.instance.key.namespace));
         let shown = asked.map(|service| (AgentService::object_key(&service.instance), shown(status, service)));

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 
 use catalog::{Check, CheckKey, Instance, InstanceKey, Node, Owner, ServiceKey, Topic};
 use wire::agent_protocol::Subject;
+use wire::mesh_status::NODE_VERSION;
 
 use super::Core;
 use crate::sync::{Desired, Input};
@@ -39,7 +40,7 @@ impl Core {
             network: self.config.network.clone(),
             owner: Owner::Agent(self.identity.record.id.clone()),
             incarnation: None,
-            meta: BTreeMap::new(),
+            meta: BTreeMap::from([(NODE_VERSION.to_owned(), env!("CARGO_PKG_VERSION").to_owned())]),
             tagged_addresses: BTreeMap::new(),
             created: Default::default(),
             modified: Default::default(),

@@ -15,6 +15,7 @@ use super::ApiState;
 use super::auth::Caller;
 use super::error::ApiError;
 use super::query::Query;
+use super::shaping::Shaping;
 
 /// One request that has passed the guard and its route's right.
 pub(crate) struct Call {
@@ -24,6 +25,8 @@ pub(crate) struct Call {
     pub(super) path: &'static str,
     pub(super) path_parameters: Vec<(String, String)>,
     pub(super) query: Query,
+    /// What the query asks to be done with an answer.
+    pub(super) shaping: Shaping,
     pub(super) caller: Caller,
     pub(super) source: Option<SocketAddr>,
     pub(super) request_id: Option<RequestId>,

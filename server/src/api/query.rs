@@ -7,11 +7,10 @@ use http::Uri;
 use super::error::ApiError;
 
 /// Parameters of Consul's that weft does not carry out, although ignoring them would change the answer.
-const UNSUPPORTED: [&str; 8] =
-    ["filter", "near", "node-meta", "partition", "peer", "sg", "merge-central-config", "max_stale"];
+const UNSUPPORTED: [&str; 5] = ["partition", "peer", "sg", "merge-central-config", "max_stale"];
 
 /// Parameters that may stand more than once.
-const REPEATABLE: [&str; 2] = ["tag", "name"];
+const REPEATABLE: [&str; 3] = ["tag", "name", "node-meta"];
 
 /// The decoded pairs of a query string, in the order in which they were sent.
 #[derive(Clone, Debug, Default)]
@@ -157,9 +156,7 @@ mod tests {
 
     #[test]
     fn refuses_by_name_what_would_change_the_answer() {
-        refused("filter=Node==x", "`filter`");
-        refused("near=_agent", "`near`");
-        refused("node-meta=a:b", "`node-meta`");
+        refused("max_stale=10s", "`max_stale`");
         refused("partition=blue", "`partition`");
         parse("filter=&partition=default&merge-central-config=false&cached&pretty&whatever=1")
             .unwrap()

@@ -116,7 +116,13 @@ impl Call {
 
     /// Writes a reading's answer, with the headers that Consul's clients look at.
     pub(super) fn answer<T: Serialize + ?Sized>(&self, reading: &Reading, value: &T) -> Result<Response, ApiError> {
-        let mut response = self.json(value)?;
+        let mut response = if self.shaping.is_idle() {
+            self.json(value)?
+        } else {
+            let value =
+                serde_json::to_value(value).map_err(|error| ApiError::Internal { reason: error.to_string() })?;
+            self.json(&self.shaping.apply(&reading.catalog, value)?)?
+        };
         self.mark(reading, &mut response);
         Ok(response)
     }

@@ -17,6 +17,7 @@ use super::auth::{self, Right};
 use super::call::Call;
 use super::error::ApiError;
 use super::query::Query;
+use super::shaping::Shaping;
 use super::{SourceAddress, body};
 
 type Handler = dyn Fn(Call) -> BoxFuture<'static, Result<Response, ApiError>> + Send + Sync;
@@ -91,6 +92,7 @@ impl Route {
             }
         })?;
         query.check(state.datacenter())?;
+        let shaping = Shaping::asked(&query, self.path)?;
         let path_parameters =
             path_parameters.map_err(|error| ApiError::PathUnreadable { reason: error.body_text() })?;
         let takes_body = self.method == Method::PUT || self.method == Method::POST;
@@ -103,6 +105,7 @@ impl Route {
             path: self.path,
             path_parameters: path_parameters.iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect(),
             query,
+            shaping,
             caller,
             body,
         };

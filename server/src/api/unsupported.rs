@@ -6,7 +6,7 @@ use http::Uri;
 use super::error::ApiError;
 
 /// First path segments under `/v1/`, and what to say of them. The first match counts.
-const ABSENT: [(&str, &str); 27] = [
+const ABSENT: [(&str, &str); 25] = [
     ("kv", "weft has no key-value store; keep such data elsewhere"),
     ("session", "weft has no sessions and no locks; use a service made for them"),
     ("txn", "weft has no transactions on a key-value store; send single writes"),
@@ -18,13 +18,11 @@ const ABSENT: [(&str, &str); 27] = [
     ("peerings", "weft has no peering yet"),
     ("exported-services", "weft has no exported services yet"),
     ("imported-services", "weft has no imported services yet"),
-    ("discovery-chain", "weft has no routing entries yet, so there is no discovery chain to show"),
     ("internal", "weft has no internal endpoints of Consul's UI"),
     ("snapshot", "weft cannot save or restore snapshots by its API yet"),
     ("operator", "weft has no operator endpoints yet; see /v1/status/raft"),
     ("agent/join", "weft has no gossip: servers find each other by retry_join, agents are given --server"),
     ("agent/force-leave", "weft has no gossip and so nobody to force out"),
-    ("agent/members", "weft has no gossip and so no member list; see /v1/status/raft and /v1/catalog/nodes"),
     ("agent/connect/ca/leaf", "a server makes no leaf certificates for others; ask the agent beside the workload"),
     ("agent", "this is a server; local services, checks and certificates belong to agents: ask one of them"),
     ("acl/login", "weft has no auth methods yet; an agent joins by a join token"),

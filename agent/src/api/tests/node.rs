@@ -45,6 +45,19 @@ async fn an_answer_is_waited_for_by_its_hash() {
 }
 
 #[tokio::test]
+async fn a12_lists_are_filtered_by_a_bounded_language() {
+    let (_server, agent) = agent().await;
+    register(&agent, json!({ "Name": "web", "Port": 1, "Tags": ["v1"] })).await;
+    register(&agent, json!({ "Name": "api", "Port": 2 })).await;
+    let found = get(&agent, "/v1/agent/services?filter=%22v1%22%20in%20Tags").await.json();
+    assert_eq!(found.as_object().unwrap().keys().collect::<Vec<_>>(), ["web"]);
+    for filter in ["Tags", "Port%20matches%20%22(%22", &"a".repeat(5000)] {
+        let answer = get(&agent, &format!("/v1/agent/services?filter={filter}")).await;
+        assert_eq!(answer.status, 400, "{filter}: {}", answer.text);
+    }
+}
+
+#[tokio::test]
 async fn f1_files_are_read_again_and_a_bad_one_changes_nothing() {
     let server = ModelServer::start(Shared::new(&["web"])).await;
     let folder = tempfile::tempdir().unwrap();

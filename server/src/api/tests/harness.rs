@@ -68,6 +68,16 @@ impl Api {
         api
     }
 
+    /// Waits until the mesh has its facts, and returns its trust domain.
+    pub(super) async fn established(&self) -> String {
+        loop {
+            if let Some(mesh) = self.consensus().catalog().mesh() {
+                return mesh.trust_domain.to_string();
+            }
+            tokio::task::yield_now().await;
+        }
+    }
+
     pub(super) fn consensus(&self) -> &Consensus {
         &self.alone.consensus
     }

@@ -1,0 +1,123 @@
+//! Who takes part: servers and agents, and how the mesh as a whole stands.
+
+use std::collections::BTreeMap;
+
+use ::catalog::{Caller, Catalog, CheckStatus, Decision, Owner, WatchKey, authorize as decide};
+use axum::response::Response;
+use http::Method;
+use wire::consul::{AgentHost, AgentMember, AuthorizeAnswer, AuthorizeRequest, Usage, UsageAnswer};
+use wire::crypto;
+use wire::mesh_status::{MeshStatus, NODE_VERSION};
+
+use super::auth::Right;
+use super::call::Call;
+use super::error::ApiError;
+use super::reads::Reading;
+use super::route::{Route, route};
+
+pub(super) fn routes() -> Vec<Route> {
+    vec![
+        route(Method::GET, "/v1/agent/members", Right::Judged, members),
+        route(Method::GET, "/v1/agent/host", Right::OperatorRead, host),
+        route(Method::POST, "/v1/agent/connect/authorize", Right::Judged, authorize),
+        route(Method::GET, "/v1/operator/usage", Right::OperatorRead, usage),
+        route(Method::GET, "/v1/status/mesh", Right::OperatorRead, mesh),
+    ]
+}
+
+/// Answers with the servers, and the nodes with an agent that the caller may read.
+async fn members(call: Call) -> Result<Response, ApiError> {
+    let reading = call.read(vec![WatchKey::Nodes, WatchKey::Checks]).await?;
+    let mut members = servers(&call, &reading);
+    let catalog = &reading.catalog;
+    let held = catalog.nodes().filter(|node| matches!(node.owner, Owner::Agent(_)));
+    for node in held.filter(|node| reading.keeps(reading.authority.node_read(&node.name))) {
+        let mut instances = catalog.instances_on(&node.name);
+        let port = instances.find_map(|instance| instance.mesh_port).unwrap_or(0);
+        let mut tags = BTreeMap::from([
+            ("role".to_owned(), "node".to_owned()),
+            ("dc".to_owned(), call.state.datacenter().to_owned()),
+            ("platform".to_owned(), node.platform.to_string()),
+        ]);
+        tags.extend(node.meta.get(NODE_VERSION).map(|version| ("build".to_owned(), version.clone())));
+        members.push(AgentMember {
+            name: node.name.to_string(),
+            addr: node.address.clone(),
+            port,
+            tags,
+            status: if is_in_session(catalog, node) { AgentMember::ALIVE } else { AgentMember::FAILED },
+        });
+    }
+    call.answer(&reading, &members)
+}
+
+/// Lists the servers. Those that this one has no word of count as alive: only the leader hears from all.
+fn servers(call: &Call, reading: &Reading) -> Vec<AgentMember> {
+    let status = call.state.consensus().status();
+    let members = reading.catalog.membership().members.values().map(|member| {
+        let address = &member.facts.raft_address;
+        let (host, port) = address.rsplit_once(':').unwrap_or((address.as_str(), ""));
+        let is_leader = status.leader.as_ref().is_some_and(|leader| leader.id == member.id);
+        AgentMember {
+            name: member.id.to_string(),
+            addr: host.trim_matches(['[', ']']).to_owned(),
+            port: port.parse().unwrap_or(0),
+            tags: BTreeMap::from([
+                ("role".to_owned(), "consul".to_owned()),
+                ("dc".to_owned(), call.state.datacenter().to_owned()),
+                ("build".to_owned(), member.facts.release.clone()),
+                ("leader".to_owned(), is_leader.to_string()),
+            ]),
+            status: AgentMember::ALIVE,
+        }
+    });
+    members.collect()
+}
+
+/// Reports whether a node's agent holds a session with a server that knows of it.
+fn is_in_session(catalog: &Catalog, node: &::catalog::Node) -> bool {
+    let has_session = catalog.agent_on(&node.name).is_some_and(|record| record.server.is_some());
+    let is_well =
+        |check: &::catalog::Check| check.key.id.as_str() != "weft-agent" || check.status != CheckStatus::Critical;
+    has_session && catalog.checks_on(&node.name).all(is_well)
+}
+
+/// Answers with what this server's machine is like.
+async fn host(call: Call) -> Result<Response, ApiError> {
+    call.json(&AgentHost::here())
+}
+
+/// Answers whether the holder of a certificate may call a service, by the whole mesh's rules.
+async fn authorize(call: Call) -> Result<Response, ApiError> {
+    let request: AuthorizeRequest = call.decode()?;
+    let target = &request.target;
+    let reading = call.read([WatchKey::policy_of(target), vec![WatchKey::Revocations]].concat()).await?;
+    if !reading.authority.service_write(target) {
+        return Err(call.denied(format!("`service:write` on `{target}`")));
+    }
+    let scheme = reading.catalog.scheme().ok_or_else(|| ApiError::Internal {
+        reason: "the mesh is not established yet; try again in a moment".to_owned(),
+    })?;
+    if reading.catalog.is_revoked(request.serial.index()) {
+        let reason = "the caller's certificate is revoked".to_owned();
+        return call.answer(&reading, &AuthorizeAnswer { authorized: false, reason });
+    }
+    let caller = Caller::from(scheme.classify(&request.client));
+    let verdict = decide(&reading.catalog.policy_for(target), &caller, target, crypto::now());
+    let authorized = verdict.decision == Decision::Allow || (verdict.decision == Decision::Deny && verdict.audited);
+    call.answer(&reading, &AuthorizeAnswer { authorized, reason: verdict.reason.to_string() })
+}
+
+/// Answers with how much the datacenter holds.
+async fn usage(call: Call) -> Result<Response, ApiError> {
+    let reading = call.read(vec![WatchKey::Nodes]).await?;
+    let usage = BTreeMap::from([(call.state.datacenter().to_owned(), Usage::new(&reading.catalog))]);
+    call.answer(&reading, &UsageAnswer { usage })
+}
+
+/// Answers with how the mesh stands, from what this server knows, whether or not there is a leader.
+async fn mesh(call: Call) -> Result<Response, ApiError> {
+    let consensus = call.state.consensus();
+    let leader = consensus.status().leader.map(|leader| leader.id);
+    call.json(&MeshStatus::new(call.state.server().clone(), leader, &consensus.catalog(), crypto::now()))
+}

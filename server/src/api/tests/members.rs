@@ -1,0 +1,66 @@
+//! Who takes part, and how the mesh stands.
+
+use super::*;
+
+#[tokio::test]
+async fn servers_are_members_and_the_mesh_says_how_it_stands() {
+    let api = Api::start().await;
+    let members = api.get("/v1/agent/members").await.json();
+    assert_eq!(members.as_array().unwrap().len(), 1, "{members}");
+    assert_eq!((members[0]["Tags"]["role"].as_str(), members[0]["Status"].as_u64()), (Some("consul"), Some(1)));
+    let status = api.get("/v1/status/mesh").await.json();
+    assert_eq!(status["Servers"].as_array().unwrap().len(), 1, "{status}");
+    assert_eq!(status["Leader"], status["Server"]);
+    assert_eq!(status["QuorumMargin"], 0);
+    assert_eq!(api.get("/v1/agent/host").await.json()["Host"]["os"], "linux");
+}
+
+#[tokio::test]
+async fn usage_and_services_are_counted() {
+    let api = Api::start().await;
+    for (node, status) in [("node-1", "passing"), ("node-2", "critical")] {
+        let body = json!({
+            "Node": node, "Address": "10.0.0.1", "Service": {"ID": "api", "Service": "api", "Port": 80},
+            "Check": {"CheckID": "up", "Name": "up", "ServiceID": "api", "Status": status},
+        });
+        assert_eq!(api.put("/v1/catalog/register", body).await.status, StatusCode::OK);
+    }
+    let usage = &api.get("/v1/operator/usage").await.json()["Usage"]["dc1"];
+    assert_eq!((&usage["Nodes"], &usage["Services"], &usage["ServiceInstances"]), (&json!(2), &json!(1), &json!(2)));
+    let status = api.get("/v1/status/mesh").await.json();
+    assert_eq!(status["Services"], json!({"Passing": 0, "Warning": 1, "Critical": 0}));
+    assert_eq!(status["ServicesUnwell"][0]["Service"], "default/api");
+}
+
+#[tokio::test]
+async fn a_server_judges_callers_by_the_rules_of_the_whole_mesh() {
+    let api = Api::start().await;
+    let mesh = api.established().await;
+    let ask = async |source: &str| {
+        let body = json!({
+            "Target": "api", "ClientCertURI": format!("spiffe://{mesh}/ns/default/sa/{source}"),
+            "ClientCertSerial": "00:00:00:00:00:00:00:63:01:02:03:04:05:06:07:08",
+        });
+        let answer = api.send(Method::POST, "/v1/agent/connect/authorize", Some(&api.token), body).await;
+        assert_eq!(answer.status, StatusCode::OK, "{}", answer.text);
+        answer.json()
+    };
+    assert_eq!(ask("web").await["Authorized"], false);
+    let allow = json!({"Action": "allow"});
+    let written = api.put("/v1/connect/intentions/exact?source=web&destination=api", allow).await;
+    assert_eq!(written.status, StatusCode::OK, "{}", written.text);
+    let allowed = ask("web").await;
+    assert_eq!(allowed["Authorized"], true);
+    assert!(allowed["Reason"].as_str().unwrap().contains("web"), "{allowed}");
+    assert_eq!(ask("other").await["Authorized"], false);
+}
+
+#[tokio::test]
+async fn a_service_without_entries_is_routed_to_its_own_instances() {
+    let api = Api::start().await;
+    let mesh = api.established().await;
+    let chain = &api.get("/v1/discovery-chain/api").await.json()["Chain"];
+    assert_eq!(chain["StartNode"], "resolver:api.default.default.dc1");
+    assert_eq!(chain["Targets"]["api.default.default.dc1"]["SNI"], format!("api.default.dc1.internal.{mesh}"));
+    assert_eq!(api.get("/v1/discovery-chain/UPPER").await.status, StatusCode::BAD_REQUEST);
+}

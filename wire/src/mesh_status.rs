@@ -1,0 +1,251 @@
+//! How a whole mesh stands, as `weft status` shows it.
+
+use std::collections::BTreeMap;
+
+use catalog::{Catalog, CatalogIndex, CheckStatus, MemberRole, Owner, Platform, ServerId, Timestamp};
+use serde::{Deserialize, Serialize};
+
+use crate::rfc3339;
+
+/// The fact about a node under which its agent says what release it runs.
+pub const NODE_VERSION: &str = "weft-version";
+
+/// Answers `GET /v1/status/mesh`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct MeshStatus {
+    /// The server that answers.
+    pub server: ServerId,
+    /// The leader, if it knows one.
+    pub leader: Option<ServerId>,
+    /// The last log entry that it has applied.
+    pub applied_index: CatalogIndex,
+    /// The servers.
+    pub servers: Vec<ServerStatus>,
+    /// How many voters may be lost before nothing can be written.
+    pub quorum_margin: usize,
+    /// The agents, by platform and then by release.
+    pub agents: BTreeMap<Platform, BTreeMap<String, usize>>,
+    /// The nodes whose agent has lost its session, or never had one since its servers started; the first hundred of them.
+    pub sessions_lost: Vec<String>,
+    /// How many there are.
+    pub sessions_lost_count: usize,
+    /// The certificates of the authority that sign now.
+    pub certificates: Vec<CertificateAge>,
+    /// The services, as `namespace/name`, that are not all well; the first hundred of them.
+    pub services_unwell: Vec<ServiceHealth>,
+    /// How many services there are by the health of their instances.
+    pub services: ServiceCounts,
+}
+
+/// Shows a server of the group.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct ServerStatus {
+    /// The server's name.
+    #[serde(rename = "ID")]
+    pub id: ServerId,
+    /// Its address for Raft.
+    pub address: String,
+    /// What it is meant to be: `learner`, `voter` or `leaving`.
+    pub role: MemberRole,
+    /// The release that it said it runs.
+    pub release: String,
+    /// The highest version of log entries that it reads.
+    pub reads: u16,
+}
+
+/// Says how much is left of a certificate.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct CertificateAge {
+    /// `root` or `intermediate`.
+    pub certificate: String,
+    /// When it expires.
+    #[serde(with = "rfc3339::text")]
+    pub not_after: Timestamp,
+    /// How much of its life is left, in hundredths.
+    pub left_percent: u64,
+    /// `passing`; `warning` once a third is left, `critical` once 15 hundredths are.
+    pub status: CheckStatus,
+}
+
+/// Counts services by the health of their instances.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct ServiceCounts {
+    /// Those all of whose instances pass.
+    pub passing: usize,
+    /// Those that can be called although some instance does not pass.
+    pub warning: usize,
+    /// Those without an instance that may be called.
+    pub critical: usize,
+}
+
+/// Shows the health of a service's instances.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct ServiceHealth {
+    /// The service, as `namespace/name`.
+    pub service: String,
+    /// Instances all of whose checks pass.
+    pub passing: usize,
+    /// Instances of which a check warns.
+    pub warning: usize,
+    /// Instances that must not be called.
+    pub critical: usize,
+}
+
+/// More names of one kind are not listed.
+const LISTED_MAX: usize = 100;
+
+impl CertificateAge {
+    /// Judges a certificate's age at `now`.
+    pub fn new(certificate: &str, not_before: Timestamp, not_after: Timestamp, now: Timestamp) -> Self {
+        let life = not_after.since(not_before).as_millis().max(1);
+        let left_percent = u64::try_from(not_after.since(now).as_millis() * 100 / life).unwrap_or(100).min(100);
+        let status = match left_percent {
+            0..=15 => CheckStatus::Critical,
+            16..=33 => CheckStatus::Warning,
+            _ => CheckStatus::Passing,
+        };
+        Self { certificate: certificate.to_owned(), not_after, left_percent, status }
+    }
+}
+
+impl ServiceHealth {
+    /// Returns how the service is as a whole.
+    pub fn status(&self) -> CheckStatus {
+        match (self.passing + self.warning, self.warning + self.critical) {
+            (0, _) => CheckStatus::Critical,
+            (_, 0) => CheckStatus::Passing,
+            _ => CheckStatus::Warning,
+        }
+    }
+}
+
+impl MeshStatus {
+    /// Shows what `catalog` says of the mesh at `now`; `server` answers, and knows `leader`.
+    pub fn new(server: ServerId, leader: Option<ServerId>, catalog: &Catalog, now: Timestamp) -> Self {
+        let servers: Vec<ServerStatus> = catalog
+            .membership()
+            .members
+            .values()
+            .map(|member| ServerStatus {
+                id: member.id.clone(),
+                address: member.facts.raft_address.clone(),
+                role: member.role,
+                release: member.facts.release.clone(),
+                reads: member.facts.reads,
+            })
+            .collect();
+        let voters = servers.iter().filter(|server| server.role == MemberRole::Voter).count();
+        let lost: Vec<String> = lost_sessions(catalog).collect();
+        let health = services(catalog);
+        let mut counts = ServiceCounts::default();
+        for service in &health {
+            match service.status() {
+                CheckStatus::Passing => counts.passing += 1,
+                CheckStatus::Warning => counts.warning += 1,
+                CheckStatus::Critical => counts.critical += 1,
+            }
+        }
+        let unwell = health.into_iter().filter(|service| service.status() != CheckStatus::Passing);
+        Self {
+            server,
+            leader,
+            applied_index: catalog.index(),
+            servers,
+            quorum_margin: voters.saturating_sub(1) / 2,
+            agents: agents(catalog),
+            sessions_lost_count: lost.len(),
+            sessions_lost: lost.into_iter().take(LISTED_MAX).collect(),
+            certificates: certificates(catalog, now),
+            services_unwell: unwell.take(LISTED_MAX).collect(),
+            services: counts,
+        }
+    }
+
+    /// Counts what runs by its release: servers, and agents.
+    pub fn releases(&self) -> BTreeMap<String, (usize, usize)> {
+        let mut releases: BTreeMap<String, (usize, usize)> = BTreeMap::new();
+        for server in &self.servers {
+            releases.entry(server.release.clone()).or_default().0 += 1;
+        }
+        for (release, count) in self.agents.values().flatten() {
+            releases.entry(release.clone()).or_default().1 += count;
+        }
+        releases
+    }
+}
+
+fn agents(catalog: &Catalog) -> BTreeMap<Platform, BTreeMap<String, usize>> {
+    let mut agents: BTreeMap<Platform, BTreeMap<String, usize>> = BTreeMap::new();
+    for record in catalog.agent_records() {
+        let release = catalog.node(&record.node).and_then(|node| node.meta.get(NODE_VERSION));
+        let release = release.map_or("unknown", String::as_str).to_owned();
+        *agents.entry(record.platform).or_default().entry(release).or_default() += 1;
+    }
+    agents
+}
+
+/// Names the nodes that an agent holds and whose agent is in no session.
+fn lost_sessions(catalog: &Catalog) -> impl Iterator<Item = String> {
+    let held = catalog.nodes().filter(|node| matches!(node.owner, Owner::Agent(_)));
+    held.filter(|node| catalog.agent_on(&node.name).is_none_or(|record| record.server.is_none()))
+        .map(|node| node.name.to_string())
+}
+
+fn certificates(catalog: &Catalog, now: Timestamp) -> Vec<CertificateAge> {
+    let root = catalog.active_root().map(|root| CertificateAge::new("root", root.not_before, root.not_after, now));
+    let signer = catalog.active_intermediate();
+    let signer = signer.map(|it| CertificateAge::new("intermediate", it.not_before, it.not_after, now));
+    root.into_iter().chain(signer).collect()
+}
+
+fn services(catalog: &Catalog) -> Vec<ServiceHealth> {
+    let mut found: BTreeMap<String, ServiceHealth> = BTreeMap::new();
+    for instance in catalog.nodes().flat_map(|node| catalog.instances_on(&node.name)) {
+        let service = instance.service_key().to_string();
+        let entry = found.entry(service.clone());
+        let health = entry.or_insert(ServiceHealth { service, passing: 0, warning: 0, critical: 0 });
+        match catalog.health(&instance.key) {
+            CheckStatus::Passing => health.passing += 1,
+            CheckStatus::Warning => health.warning += 1,
+            CheckStatus::Critical => health.critical += 1,
+        }
+    }
+    found.into_values().collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn p9_a_certificate_warns_at_a_third_and_alarms_at_fifteen_hundredths() {
+        for (now, percent, status) in [
+            (0, 100, CheckStatus::Passing),
+            (1000, 100, CheckStatus::Passing),
+            (66_000, 34, CheckStatus::Passing),
+            (67_000, 33, CheckStatus::Warning),
+            (84_000, 16, CheckStatus::Warning),
+            (85_000, 15, CheckStatus::Critical),
+            (200_000, 0, CheckStatus::Critical),
+        ] {
+            let age = CertificateAge::new("root", Timestamp(0), Timestamp(100_000), Timestamp(now));
+            assert_eq!(age.status, status, "at {now}: {age:?}");
+            assert!(age.left_percent.abs_diff(percent) <= 1, "at {now}: {age:?}");
+        }
+    }
+
+    #[test]
+    fn a_service_is_critical_only_where_nobody_may_be_called() {
+        let health =
+            |passing, warning, critical| ServiceHealth { service: "default/a".into(), passing, warning, critical };
+        assert_eq!(health(2, 0, 0).status(), CheckStatus::Passing);
+        assert_eq!(health(1, 0, 5).status(), CheckStatus::Warning);
+        assert_eq!(health(0, 1, 0).status(), CheckStatus::Warning);
+        assert_eq!(health(0, 0, 1).status(), CheckStatus::Critical);
+    }
+}
