@@ -76,6 +76,7 @@ impl TestMesh {
             enrolled: CatalogIndex(4),
             incarnation: None,
             server: None,
+            presence: Default::default(),
             modified: CatalogIndex(4),
         };
         let id = self.scheme().agent(record.platform, &record.node);

@@ -5,7 +5,8 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    AccessorId, AuthMethodName, CatalogIndex, Incarnation, NameError, NodeName, Platform, ServerId, ServiceKey,
+    AccessorId, AuthMethodName, CatalogIndex, Incarnation, NameError, NodeName, Platform, Presence, ServerId,
+    ServiceKey,
 };
 
 /// Names an agent record: `a` and the log index at which the agent was enrolled.
@@ -108,6 +109,9 @@ pub struct AgentRecord {
     /// The server that holds the latest session.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub server: Option<ServerId>,
+    /// How that session stands.
+    #[serde(default, skip_serializing_if = "Presence::is_plain")]
+    pub presence: Presence,
     /// The index of the last change.
     #[serde(default)]
     pub modified: CatalogIndex,

@@ -11,11 +11,11 @@ use serde::{Deserialize, Serialize};
 use crate::backup::Upload;
 use crate::{
     AccessorId, AclPolicy, AclRole, AgentId, AgentRecord, AuthMethod, AuthMethodName, BindingRule, BindingRuleId,
-    CaIntermediate, CaRoot, CatalogIndex, Check, CheckId, CheckKey, CheckStatus, Digest, Endpoint, Envelope,
+    CaIntermediate, CaRoot, CatalogIndex, Check, CheckId, CheckKey, CheckStatus, Digest, Endpoint, Envelope, Gateway,
     IdentityScheme, Instance, InstanceId, InstanceKey, Intention, IntentionKey, Item, JoinToken, KeyFingerprint,
     Membership, Mesh, MeshEntry, MeshItem, Namespace, Node, NodeName, Outcome, Policy, PolicyId, Refusal, RequestId,
-    RoleId, RootsAck, SecretHash, ServiceKey, ServiceName, ServicePattern, SourcePattern, Timestamp, Token, Topic,
-    TrustBundle, WatchKey, audit::AuditTrail, login::UsedBearer,
+    RevokedService, RoleId, RootsAck, SecretHash, ServiceKey, ServiceName, ServicePattern, SourcePattern, Timestamp,
+    Token, Topic, TrustBundle, WatchKey, audit::AuditTrail, login::UsedBearer,
 };
 
 mod acl;
@@ -27,6 +27,8 @@ mod enrolment;
 mod login;
 mod membership;
 mod registration;
+mod revocation;
+mod sessions;
 
 pub(crate) use ca::CaState;
 
@@ -94,6 +96,8 @@ pub struct Catalog {
     pub(crate) membership: Arc<Membership>,
     pub(crate) acl_bootstrapped: bool,
     pub(crate) nodes: OrdMap<NodeName, NodeState>,
+    /// The nodes that lead into their network.
+    pub(crate) gateways: OrdSet<NodeName>,
     pub(crate) by_service: OrdMap<ServiceKey, OrdSet<InstanceKey>>,
     pub(crate) intentions: OrdMap<ServicePattern, OrdMap<SourcePattern, Arc<Intention>>>,
     pub(crate) acl_policies: OrdMap<PolicyId, Arc<AclPolicy>>,
@@ -111,6 +115,9 @@ pub struct Catalog {
     pub(crate) bearers: OrdMap<SecretHash, Arc<UsedBearer>>,
     pub(crate) bearer_ends: OrdSet<(Timestamp, SecretHash)>,
     pub(crate) revoked: OrdMap<AgentId, CatalogIndex>,
+    /// When each of them was revoked, by the time inside the command.
+    pub(crate) revoked_at: OrdMap<AgentId, Timestamp>,
+    pub(crate) revoked_services: OrdMap<ServiceKey, Arc<RevokedService>>,
     pub(crate) roots: OrdMap<String, Arc<CaRoot>>,
     pub(crate) intermediates: OrdMap<String, Arc<CaIntermediate>>,
     pub(crate) audit: AuditTrail,
@@ -443,6 +450,7 @@ impl Catalog {
             Topic::Mesh => vec![WatchKey::Mesh],
             Topic::Roots => vec![WatchKey::Roots],
             Topic::Revocations => vec![WatchKey::Revocations],
+            Topic::Gateways => vec![WatchKey::Gateways],
             Topic::Intentions(destination) => {
                 ServicePattern::covering(destination).into_iter().map(WatchKey::Destination).collect()
             }
@@ -464,13 +472,13 @@ impl Catalog {
                     (root.id.clone(), Item::Root { certificate_pem, active, signer })
                 })
                 .collect(),
-            Topic::Revocations => {
-                let records = self.revoked.keys();
-                let records = records.map(|id| (id.to_string(), Item::RevokedRecord { enrolled: id.index() }));
-                let roots = self.distrusted_roots();
-                let roots = roots.map(|(id, _)| (format!("root:{id}"), Item::DistrustedRoot { root: id.clone() }));
-                records.chain(roots).collect()
-            }
+            Topic::Revocations => self.revocations(),
+            Topic::Gateways => self
+                .gateways
+                .iter()
+                .filter_map(|node| self.gateway(node))
+                .map(|gateway| (gateway.node.to_string(), Item::Gateway(Box::new(gateway))))
+                .collect(),
             Topic::Intentions(destination) => self
                 .policy_for(destination)
                 .intentions
@@ -484,6 +492,28 @@ impl Catalog {
                 })
                 .collect(),
         }
+    }
+
+    fn revocations(&self) -> BTreeMap<String, Item> {
+        let records = self.revoked.keys().map(|id| (id.to_string(), Item::RevokedRecord { enrolled: id.index() }));
+        let services = self.revoked_services().map(|revoked| {
+            let RevokedService { service, below, .. } = revoked.clone();
+            (format!("service:{service}"), Item::RevokedService { service, below })
+        });
+        let roots = self.distrusted_roots();
+        let roots = roots.map(|(id, _)| (format!("root:{id}"), Item::DistrustedRoot { root: id.clone() }));
+        records.chain(services).chain(roots).collect()
+    }
+
+    /// Returns the way into its network that a node is; none where it is none, or where its own checks are critical.
+    fn gateway(&self, name: &NodeName) -> Option<Gateway> {
+        let node = self.node(name)?;
+        let is_critical = |check: &Check| check.instance.is_none() && check.status == CheckStatus::Critical;
+        if self.checks_on(name).any(is_critical) {
+            return None;
+        }
+        let (address, network) = (node.address.clone(), node.network.clone());
+        Some(Gateway { node: name.clone(), network, address, port: node.gateway_port? })
     }
 
     fn mesh_item(&self, mesh: &Mesh) -> Item {
@@ -543,5 +573,7 @@ pub(crate) type Attempt = Result<Outcome, Refusal>;
 mod golden;
 #[cfg(test)]
 mod login_tests;
+#[cfg(test)]
+mod session_tests;
 #[cfg(test)]
 pub(crate) mod tests;

@@ -6,7 +6,7 @@ use crate::{
     AccessorId, AclChange, AgentId, AuthMethodName, BackupStep, CaChange, CaIntermediate, CaRoot, CatalogIndex, Check,
     CheckId, CheckKey, CheckStatus, Incarnation, Instance, InstanceId, Intention, IntentionKey, JoinToken,
     KeyFingerprint, LoginChange, MembershipChange, Mesh, MeshEntry, NameError, Namespace, Node, NodeName, Platform,
-    SecretHash, ServerId, Timestamp, Token,
+    RevocationChange, SecretHash, ServerId, SessionChange, Timestamp, Token,
 };
 
 /// The highest version that this release writes, and so reads: a server reads every older one, too.
@@ -259,6 +259,16 @@ pub enum Command {
         /// How.
         change: MembershipChange,
     },
+    /// Says how sessions of agents stand.
+    Sessions {
+        /// The change.
+        change: SessionChange,
+    },
+    /// Revokes certificates, many at once, or forgets that.
+    Revoke {
+        /// The change.
+        change: RevocationChange,
+    },
     /// Ends an agent's record, and with it its certificates.
     RevokeAgent {
         /// Which.
@@ -345,6 +355,7 @@ impl Command {
     pub fn reads_from(&self) -> u16 {
         match self {
             Self::Bootstrap { mesh } if mesh.servers.iter().any(|server| server.reads > 1) => 2,
+            Self::Register { node, .. } if node.gateway_port.is_some() => 2,
             Self::Bootstrap { .. }
             | Self::InstallCa { .. }
             | Self::BootstrapAcl { .. }

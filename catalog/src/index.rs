@@ -114,6 +114,8 @@ pub enum WatchKey {
     Agents,
     /// One agent record.
     Agent(AgentId),
+    /// The ways into networks.
+    Gateways,
     /// Revoked identities.
     Revocations,
 }

@@ -18,11 +18,14 @@ mod login;
 mod membership;
 mod mesh;
 mod name;
+mod network;
 mod node;
 mod outcome;
 mod pattern;
 mod permission;
+mod revocation;
 mod selector;
+mod session;
 mod snapshot;
 mod spiffe;
 mod stream;
@@ -61,6 +64,7 @@ pub use name::{
     AclName, AuthMethodName, BindingRuleId, CheckId, InstanceId, InstanceKey, NameError, Namespace, NodeName, PolicyId,
     RoleId, ServerId, ServiceKey, ServiceName,
 };
+pub use network::{Gateway, Reach, reach};
 pub use node::{
     Check, CheckKey, CheckStatus, Instance, Node, Owner, Platform, TaggedAddress, UnknownWord, Upstream, Weights,
 };
@@ -69,7 +73,9 @@ pub use pattern::{PatternError, ServicePattern, SourcePattern};
 pub use permission::{
     HeaderMatch, HeaderTest, HttpMatch, JwtProvider, JwtRequirement, PathMatch, Permission, VerifyClaim,
 };
+pub use revocation::{FORGOTTEN_MAX, RevocationChange, RevokedService};
 pub use selector::{Selector, SelectorError, SelectorMismatch};
+pub use session::{AGENT_CHECK, Presence, SESSIONS_MAX, SessionChange, SessionRef};
 pub use snapshot::{SNAPSHOT_VERSION, SnapshotError};
 pub use spiffe::{IdentityScheme, PathTemplate, Principal, SpiffeId, SpiffeIdError, TemplateError, TrustDomain};
 pub use stream::{Endpoint, Event, Item, MeshItem, Topic};

@@ -130,6 +130,9 @@ pub struct Node {
     /// The flat address space that `address` is of; empty is the default one.
     #[serde(default)]
     pub network: String,
+    /// The port at which the node's agent lets others into `network`; none where it does not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gateway_port: Option<u16>,
     /// Whose the node is.
     #[serde(default)]
     pub owner: Owner,

@@ -28,6 +28,11 @@ pub enum Outcome {
         /// The agent's new incarnation.
         incarnation: Incarnation,
     },
+    /// Certificates were revoked.
+    Revoked {
+        /// How many agents that hits.
+        agents: u64,
+    },
     /// Nothing changed.
     Refused(Refusal),
 }
@@ -210,6 +215,16 @@ pub enum Refusal {
         /// What is current; 0 for none.
         current: Incarnation,
     },
+    /// The session said that its agent is shutting down.
+    #[error(
+        "node `{node}` is shutting down in session {incarnation}, which registers nothing any more: start the agent again"
+    )]
+    Draining {
+        /// The node.
+        node: NodeName,
+        /// The session.
+        incarnation: Incarnation,
+    },
     /// The node is somebody else's.
     #[error("node `{node}` belongs to {owner}, and only its owner writes it")]
     NotOwner {
@@ -223,6 +238,16 @@ pub enum Refusal {
     Membership {
         /// Why, and what to do.
         problem: String,
+    },
+    /// The service was revoked since the agent was enrolled.
+    #[error(
+        "service `{service}` was revoked after the agent on node `{node}` was enrolled: enrol it again with a new join token"
+    )]
+    ServiceRevoked {
+        /// The agent's node.
+        node: NodeName,
+        /// The service.
+        service: ServiceKey,
     },
     /// The agent's record does not list the service.
     #[error(
@@ -262,6 +287,7 @@ impl Refusal {
             | Self::CaMovedOn { .. }
             | Self::TooEarly { .. }
             | Self::NodeTaken { .. }
+            | Self::Draining { .. }
             | Self::StaleIncarnation { .. } => RefusalKind::Conflict,
             Self::AclBootstrapped
             | Self::JoinTokenUnknown
@@ -277,6 +303,7 @@ impl Refusal {
             | Self::ActorGone { .. }
             | Self::AgentUnknown { .. }
             | Self::NotOwner { .. }
+            | Self::ServiceRevoked { .. }
             | Self::NotEntitled { .. } => RefusalKind::Forbidden,
             Self::Invalid { .. } => RefusalKind::Invalid,
         }

@@ -6,8 +6,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     AclPolicy, AclRole, AgentId, AgentRecord, AuthMethod, BindingRule, CaIntermediate, CaRoot, Catalog, CatalogIndex,
-    Check, Instance, Intention, JoinToken, Membership, Mesh, MeshEntry, Node, RequestId, RootsAck, Timestamp, Token,
-    WatchKey,
+    Check, Instance, Intention, JoinToken, Membership, Mesh, MeshEntry, Node, RequestId, RevokedService, RootsAck,
+    Timestamp, Token, WatchKey,
     audit::StoredTrail,
     backup::Upload,
     catalog::{Answer, CaState, NodeState},
@@ -64,6 +64,10 @@ struct Snapshot {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     bearers: Vec<Arc<UsedBearer>>,
     revoked: BTreeMap<AgentId, CatalogIndex>,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    revoked_at: BTreeMap<AgentId, Timestamp>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    revoked_services: Vec<Arc<RevokedService>>,
     roots: Vec<Arc<CaRoot>>,
     intermediates: Vec<Arc<CaIntermediate>>,
     #[serde(default)]
@@ -118,6 +122,8 @@ impl Catalog {
             binding_rules: self.binding_rules.values().cloned().collect(),
             bearers: self.bearers.values().cloned().collect(),
             revoked: self.revoked.iter().map(|(id, index)| (id.clone(), *index)).collect(),
+            revoked_at: self.revoked_at.iter().map(|(id, at)| (id.clone(), *at)).collect(),
+            revoked_services: self.revoked_services.values().cloned().collect(),
             roots: self.roots.values().cloned().collect(),
             intermediates: self.intermediates.values().cloned().collect(),
             audit: (&self.audit).into(),
@@ -158,6 +164,8 @@ impl Catalog {
             upload: snapshot.upload,
             numbers_ahead: snapshot.numbers_ahead,
             revoked: snapshot.revoked.into_iter().collect(),
+            revoked_at: snapshot.revoked_at.into_iter().collect(),
+            revoked_services: snapshot.revoked_services.into_iter().map(|it| (it.service.clone(), it)).collect(),
             auth_methods: snapshot.auth_methods.into_iter().map(|method| (method.name.clone(), method)).collect(),
             binding_rules: snapshot.binding_rules.into_iter().map(|rule| (rule.id.clone(), rule)).collect(),
             roots: snapshot.roots.into_iter().map(|root| (root.id.clone(), root)).collect(),
@@ -222,6 +230,8 @@ impl Catalog {
             let state = states.get_mut(&check.key.node).ok_or_else(|| missing(&check.key))?;
             state.checks.insert((check.key.namespace.clone(), check.key.id.clone()), check);
         }
+        let lead = states.values().filter(|state| state.node.gateway_port.is_some());
+        self.gateways = lead.map(|state| state.node.name.clone()).collect();
         self.nodes = states.into_iter().collect();
         Ok(())
     }

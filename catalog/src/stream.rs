@@ -8,8 +8,8 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Action, CatalogIndex, CheckStatus, Guardrail, IdentityScheme, InstanceKey, Intention, PathTemplate, Platform,
-    ServiceKey, TrustDomain, Weights,
+    Action, CatalogIndex, CheckStatus, Gateway, Guardrail, IdentityScheme, InstanceKey, Intention, PathTemplate,
+    Platform, ServiceKey, TrustDomain, Weights,
 };
 
 /// Names something that an agent keeps up with.
@@ -22,6 +22,8 @@ pub enum Topic {
     Roots,
     /// The identities that are trusted no longer.
     Revocations,
+    /// The ways into networks.
+    Gateways,
     /// The intentions that can concern calls to a service.
     Intentions(ServiceKey),
     /// The instances of a service.
@@ -34,6 +36,7 @@ impl fmt::Display for Topic {
             Self::Mesh => f.write_str("mesh"),
             Self::Roots => f.write_str("roots"),
             Self::Revocations => f.write_str("revocations"),
+            Self::Gateways => f.write_str("gateways"),
             Self::Intentions(service) => write!(f, "intentions:{service}"),
             Self::Endpoints(service) => write!(f, "endpoints:{service}"),
         }
@@ -128,6 +131,16 @@ pub enum Item {
         /// The index at which the revoked agent was enrolled.
         enrolled: CatalogIndex,
     },
+    /// Of [`Topic::Revocations`], under `service:` and the service: its certificates whose serial starts below this index are
+    /// refused.
+    RevokedService {
+        /// The service.
+        service: ServiceKey,
+        /// The index.
+        below: CatalogIndex,
+    },
+    /// Of [`Topic::Gateways`], under the node's name.
+    Gateway(Box<Gateway>),
     /// Of [`Topic::Intentions`], under `source => destination`.
     Intention(Box<Intention>),
     /// Of [`Topic::Endpoints`], under the instance's key.

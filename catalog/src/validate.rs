@@ -4,12 +4,13 @@ pub(crate) mod acl;
 mod ca;
 mod login;
 mod membership;
+mod session;
 
 use std::collections::BTreeMap;
 
 use crate::{
-    Action, Check, Command, Effect, HeaderMatch, HttpMatch, Instance, Intention, JoinToken, Mesh, Node, PathMatch,
-    Permission, Refusal, ServicePattern,
+    Action, Check, Command, DeregisterTarget, Effect, HeaderMatch, HttpMatch, Instance, Intention, JoinToken, Mesh,
+    Node, PathMatch, Permission, Refusal, ServicePattern,
 };
 
 const META_MAX: usize = 64;
@@ -49,9 +50,13 @@ impl Command {
                 if updates.iter().any(|update| update.key.node != first.key.node) {
                     return Err(Refusal::invalid("updates", "they are of several nodes: send one batch a node"));
                 }
-                updates.iter().try_for_each(|update| bounded("output", &update.output, OUTPUT_BYTES_MAX))
+                updates.iter().try_for_each(|update| {
+                    session::not_reserved(&update.key.id)?;
+                    bounded("output", &update.output, OUTPUT_BYTES_MAX)
+                })
             }
             Self::Membership { change } => membership::check(change),
+            Self::Deregister { target: DeregisterTarget::Check { id, .. }, .. } => session::not_reserved(id),
             Self::WriteIntention { intention, .. } => check_intention(intention),
             Self::WriteMesh { entry, .. } => entry.guardrails.iter().try_for_each(|guardrail| {
                 if guardrail.name.is_empty() {
@@ -66,6 +71,8 @@ impl Command {
             Self::BootstrapAcl { token } | Self::WriteToken { token } => acl::check_token(token),
             Self::Ca { change, .. } => ca::check(change),
             Self::Login { change } => login::check(change),
+            Self::Sessions { change } => session::check(change),
+            Self::Revoke { change } => session::check_revocation(change),
             Self::InstallCa { .. }
             | Self::DeleteMesh { .. }
             | Self::DeleteToken { .. }
@@ -73,7 +80,7 @@ impl Command {
             | Self::Enrol { .. }
             | Self::RevokeAgent { .. }
             | Self::OpenSession { .. }
-            | Self::Deregister { .. }
+            | Self::Deregister { target: DeregisterTarget::Node | DeregisterTarget::Instance { .. }, .. }
             | Self::DeleteIntention { .. } => Ok(()),
         }
     }
@@ -155,6 +162,9 @@ fn check_node(node: &Node, keeps_fields: bool) -> Result<(), Refusal> {
         .iter()
         .try_for_each(|(name, address)| check_address(&format!("tagged_addresses.{name}"), address))?;
     bounded("network", &node.network, 63)?;
+    if node.gateway_port == Some(0) {
+        return Err(Refusal::invalid("gateway_port", "it is 0: use 1 to 65535, or leave it out"));
+    }
     check_meta("node_meta", &node.meta)
 }
 
@@ -203,6 +213,7 @@ fn check_check(node: &Node, check: &Check) -> Result<(), Refusal> {
     if check.key.node != node.name {
         return Err(Refusal::invalid(field("node"), format!("it is `{}`, not `{}`", check.key.node, node.name)));
     }
+    session::not_reserved(&check.key.id)?;
     bounded(&field("name"), &check.name, META_TEXT_MAX)?;
     bounded(&field("kind"), &check.kind, META_TEXT_MAX)?;
     bounded(&field("notes"), &check.notes, OUTPUT_BYTES_MAX)?;

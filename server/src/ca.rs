@@ -42,6 +42,11 @@ pub(crate) enum SignError {
         "the agent on node `{node}` is not entitled to service `{service}`: enrol it with a join token that names it"
     )]
     NotEntitled { node: NodeName, service: ServiceKey },
+    /// The service was revoked since the agent was enrolled.
+    #[error(
+        "service `{service}` was revoked after the agent on node `{node}` was enrolled: enrol it again with a new join token"
+    )]
+    ServiceRevoked { node: NodeName, service: ServiceKey },
     /// An agent's own certificate is for the key that it enrolled with.
     #[error("the certificate request of node `{node}` is for another key than it enrolled with: enrol again")]
     OtherKey { node: NodeName },
@@ -82,6 +87,7 @@ impl SignError {
             SignError::Csr(CsrError::Mismatch { .. }) => "csr_other_identity",
             SignError::Csr(_) => "csr_refused",
             SignError::NotEntitled { .. } => "not_entitled",
+            SignError::ServiceRevoked { .. } => "service_revoked",
             SignError::OtherKey { .. } => "csr_other_key",
             SignError::NotReady => "not_ready",
             SignError::Sealed(_)
@@ -97,9 +103,10 @@ impl SignError {
     /// Returns the status that answers it.
     pub(crate) fn status(&self) -> StatusCode {
         match self {
-            SignError::Csr(CsrError::Mismatch { .. }) | SignError::NotEntitled { .. } | SignError::OtherKey { .. } => {
-                StatusCode::FORBIDDEN
-            }
+            SignError::Csr(CsrError::Mismatch { .. })
+            | SignError::NotEntitled { .. }
+            | SignError::ServiceRevoked { .. }
+            | SignError::OtherKey { .. } => StatusCode::FORBIDDEN,
             SignError::Csr(_) => StatusCode::BAD_REQUEST,
             // Another server may well be able to.
             SignError::NotReady
@@ -156,6 +163,9 @@ impl CertificateAuthority {
         let scheme = catalog.scheme().ok_or(SignError::NotReady)?;
         let id = match subject {
             Subject::Agent => scheme.agent(record.platform, &record.node),
+            Subject::Service(service) if catalog.is_service_revoked(service, record.enrolled) => {
+                return Err(SignError::ServiceRevoked { node: record.node.clone(), service: service.clone() });
+            }
             Subject::Service(service) if record.entitles(service) => scheme.workload(service),
             Subject::Service(service) => {
                 return Err(SignError::NotEntitled { node: record.node.clone(), service: service.clone() });

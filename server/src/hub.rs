@@ -309,7 +309,7 @@ impl Hub {
     /// since any may become an upstream.
     fn is_entitled(&self, open: &Session, topic: &Topic) -> bool {
         match topic {
-            Topic::Mesh | Topic::Roots | Topic::Revocations | Topic::Endpoints(_) => true,
+            Topic::Mesh | Topic::Roots | Topic::Revocations | Topic::Gateways | Topic::Endpoints(_) => true,
             Topic::Intentions(destination) => match self.catalog.agent_record(&open.agent) {
                 Some(record) => record.entitles(destination),
                 None => open.services.contains(destination),

@@ -38,6 +38,7 @@ impl Core {
             platform: self.identity.record.platform,
             zone: self.config.zone.clone(),
             network: self.config.network.clone(),
+            gateway_port: None,
             owner: Owner::Agent(self.identity.record.id.clone()),
             incarnation: None,
             meta: BTreeMap::from([(NODE_VERSION.to_owned(), env!("CARGO_PKG_VERSION").to_owned())]),

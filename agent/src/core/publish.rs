@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use catalog::{
-    AgentRecord, CatalogIndex, Check, CheckKey, Endpoint, Intention, Item, MeshItem, Policy, ServiceKey, Timestamp,
+    AgentRecord, Check, CheckKey, Endpoint, IdentityScheme, Intention, Item, MeshItem, Policy, ServiceKey, Timestamp,
     Topic, TrustDomain,
 };
 use tokio::sync::watch;
@@ -183,7 +183,7 @@ impl Core {
             anchors,
             identities,
             policies: BTreeMap::new(),
-            revocations: Revocations { records: revoked(revocations) },
+            revocations: revoked(revocations, &mesh.scheme()),
             endpoints: BTreeMap::new(),
             locals: BTreeMap::new(),
             upstreams: Vec::new(),
@@ -197,7 +197,7 @@ impl Core {
                 Topic::Endpoints(service) => {
                     snapshot.endpoints.insert(service.clone(), endpoints(state));
                 }
-                Topic::Mesh | Topic::Roots | Topic::Revocations => {}
+                Topic::Mesh | Topic::Roots | Topic::Revocations | Topic::Gateways => {}
             }
         }
         for service in self.local.services() {
@@ -248,12 +248,18 @@ fn mesh_of(view: &View) -> Option<MeshItem> {
     })
 }
 
-fn revoked(state: &TopicState) -> BTreeSet<CatalogIndex> {
-    let records = state.items.values().filter_map(|item| match item {
-        Item::RevokedRecord { enrolled } => Some(*enrolled),
-        _ => None,
-    });
-    records.collect()
+fn revoked(state: &TopicState, scheme: &IdentityScheme) -> Revocations {
+    let mut revocations = Revocations::default();
+    for item in state.items.values() {
+        match item {
+            Item::RevokedRecord { enrolled } => drop(revocations.records.insert(*enrolled)),
+            Item::RevokedService { service, below } => {
+                revocations.services.insert(scheme.workload(service), *below);
+            }
+            _ => {}
+        }
+    }
+    revocations
 }
 
 fn intentions(state: &TopicState) -> Vec<Intention> {

@@ -230,6 +230,7 @@ fn acceptable(node: &NodeName, instances: Vec<Instance>, checks: Vec<Check>) -> 
         platform: Platform::Vm,
         zone: None,
         network: String::new(),
+        gateway_port: None,
         owner: Owner::External,
         incarnation: None,
         meta: Default::default(),

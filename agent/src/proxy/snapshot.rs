@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use catalog::{CatalogIndex, Endpoint, IdentityScheme, InstanceKey, Policy, ServiceKey};
+use catalog::{CatalogIndex, Endpoint, IdentityScheme, InstanceKey, Policy, ServiceKey, SpiffeId};
 use wire::tls::{TlsIdentity, TrustAnchors};
 
 /// The name under which a tunnel asks for an instance's unnamed port.
@@ -64,13 +64,16 @@ pub struct UpstreamListener {
 pub struct Revocations {
     /// The indexes at which revoked agents were enrolled: serials that start with one are refused.
     pub records: BTreeSet<CatalogIndex>,
+    /// Revoked services by their identity: serials that start below the index are refused.
+    pub services: BTreeMap<SpiffeId, CatalogIndex>,
 }
 
 impl Revocations {
-    /// Reports whether a certificate with this serial is revoked.
-    pub fn cover(&self, serial: &[u8; 16]) -> bool {
+    /// Reports whether a certificate of this identity and with this serial is revoked.
+    pub fn cover(&self, id: &SpiffeId, serial: &[u8; 16]) -> bool {
         let [a, b, c, d, e, f, g, h, ..] = *serial;
-        self.records.contains(&CatalogIndex(u64::from_be_bytes([a, b, c, d, e, f, g, h])))
+        let enrolled = CatalogIndex(u64::from_be_bytes([a, b, c, d, e, f, g, h]));
+        self.records.contains(&enrolled) || self.services.get(id).is_some_and(|below| enrolled < *below)
     }
 }
 
@@ -112,11 +115,29 @@ mod tests {
 
     #[test]
     fn c14_a_serial_is_revoked_by_the_index_that_it_starts_with() {
-        let revocations = Revocations { records: BTreeSet::from([CatalogIndex(0x0102)]) };
+        let records = BTreeSet::from([CatalogIndex(0x0102)]);
+        let revocations = Revocations { records, ..Revocations::default() };
+        assert!(!revocations.cover(&web(), &serial(0x0707)));
+        assert!(revocations.cover(&web(), &serial(0x0102)));
+    }
+
+    #[test]
+    fn c14_a_services_certificates_are_revoked_below_an_index() {
+        let services = BTreeMap::from([(web(), CatalogIndex(9))]);
+        let revocations = Revocations { services, ..Revocations::default() };
+        assert!(revocations.cover(&web(), &serial(8)));
+        assert!(!revocations.cover(&web(), &serial(9)));
+        assert!(!revocations.cover(&"spiffe://mesh.example/ns/default/sa/api".parse().unwrap(), &serial(8)));
+    }
+
+    fn web() -> SpiffeId {
+        "spiffe://mesh.example/ns/default/sa/web".parse().unwrap()
+    }
+
+    fn serial(index: u64) -> [u8; 16] {
         let mut serial = [7; 16];
-        assert!(!revocations.cover(&serial));
-        serial[..8].copy_from_slice(&0x0102_u64.to_be_bytes());
-        assert!(revocations.cover(&serial));
+        serial[..8].copy_from_slice(&index.to_be_bytes());
+        serial
     }
 
     #[test]

@@ -22,7 +22,7 @@ pub(super) fn items(topic: &Topic, items: &BTreeMap<String, Item>, held: Option<
     match topic {
         Topic::Mesh => mesh(items, held),
         Topic::Roots => roots(items),
-        Topic::Revocations | Topic::Intentions(_) | Topic::Endpoints(_) => Ok(()),
+        Topic::Revocations | Topic::Gateways | Topic::Intentions(_) | Topic::Endpoints(_) => Ok(()),
     }
 }
 
@@ -30,7 +30,17 @@ fn item_of(topic: &Topic, item: &Item) -> Result<(), String> {
     match (topic, item) {
         (Topic::Mesh, Item::Mesh(_))
         | (Topic::Roots, Item::Root { .. })
-        | (Topic::Revocations, Item::RevokedRecord { .. } | Item::DistrustedRoot { .. }) => Ok(()),
+        | (
+            Topic::Revocations,
+            Item::RevokedRecord { .. } | Item::RevokedService { .. } | Item::DistrustedRoot { .. },
+        ) => Ok(()),
+        (Topic::Gateways, Item::Gateway(gateway)) => {
+            if gateway.address.is_empty() || gateway.port == 0 {
+                Err("it has no address or no port".to_owned())
+            } else {
+                Ok(())
+            }
+        }
         (Topic::Intentions(service), Item::Intention(intention)) => {
             if intention.destination.matches(service) {
                 Ok(())
@@ -49,7 +59,8 @@ fn item_of(topic: &Topic, item: &Item) -> Result<(), String> {
         }
         (_, Item::Mesh(_)) => Err("facts about the mesh do not belong here".to_owned()),
         (_, Item::Root { .. }) => Err("a root does not belong here".to_owned()),
-        (_, Item::RevokedRecord { .. } | Item::DistrustedRoot { .. }) => {
+        (_, Item::Gateway(_)) => Err("a gateway does not belong here".to_owned()),
+        (_, Item::RevokedRecord { .. } | Item::RevokedService { .. } | Item::DistrustedRoot { .. }) => {
             Err("a revocation does not belong here".to_owned())
         }
         (_, Item::Intention(_)) => Err("an intention does not belong here".to_owned()),

@@ -71,6 +71,7 @@ impl Cluster {
                 enrolled: CatalogIndex(0),
                 incarnation: None,
                 server: None,
+                presence: Default::default(),
                 modified: CatalogIndex(0),
             },
             addresses: (0..servers).map(|number| format!("server-{number}:8300")).collect(),

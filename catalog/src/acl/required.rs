@@ -88,7 +88,7 @@ impl Catalog {
                 need(!services.is_empty(), || "a management token: the join token is not known".to_owned())?;
                 services.iter().try_for_each(|service| authority.need_service_write(service))
             }
-            Command::RevokeAgent { .. } => authority.need_operator_write(),
+            Command::RevokeAgent { .. } | Command::Revoke { .. } => authority.need_operator_write(),
             Command::Register { node, instances, checks, skip_node_update, .. } => {
                 self.permits_node(authority, node, *skip_node_update)?;
                 instances.iter().try_for_each(|instance| self.permits_instance(authority, instance))?;
@@ -138,6 +138,7 @@ impl Catalog {
             | Command::InstallCa { .. }
             | Command::BootstrapAcl { .. }
             | Command::Enrol { .. }
+            | Command::Sessions { .. }
             | Command::OpenSession { .. } => authority.need_management(),
         }
     }

@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use crate::{
     AclPolicy, Actor, Admission, BackupStep, BindingRule, CaChange, Command, Effect, Intention, IntentionKey,
-    LoginChange, MembershipChange, MeshEntry, Outcome, Refusal, WriteMode,
+    LoginChange, MembershipChange, MeshEntry, Outcome, Refusal, RevocationChange, WriteMode,
 };
 
 /// How long a summary is at most.
@@ -74,12 +74,22 @@ impl<'a> Description<'a> {
             Command::Enrol { key, node, platform, .. } => ("enrol", format!("node {node} ({platform}), key {key}")),
             Command::Login { change } => of_login(change),
             Command::Membership { change } => ("membership", describe_membership(change)?),
+            Command::Revoke { change } => match change {
+                RevocationChange::Service { service } => ("revoke-service", format!("service {service}")),
+                RevocationChange::JoinToken { accessor } => ("revoke-join-token", format!("join token {accessor}")),
+                RevocationChange::Login { method, subject } => {
+                    let whom = subject.as_deref().unwrap_or("everybody");
+                    ("revoke-login", format!("agents by {method} as {whom}"))
+                }
+                RevocationChange::Forget { .. } => return None,
+            },
             Command::RevokeAgent { agent } => ("revoke-agent", format!("agent {agent}")),
             Command::WriteIntention { intention, mode } => return Some(Self::of_intention(intention, *mode)),
             Command::DeleteIntention { key, .. } => ("delete-intention", key.to_string()),
             Command::WriteMesh { entry, .. } => return Some(Self::of_mesh(entry)),
             Command::DeleteMesh { .. } => ("delete-mesh", "the mesh entry, back to its default".to_owned()),
             Command::OpenSession { .. }
+            | Command::Sessions { .. }
             | Command::Register { .. }
             | Command::Deregister { .. }
             | Command::UpdateChecks { .. } => return None,

@@ -38,6 +38,8 @@ impl Catalog {
             }
             Command::Login { change } => self.change_logins(index, envelope.proposed_at, change, touched),
             Command::Membership { change } => self.change_membership(index, envelope, change, touched),
+            Command::Sessions { change } => self.change_sessions(index, envelope.proposed_at, change, touched),
+            Command::Revoke { change } => self.change_revocations(index, envelope.proposed_at, change, touched),
             Command::RevokeAgent { agent } => self.revoke_agent(index, agent, touched),
             Command::OpenSession { agent, server } => self.open_session(index, agent, server, touched),
             Command::Register { node, instances, checks, skip_node_update, incarnation } => {
@@ -47,6 +49,7 @@ impl Catalog {
                 self.check_registration(node, instances, *incarnation)?;
                 self.check_checks(&node.name, instances, checks)?;
                 self.register(index, node, instances, checks, *skip_node_update, touched);
+                self.session_registers(index, &node.name, touched);
                 Ok(Outcome::Done)
             }
             Command::Deregister { node, target, incarnation } => {

@@ -195,6 +195,8 @@ impl Catalog {
             next.agents_by_node = self.agents_by_node.clone();
             next.agents_by_key = self.agents_by_key.clone();
             next.revoked = self.revoked.clone();
+            next.revoked_at = self.revoked_at.clone();
+            next.revoked_services = self.revoked_services.clone();
             next.join_tokens = self.join_tokens.clone();
             next.join_secrets = self.join_secrets.clone();
             next.bearers = self.bearers.clone();
@@ -232,6 +234,8 @@ impl Catalog {
             by_service.entry(instance.service_key()).or_default().insert(instance.key.clone());
         }
         self.by_service = by_service;
+        let lead = self.nodes.iter().filter(|(_, state)| state.node.gateway_port.is_some());
+        self.gateways = lead.map(|(name, _)| name.clone()).collect();
     }
 
     /// Puts `next` in place, and wakes everybody for everything that either has.

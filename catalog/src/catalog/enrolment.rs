@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use super::{Attempt, Catalog, Touched};
 use crate::{
     AgentId, AgentRecord, Attestation, CatalogIndex, DeregisterTarget, Incarnation, JoinToken, KeyFingerprint,
-    NodeName, Outcome, Platform, Refusal, SecretHash, ServerId, Timestamp, WatchKey,
+    NodeName, Outcome, Platform, Presence, Refusal, SecretHash, ServerId, Timestamp, WatchKey,
 };
 
 /// How long a join token is kept after its end, so that whoever comes with it is told what is wrong with it.
@@ -57,6 +57,7 @@ impl Catalog {
             enrolled,
             incarnation: None,
             server: None,
+            presence: Default::default(),
             modified: index,
         };
         self.begin_record(&record, touched);
@@ -97,13 +98,17 @@ impl Catalog {
     ) -> Attempt {
         let record =
             self.agent_record(agent).ok_or_else(|| Refusal::AgentUnknown { agent: agent.to_string() })?.clone();
-        let incarnation = Incarnation(self.number_at(index).0);
-        let record =
-            AgentRecord { incarnation: Some(incarnation), server: Some(server.clone()), modified: index, ..record };
+        let opened = Incarnation(self.number_at(index).0);
+        // What the agent said about shutting down holds until it registers something again.
+        let presence = Presence { lost_at: None, ..record.presence.clone() };
+        let (incarnation, server) = (Some(opened), Some(server.clone()));
+        let record = AgentRecord { incarnation, server, presence, modified: index, ..record };
+        let node = record.node.clone();
         self.agents.insert(agent.clone(), Arc::new(record));
         touched.changed(WatchKey::Agent(agent.clone()));
         touched.changed(WatchKey::Agents);
-        Ok(Outcome::SessionOpened { incarnation })
+        self.show_presence(index, &node, touched);
+        Ok(Outcome::SessionOpened { incarnation: opened })
     }
 
     pub(super) fn revoke_agent(&mut self, index: CatalogIndex, agent: &AgentId, touched: &mut Touched) -> Attempt {
@@ -136,6 +141,7 @@ impl Catalog {
         self.agents_by_key.remove(&record.key);
         if revoke {
             self.revoked.insert(record.id.clone(), index);
+            self.revoked_at.insert(record.id.clone(), self.clock);
             touched.changed(WatchKey::Revocations);
         }
         touched.changed(WatchKey::Agents);

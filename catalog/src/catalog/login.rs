@@ -226,6 +226,7 @@ impl Catalog {
             enrolled,
             incarnation: None,
             server: None,
+            presence: Default::default(),
             modified: index,
         };
         self.begin_record(&record, touched);

@@ -40,11 +40,17 @@ impl Catalog {
             .agent_record(id)
             .filter(|record| record.node == node.name)
             .ok_or_else(|| Refusal::AgentUnknown { agent: id.to_string() })?;
-        self.check_session(&node.name, record.incarnation, incarnation)?;
-        match instances.iter().map(Instance::service_key).find(|service| !record.entitles(service)) {
-            Some(service) => Err(Refusal::NotEntitled { node: node.name.clone(), service }),
-            None => Ok(()),
+        self.check_session(&node.name, Some(record), incarnation)?;
+        self.check_not_draining(&node.name, record, incarnation)?;
+        for service in instances.iter().map(Instance::service_key) {
+            if !record.entitles(&service) {
+                return Err(Refusal::NotEntitled { node: node.name.clone(), service });
+            }
+            if self.is_service_revoked(&service, record.enrolled) {
+                return Err(Refusal::ServiceRevoked { node: node.name.clone(), service });
+            }
         }
+        Ok(())
     }
 
     /// Refuses more than a node holds, and a check of an instance that is neither on the node nor comes with the check.
@@ -71,22 +77,6 @@ impl Catalog {
         }
     }
 
-    fn check_session(
-        &self,
-        node: &NodeName,
-        current: Option<Incarnation>,
-        found: Option<Incarnation>,
-    ) -> Result<(), Refusal> {
-        if current == found {
-            return Ok(());
-        }
-        Err(Refusal::StaleIncarnation {
-            node: node.clone(),
-            found: found.unwrap_or(Incarnation(0)),
-            current: current.unwrap_or(Incarnation(0)),
-        })
-    }
-
     /// Refuses a write to a node of somebody else, or from an older session of its owner.
     fn check_write(&self, node: &NodeName, incarnation: Option<Incarnation>) -> Result<(), Refusal> {
         let held = self.node(node).ok_or_else(|| Refusal::not_found("node", node))?;
@@ -94,7 +84,7 @@ impl Catalog {
             Owner::External => self.check_session(node, None, incarnation),
             // The record may have been replaced since the node was registered; its successor holds the node now.
             Owner::Agent(_) => match (self.agent_on(node), incarnation) {
-                (Some(record), Some(_)) => self.check_session(node, record.incarnation, incarnation),
+                (Some(record), Some(_)) => self.check_session(node, Some(record), incarnation),
                 (Some(record), None) => {
                     Err(Refusal::NotOwner { node: node.clone(), owner: Owner::Agent(record.id.clone()) })
                 }
@@ -124,6 +114,11 @@ impl Catalog {
         for check in checks {
             put_check(index, &mut state, check, touched);
         }
+        if state.node.gateway_port.is_some() {
+            self.gateways.insert(node.name.clone());
+        } else {
+            self.gateways.remove(&node.name);
+        }
         self.nodes.insert(node.name.clone(), state);
     }
 
@@ -131,24 +126,27 @@ impl Catalog {
         let Some(mut state) = self.nodes.get(&node.name).cloned() else {
             touched.changed(WatchKey::Nodes);
             touched.changed(WatchKey::Node(node.name.clone()));
+            touch_gateway(node, touched);
             let node = Node { created: index, modified: index, ..node.clone() };
             return NodeState { node: Arc::new(node), instances: OrdMap::new(), checks: OrdMap::new() };
         };
         if keep {
             return state;
         }
-        let held = &state.node;
+        let held = Arc::clone(&state.node);
         let written = Node { created: held.created, modified: held.modified, ..node.clone() };
-        if written == **held {
+        if written == *held {
             return state;
         }
         // A new session of the same agent is no news to those who watch the node.
-        let is_news = Node { incarnation: held.incarnation, ..written.clone() } != **held;
+        let is_news = Node { incarnation: held.incarnation, ..written.clone() } != *held;
         let modified = if is_news { index } else { held.modified };
         state.node = Arc::new(Node { modified, ..written });
         if is_news {
             touched.changed(WatchKey::Nodes);
             touched.changed(WatchKey::Node(node.name.clone()));
+            touch_gateway(&held, touched);
+            touch_gateway(node, touched);
             touch_services(&state, touched);
         }
         state
@@ -224,6 +222,8 @@ impl Catalog {
                 if !state.checks.is_empty() {
                     touched.changed(WatchKey::Checks);
                 }
+                touch_gateway(&state.node, touched);
+                self.gateways.remove(node);
                 self.nodes.remove(node);
                 touched.changed(WatchKey::Nodes);
                 touched.gone(WatchKey::Node(node.clone()));
@@ -264,6 +264,9 @@ impl Catalog {
     ) -> Attempt {
         for update in updates {
             self.check_write(&update.key.node, incarnation)?;
+            if let Some(record) = self.agent_on(&update.key.node) {
+                self.check_not_draining(&update.key.node, record, incarnation)?;
+            }
             if self.check(&update.key).is_none() {
                 return Err(Refusal::not_found("check", &update.key));
             }
@@ -282,7 +285,7 @@ impl Catalog {
     }
 }
 
-fn put_check(index: CatalogIndex, state: &mut NodeState, check: &Check, touched: &mut Touched) {
+pub(super) fn put_check(index: CatalogIndex, state: &mut NodeState, check: &Check, touched: &mut Touched) {
     let slot = (check.key.namespace.clone(), check.key.id.clone());
     let held = state.checks.get(&slot).cloned();
     let created = held.as_ref().map_or(index, |held| held.created);
@@ -300,16 +303,25 @@ fn put_check(index: CatalogIndex, state: &mut NodeState, check: &Check, touched:
 }
 
 /// Wakes whoever reads the health that a check bears on: its instance's service, or every service on its node.
-fn touch_check(state: &NodeState, check: &Check, touched: &mut Touched) {
+pub(super) fn touch_check(state: &NodeState, check: &Check, touched: &mut Touched) {
     touched.changed(WatchKey::Checks);
     touched.changed(WatchKey::Node(check.key.node.clone()));
     match check.instance_key() {
-        None => touch_services(state, touched),
+        None => {
+            touch_gateway(&state.node, touched);
+            touch_services(state, touched);
+        }
         Some(key) => {
             if let Some(instance) = state.instances.get(&(key.namespace, key.id)) {
                 touched.changed(WatchKey::Service(instance.service_key()));
             }
         }
+    }
+}
+
+fn touch_gateway(node: &Node, touched: &mut Touched) {
+    if node.gateway_port.is_some() {
+        touched.changed(WatchKey::Gateways);
     }
 }
 

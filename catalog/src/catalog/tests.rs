@@ -47,6 +47,7 @@ pub(super) fn node(name: &str, owner: Owner) -> Node {
         platform: Platform::Vm,
         zone: None,
         network: String::new(),
+        gateway_port: None,
         owner,
         incarnation: None,
         meta: BTreeMap::new(),
@@ -77,7 +78,7 @@ pub(super) fn instance(on: &str, service: &str, id: &str) -> Instance {
     }
 }
 
-fn check(on: &str, id: &str, of: Option<&str>, status: CheckStatus) -> Check {
+pub(super) fn check(on: &str, id: &str, of: Option<&str>, status: CheckStatus) -> Check {
     Check {
         key: CheckKey { node: on.parse().unwrap(), namespace: Namespace::default(), id: id.parse().unwrap() },
         name: id.to_owned(),
@@ -101,7 +102,7 @@ pub(super) fn intention(source: &str, destination: &str, action: Action) -> Comm
     Command::WriteIntention { intention: Box::new(intention), mode: WriteMode::Upsert }
 }
 
-fn accessor(number: u8) -> AccessorId {
+pub(super) fn accessor(number: u8) -> AccessorId {
     format!("00000000-0000-0000-0000-0000000000{number:02x}").parse().unwrap()
 }
 
@@ -155,7 +156,7 @@ impl Log {
     }
 
     #[track_caller]
-    fn enrol(&mut self, token: u8, key: &str, node: &str) -> AgentRecord {
+    pub(super) fn enrol(&mut self, token: u8, key: &str, node: &str) -> AgentRecord {
         match self.apply(enrol(token, key, node)).outcome {
             Outcome::Enrolled { record } => *record,
             outcome => panic!("not enrolled: {outcome:?}"),
@@ -519,8 +520,9 @@ fn any_command() -> impl Strategy<Value = Command> {
                 let owner =
                     if external { Owner::External } else { Owner::Agent(AgentId::enrolled_at(CatalogIndex(4))) };
                 let checks = vec![check(&on, &format!("c-{id}"), Some(&id), status)];
+                let gateway_port = incarnation.map(|_| 443);
                 register(
-                    node(&on, owner),
+                    Node { gateway_port, ..node(&on, owner) },
                     vec![instance(&on, &service, &id)],
                     checks,
                     incarnation.filter(|_| !external),
@@ -544,13 +546,14 @@ fn any_command() -> impl Strategy<Value = Command> {
         acl::any_change(),
         (1u64..40).prop_map(|index| open(&AgentId::enrolled_at(CatalogIndex(index)))),
         (1u64..40).prop_map(|index| Command::RevokeAgent { agent: AgentId::enrolled_at(CatalogIndex(index)) }),
+        super::session_tests::any_change(),
     ]
 }
 
 fn topics() -> Vec<Topic> {
     let services = ["s0", "s1", "s2", "other/s0"].map(|name| name.parse::<ServiceKey>().unwrap());
     let per_service = services.iter().flat_map(|s| [Topic::Intentions(s.clone()), Topic::Endpoints(s.clone())]);
-    per_service.chain([Topic::Mesh, Topic::Roots, Topic::Revocations]).collect()
+    per_service.chain([Topic::Mesh, Topic::Roots, Topic::Revocations, Topic::Gateways]).collect()
 }
 
 proptest! {
@@ -762,7 +765,8 @@ pub(crate) fn every_kind() -> Vec<Envelope> {
     ];
     commands.extend(super::login_tests::every_login(token(3)));
     commands.extend(super::ca::tests::every_kind());
-    commands.into_iter().chain(acl::kinds()).zip(1..).map(|(command, number)| envelope(number, command)).collect()
+    let more = acl::kinds().into_iter().chain(super::session_tests::every_change());
+    commands.into_iter().chain(more).zip(1..).map(|(command, number)| envelope(number, command)).collect()
 }
 
 /// Applies envelopes one after the other.

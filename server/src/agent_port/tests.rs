@@ -40,6 +40,7 @@ fn node(name: &str) -> Node {
         platform: Platform::Kubernetes,
         zone: None,
         network: String::new(),
+        gateway_port: None,
         owner: Owner::External,
         incarnation: None,
         meta: Default::default(),

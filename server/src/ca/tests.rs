@@ -65,6 +65,7 @@ fn record(key: &LeafKey) -> AgentRecord {
         enrolled,
         incarnation: None,
         server: None,
+        presence: Default::default(),
         modified: enrolled,
     }
 }

@@ -111,6 +111,7 @@ fn register(node: &str, service: &str, tags: &[String]) -> Command {
         platform: Platform::Vm,
         zone: None,
         network: String::new(),
+        gateway_port: None,
         owner: Owner::External,
         incarnation: None,
         meta: BTreeMap::new(),

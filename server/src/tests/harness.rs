@@ -146,6 +146,7 @@ pub(crate) async fn register(consensus: &Consensus, name: &str) -> Result<Commit
         platform: Platform::Vm,
         zone: None,
         network: String::new(),
+        gateway_port: None,
         owner: Owner::External,
         incarnation: None,
         meta: BTreeMap::new(),

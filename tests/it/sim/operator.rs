@@ -173,6 +173,7 @@ pub(super) fn plain_node(name: &NodeName, owner: Owner) -> Node {
         platform: Platform::Vm,
         zone: None,
         network: String::new(),
+        gateway_port: None,
         owner,
         incarnation: None,
         meta: BTreeMap::new(),

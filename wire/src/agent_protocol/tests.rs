@@ -55,6 +55,7 @@ fn record() -> AgentRecord {
         enrolled: CatalogIndex(7),
         incarnation: Some(Incarnation(9)),
         server: Some("server-1".parse().unwrap()),
+        presence: Default::default(),
         modified: CatalogIndex(9),
     }
 }
@@ -71,6 +72,7 @@ fn node() -> Node {
         platform: Platform::Vm,
         zone: Some("eu-1a".to_owned()),
         network: String::new(),
+        gateway_port: None,
         owner: Owner::Agent(agent()),
         incarnation: Some(Incarnation(9)),
         meta: BTreeMap::from([("rack".to_owned(), "r1".to_owned())]),

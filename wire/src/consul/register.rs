@@ -31,6 +31,7 @@ impl Shape for CatalogRegister {
             platform: fields.parsed("Platform")?.unwrap_or(Platform::Vm),
             zone: fields.parsed("Zone")?,
             network: fields.text("Network")?,
+            gateway_port: None,
             owner: Owner::External,
             incarnation: None,
             meta: fields.text_map("NodeMeta")?,

@@ -234,6 +234,7 @@ pub(super) fn node(cluster: &Cluster) -> Node {
         platform: Platform::Vm,
         zone: None,
         network: String::new(),
+        gateway_port: None,
         owner: Owner::Agent(cluster.record.id.clone()),
         incarnation: None,
         meta: BTreeMap::new(),

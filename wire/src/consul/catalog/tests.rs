@@ -14,6 +14,7 @@ fn node() -> ::catalog::Node {
         platform: Platform::Vm,
         zone: Some("eu-1a".to_owned()),
         network: String::new(),
+        gateway_port: None,
         owner: Owner::External,
         incarnation: None,
         meta: BTreeMap::from([("rack".to_owned(), "r1".to_owned())]),
