@@ -184,7 +184,10 @@ fn every_reading_verb_prints_json_that_a_program_can_read() {
         let printed = mesh.done(&[arguments, &["--output", "json"]].concat());
         serde_json::from_str(&printed).unwrap_or_else(|error| panic!("{arguments:?}: {error}: {printed}"))
     };
-    assert_eq!(json(&["status"])["Leader"], "s1");
+    let status = json(&["status"]);
+    assert_eq!((&status["Leader"], &status["Mesh"]["Servers"][0]["ID"]), (&"s1".into(), &"s1".into()), "{status}");
+    let versions = mesh.weft(&["status", "--versions"]);
+    assert!(versions.stdout.starts_with("Release") && versions.stdout.contains("s1"), "{versions:?}");
     assert_eq!(json(&["catalog", "nodes"])[0]["Node"], "vm-1");
     assert!(json(&["catalog", "services"]).get("api").is_some());
     assert_eq!(json(&["intention", "list"])[0]["SourceName"], "web");

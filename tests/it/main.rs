@@ -5,6 +5,7 @@
     reason = "a test fails by a panic, and tells about it on standard error"
 )]
 
+mod alerts;
 mod backup;
 mod catch_up;
 mod cli;

@@ -25,6 +25,31 @@ fn golden<T: Serialize + DeserializeOwned + PartialEq + std::fmt::Debug>(name: &
     assert_eq!(&serde_json::from_str::<T>(&kept).unwrap(), value);
 }
 
+/// Reads a file as the first release wrote it; its agents and servers run beside ours during an upgrade.
+#[track_caller]
+fn of_release_0_1<T: DeserializeOwned>(name: &str) -> T {
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("testdata/release-0.1").join(name);
+    let text = std::fs::read_to_string(&path).unwrap();
+    serde_json::from_str(&text).unwrap_or_else(|error| panic!("{name} of release 0.1 is read no longer: {error}"))
+}
+
+#[test]
+fn fault_22_what_an_agent_one_release_behind_says_is_understood() {
+    of_release_0_1::<JoinRequest>("agent_protocol_join_request.json");
+    let writes: Vec<WriteRequest> = of_release_0_1("agent_protocol_write_requests.json");
+    assert!(writes.iter().all(|write| write.command.clone().into_command().validate().is_ok()));
+    let frames: Vec<ClientFrame> = of_release_0_1("agent_protocol_client_frames.json");
+    assert!(matches!(frames.first(), Some(ClientFrame::Hello { .. })), "{frames:?}");
+}
+
+#[test]
+fn fault_22_what_a_server_one_release_behind_says_is_understood() {
+    of_release_0_1::<JoinResponse>("agent_protocol_join_response.json");
+    of_release_0_1::<Vec<WriteResponse>>("agent_protocol_write_responses.json");
+    let frames: Vec<ServerFrame> = of_release_0_1("agent_protocol_server_frames.json");
+    assert!(frames.iter().any(|frame| matches!(frame, ServerFrame::Event(_))), "{frames:?}");
+}
+
 fn agent() -> AgentId {
     AgentId::enrolled_at(CatalogIndex(7))
 }
