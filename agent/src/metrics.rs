@@ -1,10 +1,11 @@
 //! What an agent counts, declared in one place.
 
+use std::collections::BTreeSet;
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use catalog::Timestamp;
+use catalog::{AuditCause, Reason, Timestamp};
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::Counter;
@@ -44,6 +45,15 @@ struct RefusedLabel {
     direction: &'static str,
     phase: &'static str,
     reason: &'static str,
+}
+
+/// How many rules are counted under their own names.
+const AUDITED_RULES_MAX: usize = 200;
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct AuditedLabel {
+    rule: String,
+    cause: &'static str,
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
@@ -106,7 +116,8 @@ pub struct ProxyMetrics {
     closed: Family<ClosedLabel, Counter>,
     refused: Family<RefusedLabel, Counter>,
     handshake_duration: Histogram,
-    audited: Counter,
+    audited: Family<AuditedLabel, Counter>,
+    audited_rules: Arc<Mutex<BTreeSet<String>>>,
     accept_pauses: Counter,
     endpoints_ejected: Counter,
     upstreams_failed: Gauge,
@@ -165,7 +176,8 @@ impl Default for ProxyMetrics {
             handshake_duration: Histogram::new([
                 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0,
             ]),
-            audited: Counter::default(),
+            audited: Family::default(),
+            audited_rules: Arc::default(),
             accept_pauses: Counter::default(),
             endpoints_ejected: Counter::default(),
             upstreams_failed: Gauge::default(),
@@ -218,9 +230,19 @@ impl ProxyMetrics {
         u64::try_from(self.of(direction).tunnels_open.get()).unwrap_or(0)
     }
 
-    /// Counts a connection let through although an intention in audit mode denies it.
-    pub(crate) fn audited(&self) {
-        self.audited.inc();
+    /// Counts a connection let through although a rule denies it.
+    ///
+    /// Rules beyond a bound are counted under one name: who writes intentions must not fill a collector.
+    pub(crate) fn audited(&self, reason: &Reason, cause: &AuditCause) {
+        let rule = match reason {
+            Reason::Intention { key, .. } => key.to_string(),
+            Reason::Default { .. } | Reason::Guardrail { .. } | Reason::Unauthenticated => "default".to_owned(),
+        };
+        let mut known = self.audited_rules.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_counted = known.contains(&rule) || (known.len() < AUDITED_RULES_MAX && known.insert(rule.clone()));
+        drop(known);
+        let rule = if is_counted { rule } else { "other".to_owned() };
+        self.audited.get_or_create(&AuditedLabel { rule, cause: cause.as_str() }).inc();
     }
 
     /// Counts one pause of accepting because the process or the system ran out of something.
@@ -276,7 +298,7 @@ impl ProxyMetrics {
         registry.register("proxy_tunnels_open", "Tunnels that are open", self.tunnels_open.clone());
         registry.register(
             "proxy_audited",
-            "Connections let through although an intention in audit mode denies them",
+            "Connections let through although a rule denies them, by rule and what suspends it",
             self.audited.clone(),
         );
         registry.register(

@@ -39,6 +39,8 @@ impl TestMesh {
             datacenter: "dc1".to_owned(),
             default_action: Action::Deny,
             guardrails: Vec::new(),
+            audit: Default::default(),
+            relaxations: Vec::new(),
         };
         Self { root, signer, item }
     }

@@ -5,7 +5,8 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Action, Effect, Guardrail, Intention, IntentionKey, Principal, ServiceKey, SourcePattern, SpiffeId, Timestamp,
+    Action, AuditCause, AuditMode, Effect, Guardrail, Intention, IntentionKey, Principal, Relaxation, ServiceKey,
+    SourcePattern, SpiffeId, Timestamp,
 };
 
 /// Says who calls, as its certificate proved it.
@@ -49,6 +50,12 @@ pub struct Policy {
     pub guardrails: Vec<Guardrail>,
     /// The intentions, in the order of [`Intention::order`].
     pub intentions: Vec<Intention>,
+    /// Where denials are only logged and counted.
+    #[serde(default)]
+    pub audit: AuditMode,
+    /// Where they are for a time.
+    #[serde(default)]
+    pub relaxations: Vec<Relaxation>,
 }
 
 impl Policy {
@@ -56,7 +63,32 @@ impl Policy {
     #[must_use]
     pub fn new(default_action: Action, guardrails: Vec<Guardrail>, mut intentions: Vec<Intention>) -> Self {
         intentions.sort_by(Intention::order);
-        Self { default_action, guardrails, intentions }
+        Self { default_action, guardrails, intentions, audit: AuditMode::default(), relaxations: Vec::new() }
+    }
+
+    /// Adds where denials are only logged and counted.
+    #[must_use]
+    pub fn with_audit(self, audit: AuditMode, relaxations: Vec<Relaxation>) -> Self {
+        Self { audit, relaxations, ..self }
+    }
+
+    /// Reports whether some of it ends by itself, so that what was let through must be decided again as time goes by.
+    #[must_use]
+    pub fn ends_in_part(&self) -> bool {
+        !self.relaxations.is_empty() || self.intentions.iter().any(|intention| intention.expires_at.is_some())
+    }
+
+    /// Returns why denials toward `destination` are only logged and counted, whichever rule denies.
+    fn audit_of(&self, destination: &ServiceKey, now: Timestamp) -> Option<AuditCause> {
+        if self.audit.mesh {
+            return Some(AuditCause::Mesh);
+        }
+        if self.audit.namespaces.contains(&destination.namespace) {
+            return Some(AuditCause::Namespace);
+        }
+        let live = self.relaxations.iter().filter(|one| one.scope.covers(destination) && one.is_live(now));
+        live.max_by_key(|one| one.ends_at)
+            .map(|one| AuditCause::Relaxation { scope: one.scope.clone(), ends_at: one.ends_at })
     }
 }
 
@@ -125,8 +157,8 @@ pub struct Verdict {
     pub decision: Decision,
     /// Which rule decided.
     pub reason: Reason,
-    /// Whether a denial is only to be logged and counted.
-    pub audited: bool,
+    /// Why a denial is only to be logged and counted; none where it is to be carried out.
+    pub audit: Option<AuditCause>,
 }
 
 /// Reports whether `source` speaks of `caller`.
@@ -153,10 +185,10 @@ pub(crate) fn is_live(intention: &Intention, now: Timestamp) -> bool {
 /// Guardrails first, then the live intention with the highest precedence, then the default. An intention with permissions
 /// captures its source: requests that none of its permissions match get the default, never the next intention
 /// (as Consul's intentions have it). Audit turns the denial of an intention into a logged one; it never touches a
-/// guardrail, nor a caller without an identity.
+/// guardrail, nor a caller that is not of this mesh.
 #[must_use]
 pub fn authorize(policy: &Policy, caller: &Caller, destination: &ServiceKey, now: Timestamp) -> Verdict {
-    let denied = |reason| Verdict { decision: Decision::Deny, reason, audited: false };
+    let denied = |reason| Verdict { decision: Decision::Deny, reason, audit: None };
     if *caller == Caller::Unauthenticated {
         return denied(Reason::Unauthenticated);
     }
@@ -178,7 +210,8 @@ pub fn authorize(policy: &Policy, caller: &Caller, destination: &ServiceKey, now
             Action::Allow => Decision::Allow,
             Action::Deny => Decision::Deny,
         };
-        return Verdict { decision, reason: Reason::Default { action: policy.default_action }, audited: false };
+        let audit = audit_cause(policy, caller, destination, now, decision, None);
+        return Verdict { decision, reason: Reason::Default { action: policy.default_action }, audit };
     };
     let decision = match (&winner.effect, &winner.jwt) {
         (Effect::Action(Action::Deny), _) => Decision::Deny,
@@ -186,7 +219,26 @@ pub fn authorize(policy: &Policy, caller: &Caller, destination: &ServiceKey, now
         (Effect::Action(Action::Allow), Some(_)) | (Effect::Permissions(_), _) => Decision::PerRequest,
     };
     let reason = Reason::Intention { key: winner.key(), precedence: winner.precedence() };
-    Verdict { decision, reason, audited: winner.audit && decision != Decision::Allow }
+    let audit = audit_cause(policy, caller, destination, now, decision, Some(winner));
+    Verdict { decision, reason, audit }
+}
+
+/// Says why what is not allowed is only to be logged and counted. Whoever is not of this mesh is never let through on trial.
+fn audit_cause(
+    policy: &Policy,
+    caller: &Caller,
+    destination: &ServiceKey,
+    now: Timestamp,
+    decision: Decision,
+    winner: Option<&Intention>,
+) -> Option<AuditCause> {
+    if decision == Decision::Allow || !matches!(caller, Caller::Service(_)) {
+        return None;
+    }
+    if winner.is_some_and(|winner| winner.audit) {
+        return Some(AuditCause::Intention);
+    }
+    policy.audit_of(destination, now)
 }
 
 #[cfg(test)]
@@ -194,7 +246,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::{HttpMatch, PathMatch, Permission};
+    use crate::{HttpMatch, PathMatch, Permission, RelaxedScope};
 
     fn intention(rule: &str) -> Intention {
         let words: Vec<&str> = rule.split(' ').collect();
@@ -241,6 +293,86 @@ mod tests {
         let verdict = authorize(&policy, &service("web"), &"api".parse().unwrap(), Timestamp(0));
         assert_eq!(verdict.decision, Decision::Deny);
         assert_eq!(verdict.reason.to_string(), "guardrail `no-prod`");
+    }
+
+    /// Decides with everything in audit mode that can be, by each of its three ways.
+    fn audited(policy: Policy, caller: &Caller) -> Vec<Verdict> {
+        let relaxation = |scope| Relaxation {
+            scope,
+            reason: "a trial".to_owned(),
+            by: None,
+            since: Timestamp(0),
+            ends_at: Timestamp(100),
+            modified: crate::CatalogIndex(1),
+        };
+        let namespace = crate::Namespace::default();
+        let ways = [
+            (AuditMode { mesh: true, ..AuditMode::default() }, Vec::new()),
+            (AuditMode { mesh: false, namespaces: [namespace.clone()].into() }, Vec::new()),
+            (AuditMode::default(), vec![relaxation(RelaxedScope::Mesh)]),
+            (AuditMode::default(), vec![relaxation(RelaxedScope::Namespace(namespace))]),
+        ];
+        ways.into_iter()
+            .map(|(audit, relaxations)| {
+                let policy = policy.clone().with_audit(audit, relaxations);
+                authorize(&policy, caller, &"api".parse().unwrap(), Timestamp(50))
+            })
+            .collect()
+    }
+
+    #[test]
+    fn audit_mode_names_what_would_have_been_denied_and_its_own_cause() {
+        for rules in [vec![], vec![intention("deny web api")]] {
+            let verdicts = audited(Policy::new(Action::Deny, Vec::new(), rules), &service("web"));
+            assert!(verdicts.iter().all(|verdict| verdict.decision == Decision::Deny), "{verdicts:?}");
+            let causes: Vec<&str> = verdicts.iter().map(|one| one.audit.as_ref().unwrap().as_str()).collect();
+            assert_eq!(causes, ["mesh", "namespace", "relaxation", "relaxation"]);
+        }
+        let allowed = audited(Policy::new(Action::Deny, Vec::new(), vec![intention("allow web api")]), &service("web"));
+        assert!(allowed.iter().all(|verdict| verdict.decision == Decision::Allow && verdict.audit.is_none()));
+        let mut tried = intention("deny web api");
+        tried.audit = true;
+        let verdicts = audited(Policy::new(Action::Deny, Vec::new(), vec![tried]), &service("web"));
+        assert!(verdicts.iter().all(|verdict| verdict.audit == Some(AuditCause::Intention)));
+    }
+
+    #[test]
+    fn h11_audit_mode_lets_nobody_through_who_is_foreign_or_unknown_or_meets_a_guardrail() {
+        let id = "spiffe://other.example/ns/a/sa/b";
+        let mut tried = intention(&format!("deny {id} api"));
+        tried.audit = true;
+        let policy = Policy::new(Action::Deny, Vec::new(), vec![tried]);
+        for caller in [Caller::Foreign(id.parse().unwrap()), Caller::Unauthenticated] {
+            let verdicts = audited(policy.clone(), &caller);
+            assert!(verdicts.iter().all(|one| one.decision == Decision::Deny && one.audit.is_none()), "{caller}");
+        }
+        let guardrail =
+            Guardrail { name: "g".to_owned(), source: "*/*".parse().unwrap(), destination: "api".parse().unwrap() };
+        let mut tried = intention("deny web api");
+        tried.audit = true;
+        let verdicts = audited(Policy::new(Action::Allow, vec![guardrail], vec![tried]), &service("web"));
+        assert!(verdicts.iter().all(|one| one.decision == Decision::Deny && one.audit.is_none()), "{verdicts:?}");
+    }
+
+    #[test]
+    fn audit_mode_of_another_namespace_and_a_relaxation_that_is_over_change_nothing() {
+        let over = Relaxation {
+            scope: RelaxedScope::Mesh,
+            reason: "a trial".to_owned(),
+            by: None,
+            since: Timestamp(0),
+            ends_at: Timestamp(50),
+            modified: crate::CatalogIndex(1),
+        };
+        let elsewhere = Relaxation {
+            scope: RelaxedScope::Namespace("shop".parse().unwrap()),
+            ends_at: Timestamp(100),
+            ..over.clone()
+        };
+        let audit = AuditMode { mesh: false, namespaces: ["shop".parse().unwrap()].into() };
+        let policy = Policy::new(Action::Deny, Vec::new(), vec![]).with_audit(audit, vec![over, elsewhere]);
+        let verdict = authorize(&policy, &service("web"), &"api".parse().unwrap(), Timestamp(50));
+        assert_eq!((verdict.decision, verdict.audit), (Decision::Deny, None));
     }
 
     #[test]

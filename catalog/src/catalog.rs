@@ -13,9 +13,9 @@ use crate::{
     AccessorId, AclPolicy, AclRole, AgentId, AgentRecord, AuthMethod, AuthMethodName, BindingRule, BindingRuleId,
     CaIntermediate, CaRoot, CatalogIndex, Check, CheckId, CheckKey, CheckStatus, Digest, Endpoint, Envelope, Gateway,
     IdentityScheme, Instance, InstanceId, InstanceKey, Intention, IntentionKey, Item, JoinToken, KeyFingerprint,
-    Membership, Mesh, MeshEntry, MeshItem, Namespace, Node, NodeName, Outcome, Policy, PolicyId, Refusal, RequestId,
-    RevokedService, RoleId, RootsAck, SecretHash, ServiceKey, ServiceName, ServicePattern, SourcePattern, Timestamp,
-    Token, Topic, TrustBundle, WatchKey, audit::AuditTrail, login::UsedBearer,
+    Membership, Mesh, MeshEntry, MeshItem, Namespace, Node, NodeName, Outcome, Policy, PolicyId, Refusal, Relaxation,
+    RelaxedScope, RequestId, RevokedService, RoleId, RootsAck, SecretHash, ServiceKey, ServiceName, ServicePattern,
+    SourcePattern, Timestamp, Token, Topic, TrustBundle, WatchKey, audit::AuditTrail, login::UsedBearer,
 };
 
 mod acl;
@@ -26,6 +26,7 @@ mod ca;
 mod enrolment;
 mod login;
 mod membership;
+mod policy;
 mod registration;
 mod revocation;
 mod sessions;
@@ -94,6 +95,7 @@ pub struct Catalog {
     pub(crate) mesh: Option<Arc<Mesh>>,
     pub(crate) mesh_entry: Arc<MeshEntry>,
     pub(crate) membership: Arc<Membership>,
+    pub(crate) relaxations: OrdMap<RelaxedScope, Arc<Relaxation>>,
     pub(crate) acl_bootstrapped: bool,
     pub(crate) nodes: OrdMap<NodeName, NodeState>,
     /// The nodes that lead into their network.
@@ -336,7 +338,9 @@ impl Catalog {
             .map(|intention| (**intention).clone())
             .collect();
         let guardrails = self.mesh_entry.guardrails.iter().filter(|rule| rule.destination.matches(destination));
+        let relaxations = self.relaxations.values().filter(|one| one.scope.covers(destination));
         Policy::new(self.mesh_entry.default_action, guardrails.cloned().collect(), intentions)
+            .with_audit(self.mesh_entry.audit.clone(), relaxations.map(|one| (**one).clone()).collect())
     }
 
     /// Returns the token whose secret has this hash.
@@ -524,6 +528,8 @@ impl Catalog {
             datacenter: mesh.datacenter.clone(),
             default_action: self.mesh_entry.default_action,
             guardrails: self.mesh_entry.guardrails.clone(),
+            audit: self.mesh_entry.audit.clone(),
+            relaxations: self.relaxations.values().map(|one| (**one).clone()).collect(),
         }))
     }
 

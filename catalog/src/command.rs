@@ -6,7 +6,7 @@ use crate::{
     AccessorId, AclChange, AgentId, AuthMethodName, BackupStep, CaChange, CaIntermediate, CaRoot, CatalogIndex, Check,
     CheckId, CheckKey, CheckStatus, Incarnation, Instance, InstanceId, Intention, IntentionKey, JoinToken,
     KeyFingerprint, LoginChange, MembershipChange, Mesh, MeshEntry, NameError, Namespace, Node, NodeName, Platform,
-    RevocationChange, SecretHash, ServerId, SessionChange, Timestamp, Token,
+    PolicyChange, RevocationChange, SecretHash, ServerId, SessionChange, Timestamp, Token,
 };
 
 /// The highest version that this release writes, and so reads: a server reads every older one, too.
@@ -337,6 +337,11 @@ pub enum Command {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         compare: Option<CatalogIndex>,
     },
+    /// Changes policy in another way.
+    Policy {
+        /// How.
+        change: PolicyChange,
+    },
     /// Writes the `mesh` config entry.
     WriteMesh {
         /// The entry.
@@ -356,6 +361,8 @@ impl Command {
         match self {
             Self::Bootstrap { mesh } if mesh.servers.iter().any(|server| server.reads > 1) => 2,
             Self::Register { node, .. } if node.gateway_port.is_some() => 2,
+            Self::WriteIntention { intention, .. } if intention.owner.is_some() => 2,
+            Self::WriteMesh { entry, .. } if !entry.audit.is_off() => 2,
             Self::Bootstrap { .. }
             | Self::InstallCa { .. }
             | Self::BootstrapAcl { .. }

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Caller, Intention, Policy, Reason, ServiceKey, Timestamp, Verdict, authorize,
+    Caller, Guardrail, Intention, Policy, Reason, Relaxation, ServiceKey, Timestamp, Verdict, authorize,
     authorize::{is_live, source_matches},
 };
 
@@ -37,6 +37,10 @@ pub struct Explanation {
     pub verdict: Verdict,
     /// The intentions whose destination covers the service, in the order in which they are tried.
     pub candidates: Vec<Candidate>,
+    /// The guardrails whose destination covers the service, and whether they speak of the caller.
+    pub guardrails: Vec<(Guardrail, bool)>,
+    /// The relaxations in force that concern the service.
+    pub relaxations: Vec<Relaxation>,
 }
 
 /// Explains what [`authorize`] answers.
@@ -64,13 +68,58 @@ pub fn explain(policy: &Policy, caller: &Caller, destination: &ServiceKey, now: 
             Candidate { intention: intention.clone(), outcome }
         })
         .collect();
-    Explanation { verdict, candidates }
+    let toward = |guardrail: &&Guardrail| guardrail.destination.matches(destination);
+    let guardrails = policy.guardrails.iter().filter(toward);
+    let relaxed = |one: &&Relaxation| one.scope.covers(destination) && one.is_live(now);
+    Explanation {
+        verdict,
+        candidates,
+        guardrails: guardrails.map(|one| (one.clone(), source_matches(&one.source, caller))).collect(),
+        relaxations: policy.relaxations.iter().filter(relaxed).cloned().collect(),
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::Action;
+
+    #[test]
+    fn the_guardrails_and_relaxations_that_concern_the_call_are_named() {
+        let guardrail = |name: &str, source: &str, destination: &str| Guardrail {
+            name: name.to_owned(),
+            source: source.parse().unwrap(),
+            destination: destination.parse().unwrap(),
+        };
+        let guardrails = vec![
+            guardrail("no-dev", "dev/*", "*/*"),
+            guardrail("not-web", "web", "api"),
+            guardrail("elsewhere", "*/*", "db"),
+        ];
+        let relaxation = |scope, ends_at| Relaxation {
+            scope,
+            reason: "a broken rollout".to_owned(),
+            by: None,
+            since: Timestamp(0),
+            ends_at: Timestamp(ends_at),
+            modified: crate::CatalogIndex(1),
+        };
+        let relaxations = vec![
+            relaxation(crate::RelaxedScope::Mesh, 9),
+            relaxation(crate::RelaxedScope::Mesh, 5),
+            relaxation(crate::RelaxedScope::Namespace("shop".parse().unwrap()), 9),
+        ];
+        let policy =
+            Policy::new(Action::Deny, guardrails, Vec::new()).with_audit(crate::AuditMode::default(), relaxations);
+        let caller = Caller::Service("web".parse().unwrap());
+        let explanation = explain(&policy, &caller, &"api".parse().unwrap(), Timestamp(5));
+        let named: Vec<(&str, bool)> =
+            explanation.guardrails.iter().map(|(one, matches)| (one.name.as_str(), *matches)).collect();
+        assert_eq!(named, [("no-dev", false), ("not-web", true)]);
+        assert_eq!(explanation.verdict.reason.to_string(), "guardrail `not-web`");
+        assert_eq!(explanation.verdict.audit, None, "a guardrail is not relaxed");
+        assert_eq!(explanation.relaxations.len(), 1);
+    }
 
     #[test]
     fn every_intention_toward_the_destination_gets_a_reason() {
@@ -91,6 +140,7 @@ mod tests {
         let explanation = explain(&policy, &caller, &"api".parse().unwrap(), Timestamp(5));
         let outcomes: Vec<String> =
             explanation.candidates.iter().map(|c| format!("{} {:?}", c.intention.source, c.outcome)).collect();
+        assert!(explanation.guardrails.is_empty() && explanation.relaxations.is_empty());
         assert_eq!(outcomes, ["default/db OtherSource", "default/web Decided", "default/* Outranked", "*/* Expired"]);
     }
 }

@@ -5,7 +5,7 @@ use std::{cmp::Ordering, collections::BTreeMap, fmt};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    CatalogIndex, JwtRequirement, Permission, ServicePattern, SourcePattern, Timestamp,
+    CatalogIndex, JwtRequirement, NameError, Permission, ServicePattern, SourcePattern, Timestamp,
     node::{UnknownWord, words},
 };
 
@@ -83,6 +83,9 @@ pub struct Intention {
     /// When an allow ends, by the agent's own clock. A deny ends only when it is removed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expires_at: Option<Timestamp>,
+    /// The team that alone changes it; anybody may where there is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub owner: Option<IntentionOwner>,
     /// Whether its denial is only logged and counted.
     #[serde(default)]
     pub audit: bool,
@@ -92,6 +95,55 @@ pub struct Intention {
     /// The index of the last change.
     #[serde(default)]
     pub modified: CatalogIndex,
+}
+
+/// Names the team, or whatever else, that alone changes an intention: 1 to 63 of `a-z`, `0-9`, `-`, `_`, `.` and `/`.
+///
+/// It is a claim and grants nothing: that two teams do not overwrite one another by mistake. What a token may write, its
+/// policies say.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct IntentionOwner(String);
+
+impl IntentionOwner {
+    /// Returns the name as text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl TryFrom<String> for IntentionOwner {
+    type Error = NameError;
+
+    fn try_from(text: String) -> Result<Self, NameError> {
+        let is_plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'-' | b'_' | b'.' | b'/');
+        if (1..=63).contains(&text.len()) && text.bytes().all(is_plain) {
+            Ok(Self(text))
+        } else {
+            Err(NameError::new("owner", &text, "use 1 to 63 of a-z, 0-9, `-`, `_`, `.` and `/`"))
+        }
+    }
+}
+
+impl FromStr for IntentionOwner {
+    type Err = NameError;
+
+    fn from_str(text: &str) -> Result<Self, NameError> {
+        text.to_owned().try_into()
+    }
+}
+
+impl From<IntentionOwner> for String {
+    fn from(owner: IntentionOwner) -> Self {
+        owner.0
+    }
+}
+
+impl fmt::Display for IntentionOwner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&self.0)
+    }
 }
 
 impl Intention {
@@ -106,6 +158,7 @@ impl Intention {
             meta: BTreeMap::new(),
             jwt: None,
             expires_at: None,
+            owner: None,
             audit: false,
             created: CatalogIndex::default(),
             modified: CatalogIndex::default(),

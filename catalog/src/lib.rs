@@ -6,6 +6,7 @@
 mod acl;
 mod agent_record;
 mod audit;
+mod audit_mode;
 mod authorize;
 mod backup;
 mod ca;
@@ -23,6 +24,7 @@ mod node;
 mod outcome;
 mod pattern;
 mod permission;
+mod policy_change;
 mod revocation;
 mod selector;
 mod session;
@@ -38,6 +40,7 @@ pub use acl::{
 };
 pub use agent_record::{AgentId, AgentRecord, Attestation, KeyFingerprint};
 pub use audit::{AuditFault, AuditHash, AuditHead, AuditLine, AuditVerifier, Digest};
+pub use audit_mode::{AuditCause, AuditMode, RELAXATION_MAX, Relaxation, RelaxedScope};
 pub use authorize::{Caller, Decision, Policy, Reason, Verdict, authorize};
 pub use backup::{BACKUP_BYTES_MAX, BACKUP_PIECE_BYTES_MAX, BackupStep};
 pub use ca::{
@@ -50,7 +53,7 @@ pub use command::{
 };
 pub use explain::{Candidate, CandidateOutcome, Explanation, explain};
 pub use index::{CatalogIndex, Incarnation, Timestamp, WatchKey};
-pub use intention::{Action, Effect, Guardrail, Intention, IntentionKey};
+pub use intention::{Action, Effect, Guardrail, Intention, IntentionKey, IntentionOwner};
 pub use login::{
     Admission, AuthConfig, AuthMethod, BindKind, BindingRule, Bound, JwtAlgorithm, JwtConfig, JwtKeys, LOGIN_TOKEN_TTL,
     LoginChange, LoginClaims, NameTemplate, NameTemplateError, Variable,
@@ -73,6 +76,7 @@ pub use pattern::{PatternError, ServicePattern, SourcePattern};
 pub use permission::{
     HeaderMatch, HeaderTest, HttpMatch, JwtProvider, JwtRequirement, PathMatch, Permission, VerifyClaim,
 };
+pub use policy_change::PolicyChange;
 pub use revocation::{FORGOTTEN_MAX, RevocationChange, RevokedService};
 pub use selector::{Selector, SelectorError, SelectorMismatch};
 pub use session::{AGENT_CHECK, Presence, SESSIONS_MAX, SessionChange, SessionRef};

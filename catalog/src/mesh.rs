@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Action, CatalogIndex, Guardrail, IdentityScheme, PathTemplate, ServerId, TrustDomain};
+use crate::{Action, AuditMode, CatalogIndex, Guardrail, IdentityScheme, PathTemplate, ServerId, TrustDomain};
 
 /// Is a server of the group.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -67,6 +67,9 @@ pub struct MeshEntry {
     /// Denies that no intention overrides.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub guardrails: Vec<Guardrail>,
+    /// Where denials are only logged and counted.
+    #[serde(default, skip_serializing_if = "AuditMode::is_off")]
+    pub audit: AuditMode,
     /// The index at which it was first written; 0 while nobody has.
     #[serde(default)]
     pub created: CatalogIndex,
@@ -80,6 +83,7 @@ impl Default for MeshEntry {
         Self {
             default_action: Action::Deny,
             guardrails: Vec::new(),
+            audit: AuditMode::default(),
             created: CatalogIndex::default(),
             modified: CatalogIndex::default(),
         }

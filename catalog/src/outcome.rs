@@ -3,8 +3,8 @@
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    AgentRecord, AuthMethodName, BindingRuleId, CatalogIndex, Incarnation, IntentionKey, NodeName, Owner, RequestId,
-    ServiceKey,
+    AgentRecord, AuthMethodName, BindingRuleId, CatalogIndex, Incarnation, IntentionKey, IntentionOwner, NodeName,
+    Owner, RequestId, ServiceKey,
 };
 
 /// Is what applying a command answers; a repeat of the request gets the same.
@@ -97,6 +97,16 @@ pub enum Refusal {
         modified: CatalogIndex,
         /// When the caller thought it was.
         expected: CatalogIndex,
+    },
+    /// The intention belongs to somebody else.
+    #[error(
+        "intention {key} belongs to `{owner}`: write it in that name with `--owner {owner}`, or take it over with `--take-over`"
+    )]
+    IntentionOwned {
+        /// The intention.
+        key: IntentionKey,
+        /// Whose it is.
+        owner: IntentionOwner,
     },
     /// The config entry changed since it was read.
     #[error("config entry `{name}` was changed at index {modified}, not {expected}: read it again")]
@@ -280,6 +290,7 @@ impl Refusal {
             | Self::RestoreUnderWay
             | Self::RequestIdReused { .. }
             | Self::IntentionChanged { .. }
+            | Self::IntentionOwned { .. }
             | Self::EntryChanged { .. }
             | Self::LoginRulesChanged { .. }
             | Self::TooManyBearers

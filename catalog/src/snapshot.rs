@@ -6,8 +6,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     AclPolicy, AclRole, AgentId, AgentRecord, AuthMethod, BindingRule, CaIntermediate, CaRoot, Catalog, CatalogIndex,
-    Check, Instance, Intention, JoinToken, Membership, Mesh, MeshEntry, Node, RequestId, RevokedService, RootsAck,
-    Timestamp, Token, WatchKey,
+    Check, Instance, Intention, JoinToken, Membership, Mesh, MeshEntry, Node, Relaxation, RequestId, RevokedService,
+    RootsAck, Timestamp, Token, WatchKey,
     audit::StoredTrail,
     backup::Upload,
     catalog::{Answer, CaState, NodeState},
@@ -45,6 +45,8 @@ struct Snapshot {
     /// None in what the first release wrote: there the servers were those that founded the group.
     #[serde(default)]
     membership: Option<Arc<Membership>>,
+    #[serde(default)]
+    relaxations: Vec<Arc<Relaxation>>,
     acl_bootstrapped: bool,
     nodes: Vec<Arc<Node>>,
     instances: Vec<Arc<Instance>>,
@@ -108,6 +110,7 @@ impl Catalog {
             mesh: self.mesh.clone(),
             mesh_entry: self.mesh_entry.clone(),
             membership: Some(self.membership.clone()),
+            relaxations: self.relaxations.values().cloned().collect(),
             acl_bootstrapped: self.acl_bootstrapped,
             nodes: self.nodes.values().map(|state| state.node.clone()).collect(),
             instances: self.nodes.values().flat_map(|state| state.instances.values().cloned()).collect(),
@@ -158,6 +161,7 @@ impl Catalog {
             membership: snapshot.membership.unwrap_or_else(|| founded(snapshot.mesh.as_deref())),
             mesh: snapshot.mesh,
             mesh_entry: snapshot.mesh_entry,
+            relaxations: snapshot.relaxations.into_iter().map(|one| (one.scope.clone(), one)).collect(),
             acl_bootstrapped: snapshot.acl_bootstrapped,
             floor: snapshot.floor,
             audit: snapshot.audit.open().map_err(SnapshotError::Inconsistent)?,

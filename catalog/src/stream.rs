@@ -8,8 +8,8 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Action, CatalogIndex, CheckStatus, Gateway, Guardrail, IdentityScheme, InstanceKey, Intention, PathTemplate,
-    Platform, ServiceKey, TrustDomain, Weights,
+    Action, AuditMode, CatalogIndex, CheckStatus, Gateway, Guardrail, IdentityScheme, InstanceKey, Intention,
+    PathTemplate, Platform, Relaxation, ServiceKey, TrustDomain, Weights,
 };
 
 /// Names something that an agent keeps up with.
@@ -59,6 +59,12 @@ pub struct MeshItem {
     /// Denies that no intention overrides.
     #[serde(default)]
     pub guardrails: Vec<Guardrail>,
+    /// Where denials are only logged and counted.
+    #[serde(default, skip_serializing_if = "AuditMode::is_off")]
+    pub audit: AuditMode,
+    /// Where they are for a time.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub relaxations: Vec<Relaxation>,
 }
 
 impl MeshItem {

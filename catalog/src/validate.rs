@@ -4,6 +4,7 @@ pub(crate) mod acl;
 mod ca;
 mod login;
 mod membership;
+mod policy;
 mod session;
 
 use std::collections::BTreeMap;
@@ -58,18 +59,11 @@ impl Command {
             Self::Membership { change } => membership::check(change),
             Self::Deregister { target: DeregisterTarget::Check { id, .. }, .. } => session::not_reserved(id),
             Self::WriteIntention { intention, .. } => check_intention(intention),
-            Self::WriteMesh { entry, .. } => entry.guardrails.iter().try_for_each(|guardrail| {
-                if guardrail.name.is_empty() {
-                    return Err(Refusal::invalid(
-                        "guardrails.name",
-                        "it is empty: name the guardrail, for explanations use it",
-                    ));
-                }
-                bounded("guardrails.name", &guardrail.name, META_TEXT_MAX)
-            }),
             Self::Acl { change } => acl::check(change),
             Self::BootstrapAcl { token } | Self::WriteToken { token } => acl::check_token(token),
             Self::Ca { change, .. } => ca::check(change),
+            Self::Policy { change } => policy::check(change),
+            Self::WriteMesh { entry, .. } => policy::check_mesh_entry(entry),
             Self::Login { change } => login::check(change),
             Self::Sessions { change } => session::check(change),
             Self::Revoke { change } => session::check_revocation(change),

@@ -5,6 +5,7 @@
 
 mod acl;
 mod agent;
+mod audit;
 mod auth;
 mod body;
 mod call;
@@ -24,6 +25,7 @@ mod nodes;
 mod query;
 mod reads;
 mod register;
+mod relaxations;
 mod route;
 mod services;
 mod shaping;
@@ -232,6 +234,8 @@ fn table() -> Vec<Route> {
         intentions::routes(),
         connect_ca::routes(),
         config_entries::routes(),
+        relaxations::routes(),
+        audit::routes(),
         acl::routes(),
         join_tokens::routes(),
     ];

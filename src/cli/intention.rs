@@ -261,7 +261,7 @@ fn explanation_text(explanation: &Explanation) -> String {
         explanation.source, explanation.destination, explanation.decision, explanation.reason
     ));
     if explanation.audited {
-        text += " (only logged and counted)";
+        text += &printable(&format!(" (only logged and counted: {})", explanation.audited_by));
     }
     if !explanation.candidates.is_empty() {
         let rows = explanation.candidates.iter().map(|one| {

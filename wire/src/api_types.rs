@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use catalog::{
-    AccessorId, AgentId, CandidateOutcome, CatalogIndex, Decision, Effect, NodeName, Platform, Rights, ServerId,
-    ServiceKey, Timestamp,
+    AccessorId, AgentId, CandidateOutcome, CatalogIndex, Decision, Effect, IntentionOwner, NodeName, Platform, Rights,
+    ServerId, ServiceKey, Timestamp,
 };
 use data_encoding::HEXLOWER_PERMISSIVE;
 use serde::{Deserialize, Serialize};
@@ -12,6 +12,12 @@ use serde::{Deserialize, Serialize};
 use crate::crypto::Secret;
 use crate::decode::{DecodeError, Fields, Shape};
 use crate::rfc3339;
+
+mod audit;
+mod relaxation;
+
+pub use audit::{AUDIT_BASE_HEADER, AUDIT_HEAD_HEADER, AuditRecord};
+pub use relaxation::{RelaxRequest, RelaxationView};
 
 /// How long a join token is good for where nobody says otherwise.
 pub const JOIN_TOKEN_TTL: Duration = Duration::from_secs(3600);
@@ -307,8 +313,31 @@ pub struct Explanation {
     pub reason: String,
     /// Whether a denial is only logged and counted.
     pub audited: bool,
+    /// Why it is, in words; empty where it is not.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub audited_by: String,
     /// The intentions that speak of the destination, in the order in which they are tried.
     pub candidates: Vec<ExplainedIntention>,
+    /// The guardrails whose destination covers the one that is called.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub guardrails: Vec<ExplainedGuardrail>,
+    /// The relaxations in force that concern the destination.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub relaxations: Vec<RelaxationView>,
+}
+
+/// Shows a guardrail, and whether it speaks of the caller.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct ExplainedGuardrail {
+    /// Its name.
+    pub name: String,
+    /// Who must not call, as it is written.
+    pub source: String,
+    /// Who must not be called, as it is written.
+    pub destination: String,
+    /// Whether it speaks of the caller, and so decides.
+    pub matches: bool,
 }
 
 /// Shows what became of one intention.
@@ -323,6 +352,9 @@ pub struct ExplainedIntention {
     pub action: String,
     /// Its precedence, 9 to 1.
     pub precedence: u8,
+    /// Whose it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub owner: Option<IntentionOwner>,
     /// What became of it.
     pub outcome: CandidateOutcome,
 }
@@ -335,6 +367,7 @@ impl Explanation {
             destination: candidate.intention.destination.to_string(),
             action: effect_text(&candidate.intention.effect).to_owned(),
             precedence: candidate.intention.precedence(),
+            owner: candidate.intention.owner.clone(),
             outcome: candidate.outcome,
         });
         Self {
@@ -342,8 +375,20 @@ impl Explanation {
             destination: destination.to_string(),
             decision: explanation.verdict.decision,
             reason: explanation.verdict.reason.to_string(),
-            audited: explanation.verdict.audited,
+            audited: explanation.verdict.audit.is_some(),
+            audited_by: explanation.verdict.audit.as_ref().map(ToString::to_string).unwrap_or_default(),
             candidates: candidates.collect(),
+            guardrails: explanation
+                .guardrails
+                .iter()
+                .map(|(guardrail, matches)| ExplainedGuardrail {
+                    name: guardrail.name.clone(),
+                    source: guardrail.source.to_string(),
+                    destination: guardrail.destination.to_string(),
+                    matches: *matches,
+                })
+                .collect(),
+            relaxations: explanation.relaxations.iter().map(RelaxationView::from).collect(),
         }
     }
 }

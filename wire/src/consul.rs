@@ -9,6 +9,7 @@ mod ca;
 mod catalog;
 mod chain;
 mod check;
+mod config_entry;
 mod health;
 mod host;
 mod intention;
@@ -17,6 +18,7 @@ mod native;
 mod permission;
 mod register;
 mod service;
+mod service_intentions;
 mod upstream;
 mod usage;
 
@@ -28,14 +30,16 @@ pub use catalog::{
 };
 pub use chain::{ChainNode, ChainResolver, ChainTarget, DiscoveryChain, DiscoveryChainAnswer};
 pub use check::{CheckDefinition, CheckKind};
+pub use config_entry::{CONFIG_KINDS, ConfigEntry};
 pub use health::{HealthCheck, HealthEntry};
 pub use host::{AgentHost, HostCpu, HostMemory, HostSystem};
 pub use intention::{CheckAnswer, Intention, IntentionRequest};
-pub use mesh_entry::{GuardrailEntry, MeshConfigEntry};
+pub use mesh_entry::{AuditModeEntry, GuardrailEntry, MESH, MeshConfigEntry};
 pub use native::{AuthorizeAnswer, AuthorizeRequest, LeafCertificate};
 pub use permission::{HttpHeader, HttpPermission, IntentionJwt, IntentionPermission, JwtProvider, VerifyClaim};
 pub use register::{CatalogDeregister, CatalogRegister};
 pub use service::{Definitions, ServiceDefinition};
+pub use service_intentions::{IntentionSource, SERVICE_INTENTIONS, ServiceIntentions};
 pub use usage::{Usage, UsageAnswer};
 
 use crate::decode::{DecodeError, Fields};

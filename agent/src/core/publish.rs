@@ -191,7 +191,8 @@ impl Core {
         for (topic, state) in &view {
             match topic {
                 Topic::Intentions(service) => {
-                    let policy = Policy::new(mesh.default_action, mesh.guardrails.clone(), intentions(state));
+                    let policy = Policy::new(mesh.default_action, mesh.guardrails.clone(), intentions(state))
+                        .with_audit(mesh.audit.clone(), mesh.relaxations.clone());
                     snapshot.policies.insert(service.clone(), policy);
                 }
                 Topic::Endpoints(service) => {

@@ -55,7 +55,7 @@ impl Current {
                 (service.clone(), side)
             })
             .collect();
-        let has_rules_that_end = snapshot.policies.values().any(has_rule_that_ends);
+        let has_rules_that_end = snapshot.policies.values().any(Policy::ends_in_part);
         Self { snapshot, generation, has_rules_that_end, sides, nobody }
     }
 
@@ -83,10 +83,6 @@ impl ServerSide {
     pub(crate) fn config_for(&self, speaks_tunnel: bool) -> Arc<ServerConfig> {
         Arc::clone(if speaks_tunnel { &self.tunnel } else { &self.plain })
     }
-}
-
-fn has_rule_that_ends(policy: &Policy) -> bool {
-    policy.intentions.iter().any(|intention| intention.expires_at.is_some())
 }
 
 /// Has no certificate to show.

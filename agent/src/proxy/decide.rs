@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use catalog::{Caller, Decision, Reason, ServiceKey, Timestamp, authorize};
+use catalog::{AuditCause, Caller, Decision, Reason, ServiceKey, Timestamp, authorize};
 use http::uri::Authority;
 use wire::tls::PeerIdentity;
 
@@ -14,8 +14,8 @@ use super::snapshot::{LocalInstance, Snapshot};
 pub(crate) struct Admission {
     /// Which rule let it pass.
     pub(crate) reason: Reason,
-    /// Whether the rule denies and is only being tried out.
-    pub(crate) audited: bool,
+    /// Why it passes although that rule denies; none where it allows.
+    pub(crate) audit: Option<AuditCause>,
 }
 
 /// Decides whether `peer` may have a new stream to `destination`.
@@ -54,8 +54,8 @@ pub(crate) fn still_allows(
     let caller = Caller::from(snapshot.scheme.classify(&peer.id));
     let verdict = authorize(policy, &caller, destination, now);
     match verdict.decision {
-        Decision::Allow => Ok(Admission { reason: verdict.reason, audited: false }),
-        Decision::Deny if verdict.audited => Ok(Admission { reason: verdict.reason, audited: true }),
+        Decision::Allow => Ok(Admission { reason: verdict.reason, audit: None }),
+        Decision::Deny if verdict.audit.is_some() => Ok(Admission { reason: verdict.reason, audit: verdict.audit }),
         Decision::Deny => Err(Refusal::Denied { reason: verdict.reason }),
         // Nothing here reads requests yet, and what cannot be decided is denied, audited or not.
         Decision::PerRequest => Err(Refusal::Undecidable { destination: destination.clone() }),

@@ -110,8 +110,8 @@ async fn carry(room: Arc<Room>, connection: Arc<Connection>, carrier: Carrier) {
         }
     };
     let _open = room.metrics.carried(Direction::Inbound);
-    if admission.audited {
-        room.metrics.audited();
+    if let Some(cause) = &admission.audit {
+        note_audited(&room, &connection, &admission.reason, cause);
     }
     let meter = Meter::new(Direction::Inbound, room.metrics.clone());
     let outcome = tokio::select! {
@@ -129,7 +129,7 @@ async fn carry(room: Arc<Room>, connection: Arc<Connection>, carrier: Carrier) {
         src.addr = %connection.from,
         dst.addr = %address,
         intention = %admission.reason,
-        audited = admission.audited,
+        audited = admission.audit.as_ref().map(catalog::AuditCause::as_str),
         bytes_sent = meter.sent(),
         bytes_recv = meter.received(),
         duration_s = started.elapsed().as_secs_f64(),
@@ -188,6 +188,21 @@ impl NotAdmitted {
             Self::Closed(Closing::Cut) => StatusCode::SERVICE_UNAVAILABLE,
         }
     }
+}
+
+/// Tells of a connection that is let through on trial when it begins: it may go on for days.
+fn note_audited(room: &Room, connection: &Connection, reason: &catalog::Reason, cause: &catalog::AuditCause) {
+    room.metrics.audited(reason, cause);
+    tracing::info!(
+        direction = "inbound",
+        service = %connection.destination,
+        identity = %connection.peer.id,
+        src.addr = %connection.from,
+        intention = %reason,
+        audited = cause.as_str(),
+        reason = %cause,
+        "connection let through although a rule denies it"
+    );
 }
 
 fn note_refused(room: &Room, connection: &Connection, why: &NotAdmitted) {

@@ -1,6 +1,7 @@
 //! Whole proxies on loopback, with certificates made for the occasion.
 
 mod agents;
+mod auditing;
 mod authority;
 mod certificates;
 mod choosing;

@@ -5,7 +5,7 @@ use std::fmt;
 use super::{AclChange, Authority};
 use crate::{
     AccessorId, CaChange, Catalog, Check, CheckKey, Command, DeregisterTarget, Instance, InstanceKey, LoginChange,
-    Namespace, Node, NodeName, ServiceKey, ServicePattern,
+    Namespace, Node, NodeName, PolicyChange, ServiceKey, ServicePattern,
 };
 
 /// Names the right that somebody lacks.
@@ -105,6 +105,19 @@ impl Catalog {
                 authority.need_mesh_write()?;
                 authority.need_operator_write()
             }
+            Command::Policy { change } => match change {
+                PolicyChange::Relax { .. } | PolicyChange::EndRelaxation { .. } => {
+                    authority.need_mesh_write()?;
+                    authority.need_operator_write()
+                }
+                PolicyChange::TakeOver { intention, .. } => authority.need_intention_write(&intention.destination),
+                PolicyChange::DeleteOwned { key, .. } => authority.need_intention_write(&key.destination),
+                PolicyChange::WriteDestination { destination, intentions, .. } => {
+                    authority.need_intention_write(destination)?;
+                    intentions.iter().try_for_each(|one| authority.need_intention_write(&one.destination))
+                }
+                PolicyChange::DeleteDestination { destination, .. } => authority.need_intention_write(destination),
+            },
             Command::Login { change } => match change {
                 LoginChange::WriteMethod { .. }
                 | LoginChange::DeleteMethod { .. }

@@ -7,7 +7,8 @@ use serde::Serialize;
 
 use crate::{
     AclPolicy, Actor, Admission, BackupStep, BindingRule, CaChange, Command, Effect, Intention, IntentionKey,
-    LoginChange, MembershipChange, MeshEntry, Outcome, Refusal, RevocationChange, WriteMode,
+    IntentionOwner, LoginChange, MembershipChange, MeshEntry, Namespace, Outcome, PolicyChange, Refusal,
+    RevocationChange, WriteMode,
 };
 
 /// How long a summary is at most.
@@ -20,6 +21,7 @@ pub(super) const CONTENT_BYTES_MAX: usize = 4096;
 #[serde(untagged)]
 pub(crate) enum Content<'a> {
     Intention(&'a Intention),
+    Intentions(&'a [Intention]),
     Mesh(&'a MeshEntry),
     Policy(&'a AclPolicy),
 }
@@ -86,6 +88,7 @@ impl<'a> Description<'a> {
             Command::RevokeAgent { agent } => ("revoke-agent", format!("agent {agent}")),
             Command::WriteIntention { intention, mode } => return Some(Self::of_intention(intention, *mode)),
             Command::DeleteIntention { key, .. } => ("delete-intention", key.to_string()),
+            Command::Policy { change } => return Some(Self::of_change(change)),
             Command::WriteMesh { entry, .. } => return Some(Self::of_mesh(entry)),
             Command::DeleteMesh { .. } => ("delete-mesh", "the mesh entry, back to its default".to_owned()),
             Command::OpenSession { .. }
@@ -108,8 +111,43 @@ impl<'a> Description<'a> {
         Self { kind: "write-intention", summary: bounded(summary), content: Some(Content::Intention(intention)) }
     }
 
+    fn of_change(change: &'a PolicyChange) -> Self {
+        let in_name_of = |owner: &Option<IntentionOwner>| match owner {
+            Some(owner) => format!(" of `{owner}`"),
+            None => String::new(),
+        };
+        let (kind, summary) = match change {
+            PolicyChange::Relax { scope, reason, lasts_ms } => {
+                ("relax", format!("{scope} for {} s: {reason}", lasts_ms / 1000))
+            }
+            PolicyChange::EndRelaxation { scope } => ("end-relaxation", scope.to_string()),
+            PolicyChange::TakeOver { intention, mode } => {
+                return Self { kind: "take-over-intention", ..Self::of_intention(intention, *mode) };
+            }
+            PolicyChange::DeleteOwned { key, owner, take_over, .. } => {
+                let kind = if *take_over { "take-over-intention" } else { "delete-intention" };
+                (kind, format!("remove {key}{}", in_name_of(owner)))
+            }
+            PolicyChange::WriteDestination { destination, owner, intentions, .. } => {
+                let summary = format!("{} intentions{} toward {destination}", intentions.len(), in_name_of(owner));
+                let content = Some(Content::Intentions(intentions));
+                return Self { kind: "write-service-intentions", summary: bounded(summary), content };
+            }
+            PolicyChange::DeleteDestination { destination, owner, .. } => {
+                ("delete-service-intentions", format!("those{} toward {destination}", in_name_of(owner)))
+            }
+        };
+        Self { kind, summary: bounded(summary), content: None }
+    }
+
     fn of_mesh(entry: &'a MeshEntry) -> Self {
-        let summary = format!("default {}, {} guardrails", entry.default_action, entry.guardrails.len());
+        let mut summary = format!("default {}, {} guardrails", entry.default_action, entry.guardrails.len());
+        if entry.audit.mesh {
+            summary += ", all in audit mode";
+        } else if !entry.audit.namespaces.is_empty() {
+            let namespaces: Vec<&str> = entry.audit.namespaces.iter().map(Namespace::as_str).collect();
+            summary += &format!(", in audit mode: {}", namespaces.join(", "));
+        }
         Self { kind: "write-mesh", summary: bounded(summary), content: Some(Content::Mesh(entry)) }
     }
 }

@@ -4,9 +4,8 @@ use std::sync::Arc;
 
 use super::{Attempt, Catalog, Touched};
 use crate::{
-    AccessorId, Action, Actor, CaIntermediate, CaRoot, CatalogIndex, Command, Digest, Envelope, Intention,
-    IntentionKey, JoinToken, Membership, Mesh, MeshEntry, Outcome, Principal, Refusal, SourcePattern, Token, WatchKey,
-    WriteMode,
+    AccessorId, Action, Actor, CaIntermediate, CaRoot, CatalogIndex, Command, Digest, Envelope, Intention, JoinToken,
+    Membership, Mesh, MeshEntry, Outcome, Principal, Refusal, SourcePattern, Token, WatchKey,
 };
 
 impl Catalog {
@@ -56,8 +55,11 @@ impl Catalog {
                 self.deregister(index, node, target, *incarnation, touched)
             }
             Command::UpdateChecks { updates, incarnation } => self.update_checks(index, updates, *incarnation, touched),
-            Command::WriteIntention { intention, mode } => self.write_intention(index, intention, *mode, touched),
-            Command::DeleteIntention { key, compare } => self.delete_intention(key, *compare, touched),
+            Command::WriteIntention { intention, mode } => {
+                self.write_intention(index, intention, *mode, false, touched)
+            }
+            Command::DeleteIntention { key, compare } => self.delete_intention(key, *compare, None, false, touched),
+            Command::Policy { change } => self.change_policy(index, envelope, change, touched),
             Command::WriteMesh { entry, compare } => self.write_mesh(index, entry, *compare, touched),
             Command::DeleteMesh { compare } => self.delete_mesh(*compare, touched),
         }
@@ -79,7 +81,7 @@ impl Catalog {
 
     /// Refuses a rule on one of our own workloads under its SPIFFE ID: such a rule never matches, so that a deny would be
     /// none.
-    fn check_source(&self, field: String, source: &SourcePattern) -> Result<(), Refusal> {
+    pub(super) fn check_source(&self, field: String, source: &SourcePattern) -> Result<(), Refusal> {
         let (SourcePattern::Spiffe(id), Some(scheme)) = (source, self.scheme()) else { return Ok(()) };
         match scheme.classify(id) {
             Principal::Foreign(_) => Ok(()),
@@ -172,69 +174,6 @@ impl Catalog {
         self.join_secrets.remove(&token.secret);
         self.join_tokens.remove(accessor);
         touched.changed(WatchKey::JoinTokens);
-        Ok(Outcome::Done)
-    }
-
-    fn write_intention(
-        &mut self,
-        index: CatalogIndex,
-        intention: &Intention,
-        mode: WriteMode,
-        touched: &mut Touched,
-    ) -> Attempt {
-        let key = intention.key();
-        self.check_source(format!("intention {key}: source"), &intention.source)?;
-        let previous = self.intention(&key);
-        let found = previous.map(|previous| previous.modified).unwrap_or_default();
-        match mode {
-            WriteMode::Create if previous.is_some() => return Err(Refusal::exists("intention", &key)),
-            WriteMode::CompareAndSet(expected) if expected != found => {
-                return Err(Refusal::IntentionChanged { key, modified: found, expected });
-            }
-            WriteMode::Create | WriteMode::Upsert | WriteMode::CompareAndSet(_) => {}
-        }
-        if intention.has_jwt() && self.mesh_entry.default_action == Action::Allow {
-            return Err(Refusal::invalid(
-                format!("intention {key}"),
-                "a JWT condition on an allow means nothing while the mesh's default is allow: set the default to deny first",
-            ));
-        }
-        let created = previous.map_or(index, |previous| previous.created);
-        let unchanged = previous.is_some_and(|previous| {
-            *previous == Intention { created: previous.created, modified: previous.modified, ..intention.clone() }
-        });
-        if unchanged {
-            return Ok(Outcome::Done);
-        }
-        let written = Intention { created, modified: index, ..intention.clone() };
-        let mut toward = self.intentions.get(&key.destination).cloned().unwrap_or_default();
-        toward.insert(key.source, Arc::new(written));
-        self.intentions.insert(key.destination.clone(), toward);
-        touched.changed(WatchKey::Intentions);
-        touched.changed(WatchKey::Destination(key.destination));
-        Ok(Outcome::Done)
-    }
-
-    fn delete_intention(
-        &mut self,
-        key: &IntentionKey,
-        compare: Option<CatalogIndex>,
-        touched: &mut Touched,
-    ) -> Attempt {
-        let found = self.intention(key).ok_or_else(|| Refusal::not_found("intention", key))?.modified;
-        if let Some(expected) = compare.filter(|expected| *expected != found) {
-            return Err(Refusal::IntentionChanged { key: key.clone(), modified: found, expected });
-        }
-        let mut toward = self.intentions.get(&key.destination).cloned().unwrap_or_default();
-        toward.remove(&key.source);
-        touched.changed(WatchKey::Intentions);
-        if toward.is_empty() {
-            self.intentions.remove(&key.destination);
-            touched.gone(WatchKey::Destination(key.destination.clone()));
-        } else {
-            self.intentions.insert(key.destination.clone(), toward);
-            touched.changed(WatchKey::Destination(key.destination.clone()));
-        }
         Ok(Outcome::Done)
     }
 

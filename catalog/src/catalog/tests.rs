@@ -12,7 +12,7 @@ use crate::{
     Rights, ServerId, Timestamp, Weights, WriteMode,
 };
 
-pub(super) fn envelope(number: u64, command: Command) -> Envelope {
+pub(crate) fn envelope(number: u64, command: Command) -> Envelope {
     Envelope {
         version: command.reads_from(),
         request_id: format!("r{number}").parse().unwrap(),
@@ -124,25 +124,25 @@ pub(super) fn join_token(number: u8, services: &[&str]) -> JoinToken {
 
 /// Applies commands one after the other, each as a request of its own.
 #[derive(Default)]
-pub(super) struct Log {
-    pub(super) catalog: Catalog,
+pub(crate) struct Log {
+    pub(crate) catalog: Catalog,
 }
 
 impl Log {
-    pub(super) fn apply(&mut self, command: Command) -> Applied {
+    pub(crate) fn apply(&mut self, command: Command) -> Applied {
         let next = self.catalog.index.0 + 1;
         self.catalog.apply(CatalogIndex(next), &envelope(next, command), digest)
     }
 
     #[track_caller]
-    pub(super) fn done(&mut self, command: Command) -> BTreeSet<WatchKey> {
+    pub(crate) fn done(&mut self, command: Command) -> BTreeSet<WatchKey> {
         let applied = self.apply(command);
         assert!(!matches!(applied.outcome, Outcome::Refused(_)), "{:?}", applied.outcome);
         but_the_trail(applied.touched)
     }
 
     #[track_caller]
-    pub(super) fn refused(&mut self, command: Command) -> Refusal {
+    pub(crate) fn refused(&mut self, command: Command) -> Refusal {
         let before = self.catalog.clone();
         let applied = self.apply(command);
         let touched = but_the_trail(applied.touched);
@@ -511,6 +511,7 @@ fn any_command() -> impl Strategy<Value = Command> {
     let status = prop_oneof![Just(CheckStatus::Passing), Just(CheckStatus::Warning), Just(CheckStatus::Critical)];
     prop_oneof![
         (pattern.clone(), pattern.clone(), action).prop_map(|(from, to, action)| intention(&from, &to, action)),
+        policy::tests::any_change(),
         (pattern.clone(), pattern).prop_map(|(from, to)| Command::DeleteIntention {
             key: IntentionKey { destination: to.parse().unwrap(), source: from.parse().unwrap() },
             compare: None,
@@ -765,7 +766,8 @@ pub(crate) fn every_kind() -> Vec<Envelope> {
     ];
     commands.extend(super::login_tests::every_login(token(3)));
     commands.extend(super::ca::tests::every_kind());
-    let more = acl::kinds().into_iter().chain(super::session_tests::every_change());
+    let more =
+        acl::kinds().into_iter().chain(super::session_tests::every_change()).chain(policy::tests::every_change());
     commands.into_iter().chain(more).zip(1..).map(|(command, number)| envelope(number, command)).collect()
 }
 

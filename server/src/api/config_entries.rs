@@ -1,65 +1,119 @@
-//! Config entries. The only kind that something carries out so far is `mesh`; the others are refused by name.
+//! Config entries of the kinds that something carries out: `mesh`, and `service-intentions`. The others are refused by name.
 
-use ::catalog::{Catalog, CatalogIndex, Command, MeshEntry, Refusal, WatchKey};
+use ::catalog::{
+    Catalog, CatalogIndex, Command, Intention, IntentionOwner, MeshEntry, PolicyChange, Refusal, ServicePattern,
+    WatchKey,
+};
 use axum::response::Response;
 use http::Method;
-use wire::consul;
+use wire::consul::{CONFIG_KINDS, ConfigEntry, MESH, MeshConfigEntry, SERVICE_INTENTIONS, ServiceIntentions};
 
 use super::auth::Right;
 use super::call::Call;
 use super::error::ApiError;
+use super::query::parameter;
+use super::reads::Reading;
 use super::route::{Route, route};
 
-const MESH: &str = "mesh";
 /// What an entry is called in errors.
 const ENTRY: &str = "config entry";
 
 pub(super) fn routes() -> Vec<Route> {
     vec![
-        route(Method::PUT, "/v1/config", Right::MeshWrite, write),
-        route(Method::GET, "/v1/config/{kind}", Right::MeshRead, list),
-        route(Method::GET, "/v1/config/{kind}/{name}", Right::MeshRead, read),
-        route(Method::DELETE, "/v1/config/{kind}/{name}", Right::MeshWrite, delete),
+        route(Method::PUT, "/v1/config", Right::Judged, write),
+        route(Method::GET, "/v1/config/{kind}", Right::Judged, list),
+        route(Method::GET, "/v1/config/{kind}/{name}", Right::Judged, read),
+        route(Method::DELETE, "/v1/config/{kind}/{name}", Right::Judged, delete),
     ]
 }
 
-/// Writes the `mesh` entry; `cas` makes the write conditional.
+/// A kind that something carries out.
+#[derive(Clone, Copy)]
+enum Kind {
+    Mesh,
+    ServiceIntentions,
+}
+
+/// Writes an entry; `cas` makes the write conditional.
 async fn write(call: Call) -> Result<Response, ApiError> {
-    let request: consul::MeshConfigEntry = call.decode()?;
-    let entry = request.into_entry().map_err(|error| call.body_error(&error))?;
+    let entry: ConfigEntry = call.decode()?;
     let compare = call.compare()?;
-    call.change(Command::WriteMesh { entry, compare }, compare).await
+    let command = match entry {
+        ConfigEntry::Mesh(entry) => {
+            let entry = entry.into_entry().map_err(|error| call.body_error(&error))?;
+            Command::WriteMesh { entry, compare }
+        }
+        ConfigEntry::ServiceIntentions(entry) => {
+            let change = entry.into_change(&call.namespace()?, compare).map_err(|error| call.body_error(&error))?;
+            Command::Policy { change }
+        }
+    };
+    call.change(command, compare).await
 }
 
-/// Answers with the entries of a kind: one at most.
+/// Answers with the entries of a kind: of `service-intentions`, one a destination.
 async fn list(call: Call) -> Result<Response, ApiError> {
-    call.check_kind()?;
-    let reading = call.read(vec![WatchKey::Mesh]).await?;
-    let entries: Vec<_> = written(&reading.catalog).map(consul::MeshConfigEntry::from).into_iter().collect();
-    call.answer(&reading, &entries)
+    match call.kind()? {
+        Kind::Mesh => {
+            let reading = call.read_mesh().await?;
+            let entries: Vec<_> = written(&reading.catalog).map(MeshConfigEntry::from).into_iter().collect();
+            call.answer(&reading, &entries)
+        }
+        Kind::ServiceIntentions => {
+            let wanted = call.query.get("ns").filter(|namespace| *namespace != "*");
+            let reading = call.read(vec![WatchKey::Intentions]).await?;
+            let is_wanted = |one: &&ServicePattern| wanted.is_none_or(|namespace| one.namespace_text() == namespace);
+            let entries: Vec<ServiceIntentions> =
+                reading.catalog.destinations().filter(is_wanted).filter_map(|one| toward(&reading, one)).collect();
+            call.answer(&reading, &entries)
+        }
+    }
 }
 
-/// Answers with the `mesh` entry.
+/// Answers with one entry.
 async fn read(call: Call) -> Result<Response, ApiError> {
-    call.check_kind()?;
-    let reading = call.read(vec![WatchKey::Mesh]).await?;
     let name = call.path_text("name");
-    match written(&reading.catalog).filter(|_| name == MESH) {
-        Some(entry) => call.answer(&reading, &consul::MeshConfigEntry::from(entry)),
-        None => Ok(call.not_found(&reading, ENTRY, &entry_name(name))),
+    match call.kind()? {
+        Kind::Mesh => {
+            let reading = call.read_mesh().await?;
+            match written(&reading.catalog).filter(|_| name == MESH) {
+                Some(entry) => call.answer(&reading, &MeshConfigEntry::from(entry)),
+                None => Ok(call.not_found(&reading, ENTRY, &format!("{MESH}/{name}"))),
+            }
+        }
+        Kind::ServiceIntentions => {
+            let destination = call.destination()?;
+            let reading = call.read(vec![WatchKey::Destination(destination.clone())]).await?;
+            match toward(&reading, &destination) {
+                Some(entry) => call.answer(&reading, &entry),
+                None if reading.authority.intention_write(&destination) || !reading.has_left_out() => {
+                    Ok(call.not_found(&reading, ENTRY, &entry_name(&destination)))
+                }
+                None => Err(call.denied(format_args!("`intentions = \"read\"` on {destination}"))),
+            }
+        }
     }
 }
 
-/// Removes the `mesh` entry, which leaves its default: deny what no intention allows, and no guardrails. `cas` makes the
-/// removal conditional.
+/// Removes an entry. That of the mesh leaves its default: deny what no intention allows, and no guardrails. That of a
+/// destination goes with the intentions of one owner only. `cas` makes the removal conditional.
 async fn delete(call: Call) -> Result<Response, ApiError> {
-    call.check_kind()?;
-    let name = call.path_text("name");
-    if name != MESH {
-        return Err(ApiError::NotFound { what: ENTRY, name: entry_name(name) });
-    }
     let compare = call.compare()?;
-    call.change(Command::DeleteMesh { compare }, compare).await
+    match call.kind()? {
+        Kind::Mesh => {
+            let name = call.path_text("name");
+            if name != MESH {
+                return Err(ApiError::NotFound { what: ENTRY, name: format!("{MESH}/{name}") });
+            }
+            call.change(Command::DeleteMesh { compare }, compare).await
+        }
+        Kind::ServiceIntentions => {
+            let destination = call.destination()?;
+            let owner = call.owner()?;
+            let change = PolicyChange::DeleteDestination { destination, owner, compare };
+            call.change(Command::Policy { change }, compare).await
+        }
+    }
 }
 
 /// Returns the `mesh` entry where somebody has written one.
@@ -68,13 +122,20 @@ fn written(catalog: &Catalog) -> Option<&MeshEntry> {
     (entry.modified.0 > 0).then_some(entry)
 }
 
-fn entry_name(name: &str) -> String {
-    format!("{MESH}/{name}")
+/// Returns what the caller may see of the intentions toward a destination; none where that is nothing.
+fn toward(reading: &Reading, destination: &ServicePattern) -> Option<ServiceIntentions> {
+    let all = reading.catalog.intentions_toward(destination);
+    let shown: Vec<&Intention> = all.into_iter().filter(|intention| reading.shows(intention)).collect();
+    ServiceIntentions::show(destination, shown, reading.catalog.destination_modified(destination))
+}
+
+fn entry_name(destination: &ServicePattern) -> String {
+    format!("{SERVICE_INTENTIONS}/{destination}")
 }
 
 impl Call {
-    /// Changes the `mesh` entry. A `cas` that was overtaken is answered with `false`, as Consul's clients expect it of
-    /// config entries.
+    /// Changes an entry. A `cas` that was overtaken is answered with `false`, as Consul's clients expect it of config
+    /// entries.
     async fn change(&self, command: Command, compare: Option<CatalogIndex>) -> Result<Response, ApiError> {
         match self.write(command).await {
             Err(ApiError::Refused(Refusal::EntryChanged { .. })) if compare.is_some() => self.json(&false),
@@ -82,14 +143,37 @@ impl Call {
         }
     }
 
-    fn check_kind(&self) -> Result<(), ApiError> {
+    async fn read_mesh(&self) -> Result<Reading, ApiError> {
+        let reading = self.read(vec![WatchKey::Mesh]).await?;
+        if reading.authority.mesh_read() { Ok(reading) } else { Err(self.denied("`mesh = \"read\"`")) }
+    }
+
+    fn kind(&self) -> Result<Kind, ApiError> {
         match self.path_text("kind") {
-            MESH => Ok(()),
+            MESH => Ok(Kind::Mesh),
+            SERVICE_INTENTIONS => Ok(Kind::ServiceIntentions),
             other => Err(ApiError::Path {
                 what: "kind",
                 value: other.to_owned(),
-                reason: "weft carries out no config entries of this kind yet; the one there is is `mesh`".to_owned(),
+                reason: format!("weft carries out no config entries of this kind yet, but {}", CONFIG_KINDS.join(", ")),
             }),
         }
+    }
+
+    /// Reads the destination that path and `ns` name; either may be `*`.
+    fn destination(&self) -> Result<ServicePattern, ApiError> {
+        let name = self.path_text("name");
+        let namespace = self.query.get("ns").unwrap_or_default();
+        ServiceIntentions::destination_of(name, namespace, &::catalog::Namespace::default()).map_err(|reason| {
+            ApiError::Path { what: "name", value: name.to_owned(), reason: format!("{reason} (ns is `{namespace}`)") }
+        })
+    }
+
+    /// Reads in whose name intentions are changed.
+    pub(super) fn owner(&self) -> Result<Option<IntentionOwner>, ApiError> {
+        let read = |text: &str| {
+            text.parse().map_err(|error: ::catalog::NameError| parameter("owner", text, error.to_string()))
+        };
+        self.query.get("owner").map(read).transpose()
     }
 }

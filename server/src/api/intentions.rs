@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use ::catalog::{
-    Caller, Command, Decision, Intention, IntentionKey, Namespace, ServiceKey, ServicePattern, SourcePattern, WatchKey,
-    WriteMode, authorize, explain,
+    Caller, Command, Decision, Intention, IntentionKey, Namespace, PolicyChange, ServiceKey, ServicePattern,
+    SourcePattern, WatchKey, WriteMode, authorize, explain,
 };
 use axum::response::Response;
 use http::Method;
@@ -18,6 +18,8 @@ use super::reads::Reading;
 use super::route::{Route, route};
 
 const PATTERN_FORM: &str = "send `name`, `namespace/name`, `*`, `namespace/*` or `*/*`";
+/// With it an intention is changed whoever owns it.
+const TAKE_OVER: &str = "take-over";
 const SERVICE_FORM: &str = "send `name` or `namespace/name` of one service";
 
 pub(super) fn routes() -> Vec<Route> {
@@ -63,7 +65,8 @@ async fn read(call: Call) -> Result<Response, ApiError> {
     }
 }
 
-/// Writes the intention on the pair that the query names; `cas` makes it conditional.
+/// Writes the intention on the pair that the query names; `cas` makes it conditional. One that belongs to another owner than
+/// the body names is refused, unless `take-over` is sent.
 ///
 /// Consul has no `cas` here, so no client expects its `false` with a status of success: one that was overtaken is
 /// refused with 409. Config entries answer as Consul does.
@@ -73,16 +76,28 @@ async fn write(call: Call) -> Result<Response, ApiError> {
     let request: consul::IntentionRequest = call.decode()?;
     let intention = request.into_intention(&key).map_err(|error| call.body_error(&error))?;
     let mode = call.compare()?.map_or(WriteMode::Upsert, WriteMode::CompareAndSet);
-    call.write(Command::WriteIntention { intention: Box::new(intention), mode }).await?;
+    let intention = Box::new(intention);
+    let command = if call.query.flag(TAKE_OVER)? {
+        Command::Policy { change: PolicyChange::TakeOver { intention, mode } }
+    } else {
+        Command::WriteIntention { intention, mode }
+    };
+    call.write(command).await?;
     call.json(&true)
 }
 
-/// Removes the intention on the pair that the query names; `cas` as in [`write`].
+/// Removes the intention on the pair that the query names; `cas` and `take-over` as in [`write`]. `owner` says in whose name.
 async fn delete(call: Call) -> Result<Response, ApiError> {
     let key = call.intention_key()?;
     call.may_write_intention(&key)?;
     let compare = call.compare()?;
-    call.write(Command::DeleteIntention { key, compare }).await?;
+    let (owner, take_over) = (call.owner()?, call.query.flag(TAKE_OVER)?);
+    let command = if owner.is_some() || take_over {
+        Command::Policy { change: PolicyChange::DeleteOwned { key, compare, owner, take_over } }
+    } else {
+        Command::DeleteIntention { key, compare }
+    };
+    call.write(command).await?;
     call.json(&true)
 }
 
@@ -159,7 +174,7 @@ async fn explanation(call: Call) -> Result<Response, ApiError> {
 
 impl Reading {
     /// Reports whether the caller may see an intention, and notes it where it may not.
-    fn shows(&self, intention: &Intention) -> bool {
+    pub(super) fn shows(&self, intention: &Intention) -> bool {
         self.keeps(self.authority.intention_read(&intention.source, &intention.destination))
     }
 }

@@ -104,7 +104,8 @@ async fn authorize(call: Call) -> Result<Response, ApiError> {
     }
     let caller = Caller::from(scheme.classify(&request.client));
     let verdict = decide(&reading.catalog.policy_for(target), &caller, target, crypto::now());
-    let authorized = verdict.decision == Decision::Allow || (verdict.decision == Decision::Deny && verdict.audited);
+    let authorized =
+        verdict.decision == Decision::Allow || (verdict.decision == Decision::Deny && verdict.audit.is_some());
     call.answer(&reading, &AuthorizeAnswer { authorized, reason: verdict.reason.to_string() })
 }
 

@@ -84,6 +84,11 @@ impl Reading {
         }
         is_visible
     }
+
+    /// Reports whether something was left out so far.
+    pub(super) fn has_left_out(&self) -> bool {
+        self.is_filtered.load(Ordering::Relaxed)
+    }
 }
 
 impl Call {
@@ -135,7 +140,7 @@ impl Call {
     }
 
     /// Sets the headers of a reading.
-    fn mark(&self, reading: &Reading, response: &mut Response) {
+    pub(super) fn mark(&self, reading: &Reading, response: &mut Response) {
         let status = self.state.consensus().status();
         let consistency = match reading.consistency {
             Consistency::Linearizable => "consistent",

@@ -1,8 +1,10 @@
 //! The API as a client sees it, over a real consensus of one server in memory.
 
+mod audit;
 mod content;
 mod harness;
 mod members;
+mod policy;
 mod shaping;
 mod snapshot;
 

@@ -140,7 +140,7 @@ fn founding() -> [Command; 2] {
 }
 
 fn mesh_entry(default_action: Action) -> MeshEntry {
-    MeshEntry { default_action, guardrails: Vec::new(), created: CatalogIndex(0), modified: CatalogIndex(0) }
+    MeshEntry { default_action, ..MeshEntry::default() }
 }
 
 fn intend(source: &str, destination: &str, action: Action) -> Command {

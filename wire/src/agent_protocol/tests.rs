@@ -66,6 +66,8 @@ fn mesh() -> MeshItem {
             source: "legacy/*".parse().unwrap(),
             destination: "*/*".parse().unwrap(),
         }],
+        audit: catalog::AuditMode::default(),
+        relaxations: Vec::new(),
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use ::catalog::{Action, CatalogIndex, Effect, IntentionKey, SourcePattern, Timestamp};
+use ::catalog::{Action, CatalogIndex, Effect, IntentionKey, IntentionOwner, SourcePattern, Timestamp};
 use serde::{Deserialize, Serialize};
 
 use super::default_partition;
@@ -11,9 +11,9 @@ use crate::decode::{DecodeError, Fields, Shape};
 use crate::rfc3339;
 
 /// The type of a source that is a service.
-const CONSUL: &str = "consul";
+pub(super) const CONSUL: &str = "consul";
 /// The type of a source that is a SPIFFE ID of another trust domain. Consul has no such type.
-const SPIFFE: &str = "spiffe";
+pub(super) const SPIFFE: &str = "spiffe";
 
 /// Shows an intention.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -47,6 +47,9 @@ pub struct Intention {
     /// When an allow ends.
     #[serde(default, skip_serializing_if = "Option::is_none", with = "rfc3339::optional_text")]
     pub expires_at: Option<Timestamp>,
+    /// Whose it is: the team that alone changes it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub owner: Option<IntentionOwner>,
     /// Whether its denial is only logged and counted.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub audit: bool,
@@ -82,6 +85,7 @@ impl From<&::catalog::Intention> for Intention {
             jwt: intention.jwt.as_ref().map(IntentionJwt::from),
             meta: intention.meta.clone(),
             expires_at: intention.expires_at,
+            owner: intention.owner.clone(),
             audit: intention.audit,
             precedence: intention.precedence(),
             create_index: intention.created,
@@ -114,6 +118,7 @@ pub struct IntentionRequest {
     description: String,
     meta: BTreeMap<String, String>,
     expires_at: Option<Timestamp>,
+    owner: Option<IntentionOwner>,
     audit: bool,
 }
 
@@ -125,15 +130,21 @@ struct Pair {
     destination_name: String,
 }
 
+/// Refuses what speaks of requests: a rule that is stored and not carried out would let through what it was written to
+/// refuse.
+pub(super) fn refuse_requests(fields: &mut Fields) -> Result<(), DecodeError> {
+    for name in ["Permissions", "JWT"] {
+        if fields.says_something(name) {
+            return Err(fields.refuse(name, "requests are not judged one by one yet; send Action instead"));
+        }
+    }
+    fields.ignored(&["Permissions", "JWT"]);
+    Ok(())
+}
+
 impl Shape for IntentionRequest {
     fn read(fields: &mut Fields) -> Result<Self, DecodeError> {
-        for name in ["Permissions", "JWT"] {
-            if fields.says_something(name) {
-                // A rule that is stored and not carried out would let through what it was written to refuse.
-                return Err(fields.refuse(name, "requests are not judged one by one yet; send Action instead"));
-            }
-        }
-        fields.ignored(&["Permissions", "JWT"]);
+        refuse_requests(fields)?;
         default_partition(fields, "SourcePartition")?;
         default_partition(fields, "DestinationPartition")?;
         match fields.text("SourceType")?.as_str() {
@@ -154,6 +165,7 @@ impl Shape for IntentionRequest {
             description: fields.text("Description")?,
             meta: fields.text_map("Meta")?,
             expires_at: fields.parsed::<Instant>("ExpiresAt")?.map(|Instant(instant)| instant),
+            owner: fields.parsed("Owner")?,
             audit: fields.flag("Audit")?.unwrap_or(false),
         };
         // An intention that a client has read, it may change and send back.
@@ -163,7 +175,8 @@ impl Shape for IntentionRequest {
     }
 }
 
-struct Instant(Timestamp);
+/// Reads an instant.
+pub(super) struct Instant(pub(super) Timestamp);
 
 impl std::str::FromStr for Instant {
     type Err = rfc3339::InstantError;
@@ -200,6 +213,7 @@ impl IntentionRequest {
         intention.description = self.description;
         intention.meta = self.meta;
         intention.expires_at = self.expires_at;
+        intention.owner = self.owner;
         intention.audit = self.audit;
         Ok(intention)
     }
@@ -249,6 +263,7 @@ mod tests {
         intention.meta.insert("owner".to_owned(), "team-a".to_owned());
         intention.expires_at = Some(Timestamp(1_700_000_000_000));
         intention.audit = true;
+        intention.owner = Some("team-a".parse().unwrap());
         let text = serde_json::to_string(&Intention::from(&intention)).unwrap();
         assert_eq!(read(&text).unwrap(), intention);
     }

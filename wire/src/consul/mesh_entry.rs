@@ -2,14 +2,14 @@
 
 use std::collections::BTreeSet;
 
-use ::catalog::{Action, CatalogIndex, Guardrail, MeshEntry, ServicePattern, SourcePattern};
+use ::catalog::{Action, AuditMode, CatalogIndex, Guardrail, MeshEntry, Namespace, ServicePattern, SourcePattern};
 use serde::{Deserialize, Serialize};
 
 use super::default_partition;
-use crate::decode::{DecodeError, Fields, Shape};
+use crate::decode::{DecodeError, Fields};
 
 /// The kind and the name of the one entry.
-const MESH: &str = "mesh";
+pub const MESH: &str = "mesh";
 
 /// Writes or shows the `mesh` config entry.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -23,6 +23,9 @@ pub struct MeshConfigEntry {
     pub default_intention_policy: Action,
     /// Denies that no intention overrides.
     pub guardrails: Vec<GuardrailEntry>,
+    /// Where denials are only logged and counted.
+    #[serde(default, skip_serializing_if = "AuditModeEntry::is_off")]
+    pub audit: AuditModeEntry,
     /// The index at which it was first written.
     pub create_index: CatalogIndex,
     /// The index of the last change.
@@ -41,24 +44,41 @@ pub struct GuardrailEntry {
     pub destination: ServicePattern,
 }
 
-impl Shape for MeshConfigEntry {
+/// Writes or shows where denials are only logged and counted.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct AuditModeEntry {
+    /// Toward every destination.
+    #[serde(default)]
+    pub mesh: bool,
+    /// Toward the services of these namespaces.
+    #[serde(default)]
+    pub namespaces: BTreeSet<Namespace>,
+}
+
+impl AuditModeEntry {
+    fn is_off(&self) -> bool {
+        !self.mesh && self.namespaces.is_empty()
+    }
+
     fn read(fields: &mut Fields) -> Result<Self, DecodeError> {
-        // The kind decides what everything else means, so it comes first.
-        let kind: String = fields.required("Kind")?;
-        if kind != MESH {
-            let reason = format!(
-                "weft carries out no entries of kind `{}` yet; the one there is is `mesh`",
-                kind.escape_debug()
-            );
-            return Err(fields.refuse("Kind", reason));
-        }
+        Ok(Self {
+            mesh: fields.flag("Mesh")?.unwrap_or(false),
+            namespaces: fields.parsed_list("Namespaces")?.into_iter().collect(),
+        })
+    }
+}
+
+impl MeshConfigEntry {
+    /// Reads what follows the kind.
+    pub(super) fn read_rest(fields: &mut Fields) -> Result<Self, DecodeError> {
         match fields.text("Name")?.as_str() {
             "" | MESH => {}
             _ => return Err(fields.refuse("Name", "the one entry of kind `mesh` is named `mesh`; leave it out")),
         }
         default_partition(fields, "Partition")?;
         let entry = Self {
-            kind,
+            kind: MESH.to_owned(),
             name: MESH.to_owned(),
             default_intention_policy: fields.parsed("DefaultIntentionPolicy")?.unwrap_or(Action::Deny),
             guardrails: fields.objects("Guardrails", |guardrail| {
@@ -68,6 +88,7 @@ impl Shape for MeshConfigEntry {
                     destination: guardrail.required("Destination")?,
                 })
             })?,
+            audit: fields.object("Audit", AuditModeEntry::read)?.unwrap_or_default(),
             create_index: CatalogIndex::default(),
             modify_index: CatalogIndex::default(),
         };
@@ -106,6 +127,7 @@ impl MeshConfigEntry {
         Ok(MeshEntry {
             default_action: self.default_intention_policy,
             guardrails: self.guardrails.into_iter().map(guardrail).collect(),
+            audit: AuditMode { mesh: self.audit.mesh, namespaces: self.audit.namespaces },
             created: CatalogIndex::default(),
             modified: CatalogIndex::default(),
         })
@@ -124,6 +146,7 @@ impl From<&MeshEntry> for MeshConfigEntry {
             name: MESH.to_owned(),
             default_intention_policy: entry.default_action,
             guardrails: entry.guardrails.iter().map(guardrail).collect(),
+            audit: AuditModeEntry { mesh: entry.audit.mesh, namespaces: entry.audit.namespaces.clone() },
             create_index: entry.created,
             modify_index: entry.modified,
         }
@@ -132,13 +155,20 @@ impl From<&MeshEntry> for MeshConfigEntry {
 
 #[cfg(test)]
 mod tests {
+    use super::super::ConfigEntry;
     use super::*;
     use crate::decode::{Format, from_json, from_value};
 
+    fn mesh(entry: Result<ConfigEntry, DecodeError>) -> Result<MeshConfigEntry, DecodeError> {
+        entry.map(|entry| match entry {
+            ConfigEntry::Mesh(entry) => entry,
+            ConfigEntry::ServiceIntentions(entry) => panic!("{entry:?}"),
+        })
+    }
+
     #[track_caller]
     fn refused(body: &str, want: &str) {
-        let entry = from_json::<MeshConfigEntry>(body.as_bytes()).and_then(MeshConfigEntry::into_entry);
-        let error = entry.unwrap_err().to_string();
+        let error = mesh(from_json(body.as_bytes())).and_then(MeshConfigEntry::into_entry).unwrap_err().to_string();
         assert!(error.contains(want), "{error}");
     }
 
@@ -148,13 +178,15 @@ mod tests {
             kind = "mesh"
             default_intention_policy = "allow"
             guardrails = [{ name = "no-legacy", source = "legacy/*", destination = "*/*" }]
+            audit { namespaces = ["shop"] }
         "#;
-        let entry: MeshConfigEntry = from_value(Format::Hcl.read(text).unwrap(), "").unwrap();
+        let entry = mesh(from_value(Format::Hcl.read(text).unwrap(), "")).unwrap();
         let kept = entry.clone().into_entry().unwrap();
         assert_eq!((kept.default_action, kept.guardrails.len()), (Action::Allow, 1));
         assert_eq!(MeshConfigEntry::from(&kept), entry);
         let again = serde_json::to_vec(&entry).unwrap();
-        assert_eq!(from_json::<MeshConfigEntry>(&again).unwrap(), entry);
+        assert_eq!(mesh(from_json(&again)).unwrap(), entry);
+        assert!(kept.audit.namespaces.contains(&"shop".parse().unwrap()) && !kept.audit.mesh);
     }
 
     #[test]

@@ -3,8 +3,7 @@
 use catalog::Action;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use super::agents::{Pair, eventually, intention, say};
-use super::certificates::service_key;
+use super::agents::{Pair, eventually, say};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_allowed_call_is_carried_both_ways_with_half_close() {
@@ -42,17 +41,6 @@ async fn a_service_without_a_policy_is_called_by_nobody() {
     pair.api.publish().await;
     pair.web.expect_refusal().await;
     assert_eq!(pair.api.refused("inbound", "decide", "undecidable"), 1);
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_intention_in_audit_mode_refuses_nothing_and_is_counted() {
-    let mut pair = Pair::start(&[]).await;
-    let mut audited = intention("deny web api");
-    audited.audit = true;
-    pair.api.snapshot.policies.get_mut(&service_key("api")).unwrap().intentions.push(audited);
-    pair.api.publish().await;
-    pair.connected().await;
-    assert_eq!(pair.api.metric("weft_proxy_audited_total"), 1);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -103,6 +103,7 @@ fn intention(source: &str, destination: &str, action: Action) -> Intention {
         meta: BTreeMap::new(),
         jwt: None,
         expires_at: None,
+        owner: None,
         audit: false,
         created: CatalogIndex(0),
         modified: CatalogIndex(0),

@@ -25,6 +25,7 @@ pub(super) fn command(number: u64) -> Vec<u8> {
         meta: BTreeMap::new(),
         jwt: None,
         expires_at: None,
+        owner: None,
         audit: false,
         created: CatalogIndex(0),
         modified: CatalogIndex(0),

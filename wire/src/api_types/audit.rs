@@ -1,0 +1,40 @@
+//! The audit trail, as readers of its lines see it.
+
+use catalog::CatalogIndex;
+use serde::{Deserialize, Serialize};
+
+/// The header that says where the whole trail ends, as `<sequence>:<hash>`.
+pub const AUDIT_HEAD_HEADER: &str = "x-weft-audit-head";
+/// The header that says after which record the part that servers keep begins, as `<sequence>:<hash>`.
+pub const AUDIT_BASE_HEADER: &str = "x-weft-audit-base";
+
+/// Is one record of the audit trail, as far as a table needs it.
+///
+/// Later releases may add fields; what was hashed is the line and not this.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct AuditRecord {
+    /// Counts records from 1.
+    pub sequence: u64,
+    /// The log index of the command.
+    pub index: CatalogIndex,
+    /// When it was proposed, by the clock of the server that did.
+    pub time: String,
+    /// Who asked: `token:<accessor>`, `server:<name>`, `agent:<id>`, `join` or `cluster-key`.
+    pub actor: String,
+    /// From which address.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source: Option<String>,
+    /// The request.
+    #[serde(rename = "RequestID")]
+    pub request_id: String,
+    /// What was asked for.
+    pub kind: String,
+    /// What it concerned.
+    pub summary: String,
+    /// `done` or `refused`.
+    pub outcome: String,
+    /// Why it was refused.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refusal: Option<String>,
+}
