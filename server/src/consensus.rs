@@ -48,6 +48,9 @@ const ENTRY_BYTES_MAX: usize = 4 << 20;
 const RETRY_PAUSE_MIN: Duration = Duration::from_millis(10);
 const RETRY_PAUSE_MAX: Duration = Duration::from_millis(250);
 
+/// A leader without space hands over to another server in this many attempts, or there is none with space.
+const DISK_FULL_ATTEMPTS_MAX: u32 = 12;
+
 /// Is what became of a write: where in the log it stands, and what the state machine answered.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Committed {
@@ -76,6 +79,11 @@ pub(crate) enum ProposeError {
         /// How long it was tried.
         waited: Duration,
     },
+    /// The leader's disk is nearly full, and no other server took over: nothing has changed.
+    #[error(
+        "the leader's disk is nearly full, and nothing has changed: make space on the servers' disks; reads go on meanwhile"
+    )]
+    DiskFull,
     /// The leader has more writes waiting than it accepts: nothing has changed.
     #[error("the leader has too many writes waiting after {waited:?}, and nothing has changed: try again later")]
     Overloaded {
@@ -283,6 +291,8 @@ struct Attempts {
     failed: u32,
     is_maybe_done: bool,
     is_overloaded: bool,
+    /// How often in a row the leader had no space.
+    disk_full: u32,
 }
 
 impl Attempts {
@@ -290,10 +300,14 @@ impl Attempts {
         self.failed += 1;
         self.is_maybe_done |= *why == Unanswered::Lost;
         self.is_overloaded = *why == Unanswered::Overloaded;
+        self.disk_full = if *why == Unanswered::DiskFull { self.disk_full + 1 } else { 0 };
     }
 
     /// Pauses before the next attempt; false where the deadline comes first.
     async fn pause(&self, deadline: Deadline) -> bool {
+        if self.disk_full >= DISK_FULL_ATTEMPTS_MAX {
+            return false;
+        }
         let doubled = RETRY_PAUSE_MIN.saturating_mul(1 << self.failed.min(8));
         let pause = transport::jittered(doubled.min(RETRY_PAUSE_MAX));
         if Deadline::now() + pause >= deadline {
@@ -306,6 +320,8 @@ impl Attempts {
     fn error(&self, request_id: RequestId, waited: Duration) -> ProposeError {
         if self.is_maybe_done {
             ProposeError::Unknown { request_id, waited }
+        } else if self.disk_full > 0 {
+            ProposeError::DiskFull
         } else if self.is_overloaded {
             ProposeError::Overloaded { waited }
         } else {

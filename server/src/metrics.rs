@@ -68,6 +68,7 @@ struct Inner {
     raft_term: Gauge,
     raft_applied_index: Gauge,
     raft_is_leader: Gauge,
+    raft_disk_full: Gauge,
     raft_peers_refused: Family<ReasonLabel, Counter>,
     raft_messages_dropped: Counter,
     raft_commit_duration: Histogram,
@@ -108,6 +109,7 @@ impl Metrics {
             raft_term: Gauge::default(),
             raft_applied_index: Gauge::default(),
             raft_is_leader: Gauge::default(),
+            raft_disk_full: Gauge::default(),
             raft_peers_refused: Family::default(),
             raft_messages_dropped: Counter::default(),
             raft_commit_duration: Histogram::new([
@@ -134,6 +136,11 @@ impl Metrics {
         self.inner.raft_term.set(saturating(term));
         self.inner.raft_applied_index.set(saturating(applied_index));
         self.inner.raft_is_leader.set(i64::from(is_leader));
+    }
+
+    /// Records whether the disk is so full that nothing enters the log.
+    pub(crate) fn raft_disk_full(&self, is_full: bool) {
+        self.inner.raft_disk_full.set(i64::from(is_full));
     }
 
     /// Counts a connection refused on the Raft port; `reason` comes from a closed set.
@@ -221,6 +228,11 @@ impl Inner {
             "raft_applied_index",
             "Raft index that the served state stands at",
             self.raft_applied_index.clone(),
+        );
+        registry.register(
+            "raft_disk_full",
+            "1 while the disk is nearly full, so that this server takes no writes, otherwise 0",
+            self.raft_disk_full.clone(),
         );
         registry.register("raft_is_leader", "1 while this server leads, otherwise 0", self.raft_is_leader.clone());
         registry.register(
@@ -328,6 +340,7 @@ mod tests {
             "weft_build info",
             "weft_raft_term gauge",
             "weft_raft_applied_index gauge",
+            "weft_raft_disk_full gauge",
             "weft_raft_is_leader gauge",
             "weft_raft_peers_refused counter",
             "weft_raft_messages_dropped counter",

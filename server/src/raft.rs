@@ -19,7 +19,8 @@ mod snapshot;
 mod storage;
 
 pub use config::{Limits, RoomConfig};
-pub use disk::{Disk, FileDisk, FileDiskError, MemoryDisk};
+pub(crate) use disk::is_full;
+pub use disk::{Aside, Disk, FileDisk, FileDiskError, MemoryDisk, Space};
 pub use log::{LogError, RecordError};
 pub use raft::eraftpb::{ConfState, Message, MessageType};
 pub(crate) use room::REPLACE;
@@ -28,3 +29,4 @@ pub use room::{
     RoomStatus,
 };
 pub use snapshot::SnapshotFileError;
+pub(crate) use snapshot::{WRITTEN_ASIDE, encode as encode_snapshot};

@@ -132,6 +132,7 @@ impl ApiError {
                 ProposeError::NoLeader { .. } | ProposeError::NotUnderstood { .. } => StatusCode::INTERNAL_SERVER_ERROR,
                 ProposeError::Unknown { .. } => StatusCode::GATEWAY_TIMEOUT,
                 ProposeError::Overloaded { .. } => StatusCode::SERVICE_UNAVAILABLE,
+                ProposeError::DiskFull => StatusCode::INSUFFICIENT_STORAGE,
                 ProposeError::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
             },
             Self::OtherDatacenter { .. } | Self::Read(_) | Self::Internal { .. } => StatusCode::INTERNAL_SERVER_ERROR,

@@ -38,6 +38,7 @@ pub(crate) struct ForwardAnswer {
 enum ForwardResult {
     Committed { index: CatalogIndex, outcome: Outcome },
     NotTaken,
+    DiskFull,
     Overloaded,
     Lost,
     TooLarge { bytes: usize, bytes_max: usize },
@@ -49,6 +50,7 @@ impl From<Result<Committed, Unanswered>> for ForwardResult {
         match result {
             Ok(Committed { index, outcome }) => Self::Committed { index, outcome },
             Err(Unanswered::NotTaken) => Self::NotTaken,
+            Err(Unanswered::DiskFull) => Self::DiskFull,
             Err(Unanswered::Overloaded) => Self::Overloaded,
             Err(Unanswered::Lost) => Self::Lost,
             Err(Unanswered::TooLarge { bytes, bytes_max }) => Self::TooLarge { bytes, bytes_max },
@@ -62,6 +64,7 @@ impl From<ForwardResult> for Result<Committed, Unanswered> {
         match result {
             ForwardResult::Committed { index, outcome } => Ok(Committed { index, outcome }),
             ForwardResult::NotTaken => Err(Unanswered::NotTaken),
+            ForwardResult::DiskFull => Err(Unanswered::DiskFull),
             ForwardResult::Overloaded => Err(Unanswered::Overloaded),
             ForwardResult::Lost => Err(Unanswered::Lost),
             ForwardResult::TooLarge { bytes, bytes_max } => Err(Unanswered::TooLarge { bytes, bytes_max }),

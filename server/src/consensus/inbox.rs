@@ -22,6 +22,8 @@ const PEER_BYTES_MAX: usize = 64 << 20;
 pub(crate) enum Unanswered {
     /// Nobody took it: it has not happened and will not.
     NotTaken,
+    /// The leader's disk is nearly full: it has not happened and will not.
+    DiskFull,
     /// Too much waits already: it has not happened and will not.
     Overloaded,
     /// The leader cannot read it, and never will: it runs another release.
@@ -49,6 +51,8 @@ pub(crate) enum Request {
     Unreachable { peer: u64 },
     SnapshotStatus { peer: u64, delivered: bool },
     SnapshotEncoded { index: u64, bytes: Vec<u8> },
+    SnapshotWritten { index: u64 },
+    SnapshotBroken { index: u64, error: std::io::Error },
     SnapshotFailed { index: u64 },
     TransferLeader { to: u64 },
     Stop,

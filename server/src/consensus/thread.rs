@@ -15,10 +15,11 @@ use super::budget::HeldBytes;
 use super::inbox::{Inbox, Request, Unanswered};
 use super::start::{Failure, FatalError};
 use super::status::{Role, Standing};
-use super::transport::frame::SNAPSHOT_BYTES_MAX;
 use super::transport::links::Links;
 use super::{Committed, Shared};
-use crate::raft::{Disk, Fatal, Input, Output, ProposalFailure, Role as RoomRole, Room};
+use crate::raft::{
+    Aside, Disk, Fatal, Input, Output, ProposalFailure, Role as RoomRole, Room, WRITTEN_ASIDE, encode_snapshot, is_full,
+};
 
 /// Requests taken in one round, and so covered by one sync.
 const BATCH_MAX: usize = 1024;
@@ -36,7 +37,8 @@ pub(super) fn spawn<D: Disk + Send + 'static>(
 ) -> std::io::Result<JoinHandle<()>> {
     Builder::new().name("weft-raft".to_owned()).spawn(move || {
         let (proposals, reads) = (BTreeMap::new(), BTreeMap::new());
-        let desk = Desk { shared, links, next_id: 0, proposals, reads, snapshot_failed: None };
+        let aside = room.aside();
+        let desk = Desk { shared, links, next_id: 0, proposals, reads, snapshot_failed: None, aside };
         let thread = RaftThread { room, requests, desk, started: Instant::now() };
         let fatal = match catch_unwind(AssertUnwindSafe(|| thread.run())) {
             Ok(Ok(())) => return,
@@ -139,6 +141,8 @@ impl Batch {
             Request::Unreachable { peer } => Input::Unreachable(peer),
             Request::SnapshotStatus { peer, delivered } => Input::SnapshotStatus { to: peer, delivered },
             Request::SnapshotEncoded { index, bytes } => Input::SnapshotEncoded { index, bytes },
+            Request::SnapshotWritten { index } => Input::SnapshotWritten { index },
+            Request::SnapshotBroken { index, error } => Input::SnapshotBroken { index, error },
             Request::SnapshotFailed { index } => Input::SnapshotFailed { index },
             Request::TransferLeader { to } => Input::TransferLeader(to),
             Request::Stop => {
@@ -157,6 +161,8 @@ struct Desk {
     next_id: u64,
     proposals: BTreeMap<u64, oneshot::Sender<Result<Committed, Unanswered>>>,
     reads: BTreeMap<u64, oneshot::Sender<Result<(), Unanswered>>>,
+    /// Reaches the disk from other threads.
+    aside: Option<Arc<dyn Aside>>,
     /// A snapshot for which there was no thread; the room hears of it in the next round.
     snapshot_failed: Option<u64>,
 }
@@ -195,8 +201,20 @@ impl Desk {
                 let leader = leader.map_or("none".to_owned(), |member| member.id.to_string());
                 info!(role = ?role, leader, term, "raft role changed");
             }
-            Output::EncodeSnapshot { index, catalog, .. } => {
-                let encoding = encode(index, self.shared.inbox.clone(), move || catalog.snapshot());
+            Output::SpaceLow { is_low } => self.shared.metrics.raft_disk_full(is_low),
+            Output::EncodeSnapshot { index, term, conf_state, catalog } => {
+                let aside = self.aside.clone();
+                let encoding = encode(index, self.shared.inbox.clone(), move || {
+                    let state = catalog.snapshot();
+                    drop(catalog);
+                    match aside {
+                        // Nothing waits for the disk but this thread.
+                        Some(aside) => aside
+                            .write(WRITTEN_ASIDE, &encode_snapshot(index, term, &conf_state, &state))
+                            .map(|()| Request::SnapshotWritten { index }),
+                        None => Ok(Request::SnapshotEncoded { index, bytes: state }),
+                    }
+                });
                 if let Err(error) = encoding {
                     // Without a snapshot the log grows until a later one succeeds.
                     warn!(error = %error, index, "cannot start a thread to encode a snapshot");
@@ -236,6 +254,7 @@ impl Desk {
 fn unanswered(reason: &ProposalFailure) -> Unanswered {
     match reason {
         ProposalFailure::NotLeader { .. } => Unanswered::NotTaken,
+        ProposalFailure::DiskFull => Unanswered::DiskFull,
         ProposalFailure::Overloaded => Unanswered::Overloaded,
         ProposalFailure::LeadershipLost | ProposalFailure::Stopped => Unanswered::Lost,
         ProposalFailure::TooLarge { bytes, bytes_max } => Unanswered::TooLarge { bytes: *bytes, bytes_max: *bytes_max },
@@ -243,15 +262,23 @@ fn unanswered(reason: &ProposalFailure) -> Unanswered {
     }
 }
 
-/// Encodes a snapshot on a thread of its own: it takes as long as the catalog is large. The Raft thread is told how it
-/// ended, whatever becomes of it.
-fn encode(index: u64, inbox: Inbox, snapshot: impl FnOnce() -> Vec<u8> + Send + 'static) -> std::io::Result<()> {
+/// Encodes a snapshot on a thread of its own, and writes it there: both take as long as the catalog is large. The Raft
+/// thread is told how it ended, whatever becomes of it.
+fn encode(
+    index: u64,
+    inbox: Inbox,
+    snapshot: impl FnOnce() -> std::io::Result<Request> + Send + 'static,
+) -> std::io::Result<()> {
     let encode = move || match catch_unwind(AssertUnwindSafe(snapshot)) {
-        Ok(bytes) => {
-            if bytes.len() > SNAPSHOT_BYTES_MAX {
-                warn!(bytes = bytes.len(), index, "the snapshot is too large to be sent to another server");
-            }
-            Request::SnapshotEncoded { index, bytes }
+        Ok(Ok(done)) => done,
+        Ok(Err(error)) if is_full(&error) => {
+            warn!(%error, index, "no space for a snapshot");
+            Request::SnapshotFailed { index }
+        }
+        Ok(Err(error)) => {
+            // A disk that fails on one file will fail on others: what it held before is not to be trusted either.
+            error!(%error, index, "cannot write a snapshot");
+            Request::SnapshotBroken { index, error }
         }
         Err(panic) => {
             error!(error = panic_message(&*panic), index, "cannot encode a snapshot");

@@ -82,6 +82,8 @@ pub struct Limits {
     pub retained_entries: u64,
     /// How many bytes of such entries stay at most.
     pub retained_bytes: u64,
+    /// How many bytes of the disk stay free, or a sixteenth of a small disk; below that nothing enters the log.
+    pub space_floor_bytes: u64,
     /// Ticks after which a snapshot under way to a follower counts as lost if nobody said what became of it.
     pub snapshot_ticks_max: u64,
 }
@@ -103,6 +105,7 @@ impl Default for Limits {
             snapshot_bytes: 64 * MIB,
             retained_entries: 4096,
             retained_bytes: 32 * MIB,
+            space_floor_bytes: 128 * MIB,
             snapshot_ticks_max: 600,
         }
     }

@@ -1,17 +1,32 @@
 //! The disk under log and snapshots: the few operations they need, each with its durability said.
 
+mod aside;
 mod file;
 mod memory;
+mod reserve;
 
 use std::io;
+use std::sync::Arc;
 
+pub use aside::Aside;
 pub use file::{FileDisk, FileDiskError};
 pub use memory::MemoryDisk;
+pub(crate) use reserve::is_full;
+
+/// How much a disk holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Space {
+    /// Bytes of the whole file system.
+    pub total: u64,
+    /// Bytes that this process may still write.
+    pub free: u64,
+}
 
 /// A flat directory of files.
 ///
 /// Names are chosen by the log and the snapshots: letters, digits, `-` and `.`. A failure of any writing operation
-/// leaves the file in an unknown state; the caller stops and never tries again.
+/// leaves the file in an unknown state; the caller stops and never tries again. Want of space alone may be got over within
+/// [`Disk::append`]: then nothing has failed.
 pub trait Disk {
     /// Appends to a file, which is created if it is not there. Not durable before [`Disk::sync`].
     ///
@@ -54,4 +69,20 @@ pub trait Disk {
     /// # Errors
     /// As the operating system says.
     fn truncate(&mut self, file: &str, length: u64) -> io::Result<()>;
+
+    /// Returns how much space there is; none where that means nothing.
+    ///
+    /// # Errors
+    /// As the operating system says.
+    fn space(&mut self) -> io::Result<Option<Space>> {
+        Ok(None)
+    }
+
+    /// Gives up space that was held back for a full disk.
+    fn release_reserve(&mut self) {}
+
+    /// Returns what reaches the same directory from another thread; none where there is no need to.
+    fn aside(&self) -> Option<Arc<dyn Aside>> {
+        None
+    }
 }

@@ -7,10 +7,12 @@ mod peer;
 mod proposals;
 mod reads;
 mod settle;
+mod space;
 #[cfg(test)]
 mod tests;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use catalog::{Catalog, CatalogIndex};
@@ -26,7 +28,7 @@ use proposals::Proposals;
 use reads::Reads;
 
 use super::config::{Limits, RoomConfig};
-use super::disk::Disk;
+use super::disk::{Aside, Disk};
 use super::logger;
 use super::random::Random;
 use super::storage::Store;
@@ -57,6 +59,7 @@ pub struct Room<D: Disk> {
     reported: (Role, Option<u64>, u64),
     leader_heard_at: Option<Duration>,
     refused_messages: u64,
+    space: space::SpaceWatch,
     phase: Phase,
 }
 
@@ -97,6 +100,7 @@ impl<D: Disk> Room<D> {
             reported: (Role::Follower, None, term),
             leader_heard_at: None,
             refused_messages: 0,
+            space: space::SpaceWatch::default(),
             phase: Phase::Running,
         })
     }
@@ -161,12 +165,17 @@ impl<D: Disk> Room<D> {
         match input {
             Input::Tick => self.tick(out),
             Input::Peer(message) => self.take_message(message, now),
+            Input::Propose { id, .. } if self.space.is_low() => {
+                out(Output::ProposalFailed { id, reason: ProposalFailure::DiskFull });
+            }
             Input::Propose { id, data } => self.proposals.take(&mut self.node, id, data, out),
             Input::ReadIndex { id } => self.reads.take(id, self.ticks, out),
             Input::Unreachable(peer) => self.node.report_unreachable(peer),
             Input::SnapshotStatus { to, delivered } => self.report_snapshot(to, delivered),
             Input::SnapshotEncoded { index, bytes } => self.save_snapshot(index, &bytes)?,
-            Input::SnapshotFailed { index } => drop(self.encoding.take_if(|metadata| metadata.index == index)),
+            Input::SnapshotWritten { index } => self.adopt_snapshot(index)?,
+            Input::SnapshotBroken { index, error } => return Err(broken(index, error)),
+            Input::SnapshotFailed { index } => self.snapshot_failed(index),
             Input::TransferLeader(peer) => {
                 if self.node.raft.state == StateRole::Leader {
                     self.node.transfer_leader(peer);
@@ -179,6 +188,7 @@ impl<D: Disk> Room<D> {
 
     fn tick(&mut self, out: &mut dyn FnMut(Output)) {
         self.ticks += 1;
+        self.watch_space(out);
         self.jitter.tick(&mut self.node);
         self.reads.tick(&mut self.node, self.ticks, out);
         let ticks = self.ticks;
@@ -202,6 +212,7 @@ impl<D: Disk> Room<D> {
                 return;
             }
         };
+        let Some(message) = self.without_load(message) else { return };
         // Raft would pass a read on to the leader it knows, in the asker's name; the asker itself asks again instead.
         if kind == Some(MessageType::MsgReadIndex) && self.node.raft.state != StateRole::Leader {
             return;
@@ -256,6 +267,11 @@ impl<D: Disk> Room<D> {
         }
     }
 
+    /// Returns what reaches the disk from other threads.
+    pub(crate) fn aside(&self) -> Option<Arc<dyn Aside>> {
+        self.node.store().disk().aside()
+    }
+
     /// Gives the disk back. What was not synced is still not synced.
     pub fn into_disk(self) -> D {
         self.node.raft.r.raft_log.store.into_disk()
@@ -270,4 +286,9 @@ impl<D: Disk> Room<D> {
         };
         (role, (raft.leader_id != raft::INVALID_ID).then_some(raft.leader_id), raft.term)
     }
+}
+
+fn broken(index: u64, source: std::io::Error) -> Fatal {
+    let file = format!("{} (index {index})", super::snapshot::WRITTEN_ASIDE);
+    Fatal::Snapshot(super::snapshot::SnapshotFileError::Disk { operation: "write", file, source })
 }

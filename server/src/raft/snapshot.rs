@@ -5,13 +5,15 @@ use std::io;
 use raft::eraftpb::{ConfState, SnapshotMetadata};
 use raft_prost::Message as _;
 
-use super::disk::Disk;
+use super::disk::{Disk, is_full};
 use super::room::REPLACE;
 
 /// The version of the file around the state; the state has a version of its own.
 const FORMAT_VERSION: u8 = 1;
 const MAGIC: &[u8; 7] = b"WEFTSNP";
 const TEMPORARY: &str = "snapshot.new";
+/// The name under which a snapshot is written aside, beside a leader's that may come in meanwhile.
+pub(crate) const WRITTEN_ASIDE: &str = "snapshot.own";
 /// Magic and version, index, term, length of the membership, length of the state.
 const FIXED_LEN: usize = 36;
 
@@ -45,6 +47,13 @@ pub enum SnapshotFileError {
         /// The version found.
         found: u8,
     },
+}
+
+impl SnapshotFileError {
+    /// Tells whether there was nothing wrong but that the disk is full.
+    pub(crate) fn is_want_of_space(&self) -> bool {
+        matches!(self, Self::Disk { source, .. } if is_full(source))
+    }
 }
 
 /// Returns the name of the file for this snapshot; names sort as (index, term) do.
@@ -134,9 +143,21 @@ pub(crate) fn write(disk: &mut impl Disk, metadata: &SnapshotMetadata, bytes: &[
         let file = file.clone();
         move |source| SnapshotFileError::Disk { operation, file, source }
     };
-    disk.append(TEMPORARY, bytes).map_err(failed("write"))?;
+    if let Err(source) = disk.append(TEMPORARY, bytes) {
+        if is_full(&source) {
+            // Whoever can do without it goes on; half of it must not take space from the log.
+            let _ = disk.remove(TEMPORARY);
+        }
+        return Err(failed("write")(source));
+    }
     disk.sync(TEMPORARY).map_err(failed("sync"))?;
     disk.rename(TEMPORARY, &file).map_err(failed("rename to"))
+}
+
+/// Gives a snapshot that was written aside its name.
+pub(crate) fn adopt(disk: &mut impl Disk, metadata: &SnapshotMetadata) -> Result<(), SnapshotFileError> {
+    let file = file_name(metadata.index, metadata.term);
+    disk.rename(WRITTEN_ASIDE, &file).map_err(|source| SnapshotFileError::Disk { operation: "rename to", file, source })
 }
 
 /// Removes every snapshot file but `kept`, and a half-written one.

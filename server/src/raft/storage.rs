@@ -47,6 +47,9 @@ impl<D: Disk> Store<D> {
         store.log.repair(&mut store.disk)?;
         let kept = snapshot::file_name(store.snapshot.index, store.snapshot.term);
         snapshot::remove_others(&mut store.disk, &kept)?;
+        if files.iter().any(|file| file == snapshot::WRITTEN_ASIDE) {
+            store.drop_written_aside();
+        }
         if is_fresh && !config.voters.is_empty() {
             catalog = store.bootstrap(&config.voters)?;
         } else if is_fresh {
@@ -122,12 +125,10 @@ impl<D: Disk> Store<D> {
         self.disk
     }
 
-    #[cfg(test)]
     pub(crate) fn disk(&self) -> &D {
         &self.disk
     }
 
-    #[cfg(test)]
     pub(crate) fn disk_mut(&mut self) -> &mut D {
         &mut self.disk
     }
@@ -171,11 +172,33 @@ impl<D: Disk> Store<D> {
     }
 
     /// Makes a snapshot of this server's own state durable and drops from the log what slow followers do not need.
-    pub(crate) fn save_snapshot(&mut self, metadata: SnapshotMetadata, state: &[u8]) -> Result<(), Fatal> {
+    pub(crate) fn save_snapshot(
+        &mut self,
+        metadata: SnapshotMetadata,
+        state: &[u8],
+        compact_all: bool,
+    ) -> Result<(), Fatal> {
         let bytes = snapshot::encode(metadata.index, metadata.term, metadata.get_conf_state(), state);
         snapshot::write(&mut self.disk, &metadata, &bytes)?;
+        self.use_snapshot(metadata, compact_all)
+    }
+
+    /// Puts a snapshot in use that was written aside, and made durable there.
+    pub(crate) fn adopt_snapshot(&mut self, metadata: SnapshotMetadata, compact_all: bool) -> Result<(), Fatal> {
+        snapshot::adopt(&mut self.disk, &metadata)?;
+        self.use_snapshot(metadata, compact_all)
+    }
+
+    /// Removes what was written aside and is not needed any more.
+    pub(crate) fn drop_written_aside(&mut self) {
+        // It may have been removed with others already.
+        let _ = self.disk.remove(snapshot::WRITTEN_ASIDE);
+    }
+
+    fn use_snapshot(&mut self, metadata: SnapshotMetadata, compact_all: bool) -> Result<(), Fatal> {
         snapshot::remove_others(&mut self.disk, &snapshot::file_name(metadata.index, metadata.term))?;
         let Limits { retained_entries, retained_bytes, .. } = self.limits;
+        let retained_entries = if compact_all { 0 } else { retained_entries };
         let compacted = self.log.retained_from(metadata.index, retained_entries, retained_bytes);
         self.snapshot = metadata;
         self.log.compact(&mut self.disk, compacted)?;

@@ -4,7 +4,7 @@ use std::cell::Cell;
 use std::io;
 use std::rc::Rc;
 
-use server::raft::{Disk, MemoryDisk};
+use server::raft::{Disk, MemoryDisk, Space};
 
 /// A disk in memory that may break, and that may lie about syncing.
 #[derive(Debug, Default)]
@@ -12,6 +12,8 @@ pub(crate) struct SimDisk {
     pub(crate) memory: MemoryDisk,
     /// How many writing operations still succeed. Shared with whoever decides that the disk breaks.
     pub(crate) writes_left: Rc<Cell<Option<u64>>>,
+    /// Whether it says that it is full. Shared like `writes_left`.
+    pub(crate) is_full: Rc<Cell<bool>>,
     /// Whether syncing does nothing: the bug that the checks must find.
     pub(crate) is_lying: bool,
 }
@@ -63,5 +65,10 @@ impl Disk for SimDisk {
     fn truncate(&mut self, file: &str, length: u64) -> io::Result<()> {
         self.spend()?;
         self.memory.truncate(file, length)
+    }
+
+    fn space(&mut self) -> io::Result<Option<Space>> {
+        const TOTAL: u64 = 1 << 32;
+        Ok(Some(Space { total: TOTAL, free: if self.is_full.get() { 0 } else { TOTAL / 2 } }))
     }
 }

@@ -13,7 +13,7 @@ impl Mesh {
     pub(crate) fn fault(&mut self) {
         let ids: Vec<u64> = self.servers.keys().copied().collect();
         let one = self.random.choose(&ids);
-        let kind = match self.random.within(0..15) {
+        let kind = match self.random.within(0..16) {
             0 | 1 => {
                 self.crash(one);
                 "a server loses power"
@@ -61,6 +61,11 @@ impl Mesh {
                 "a disk breaks"
             }
             13 => {
+                let disk = &self.servers[&one].has_full_disk;
+                disk.set(!disk.get());
+                "a disk runs full, or has space again"
+            }
+            14 => {
                 self.move_clock(&ids);
                 "a clock jumps"
             }
@@ -92,6 +97,7 @@ impl Mesh {
         for server in self.servers.values_mut() {
             server.paused_until = Duration::ZERO;
             server.writes_left.set(None);
+            server.has_full_disk.set(false);
             if let Process::Down(_) = server.process {
                 self.schedule.plan(Duration::ZERO, Event::Start { server: server.id, life: server.life });
             }

@@ -301,7 +301,7 @@ impl Mesh {
             Output::ProposalFailed { id: name, reason } => {
                 let answer = match reason {
                     ProposalFailure::NotLeader { leader } => Answer::Elsewhere(leader),
-                    ProposalFailure::Overloaded => Answer::Elsewhere(None),
+                    ProposalFailure::Overloaded | ProposalFailure::DiskFull => Answer::Elsewhere(None),
                     ProposalFailure::LeadershipLost | ProposalFailure::Stopped => Answer::Unknown,
                     reason => {
                         check!(false, "server {id} refused a sound proposal: {reason}");
@@ -317,6 +317,7 @@ impl Mesh {
                 self.answer_read(id, name);
             }
             Output::ReadFailed { id: name, .. } => self.answer(id, name, Answer::Elsewhere(None)),
+            Output::SpaceLow { is_low } => self.trace.note(now, "space", &[id, u64::from(is_low)]),
             Output::EncodeSnapshot { index, catalog, .. } => {
                 let after = self.random.millis(1..200);
                 let input = Input::SnapshotEncoded { index, bytes: catalog.snapshot() };

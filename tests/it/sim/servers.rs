@@ -50,6 +50,7 @@ pub(crate) struct Server {
     pub(crate) tick: Duration,
     /// How many writes its disk still carries out, if it is about to break.
     pub(crate) writes_left: Rc<Cell<Option<u64>>>,
+    pub(crate) has_full_disk: Rc<Cell<bool>>,
 }
 
 /// The room of a running server, or the disk of one that is down.
@@ -74,6 +75,7 @@ impl Server {
             applied: CatalogIndex(0),
             tick: Duration::ZERO,
             writes_left: Rc::default(),
+            has_full_disk: Rc::default(),
         }
     }
 
@@ -119,7 +121,12 @@ impl Server {
             return Err(Violation(format!("server {} was started twice", self.id)));
         };
         self.writes_left.set(None);
-        let disk = SimDisk { memory: disk.memory, writes_left: self.writes_left.clone(), is_lying };
+        let disk = SimDisk {
+            memory: disk.memory,
+            writes_left: self.writes_left.clone(),
+            is_full: self.has_full_disk.clone(),
+            is_lying,
+        };
         let config = RoomConfig { limits, ..RoomConfig::new(self.id, voters, random.next()) };
         let room = Room::open(disk, config).map_err(|error| {
             let source = std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();

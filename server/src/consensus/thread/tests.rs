@@ -163,6 +163,10 @@ fn an_encoder_that_fails_tells_the_raft_thread() {
     let (inbox, requests) = Inbox::new();
     encode(7, inbox.clone(), || panic!("out of memory")).unwrap();
     assert!(matches!(requests.recv(), Ok(Request::SnapshotFailed { index: 7 })));
-    encode(8, inbox, || vec![1]).unwrap();
-    assert!(matches!(requests.recv(), Ok(Request::SnapshotEncoded { index: 8, .. })));
+    encode(8, inbox.clone(), || Ok(Request::SnapshotWritten { index: 8 })).unwrap();
+    assert!(matches!(requests.recv(), Ok(Request::SnapshotWritten { index: 8 })));
+    encode(9, inbox.clone(), || Err(io::ErrorKind::StorageFull.into())).unwrap();
+    assert!(matches!(requests.recv(), Ok(Request::SnapshotFailed { index: 9 })), "a full disk can wait for space");
+    encode(10, inbox, || Err(io::Error::other("the disk is on fire"))).unwrap();
+    assert!(matches!(requests.recv(), Ok(Request::SnapshotBroken { index: 10, .. })), "a broken one is not trusted");
 }

@@ -4,10 +4,19 @@ use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use rustix::fs::{FlockOperation, flock};
 
-use super::Disk;
+use super::aside::{Aside, FileAside};
+use super::reserve::{Reserve, is_full};
+use super::{Disk, Space};
+
+/// Created and removed at once, to find a disk that cannot be written to before anything depends on it.
+const PROBE: &str = "probe";
+
+/// The kinds of file system (`statfs(2)`) on which locks and synced writes do not mean what they must: NFS, SMB, CIFS.
+const OVER_A_NETWORK: [u32; 3] = [0x6969, 0xfe53_4d42, 0xff53_4d42];
 
 /// A directory of real files, locked against a second process.
 ///
@@ -20,12 +29,15 @@ pub struct FileDisk {
     /// The file appended to last. The log syncs it through the descriptor that wrote it, for a write-back error is
     /// reported to descriptors that were open when it happened.
     active: Option<Active>,
+    reserve: Reserve,
 }
 
 #[derive(Debug)]
 struct Active {
     name: String,
     file: File,
+    /// What it holds. A write that fails for want of space is cut off again.
+    length: u64,
     /// Whether the file's name may not be durable yet.
     is_new: bool,
 }
@@ -54,6 +66,21 @@ pub enum FileDiskError {
         owner: u32,
         /// The user of this process.
         user: u32,
+    },
+    /// It lies on a disk that only can be read, or that is full.
+    #[error("cannot write to data directory `{}`; mount it for writing, and see that it is not full", path.display())]
+    Unwritable {
+        /// The directory.
+        path: PathBuf,
+        /// What the operating system said.
+        #[source]
+        source: io::Error,
+    },
+    /// It lies on another machine.
+    #[error("data directory `{}` is on a network file system, which does not keep what it acknowledged: use a local disk", path.display())]
+    Network {
+        /// The directory.
+        path: PathBuf,
     },
     /// Another process uses it.
     #[error("data directory `{}` is in use by another process; stop that server first", path.display())]
@@ -84,11 +111,16 @@ impl FileDisk {
         if metadata.mode() & 0o077 != 0 {
             fs::set_permissions(path, Permissions::from_mode(0o700)).map_err(failed)?;
         }
+        let kind = rustix::fs::fstatfs(&directory).map_err(|error| failed(error.into()))?.f_type;
+        if is_over_a_network(kind as u64) {
+            return Err(FileDiskError::Network { path: path.to_owned() });
+        }
+        probe(&path.join(PROBE)).map_err(|source| FileDiskError::Unwritable { path: path.to_owned(), source })?;
         // The directory's own name has to survive a power cut as well.
         if let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
             File::open(parent).and_then(|parent| parent.sync_all()).map_err(failed)?;
         }
-        Ok(FileDisk { path: path.to_owned(), directory, active: None })
+        Ok(FileDisk { path: path.to_owned(), directory, active: None, reserve: Reserve::open(path) })
     }
 
     fn path_of(&self, file: &str) -> PathBuf {
@@ -107,10 +139,13 @@ impl FileDisk {
                 let mut options = OpenOptions::new();
                 options.append(true).mode(0o600);
                 match options.open(&path) {
-                    Ok(opened) => Active { name: file.to_owned(), file: opened, is_new: false },
+                    Ok(opened) => {
+                        let length = opened.metadata()?.len();
+                        Active { name: file.to_owned(), file: opened, length, is_new: false }
+                    }
                     Err(error) if error.kind() == io::ErrorKind::NotFound => {
                         let created = options.create_new(true).open(&path)?;
-                        Active { name: file.to_owned(), file: created, is_new: true }
+                        Active { name: file.to_owned(), file: created, length: 0, is_new: true }
                     }
                     Err(error) => return Err(error),
                 }
@@ -122,7 +157,25 @@ impl FileDisk {
 
 impl Disk for FileDisk {
     fn append(&mut self, file: &str, bytes: &[u8]) -> io::Result<()> {
-        self.activate(file)?.file.write_all(bytes)
+        let active = self.activate(file)?;
+        let length = active.length;
+        match active.file.write_all(bytes) {
+            Err(error) if is_full(&error) => {
+                // No part of a record stays: what was written of it is cut off, which needs no space.
+                active.file.set_len(length)?;
+                if !self.reserve.release() {
+                    return Err(error);
+                }
+                let active = self.activate(file)?;
+                active.file.write_all(bytes).or_else(|error| {
+                    active.file.set_len(length)?;
+                    Err(error)
+                })?;
+            }
+            written => written?,
+        }
+        self.activate(file)?.length = length + bytes.len() as u64;
+        Ok(())
     }
 
     fn sync(&mut self, file: &str) -> io::Result<()> {
@@ -170,6 +223,34 @@ impl Disk for FileDisk {
         opened.set_len(length)?;
         opened.sync_all()
     }
+
+    fn space(&mut self) -> io::Result<Option<Space>> {
+        let found = rustix::fs::fstatvfs(&self.directory)?;
+        let space = Space {
+            total: found.f_blocks.saturating_mul(found.f_frsize),
+            free: found.f_bavail.saturating_mul(found.f_frsize),
+        };
+        self.reserve.keep(space);
+        Ok(Some(space))
+    }
+
+    fn release_reserve(&mut self) {
+        self.reserve.release();
+    }
+
+    fn aside(&self) -> Option<Arc<dyn Aside>> {
+        Some(Arc::new(FileAside { directory: self.path.clone() }))
+    }
+}
+
+fn is_over_a_network(kind: u64) -> bool {
+    OVER_A_NETWORK.iter().any(|known| u64::from(*known) == kind & 0xffff_ffff)
+}
+
+/// Tries whether files can be made; a full disk still takes a name.
+fn probe(path: &Path) -> io::Result<()> {
+    OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)?;
+    fs::remove_file(path)
 }
 
 #[cfg(test)]
@@ -213,6 +294,54 @@ mod tests {
         fs::set_permissions(directory.path(), Permissions::from_mode(0o755)).unwrap();
         let _disk = FileDisk::open(directory.path()).unwrap();
         assert_eq!(fs::metadata(directory.path()).unwrap().mode() & 0o777, 0o700);
+    }
+
+    #[test]
+    fn z4_a_directory_of_another_user_is_refused_and_not_touched() {
+        let directory = tempfile::tempdir().unwrap();
+        // Who is no superuser cannot give anything away, and finds a directory of the superuser instead.
+        let given_away = std::os::unix::fs::chown(directory.path(), Some(12_345), None).is_ok();
+        let path = if given_away { directory.path() } else { Path::new("/usr") };
+        let error = FileDisk::open(path).unwrap_err();
+        assert!(matches!(error, FileDiskError::Owner { .. }), "{error}");
+        assert!(error.to_string().contains("belongs to user id"), "{error}");
+        assert!(!path.join(PROBE).exists() && !path.join("reserve").exists());
+    }
+
+    #[test]
+    fn z4_disks_of_other_machines_are_known_by_their_kind() {
+        assert!(
+            is_over_a_network(0x6969) && is_over_a_network(0xfe53_4d42) && is_over_a_network(0xffff_ffff_ff53_4d42)
+        );
+        assert!(!is_over_a_network(0xef53) && !is_over_a_network(0x0102_1994) && !is_over_a_network(0x5846_5342));
+    }
+
+    #[test]
+    fn z1_space_is_held_back_and_given_up_once() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut disk = FileDisk::open(directory.path()).unwrap();
+        let space = disk.space().unwrap().unwrap();
+        assert!(space.free <= space.total && space.total > 0);
+        let reserve = directory.path().join("reserve");
+        let held = fs::metadata(&reserve).map(|metadata| metadata.len()).unwrap_or_default();
+        assert!(held > 0, "on a disk with {space:?} nothing is held back");
+        assert!(disk.reserve.release() && !disk.reserve.release());
+        assert!(!reserve.exists());
+        assert!(disk.list().unwrap().is_empty(), "it leaves nothing behind");
+    }
+
+    #[test]
+    fn what_is_written_aside_is_whole_or_not_there() {
+        let directory = tempfile::tempdir().unwrap();
+        let disk = FileDisk::open(directory.path()).unwrap();
+        let aside = disk.aside().unwrap();
+        aside.write("a", b"longer than what follows").unwrap();
+        aside.write("a", b"whole").unwrap();
+        assert_eq!(aside.read("a").unwrap(), b"whole");
+        assert_eq!(fs::metadata(directory.path().join("a")).unwrap().mode() & 0o777, 0o600);
+        fs::create_dir(directory.path().join("b")).unwrap();
+        aside.write("b", b"x").unwrap_err();
+        assert_eq!(aside.read("c").unwrap_err().kind(), io::ErrorKind::NotFound);
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::io;
 
-use super::Disk;
+use super::{Disk, Space};
 use crate::raft::random::Random;
 
 /// What a real disk writes at once or not at all.
@@ -15,6 +15,8 @@ const SECTOR: usize = 512;
 #[derive(Debug, Clone, Default)]
 pub struct MemoryDisk {
     files: BTreeMap<String, MemoryFile>,
+    /// How many bytes fit; as many as there are where nothing is said.
+    capacity: Option<u64>,
 }
 
 #[derive(Debug, Clone, Default)]
@@ -60,6 +62,16 @@ impl MemoryDisk {
         }
     }
 
+    /// Lets the disk hold this many bytes and no more; nothing says that it is without an end.
+    pub fn set_capacity(&mut self, capacity: Option<u64>) {
+        self.capacity = capacity;
+    }
+
+    /// Returns how many bytes the files have.
+    pub fn used(&self) -> u64 {
+        self.files.values().map(|file| file.bytes.len() as u64).sum()
+    }
+
     /// Returns a file's bytes to damage them, as a failing disk does.
     pub fn file_mut(&mut self, file: &str) -> Option<&mut Vec<u8>> {
         self.files.get_mut(file).map(|file| &mut file.bytes)
@@ -72,8 +84,11 @@ impl MemoryDisk {
 
 impl Disk for MemoryDisk {
     fn append(&mut self, file: &str, bytes: &[u8]) -> io::Result<()> {
-        self.files.entry(file.to_owned()).or_default().bytes.extend_from_slice(bytes);
-        Ok(())
+        let room = self.capacity.map_or(u64::MAX, |capacity| capacity.saturating_sub(self.used()));
+        let fits = usize::try_from(room).unwrap_or(usize::MAX).min(bytes.len());
+        // As real ones do it: what still fits is written.
+        self.files.entry(file.to_owned()).or_default().bytes.extend_from_slice(&bytes[..fits]);
+        if fits < bytes.len() { Err(io::ErrorKind::StorageFull.into()) } else { Ok(()) }
     }
 
     fn sync(&mut self, file: &str) -> io::Result<()> {
@@ -107,6 +122,11 @@ impl Disk for MemoryDisk {
         file.bytes.truncate(length as usize);
         file.synced = file.bytes.len();
         Ok(())
+    }
+
+    fn space(&mut self) -> io::Result<Option<Space>> {
+        let used = self.used();
+        Ok(self.capacity.map(|total| Space { total, free: total.saturating_sub(used) }))
     }
 }
 

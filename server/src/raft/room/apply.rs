@@ -101,9 +101,34 @@ impl<D: Disk> Room<D> {
     pub(super) fn save_snapshot(&mut self, index: u64, state: &[u8]) -> Result<(), Fatal> {
         let Some(metadata) = self.encoding.take_if(|metadata| metadata.index == index) else { return Ok(()) };
         if metadata.index > self.node.store().snapshot_metadata().index {
-            self.node.mut_store().save_snapshot(metadata, state)?;
+            let compact_all = self.space.is_low();
+            match self.node.mut_store().save_snapshot(metadata, state, compact_all) {
+                Err(Fatal::Snapshot(error)) if error.is_want_of_space() => self.snapshot_failed(index),
+                saved => saved?,
+            }
         }
         Ok(())
+    }
+
+    /// Puts the snapshot in use that the shell wrote aside, unless a leader's newer one came in between.
+    pub(super) fn adopt_snapshot(&mut self, index: u64) -> Result<(), Fatal> {
+        let compact_all = self.space.is_low();
+        let newest = self.node.store().snapshot_metadata().index;
+        let store = self.node.mut_store();
+        match self.encoding.take_if(|metadata| metadata.index == index).filter(|metadata| metadata.index > newest) {
+            Some(metadata) => store.adopt_snapshot(metadata, compact_all)?,
+            None => store.drop_written_aside(),
+        }
+        Ok(())
+    }
+
+    /// Goes on without a snapshot; the log grows until a later one succeeds. On a full disk the space that is held back is
+    /// given up for it.
+    pub(super) fn snapshot_failed(&mut self, index: u64) {
+        self.encoding.take_if(|metadata| metadata.index == index);
+        if self.space.is_low() {
+            self.node.mut_store().disk_mut().release_reserve();
+        }
     }
 }
 

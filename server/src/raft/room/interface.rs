@@ -46,6 +46,18 @@ pub enum Input {
         /// What [`Catalog::snapshot`] returned.
         bytes: Vec<u8>,
     },
+    /// The shell encoded the catalog that [`Output::EncodeSnapshot`] carried, and wrote the file aside.
+    SnapshotWritten {
+        /// The index that the request carried.
+        index: u64,
+    },
+    /// The shell could not write it, for another reason than want of space: the disk fails.
+    SnapshotBroken {
+        /// The index that the request carried.
+        index: u64,
+        /// What the operating system said.
+        error: io::Error,
+    },
     /// The shell could not encode it. A later snapshot is asked for once as much again was applied.
     SnapshotFailed {
         /// The index that the request carried.
@@ -112,6 +124,11 @@ pub enum Output {
         /// The current term.
         term: u64,
     },
+    /// The disk got nearly full, or has space again. While it is, nothing enters this server's log.
+    SpaceLow {
+        /// Whether it is nearly full.
+        is_low: bool,
+    },
     /// Encode this catalog off the Raft thread and return it as [`Input::SnapshotEncoded`], or say
     /// [`Input::SnapshotFailed`]: nothing more is encoded before one of them.
     EncodeSnapshot {
@@ -149,6 +166,9 @@ pub enum ProposalFailure {
     /// Leadership was lost while it waited: it may or may not be applied later. Retry with the same request id.
     #[error("leadership was lost before the outcome was known; retry with the same request id")]
     LeadershipLost,
+    /// This server leads and its disk is nearly full. Nothing happened.
+    #[error("the leader's disk is nearly full: make space there")]
+    DiskFull,
     /// Too many proposals, or too many bytes of them, wait already. Nothing happened.
     #[error("too many proposals wait already; retry later")]
     Overloaded,

@@ -1,6 +1,7 @@
 mod cluster;
 mod faults;
 mod hostile;
+mod space;
 
 use catalog::Outcome;
 use raft::eraftpb::{ConfChangeSingle, ConfChangeType, ConfChangeV2, MessageType};

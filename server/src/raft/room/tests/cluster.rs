@@ -13,7 +13,7 @@ use catalog::{CatalogIndex, WriteMode};
 use raft::eraftpb::Message;
 
 use crate::raft::room::{Input, Output, Role, Room};
-use crate::raft::{Disk, Limits, MemoryDisk, RoomConfig};
+use crate::raft::{Disk, Limits, MemoryDisk, RoomConfig, Space};
 
 /// Returns an encoded command that changes the catalog, distinct by its number.
 pub(super) fn command(number: u64) -> Vec<u8> {
@@ -110,6 +110,10 @@ impl Disk for Recording {
     fn truncate(&mut self, file: &str, length: u64) -> io::Result<()> {
         self.spend()?;
         self.disk.truncate(file, length)
+    }
+
+    fn space(&mut self) -> io::Result<Option<Space>> {
+        self.disk.space()
     }
 }
 
