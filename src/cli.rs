@@ -18,6 +18,8 @@ mod error;
 mod intention;
 mod join_token;
 mod keygen;
+mod leave;
+mod operator;
 mod output;
 mod server;
 mod services;
@@ -105,6 +107,11 @@ enum Verb {
     Snapshot(snapshot::Snapshot),
     /// Show the servers and who leads
     Status(status::Status),
+    /// Look after the servers
+    #[command(subcommand)]
+    Operator(operator::Operator),
+    /// Let the asked server or agent leave
+    Leave(leave::Leave),
     /// Look at the certificate authority
     #[command(subcommand)]
     Ca(ca::Ca),
@@ -143,6 +150,8 @@ async fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Verb::Catalog(catalog) => catalog::run(catalog, api).await,
         Verb::Snapshot(snapshot) => snapshot::run(snapshot, api).await,
         Verb::Status(status) => status::run(status, api).await,
+        Verb::Operator(operator) => operator::run(operator, api).await,
+        Verb::Leave(leave) => leave::run(leave, api).await,
         Verb::Ca(ca) => ca::run(ca, api).await,
         Verb::Validate(validate) => validate::run(&validate),
         Verb::Completions(completions) => completions::run(&completions, &mut Cli::command()),

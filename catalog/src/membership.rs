@@ -187,7 +187,7 @@ pub struct Membership {
 impl Membership {
     /// Returns the membership with which a group begins: the servers that founded it, all of them voters.
     #[must_use]
-    pub fn founded_by(mesh: &Mesh, index: CatalogIndex) -> Self {
+    pub fn founded_by(mesh: &Mesh) -> Self {
         let members = mesh.servers.iter().map(|server| {
             let facts = MemberFacts {
                 raft_address: server.raft_address.clone(),
@@ -201,8 +201,9 @@ impl Membership {
                 disk_id: server.disk_id.clone(),
                 role: MemberRole::Voter,
                 facts,
-                created: index,
-                modified: index,
+                // Not the index of the bootstrap: what an older release wrote does not have it.
+                created: CatalogIndex(0),
+                modified: CatalogIndex(0),
             };
             (server.raft_id, Arc::new(member))
         });

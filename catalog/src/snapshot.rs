@@ -93,7 +93,7 @@ fn is_zero(number: &u64) -> bool {
 
 /// Returns the servers that founded the group, if there is one.
 fn founded(mesh: Option<&Mesh>) -> Arc<Membership> {
-    Arc::new(mesh.map(|mesh| Membership::founded_by(mesh, CatalogIndex(0))).unwrap_or_default())
+    Arc::new(mesh.map(Membership::founded_by).unwrap_or_default())
 }
 
 impl Catalog {

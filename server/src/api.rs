@@ -22,6 +22,7 @@ mod join_tokens;
 mod listener;
 mod members;
 mod nodes;
+mod operator;
 mod query;
 mod reads;
 mod register;
@@ -226,6 +227,7 @@ fn table() -> Vec<Route> {
         agent::routes(),
         members::routes(),
         nodes::routes(),
+        operator::routes(),
         services::routes(),
         snapshot::routes(),
         register::routes(),

@@ -32,7 +32,8 @@ pub struct Config {
     pub agent_port: u16,
     /// The port between servers; 0 takes a free one.
     pub raft_port: u16,
-    /// How many servers found each other make a new cluster. Without effect once the server belongs to one.
+    /// How many servers found each other make a new cluster; 0 makes none, but joins the one that `retry_join` leads to.
+    /// Without effect once the server belongs to one.
     pub bootstrap_expect: usize,
     /// The Raft addresses of other servers, as `host:port`; this server's own may be among them.
     pub retry_join: Vec<String>,
@@ -107,7 +108,8 @@ impl Config {
     /// # Errors
     /// [`ConfigError`], naming the setting.
     pub(crate) fn validate(&self) -> Result<(), ConfigError> {
-        if !(1..=BOOTSTRAP_EXPECT_MAX).contains(&self.bootstrap_expect) {
+        let joins_only = self.bootstrap_expect == 0 && !self.retry_join.is_empty();
+        if !joins_only && !(1..=BOOTSTRAP_EXPECT_MAX).contains(&self.bootstrap_expect) {
             return Err(ConfigError::BootstrapExpect { found: self.bootstrap_expect });
         }
         if self.advertised().is_none() {

@@ -1,6 +1,8 @@
 //! The shell around the Raft room: one thread that owns it, the transport to the other servers, and the handle by which
 //! the rest of the server reads and writes the catalog.
 
+mod admit;
+mod ask;
 mod bootstrap;
 mod budget;
 mod establish;
@@ -10,8 +12,11 @@ mod inbox;
 mod io;
 mod join;
 mod members;
+pub mod recovery;
 mod start;
+mod states;
 mod status;
+pub(crate) mod steward;
 #[cfg(test)]
 pub(crate) mod testing;
 mod thread;
@@ -22,7 +27,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use catalog::{Catalog, CatalogIndex, Envelope, Outcome, RequestId, ServerId, WatchKey};
 use tokio::sync::watch as latest;
 use tokio::time::{Instant as Deadline, timeout_at};
@@ -30,11 +35,15 @@ use tracing::debug;
 
 use crate::config::RaftTiming;
 use crate::metrics::Metrics;
+use crate::raft::RoomStatus;
 use forward::Forwarder;
 use inbox::{Inbox, Unanswered};
 use members::Members;
+use states::States;
+use steward::GroupHealth;
 use watch::Watches;
 
+pub(crate) use ask::{Answer, AskError, Question};
 pub use identity::IdentityError;
 pub use start::{ConsensusError, FatalError};
 pub(crate) use start::{Running, start};
@@ -90,9 +99,9 @@ pub(crate) enum ProposeError {
         /// How long it was tried.
         waited: Duration,
     },
-    /// The leader runs another release and cannot read it: nothing has changed.
+    /// The leader, or another server, runs an older release and cannot read it: nothing has changed.
     #[error(
-        "the leader cannot read the write ({reason}), and nothing has changed: finish the upgrade of all servers first"
+        "not every server can read the write ({reason}), and nothing has changed: finish the upgrade of all servers first"
     )]
     NotUnderstood {
         /// What the leader said.
@@ -143,6 +152,11 @@ pub(crate) struct Shared {
     /// The index of `catalog`; sent after `catalog` was stored.
     applied: latest::Sender<CatalogIndex>,
     members: Members,
+    /// What the room said of itself last; sent once a tick.
+    group: latest::Sender<Option<Arc<RoomStatus>>>,
+    /// How the servers do; on the leader only.
+    health: ArcSwapOption<GroupHealth>,
+    states: States,
     inbox: Inbox,
     forwarder: Forwarder,
     metrics: Metrics,
@@ -227,6 +241,11 @@ impl Consensus {
             last_contact: standing.last_contact(),
             applied: *self.shared.applied.borrow(),
         }
+    }
+
+    /// Returns the Raft ids of those that vote, by what this server has applied.
+    pub(crate) fn voters(&self) -> Vec<u64> {
+        self.shared.group.borrow().as_ref().map(|status| status.group.voters.clone()).unwrap_or_default()
     }
 
     /// Returns the addresses of the servers' agent ports that are known: this server's, then those of its peers.

@@ -24,6 +24,7 @@ use tracing::info;
 
 pub use api::CertificateError;
 pub use config::{BOOTSTRAP_EXPECT_MAX, CertificateFiles, Config, ConfigError, Https, RaftTiming};
+pub use consensus::recovery;
 pub use consensus::{ConsensusError, FatalError, IdentityError};
 
 use crate::api::ApiState;

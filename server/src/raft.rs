@@ -14,6 +14,7 @@ mod disk;
 mod log;
 mod logger;
 mod random;
+mod recovery;
 mod room;
 mod snapshot;
 mod storage;
@@ -23,10 +24,12 @@ pub(crate) use disk::is_full;
 pub use disk::{Aside, Disk, FileDisk, FileDiskError, MemoryDisk, Space};
 pub use log::{LogError, RecordError};
 pub use raft::eraftpb::{ConfState, Message, MessageType};
+pub use recovery::ReplayError;
+pub(crate) use recovery::Replayed;
 pub(crate) use room::REPLACE;
 pub use room::{
-    EntryError, Fatal, Input, OpenError, Output, PeerMessageRefused, ProposalFailure, ReadFailure, Role, Room,
-    RoomStatus,
+    EntryError, Fatal, Group, GroupChange, Input, OpenError, Output, PeerMessageRefused, PeerProgress, ProposalFailure,
+    ReadFailure, Role, Room, RoomStatus,
 };
 pub use snapshot::SnapshotFileError;
 pub(crate) use snapshot::{WRITTEN_ASIDE, encode as encode_snapshot};

@@ -3,4 +3,5 @@
 mod cluster;
 pub(crate) mod harness;
 mod https;
+mod membership;
 mod refusals;

@@ -68,6 +68,11 @@ impl Api {
         Ok(())
     }
 
+    /// Sends a write of which the path says all.
+    pub(super) async fn act<T: DeserializeOwned>(&self, path: &str, query: &[(&str, &str)]) -> anyhow::Result<T> {
+        Ok(asking(self.client.put(path), query).json().await?)
+    }
+
     /// Sends a write to what `id` names below `path`; the path says it all.
     pub(super) async fn write_to(&self, path: &str, id: &str, query: &[(&str, &str)]) -> anyhow::Result<()> {
         asking(self.client.put(path).segment(id), query).send().await?;

@@ -20,7 +20,8 @@ use super::{
 /// Run a server.
 ///
 /// Servers find each other by --retry-join, and once as many as --bootstrap-expect says have met, they form a group; that
-/// happens once in its life. Settings come from files (--config, HCL or JSON, by the names of these flags with
+/// happens once in its life. A server that finds a group which exists already joins it: it is told the log first, and votes
+/// once it has kept up for a while. Settings come from files (--config, HCL or JSON, by the names of these flags with
 /// underscores), and flags override them. Without --data-dir everything is kept in memory and lost with the process.
 ///
 /// A file for a server of three:
@@ -80,7 +81,7 @@ pub(super) struct Settings {
     /// The port for other servers [default: 8301]
     #[arg(long, value_name = "PORT")]
     raft_port: Option<u16>,
-    /// How many servers make the group when it is formed [default: 1]
+    /// How many servers make the group when it is formed; 0 joins one that exists [default: 0 with --retry-join, else 1]
     #[arg(long, value_name = "COUNT")]
     bootstrap_expect: Option<usize>,
     /// Another server's address for servers, as host:port; may be given several times
@@ -199,7 +200,8 @@ impl Settings {
             https,
             agent_port: self.agent_port.unwrap_or(8300),
             raft_port: self.raft_port.unwrap_or(8301),
-            bootstrap_expect: self.bootstrap_expect.unwrap_or(defaults.bootstrap_expect),
+            // Whoever is told of others and of no number joins them, and makes no cluster of its own.
+            bootstrap_expect: self.bootstrap_expect.unwrap_or(if self.retry_join.is_empty() { 1 } else { 0 }),
             retry_join: self.retry_join,
             datacenter: self.datacenter.unwrap_or(defaults.datacenter),
             trust_domain: self.trust_domain,
@@ -225,5 +227,8 @@ pub(super) async fn run(arguments: Server) -> anyhow::Result<ExitCode> {
     let server = server::start(config).await.context("cannot start the server")?;
     let ended = daemon::until_stopped(server.failed()).await;
     server.stop().await;
-    ended
+    match ended {
+        Err(error) if matches!(error.downcast_ref(), Some(server::FatalError::Left)) => Ok(ExitCode::SUCCESS),
+        ended => ended,
+    }
 }

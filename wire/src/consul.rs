@@ -15,6 +15,7 @@ mod host;
 mod intention;
 mod mesh_entry;
 mod native;
+mod operator;
 mod permission;
 mod register;
 mod service;
@@ -36,6 +37,10 @@ pub use host::{AgentHost, HostCpu, HostMemory, HostSystem};
 pub use intention::{CheckAnswer, Intention, IntentionRequest};
 pub use mesh_entry::{AuditModeEntry, GuardrailEntry, MESH, MeshConfigEntry};
 pub use native::{AuthorizeAnswer, AuthorizeRequest, LeafCertificate};
+pub use operator::{
+    AutopilotConfiguration, AutopilotHealth, AutopilotRequest, AutopilotServer, AutopilotState, LeaderTransferred,
+    RaftConfiguration, RaftServer,
+};
 pub use permission::{HttpHeader, HttpPermission, IntentionJwt, IntentionPermission, JwtProvider, VerifyClaim};
 pub use register::{CatalogDeregister, CatalogRegister};
 pub use service::{Definitions, ServiceDefinition};

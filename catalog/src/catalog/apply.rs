@@ -21,7 +21,7 @@ impl Catalog {
         self.check_actor(envelope)?;
         match &envelope.command {
             Command::Backup { step } => self.take_backup_step(index, envelope, step, digest, touched),
-            Command::Bootstrap { mesh } => self.bootstrap(index, mesh, touched),
+            Command::Bootstrap { mesh } => self.bootstrap(mesh, touched),
             Command::InstallCa { root, intermediate } => self.install_ca(index, root, intermediate, touched),
             Command::Ca { change, not_before } => {
                 self.change_ca(index, envelope.proposed_at, change, *not_before, touched)
@@ -94,13 +94,12 @@ impl Catalog {
         }
     }
 
-    fn bootstrap(&mut self, index: CatalogIndex, mesh: &Mesh, touched: &mut Touched) -> Attempt {
+    fn bootstrap(&mut self, mesh: &Mesh, touched: &mut Touched) -> Attempt {
         if self.mesh.is_some() {
             return Err(Refusal::AlreadyBootstrapped);
         }
         self.mesh = Some(Arc::new(mesh.clone()));
-        self.membership = Arc::new(Membership::founded_by(mesh, index));
-        touched.changed(WatchKey::Members);
+        self.membership = Arc::new(Membership::founded_by(mesh));
         touched.changed(WatchKey::Mesh);
         Ok(Outcome::Done)
     }

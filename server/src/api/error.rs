@@ -4,7 +4,7 @@ use axum::response::{IntoResponse, Response};
 use catalog::{Refusal, RefusalKind};
 use http::{HeaderName, HeaderValue, StatusCode, header};
 
-use crate::consensus::{ProposeError, ReadError};
+use crate::consensus::{AskError, ProposeError, ReadError};
 
 /// Names what kept a request from being answered as asked.
 ///
@@ -90,6 +90,9 @@ pub(crate) enum ApiError {
     /// The write was not taken, or nobody knows what became of it; its text says which.
     #[error(transparent)]
     Propose(#[from] ProposeError),
+    /// The leader gave no answer.
+    #[error(transparent)]
+    Ask(#[from] AskError),
     /// The read could not be confirmed by a leader.
     #[error(transparent)]
     Read(#[from] ReadError),
@@ -135,7 +138,9 @@ impl ApiError {
                 ProposeError::DiskFull => StatusCode::INSUFFICIENT_STORAGE,
                 ProposeError::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
             },
-            Self::OtherDatacenter { .. } | Self::Read(_) | Self::Internal { .. } => StatusCode::INTERNAL_SERVER_ERROR,
+            Self::OtherDatacenter { .. } | Self::Ask(_) | Self::Read(_) | Self::Internal { .. } => {
+                StatusCode::INTERNAL_SERVER_ERROR
+            }
         }
     }
 

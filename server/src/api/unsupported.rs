@@ -20,7 +20,7 @@ const ABSENT: [(&str, &str); 25] = [
     ("imported-services", "weft has no imported services yet"),
     ("internal", "weft has no internal endpoints of Consul's UI"),
     ("snapshot", "weft cannot save or restore snapshots by its API yet"),
-    ("operator", "weft has no operator endpoints yet; see /v1/status/raft"),
+    ("operator", "weft has no such operator endpoint; see /v1/operator/raft and /v1/operator/autopilot"),
     ("agent/join", "weft has no gossip: servers find each other by retry_join, agents are given --server"),
     ("agent/force-leave", "weft has no gossip and so nobody to force out"),
     ("agent/connect/ca/leaf", "a server makes no leaf certificates for others; ask the agent beside the workload"),
@@ -73,7 +73,7 @@ mod tests {
         says("/v1/session/create", "no sessions");
         says("/v1/query/abc/execute", "no prepared queries");
         says("/v1/operator/keyring", "no keyring");
-        says("/v1/operator/raft/configuration", "/v1/status/raft");
+        says("/v1/operator/segment", "/v1/operator/raft");
         says("/v1/agent/join/10.0.0.1", "no gossip");
         says("/v1/agent/service/register", "agents");
     }

@@ -121,6 +121,8 @@ pub(crate) enum Input {
     },
     /// A coordinator asks for this server's pledge.
     PledgeAsked { from: ServerId, mesh: Mesh },
+    /// The members of a cluster that exists have taken this server in.
+    Admitted { mesh: Mesh },
     /// A server answered to this one's request for a pledge to the cluster of that id.
     PledgeAnswered { from: ServerId, cluster_id: String, answer: PledgeAnswer },
 }
@@ -203,6 +205,9 @@ impl Bootstrap {
                 self.meet(candidate, &commitment, asked_with.as_ref(), now, out);
             }
             Input::PledgeAsked { from, mesh } => self.pledge(&from, mesh, out),
+            // Whoever is pledged may be counted on by others already.
+            Input::Admitted { mesh } if self.commitment == Commitment::None => self.activate(mesh, out),
+            Input::Admitted { .. } => {}
             Input::PledgeAnswered { from, cluster_id, answer } => self.count(from, &cluster_id, answer, out),
         }
     }
@@ -214,6 +219,10 @@ impl Bootstrap {
             return;
         }
         let expected = self.own.settings.bootstrap_expect;
+        // It makes no cluster: it waits to be taken into one.
+        if expected == 0 {
+            return;
+        }
         // Whoever waits for nobody else does not look around either.
         let others: Vec<&Met> = if expected == 1 { Vec::new() } else { self.met.values().collect() };
         if others.len() + 1 > expected {

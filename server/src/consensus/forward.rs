@@ -101,6 +101,11 @@ impl Forwarder {
         let _ = self.context.set(context);
     }
 
+    /// Returns how servers are dialled, once that is known.
+    pub(crate) fn context(&self) -> Option<Arc<Context>> {
+        self.context.get().cloned()
+    }
+
     /// Carries an encoded envelope to the leader and returns what became of it there.
     pub(crate) async fn propose(&self, leader: &ServerMember, data: Vec<u8>) -> Result<Committed, Unanswered> {
         let (answer, answered) = oneshot::channel();

@@ -24,6 +24,12 @@ struct Record {
     node: ServerId,
     disk_id: String,
     commitment: Commitment,
+    /// Whether the server was taken into a cluster that existed, rather than founding it.
+    #[serde(default)]
+    admitted: bool,
+    /// How often the cluster was recovered by force, as far as this server was told when it joined.
+    #[serde(default)]
+    epoch: u64,
     /// Whether the Raft log was begun: from then on an empty one means that it was lost.
     log_begun: bool,
 }
@@ -135,6 +141,22 @@ impl Identity {
         Ok(Self { record, directory: Some(directory.to_owned()) })
     }
 
+    /// Reads what is remembered in the directory of a server that is stopped, whoever it is.
+    ///
+    /// # Errors
+    /// [`IdentityError`]
+    pub(super) fn load(directory: &Path) -> Result<Self, IdentityError> {
+        let path = directory.join(FILE);
+        let bytes = fs::read(&path).map_err(|source| IdentityError::Read { path: path.clone(), source })?;
+        let record = Record::decode(&bytes, &path)?;
+        Ok(Self { record, directory: Some(directory.to_owned()) })
+    }
+
+    /// Returns the server's name.
+    pub(super) fn node(&self) -> &ServerId {
+        &self.record.node
+    }
+
     /// Returns the random mark of the data directory.
     pub(crate) fn disk_id(&self) -> &str {
         &self.record.disk_id
@@ -152,6 +174,21 @@ impl Identity {
     pub(crate) fn bind(&mut self, commitment: Commitment) -> Result<(), IdentityError> {
         self.record.commitment = commitment;
         self.save()
+    }
+
+    /// Reports whether the server was taken into a cluster that existed.
+    pub(crate) fn is_admitted(&self) -> bool {
+        self.record.admitted
+    }
+
+    /// Returns how often the cluster was recovered by force, as far as this server was told when it joined.
+    pub(crate) fn epoch(&self) -> u64 {
+        self.record.epoch
+    }
+
+    /// Notes that the server is taken into a cluster that exists; durable once it is bound to it.
+    pub(crate) fn admit(&mut self, epoch: u64) {
+        (self.record.admitted, self.record.epoch) = (true, epoch);
     }
 
     /// Remembers that there is a log; durable on return.
@@ -195,7 +232,15 @@ fn replace(directory: &Path, bytes: &[u8]) -> io::Result<()> {
 impl Record {
     fn new(node: ServerId) -> Self {
         let disk_id = crypto::uuid_v4();
-        Self { version: VERSION, node, disk_id, commitment: Commitment::None, log_begun: false }
+        Self {
+            version: VERSION,
+            node,
+            disk_id,
+            commitment: Commitment::None,
+            admitted: false,
+            epoch: 0,
+            log_begun: false,
+        }
     }
 
     fn decode(bytes: &[u8], path: &Path) -> Result<Self, IdentityError> {

@@ -5,8 +5,11 @@ use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use raft::eraftpb::Message;
 use tokio::sync::oneshot;
 
+use std::collections::BTreeMap;
+
 use super::Committed;
 use super::budget::{ByteBudget, HeldBytes};
+use crate::raft::GroupChange;
 
 /// Requests that wait for the Raft thread. It takes all of them in one round, so that a full queue means a stuck disk.
 const REQUESTS_MAX: usize = 4096;
@@ -45,16 +48,50 @@ pub(crate) enum Unanswered {
 /// Is what the Raft thread is asked to do.
 #[derive(Debug)]
 pub(crate) enum Request {
-    Propose { data: Vec<u8>, held: HeldBytes, answer: oneshot::Sender<Result<Committed, Unanswered>> },
-    Read { answer: oneshot::Sender<Result<(), Unanswered>> },
-    Peer { message: Box<Message>, held: HeldBytes },
-    Unreachable { peer: u64 },
-    SnapshotStatus { peer: u64, delivered: bool },
-    SnapshotEncoded { index: u64, bytes: Vec<u8> },
-    SnapshotWritten { index: u64 },
-    SnapshotBroken { index: u64, error: std::io::Error },
-    SnapshotFailed { index: u64 },
-    TransferLeader { to: u64 },
+    Propose {
+        data: Vec<u8>,
+        held: HeldBytes,
+        answer: oneshot::Sender<Result<Committed, Unanswered>>,
+    },
+    Read {
+        answer: oneshot::Sender<Result<(), Unanswered>>,
+    },
+    Peer {
+        message: Box<Message>,
+        held: HeldBytes,
+    },
+    Unreachable {
+        peer: u64,
+    },
+    SnapshotStatus {
+        peer: u64,
+        delivered: bool,
+    },
+    SnapshotEncoded {
+        index: u64,
+        bytes: Vec<u8>,
+    },
+    SnapshotWritten {
+        index: u64,
+    },
+    SnapshotBroken {
+        index: u64,
+        error: std::io::Error,
+    },
+    SnapshotFailed {
+        index: u64,
+    },
+    TransferLeader {
+        to: u64,
+    },
+    ChangeGroup {
+        change: GroupChange,
+    },
+    Readers {
+        readers: BTreeMap<u64, u16>,
+    },
+    /// The address book has a member that may have no link yet.
+    Follow,
     Stop,
 }
 

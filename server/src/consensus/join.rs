@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use arc_swap::ArcSwap;
-use catalog::{Mesh, ServerId};
+use catalog::{MemberRole, Mesh, ServerId};
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use tokio::sync::watch as latest;
@@ -14,7 +14,6 @@ use tracing::{debug, error, info, warn};
 use wire::crypto;
 use wire::one_line;
 
-use super::Consensus;
 use super::bootstrap::{Bootstrap, Candidate, Commitment, Input, Output, PledgeAnswer, describe};
 use super::identity::{Identity, IdentityError};
 use super::start::{Failure, FatalError};
@@ -22,6 +21,7 @@ use super::transport::dial::{DialError, Dialled};
 use super::transport::frame::Frame;
 use super::transport::hello::{About, Purpose, Refusal};
 use super::transport::{Context, jittered, read_alive, write_alive};
+use super::{Consensus, admit};
 
 /// Addresses that are dialled besides those that were configured.
 const HEARD_OF_MAX: usize = 32;
@@ -56,7 +56,14 @@ impl Joiner {
         failure: Failure,
     ) -> Self {
         let commitment = identity.commitment().clone();
-        let about = About { candidate: own.clone(), agent_address, commitment: commitment.clone(), known: Vec::new() };
+        let about = About {
+            candidate: own.clone(),
+            agent_address,
+            commitment: commitment.clone(),
+            known: Vec::new(),
+            raft_id: None,
+            epoch: identity.epoch(),
+        };
         let activated = commitment.membership().map(|mesh| Arc::new(mesh.clone()));
         if let Some(mesh) = &activated {
             consensus.shared.members.activate(mesh, &own.raft_address);
@@ -98,8 +105,31 @@ impl Joiner {
         self.lock().identity.log_begun()
     }
 
+    /// Reports whether this server was taken into a cluster that existed.
+    pub(crate) fn is_admitted(&self) -> bool {
+        self.lock().identity.is_admitted()
+    }
+
+    /// Makes this server a member of a cluster whose members have taken it in.
+    pub(super) async fn admitted(self: &Arc<Self>, mesh: Mesh, epoch: u64) {
+        if self.about().commitment == Commitment::None {
+            self.lock().identity.admit(epoch);
+            self.step_off_thread(Input::Admitted { mesh }, Vec::new()).await;
+        }
+    }
+
+    /// Ends this server because a member says that it cannot be taken in as it is.
+    pub(super) fn refused(&self, by: &ServerId, reason: String) {
+        error!(peer = %by, error = reason, "this server is not taken in");
+        self.failure.set(FatalError::Refused { by: by.clone(), reason });
+    }
+
     /// Ends this server because `refusal` says that it can never be of use.
     pub(crate) fn end(&self, by: &ServerId, refusal: &Refusal) {
+        if matches!(refusal, Refusal::Removed { .. }) && self.is_leaving() {
+            info!(peer = %by, "this server has left the cluster");
+            return self.failure.set(FatalError::Left);
+        }
         error!(peer = %by, error = %refusal, "this server is refused by the cluster");
         self.failure.set(FatalError::Refused { by: by.clone(), reason: refusal.to_string() });
     }
@@ -154,6 +184,15 @@ impl Joiner {
     #[cfg(test)]
     pub(crate) fn crowd(&self) -> BTreeSet<ServerId> {
         self.lock().machine.too_many().clone()
+    }
+
+    /// Reports whether the log told this server that it is being taken out.
+    fn is_leaving(&self) -> bool {
+        let own = self.consensus.shared.members.own_raft_id();
+        let catalog = self.consensus.catalog();
+        let member = own.and_then(|raft_id| catalog.membership().member(raft_id));
+        member.is_some_and(|member| member.role == MemberRole::Leaving)
+            || catalog.membership().is_retired(&self.about().candidate.disk_id)
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -219,7 +258,8 @@ impl Joiner {
         let commitment = state.machine.commitment().clone();
         let activated = commitment.membership().map(|mesh| Arc::new(mesh.clone()));
         let known = state.machine.addresses().map(ToOwned::to_owned).take(HEARD_OF_MAX).collect();
-        let about = About { commitment, known, ..About::clone(&self.about()) };
+        let epoch = state.identity.epoch();
+        let about = About { commitment, known, epoch, ..About::clone(&self.about()) };
         self.about.store(Arc::new(about));
         if activated.is_some() {
             self.activated.send_if_modified(|known| {
@@ -272,7 +312,11 @@ async fn meet(context: &Context, address: &str) -> Result<(), DialError> {
         }
     };
     let Dialled { mut stream, peer, about, asked_with } = dialled;
-    let Some(mesh) = context.joiner.met(&about, Some(asked_with)).await else { return Ok(()) };
+    let pledge = context.joiner.met(&about, Some(asked_with)).await;
+    if about.commitment.membership().is_some() {
+        return admit::ask(context, stream, &peer, address).await;
+    }
+    let Some(mesh) = pledge else { return Ok(()) };
     let greeting = |source| DialError::Greeting { address: address.to_owned(), source };
     let cluster_id = mesh.cluster_id.clone();
     write_alive(&mut stream, &Frame::Pledge(Box::new(mesh))).await.map_err(greeting)?;

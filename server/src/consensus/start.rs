@@ -6,7 +6,7 @@ use std::sync::mpsc::Receiver;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use catalog::{Catalog, CatalogIndex, ENVELOPE_VERSION, Mesh, ServerId};
 use tokio::net::TcpListener;
 use tokio::sync::watch as latest;
@@ -23,7 +23,9 @@ use super::inbox::{Inbox, Request};
 use super::io::IoRuntime;
 use super::join::Joiner;
 use super::members::Members;
+use super::states::States;
 use super::status::{Role, Standing};
+use super::steward::shell::Shell;
 use super::transport::links::Links;
 use super::transport::{Context, incoming};
 use super::{Consensus, Forwarder, Shared, Watches, establish, thread};
@@ -32,7 +34,7 @@ use crate::metrics::Metrics;
 use crate::raft::{Disk, Fatal, FileDisk, FileDiskError, MemoryDisk, OpenError, Room, RoomConfig};
 
 /// Where the log is within the data directory.
-const LOG_DIRECTORY: &str = "raft";
+pub(super) const LOG_DIRECTORY: &str = "raft";
 /// How long a leader that stops waits for another one, in election timeouts.
 const HANDOVER_TIMEOUTS: u32 = 2;
 
@@ -101,6 +103,21 @@ pub enum FatalError {
     /// What the server is bound to cannot be remembered.
     #[error("cannot remember what this server is bound to")]
     Identity(#[source] Arc<IdentityError>),
+    /// This server's state differs from that of the others: what it serves cannot be trusted.
+    #[error(
+        "at index {index} the state here is {own}, and a majority of the servers has {agreed}: take this server out and let its machine join again with an empty data directory"
+    )]
+    Diverged {
+        /// The index at which they were compared.
+        index: CatalogIndex,
+        /// What this server found.
+        own: String,
+        /// What the majority found.
+        agreed: String,
+    },
+    /// The server was taken out of the cluster because it was asked to leave: there is nothing left to do.
+    #[error("the server has left the cluster")]
+    Left,
     /// The cluster refuses this server for good.
     #[error("refused by server `{by}`: {reason}")]
     Refused {
@@ -264,7 +281,10 @@ impl Running {
     fn connected_peer(&self) -> Option<u64> {
         let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner);
         let (_, links) = thread.as_ref()?;
-        links.connected().next()
+        let connected = links.connected();
+        // A learner cannot take over.
+        let group = self.consensus.shared.group.borrow().clone();
+        connected.into_iter().find(|peer| group.as_ref().is_none_or(|status| status.group.voters.contains(peer)))
     }
 }
 
@@ -296,6 +316,9 @@ pub(super) fn new_consensus(config: &Config, agent_address: String, inbox: Inbox
         standing: latest::Sender::new(Standing::joining()),
         applied: latest::Sender::new(CatalogIndex::default()),
         members: Members::new(config.node.clone(), agent_address),
+        group: latest::Sender::new(None),
+        health: ArcSwapOption::empty(),
+        states: States::default(),
         inbox,
         forwarder: Forwarder::default(),
         metrics,
@@ -379,9 +402,13 @@ impl Beginning {
         let links = Arc::new(Links::start(&context));
         let consensus = context.consensus.clone();
         let (server, cluster_keys) = (self.config.node.clone(), self.config.cluster_keys.clone());
-        let room = room_config(&self.config, &mesh);
+        let room = room_config(&self.config, &mesh, context.joiner.is_admitted());
+        let about = context.joiner.about();
+        let (raft_address, agent_address) = (about.candidate.raft_address.clone(), about.agent_address.clone());
+        let steward = Shell::new(consensus.clone(), self.failure.clone(), raft_address, agent_address);
         let opening = tokio::task::spawn_blocking(move || self.open_and_spawn(room, links));
         opening.await.map_err(|error| ConsensusError::Thread(io::Error::other(error)))??;
+        spawn_until(tasks, &context, steward.run());
         spawn_until(tasks, &context, establish::run(consensus, mesh, server, cluster_keys));
         Ok(())
     }
@@ -392,11 +419,15 @@ impl Beginning {
         let handle = match storage {
             Storage::File(disk) => {
                 let room = Room::open(disk, config).map_err(ConsensusError::Open)?;
+                shared.catalog.store(Arc::new(room.catalog().clone()));
+                shared.members.follow(room.catalog().membership());
                 context.joiner.log_begun().map_err(ConsensusError::Identity)?;
                 thread::spawn(room, requests, shared, Arc::clone(&links), failure)
             }
             Storage::Memory(disk) => {
                 let room = Room::open(disk, config).map_err(ConsensusError::Open)?;
+                shared.catalog.store(Arc::new(room.catalog().clone()));
+                shared.members.follow(room.catalog().membership());
                 thread::spawn(room, requests, shared, Arc::clone(&links), failure)
             }
         };
@@ -406,10 +437,12 @@ impl Beginning {
     }
 }
 
-fn room_config(config: &Config, mesh: &Mesh) -> RoomConfig {
+fn room_config(config: &Config, mesh: &Mesh, is_admitted: bool) -> RoomConfig {
     let own = mesh.servers.iter().find(|member| member.id == config.node);
     let raft_id = own.map(|member| member.raft_id).expect("a server joins only what names it");
-    let voters = mesh.servers.iter().map(|member| member.raft_id).collect();
+    // Who was taken in by others is told by them who votes.
+    let founders = || mesh.servers.iter().map(|member| member.raft_id).collect();
+    let voters = if is_admitted { Vec::new() } else { founders() };
     let seed = u64::from_be_bytes(crypto::random());
     let mut room = RoomConfig::new(raft_id, voters, seed);
     room.election_tick = config.timing.election_ticks;

@@ -69,3 +69,15 @@ impl Running {
         self.context().joiner.crowd()
     }
 }
+
+impl Consensus {
+    /// Returns the group as Raft has it here; none before this server takes part.
+    pub(crate) fn group_for_tests(&self) -> Option<crate::raft::Group> {
+        self.shared.group.borrow().as_ref().map(|status| status.group.clone())
+    }
+
+    /// Has this server believe that its state was this at an index.
+    pub(crate) fn found_for_tests(&self, index: catalog::CatalogIndex, digest: &str) {
+        self.shared.states.found(index, digest.to_owned());
+    }
+}

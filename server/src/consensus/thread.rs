@@ -3,13 +3,15 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::thread::{Builder, JoinHandle};
 use std::time::{Duration, Instant};
 
-use catalog::{Catalog, WatchKey};
+use catalog::{Catalog, CatalogIndex, WatchKey};
 use tokio::sync::oneshot;
 use tracing::{debug, error, info, warn};
+use wire::crypto;
 
 use super::budget::HeldBytes;
 use super::inbox::{Inbox, Request, Unanswered};
@@ -38,8 +40,9 @@ pub(super) fn spawn<D: Disk + Send + 'static>(
     Builder::new().name("weft-raft".to_owned()).spawn(move || {
         let (proposals, reads) = (BTreeMap::new(), BTreeMap::new());
         let aside = room.aside();
-        let desk = Desk { shared, links, next_id: 0, proposals, reads, snapshot_failed: None, aside };
-        let thread = RaftThread { room, requests, desk, started: Instant::now() };
+        let digesting = Arc::default();
+        let desk = Desk { shared, links, next_id: 0, proposals, reads, digesting, snapshot_failed: None, aside };
+        let thread = RaftThread { room, requests, desk, started: Instant::now(), published: None };
         let fatal = match catch_unwind(AssertUnwindSafe(|| thread.run())) {
             Ok(Ok(())) => return,
             Ok(Err(fatal)) => FatalError::Raft(Arc::new(fatal)),
@@ -60,6 +63,8 @@ struct RaftThread<D: Disk> {
     requests: Receiver<Request>,
     desk: Desk,
     started: Instant,
+    /// When the others were told last what the room says of itself.
+    published: Option<Duration>,
 }
 
 impl<D: Disk> RaftThread<D> {
@@ -98,7 +103,7 @@ impl<D: Disk> RaftThread<D> {
     }
 
     /// Tells everybody where this server stands, and wakes them only if that changed.
-    fn report(&self, now: Duration) {
+    fn report(&mut self, now: Duration) {
         let status = self.room.status(now);
         let role = match status.role {
             RoomRole::Leader => Role::Leader,
@@ -107,7 +112,12 @@ impl<D: Disk> RaftThread<D> {
         };
         let heard = status.last_contact.and_then(|ago| Instant::now().checked_sub(ago));
         let standing = Standing { role, leader: status.leader, term: status.term, heard };
-        let shared = &self.desk.shared;
+        let shared = Arc::clone(&self.desk.shared);
+        // Who looks at the group needs no more than that.
+        if self.published.is_none_or(|published| now.saturating_sub(published) >= shared.timing.tick) {
+            self.published = Some(now);
+            shared.group.send_replace(Some(Arc::new(status.clone())));
+        }
         shared.metrics.raft_state(status.term, status.applied, role == Role::Leader);
         shared.standing.send_if_modified(|before| {
             let is_news = (before.role, before.leader, before.term) != (role, status.leader, status.term);
@@ -145,6 +155,9 @@ impl Batch {
             Request::SnapshotBroken { index, error } => Input::SnapshotBroken { index, error },
             Request::SnapshotFailed { index } => Input::SnapshotFailed { index },
             Request::TransferLeader { to } => Input::TransferLeader(to),
+            Request::ChangeGroup { change } => Input::ChangeGroup(change),
+            Request::Readers { readers } => Input::Readers(readers),
+            Request::Follow => return desk.links.follow(),
             Request::Stop => {
                 self.is_last = true;
                 Input::Stop
@@ -163,6 +176,8 @@ struct Desk {
     reads: BTreeMap<u64, oneshot::Sender<Result<(), Unanswered>>>,
     /// Reaches the disk from other threads.
     aside: Option<Arc<dyn Aside>>,
+    /// Whether a digest of the state is being computed.
+    digesting: Arc<AtomicBool>,
     /// A snapshot for which there was no thread; the room hears of it in the next round.
     snapshot_failed: Option<u64>,
 }
@@ -201,6 +216,7 @@ impl Desk {
                 let leader = leader.map_or("none".to_owned(), |member| member.id.to_string());
                 info!(role = ?role, leader, term, "raft role changed");
             }
+            Output::Checkpoint { index, catalog } => self.digest(index, catalog),
             Output::SpaceLow { is_low } => self.shared.metrics.raft_disk_full(is_low),
             Output::EncodeSnapshot { index, term, conf_state, catalog } => {
                 let aside = self.aside.clone();
@@ -229,11 +245,36 @@ impl Desk {
         let shared = &self.shared;
         let (index, after) = (catalog.index(), Arc::new(catalog));
         let before = shared.catalog.swap(Arc::clone(&after));
+        if touched
+            .as_ref()
+            .is_none_or(|touched| touched.contains(&WatchKey::Members) || touched.contains(&WatchKey::Mesh))
+        {
+            shared.members.follow(after.membership());
+            self.links.follow();
+        }
         match touched {
             Some(touched) => shared.watches.wake(&touched),
             None => shared.watches.wake_all(&before, &after),
         }
         shared.applied.send_replace(index);
+    }
+
+    /// Computes what the state is at an index at which all servers look, on a thread of its own; one at a time.
+    fn digest(&self, index: CatalogIndex, catalog: Catalog) {
+        if self.digesting.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        let (shared, digesting) = (Arc::clone(&self.shared), Arc::clone(&self.digesting));
+        let digest = move || {
+            let digest = crypto::sha256(&catalog.snapshot());
+            shared.states.found(index, digest.iter().map(|byte| format!("{byte:02x}")).collect());
+            digesting.store(false, Ordering::Relaxed);
+        };
+        if let Err(error) = Builder::new().name("weft-digest".to_owned()).spawn(digest) {
+            // The others compare theirs without this one.
+            warn!(error = %error, index = index.0, "cannot start a thread to compute a state's digest");
+            self.digesting.store(false, Ordering::Relaxed);
+        }
     }
 
     fn answer(&mut self, id: u64, result: Result<Committed, Unanswered>) {

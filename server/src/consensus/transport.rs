@@ -44,6 +44,14 @@ pub(crate) struct Context {
 }
 
 impl Context {
+    /// Returns what this server tells others about itself now.
+    pub(crate) fn about(&self) -> hello::About {
+        let about = self.joiner.about();
+        let raft_id = self.shared().members.own_raft_id();
+        let epoch = self.consensus.catalog().membership().epoch.max(about.epoch);
+        hello::About { raft_id, epoch, ..hello::About::clone(&about) }
+    }
+
     fn shared(&self) -> &Shared {
         &self.consensus.shared
     }

@@ -84,6 +84,8 @@ pub struct Limits {
     pub retained_bytes: u64,
     /// How many bytes of the disk stay free, or a sixteenth of a small disk; below that nothing enters the log.
     pub space_floor_bytes: u64,
+    /// How many entries lie between the states that servers compare.
+    pub checkpoint_entries: u64,
     /// Ticks after which a snapshot under way to a follower counts as lost if nobody said what became of it.
     pub snapshot_ticks_max: u64,
 }
@@ -106,6 +108,7 @@ impl Default for Limits {
             retained_entries: 4096,
             retained_bytes: 32 * MIB,
             space_floor_bytes: 128 * MIB,
+            checkpoint_entries: 4096,
             snapshot_ticks_max: 600,
         }
     }

@@ -3,6 +3,7 @@
 mod apply;
 mod interface;
 mod jitter;
+mod membership;
 mod peer;
 mod proposals;
 mod reads;
@@ -15,7 +16,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use catalog::{Catalog, CatalogIndex};
+use catalog::{Catalog, CatalogIndex, Envelope};
 use raft::eraftpb::{ConfState, Message, MessageType};
 use raft::{RawNode, SnapshotStatus, StateRole};
 
@@ -24,6 +25,7 @@ pub use interface::{
     EntryError, Fatal, Input, OpenError, Output, PeerMessageRefused, ProposalFailure, ReadFailure, Role, RoomStatus,
 };
 use jitter::ElectionJitter;
+pub use membership::{Group, GroupChange, PeerProgress};
 use proposals::Proposals;
 use reads::Reads;
 
@@ -58,6 +60,10 @@ pub struct Room<D: Disk> {
     /// Role, leader and term as last reported.
     reported: (Role, Option<u64>, u64),
     leader_heard_at: Option<Duration>,
+    /// When each peer was heard last.
+    heard: BTreeMap<u64, Duration>,
+    /// The highest version of an envelope that each peer reads, by what it said when it was met.
+    readers: BTreeMap<u64, u16>,
     refused_messages: u64,
     space: space::SpaceWatch,
     phase: Phase,
@@ -99,6 +105,8 @@ impl<D: Disk> Room<D> {
             ticks: 0,
             reported: (Role::Follower, None, term),
             leader_heard_at: None,
+            heard: BTreeMap::new(),
+            readers: BTreeMap::new(),
             refused_messages: 0,
             space: space::SpaceWatch::default(),
             phase: Phase::Running,
@@ -168,7 +176,11 @@ impl<D: Disk> Room<D> {
             Input::Propose { id, .. } if self.space.is_low() => {
                 out(Output::ProposalFailed { id, reason: ProposalFailure::DiskFull });
             }
-            Input::Propose { id, data } => self.proposals.take(&mut self.node, id, data, out),
+            Input::Propose { id, data } => {
+                let (catalog, members, met) = (&self.catalog, &self.conf_state, &self.readers);
+                let objection = |envelope: &Envelope| membership::cannot_read(envelope, catalog, members, met);
+                self.proposals.take(&mut self.node, id, data, &objection, out);
+            }
             Input::ReadIndex { id } => self.reads.take(id, self.ticks, out),
             Input::Unreachable(peer) => self.node.report_unreachable(peer),
             Input::SnapshotStatus { to, delivered } => self.report_snapshot(to, delivered),
@@ -181,6 +193,8 @@ impl<D: Disk> Room<D> {
                     self.node.transfer_leader(peer);
                 }
             }
+            Input::ChangeGroup(change) => self.change_group(&change),
+            Input::Readers(readers) => self.readers = readers,
             Input::Stop => self.stop(out),
         }
         Ok(())
@@ -212,6 +226,7 @@ impl<D: Disk> Room<D> {
                 return;
             }
         };
+        self.heard.insert(from, now);
         let Some(message) = self.without_load(message) else { return };
         // Raft would pass a read on to the leader it knows, in the asker's name; the asker itself asks again instead.
         if kind == Some(MessageType::MsgReadIndex) && self.node.raft.state != StateRole::Leader {
@@ -251,6 +266,7 @@ impl<D: Disk> Room<D> {
     pub fn status(&self, now: Duration) -> RoomStatus {
         let raft = &self.node.raft;
         let (role, leader, term) = self.role();
+        let is_established = role == Role::Leader && raft.commit_to_current_term();
         let last_contact = self.leader_heard_at.map(|heard| now.saturating_sub(heard));
         RoomStatus {
             id: raft.id,
@@ -261,7 +277,8 @@ impl<D: Disk> Room<D> {
             applied: self.catalog.index().0,
             last_index: raft.raft_log.last_index(),
             snapshot_index: self.node.store().snapshot_metadata().index,
-            voters: self.conf_state.voters.clone(),
+            group: self.group(now),
+            is_established,
             last_contact,
             refused_messages: self.refused_messages,
         }

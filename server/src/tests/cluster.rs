@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use super::harness::{Cluster, has, node, register, soon};
 use crate::consensus::Role;
-use crate::{Config, ConsensusError, FatalError, IdentityError, StartError, start};
+use crate::{Config, ConsensusError, IdentityError, StartError, start};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn three_servers_make_one_cluster_and_each_takes_writes_and_reads_its_own() {
@@ -166,32 +166,6 @@ async fn fault_3_all_servers_come_back_with_the_same_state() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn fault_19_a_server_whose_disk_was_lost_is_refused_under_its_old_name() {
-    let mut cluster = Cluster::of_three().await;
-    let lost = cluster.follower().await;
-    cluster.stop(&lost).await;
-    cluster.directories.remove(&lost);
-    cluster.start(&lost, |config| config.bootstrap_expect = 3).await;
-    let error = soon(cluster.servers[&lost].failed()).await;
-    let FatalError::Refused { reason, .. } = &error else { panic!("{error}") };
-    let want = format!("server `{lost}` is a member with another disk: its data directory was lost or replaced");
-    assert!(reason.starts_with(&want), "{reason}");
-    assert!(reason.contains("data directory back (no older copy), or leave it stopped"), "{reason}");
-    assert_eq!(cluster.consensus(&lost).status().role, Role::Joining, "it must never vote");
-    cluster.servers.remove(&lost);
-    register(&cluster.consensus(&cluster.leader().await), "goes-on").await.unwrap();
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_fourth_server_is_told_that_the_cluster_is_made_already() {
-    let mut cluster = Cluster::of_three().await;
-    cluster.start("d", |config| config.bootstrap_expect = 3).await;
-    let error = soon(cluster.servers["d"].failed()).await.to_string();
-    assert!(error.contains("server `d` is not a member of cluster"), "{error}");
-    assert!(error.contains("of the servers a, b, c"), "{error}");
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn four_servers_that_expect_three_make_one_cluster_or_say_that_they_are_too_many() {
     let mut cluster = Cluster::new();
     for name in ["a", "b", "c", "d"] {
@@ -206,10 +180,7 @@ async fn four_servers_that_expect_three_make_one_cluster_or_say_that_they_are_to
     };
     let members: BTreeSet<ServerId> = mesh.servers.iter().map(|member| member.id.clone()).collect();
     assert_eq!((members.len(), members.is_subset(&all)), (3, true), "{members:?}");
-    let left_out = all.difference(&members).next().unwrap();
-    let error = soon(cluster.servers[left_out.as_str()].failed()).await.to_string();
-    assert!(error.contains(&format!("server `{left_out}` is not a member of cluster {}", mesh.cluster_id)), "{error}");
-    cluster.servers.remove(left_out.as_str());
+    // Whoever was left out is taken in by those that made it.
     cluster.established().await;
     for name in cluster.servers.keys() {
         assert_eq!(cluster.consensus(name).catalog().mesh().unwrap().cluster_id, mesh.cluster_id, "server {name}");

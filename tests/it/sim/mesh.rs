@@ -318,6 +318,7 @@ impl Mesh {
             }
             Output::ReadFailed { id: name, .. } => self.answer(id, name, Answer::Elsewhere(None)),
             Output::SpaceLow { is_low } => self.trace.note(now, "space", &[id, u64::from(is_low)]),
+            Output::Checkpoint { .. } => {}
             Output::EncodeSnapshot { index, catalog, .. } => {
                 let after = self.random.millis(1..200);
                 let input = Input::SnapshotEncoded { index, bytes: catalog.snapshot() };

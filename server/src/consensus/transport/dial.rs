@@ -13,6 +13,7 @@ use super::frame::{self, Frame, FrameError};
 use super::hello::{About, Hello, HelloAnswer, PROTOCOL_VERSION, Purpose, Refusal, Verdict, judge};
 use super::{Context, HANDSHAKE_TIMEOUT, tls_name};
 use crate::consensus::bootstrap::Commitment;
+use crate::consensus::inbox::Request;
 
 /// Is an open connection to a server that is known and willing.
 #[derive(Debug)]
@@ -106,10 +107,10 @@ impl Context {
         purpose: Purpose,
     ) -> Result<Dialled, DialError> {
         let (mut stream, peer) = self.connect(address, expected).await?;
-        let own = self.joiner.about();
+        let own = self.about();
         let asked_with = own.commitment.clone();
         let greeting = |source| DialError::Greeting { address: address.to_owned(), source };
-        let hello = Hello { version: PROTOCOL_VERSION, purpose, about: About::clone(&own) };
+        let hello = Hello { version: PROTOCOL_VERSION, purpose, about: own.clone() };
         frame::write(&mut stream, &Frame::Hello(Box::new(hello))).await.map_err(greeting)?;
         let refused =
             |refusal, by_peer| DialError::Refused { address: address.to_owned(), peer: peer.clone(), refusal, by_peer };
@@ -120,7 +121,7 @@ impl Context {
             },
             other => return Err(greeting(other.unexpected())),
         };
-        match judge(&own, &about, &peer) {
+        match judge(&own, &about, &peer, self.consensus.catalog().membership()) {
             Verdict::Welcome => {}
             Verdict::ThisServer => return Err(DialError::ThisServer { address: address.to_owned() }),
             Verdict::Refuse(refusal) => return Err(refused(refusal, false)),
@@ -165,7 +166,8 @@ impl Context {
     /// Enters in the address book what a server says about itself, once it was judged.
     pub(super) fn learn(&self, about: &About) {
         let candidate = &about.candidate;
-        if self.shared().members.learn(&candidate.server, &candidate.raft_address, &about.agent_address) {
+        if self.shared().members.learn(about) {
+            self.shared().inbox.tell(Request::Follow);
             info!(server = %candidate.server, address = candidate.raft_address, "raft peer has a new address");
         }
     }

@@ -11,6 +11,8 @@ use serde::de::DeserializeOwned;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 use super::hello::{Hello, HelloAnswer};
+use crate::consensus::admit::{Admission, Applicant};
+use crate::consensus::ask::{Answer, Question};
 use crate::consensus::bootstrap::PledgeAnswer;
 use crate::consensus::forward::ForwardAnswer;
 
@@ -54,6 +56,14 @@ pub(crate) enum Frame {
     Pledge(Box<Mesh>),
     /// The answer to it.
     Pledged(Box<PledgeAnswer>),
+    /// Asks to become a member of the cluster.
+    Admit(Box<Applicant>),
+    /// The answer to it.
+    Admitted(Box<Admission>),
+    /// Asks the leader something.
+    Ask(Box<Question>),
+    /// The answer to it.
+    Answered(Box<Answer>),
 }
 
 /// Explains why a frame could not be read or written.
@@ -98,10 +108,14 @@ const FORWARD: u8 = 7;
 const FORWARDED: u8 = 8;
 const PLEDGE: u8 = 9;
 const PLEDGED: u8 = 10;
+const ADMIT: u8 = 11;
+const ADMITTED: u8 = 12;
+const ASK: u8 = 13;
+const ANSWERED: u8 = 14;
 
 fn bytes_max(kind: u8) -> Result<usize, FrameError> {
     match kind {
-        HELLO | HELLO_ANSWER | PLEDGE | PLEDGED => Ok(SMALL_BYTES_MAX),
+        HELLO | HELLO_ANSWER | PLEDGE | PLEDGED | ADMIT | ADMITTED | ASK | ANSWERED => Ok(SMALL_BYTES_MAX),
         ALIVE | SNAPSHOT_TAKEN => Ok(0),
         MESSAGE | FORWARD | FORWARDED => Ok(MESSAGE_BYTES_MAX),
         SNAPSHOT => Ok(SNAPSHOT_BYTES_MAX),
@@ -122,6 +136,10 @@ impl Frame {
             Self::Forwarded(_) => FORWARDED,
             Self::Pledge(_) => PLEDGE,
             Self::Pledged(_) => PLEDGED,
+            Self::Admit(_) => ADMIT,
+            Self::Admitted(_) => ADMITTED,
+            Self::Ask(_) => ASK,
+            Self::Answered(_) => ANSWERED,
         }
     }
 
@@ -149,6 +167,10 @@ impl Frame {
             Self::Forwarded(answer) => put_json(buffer, answer),
             Self::Pledge(mesh) => put_json(buffer, mesh),
             Self::Pledged(answer) => put_json(buffer, answer),
+            Self::Admit(applicant) => put_json(buffer, applicant),
+            Self::Admitted(admission) => put_json(buffer, admission),
+            Self::Ask(question) => put_json(buffer, question),
+            Self::Answered(answer) => put_json(buffer, answer),
         }
         let kind = self.kind();
         let bytes = buffer.len() - start - HEAD_BYTES;
@@ -179,6 +201,10 @@ impl Frame {
             FORWARDED => json(kind, &payload).map(Self::Forwarded),
             PLEDGE => json(kind, &payload).map(Self::Pledge),
             PLEDGED => json(kind, &payload).map(Self::Pledged),
+            ADMIT => json(kind, &payload).map(Self::Admit),
+            ADMITTED => json(kind, &payload).map(Self::Admitted),
+            ASK => json(kind, &payload).map(Self::Ask),
+            ANSWERED => json(kind, &payload).map(Self::Answered),
             kind => Err(FrameError::UnknownKind { kind }),
         }
     }
@@ -306,7 +332,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn r5_no_bytes_make_the_reader_panic(bytes: Vec<u8>, kind in 0_u8..12, cut in 0_usize..64) {
+        fn r5_no_bytes_make_the_reader_panic(bytes: Vec<u8>, kind in 0_u8..16, cut in 0_usize..64) {
             let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
             let length = u32::try_from(bytes.len().saturating_sub(cut)).unwrap();
             let _ = runtime.block_on(read_back(&framed(length, kind, &bytes)));

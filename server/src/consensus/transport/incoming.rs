@@ -20,7 +20,7 @@ use wire::tls::{ALPN_RAFT, PeerRejected, raft_peer, raft_server_config, speaks};
 use super::frame::{self, Frame, FrameError};
 use super::hello::{Hello, HelloAnswer, PROTOCOL_VERSION, Purpose, Refusal, Verdict, judge};
 use super::{Context, HANDSHAKE_TIMEOUT, raft_id_of, read_alive, snapshots, write_alive, write_only_alive};
-use crate::consensus::forward;
+use crate::consensus::{admit, ask, forward};
 
 /// Connections that may be in their handshake at once; the next ones wait in the kernel's queue.
 const HANDSHAKES_MAX: usize = 256;
@@ -100,6 +100,7 @@ async fn carry(
             ended = async {
                 match purpose {
                     Purpose::Snapshot => snapshots::receive(context, &peer, &mut reader, &mut writer).await,
+                    Purpose::Ask => ask::serve(&context.consensus, &mut reader, &mut writer).await,
                     Purpose::Forward => forward::serve(&context.consensus, reader, writer).await,
                     Purpose::Messages | Purpose::Meet => tokio::select! {
                         ended = receive(context, &peer, &mut reader) => ended,
@@ -161,7 +162,7 @@ async fn greet(context: &Context, acceptor: &TlsAcceptor, stream: TcpStream) -> 
     };
     let refusal = context.consider(&peer, &hello).await;
     let answer = match &refusal {
-        None => HelloAnswer::Welcome(Box::new(context.joiner.about().as_ref().clone())),
+        None => HelloAnswer::Welcome(Box::new(context.about())),
         Some(refusal) => HelloAnswer::Refused(refusal.clone()),
     };
     frame::write(&mut stream, &Frame::HelloAnswer(Box::new(answer))).await.map_err(broken)?;
@@ -177,12 +178,12 @@ async fn greet(context: &Context, acceptor: &TlsAcceptor, stream: TcpStream) -> 
 impl Context {
     /// Judges a peer by its greeting; returns why it is refused.
     async fn consider(&self, peer: &ServerId, hello: &Hello) -> Option<Refusal> {
-        let own = self.joiner.about();
+        let own = self.about();
         let server = own.candidate.server.clone();
         if hello.version != PROTOCOL_VERSION {
             return Some(Refusal::Version { server, ours: PROTOCOL_VERSION, theirs: hello.version });
         }
-        match judge(&own, &hello.about, peer) {
+        match judge(&own, &hello.about, peer, self.consensus.catalog().membership()) {
             Verdict::Refuse(refusal) => return Some(refusal),
             Verdict::OwnFault(refusal) => {
                 if refusal.is_final() {
@@ -216,6 +217,10 @@ where
                 let answer = context.joiner.pledge_asked(peer.clone(), *mesh).await;
                 write_alive(writer, &Frame::Pledged(Box::new(answer))).await?;
             }
+            Frame::Admit(applicant) => {
+                let answer = admit::answer(context, peer, *applicant).await;
+                write_alive(writer, &Frame::Admitted(Box::new(answer))).await?;
+            }
             other => return Err(other.unexpected()),
         }
     }
@@ -223,8 +228,11 @@ where
 
 /// Hands the peer's Raft messages to the Raft thread.
 async fn receive<R: AsyncRead + Unpin>(context: &Context, peer: &ServerId, reader: &mut R) -> Result<(), FrameError> {
+    let began_as = raft_id_of(context, peer);
     loop {
         match read_alive(reader).await? {
+            // One that was taken out learns of it when it dials again.
+            (Frame::Alive, _) if raft_id_of(context, peer) != began_as => return Ok(()),
             (Frame::Alive, _) => {}
             (Frame::Message(message), bytes) => {
                 // The room drops what is malformed. Whom a message is from and for is the connection's business.

@@ -1,12 +1,12 @@
 //! One connection to each peer for Raft's messages, dialled by this server.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::BytesMut;
-use catalog::ServerId;
+use catalog::{ServerId, ServerMember};
 use raft::eraftpb::{Message, MessageType};
 use raft_prost::Message as _;
 use tokio::io::AsyncWriteExt;
@@ -39,7 +39,7 @@ struct Queued {
 /// Is the sending end toward every peer. Sending never waits, and drops what has no room.
 pub(crate) struct Links {
     context: Arc<Context>,
-    links: BTreeMap<u64, Link>,
+    links: Mutex<BTreeMap<u64, Arc<Link>>>,
 }
 
 struct Link {
@@ -52,34 +52,49 @@ struct Link {
 impl Links {
     /// Starts dialling every member but this server; it goes on until the context is stopped.
     pub(crate) fn start(context: &Arc<Context>) -> Self {
-        let members = &context.shared().members;
+        let links = Self { links: Mutex::default(), context: Arc::clone(context) };
+        links.follow();
+        links
+    }
+
+    /// Dials whoever has become a member, and ends the links to those that are none any more.
+    pub(crate) fn follow(&self) {
+        let members = &self.context.shared().members;
         let own = members.own_raft_id();
-        let others = members.all().iter().filter(|member| Some(member.raft_id) != own).cloned().collect::<Vec<_>>();
-        let links = others.into_iter().map(|member| {
-            let (queue, messages) = mpsc::channel(MESSAGES_MAX);
-            let connected = Arc::new(AtomicBool::new(false));
-            let task = Task {
-                context: Arc::clone(context),
-                raft_id: member.raft_id,
-                server: member.id,
-                messages,
-                connected: Arc::clone(&connected),
-            };
-            context.runtime.spawn(task.run());
-            let budget = ByteBudget::new(QUEUE_BYTES_MAX);
-            (member.raft_id, Link { queue, budget, connected, sending_snapshot: Arc::default() })
-        });
-        Self { links: links.collect(), context: Arc::clone(context) }
+        let all = members.all();
+        let mut links = self.lock();
+        links.retain(|raft_id, _| all.iter().any(|member| member.raft_id == *raft_id));
+        for member in all.iter().filter(|member| Some(member.raft_id) != own) {
+            links.entry(member.raft_id).or_insert_with(|| Arc::new(self.link_to(member)));
+        }
+    }
+
+    fn link_to(&self, member: &ServerMember) -> Link {
+        let (queue, messages) = mpsc::channel(MESSAGES_MAX);
+        let connected = Arc::new(AtomicBool::new(false));
+        let task = Task {
+            context: Arc::clone(&self.context),
+            raft_id: member.raft_id,
+            server: member.id.clone(),
+            messages,
+            connected: Arc::clone(&connected),
+        };
+        self.context.runtime.spawn(task.run());
+        Link { queue, budget: ByteBudget::new(QUEUE_BYTES_MAX), connected, sending_snapshot: Arc::default() }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<u64, Arc<Link>>> {
+        // What it guards is consistent after every single operation.
+        self.links.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Sends a message to the peer that it names, or drops it.
     pub(crate) fn send(&self, message: Message) {
         let peer = message.to;
         let is_snapshot = message.msg_type == MessageType::MsgSnapshot as i32;
-        let is_sent = self
-            .links
-            .get(&peer)
-            .is_some_and(|link| if is_snapshot { self.send_snapshot(link, message) } else { link.send(message) });
+        let link = self.lock().get(&peer).cloned();
+        let is_sent =
+            link.is_some_and(|link| if is_snapshot { self.send_snapshot(&link, message) } else { link.send(message) });
         if !is_sent {
             self.context.shared().metrics.raft_message_dropped();
             let inbox = &self.context.shared().inbox;
@@ -96,8 +111,9 @@ impl Links {
     }
 
     /// Returns the peers that are connected.
-    pub(crate) fn connected(&self) -> impl Iterator<Item = u64> {
-        self.links.iter().filter(|(_, link)| link.connected.load(Ordering::Relaxed)).map(|(raft_id, _)| *raft_id)
+    pub(crate) fn connected(&self) -> Vec<u64> {
+        let links = self.lock();
+        links.iter().filter(|(_, link)| link.connected.load(Ordering::Relaxed)).map(|(raft_id, _)| *raft_id).collect()
     }
 }
 

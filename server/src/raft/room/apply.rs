@@ -8,7 +8,7 @@ use raft::eraftpb::{ConfChange, ConfChangeSingle, ConfChangeTransition, ConfChan
 use raft::eraftpb::{Entry, EntryType, Snapshot, SnapshotMetadata};
 use raft_prost::Message as _;
 
-use super::{CatalogIndex, Disk, EntryError, Fatal, Output, Room};
+use super::{CatalogIndex, Disk, EntryError, Fatal, Output, Room, membership};
 use crate::raft::snapshot::{self, SnapshotFileError};
 
 impl<D: Disk> Room<D> {
@@ -28,6 +28,7 @@ impl<D: Disk> Room<D> {
                 applied.outcome
             });
             answers.extend(self.proposals.answer(index, term, outcome));
+            self.checkpoint(out);
         }
         out(Output::Applied { index: last, touched, catalog: self.catalog.clone(), restored: false });
         answers.into_iter().for_each(out);
@@ -49,11 +50,8 @@ impl<D: Disk> Room<D> {
             Some(EntryType::EntryConfChange | EntryType::EntryConfChangeV2) => {
                 let change = decode_conf_change(&entry).ok_or(EntryError::ConfChange)?;
                 match self.node.apply_conf_change(&change) {
-                    Ok(mut conf_state) => {
-                        // Raft keeps sets; sorted, the membership in a snapshot is the same on every server.
-                        conf_state.voters.sort_unstable();
-                        conf_state.learners.sort_unstable();
-                        self.conf_state = conf_state;
+                    Ok(conf_state) => {
+                        self.conf_state = membership::sorted(conf_state);
                         // Whom it added can use no older snapshot.
                         self.applied_since_snapshot.0 += self.limits.snapshot_entries;
                     }

@@ -1,12 +1,13 @@
 //! What goes into the Raft room and what comes out of it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::time::Duration;
 
 use catalog::{Catalog, CatalogIndex, DecodeError, Outcome, SnapshotError, WatchKey};
 use raft::eraftpb::{ConfState, Message};
 
+use super::{Group, GroupChange};
 use crate::raft::log::LogError;
 use crate::raft::snapshot::SnapshotFileError;
 
@@ -65,6 +66,10 @@ pub enum Input {
     },
     /// The operator (or a leader about to stop) wants this peer to lead. Ignored by a room that does not lead.
     TransferLeader(u64),
+    /// The steward wants the group to change. Ignored by a room that does not lead, or while a change is under way.
+    ChangeGroup(GroupChange),
+    /// The transport has met peers: the highest version of an envelope that each reads, by Raft id.
+    Readers(BTreeMap<u64, u16>),
     /// The process is about to end: everything that waits fails, later inputs are ignored.
     Stop,
 }
@@ -128,6 +133,13 @@ pub enum Output {
     SpaceLow {
         /// Whether it is nearly full.
         is_low: bool,
+    },
+    /// The catalog at an index at which every server hands it out: compare it with what the others have.
+    Checkpoint {
+        /// The index.
+        index: CatalogIndex,
+        /// The catalog at that index.
+        catalog: Catalog,
     },
     /// Encode this catalog off the Raft thread and return it as [`Input::SnapshotEncoded`], or say
     /// [`Input::SnapshotFailed`]: nothing more is encoded before one of them.
@@ -330,7 +342,7 @@ pub enum OpenError {
 
 /// What an operator does about a data directory that is lost or damaged. An older copy is no help: the server would
 /// have forgotten votes that it gave and entries that it acknowledged.
-pub(crate) const REPLACE: &str = "put the server's own data directory back (no older copy), or leave it stopped: the others go on while they have a quorum, and neither a new disk nor a new --node id is let in until membership can be changed";
+pub(crate) const REPLACE: &str = "put the server's own data directory back (no older copy), or start a new server with an empty one under another --node and take this one out with `weft operator raft remove-peer`";
 
 /// What a room says about itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -351,8 +363,10 @@ pub struct RoomStatus {
     pub last_index: u64,
     /// The newest snapshot's index, 0 where there is none.
     pub snapshot_index: u64,
-    /// The voters, sorted.
-    pub voters: Vec<u64>,
+    /// Whether it leads and has committed an entry of its own term, before which it does not know what is committed.
+    pub is_established: bool,
+    /// Who belongs to the group, as of the last applied entry.
+    pub group: Group,
     /// How long ago a leader was heard; near zero on the leader, `None` if none was since the start.
     pub last_contact: Option<Duration>,
     /// How many messages of peers were dropped as malformed since the start.

@@ -40,6 +40,7 @@ impl Proposals {
         node: &mut RawNode<S>,
         id: u64,
         data: Vec<u8>,
+        objection: &dyn Fn(&Envelope) -> Option<String>,
         out: &mut dyn FnMut(Output),
     ) {
         let bytes = data.len();
@@ -49,9 +50,11 @@ impl Proposals {
             ProposalFailure::TooLarge { bytes, bytes_max: self.entry_bytes_max }
         } else if self.waiting.len() + self.batch.len() >= self.waiting_max {
             ProposalFailure::Overloaded
-        } else if let Err(error) = Envelope::decode(&data) {
-            // Once committed it would halt every server.
-            ProposalFailure::Malformed(error.to_string())
+        } else if let Some(problem) =
+            Envelope::decode(&data).map_or_else(|error| Some(error.to_string()), |envelope| objection(&envelope))
+        {
+            // Once committed it would halt every server that cannot read it.
+            ProposalFailure::Malformed(problem)
         } else {
             self.batch_bytes += bytes as u64;
             self.batch.push((id, data));

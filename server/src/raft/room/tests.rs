@@ -343,14 +343,14 @@ fn a_newcomer_learns_membership_and_state_from_a_snapshot() {
     cluster.rooms.get_mut(&1).unwrap().node.propose_conf_change(vec![], change).unwrap();
     cluster.tick(10);
     for id in 1..=4 {
-        assert_eq!(cluster.rooms[&id].status(Duration::ZERO).voters, [1, 2, 3, 4], "server {id}");
+        assert_eq!(cluster.rooms[&id].status(Duration::ZERO).group.voters, [1, 2, 3, 4], "server {id}");
         assert_eq!(cluster.rooms[&id].status(Duration::ZERO).snapshot_index, 4, "server {id}");
         assert_eq!(cluster.rooms[&id].catalog().snapshot(), cluster.rooms[&1].catalog().snapshot(), "server {id}");
     }
     let disk = cluster.stop(4);
     cluster.start(4, disk, vec![]);
     cluster.tick(2);
-    assert_eq!(cluster.rooms[&4].status(Duration::ZERO).voters, [1, 2, 3, 4], "membership survives a restart");
+    assert_eq!(cluster.rooms[&4].status(Duration::ZERO).group.voters, [1, 2, 3, 4], "membership survives a restart");
 }
 
 #[test]

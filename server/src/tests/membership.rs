@@ -1,0 +1,179 @@
+//! How servers join a cluster that exists, leave it, and are replaced.
+
+use std::time::Duration;
+
+use catalog::{Autopilot, MemberRole, MembershipChange, Outcome};
+
+use super::harness::{Cluster, has, register, soon};
+use crate::FatalError;
+use crate::consensus::{Answer, Question, Role, steward};
+
+/// Waits until `holds` does, looked at every few milliseconds.
+async fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+    let waiting = async {
+        while !holds() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    assert!(tokio::time::timeout(Duration::from_secs(60), waiting).await.is_ok(), "not in time: {what}");
+}
+
+/// Lets newcomers vote after a tenth of a second.
+async fn hurried(cluster: &Cluster, through: &str) {
+    let autopilot = Autopilot { server_stabilization_time_ms: 100, ..Autopilot::default() };
+    let change = MembershipChange::SetAutopilot { autopilot, compare: None };
+    let outcome = steward::shell::propose(&cluster.consensus(through), change).await.unwrap();
+    assert_eq!(outcome, Outcome::Done);
+}
+
+/// Returns the Raft ids that vote by what a server has applied.
+fn voters(cluster: &Cluster, of: &str) -> Vec<u64> {
+    cluster.consensus(of).group_for_tests().map(|group| group.voters).unwrap_or_default()
+}
+
+fn raft_id(cluster: &Cluster, by: &str, server: &str) -> u64 {
+    let catalog = cluster.consensus(by).catalog();
+    catalog.membership().member_named(&server.parse().unwrap()).unwrap().raft_id
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn r9_a_newcomer_joins_votes_and_the_leader_leaves_without_a_lost_write() {
+    let mut cluster = Cluster::of_three().await;
+    hurried(&cluster, "a").await;
+    register(&cluster.consensus("a"), "before").await.unwrap();
+    cluster.start("d", |config| config.bootstrap_expect = 0).await;
+    eventually("the newcomer to vote", || voters(&cluster, "d") == [1, 2, 3, 4]).await;
+    let newcomer = cluster.consensus("d");
+    newcomer.read_index().await.unwrap();
+    assert!(has(&newcomer.catalog(), "before"));
+    register(&newcomer, "by-d").await.unwrap();
+    assert_eq!(newcomer.agent_addresses().len(), 4);
+
+    let leader = cluster.leader().await;
+    let other = cluster.follower().await;
+    let leaving = raft_id(&cluster, &other, &leader);
+    let answer = cluster.consensus(&other).ask_leader(Question::Remove { raft_id: leaving }).await.unwrap();
+    assert_eq!(answer, Answer::Done);
+    let ended = soon(cluster.servers[&leader].failed()).await;
+    assert!(matches!(ended, FatalError::Left), "{ended}");
+    cluster.stop(&leader).await;
+    let rest: Vec<String> = cluster.servers.keys().cloned().collect();
+    for name in &rest {
+        eventually("the list to be without it", || {
+            cluster.consensus(name).catalog().membership().member(leaving).is_none()
+        })
+        .await;
+        assert_eq!(voters(&cluster, name).len(), 3, "server {name}");
+        register(&cluster.consensus(name), &format!("after-by-{name}")).await.unwrap();
+        assert_eq!(cluster.consensus(name).agent_addresses().len(), 3);
+    }
+
+    // With the same disk it is nobody any more; with an empty one it is a newcomer.
+    cluster.start(&leader, |_| ()).await;
+    let ended = soon(cluster.servers[&leader].failed()).await;
+    assert!(matches!(ended, FatalError::Left | FatalError::Refused { .. }), "{ended}");
+    cluster.servers.remove(&leader);
+    cluster.directories.remove(&leader);
+    cluster.start(&leader, |config| config.bootstrap_expect = 0).await;
+    eventually("it to vote again", || voters(&cluster, &leader).len() == 4).await;
+    assert!(raft_id(&cluster, &other, &leader) > 4, "a number is never used again");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn fault_19_a_lost_disk_is_replaced_under_a_new_name() {
+    let mut cluster = Cluster::of_three().await;
+    hurried(&cluster, "a").await;
+    let lost = cluster.follower().await;
+    cluster.stop(&lost).await;
+    cluster.directories.remove(&lost);
+    cluster.start(&lost, |config| config.bootstrap_expect = 3).await;
+    let error = soon(cluster.servers[&lost].failed()).await.to_string();
+    assert!(error.contains("start the new server under another --node"), "{error}");
+    assert!(error.contains(&format!("`weft operator raft remove-peer {lost}`")), "{error}");
+    assert_eq!(cluster.consensus(&lost).status().role, Role::Joining, "it must never vote");
+    cluster.servers.remove(&lost);
+
+    cluster.start("d", |config| config.bootstrap_expect = 0).await;
+    eventually("the replacement to vote", || voters(&cluster, "d").len() == 4).await;
+    let gone = raft_id(&cluster, "d", &lost);
+    let answer = cluster.consensus("d").ask_leader(Question::Remove { raft_id: gone }).await.unwrap();
+    assert_eq!(answer, Answer::Done);
+    for name in cluster.servers.keys() {
+        eventually("three to vote", || voters(&cluster, name).len() == 3).await;
+        assert!(!voters(&cluster, name).contains(&gone));
+    }
+    register(&cluster.consensus("d"), "after").await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn r9_no_server_is_taken_out_where_the_rest_would_be_no_majority() {
+    let mut cluster = Cluster::of_three().await;
+    let (leader, dead) = (cluster.leader().await, cluster.follower().await);
+    cluster.stop(&dead).await;
+    let live = cluster.servers.keys().find(|name| **name != leader).unwrap().clone();
+    let consensus = cluster.consensus(&live);
+    let live_id = raft_id(&cluster, &leader, &live);
+    let mut refused = None;
+    // The leader counts the dead one as heard for a second.
+    let asking = async {
+        while refused.is_none() {
+            match consensus.ask_leader(Question::Health).await.unwrap() {
+                Answer::Health(health) if health.tolerance() == 0 => {
+                    let answer = consensus.ask_leader(Question::Remove { raft_id: live_id }).await.unwrap();
+                    refused = Some(answer);
+                }
+                _ => tokio::time::sleep(Duration::from_millis(10)).await,
+            }
+        }
+    };
+    soon(asking).await;
+    let Some(Answer::Refused { reason }) = refused else { panic!("not refused: {refused:?}") };
+    assert!(reason.contains("which is no majority"), "{reason}");
+    let catalog = consensus.catalog();
+    assert_eq!(catalog.membership().member(live_id).unwrap().role, MemberRole::Voter);
+    register(&consensus, "goes-on").await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn leadership_goes_where_it_is_sent() {
+    let cluster = Cluster::of_three().await;
+    let (leader, follower) = (cluster.leader().await, cluster.follower().await);
+    let to = raft_id(&cluster, &leader, &follower);
+    let asked = cluster.consensus(&follower);
+    let answer = soon(async {
+        loop {
+            // A follower that was never heard by this leader cannot take over.
+            match asked.ask_leader(Question::TransferLeader { to: Some(to) }).await {
+                Ok(Answer::Done) => break Answer::Done,
+                _ => tokio::time::sleep(Duration::from_millis(20)).await,
+            }
+        }
+    })
+    .await;
+    assert_eq!(answer, Answer::Done);
+    eventually("the follower to lead", || cluster.consensus(&follower).status().role == Role::Leader).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn r6_a_server_whose_state_differs_from_the_others_halts() {
+    let cluster = Cluster::of_three().await;
+    let index = catalog::CatalogIndex(1_000_000);
+    for (name, digest) in [("a", "good"), ("b", "good"), ("c", "bad")] {
+        cluster.consensus(name).found_for_tests(index, digest);
+    }
+    let ended = soon(cluster.servers["c"].failed()).await;
+    let FatalError::Diverged { own, agreed, .. } = &ended else { panic!("{ended}") };
+    assert_eq!((own.as_str(), agreed.as_str()), ("bad", "good"));
+    for name in ["a", "b"] {
+        let failed = tokio::time::timeout(Duration::from_millis(200), cluster.servers[name].failed()).await;
+        assert!(failed.is_err(), "server {name} ended: {failed:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn r9_a_server_of_another_datacenter_is_not_taken_in() {
+    let mut cluster = Cluster::of_three().await;
+    cluster.start("d", |config| (config.bootstrap_expect, config.datacenter) = (0, "dc2".to_owned())).await;
+    let error = soon(cluster.servers["d"].failed()).await.to_string();
+    assert!(error.contains("datacenter is `dc2`, and the cluster was bootstrapped with `dc1`"), "{error}");
+}
