@@ -3,12 +3,13 @@
 use std::time::Duration;
 
 use catalog::{
-    AccessorId, AgentId, CandidateOutcome, CatalogIndex, Decision, Effect, IntentionOwner, NodeName, Platform, Rights,
-    ServerId, ServiceKey, Timestamp,
+    AccessorId, AgentId, CandidateOutcome, CatalogIndex, Decision, Effect, IntentionOwner, NodeName, Platform, ServerId,
+    ServiceKey, Timestamp,
 };
 use data_encoding::HEXLOWER_PERMISSIVE;
 use serde::{Deserialize, Serialize};
 
+pub use crate::acl::{TokenRequest, TokenView};
 use crate::crypto::Secret;
 use crate::decode::{DecodeError, Fields, Shape};
 use crate::rfc3339;
@@ -38,7 +39,7 @@ pub struct TtlError {
     pub longest: Duration,
 }
 
-fn end_of(ttl: Duration, longest: Duration, now: Timestamp) -> Result<Timestamp, TtlError> {
+pub(crate) fn end_of(ttl: Duration, longest: Duration, now: Timestamp) -> Result<Timestamp, TtlError> {
     if ttl < TTL_MIN || ttl > longest { Err(TtlError { ttl, longest }) } else { Ok(now.saturating_add(ttl)) }
 }
 
@@ -98,99 +99,10 @@ impl Shape for BootstrapProof {
     }
 }
 
-/// Asks `PUT /v1/acl/token` for a new token.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "PascalCase")]
-pub struct TokenRequest {
-    /// What the operator notes about it.
-    pub description: String,
-    /// How long it is good for; for ever where there is none. Nanoseconds on the wire, or text such as `"24h"`.
-    #[serde(rename = "ExpirationTTL", skip_serializing_if = "Option::is_none", serialize_with = "nanoseconds")]
-    pub expiration_ttl: Option<Duration>,
-}
-
-fn nanoseconds<S: serde::Serializer>(duration: &Option<Duration>, serializer: S) -> Result<S::Ok, S::Error> {
+/// Writes a duration as Consul's clients do: in nanoseconds.
+pub(crate) fn nanoseconds<S: serde::Serializer>(duration: &Option<Duration>, serializer: S) -> Result<S::Ok, S::Error> {
     let nanoseconds = duration.map(|duration| u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX));
     nanoseconds.serialize(serializer)
-}
-
-impl TokenRequest {
-    /// Returns when the token ends, if it ends.
-    ///
-    /// # Errors
-    ///
-    /// [`TtlError`] if the lifetime is shorter than [`TTL_MIN`] or longer than [`TOKEN_TTL_MAX`].
-    pub fn expires_at(&self, now: Timestamp) -> Result<Option<Timestamp>, TtlError> {
-        self.expiration_ttl.map(|ttl| end_of(ttl, TOKEN_TTL_MAX, now)).transpose()
-    }
-}
-
-impl Shape for TokenRequest {
-    fn read(fields: &mut Fields) -> Result<Self, DecodeError> {
-        let request =
-            Self { description: fields.text("Description")?, expiration_ttl: fields.duration("ExpirationTTL")? };
-        fields.unsupported(&[
-            "AccessorID",
-            "SecretID",
-            "Policies",
-            "Roles",
-            "ServiceIdentities",
-            "NodeIdentities",
-            "TemplatedPolicies",
-            "Local",
-            "ExpirationTime",
-            "Namespace",
-            "Partition",
-        ])?;
-        Ok(request)
-    }
-}
-
-/// Shows a token, in Consul's names. The secret is there once: in the answer to its creation.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "PascalCase")]
-pub struct TokenView {
-    /// The token's public name.
-    #[serde(rename = "AccessorID")]
-    pub accessor: AccessorId,
-    /// What to send in `X-Consul-Token`.
-    #[serde(rename = "SecretID", default, skip_serializing_if = "Option::is_none")]
-    pub secret: Option<Secret>,
-    /// What the operator noted about it.
-    pub description: String,
-    /// What it may do.
-    pub rights: Rights,
-    /// When it was made.
-    #[serde(rename = "CreateTime", with = "rfc3339::text")]
-    pub created_at: Timestamp,
-    /// When it ends.
-    #[serde(
-        rename = "ExpirationTime",
-        default,
-        skip_serializing_if = "Option::is_none",
-        with = "rfc3339::optional_text"
-    )]
-    pub expires_at: Option<Timestamp>,
-    /// The index at which it was made.
-    pub create_index: CatalogIndex,
-    /// The index of the last change.
-    pub modify_index: CatalogIndex,
-}
-
-impl TokenView {
-    /// Shows `token`, with its secret where that has just been drawn.
-    pub fn new(token: &catalog::Token, secret: Option<Secret>) -> Self {
-        Self {
-            accessor: token.accessor.clone(),
-            secret,
-            description: token.description.clone(),
-            rights: token.rights.clone(),
-            created_at: token.created_at,
-            expires_at: token.expires_at,
-            create_index: token.created,
-            modify_index: token.modified,
-        }
-    }
 }
 
 /// Asks `PUT /v1/join-token` for a token with which one agent may enrol, once.
@@ -462,7 +374,6 @@ pub struct RaftMemberView {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
 
     use super::*;
     use crate::decode::{from_json, from_value};
@@ -477,8 +388,6 @@ mod tests {
             replace_node: true,
         };
         assert_eq!(from_value::<JoinTokenRequest>(serde_json::to_value(&request).unwrap(), "").unwrap(), request);
-        let request = TokenRequest { description: "ci".into(), expiration_ttl: Some(Duration::from_secs(60)) };
-        assert_eq!(from_value::<TokenRequest>(serde_json::to_value(&request).unwrap(), "").unwrap(), request);
         let proof = BootstrapProof { challenge: vec![1, 255], proof: vec![2] };
         assert_eq!(from_value::<BootstrapProof>(serde_json::to_value(&proof).unwrap(), "").unwrap(), proof);
     }
@@ -494,33 +403,5 @@ mod tests {
         assert_eq!(read(r#"{"Services": ["web"]}"#).expires_at(Timestamp(0)), Ok(Timestamp(3_600_000)));
         read(r#"{"Services": ["web"], "TTL": "25h"}"#).expires_at(Timestamp(0)).unwrap_err();
         read(r#"{"Services": ["web"], "TTL": "1ms"}"#).expires_at(Timestamp(0)).unwrap_err();
-    }
-
-    #[test]
-    fn a_tokens_secret_is_shown_only_where_it_was_drawn() {
-        let token = catalog::Token {
-            description: "ci".into(),
-            created: CatalogIndex(3),
-            modified: CatalogIndex(4),
-            ..catalog::Token::new(
-                "0b1f3c52-9f7e-4c1b-8a52-3f2f0c6f0a11".parse().unwrap(),
-                catalog::SecretHash("ab".repeat(32)),
-                Rights::Management,
-                Timestamp(0),
-            )
-        };
-        let shown = serde_json::to_value(TokenView::new(&token, None)).unwrap();
-        assert_eq!(
-            shown,
-            json!({
-                "AccessorID": "0b1f3c52-9f7e-4c1b-8a52-3f2f0c6f0a11", "Description": "ci", "Rights": "management",
-                "CreateTime": "1970-01-01T00:00:00Z", "CreateIndex": 3, "ModifyIndex": 4,
-            })
-        );
-        let fresh = TokenView::new(&token, Some(Secret::new("s3cret")));
-        assert!(!format!("{fresh:?}").contains("s3cret"));
-        let text = serde_json::to_string(&fresh).unwrap();
-        assert!(text.contains(r#""SecretID":"s3cret""#), "{text}");
-        assert_eq!(serde_json::from_str::<TokenView>(&text).unwrap(), fresh);
     }
 }

@@ -27,6 +27,8 @@ pub enum Format {
     Json,
     /// The configuration language of Consul's files: HCL without labels, expressions and interpolation.
     Hcl,
+    /// HCL whose blocks may carry a label, as ACL policies do: `service "web" { ... }`.
+    LabelledHcl,
 }
 
 impl Format {
@@ -57,6 +59,7 @@ impl Format {
         match self {
             Self::Json => json::read(text),
             Self::Hcl => hcl::read(text),
+            Self::LabelledHcl => hcl::read_labelled(text),
         }
     }
 }

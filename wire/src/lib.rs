@@ -1,5 +1,6 @@
 //! What two weft processes say to each other: API types, the client, mutual TLS with SPIFFE.
 
+pub mod acl;
 pub mod agent_protocol;
 pub mod api_name;
 pub mod api_types;

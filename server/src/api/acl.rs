@@ -1,11 +1,18 @@
-//! Tokens: the first one by proof of the cluster key, the others by a token.
+//! Tokens, policies and roles: the first token by proof of the cluster key, everything else by a token.
+
+mod links;
+mod policies;
+mod roles;
+mod templates;
+mod tokens;
 
 use std::time::Instant;
 
-use ::catalog::{AccessorId, Actor, Catalog, Command, Rights, Timestamp, Token, WatchKey};
+use ::catalog::{AccessorId, Actor, Catalog, Command, Rights, Token};
 use axum::response::Response;
 use http::Method;
-use wire::api_types::{BootstrapChallenge, BootstrapProof, TokenRequest, TokenView};
+use wire::acl::TokenView;
+use wire::api_types::{BootstrapChallenge, BootstrapProof};
 use wire::crypto::{self, Secret};
 
 use super::auth::Right;
@@ -20,12 +27,13 @@ pub(super) fn routes() -> Vec<Route> {
     vec![
         route(Method::GET, "/v1/acl/bootstrap", Right::Public, challenge),
         route(Method::PUT, "/v1/acl/bootstrap", Right::Public, bootstrap),
-        route(Method::PUT, "/v1/acl/token", Right::AclWrite, create),
-        route(Method::GET, "/v1/acl/token/self", Right::AnyToken, own),
-        route(Method::GET, "/v1/acl/token/{accessor}", Right::AclRead, read),
-        route(Method::DELETE, "/v1/acl/token/{accessor}", Right::AclWrite, delete),
-        route(Method::GET, "/v1/acl/tokens", Right::AclRead, list),
     ]
+    .into_iter()
+    .chain(tokens::routes())
+    .chain(policies::routes())
+    .chain(roles::routes())
+    .chain(templates::routes())
+    .collect()
 }
 
 /// Answers with a challenge, to which whoever holds the cluster key knows the answer.
@@ -45,58 +53,16 @@ async fn bootstrap(call: Call) -> Result<Response, ApiError> {
         let reason = "the proof was not made with this mesh's cluster key; check --cluster-key-file";
         return Err(ApiError::BootstrapRefused { reason });
     }
-    let (token, secret) = new_token("bootstrap token".to_owned(), None);
+    let (token, secret) = new_token(Rights::Management);
+    let token = Token { description: "bootstrap token".to_owned(), ..token };
     call.write_as(Actor::ClusterKey, Command::BootstrapAcl { token: token.clone() }).await?;
     call.hand_out(token, secret).await
 }
 
-/// Makes a token; its secret is in this answer and nowhere else.
-async fn create(call: Call) -> Result<Response, ApiError> {
-    let request: TokenRequest = call.decode()?;
-    let expires_at = request.expires_at(crypto::now()).map_err(|error| call.body_error(&error))?;
-    let (token, secret) = new_token(request.description, expires_at);
-    call.write(Command::WriteToken { token: token.clone() }).await?;
-    call.hand_out(token, secret).await
-}
-
-/// Answers with the caller's own token, without its secret.
-async fn own(call: Call) -> Result<Response, ApiError> {
-    let token = call.caller.token().ok_or(ApiError::TokenUnknown)?;
-    call.json(&TokenView::new(token, None))
-}
-
-/// Answers with a token, without its secret.
-async fn read(call: Call) -> Result<Response, ApiError> {
-    let accessor: AccessorId = call.path_name("accessor")?;
-    let reading = call.read(vec![WatchKey::Tokens]).await?;
-    match reading.catalog.token(&accessor) {
-        Some(token) => call.answer(&reading, &TokenView::new(token, None)),
-        None => Ok(call.not_found(&reading, "token", &accessor)),
-    }
-}
-
-/// Ends a token.
-async fn delete(call: Call) -> Result<Response, ApiError> {
-    let accessor: AccessorId = call.path_name("accessor")?;
-    call.write(Command::DeleteToken { accessor }).await?;
-    call.json(&true)
-}
-
-/// Answers with all tokens, without their secrets.
-async fn list(call: Call) -> Result<Response, ApiError> {
-    let reading = call.read(vec![WatchKey::Tokens]).await?;
-    let tokens: Vec<_> = reading.catalog.tokens().map(|token| TokenView::new(token, None)).collect();
-    call.answer(&reading, &tokens)
-}
-
-fn new_token(description: String, expires_at: Option<Timestamp>) -> (Token, Secret) {
+/// Draws a token that is linked to nothing yet, with its secret.
+fn new_token(rights: Rights) -> (Token, Secret) {
     let secret = Secret::new(crypto::random_hex(SECRET_BYTES));
-    let token = Token {
-        description,
-        expires_at,
-        ..Token::new(new_accessor(), crypto::secret_hash(&secret), Rights::Management, crypto::now())
-    };
-    (token, secret)
+    (Token::new(new_accessor(), crypto::secret_hash(&secret), rights, crypto::now()), secret)
 }
 
 /// Draws a public name for a token.
@@ -108,7 +74,8 @@ impl Call {
     /// Answers with a token and, this once, its secret.
     async fn hand_out(&self, token: Token, secret: Secret) -> Result<Response, ApiError> {
         let stored = self.handed_out(|catalog| catalog.token_by_secret(&token.secret).cloned()).await?.unwrap_or(token);
-        self.json(&TokenView::new(&stored, Some(secret)))
+        let shown = TokenView::with_names(&stored, &self.state.consensus().catalog());
+        self.json(&TokenView { secret: Some(secret), ..shown })
     }
 
     /// Returns what was stored under a secret that is about to be handed out; none where it is not applied here yet.

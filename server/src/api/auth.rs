@@ -77,11 +77,6 @@ pub(crate) struct Caller {
 }
 
 impl Caller {
-    /// Returns the caller's token; none on public routes only.
-    pub(crate) fn token(&self) -> Option<&Token> {
-        self.token.as_ref()
-    }
-
     /// Judges the caller anew by what the catalog says of its token, and returns what it may do by that catalog.
     ///
     /// A blocking query may wait for minutes, and what this server knew when the request came may have been old.

@@ -3,13 +3,22 @@
 //! Consul reads the first version of the language, in which `connect { sidecar_service {} }` is one line and a block's
 //! names may be quoted. Nothing is evaluated: there are no expressions, functions, variables or interpolation.
 
+use std::collections::BTreeMap;
+
 use serde_json::{Map, Number, Value};
 
 use super::error::{position, shown};
 use super::{DEPTH_MAX, DecodeError};
 
 pub(super) fn read(text: &str) -> Result<Value, DecodeError> {
-    let mut reader = Reader { text, at: 0, depth: 0 };
+    let mut reader = Reader { text, at: 0, depth: 0, has_labels: false };
+    let fields = reader.body(None)?;
+    Ok(Value::Object(fields))
+}
+
+/// Reads a text whose blocks may carry a label: `service "web" { ... }` is the field `web` of the object `service`.
+pub(super) fn read_labelled(text: &str) -> Result<Value, DecodeError> {
+    let mut reader = Reader { text, at: 0, depth: 0, has_labels: true };
     let fields = reader.body(None)?;
     Ok(Value::Object(fields))
 }
@@ -19,6 +28,8 @@ struct Reader<'a> {
     at: usize,
     /// The arrays and objects that the reader is inside of.
     depth: usize,
+    /// Whether blocks may carry a label.
+    has_labels: bool,
 }
 
 /// How an object's field came to be; a block may stand several times, an attribute once.
@@ -27,6 +38,7 @@ enum Origin {
     Attribute,
     Block,
     SeveralBlocks,
+    LabelledBlock,
 }
 
 impl Reader<'_> {
@@ -92,7 +104,7 @@ impl Reader<'_> {
     /// Reads fields up to the closing brace, or up to the end of the text where there is none to come.
     fn body(&mut self, close: Option<char>) -> Result<Map<String, Value>, DecodeError> {
         let mut fields = Map::new();
-        let mut origins = std::collections::BTreeMap::new();
+        let mut origins = BTreeMap::new();
         loop {
             self.skip()?;
             match self.peek() {
@@ -116,6 +128,11 @@ impl Reader<'_> {
                 Some('{') => (self.value()?, Origin::Block),
                 Some('"') => {
                     let label = self.string()?;
+                    if self.has_labels {
+                        self.labelled(start, &mut fields, &mut origins, name, label)?;
+                        self.separator(close)?;
+                        continue;
+                    }
                     return self.error_at(
                         start,
                         format!(
@@ -147,6 +164,38 @@ impl Reader<'_> {
             };
             origins.insert(name, origin);
             self.separator(close)?;
+        }
+    }
+
+    /// Reads the block behind a label into the object that gathers all blocks of its name.
+    fn labelled(
+        &mut self,
+        start: usize,
+        fields: &mut Map<String, Value>,
+        origins: &mut BTreeMap<String, Origin>,
+        name: String,
+        label: String,
+    ) -> Result<(), DecodeError> {
+        self.skip()?;
+        if self.peek() != Some('{') {
+            return self.unexpected(&format!("`{{` behind `{} \"{}\"`", shown(&name), shown(&label)));
+        }
+        // The label is a level of its own, as in the JSON form of the same text.
+        self.enter()?;
+        let value = self.value()?;
+        self.depth -= 1;
+        if *origins.entry(name.clone()).or_insert(Origin::LabelledBlock) != Origin::LabelledBlock {
+            return self.error_at(start, format!("`{}` stands with a label and without one", shown(&name)));
+        }
+        let gathered = fields.entry(name.clone()).or_insert_with(|| Value::Object(Map::new()));
+        let is_new = match gathered.as_object_mut() {
+            Some(gathered) if !gathered.contains_key(&label) => gathered.insert(label.clone(), value).is_none(),
+            _ => false,
+        };
+        if is_new {
+            Ok(())
+        } else {
+            self.error_at(start, format!("`{} \"{}\"` stands twice", shown(&name), shown(&label)))
         }
     }
 
