@@ -35,6 +35,7 @@ mod status;
 #[cfg(test)]
 mod tests;
 mod unsupported;
+mod visible;
 mod writes;
 
 use std::net::{IpAddr, SocketAddr};

@@ -12,6 +12,7 @@ mod inbox;
 mod io;
 mod join;
 mod members;
+mod reap;
 pub mod recovery;
 mod start;
 mod states;

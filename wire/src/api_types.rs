@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use catalog::{
-    AccessorId, AgentId, CandidateOutcome, CatalogIndex, Decision, Effect, IntentionOwner, NodeName, Platform, ServerId,
-    ServiceKey, Timestamp,
+    AccessorId, AgentId, CandidateOutcome, CatalogIndex, Decision, Effect, IntentionOwner, NodeName, Platform,
+    ServerId, ServiceKey, Timestamp,
 };
 use data_encoding::HEXLOWER_PERMISSIVE;
 use serde::{Deserialize, Serialize};

@@ -3,19 +3,21 @@
 use super::describe::{Content, Description, bounded, noted};
 use crate::{AclChange, Links, Namespace, Rights, TemplatedPolicy};
 
-pub(super) fn describe(change: &AclChange) -> Description<'_> {
-    let (kind, summary) = summary(change);
+/// Describes a change; none for the removal of what had ended by itself.
+pub(super) fn describe(change: &AclChange) -> Option<Description<'_>> {
+    let (kind, summary) = summary(change)?;
     let content = match change {
         AclChange::CreatePolicy { policy } | AclChange::UpdatePolicy { policy } => Some(Content::Policy(policy)),
         _ => None,
     };
-    Description { kind, summary: bounded(summary), content }
+    Some(Description { kind, summary: bounded(summary), content })
 }
 
-fn summary(change: &AclChange) -> (&'static str, String) {
-    match change {
+fn summary(change: &AclChange) -> Option<(&'static str, String)> {
+    Some(match change {
         AclChange::CreateToken { token } => {
-            let what = format!("token {}{}", token.accessor, within(&token.namespace));
+            let until = token.expires_at.map(|end| format!(" until {end}")).unwrap_or_default();
+            let what = format!("token {}{}{until}", token.accessor, within(&token.namespace));
             ("create-token", noted(linked(what, &token.rights, &token.links()), &token.description))
         }
         AclChange::UpdateToken { accessor, description, rights, links } => {
@@ -36,8 +38,8 @@ fn summary(change: &AclChange) -> (&'static str, String) {
             ("update-role", linked(what, &Rights::Rules, &role.links))
         }
         AclChange::DeleteRole { id } => ("delete-role", format!("role {id}")),
-        AclChange::ReapTokens => ("reap-tokens", "tokens whose time is over".to_owned()),
-    }
+        AclChange::ReapTokens => return None,
+    })
 }
 
 fn within(namespace: &Namespace) -> String {

@@ -63,7 +63,7 @@ impl<'a> Description<'a> {
             }
             Command::Ca { change, .. } => of_ca(change)?,
             Command::BootstrapAcl { token } => ("bootstrap-acl", format!("token {}", token.accessor)),
-            Command::Acl { change } => return Some(super::acl::describe(change)),
+            Command::Acl { change } => return super::acl::describe(change),
             Command::WriteToken { token } => {
                 ("write-token", noted(format!("token {}", token.accessor), &token.description))
             }

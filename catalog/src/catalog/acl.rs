@@ -84,10 +84,10 @@ impl Catalog {
         self.acl_roles.values().map(|role| &**role)
     }
 
-    /// Reports whether a token's time was over at the latest time that the catalog knows of.
+    /// Returns when the first of the tokens ends that end at all.
     #[must_use]
-    pub fn has_spent_tokens(&self, now: crate::Timestamp) -> bool {
-        self.tokens().any(|token| token.expires_at.is_some_and(|end| end <= now))
+    pub fn next_token_end(&self) -> Option<crate::Timestamp> {
+        self.tokens().filter_map(|token| token.expires_at).min()
     }
 
     pub(super) fn change_acl(&mut self, index: CatalogIndex, change: &AclChange, touched: &mut Touched) -> Attempt {

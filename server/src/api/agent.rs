@@ -15,14 +15,15 @@ const OPENMETRICS: HeaderValue = HeaderValue::from_static("application/openmetri
 
 pub(super) fn routes() -> Vec<Route> {
     vec![
-        route(Method::GET, "/v1/agent/self", Right::Management, this_server),
-        route(Method::GET, "/v1/agent/version", Right::Management, version),
-        route(Method::GET, "/v1/agent/metrics", Right::Management, metrics),
+        route(Method::GET, "/v1/agent/self", Right::Judged, this_server),
+        route(Method::GET, "/v1/agent/version", Right::AnyToken, version),
+        route(Method::GET, "/v1/agent/metrics", Right::Judged, metrics),
     ]
 }
 
 /// Answers with this server's name, datacenter and version.
 async fn this_server(call: Call) -> Result<Response, ApiError> {
+    call.may_read_server()?;
     call.json(&AgentSelf::new(call.state.datacenter(), call.state.server().as_str(), true))
 }
 
@@ -39,6 +40,7 @@ async fn version(call: Call) -> Result<Response, ApiError> {
 
 /// Answers with this server's metrics as text; needs no quorum.
 async fn metrics(call: Call) -> Result<Response, ApiError> {
+    call.may_read_server()?;
     match call.query.get("format") {
         None | Some("prometheus") => {}
         Some(other) => return Err(parameter("format", other, "send `prometheus` or leave it out")),

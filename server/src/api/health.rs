@@ -13,11 +13,11 @@ use super::services::has_agent;
 
 pub(super) fn routes() -> Vec<Route> {
     vec![
-        route(Method::GET, "/v1/health/node/{node}", Right::Management, node),
-        route(Method::GET, "/v1/health/checks/{service}", Right::Management, checks),
-        route(Method::GET, "/v1/health/state/{state}", Right::Management, state),
-        route(Method::GET, "/v1/health/service/{service}", Right::Management, service),
-        route(Method::GET, "/v1/health/connect/{service}", Right::Management, connect),
+        route(Method::GET, "/v1/health/node/{node}", Right::Judged, node),
+        route(Method::GET, "/v1/health/checks/{service}", Right::Judged, checks),
+        route(Method::GET, "/v1/health/state/{state}", Right::Judged, state),
+        route(Method::GET, "/v1/health/service/{service}", Right::Judged, service),
+        route(Method::GET, "/v1/health/connect/{service}", Right::Judged, connect),
     ]
 }
 
@@ -26,7 +26,11 @@ async fn node(call: Call) -> Result<Response, ApiError> {
     let name = call.node()?;
     let reading = call.read(vec![WatchKey::Node(name.clone())]).await?;
     let catalog = &reading.catalog;
-    let checks: Vec<_> = catalog.checks_on(&name).map(|check| consul::HealthCheck::new(check, catalog)).collect();
+    let checks: Vec<_> = catalog
+        .checks_on(&name)
+        .filter(|check| reading.shows_check(check))
+        .map(|check| consul::HealthCheck::new(check, catalog))
+        .collect();
     call.answer(&reading, &checks)
 }
 
@@ -38,7 +42,7 @@ async fn checks(call: Call) -> Result<Response, ApiError> {
     let checks: Vec<_> = catalog
         .instances_of(&service)
         .flat_map(|instance| catalog.checks_of(&instance.key))
-        .filter(|check| check.instance.is_some())
+        .filter(|check| check.instance.is_some() && reading.shows_check(check))
         .map(|check| consul::HealthCheck::new(check, catalog))
         .collect();
     call.answer(&reading, &checks)
@@ -54,7 +58,7 @@ async fn state(call: Call) -> Result<Response, ApiError> {
     let catalog = &reading.catalog;
     let checks: Vec<_> = catalog
         .checks()
-        .filter(|check| wanted.is_none_or(|status| check.status == status))
+        .filter(|check| wanted.is_none_or(|status| check.status == status) && reading.shows_check(check))
         .map(|check| consul::HealthCheck::new(check, catalog))
         .collect();
     call.answer(&reading, &checks)
@@ -80,7 +84,7 @@ async fn entries(call: Call, is_wanted: fn(&Instance) -> bool) -> Result<Respons
     let datacenter = call.state.datacenter();
     let entries: Vec<_> = catalog
         .instances_of(&service)
-        .filter(|instance| is_wanted(instance) && call.has_asked_tags(instance))
+        .filter(|instance| is_wanted(instance) && call.has_asked_tags(instance) && reading.shows_instance(instance))
         .filter(|instance| !is_passing_asked || catalog.health(&instance.key) == CheckStatus::Passing)
         .filter_map(|instance| {
             let node = catalog.node(&instance.key.node)?;

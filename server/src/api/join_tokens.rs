@@ -24,9 +24,9 @@ const AUTHORITY_WAIT_MAX: Duration = Duration::from_secs(5);
 
 pub(super) fn routes() -> Vec<Route> {
     vec![
-        route(Method::PUT, "/v1/join-token", Right::Management, create),
-        route(Method::DELETE, "/v1/join-token/{accessor}", Right::Management, delete),
-        route(Method::GET, "/v1/join-tokens", Right::Management, list),
+        route(Method::PUT, "/v1/join-token", Right::Judged, create),
+        route(Method::DELETE, "/v1/join-token/{accessor}", Right::Judged, delete),
+        route(Method::GET, "/v1/join-tokens", Right::Judged, list),
     ]
 }
 
@@ -84,9 +84,11 @@ async fn delete(call: Call) -> Result<Response, ApiError> {
     call.json(&true)
 }
 
-/// Answers with all join tokens, without their secrets.
+/// Answers with the join tokens for services that the caller may see, without their secrets.
 async fn list(call: Call) -> Result<Response, ApiError> {
     let reading = call.read(vec![WatchKey::JoinTokens]).await?;
-    let tokens: Vec<_> = reading.catalog.join_tokens().map(|token| JoinTokenView::new(token, None)).collect();
+    let is_visible = |token: &&JoinToken| token.services.iter().all(|service| reading.shows_service(service));
+    let tokens: Vec<_> =
+        reading.catalog.join_tokens().filter(is_visible).map(|token| JoinTokenView::new(token, None)).collect();
     call.answer(&reading, &tokens)
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use ::catalog::{Caller, Catalog, CheckStatus, Decision, Owner, WatchKey, authorize as decide};
+use ::catalog::{Caller, Catalog, CheckStatus, Decision, Owner, ServerId, WatchKey, authorize as decide};
 use axum::response::Response;
 use http::Method;
 use wire::consul::{AgentHost, AgentMember, AuthorizeAnswer, AuthorizeRequest, Usage, UsageAnswer};
@@ -25,7 +25,7 @@ pub(super) fn routes() -> Vec<Route> {
     ]
 }
 
-/// Answers with the servers, and the nodes with an agent that the caller may read.
+/// Answers with the servers and the nodes with an agent, as far as the caller may read the node of the name.
 async fn members(call: Call) -> Result<Response, ApiError> {
     let reading = call.read(vec![WatchKey::Nodes, WatchKey::Checks]).await?;
     let mut members = servers(&call, &reading);
@@ -54,7 +54,9 @@ async fn members(call: Call) -> Result<Response, ApiError> {
 /// Lists the servers. Those that this one has no word of count as alive: only the leader hears from all.
 fn servers(call: &Call, reading: &Reading) -> Vec<AgentMember> {
     let status = call.state.consensus().status();
-    let members = reading.catalog.membership().members.values().map(|member| {
+    let is_visible = |id: &ServerId| id.as_str().parse().is_ok_and(|name| reading.shows_node(&name));
+    let members = reading.catalog.membership().members.values().filter(|member| is_visible(&member.id));
+    let members = members.map(|member| {
         let address = &member.facts.raft_address;
         let (host, port) = address.rsplit_once(':').unwrap_or((address.as_str(), ""));
         let is_leader = status.leader.as_ref().is_some_and(|leader| leader.id == member.id);

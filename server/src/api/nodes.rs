@@ -12,9 +12,9 @@ use super::route::{Route, route};
 
 pub(super) fn routes() -> Vec<Route> {
     vec![
-        route(Method::GET, "/v1/catalog/nodes", Right::Management, nodes),
-        route(Method::GET, "/v1/catalog/node/{node}", Right::Management, node),
-        route(Method::GET, "/v1/catalog/node-services/{node}", Right::Management, node_services),
+        route(Method::GET, "/v1/catalog/nodes", Right::Judged, nodes),
+        route(Method::GET, "/v1/catalog/node/{node}", Right::Judged, node),
+        route(Method::GET, "/v1/catalog/node-services/{node}", Right::Judged, node_services),
     ]
 }
 
@@ -22,7 +22,12 @@ pub(super) fn routes() -> Vec<Route> {
 async fn nodes(call: Call) -> Result<Response, ApiError> {
     let reading = call.read(vec![WatchKey::Nodes]).await?;
     let datacenter = call.state.datacenter();
-    let nodes: Vec<_> = reading.catalog.nodes().map(|node| consul::Node::new(node, datacenter)).collect();
+    let nodes: Vec<_> = reading
+        .catalog
+        .nodes()
+        .filter(|node| reading.shows_node(&node.name))
+        .map(|node| consul::Node::new(node, datacenter))
+        .collect();
     call.answer(&reading, &nodes)
 }
 
@@ -30,10 +35,13 @@ async fn nodes(call: Call) -> Result<Response, ApiError> {
 async fn node(call: Call) -> Result<Response, ApiError> {
     let name = call.node()?;
     let reading = call.read(vec![WatchKey::Node(name.clone())]).await?;
-    let node = reading
-        .catalog
-        .node(&name)
-        .map(|node| consul::NodeServices::new(node, reading.catalog.instances_on(&name), call.state.datacenter()));
+    let node = reading.catalog.node(&name).filter(|node| reading.shows_node(&node.name)).map(|node| {
+        consul::NodeServices::new(
+            node,
+            reading.catalog.instances_on(&name).filter(|instance| reading.shows_service(&instance.service_key())),
+            call.state.datacenter(),
+        )
+    });
     call.answer(&reading, &node)
 }
 
@@ -41,9 +49,12 @@ async fn node(call: Call) -> Result<Response, ApiError> {
 async fn node_services(call: Call) -> Result<Response, ApiError> {
     let name = call.node()?;
     let reading = call.read(vec![WatchKey::Node(name.clone())]).await?;
-    let node = reading
-        .catalog
-        .node(&name)
-        .map(|node| consul::NodeServiceList::new(node, reading.catalog.instances_on(&name), call.state.datacenter()));
+    let node = reading.catalog.node(&name).filter(|node| reading.shows_node(&node.name)).map(|node| {
+        consul::NodeServiceList::new(
+            node,
+            reading.catalog.instances_on(&name).filter(|instance| reading.shows_service(&instance.service_key())),
+            call.state.datacenter(),
+        )
+    });
     call.answer(&reading, &node)
 }

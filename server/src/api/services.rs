@@ -1,6 +1,6 @@
 //! The services of the catalog, and the instances of each.
 
-use ::catalog::{Instance, WatchKey};
+use ::catalog::{Instance, ServiceKey, WatchKey};
 use axum::response::Response;
 use http::Method;
 use wire::consul;
@@ -12,10 +12,10 @@ use super::route::{Route, route};
 
 pub(super) fn routes() -> Vec<Route> {
     vec![
-        route(Method::GET, "/v1/catalog/datacenters", Right::Management, datacenters),
-        route(Method::GET, "/v1/catalog/services", Right::Management, services),
-        route(Method::GET, "/v1/catalog/service/{service}", Right::Management, service),
-        route(Method::GET, "/v1/catalog/connect/{service}", Right::Management, connect),
+        route(Method::GET, "/v1/catalog/datacenters", Right::AnyToken, datacenters),
+        route(Method::GET, "/v1/catalog/services", Right::Judged, services),
+        route(Method::GET, "/v1/catalog/service/{service}", Right::Judged, service),
+        route(Method::GET, "/v1/catalog/connect/{service}", Right::Judged, connect),
     ]
 }
 
@@ -28,7 +28,9 @@ async fn datacenters(call: Call) -> Result<Response, ApiError> {
 async fn services(call: Call) -> Result<Response, ApiError> {
     let namespace = call.namespace()?;
     let reading = call.read(vec![WatchKey::Services(namespace.clone())]).await?;
-    call.answer(&reading, &reading.catalog.services(&namespace))
+    let mut services = reading.catalog.services(&namespace);
+    services.retain(|name, _| reading.shows_service(&ServiceKey::new(namespace.clone(), name.clone())));
+    call.answer(&reading, &services)
 }
 
 /// Answers with the instances of a service; `tag` asks for those that carry it.
@@ -48,7 +50,7 @@ async fn instances(call: Call, is_wanted: fn(&Instance) -> bool) -> Result<Respo
     let instances: Vec<_> = reading
         .catalog
         .instances_of(&service)
-        .filter(|instance| is_wanted(instance) && call.has_asked_tags(instance))
+        .filter(|instance| is_wanted(instance) && call.has_asked_tags(instance) && reading.shows_instance(instance))
         .filter_map(|instance| {
             let node = reading.catalog.node(&instance.key.node)?;
             Some(consul::CatalogService::new(node, instance, datacenter))

@@ -1,5 +1,6 @@
 //! The API as a client sees it, over a real consensus of one server in memory.
 
+mod acl;
 mod audit;
 mod content;
 mod harness;
@@ -17,7 +18,7 @@ use http::{Method, Request, StatusCode};
 use serde_json::{Value, json};
 
 use super::auth::Right;
-use harness::Api;
+use harness::{Answer, Api};
 
 /// The routes that answer without a token, and why each may.
 const PUBLIC: [(Method, &str); 3] = [
@@ -36,6 +37,8 @@ fn example(path: &str) -> String {
         ("{state}", "any"),
         ("{kind}", "mesh"),
         ("{name}", "mesh"),
+        ("{*name}", "builtin/service"),
+        ("{id}", "00000000-0000-4000-8000-000000000000"),
         ("{accessor}", "00000000-0000-4000-8000-000000000000"),
     ];
     let path = names.iter().fold(path.to_owned(), |path, (name, value)| path.replace(name, value));

@@ -28,7 +28,7 @@ use super::status::{Role, Standing};
 use super::steward::shell::Shell;
 use super::transport::links::Links;
 use super::transport::{Context, incoming};
-use super::{Consensus, Forwarder, Shared, Watches, establish, thread};
+use super::{Consensus, Forwarder, Shared, Watches, establish, reap, thread};
 use crate::config::Config;
 use crate::metrics::Metrics;
 use crate::raft::{Disk, Fatal, FileDisk, FileDiskError, MemoryDisk, OpenError, Room, RoomConfig};
@@ -409,6 +409,7 @@ impl Beginning {
         let opening = tokio::task::spawn_blocking(move || self.open_and_spawn(room, links));
         opening.await.map_err(|error| ConsensusError::Thread(io::Error::other(error)))??;
         spawn_until(tasks, &context, steward.run());
+        spawn_until(tasks, &context, reap::run(consensus.clone(), server.clone()));
         spawn_until(tasks, &context, establish::run(consensus, mesh, server, cluster_keys));
         Ok(())
     }

@@ -277,12 +277,13 @@ fn a_token_ends_with_its_time_and_is_then_forgotten() {
     let ending = Token { expires_at: Some(Timestamp(3)), ..token(1, "default", Links::default()) };
     log.done(create_token(ending));
     log.done(create_token(token(2, "default", Links::default())));
-    assert!(log.catalog.has_spent_tokens(Timestamp(3)) && !log.catalog.has_spent_tokens(Timestamp(2)));
+    assert_eq!(log.catalog.next_token_end(), Some(Timestamp(3)));
     assert_eq!(log.done(acl(AclChange::ReapTokens)), [WatchKey::Tokens].into());
     assert!(log.catalog.token(&accessor(1)).is_none());
     assert!(log.catalog.token_by_secret(&SecretHash("acl1".to_owned())).is_none());
     assert!(log.catalog.token(&accessor(2)).is_some());
     assert!(log.done(acl(AclChange::ReapTokens)).is_empty());
+    assert_eq!(log.catalog.next_token_end(), None);
 }
 
 #[test]
