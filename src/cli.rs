@@ -87,7 +87,7 @@ enum Verb {
     Agent(Box<agent::Agent>),
     /// Print a new cluster key
     Keygen(keygen::Keygen),
-    /// Make and end tokens for the API
+    /// Say who may use the API, and for what
     #[command(subcommand)]
     Acl(acl::Acl),
     /// Make and end the tokens with which agents join

@@ -74,6 +74,9 @@ fn every_command_explains_itself() {
         "completions",
         "acl bootstrap",
         "acl token create",
+        "acl token clone",
+        "acl policy create",
+        "acl role update",
         "join-token create",
         "intention create",
         "intention explain",
@@ -402,7 +405,7 @@ fn f2_what_others_wrote_into_the_catalog_gives_a_terminal_no_orders() {
     assert_eq!(answer.status, 200, "{answer:?}");
     let created = mesh.weft(&["intention", "create", "--allow", "web", "print", "--description", ESCAPES]);
     assert!(matches!(created.status, Some(0 | 2)), "{created:?}");
-    let token = mesh.weft(&["acl", "token", "create", "--description", ESCAPES]);
+    let token = mesh.weft(&["acl", "token", "create", "--description", ESCAPES, "--service-identity", "print"]);
     assert!(matches!(token.status, Some(0 | 2)), "{token:?}");
     for output in [created, token] {
         assert_no_escapes(&output.stdout);

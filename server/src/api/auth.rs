@@ -10,6 +10,7 @@ use super::error::ApiError;
 
 /// The right that a route needs; declared beside its handler.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(dead_code, reason = "the words of the rule language are one set, whichever of them routes use")]
 pub(crate) enum Right {
     /// Nothing: liveness, and what has its own proof. The written allow-list in the tests names each such route.
     Public,
@@ -24,7 +25,6 @@ pub(crate) enum Right {
     /// `operator = "read"`.
     OperatorRead,
     /// `operator = "write"`.
-    #[allow(dead_code, reason = "the words of the rule language are one set, whichever of them routes use")]
     OperatorWrite,
     /// `mesh = "read"`.
     MeshRead,
