@@ -29,7 +29,7 @@ async fn every_write_stands_in_the_trail_with_who_and_what_and_no_secret() {
     assert_eq!(written["Summary"], "allow default/web => default/api: shop");
     assert!(written["Actor"].as_str().unwrap().starts_with("token:"), "{written}");
     assert_eq!(of_kind("delete-intention")["Refusal"], "not-found");
-    assert!(of_kind("write-token")["Summary"].as_str().unwrap().contains("for the pipeline"));
+    assert!(of_kind("create-token")["Summary"].as_str().unwrap().contains("for the pipeline"));
     for secret in [&api.token, token["SecretID"].as_str().unwrap()] {
         assert!(!answer.text.contains(secret));
         assert!(!answer.text.contains(&wire::crypto::sha256_hex(secret.as_bytes())));
