@@ -48,13 +48,13 @@ impl Shape for Document {
             namespaces: Vec::new(),
         };
         for (name, pattern) in [("namespace", exact as fn(String) -> NamePattern), ("namespace_prefix", prefix)] {
-            let blocks = fields.map(name, |value, path| namespace(value, path))?;
+            let blocks = fields.map(name, namespace)?;
             rules
                 .namespaces
                 .extend(blocks.into_iter().map(|(name, block)| NamespaceRules { namespace: pattern(name), ..block }));
         }
         for name in ABSENT {
-            fields.map(name, |value, path| absent(value, path))?;
+            fields.map(name, absent)?;
         }
         for name in ABSENT_PLAIN {
             let access: Option<Access> = fields.parsed(name)?;
@@ -127,7 +127,7 @@ fn namespace(value: Value, path: &str) -> Result<NamespaceRules, DecodeError> {
             services: services(fields)?,
         };
         for name in ABSENT {
-            fields.map(name, |value, path| absent(value, path))?;
+            fields.map(name, absent)?;
         }
         Ok(block)
     })
