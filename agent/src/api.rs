@@ -14,6 +14,7 @@ mod health;
 mod listener;
 mod native;
 mod node;
+mod openapi;
 mod own;
 mod query;
 mod rights;
@@ -153,7 +154,14 @@ async fn otherwise(state: ApiState, request: Request) -> Result<Response, ApiErr
 
 /// Lists what the agent serves itself.
 fn table() -> Vec<Route> {
-    let modules =
-        [own::routes(), node::routes(), native::routes(), services::routes(), checks::routes(), health::routes()];
+    let modules = [
+        own::routes(),
+        openapi::routes(),
+        node::routes(),
+        native::routes(),
+        services::routes(),
+        checks::routes(),
+        health::routes(),
+    ];
     modules.into_iter().flatten().collect()
 }

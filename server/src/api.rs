@@ -22,6 +22,7 @@ mod join_tokens;
 mod listener;
 mod members;
 mod nodes;
+mod openapi;
 mod operator;
 mod query;
 mod reads;
@@ -225,6 +226,7 @@ fn routes() -> Vec<(http::Method, &'static str, auth::Right)> {
 fn table() -> Vec<Route> {
     let modules = [
         status::routes(),
+        openapi::routes(),
         agent::routes(),
         members::routes(),
         nodes::routes(),

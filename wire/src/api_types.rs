@@ -8,6 +8,7 @@ use catalog::{
 };
 use data_encoding::HEXLOWER_PERMISSIVE;
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 pub use crate::acl::{TokenRequest, TokenView};
 use crate::crypto::Secret;
@@ -212,7 +213,7 @@ impl JoinTokenView {
 }
 
 /// Answers `GET /v1/connect/intentions/explain`: what is decided, by which rule, and what became of every other.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "PascalCase")]
 pub struct Explanation {
     /// The service that calls, as `namespace/name`.
@@ -220,6 +221,7 @@ pub struct Explanation {
     /// The service that is called, as `namespace/name`.
     pub destination: String,
     /// What may happen: `allow`, `deny` or `per-request`.
+    #[schema(value_type = String)]
     pub decision: Decision,
     /// The rule that decided, in words.
     pub reason: String,
@@ -232,9 +234,11 @@ pub struct Explanation {
     pub candidates: Vec<ExplainedIntention>,
     /// The guardrails whose destination covers the one that is called.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schema(value_type = Vec<Object>)]
     pub guardrails: Vec<ExplainedGuardrail>,
     /// The relaxations in force that concern the destination.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schema(value_type = Vec<Object>)]
     pub relaxations: Vec<RelaxationView>,
 }
 
@@ -253,7 +257,7 @@ pub struct ExplainedGuardrail {
 }
 
 /// Shows what became of one intention.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "PascalCase")]
 pub struct ExplainedIntention {
     /// Who calls, as it is written.
@@ -266,8 +270,10 @@ pub struct ExplainedIntention {
     pub precedence: u8,
     /// Whose it is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
     pub owner: Option<IntentionOwner>,
     /// What became of it.
+    #[schema(value_type = String)]
     pub outcome: CandidateOutcome,
 }
 
@@ -313,7 +319,7 @@ fn effect_text(effect: &Effect) -> &'static str {
 }
 
 /// Says what part a server plays in Raft.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum RaftRole {
     /// It orders all writes.
@@ -339,18 +345,21 @@ impl RaftRole {
 }
 
 /// Answers `GET /v1/status/raft`: how one server sees Raft.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "PascalCase")]
 pub struct RaftStatusView {
     /// The server that answers.
+    #[schema(value_type = String)]
     pub server: ServerId,
     /// What part it plays.
     pub role: RaftRole,
     /// The leader, if it knows one.
+    #[schema(value_type = Option<String>)]
     pub leader: Option<ServerId>,
     /// Raft's term.
     pub term: u64,
     /// The last log entry that it has applied.
+    #[schema(value_type = u64)]
     pub applied_index: CatalogIndex,
     /// Milliseconds since it last heard the leader; none if it never has since it started, 0 on the leader.
     pub last_contact_ms: Option<u64>,
@@ -359,11 +368,12 @@ pub struct RaftStatusView {
 }
 
 /// Shows one server that votes.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "PascalCase")]
 pub struct RaftMemberView {
     /// The server's name.
     #[serde(rename = "ID")]
+    #[schema(value_type = String)]
     pub id: ServerId,
     /// Its number in Raft.
     #[serde(rename = "RaftID")]

@@ -15,6 +15,7 @@ pub mod front_door;
 pub mod join_token;
 pub mod mesh_status;
 mod one_line;
+pub mod openapi;
 pub mod pki;
 pub mod rfc3339;
 pub mod tls;

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use catalog::{Catalog, CatalogIndex, CheckStatus, MemberRole, Owner, Platform, ServerId, Timestamp};
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use crate::rfc3339;
 
@@ -11,20 +12,24 @@ use crate::rfc3339;
 pub const NODE_VERSION: &str = "weft-version";
 
 /// Answers `GET /v1/status/mesh`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "PascalCase")]
 pub struct MeshStatus {
     /// The server that answers.
+    #[schema(value_type = String)]
     pub server: ServerId,
     /// The leader, if it knows one.
+    #[schema(value_type = Option<String>)]
     pub leader: Option<ServerId>,
     /// The last log entry that it has applied.
+    #[schema(value_type = u64)]
     pub applied_index: CatalogIndex,
     /// The servers.
     pub servers: Vec<ServerStatus>,
     /// How many voters may be lost before nothing can be written.
     pub quorum_margin: usize,
     /// The agents, by platform and then by release.
+    #[schema(value_type = BTreeMap<String, BTreeMap<String, usize>>)]
     pub agents: BTreeMap<Platform, BTreeMap<String, usize>>,
     /// The nodes whose agent has lost its session, or never had one since its servers started; the first hundred of them.
     pub sessions_lost: Vec<String>,
@@ -39,15 +44,17 @@ pub struct MeshStatus {
 }
 
 /// Shows a server of the group.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "PascalCase")]
 pub struct ServerStatus {
     /// The server's name.
     #[serde(rename = "ID")]
+    #[schema(value_type = String)]
     pub id: ServerId,
     /// Its address for Raft.
     pub address: String,
     /// What it is meant to be: `learner`, `voter` or `leaving`.
+    #[schema(value_type = String)]
     pub role: MemberRole,
     /// The release that it said it runs.
     pub release: String,
@@ -56,22 +63,24 @@ pub struct ServerStatus {
 }
 
 /// Says how much is left of a certificate.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "PascalCase")]
 pub struct CertificateAge {
     /// `root` or `intermediate`.
     pub certificate: String,
     /// When it expires.
     #[serde(with = "rfc3339::text")]
+    #[schema(value_type = String)]
     pub not_after: Timestamp,
     /// How much of its life is left, in hundredths.
     pub left_percent: u64,
     /// `passing`; `warning` once a third is left, `critical` once 15 hundredths are.
+    #[schema(value_type = String)]
     pub status: CheckStatus,
 }
 
 /// Counts services by the health of their instances.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "PascalCase")]
 pub struct ServiceCounts {
     /// Those all of whose instances pass.
@@ -83,7 +92,7 @@ pub struct ServiceCounts {
 }
 
 /// Shows the health of a service's instances.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "PascalCase")]
 pub struct ServiceHealth {
     /// The service, as `namespace/name`.

@@ -43,7 +43,6 @@ where
 
 impl Route {
     /// Returns what the route serves and the right that it needs.
-    #[cfg(test)]
     pub(super) fn describe(&self) -> (Method, &'static str, Right) {
         (self.method.clone(), self.path, self.right)
     }

@@ -51,7 +51,6 @@ impl Route {
     }
 
     /// Returns what the route serves and the right that it needs.
-    #[cfg(test)]
     pub(crate) fn describe(&self) -> (Method, &'static str, Right) {
         (self.method.clone(), self.path, self.right)
     }

@@ -40,6 +40,15 @@ const FORMS: [(&str, Form); 13] = [
     ("/v1/config/{kind}", Form::List),
 ];
 
+/// Lists the parameters by which the answer of a route can be shaped.
+pub(super) fn parameters_of(path: &str) -> &'static [&'static str] {
+    match FORMS.iter().find(|(known, _)| *known == path) {
+        Some((_, Form::OnNodes | Form::Checks)) => &["filter", "near", "node-meta"],
+        Some(_) => &["filter"],
+        None => &[],
+    }
+}
+
 /// What is left of an answer, and in which order.
 #[derive(Debug, Default)]
 pub(super) struct Shaping {

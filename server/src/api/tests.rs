@@ -5,6 +5,7 @@ mod audit;
 mod content;
 mod harness;
 mod members;
+mod openapi;
 mod policy;
 mod shaping;
 mod snapshot;

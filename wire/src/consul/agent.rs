@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 /// Answers `agent/self`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "PascalCase")]
 pub struct AgentSelf {
     /// Who answers.
@@ -13,7 +14,7 @@ pub struct AgentSelf {
 }
 
 /// Shows who answers.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "PascalCase")]
 pub struct AgentConfig {
     /// The datacenter.
@@ -35,7 +36,7 @@ impl AgentSelf {
 }
 
 /// Answers `agent/version`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "PascalCase")]
 pub struct AgentVersion {
     /// The version as people write it.
@@ -52,7 +53,7 @@ impl AgentVersion {
 /// Is one element of the answer to `agent/members`: a server, or a node with an agent.
 ///
 /// There is no gossip; servers know one another by their log, and agents by the sessions that these hold with servers.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "PascalCase")]
 pub struct AgentMember {
     /// The server's or the node's name.

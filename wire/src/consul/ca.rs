@@ -2,6 +2,7 @@
 
 use ::catalog::{Catalog, CatalogIndex, Timestamp, TrustDomain};
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 use x509_parser::prelude::{FromDer, ParsedExtension, X509Certificate};
 
 use crate::rfc3339;
@@ -21,20 +22,21 @@ pub enum CaRootsError {
 }
 
 /// Answers `connect/ca/roots`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "PascalCase")]
 pub struct CaRoots {
     /// The id of the root that signs.
     #[serde(rename = "ActiveRootID")]
     pub active_root_id: String,
     /// The authority of every identity.
+    #[schema(value_type = String)]
     pub trust_domain: TrustDomain,
     /// The roots to trust, by id.
     pub roots: Vec<CaRoot>,
 }
 
 /// Shows a root.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "PascalCase")]
 pub struct CaRoot {
     /// The SHA-256 of the certificate, hexadecimal.
@@ -51,9 +53,11 @@ pub struct CaRoot {
     pub external_trust_domain: String,
     /// When it becomes valid.
     #[serde(with = "rfc3339::text")]
+    #[schema(value_type = String)]
     pub not_before: Timestamp,
     /// When it expires.
     #[serde(with = "rfc3339::text")]
+    #[schema(value_type = String)]
     pub not_after: Timestamp,
     /// The certificate, PEM.
     #[serde(rename = "RootCert")]
@@ -68,8 +72,10 @@ pub struct CaRoot {
     /// Always 256: the curve P-256.
     pub private_key_bits: u32,
     /// The index at which it was installed.
+    #[schema(value_type = u64)]
     pub create_index: CatalogIndex,
     /// The index of the last change.
+    #[schema(value_type = u64)]
     pub modify_index: CatalogIndex,
 }
 

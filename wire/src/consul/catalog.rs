@@ -4,11 +4,12 @@ use std::collections::BTreeMap;
 
 use ::catalog::{CatalogIndex, Instance, InstanceId, Namespace, NodeName, Owner, Platform, ServiceName, Upstream};
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::HealthCheck;
 
 /// Shows a node.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "PascalCase")]
 pub struct Node {
     /// The node's id as its platform gives it; empty where there is none.
@@ -16,6 +17,7 @@ pub struct Node {
     pub id: String,
     /// The node's name.
     #[serde(rename = "Node")]
+    #[schema(value_type = String)]
     pub name: NodeName,
     /// The address or host name that others reach it at.
     pub address: String,
@@ -26,16 +28,20 @@ pub struct Node {
     /// Free facts.
     pub meta: BTreeMap<String, String>,
     /// What it runs on.
+    #[schema(value_type = String)]
     pub platform: Platform,
     /// The failure zone; empty where none is known.
     pub zone: String,
     /// The flat address space that the address is of.
     pub network: String,
     /// Whose the node is.
+    #[schema(value_type = String)]
     pub owner: Owner,
     /// The index at which it was first registered.
+    #[schema(value_type = u64)]
     pub create_index: CatalogIndex,
     /// The index of the last change.
+    #[schema(value_type = u64)]
     pub modify_index: CatalogIndex,
 }
 
@@ -60,7 +66,7 @@ impl Node {
 }
 
 /// Shows a further address of an instance.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "PascalCase")]
 pub struct ServiceAddress {
     /// An IP address or host name.
@@ -70,7 +76,7 @@ pub struct ServiceAddress {
 }
 
 /// Shows an instance's weights.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "PascalCase")]
 pub struct ServiceWeights {
     /// The weight while all its checks pass.
@@ -86,7 +92,7 @@ impl From<::catalog::Weights> for ServiceWeights {
 }
 
 /// Shows what an instance's agent does for it.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "PascalCase")]
 pub struct ServiceProxy {
     /// The services that the instance calls.
@@ -95,14 +101,16 @@ pub struct ServiceProxy {
 }
 
 /// Shows a service that an instance calls.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "PascalCase")]
 pub struct ServiceUpstream {
     /// Always `service`.
     pub destination_type: String,
     /// The namespace of the service that is called.
+    #[schema(value_type = String)]
     pub destination_namespace: Namespace,
     /// The service that is called.
+    #[schema(value_type = String)]
     pub destination_name: ServiceName,
     /// Where the local listener is; empty for 127.0.0.1.
     pub local_bind_address: String,
@@ -133,15 +141,18 @@ fn addresses(instance: &Instance) -> BTreeMap<String, ServiceAddress> {
 }
 
 /// Shows an instance, as an agent and the health paths do.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "PascalCase")]
 pub struct AgentService {
     /// The instance's id.
     #[serde(rename = "ID")]
+    #[schema(value_type = String)]
     pub id: InstanceId,
     /// The service.
+    #[schema(value_type = String)]
     pub service: ServiceName,
     /// The service's namespace.
+    #[schema(value_type = String)]
     pub namespace: Namespace,
     /// Free labels.
     pub tags: Vec<String>,
@@ -168,8 +179,10 @@ pub struct AgentService {
     /// The datacenter that it is in.
     pub datacenter: String,
     /// The index at which it was first registered.
+    #[schema(value_type = u64)]
     pub create_index: CatalogIndex,
     /// The index of the last change.
+    #[schema(value_type = u64)]
     pub modify_index: CatalogIndex,
 }
 
@@ -210,7 +223,7 @@ impl AgentService {
 }
 
 /// Answers `catalog/node/:node`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "PascalCase")]
 pub struct NodeServices {
     /// The node.
@@ -232,7 +245,7 @@ impl NodeServices {
 }
 
 /// Answers `catalog/node-services/:node`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "PascalCase")]
 pub struct NodeServiceList {
     /// The node.
@@ -254,13 +267,14 @@ impl NodeServiceList {
 }
 
 /// Is one element of the answer to `catalog/service/:service`: an instance together with its node.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "PascalCase")]
 pub struct CatalogService {
     /// The node's id; empty where there is none.
     #[serde(rename = "ID")]
     pub node_id: String,
     /// The node's name.
+    #[schema(value_type = String)]
     pub node: NodeName,
     /// The node's address.
     pub address: String,
@@ -271,19 +285,24 @@ pub struct CatalogService {
     /// The node's free facts.
     pub node_meta: BTreeMap<String, String>,
     /// What the node runs on.
+    #[schema(value_type = String)]
     pub platform: Platform,
     /// The node's failure zone; empty where none is known.
     pub zone: String,
     /// The flat address space that the node is in.
     pub network: String,
     /// Whose the node is.
+    #[schema(value_type = String)]
     pub owner: Owner,
     /// The service's namespace.
+    #[schema(value_type = String)]
     pub namespace: Namespace,
     /// The instance's id.
     #[serde(rename = "ServiceID")]
+    #[schema(value_type = String)]
     pub service_id: InstanceId,
     /// The service.
+    #[schema(value_type = String)]
     pub service_name: ServiceName,
     /// The instance's address if it is not the node's; empty otherwise.
     pub service_address: String,
@@ -310,8 +329,10 @@ pub struct CatalogService {
     /// Always empty here, as Consul has it; the `health/...` paths answer with checks.
     pub checks: Vec<HealthCheck>,
     /// The index at which the instance was first registered.
+    #[schema(value_type = u64)]
     pub create_index: CatalogIndex,
     /// The index of its last change.
+    #[schema(value_type = u64)]
     pub modify_index: CatalogIndex,
 }
 

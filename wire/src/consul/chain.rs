@@ -4,12 +4,13 @@ use std::collections::BTreeMap;
 
 use ::catalog::{IdentityScheme, Namespace, ServiceKey, ServiceName};
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 /// How long an agent waits for a connection to an instance.
 const CONNECT_TIMEOUT: &str = "5s";
 
 /// Answers `discovery-chain/:service`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "PascalCase")]
 pub struct DiscoveryChainAnswer {
     /// The chain.
@@ -17,12 +18,14 @@ pub struct DiscoveryChainAnswer {
 }
 
 /// Shows how calls of a service are routed.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "PascalCase")]
 pub struct DiscoveryChain {
     /// The service.
+    #[schema(value_type = String)]
     pub service_name: ServiceName,
     /// Its namespace.
+    #[schema(value_type = String)]
     pub namespace: Namespace,
     /// Its datacenter.
     pub datacenter: String,
@@ -39,7 +42,7 @@ pub struct DiscoveryChain {
 }
 
 /// Shows one step of routing.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "PascalCase")]
 pub struct ChainNode {
     /// `resolver`.
@@ -52,7 +55,7 @@ pub struct ChainNode {
 }
 
 /// Shows what a name resolves to.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "PascalCase")]
 pub struct ChainResolver {
     /// Whether no entry says otherwise.
@@ -64,15 +67,17 @@ pub struct ChainResolver {
 }
 
 /// Shows what is called in the end.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "PascalCase")]
 pub struct ChainTarget {
     /// The target's id.
     #[serde(rename = "ID")]
     pub id: String,
     /// The service.
+    #[schema(value_type = String)]
     pub service: ServiceName,
     /// Its namespace.
+    #[schema(value_type = String)]
     pub namespace: Namespace,
     /// Its datacenter.
     pub datacenter: String,

@@ -2,21 +2,25 @@
 
 use ::catalog::{Catalog, CatalogIndex, Check, CheckId, CheckStatus, Instance, Namespace, NodeName};
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::{AgentService, Node};
 
 /// Shows a check.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "PascalCase")]
 pub struct HealthCheck {
     /// The node that it is on.
+    #[schema(value_type = String)]
     pub node: NodeName,
     /// The check's id.
     #[serde(rename = "CheckID")]
+    #[schema(value_type = String)]
     pub check_id: CheckId,
     /// The name that people see.
     pub name: String,
     /// What it said last.
+    #[schema(value_type = String)]
     pub status: CheckStatus,
     /// What the operator noted about it.
     pub notes: String,
@@ -33,10 +37,13 @@ pub struct HealthCheck {
     #[serde(rename = "Type")]
     pub kind: String,
     /// The namespace of the instance.
+    #[schema(value_type = String)]
     pub namespace: Namespace,
     /// The index at which it was first registered.
+    #[schema(value_type = u64)]
     pub create_index: CatalogIndex,
     /// The index of the last change.
+    #[schema(value_type = u64)]
     pub modify_index: CatalogIndex,
 }
 
@@ -68,7 +75,7 @@ impl HealthCheck {
 }
 
 /// Is one element of the answer to `health/service/:service`: an instance, its node, and the checks of both.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "PascalCase")]
 pub struct HealthEntry {
     /// The node.

@@ -1,11 +1,12 @@
 //! What `agent/host` answers: the machine that the agent or server runs on.
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use crate::crypto;
 
 /// Answers `agent/host`, in the names that Consul took from its source of these facts.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "PascalCase")]
 pub struct AgentHost {
     /// Its memory.
@@ -20,7 +21,7 @@ pub struct AgentHost {
 }
 
 /// Shows memory, in bytes.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct HostMemory {
     /// All there is.
@@ -32,7 +33,7 @@ pub struct HostMemory {
 }
 
 /// Shows one processor.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct HostCpu {
     /// Its number.
@@ -40,7 +41,7 @@ pub struct HostCpu {
 }
 
 /// Shows the operating system.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct HostSystem {
     /// The host's name.

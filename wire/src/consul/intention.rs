@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use ::catalog::{Action, CatalogIndex, Effect, IntentionKey, IntentionOwner, SourcePattern, Timestamp};
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::default_partition;
 use super::permission::{IntentionJwt, IntentionPermission};
@@ -16,7 +17,7 @@ pub(super) const CONSUL: &str = "consul";
 pub(super) const SPIFFE: &str = "spiffe";
 
 /// Shows an intention.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "PascalCase")]
 pub struct Intention {
     /// What the operator noted about it.
@@ -35,6 +36,7 @@ pub struct Intention {
     pub source_type: String,
     /// What happens; none where permissions say it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
     pub action: Option<Action>,
     /// What happens by request; empty where an action says it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -46,9 +48,11 @@ pub struct Intention {
     pub meta: BTreeMap<String, String>,
     /// When an allow ends.
     #[serde(default, skip_serializing_if = "Option::is_none", with = "rfc3339::optional_text")]
+    #[schema(value_type = Option<String>)]
     pub expires_at: Option<Timestamp>,
     /// Whose it is: the team that alone changes it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
     pub owner: Option<IntentionOwner>,
     /// Whether its denial is only logged and counted.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
@@ -56,8 +60,10 @@ pub struct Intention {
     /// 9 for the most specific pair, down to 1.
     pub precedence: u8,
     /// The index at which it was first written.
+    #[schema(value_type = u64)]
     pub create_index: CatalogIndex,
     /// The index of the last change.
+    #[schema(value_type = u64)]
     pub modify_index: CatalogIndex,
 }
 
@@ -220,7 +226,7 @@ impl IntentionRequest {
 }
 
 /// Answers `connect/intentions/check`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "PascalCase")]
 pub struct CheckAnswer {
     /// Whether a connection is let through; false also where requests are judged one by one.

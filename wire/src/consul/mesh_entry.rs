@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use ::catalog::{Action, AuditMode, CatalogIndex, Guardrail, MeshEntry, Namespace, ServicePattern, SourcePattern};
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::default_partition;
 use crate::decode::{DecodeError, Fields};
@@ -12,7 +13,7 @@ use crate::decode::{DecodeError, Fields};
 pub const MESH: &str = "mesh";
 
 /// Writes or shows the `mesh` config entry.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "PascalCase")]
 pub struct MeshConfigEntry {
     /// Always `mesh`.
@@ -20,27 +21,33 @@ pub struct MeshConfigEntry {
     /// Always `mesh`.
     pub name: String,
     /// What happens where no intention matches.
+    #[schema(value_type = String)]
     pub default_intention_policy: Action,
     /// Denies that no intention overrides.
     pub guardrails: Vec<GuardrailEntry>,
     /// Where denials are only logged and counted.
     #[serde(default, skip_serializing_if = "AuditModeEntry::is_off")]
+    #[schema(value_type = Object)]
     pub audit: AuditModeEntry,
     /// The index at which it was first written.
+    #[schema(value_type = u64)]
     pub create_index: CatalogIndex,
     /// The index of the last change.
+    #[schema(value_type = u64)]
     pub modify_index: CatalogIndex,
 }
 
 /// Writes or shows a guardrail.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "PascalCase")]
 pub struct GuardrailEntry {
     /// The name that explanations use.
     pub name: String,
     /// Who must not call.
+    #[schema(value_type = String)]
     pub source: SourcePattern,
     /// Who must not be called.
+    #[schema(value_type = String)]
     pub destination: ServicePattern,
 }
 

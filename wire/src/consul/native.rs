@@ -2,6 +2,7 @@
 
 use ::catalog::{CatalogIndex, Namespace, ServiceKey, ServiceName, SpiffeId, Timestamp};
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use crate::crypto::Secret;
 use crate::decode::{DecodeError, Fields, Shape};
@@ -9,7 +10,7 @@ use crate::pki::Serial;
 use crate::rfc3339;
 
 /// Answers `agent/connect/ca/leaf/:service`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "PascalCase")]
 pub struct LeafCertificate {
     /// The certificate's serial number, hexadecimal with colons.
@@ -19,23 +20,30 @@ pub struct LeafCertificate {
     pub certificate_pem: String,
     /// The leaf's key, which the agent made on this machine.
     #[serde(rename = "PrivateKeyPEM")]
+    #[schema(value_type = String)]
     pub private_key_pem: Secret,
     /// The service.
+    #[schema(value_type = String)]
     pub service: ServiceName,
     /// The service's namespace.
+    #[schema(value_type = String)]
     pub namespace: Namespace,
     /// The identity that the leaf proves.
     #[serde(rename = "ServiceURI")]
     pub service_uri: String,
     /// When the agent got it.
     #[serde(with = "rfc3339::text")]
+    #[schema(value_type = String)]
     pub valid_after: Timestamp,
     /// When it expires.
     #[serde(with = "rfc3339::text")]
+    #[schema(value_type = String)]
     pub valid_before: Timestamp,
     /// A number that is another one for each leaf.
+    #[schema(value_type = u64)]
     pub create_index: CatalogIndex,
     /// The same number.
+    #[schema(value_type = u64)]
     pub modify_index: CatalogIndex,
 }
 
@@ -62,7 +70,7 @@ impl Shape for AuthorizeRequest {
 }
 
 /// Answers `agent/connect/authorize`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "PascalCase")]
 pub struct AuthorizeAnswer {
     /// Whether the connection may be let in. What is decided request by request counts as denied, as Consul has it.

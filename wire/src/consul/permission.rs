@@ -2,12 +2,14 @@
 
 use ::catalog::{Action, HeaderMatch, HeaderTest, JwtRequirement, PathMatch, Permission};
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 /// Shows one rule of an intention on HTTP requests.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "PascalCase")]
 pub struct IntentionPermission {
     /// What happens to a request that matches.
+    #[schema(value_type = String)]
     pub action: Action,
     /// Which requests match.
     #[serde(rename = "HTTP")]
@@ -18,7 +20,7 @@ pub struct IntentionPermission {
 }
 
 /// Shows which requests a permission speaks of.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "PascalCase")]
 pub struct HttpPermission {
     /// The whole path.
@@ -39,7 +41,7 @@ pub struct HttpPermission {
 }
 
 /// Shows a condition on one header.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "PascalCase")]
 pub struct HttpHeader {
     /// The header's name.
@@ -71,7 +73,7 @@ pub struct HttpHeader {
 }
 
 /// Shows what a request's token must say.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "PascalCase")]
 pub struct IntentionJwt {
     /// The providers, of which one must have issued it.
@@ -79,7 +81,7 @@ pub struct IntentionJwt {
 }
 
 /// Shows a provider of tokens.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "PascalCase")]
 pub struct JwtProvider {
     /// The provider's name.
@@ -90,7 +92,7 @@ pub struct JwtProvider {
 }
 
 /// Shows a condition on one claim.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "PascalCase")]
 pub struct VerifyClaim {
     /// Where the claim stands in the token.

@@ -4,9 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use ::catalog::{Catalog, ServiceKey};
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 /// Answers `operator/usage`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "PascalCase")]
 pub struct UsageAnswer {
     /// What each datacenter holds.
@@ -14,7 +15,7 @@ pub struct UsageAnswer {
 }
 
 /// Counts what a datacenter holds.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "PascalCase")]
 pub struct Usage {
     /// Nodes.

@@ -1,0 +1,233 @@
+//! The API's own description in OpenAPI 3.1, made from the routes themselves, the manual's sentence on each, and the types
+//! of the answers.
+
+use std::collections::BTreeMap;
+
+use serde_json::{Map, Value, json};
+use utoipa::openapi::{RefOr, Schema};
+use utoipa::{PartialSchema, ToSchema};
+
+use crate::{api_types, consul, mesh_status};
+
+/// Is one route, as it is described.
+#[derive(Debug, Clone)]
+pub struct Operation {
+    /// The method, in capitals.
+    pub method: String,
+    /// The path, with `{name}` for one segment.
+    pub path: &'static str,
+    /// What a caller has to have.
+    pub right: String,
+    /// Whether it answers without a token.
+    pub is_public: bool,
+    /// Whether it takes a body.
+    pub takes_body: bool,
+    /// The query parameters that it reads.
+    pub query: Vec<&'static str>,
+    /// What it answers with: a name of [`schemas`], `[name]` for a list of such, or empty where nothing is said of it.
+    pub answer: &'static str,
+}
+
+/// Returns what a section of the manual says of a route: the last cell of its row in a table of method, path and more.
+pub fn said_of<'a>(manual: &'a str, section: &str, method: &str, path: &str) -> Option<&'a str> {
+    part(manual, section).lines().find_map(|line| {
+        let mut cells = line.strip_prefix("| ")?.strip_suffix(" |")?.split(" | ");
+        let is_it = cells.next()? == method && cells.next()? == format!("`{path}`");
+        is_it.then(|| cells.last()).flatten()
+    })
+}
+
+/// Returns what stands between the two marks of a section.
+fn part<'a>(manual: &'a str, section: &str) -> &'a str {
+    manual.split(&format!("<!-- {section} -->")).nth(1).unwrap_or_default()
+}
+
+/// Lists the routes of which the manual has a row between two marks: method and path.
+pub fn listed<'a>(manual: &'a str, section: &str) -> Vec<(&'a str, &'a str)> {
+    let rows = part(manual, section).lines().filter_map(|line| {
+        let mut cells = line.strip_prefix("| ")?.split(" | ");
+        let (method, path) = (cells.next()?, cells.next()?.strip_prefix('`')?.strip_suffix('`')?);
+        path.starts_with("/v1/").then_some((method, path))
+    });
+    rows.collect()
+}
+
+/// Describes the routes; `manual` has a sentence on each, in one section.
+pub fn document(title: &str, manual: &str, section: &str, operations: &[Operation]) -> Value {
+    let mut paths: BTreeMap<&str, Map<String, Value>> = BTreeMap::new();
+    for operation in operations {
+        let described = describe(operation, manual, section);
+        paths.entry(operation.path).or_default().insert(operation.method.to_lowercase(), described);
+    }
+    json!({
+        "openapi": "3.1.0",
+        "info": {
+            "title": title,
+            "version": env!("CARGO_PKG_VERSION"),
+            "license": { "name": "Apache-2.0", "identifier": "Apache-2.0" },
+        },
+        "paths": paths,
+        "components": {
+            "schemas": schemas(),
+            "securitySchemes": {
+                "token": { "type": "apiKey", "in": "header", "name": "X-Consul-Token" },
+                "bearer": { "type": "http", "scheme": "bearer" },
+            },
+            "responses": {
+                "Refused": {
+                    "description": "One line that says what failed, on which input, and what to do.",
+                    "content": { "text/plain": { "schema": { "type": "string" } } },
+                },
+            },
+        },
+    })
+}
+
+fn describe(operation: &Operation, manual: &str, section: &str) -> Value {
+    let in_path = operation
+        .path
+        .split('/')
+        .filter_map(|part| part.strip_prefix('{')?.strip_suffix('}'))
+        .map(|name| json!({ "name": name, "in": "path", "required": true, "schema": { "type": "string" } }));
+    let in_query = operation.query.iter().map(|name| {
+        json!({ "name": name, "in": "query", "required": false, "allowEmptyValue": true, "schema": { "type": "string" } })
+    });
+    let content = match answer_schema(operation.answer) {
+        Some(schema) => json!({ "application/json": { "schema": schema } }),
+        None => json!({}),
+    };
+    let mut described = json!({
+        "summary": said_of(manual, section, &operation.method, operation.path).unwrap_or_default(),
+        "operationId": operation_id(operation),
+        "description": format!("Needs {}.", operation.right),
+        "parameters": in_path.chain(in_query).collect::<Vec<Value>>(),
+        "responses": {
+            "200": { "description": "Done, or found.", "content": content },
+            "default": { "$ref": "#/components/responses/Refused" },
+        },
+    });
+    if operation.takes_body {
+        described["requestBody"] = json!({ "content": { "application/json": { "schema": { "type": "object" } } } });
+    }
+    described["security"] = if operation.is_public { json!([]) } else { json!([{ "token": [] }, { "bearer": [] }]) };
+    described
+}
+
+fn operation_id(operation: &Operation) -> String {
+    let words = operation.path.trim_start_matches("/v1/").split(['/', '-', '{', '}', '.', '*']);
+    let words = words.filter(|word| !word.is_empty()).map(|word| {
+        let (first, rest) = word.split_at(1);
+        first.to_uppercase() + rest
+    });
+    operation.method.to_lowercase() + &words.collect::<String>()
+}
+
+fn answer_schema(answer: &str) -> Option<Value> {
+    let reference = |name: &str| json!({ "$ref": format!("#/components/schemas/{name}") });
+    match answer {
+        "" => None,
+        "bool" => Some(json!({ "type": "boolean" })),
+        "text" => Some(json!({ "type": "string" })),
+        _ => Some(match answer.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
+            Some("text") => json!({ "type": "array", "items": { "type": "string" } }),
+            Some(name) => json!({ "type": "array", "items": reference(name) }),
+            None => reference(answer),
+        }),
+    }
+}
+
+/// Returns the schemas of the types that answers are made of, by name.
+pub fn schemas() -> BTreeMap<String, Value> {
+    let mut found: Vec<(String, RefOr<Schema>)> = Vec::new();
+    macro_rules! gather {
+        ($($type:ty),+ $(,)?) => {
+            $(
+                found.push((<$type as ToSchema>::name().into_owned(), <$type as PartialSchema>::schema()));
+                <$type as ToSchema>::schemas(&mut found);
+            )+
+        };
+    }
+    gather!(
+        api_types::Explanation,
+        api_types::RaftStatusView,
+        consul::AgentHost,
+        consul::AgentMember,
+        consul::AgentSelf,
+        consul::AgentService,
+        consul::AgentVersion,
+        consul::AuthorizeAnswer,
+        consul::CaRoots,
+        consul::CatalogService,
+        consul::CheckAnswer,
+        consul::DiscoveryChainAnswer,
+        consul::HealthCheck,
+        consul::HealthEntry,
+        consul::Intention,
+        consul::LeafCertificate,
+        consul::MeshConfigEntry,
+        consul::Node,
+        consul::NodeServiceList,
+        consul::NodeServices,
+        consul::UsageAnswer,
+        mesh_status::MeshStatus,
+    );
+    found.into_iter().filter_map(|(name, schema)| Some((name, serde_json::to_value(schema).ok()?))).collect()
+}
+
+/// Returns every reference of a document that leads nowhere in it; none in a sound one.
+pub fn dangling(document: &Value) -> Vec<String> {
+    fn walk(value: &Value, document: &Value, found: &mut Vec<String>) {
+        match value {
+            Value::Object(fields) => {
+                if let Some(reference) = fields.get("$ref").and_then(Value::as_str)
+                    && reference.strip_prefix('#').is_none_or(|pointer| document.pointer(pointer).is_none())
+                {
+                    found.push(reference.to_owned());
+                }
+                fields.values().for_each(|value| walk(value, document, found));
+            }
+            Value::Array(values) => values.iter().for_each(|value| walk(value, document, found)),
+            _ => {}
+        }
+    }
+    let mut found = Vec::new();
+    walk(document, document, &mut found);
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MANUAL: &str =
+        "<!-- a -->\n| Method | Path | What |\n| --- | --- | --- |\n| GET | `/v1/x/{id}` | the x |\n<!-- a -->";
+
+    #[test]
+    fn a_route_is_described_by_its_row_in_the_manual() {
+        assert_eq!(said_of(MANUAL, "a", "GET", "/v1/x/{id}"), Some("the x"));
+        assert_eq!(said_of(MANUAL, "a", "PUT", "/v1/x/{id}"), None);
+        assert_eq!(listed(MANUAL, "a"), [("GET", "/v1/x/{id}")]);
+        assert!(listed(MANUAL, "b").is_empty());
+    }
+
+    #[test]
+    fn a_document_has_its_routes_and_no_reference_leads_nowhere() {
+        let operation = Operation {
+            method: "GET".to_owned(),
+            path: "/v1/x/{id}",
+            right: "a valid token".to_owned(),
+            is_public: false,
+            takes_body: false,
+            query: vec!["index"],
+            answer: "[HealthEntry]",
+        };
+        let document = document("test", MANUAL, "a", &[operation]);
+        let get = &document["paths"]["/v1/x/{id}"]["get"];
+        assert_eq!((get["summary"].as_str(), get["operationId"].as_str()), (Some("the x"), Some("getXId")));
+        assert_eq!(get["parameters"][1]["name"], "index");
+        assert_eq!(dangling(&document), Vec::<String>::new());
+        let entry = &document["components"]["schemas"]["HealthEntry"];
+        assert!(entry["properties"]["Checks"].is_object(), "{entry}");
+        assert_eq!(document["components"]["schemas"]["HealthCheck"]["properties"]["CheckID"]["type"], "string");
+    }
+}
