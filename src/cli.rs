@@ -7,9 +7,11 @@ use clap::{Args, CommandFactory, Parser, Subcommand};
 mod acl;
 mod agent;
 mod api;
+mod audit;
 mod ca;
 mod catalog;
 mod completions;
+mod config;
 mod config_file;
 mod daemon;
 mod demo;
@@ -19,6 +21,7 @@ mod intention;
 mod join_token;
 mod keygen;
 mod leave;
+mod mesh;
 mod operator;
 mod output;
 mod server;
@@ -96,6 +99,15 @@ enum Verb {
     /// Say who may call whom
     #[command(subcommand)]
     Intention(intention::Intention),
+    /// Write, read, list and delete config entries
+    #[command(subcommand)]
+    Config(config::Config),
+    /// See and relax how strictly the mesh takes its own rules
+    #[command(subcommand)]
+    Mesh(mesh::Mesh),
+    /// Read, export and verify the audit trail
+    #[command(subcommand)]
+    Audit(audit::Audit),
     /// Register and list the services of the local agent
     #[command(subcommand)]
     Services(services::Services),
@@ -146,6 +158,9 @@ async fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Verb::Acl(acl) => acl::run(acl, api).await,
         Verb::JoinToken(join_token) => join_token::run(join_token, api).await,
         Verb::Intention(intention) => intention::run(intention, api).await,
+        Verb::Config(config) => config::run(config, api).await,
+        Verb::Mesh(mesh) => mesh::run(mesh, api).await,
+        Verb::Audit(audit) => Box::pin(audit::run(audit, api)).await,
         Verb::Services(services) => services::run(services, api).await,
         Verb::Catalog(catalog) => catalog::run(catalog, api).await,
         Verb::Snapshot(snapshot) => snapshot::run(snapshot, api).await,

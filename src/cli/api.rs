@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::Context;
 use serde::{Serialize, de::DeserializeOwned};
 use wire::{
-    client::{ApiClient, Call},
+    client::{Answer, ApiClient, Call},
     crypto::{Secret, read_secret_file},
 };
 
@@ -50,6 +50,35 @@ impl Api {
             Err(error) if error.status() == Some(http::StatusCode::NOT_FOUND) => Ok(None),
             Err(error) => Err(error.into()),
         }
+    }
+
+    /// Asks for something of this name below `path` that may not be there.
+    pub(super) async fn find_in<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        name: &str,
+        query: &[(&str, &str)],
+    ) -> anyhow::Result<Option<T>> {
+        match asking(self.client.get(path).segment(name), query).json().await {
+            Ok(found) => Ok(Some(found)),
+            Err(error) if error.status() == Some(http::StatusCode::NOT_FOUND) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Asks for something, headers and all.
+    pub(super) async fn answer(&self, path: &str, query: &[(&str, &str)], timeout: Duration) -> anyhow::Result<Answer> {
+        Ok(asking(self.client.get(path), query).timeout(timeout).send().await?)
+    }
+
+    /// Removes something of this name below `path`; the answer says something.
+    pub(super) async fn delete_in<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        name: &str,
+        query: &[(&str, &str)],
+    ) -> anyhow::Result<T> {
+        Ok(asking(self.client.delete(path).segment(name), query).json().await?)
     }
 
     /// Sends a write whose answer says something.

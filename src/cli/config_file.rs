@@ -36,6 +36,11 @@ impl ConfigFile {
         }
     }
 
+    /// Returns the whole document.
+    pub(super) fn into_value(self) -> Value {
+        Value::Object(self.document)
+    }
+
     /// Takes the fields with one of these names out, whatever they hold.
     pub(super) fn without(mut self, names: &[&str]) -> Self {
         self.document.retain(|name, _| !names.iter().any(|known| name.eq_ignore_ascii_case(known)));

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, process::ExitCode};
 
-use catalog::{Namespace, ServicePattern, SourcePattern};
+use catalog::{IntentionOwner, Namespace, ServicePattern, SourcePattern};
 use clap::{Args, Subcommand};
 use serde::{Deserialize, Serialize};
 use wire::api_types::Explanation;
@@ -15,6 +15,7 @@ use super::{
 };
 
 const EXACT: &str = "/v1/connect/intentions/exact";
+const TAKE_OVER: (&str, &str) = ("take-over", "true");
 
 /// Say who may call whom.
 ///
@@ -26,7 +27,7 @@ pub(super) enum Intention {
     /// Write an intention
     Create(Create),
     /// Remove an intention
-    Delete(Pair),
+    Delete(Delete),
     /// Show one intention
     Get(Get),
     /// List all intentions, in the order in which they are tried
@@ -77,7 +78,28 @@ pub(super) struct Create {
     #[arg(long, value_name = "KEY=VALUE", value_parser = key_value)]
     meta: Vec<(String, String)>,
     #[command(flatten)]
+    ownership: Ownership,
+    #[command(flatten)]
     pair: Pair,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Delete {
+    #[command(flatten)]
+    ownership: Ownership,
+    #[command(flatten)]
+    pair: Pair,
+}
+
+/// Says in whose name an intention is changed.
+#[derive(Debug, Args)]
+pub(super) struct Ownership {
+    /// In whose name: only this owner then changes it
+    #[arg(long, value_name = "OWNER")]
+    owner: Option<IntentionOwner>,
+    /// Change it even if it belongs to another owner
+    #[arg(long)]
+    take_over: bool,
 }
 
 fn key_value(text: &str) -> Result<(String, String), String> {
@@ -125,6 +147,8 @@ struct Written<'a> {
     action: &'a str,
     description: &'a str,
     meta: &'a BTreeMap<String, String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    owner: Option<&'a IntentionOwner>,
 }
 
 /// Is an intention as the API shows it, as far as a table needs it.
@@ -142,6 +166,8 @@ struct Shown {
     precedence: u8,
     #[serde(default)]
     description: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    owner: Option<String>,
     #[serde(flatten)]
     rest: BTreeMap<String, serde_json::Value>,
 }
@@ -162,13 +188,18 @@ impl Shown {
     fn action(&self) -> String {
         self.action.clone().unwrap_or_else(|| "permissions".to_owned())
     }
+
+    fn owner(&self) -> String {
+        self.owner.clone().unwrap_or_default()
+    }
 }
 
 fn list_table<'a>(shown: impl IntoIterator<Item = &'a Shown>) -> String {
     let rows = shown.into_iter().map(|one| {
-        vec![one.source(), one.action(), one.destination(), one.precedence.to_string(), one.description.clone()]
+        let (precedence, description) = (one.precedence.to_string(), one.description.clone());
+        vec![one.source(), one.action(), one.destination(), precedence, one.owner(), description]
     });
-    table(&["Source", "Action", "Destination", "Precedence", "Description"], rows.collect(), "no intentions")
+    table(&["Source", "Action", "Destination", "Precedence", "Owner", "Description"], rows.collect(), "no intentions")
 }
 
 pub(super) async fn run(verb: Intention, options: &ApiOptions) -> anyhow::Result<ExitCode> {
@@ -176,9 +207,12 @@ pub(super) async fn run(verb: Intention, options: &ApiOptions) -> anyhow::Result
     let namespace = &options.namespace;
     match verb {
         Intention::Create(create) => self::create(&api, &create, namespace).await?,
-        Intention::Delete(pair) => {
-            let (source, destination) = pair.resolve(namespace)?;
-            api.delete(EXACT, &[("source", &source), ("destination", &destination)]).await?;
+        Intention::Delete(delete) => {
+            let (source, destination) = delete.pair.resolve(namespace)?;
+            let mut query = vec![("source", source.as_str()), ("destination", destination.as_str())];
+            query.extend(delete.ownership.owner.as_ref().map(|owner| ("owner", owner.as_str())));
+            query.extend(delete.ownership.take_over.then_some(TAKE_OVER));
+            api.delete(EXACT, &query).await?;
             output::line(&format!("Deleted: {source} => {destination}"))?;
         }
         Intention::Get(get) => {
@@ -191,6 +225,7 @@ pub(super) async fn run(verb: Intention, options: &ApiOptions) -> anyhow::Result
                     ("Destination:", one.destination()),
                     ("Action:", one.action()),
                     ("Precedence:", one.precedence.to_string()),
+                    ("Owner:", one.owner()),
                     ("Description:", one.description.clone()),
                 ]),
             })?;
@@ -225,9 +260,11 @@ async fn create(api: &Api, create: &Create, namespace: &Namespace) -> anyhow::Re
     let (source, destination) = create.pair.resolve(namespace)?;
     let action = if create.allow { "allow" } else { "deny" };
     let meta = create.meta.iter().cloned().collect();
-    let body = Written { action, description: &create.description, meta: &meta };
+    let owner = create.ownership.owner.as_ref();
+    let body = Written { action, description: &create.description, meta: &meta, owner };
     let mut query = vec![("source", source.as_str()), ("destination", destination.as_str())];
-    if !create.replace {
+    query.extend(create.ownership.take_over.then_some(TAKE_OVER));
+    if !create.replace && !create.ownership.take_over {
         let there: Option<Shown> = api.find(EXACT, &query).await?;
         if let Some(there) = there {
             return Err(hinted(
@@ -263,13 +300,24 @@ fn explanation_text(explanation: &Explanation) -> String {
     if explanation.audited {
         text += &printable(&format!(" (only logged and counted: {})", explanation.audited_by));
     }
+    for guardrail in explanation.guardrails.iter().filter(|guardrail| guardrail.matches) {
+        let line = format!("guardrail `{}`: {} => {}", guardrail.name, guardrail.source, guardrail.destination);
+        text += &format!("\n{}", printable(&line));
+    }
+    for relaxation in &explanation.relaxations {
+        let scope = relaxation.namespace.as_ref().map_or("the whole mesh".to_owned(), ToString::to_string);
+        let until = output::instant(relaxation.ends_at);
+        text += &format!("\n{}", printable(&format!("relaxed until {until} ({scope}): {}", relaxation.reason)));
+    }
     if !explanation.candidates.is_empty() {
         let rows = explanation.candidates.iter().map(|one| {
             let outcome = serde_json::to_value(one.outcome).ok();
             let outcome = outcome.as_ref().and_then(|outcome| outcome.as_str()).unwrap_or_default().to_owned();
-            vec![one.source.clone(), one.action.clone(), one.destination.clone(), one.precedence.to_string(), outcome]
+            let owner = one.owner.as_ref().map(ToString::to_string).unwrap_or_default();
+            let precedence = one.precedence.to_string();
+            vec![one.source.clone(), one.action.clone(), one.destination.clone(), precedence, owner, outcome]
         });
-        let rows = table(&["Source", "Action", "Destination", "Precedence", "Outcome"], rows.collect(), "");
+        let rows = table(&["Source", "Action", "Destination", "Precedence", "Owner", "Outcome"], rows.collect(), "");
         text += &format!("\n{rows}");
     }
     text

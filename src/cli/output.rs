@@ -35,7 +35,7 @@ impl Output {
 }
 
 /// Writes a value as JSON, with escapes also for those control characters that JSON itself would let through.
-fn json<T: Serialize>(value: &T) -> serde_json::Result<String> {
+pub(super) fn json<T: Serialize>(value: &T) -> serde_json::Result<String> {
     let text = serde_json::to_string_pretty(value)?;
     // Outside of strings JSON has no control character but the line's end, inside it has none of the first 32.
     let escaped =
@@ -46,6 +46,11 @@ fn json<T: Serialize>(value: &T) -> serde_json::Result<String> {
 /// Prints text and a line's end.
 pub(super) fn line(line: &str) -> anyhow::Result<()> {
     text(&format!("{line}\n"))
+}
+
+/// Prints a remark beside the output, to standard error.
+pub(super) fn note(line: &str) -> anyhow::Result<()> {
+    writeln!(std::io::stderr().lock(), "{line}").context("writing to standard error")
 }
 
 /// Prints text as it is. Whoever reads it may have had enough: then the command goes on, and ends as if it had been read.

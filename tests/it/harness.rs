@@ -15,7 +15,7 @@ mod wait;
 pub(crate) use curl::Curl;
 pub(crate) use http::{Response, exchange};
 pub(crate) use machines::Machines;
-pub(crate) use mesh::{Mesh, Service, free_port, write_secret};
+pub(crate) use mesh::{Mesh, Server, Service, free_port, write_secret};
 pub(crate) use metrics::Metrics;
 pub(crate) use process::{Output, Process, log_of, weft, weft_command};
 pub(crate) use tool::tool;

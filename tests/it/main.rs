@@ -11,6 +11,7 @@ mod catch_up;
 mod cli;
 mod demo;
 mod faults;
+mod guardrails;
 mod harness;
 mod one_mesh_on_machines;
 mod operations;
