@@ -30,14 +30,14 @@ macro_rules! check {
 }
 pub(super) use check;
 
-/// How often the state of an index is compared between servers. Writing it out is what a run spends its time on.
+/// How often the state of an index is compared between servers.
 const COMPARED_EVERY: u64 = 16;
 
 /// Remembers what was seen, to hold the present against it.
 #[derive(Debug, Default)]
 pub(crate) struct Checks {
     leaders: BTreeMap<u64, u64>,
-    states: BTreeMap<CatalogIndex, (u64, Vec<u8>)>,
+    states: BTreeMap<CatalogIndex, (u64, Catalog)>,
     acknowledged: Vec<(ServicePattern, CatalogIndex)>,
     pub(crate) history: History,
     /// Agent records that were enrolled, and whether their end was acknowledged.
@@ -58,9 +58,8 @@ impl Checks {
         if !is_certain && !index.0.is_multiple_of(COMPARED_EVERY) {
             return Ok(());
         }
-        let state = catalog.snapshot();
-        let (other, seen) = self.states.entry(index).or_insert_with(|| (server, state.clone()));
-        check!(*seen == state, "servers {other} and {server} differ at index {index}");
+        let (other, seen) = self.states.entry(index).or_insert_with(|| (server, catalog.clone()));
+        check!(seen == catalog, "servers {other} and {server} differ at index {index}");
         Ok(())
     }
 

@@ -19,13 +19,13 @@ fn number(name: &str) -> Option<f64> {
 
 /// Returns what the cluster of a seed looks like: all kinds in turn.
 fn plan(seed: u64) -> Plan {
-    let trouble = Duration::from_secs(60);
-    match seed % 8 {
-        0..4 => Plan { servers: 3, trouble, ..Plan::DEFAULT },
-        4 | 5 => Plan { servers: 5, trouble, ..Plan::DEFAULT },
-        6 => Plan { servers: 3, trouble, ..AGENTS },
-        _ => Plan { servers: 5, trouble, ..AGENTS },
-    }
+    let (servers, cluster) = match seed % 8 {
+        0..4 => (3, Plan::DEFAULT),
+        4 | 5 => (5, Plan::DEFAULT),
+        6 => (3, AGENTS),
+        _ => (5, AGENTS),
+    };
+    Plan { servers, trouble: Duration::from_secs(60), snapshot_entries_max: 300, ..cluster }
 }
 
 /// What all threads share.

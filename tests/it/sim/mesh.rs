@@ -77,7 +77,7 @@ impl Mesh {
             append_bytes_max: random.within(200..4000),
             appends_in_flight_max: random.within(1..10) as usize,
             segment_bytes: random.within(500..20_000),
-            snapshot_entries: random.within(3..40),
+            snapshot_entries: random.within(3..plan.snapshot_entries_max),
             retained_entries: random.within(0..8),
             ..Limits::default()
         };

@@ -32,6 +32,8 @@ pub(crate) struct Plan {
     pub(crate) has_honest_disks: bool,
     /// How long things go wrong.
     pub(crate) trouble: Duration,
+    /// At most how many entries lie between two snapshots: few, so that many are sent, or more, where hours are to pass.
+    pub(crate) snapshot_entries_max: u64,
 }
 
 impl Plan {
@@ -43,6 +45,7 @@ impl Plan {
         has_faults: true,
         has_honest_disks: true,
         trouble: Duration::from_secs(20),
+        snapshot_entries_max: 40,
     };
 }
 
