@@ -17,7 +17,7 @@ pub mod recovery;
 mod start;
 mod states;
 mod status;
-pub(crate) mod steward;
+pub mod steward;
 #[cfg(test)]
 pub(crate) mod testing;
 mod thread;

@@ -24,8 +24,8 @@ use tracing::info;
 
 pub use api::CertificateError;
 pub use config::{BOOTSTRAP_EXPECT_MAX, CertificateFiles, Config, ConfigError, Https, RaftTiming};
-pub use consensus::recovery;
 pub use consensus::{ConsensusError, FatalError, IdentityError};
+pub use consensus::{recovery, steward};
 
 use crate::api::ApiState;
 use crate::metrics::Metrics;

@@ -9,6 +9,7 @@ mod connections;
 mod disk;
 mod errands;
 mod faults;
+mod group;
 mod history;
 mod hours;
 mod hubs;
@@ -80,6 +81,24 @@ fn p1_p2_fault_8_five_servers_agree_whatever_fails() {
     for seed in seeds(40) {
         holds(seed, Plan { servers: 5, ..Plan::default() });
     }
+}
+
+/// Servers that join, leave, lose their disks and are replaced.
+const CHANGING: Plan = Plan { has_membership: true, trouble: std::time::Duration::from_secs(60), ..Plan::DEFAULT };
+
+#[test]
+fn r9_p1_p2_a_group_whose_servers_come_and_go_agrees_whatever_fails() {
+    let mut total = Summary::default();
+    for seed in seeds(12) {
+        let summary = holds(seed, CHANGING);
+        if seed % 100 == 0 {
+            assert_eq!(summary, holds(seed, CHANGING), "seed {seed} is not repeatable");
+        }
+        total.add(&summary);
+    }
+    let seen = ["a server joins", "a learner votes", "a server is taken out", "a leader gives way"];
+    let happened = seen.iter().all(|step| total.steps.contains_key(step));
+    assert!(std::env::var_os("SEED").is_some() || happened, "{:?} {:?}", total.steps, total.faults);
 }
 
 #[test]

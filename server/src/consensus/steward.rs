@@ -19,22 +19,22 @@ use crate::raft::{Group, GroupChange};
 
 /// Is what the steward of a leader sees.
 #[derive(Debug, Clone)]
-pub(crate) struct View<'a> {
+pub struct View<'a> {
     /// This server's Raft id.
-    pub(crate) own: u64,
+    pub own: u64,
     /// What is wanted.
-    pub(crate) membership: &'a Membership,
+    pub membership: &'a Membership,
     /// What is.
-    pub(crate) group: &'a Group,
+    pub group: &'a Group,
     /// What is committed.
-    pub(crate) commit: u64,
+    pub commit: u64,
     /// The current term.
-    pub(crate) term: u64,
+    pub term: u64,
 }
 
 /// Is one thing that the shell must do.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Output {
+pub enum Output {
     /// Have Raft change its group.
     Change(GroupChange),
     /// Write to the list of servers.
@@ -45,56 +45,60 @@ pub(crate) enum Output {
 
 /// Is how one server does, as the leader sees it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct ServerHealth {
-    pub(crate) raft_id: u64,
+pub struct ServerHealth {
+    /// Its number in Raft.
+    pub raft_id: u64,
     /// Whether Raft counts its vote.
-    pub(crate) votes: bool,
+    pub votes: bool,
     /// The last index that it is known to have.
-    pub(crate) last_index: u64,
+    pub last_index: u64,
     /// How long ago it was heard; zero for the leader, none if not since this leader began.
-    pub(crate) silent_ms: Option<u64>,
+    pub silent_ms: Option<u64>,
     /// Whether it was heard lately and is not behind.
-    pub(crate) is_healthy: bool,
+    pub is_healthy: bool,
     /// For how long it has been as healthy or unhealthy as it is.
-    pub(crate) stable_ms: u64,
+    pub stable_ms: u64,
 }
 
 /// Is how the servers do, as the leader sees them.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct GroupHealth {
-    pub(crate) leader: u64,
-    pub(crate) term: u64,
-    pub(crate) servers: Vec<ServerHealth>,
+pub struct GroupHealth {
+    /// Who leads, by its number in Raft.
+    pub leader: u64,
+    /// Its term.
+    pub term: u64,
+    /// Each server that Raft knows, by number.
+    pub servers: Vec<ServerHealth>,
     /// Why a change that is wanted is not made now.
-    pub(crate) held: Option<String>,
+    pub held: Option<String>,
 }
 
 impl GroupHealth {
     /// Returns how many more servers may fail before the group stops.
-    pub(crate) fn tolerance(&self) -> usize {
+    pub fn tolerance(&self) -> usize {
         let voters = self.servers.iter().filter(|server| server.votes).count();
         let healthy = self.servers.iter().filter(|server| server.votes && server.is_healthy).count();
         healthy.saturating_sub(majority(voters))
     }
 
     /// Reports whether every server is healthy.
-    pub(crate) fn is_healthy(&self) -> bool {
+    pub fn is_healthy(&self) -> bool {
         self.servers.iter().all(|server| server.is_healthy)
     }
 
     /// Reports whether leadership may be handed to a server.
-    pub(crate) fn could_lead(&self, raft_id: u64) -> bool {
+    pub fn could_lead(&self, raft_id: u64) -> bool {
         self.servers.iter().any(|server| server.raft_id == raft_id && server.votes && server.is_healthy)
     }
 
     /// Returns who has most of the log among those that could lead.
-    pub(crate) fn best_successor(&self) -> Option<u64> {
+    pub fn best_successor(&self) -> Option<u64> {
         let others = self.servers.iter().filter(|server| server.raft_id != self.leader && server.votes);
         others.filter(|server| server.is_healthy).max_by_key(|server| server.last_index).map(|server| server.raft_id)
     }
 
     /// Says why taking a server out would stop the group.
-    pub(crate) fn objection_to_removing(&self, raft_id: u64) -> Option<String> {
+    pub fn objection_to_removing(&self, raft_id: u64) -> Option<String> {
         let is_voter = |server: &&ServerHealth| server.votes && server.raft_id != raft_id;
         if !self.servers.iter().any(|server| server.raft_id == raft_id && server.votes) {
             return None;
@@ -120,7 +124,7 @@ fn in_ms(duration: Duration) -> u64 {
 
 /// The machine.
 #[derive(Debug, Default)]
-pub(crate) struct Steward {
+pub struct Steward {
     /// Since when each server is as healthy or unhealthy as it is.
     since: BTreeMap<u64, (bool, Duration)>,
     /// Since when this server leads in its term.
@@ -130,12 +134,12 @@ pub(crate) struct Steward {
 
 impl Steward {
     /// Forgets what it has seen: this server does not lead.
-    pub(crate) fn rest(&mut self) {
+    pub fn rest(&mut self) {
         *self = Self::default();
     }
 
     /// Takes one step, and says how the servers do. `now` is the time since any fixed start and never goes back.
-    pub(crate) fn step(&mut self, view: &View<'_>, now: Duration) -> (GroupHealth, Option<Output>) {
+    pub fn step(&mut self, view: &View<'_>, now: Duration) -> (GroupHealth, Option<Output>) {
         if self.leads_since.is_none_or(|(term, _)| term != view.term) {
             self.rest();
             self.leads_since = Some((view.term, now));

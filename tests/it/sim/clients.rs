@@ -1,5 +1,6 @@
 //! Clients: each does one thing at a time, and sends it again under the same request id until it hears what became of it.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use catalog::{
@@ -12,6 +13,7 @@ use super::history::{self, Act, Deed, Held, REGISTERS};
 use super::mesh::{Event, Mesh, Parcel};
 use super::network::Place;
 use super::random::Random;
+use super::servers::Server;
 
 /// How long a client waits for an answer before it asks elsewhere.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -173,7 +175,7 @@ impl Mesh {
                 1..20
             }
             (_, Some(_)) => {
-                client.server = client.server % self.plan.servers + 1;
+                client.server = after(&self.servers, client.server);
                 50..400
             }
         };
@@ -185,6 +187,7 @@ impl Mesh {
 
     pub(super) fn client_acts(&mut self, id: u64, attempt: u64) {
         let floor = self.checks.floor();
+        let servers: Vec<u64> = self.servers.keys().copied().collect();
         let (now, time) = (self.schedule.now(), self.clock(Place::Client(id)));
         let Some(client) = self.clients.get_mut(&id).filter(|client| client.attempt == attempt) else { return };
         if client.wish.is_none() {
@@ -195,10 +198,10 @@ impl Mesh {
                 _ => client.wish(now, time, floor, &mut self.random),
             }
             if let Some(Wish::Read { .. } | Wish::Certificate { .. }) = client.wish {
-                client.server = self.random.within(1..self.plan.servers + 1);
+                client.server = self.random.choose(&servers);
             }
         } else if self.random.happens(50) {
-            client.server = self.random.within(1..self.plan.servers + 1);
+            client.server = self.random.choose(&servers);
         }
         client.attempt += 1;
         let Some(wish) = client.wish.clone() else { return };
@@ -215,4 +218,10 @@ impl Mesh {
             }
         }
     }
+}
+
+/// Returns the server that follows another in the order of their numbers, round and round.
+pub(super) fn after(servers: &BTreeMap<u64, Server>, id: u64) -> u64 {
+    let next = servers.range(id + 1..).next().or_else(|| servers.first_key_value());
+    next.map_or(id, |(id, _)| *id)
 }

@@ -8,7 +8,7 @@ use server::raft::Input;
 use agent::sync::WriteResult;
 
 use super::checks::Checked;
-use super::clients::{Answer, Wish};
+use super::clients::{Answer, Wish, after};
 use super::connections::Heard;
 use super::mesh::{Mesh, Parcel};
 use super::network::Place;
@@ -32,6 +32,10 @@ pub(crate) enum Purpose {
     Write { connection: u64, number: u64, request_id: RequestId },
     /// The operator did something.
     Operator,
+    /// The operator did something to the group.
+    Group,
+    /// A steward wrote to the list of servers.
+    Steward,
 }
 
 /// One write under way.
@@ -108,6 +112,12 @@ impl Mesh {
         match own {
             None => {
                 self.send(origin, Place::Server(target), Parcel::Ask { number, wish });
+                // Whoever does not answer may be gone for good.
+                if self.random.happens(30)
+                    && let Some(errand) = self.streams.errands.get_mut(&number)
+                {
+                    errand.target = after(&self.servers, target);
+                }
             }
             Some(id) => match self.leader_as_seen_by(id) {
                 None => {
@@ -144,11 +154,11 @@ impl Mesh {
     }
 
     fn leader_as_seen_by(&self, id: u64) -> Option<u64> {
-        self.servers[&id].room()?.status(self.schedule.now()).leader
+        self.servers.get(&id)?.room()?.status(self.schedule.now()).leader
     }
 
     fn ask_own_room(&mut self, id: u64, number: u64, wish: Wish) {
-        let server = self.servers.get_mut(&id).expect("the server exists");
+        let Some(server) = self.servers.get_mut(&id) else { return };
         let name =
             server.ask(Asker { place: Place::Server(id), number, floor: CatalogIndex(0), subject: Subject::Nothing });
         if let Wish::Errand(data) = wish {
@@ -158,7 +168,6 @@ impl Mesh {
 
     /// Takes a server's answer to a write.
     pub(super) fn errand_hears(&mut self, number: u64, answer: Answer) {
-        let servers = self.plan.servers;
         let Some(errand) = self.streams.errands.get_mut(&number).filter(|errand| errand.answer.is_none()) else {
             return;
         };
@@ -172,7 +181,7 @@ impl Mesh {
                 5..50
             }
             Answer::Elsewhere(None) | Answer::Unknown | Answer::Read(_) | Answer::Certificate(_) => {
-                errand.target = errand.target % servers + 1;
+                errand.target = after(&self.servers, errand.target);
                 50..400
             }
         };
@@ -195,6 +204,8 @@ impl Mesh {
                 };
                 self.send_down(connection, Heard::Written { number, request_id, result });
             }
+            Purpose::Steward => {}
+            Purpose::Group => self.group_hears(outcome)?,
             Purpose::Operator => {
                 if let (Command::RevokeAgent { agent }, Some(Outcome::Done)) = (&errand.envelope.command, &outcome) {
                     self.checks.revoked(agent);

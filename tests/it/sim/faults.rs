@@ -98,7 +98,7 @@ impl Mesh {
             server.paused_until = Duration::ZERO;
             server.writes_left.set(None);
             server.has_full_disk.set(false);
-            if let Process::Down(_) = server.process {
+            if let (Process::Down(_), false) = (&server.process, server.is_lost) {
                 self.schedule.plan(Duration::ZERO, Event::Start { server: server.id, life: server.life });
             }
         }
@@ -107,7 +107,7 @@ impl Mesh {
     /// Loses a server's power; it comes back after a while.
     pub(crate) fn crash(&mut self, id: u64) {
         let (seed, after) = (self.random.next(), self.random.millis(10..4000));
-        let server = self.servers.get_mut(&id).expect("the server exists");
+        let Some(server) = self.servers.get_mut(&id) else { return };
         if server.room().is_some() {
             server.crash(seed);
             self.summary.crashes += 1;

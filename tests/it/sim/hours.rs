@@ -8,7 +8,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::plan::{Plan, Summary};
-use super::{AGENTS, run};
+use super::{AGENTS, CHANGING, run};
 
 /// How often a long run says how far it is.
 const SAID_EVERY: Duration = Duration::from_secs(30);
@@ -20,8 +20,9 @@ fn number(name: &str) -> Option<f64> {
 /// Returns what the cluster of a seed looks like: all kinds in turn.
 fn plan(seed: u64) -> Plan {
     let (servers, cluster) = match seed % 8 {
-        0..4 => (3, Plan::DEFAULT),
-        4 | 5 => (5, Plan::DEFAULT),
+        0..3 => (3, Plan::DEFAULT),
+        3 => (5, Plan::DEFAULT),
+        4 | 5 => (3, CHANGING),
         6 => (3, AGENTS),
         _ => (5, AGENTS),
     };
@@ -78,7 +79,8 @@ impl Tally {
 
     #[expect(clippy::print_stdout, reason = "whoever runs hours wants to see what went wrong")]
     fn say_faults(&self) {
-        for (kind, count) in &self.total.lock().unwrap_or_else(PoisonError::into_inner).faults {
+        let total = self.total.lock().unwrap_or_else(PoisonError::into_inner);
+        for (kind, count) in total.faults.iter().chain(&total.steps) {
             println!("{count:>10}  {kind}");
         }
     }

@@ -8,6 +8,7 @@ use server::raft::{Input, Limits, Message, MessageType, Output, ProposalFailure,
 
 use super::checks::{Checked, Checks, check};
 use super::clients::{Answer, Client, Wish};
+use super::group::{Group, GroupEvent};
 use super::history;
 use super::network::{Network, Place};
 use super::plan::{Plan, Planted, Summary};
@@ -41,6 +42,8 @@ pub(crate) enum Event {
     Fault,
     /// Something about agents and their streams.
     Stream(StreamEvent),
+    /// Something about who the servers are.
+    Group(GroupEvent),
 }
 
 /// What travels. Other machines add their kinds here.
@@ -66,6 +69,7 @@ pub(crate) struct Mesh {
     pub(crate) streams: Streams,
     /// By how many milliseconds wall clocks are wrong.
     pub(crate) clocks: BTreeMap<Place, i64>,
+    pub(crate) group: Group,
 }
 
 impl Mesh {
@@ -95,6 +99,7 @@ impl Mesh {
             summary: Summary::default(),
             streams,
             clocks: BTreeMap::new(),
+            group: Group::default(),
         }
     }
 
@@ -117,6 +122,7 @@ impl Mesh {
             self.schedule.plan(Duration::from_secs(2), Event::Fault);
         }
         self.start_streams();
+        self.start_group();
         self.run_for(self.plan.trouble)?;
         self.plan.has_faults = false;
         self.heal();
@@ -151,6 +157,7 @@ impl Mesh {
             self.run_for(Duration::from_millis(500))?;
         }
         self.streams_recover()?;
+        self.group_recovers()?;
         // Everybody falls silent, and the last writes reach everybody.
         self.clients_fall_silent();
         self.run_for(SILENCE)?;
@@ -165,7 +172,7 @@ impl Mesh {
             check!(refused == 0, "server {} refused {refused} messages of honest peers", server.id);
         }
         check!(
-            applied.len() as u64 == self.plan.servers,
+            applied.len() == self.servers.len() && applied.len() as u64 >= self.plan.servers,
             "only {} servers run after everything was healed",
             applied.len()
         );
@@ -201,11 +208,13 @@ impl Mesh {
             }
             Event::Client { client, attempt } => self.client_acts(client, attempt),
             Event::Stream(event) => self.stream_happens(event)?,
+            Event::Group(event) => self.group_happens(event)?,
             Event::Fault => {
                 if self.plan.has_faults {
                     self.fault();
-                    // Agents need a mesh that works for a while at times, or they would never have much to lose.
-                    let pause = if self.plan.agents == 0 { 50..1500 } else { 300..5000 };
+                    // Agents and changes of the group need a mesh that works at times, or they would never get anywhere.
+                    let is_hasty = self.plan.agents == 0 && !self.plan.has_membership;
+                    let pause = if is_hasty { 50..1500 } else { 300..5000 };
                     let after = self.random.millis(pause);
                     self.schedule.plan(after, Event::Fault);
                 }
@@ -215,27 +224,28 @@ impl Mesh {
     }
 
     pub(crate) fn lives(&self, server: u64, life: u64) -> bool {
-        let server = &self.servers[&server];
-        server.life == life && server.room().is_some()
+        self.servers.get(&server).is_some_and(|server| server.life == life && server.room().is_some())
     }
 
     fn start(&mut self, id: u64, life: u64) -> Checked {
-        let voters = self.servers.keys().copied().collect();
-        let server = self.servers.get_mut(&id).expect("the server exists");
-        if server.life != life || !matches!(server.process, Process::Down(_)) {
+        // Who joins later waits for a leader that adds it.
+        let voters = if id <= self.plan.servers { (1..=self.plan.servers).collect() } else { Vec::new() };
+        let Some(server) = self.servers.get_mut(&id) else { return Ok(()) };
+        if server.life != life || server.is_lost || !matches!(server.process, Process::Down(_)) {
             return Ok(());
         }
         server.start(voters, self.limits.clone(), !self.plan.has_honest_disks, &mut self.random)?;
         self.trace.note(self.schedule.now(), "start", &[id, server.life]);
         let (life, tick) = (server.life, server.tick);
         self.schedule.plan(tick, Event::Tick { server: id, life });
+        self.steward_starts(id);
         self.hub_starts(id)
     }
 
     /// Puts something into a server's inbox. It looks soon, but not at once: inputs come in batches.
     pub(crate) fn input(&mut self, id: u64, input: Input) {
         let delay = self.random.millis(0..3);
-        let server = self.servers.get_mut(&id).expect("the server exists");
+        let Some(server) = self.servers.get_mut(&id) else { return };
         if server.room().is_none() {
             return;
         }
@@ -338,8 +348,8 @@ impl Mesh {
         if is_snapshot {
             // The transport knows what became of it, a little later.
             let input = Input::SnapshotStatus { to: peer, delivered: arrivals > 0 };
-            self.schedule
-                .plan(Duration::from_millis(400), Event::Inner { server: id, life: self.servers[&id].life, input });
+            let life = self.servers[&id].life;
+            self.schedule.plan(Duration::from_millis(400), Event::Inner { server: id, life, input });
         }
     }
 
@@ -374,7 +384,7 @@ impl Mesh {
             Wish::Certificate { record, .. } => (CatalogIndex(0), Subject::Record(record.clone())),
             _ => (CatalogIndex(0), Subject::Nothing),
         };
-        let server = self.servers.get_mut(&id).expect("the server exists");
+        let Some(server) = self.servers.get_mut(&id) else { return Ok(()) };
         let name = server.ask(Asker { place, number, floor, subject });
         let status = server.room().map(|room| room.status(self.schedule.now()));
         let Some(status) = status else { return Ok(()) };

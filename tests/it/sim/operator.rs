@@ -108,7 +108,7 @@ fn founding() -> [Command; 2] {
         datacenter: "dc1".to_owned(),
         trust_domain: "mesh.test".parse().expect("it is a trust domain"),
         template: PathTemplate::default(),
-        servers: Vec::new(),
+        servers: super::group::founders(3),
     };
     let sealed = || SealedSecret { key_id: String::new(), nonce: String::new(), ciphertext: String::new() };
     let (not_before, not_after) = (Timestamp(0), Timestamp(u64::MAX));

@@ -29,6 +29,8 @@ pub(crate) struct Plan {
     pub(crate) agents: u64,
     pub(crate) planted: Planted,
     pub(crate) has_faults: bool,
+    /// Whether servers join, leave and are replaced.
+    pub(crate) has_membership: bool,
     pub(crate) has_honest_disks: bool,
     /// How long things go wrong.
     pub(crate) trouble: Duration,
@@ -43,6 +45,7 @@ impl Plan {
         agents: 0,
         planted: Planted::Nothing,
         has_faults: true,
+        has_membership: false,
         has_honest_disks: true,
         trouble: Duration::from_secs(20),
         snapshot_entries_max: 40,
@@ -71,6 +74,8 @@ pub(crate) struct Summary {
     pub(crate) streams: Counts,
     /// What went wrong, and how often.
     pub(crate) faults: BTreeMap<&'static str, u64>,
+    /// What stewards and operators did to the group, and how often.
+    pub(crate) steps: BTreeMap<&'static str, u64>,
     /// How long the cluster ran, by its own clock.
     pub(crate) simulated: Duration,
     pub(crate) trace: u64,
@@ -90,6 +95,9 @@ impl Summary {
         }
         for (kind, count) in &other.faults {
             *self.faults.entry(kind).or_default() += count;
+        }
+        for (kind, count) in &other.steps {
+            *self.steps.entry(kind).or_default() += count;
         }
         self.simulated += other.simulated;
         self.trace ^= other.trace;

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use catalog::{AgentId, CatalogIndex};
 use server::raft::{Input, Limits, Room, RoomConfig};
+use server::steward::Steward;
 
 use super::checks::{Checked, Violation};
 use super::disk::SimDisk;
@@ -51,6 +52,9 @@ pub(crate) struct Server {
     /// How many writes its disk still carries out, if it is about to break.
     pub(crate) writes_left: Rc<Cell<Option<u64>>>,
     pub(crate) has_full_disk: Rc<Cell<bool>>,
+    pub(crate) steward: Steward,
+    /// Whether its disk is gone for good, and so is the server.
+    pub(crate) is_lost: bool,
 }
 
 /// The room of a running server, or the disk of one that is down.
@@ -76,6 +80,8 @@ impl Server {
             tick: Duration::ZERO,
             writes_left: Rc::default(),
             has_full_disk: Rc::default(),
+            steward: Steward::default(),
+            is_lost: false,
         }
     }
 
@@ -134,6 +140,7 @@ impl Server {
         })?;
         self.process = Process::Up(Box::new(room));
         self.life += 1;
+        self.new_steward();
         self.is_woken = false;
         self.paused_until = Duration::ZERO;
         self.tick = random.millis(95..105);
