@@ -13,6 +13,7 @@ mod demo;
 mod faults;
 mod guardrails;
 mod harness;
+mod membership;
 mod one_mesh_on_machines;
 mod operations;
 mod packaging;

@@ -118,5 +118,5 @@ fn shown(found: &AutopilotState) -> String {
     let mut facts =
         vec![("Healthy", yes(found.healthy)), ("More failures survived", found.failure_tolerance.to_string())];
     facts.extend(found.held.as_ref().map(|held| ("Waits", held.clone())));
-    format!("{}\n{servers}", pairs(&facts))
+    format!("{}\n\n{servers}", pairs(&facts))
 }

@@ -28,7 +28,7 @@ pub(in crate::cli) struct RecoverQuorum {
 pub(super) fn run(arguments: &RecoverQuorum) -> anyhow::Result<ExitCode> {
     let found = server::recovery::inspect(&arguments.data_dir)?;
     let servers: Vec<String> = found.servers.iter().map(ToString::to_string).collect();
-    output::text(&output::pairs(&[
+    output::line(&output::pairs(&[
         ("Cluster", found.cluster_id.clone()),
         ("Server", found.server.to_string()),
         ("Servers of the cluster", servers.join(", ")),

@@ -163,35 +163,46 @@ impl Mesh {
         assert_eq!(key.status, Some(0), "{}", key.stderr);
         write_secret(&directory.path().join("cluster.key"), &key.stdout);
         let mut mesh = Self { directory, servers: Vec::new(), agents: Vec::new(), token: String::new() };
-        let loopback = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
         let ports: Vec<[u16; 3]> = (0..count).map(|_| [free_port(), free_port(), free_port()]).collect();
-        for (number, [http, agent, raft]) in (1..).zip(&ports) {
-            let name = format!("s{number}");
-            let data = mesh.directory.path().join(&name);
-            let mut arguments = vec!["server".to_owned(), "--node".to_owned(), name.clone()];
-            let key_file = mesh.key_file();
-            for (flag, value) in [
-                ("--bind", "127.0.0.1"),
-                ("--data-dir", &data.display().to_string()),
-                ("--cluster-key-file", &key_file.display().to_string()),
-                ("--bootstrap-expect", &count.to_string()),
-                ("--http-port", &http.to_string()),
-                ("--agent-port", &agent.to_string()),
-                ("--raft-port", &raft.to_string()),
-            ] {
-                arguments.extend([flag.to_owned(), value.to_owned()]);
-            }
-            for [_, _, other] in ports.iter().filter(|other| other[2] != *raft) {
-                arguments.extend(["--retry-join".to_owned(), format!("127.0.0.1:{other}")]);
-            }
-            arguments.extend(more.iter().map(|argument| (*argument).to_owned()));
-            let [http, agent, raft] = [http, agent, raft].map(|port| loopback(*port));
-            let directory = mesh.directory.path().to_owned();
-            mesh.servers.push(Server { name, http, agent, raft, data, arguments, directory, process: None });
-            mesh.start_server(number - 1);
+        for (number, own) in (1..).zip(&ports) {
+            let others: Vec<u16> = ports.iter().map(|ports| ports[2]).filter(|raft| *raft != own[2]).collect();
+            let expect = ["--bootstrap-expect".to_owned(), count.to_string()];
+            let more: Vec<&str> = expect.iter().map(String::as_str).chain(more.iter().copied()).collect();
+            mesh.start_newcomer(&format!("s{number}"), *own, &others, &more);
         }
         mesh.bootstrap_acl();
         mesh
+    }
+
+    /// Starts a server that finds those that are there, and returns its position.
+    pub(crate) fn add_server(&mut self, name: &str) -> usize {
+        let others: Vec<u16> = self.servers.iter().map(|server| server.raft.port()).collect();
+        self.start_newcomer(name, [free_port(), free_port(), free_port()], &others, &[]);
+        self.servers.len() - 1
+    }
+
+    fn start_newcomer(&mut self, name: &str, ports: [u16; 3], others: &[u16], more: &[&str]) {
+        let data = self.directory.path().join(name);
+        let mut arguments = vec!["server".to_owned(), "--node".to_owned(), name.to_owned()];
+        let [http, agent, raft] = ports.map(|port| port.to_string());
+        for (flag, value) in [
+            ("--bind", "127.0.0.1"),
+            ("--data-dir", &data.display().to_string()),
+            ("--cluster-key-file", &self.key_file().display().to_string()),
+            ("--http-port", &http),
+            ("--agent-port", &agent),
+            ("--raft-port", &raft),
+        ] {
+            arguments.extend([flag.to_owned(), value.to_owned()]);
+        }
+        for other in others {
+            arguments.extend(["--retry-join".to_owned(), format!("127.0.0.1:{other}")]);
+        }
+        arguments.extend(more.iter().map(|argument| (*argument).to_owned()));
+        let [http, agent, raft] = ports.map(|port| SocketAddr::from((Ipv4Addr::LOCALHOST, port)));
+        let (name, directory) = (name.to_owned(), self.directory.path().to_owned());
+        self.servers.push(Server { name, http, agent, raft, data, arguments, directory, process: None });
+        self.start_server(self.servers.len() - 1);
     }
 
     pub(crate) fn key_file(&self) -> PathBuf {

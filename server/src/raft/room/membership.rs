@@ -150,3 +150,60 @@ pub(super) fn cannot_read(
         (reads < version).then(|| format!("server `{name}` reads up to version {reads}, and it has version {version}"))
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use catalog::CatalogIndex;
+    use serde_json::json;
+
+    use super::*;
+    use crate::raft::{Input, MemoryDisk, ProposalFailure, RoomConfig};
+
+    /// A room that leads a group of one, whose catalog says what its server reads.
+    fn room() -> Room<MemoryDisk> {
+        let mut room = Room::open(MemoryDisk::default(), RoomConfig::new(1, vec![1], 7)).unwrap();
+        let server = json!({"id": "s1", "raft_id": 1, "disk_id": "d1", "raft_address": "127.0.0.1:1"});
+        let mesh = json!({"cluster_id": "c1", "datacenter": "dc1", "trust_domain": "mesh.example",
+            "template": "/ns/{namespace}/sa/{service}", "servers": [server]});
+        room.step(Input::Tick, Duration::ZERO, &mut |_| ()).unwrap();
+        propose(&mut room, 1, json!({"kind": "bootstrap", "mesh": mesh})).unwrap();
+        room
+    }
+
+    /// Proposes a command in the envelope version that it has; returns why it was refused, if it was.
+    fn propose(room: &mut Room<MemoryDisk>, id: u64, command: serde_json::Value) -> Result<(), ProposalFailure> {
+        let command: Command = serde_json::from_value(command).unwrap();
+        let envelope = Envelope {
+            version: command.reads_from(),
+            request_id: format!("r{id}").parse().unwrap(),
+            actor: catalog::Actor::Server("s1".parse().unwrap()),
+            source_address: None,
+            proposed_at: catalog::Timestamp(id),
+            command,
+        };
+        let mut result = None;
+        let mut out = |output| match output {
+            Output::ProposalDone { .. } => result = Some(Ok(())),
+            Output::ProposalFailed { reason, .. } => result = Some(Err(reason)),
+            _ => {}
+        };
+        room.step(Input::Propose { id, data: envelope.encode() }, Duration::ZERO, &mut out).unwrap();
+        result.unwrap()
+    }
+
+    #[test]
+    fn f3_nothing_is_proposed_that_a_member_could_not_read() {
+        let mut room = room();
+        let autopilot = serde_json::to_value(catalog::Autopilot::default()).unwrap();
+        let newer = json!({"kind": "membership", "change": {"change": "set-autopilot", "autopilot": autopilot}});
+        let refused = propose(&mut room, 2, newer.clone()).unwrap_err();
+        let ProposalFailure::Malformed(reason) = refused else { panic!("{refused}") };
+        assert_eq!(reason, "server `s1` reads up to version 1, and it has version 2");
+        let index = room.catalog().index();
+        // Whoever cannot read may go; here the catalog has the last word.
+        propose(&mut room, 3, json!({"kind": "membership", "change": {"change": "remove", "raft_id": 1}})).unwrap();
+        assert_eq!(room.catalog().index(), CatalogIndex(index.0 + 1));
+        room.step(Input::Readers(BTreeMap::from([(1, 2)])), Duration::ZERO, &mut |_| ()).unwrap();
+        propose(&mut room, 4, newer).unwrap();
+    }
+}
