@@ -30,12 +30,12 @@ use axum::Router;
 use axum::extract::Request;
 use axum::middleware::{Next, from_fn};
 use axum::response::{IntoResponse, Response};
-use catalog::Rights;
+use catalog::Authority;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
+use wire::acl::OwnRights;
 use wire::agent_protocol::API_PATH_PREFIX;
-use wire::api_types::TokenView;
 use wire::crypto::Secret;
 use wire::front_door::{check_addressee, sent_token};
 
@@ -67,44 +67,46 @@ impl ApiState {
         Self { core, proxy, metrics, tokens: Arc::default(), leaving }
     }
 
-    /// Judges the request's token against `right`.
+    /// Judges the request's token against `right`, and returns what its holder may do.
     async fn authorize(
         &self,
         headers: &HeaderMap,
         right: Right,
         method: &Method,
         path: &'static str,
-    ) -> Result<(), ApiError> {
-        let denied = || ApiError::PermissionDenied { method: method.clone(), path };
+    ) -> Result<Arc<Authority>, ApiError> {
+        let denied = || ApiError::PermissionDenied { method: method.clone(), path, needs: right.needs().to_owned() };
         let token = sent_token(headers)?.ok_or_else(denied)?;
-        match (right, self.tokens.standing(&token, async || self.ask_server(&token).await).await?) {
-            (Right::Management, Standing::Management { .. }) => Ok(()),
-            (Right::Management, Standing::Unknown) => Err(ApiError::TokenUnknown),
+        match self.tokens.standing(&token, async || self.ask_server(&token).await).await? {
+            Standing::Known { authority, .. } if right.is_held_by(&authority, &self.core.status().record.node) => {
+                Ok(authority)
+            }
+            Standing::Known { .. } => Err(denied()),
+            Standing::Unknown => Err(ApiError::TokenUnknown),
         }
     }
 
     /// Asks a server what a token may do.
     async fn ask_server(&self, token: &Secret) -> Result<Standing, Unanswered> {
-        const PATH: &str = "/v1/acl/token/self";
+        const PATH: &str = "/v1/acl/token/self/rights";
         let connection =
             self.core.connection().await.ok_or_else(|| Unanswered("the agent is not connected".to_owned()))?;
         let Ok(mut value) = HeaderValue::from_str(token.expose()) else { return Ok(Standing::Unknown) };
         value.set_sensitive(true);
         let headers = HeaderMap::from_iter([(HeaderName::from_static("x-consul-token"), value)]);
-        let path = format!("{API_PATH_PREFIX}/acl/token/self?stale");
+        let path = format!("{API_PATH_PREFIX}/acl/token/self/rights?stale");
         let ask = async {
             let response = connection.send(Method::GET, &path, headers, whole(""), PATH).await?;
             if response.status().is_success() {
-                return connection.answer::<TokenView>(PATH, response.into_body()).await;
+                return connection.answer::<OwnRights>(PATH, response.into_body()).await;
             }
             let (parts, body) = response.into_parts();
             Err(connection.failure(parts, body).await)
         };
         match tokio::time::timeout(TOKEN_TIMEOUT, ask).await {
-            Ok(Ok(view)) => match view.rights {
-                Rights::Management => Ok(Standing::Management { expires_at: view.expires_at }),
-                Rights::Rules => Ok(Standing::Unknown),
-            },
+            Ok(Ok(OwnRights { authority, expires_at })) => {
+                Ok(Standing::Known { authority: Arc::new(authority), expires_at })
+            }
             // The server says which it does not know; everything else is no word on the token.
             Ok(Err(CallError::Refused { status: StatusCode::FORBIDDEN, .. })) => Ok(Standing::Unknown),
             Ok(Err(error)) => Err(Unanswered(wire::one_line(&error))),

@@ -3,37 +3,51 @@
 use std::collections::BTreeMap;
 
 use axum::response::Response;
-use catalog::{CheckStatus, Namespace};
+use catalog::{Check, CheckStatus, Namespace};
 use http::Method;
 use serde_json::Value;
-use wire::consul::HealthCheck;
+use wire::consul::{CheckDefinition, HealthCheck};
+use wire::decode::from_value;
 
 use super::error::ApiError;
 use super::rights::Right;
 use super::route::{Call, Route, route};
 use super::services::change;
 use crate::core::{Request, Status};
-use crate::local::LocalError;
+use crate::local::{Definition, LocalError};
 
 pub(super) fn routes() -> Vec<Route> {
     vec![
-        route(Method::GET, "/v1/agent/checks", Right::Management, list),
-        route(Method::PUT, "/v1/agent/check/register", Right::Management, register),
-        route(Method::PUT, "/v1/agent/check/deregister/{id}", Right::Management, deregister),
-        route(Method::PUT, "/v1/agent/check/pass/{id}", Right::Management, pass),
-        route(Method::PUT, "/v1/agent/check/warn/{id}", Right::Management, warn),
-        route(Method::PUT, "/v1/agent/check/fail/{id}", Right::Management, fail),
-        route(Method::PUT, "/v1/agent/check/update/{id}", Right::Management, update),
+        route(Method::GET, "/v1/agent/checks", Right::Judged, list),
+        route(Method::PUT, "/v1/agent/check/register", Right::Judged, register),
+        route(Method::PUT, "/v1/agent/check/deregister/{id}", Right::Judged, deregister),
+        route(Method::PUT, "/v1/agent/check/pass/{id}", Right::Judged, pass),
+        route(Method::PUT, "/v1/agent/check/warn/{id}", Right::Judged, warn),
+        route(Method::PUT, "/v1/agent/check/fail/{id}", Right::Judged, fail),
+        route(Method::PUT, "/v1/agent/check/update/{id}", Right::Judged, update),
     ]
 }
 
 /// Returns checks as the API shows them.
 pub(super) fn shown<'a>(status: &'a Status) -> impl Iterator<Item = HealthCheck> + 'a {
-    status.checks.values().map(|check| {
-        let key = check.instance_key();
-        let service = key.and_then(|key| status.services.iter().find(|service| service.instance.key == key));
-        HealthCheck::of(check, service.map(|service| &service.instance))
-    })
+    status.checks.values().map(|check| one(status, check))
+}
+
+fn one(status: &Status, check: &Check) -> HealthCheck {
+    HealthCheck::of(check, service_of(status, check).map(|service| &service.instance))
+}
+
+fn service_of<'a>(status: &'a Status, check: &Check) -> Option<&'a Definition> {
+    let key = check.instance_key()?;
+    status.services.iter().find(|service| service.instance.key == key)
+}
+
+/// Reports whether the caller may see a check: by its service, or by the node.
+fn is_visible(call: &Call, status: &Status, check: &Check) -> bool {
+    match service_of(status, check) {
+        Some(service) => call.authority.service_read(&service.instance.service_key()),
+        None => call.authority.node_read(&status.record.node),
+    }
 }
 
 /// Answers with all checks by id.
@@ -44,7 +58,10 @@ async fn list(call: Call) -> Result<Response, ApiError> {
         false => format!("{}/{}", check.namespace, check.check_id),
     };
     call.answer_list(|status| {
-        let checks = shown(status).filter(|check| wanted.as_ref().is_none_or(|it| *it == check.namespace));
+        let checks = status.checks.values().filter(|check| is_visible(&call, status, check));
+        let checks = checks
+            .map(|check| one(status, check))
+            .filter(|check| wanted.as_ref().is_none_or(|it| *it == check.namespace));
         Ok(checks.map(|check| (key(&check), check)).collect::<BTreeMap<String, HealthCheck>>())
     })
     .await
@@ -53,12 +70,27 @@ async fn list(call: Call) -> Result<Response, ApiError> {
 /// Registers a check, or replaces what was registered under its id.
 async fn register(call: Call) -> Result<Response, ApiError> {
     let body = call.json_body()?;
+    match from_value::<CheckDefinition>(body.clone(), "") {
+        Ok(wanted) => {
+            match &wanted.service_id {
+                Some(service) => call.need_write_on(&wanted.namespace, service)?,
+                None => call.need_node_write()?,
+            }
+            let status = call.state.core.status();
+            let is_it = |check: &&Check| Some(&check.key.id) == wanted.id.as_ref();
+            if let Some(held) = status.checks.values().find(is_it) {
+                call.need_check_write(&held.key.namespace, &held.key.id)?;
+            }
+        }
+        Err(error) => call.need(call.authority.is_management(), || format!("a body that can be read ({error})"))?,
+    }
     change(&call, |reply| Request::RegisterCheck(body, reply)).await
 }
 
 /// Removes a check that was registered over the API by itself.
 async fn deregister(call: Call) -> Result<Response, ApiError> {
     let (namespace, id) = (call.query.namespace()?, call.path("id")?);
+    call.need_check_write(&namespace, &id)?;
     change(&call, |reply| Request::DeregisterCheck(namespace, id, reply)).await
 }
 
@@ -79,6 +111,7 @@ async fn fail(call: Call) -> Result<Response, ApiError> {
 
 async fn report(call: Call, status: CheckStatus) -> Result<Response, ApiError> {
     let (namespace, id) = (call.query.namespace()?, call.path("id")?);
+    call.need_check_write(&namespace, &id)?;
     let output = call.query.get("note").unwrap_or_default().to_owned();
     change(&call, |reply| Request::Report { namespace, id, status, output, reply }).await
 }
@@ -86,6 +119,7 @@ async fn report(call: Call, status: CheckStatus) -> Result<Response, ApiError> {
 /// Reports a TTL check with the status and output of the body.
 async fn update(call: Call) -> Result<Response, ApiError> {
     let (namespace, id) = (call.query.namespace()?, call.path("id")?);
+    call.need_check_write(&namespace, &id)?;
     let wrong = |reason: &str| ApiError::Local(LocalError::Definition { reason: reason.to_owned() });
     let Value::Object(fields) = call.json_body()? else { return Err(wrong("the body is not an object")) };
     let (mut status, mut output) = (None, String::new());

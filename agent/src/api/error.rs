@@ -15,8 +15,8 @@ const TEXT_BYTES_MAX: usize = 2048;
 pub(crate) enum ApiError {
     #[error("ACL not found: the token is unknown, deleted or expired; ask for a new one")]
     TokenUnknown,
-    #[error("Permission denied: {method} {path} needs a management token; send one in the X-Consul-Token header")]
-    PermissionDenied { method: Method, path: &'static str },
+    #[error("Permission denied: {method} {path} needs {needs}; send a token in the X-Consul-Token header")]
+    PermissionDenied { method: Method, path: &'static str, needs: String },
     #[error("the query parameter `token` is refused; send the token in the X-Consul-Token or Authorization header")]
     TokenInQuery,
     #[error(transparent)]

@@ -15,8 +15,8 @@ use crate::local::Definition;
 
 pub(super) fn routes() -> Vec<Route> {
     vec![
-        route(Method::GET, "/v1/agent/health/service/id/{id}", Right::Management, by_id),
-        route(Method::GET, "/v1/agent/health/service/name/{name}", Right::Management, by_name),
+        route(Method::GET, "/v1/agent/health/service/id/{id}", Right::Judged, by_id),
+        route(Method::GET, "/v1/agent/health/service/name/{name}", Right::Judged, by_name),
     ]
 }
 
@@ -44,6 +44,7 @@ impl ServiceHealth {
 async fn by_id(call: Call) -> Result<Response, ApiError> {
     let status = call.state.core.status();
     let service = services::find(&status, &call.query.namespace()?, &call.path("id")?)?;
+    call.need_service_read(&service.instance.service_key())?;
     let health = ServiceHealth::of(&status, service);
     answer(&call, health.aggregated_status, &health)
 }
@@ -52,6 +53,7 @@ async fn by_id(call: Call) -> Result<Response, ApiError> {
 async fn by_name(call: Call) -> Result<Response, ApiError> {
     let status = call.state.core.status();
     let wanted = ServiceKey::new(call.query.namespace()?, call.path("name")?);
+    call.need_service_read(&wanted)?;
     let found = status.services.iter().filter(|service| service.instance.service_key() == wanted);
     let health: Vec<ServiceHealth> = found.map(|service| ServiceHealth::of(&status, service)).collect();
     let Some(worst) = health.iter().map(|health| health.aggregated_status).max() else {

@@ -16,8 +16,8 @@ use crate::leaf::HeldLeaf;
 
 pub(super) fn routes() -> Vec<Route> {
     vec![
-        route(Method::GET, "/v1/agent/connect/ca/leaf/{service}", Right::Management, leaf),
-        route(Method::POST, "/v1/agent/connect/authorize", Right::Management, authorize),
+        route(Method::GET, "/v1/agent/connect/ca/leaf/{service}", Right::Judged, leaf),
+        route(Method::POST, "/v1/agent/connect/authorize", Right::Judged, authorize),
     ]
 }
 
@@ -25,6 +25,7 @@ pub(super) fn routes() -> Vec<Route> {
 /// where `index` names the one that is known, and until there is one at all.
 async fn leaf(call: Call) -> Result<Response, ApiError> {
     let service = ServiceKey::new(call.query.namespace()?, call.path("service")?);
+    call.need_service_write(&service)?;
     let known = call.index()?;
     let deadline = call.wait_until()?;
     let mut status = call.state.core.watch();
@@ -79,6 +80,7 @@ fn shown(call: &Call, service: &ServiceKey, leaf: &HeldLeaf) -> Result<Response,
 async fn authorize(call: Call) -> Result<Response, ApiError> {
     let request: AuthorizeRequest = from_json(call.body())
         .map_err(|error| ApiError::Local(crate::local::LocalError::Definition { reason: error.to_string() }))?;
+    call.need_service_read(&request.target)?;
     match call.state.proxy.would_admit(&request.client, request.serial, &request.target) {
         Some(admitted) => call.json(&AuthorizeAnswer { authorized: admitted.is_allowed, reason: admitted.reason }),
         None => forward::pass_on(&call.state.core, call.as_request()?).await.map(IntoResponse::into_response),

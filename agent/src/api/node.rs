@@ -12,11 +12,11 @@ use crate::core::Request;
 
 pub(super) fn routes() -> Vec<Route> {
     vec![
-        route(Method::GET, "/v1/agent/version", Right::Management, version),
-        route(Method::GET, "/v1/agent/host", Right::Management, host),
-        route(Method::PUT, "/v1/agent/maintenance", Right::Management, maintain),
-        route(Method::PUT, "/v1/agent/reload", Right::Management, reload),
-        route(Method::PUT, "/v1/agent/leave", Right::Management, leave),
+        route(Method::GET, "/v1/agent/version", Right::AnyToken, version),
+        route(Method::GET, "/v1/agent/host", Right::AgentRead, host),
+        route(Method::PUT, "/v1/agent/maintenance", Right::Judged, maintain),
+        route(Method::PUT, "/v1/agent/reload", Right::AgentWrite, reload),
+        route(Method::PUT, "/v1/agent/leave", Right::AgentWrite, leave),
     ]
 }
 
@@ -32,6 +32,7 @@ async fn host(call: Call) -> Result<Response, ApiError> {
 
 /// Puts the node into maintenance, where nobody calls any of its services, or takes it out.
 async fn maintain(call: Call) -> Result<Response, ApiError> {
+    call.need_node_write()?;
     let reason = call.maintenance("Maintenance mode is enabled for this node")?;
     change(&call, |reply| Request::MaintainNode { reason, reply }).await
 }

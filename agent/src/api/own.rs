@@ -13,9 +13,9 @@ use super::route::{Call, Route, route};
 
 pub(super) fn routes() -> Vec<Route> {
     vec![
-        route(Method::GET, "/v1/agent/self", Right::Management, this_agent),
-        route(Method::GET, "/v1/agent/metrics", Right::Management, metrics),
-        route(Method::GET, "/v1/agent/connect/ca/roots", Right::Management, roots),
+        route(Method::GET, "/v1/agent/self", Right::AgentRead, this_agent),
+        route(Method::GET, "/v1/agent/metrics", Right::AgentRead, metrics),
+        route(Method::GET, "/v1/agent/connect/ca/roots", Right::AnyToken, roots),
     ]
 }
 

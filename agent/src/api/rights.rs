@@ -4,10 +4,10 @@
 //! that was good holds on, so that an operator can still look at an agent whose servers are gone.
 
 use std::collections::BTreeMap;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use catalog::Timestamp;
+use catalog::{Authority, NodeName, Timestamp};
 use wire::crypto::{self, Secret};
 
 use super::error::ApiError;
@@ -22,15 +22,44 @@ const REMEMBERED_MAX: usize = 1024;
 /// The right that a route of the agent needs; declared beside its handler.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Right {
-    /// A management token.
-    Management,
+    /// Any token that is valid.
+    AnyToken,
+    /// `agent:read` on the agent's node.
+    AgentRead,
+    /// `agent:write` on the agent's node.
+    AgentWrite,
+    /// Any token that is valid; the handler asks for the rest, or shows only what the caller may see.
+    Judged,
+}
+
+impl Right {
+    /// Reports whether whoever has `authority` has the right on the agent of `node`.
+    pub(super) fn is_held_by(self, authority: &Authority, node: &NodeName) -> bool {
+        match self {
+            Self::AnyToken | Self::Judged => true,
+            Self::AgentRead => authority.agent_read(node),
+            Self::AgentWrite => authority.agent_write(node),
+        }
+    }
+
+    /// Returns what a caller has to have, as an error text says it.
+    pub(super) fn needs(self) -> &'static str {
+        match self {
+            Self::AnyToken => "a valid token",
+            Self::AgentRead => "`agent:read` on this node",
+            Self::AgentWrite => "`agent:write` on this node",
+            Self::Judged => "a token with the right to do so",
+        }
+    }
 }
 
 /// What a server says of a token.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Standing {
-    /// It is valid and may do everything, until its end.
-    Management {
+    /// It is valid, until its end.
+    Known {
+        /// What it may do.
+        authority: Arc<Authority>,
         /// When it ends; never where there is none.
         expires_at: Option<Timestamp>,
     },
@@ -63,25 +92,25 @@ impl Tokens {
     ) -> Result<Standing, ApiError> {
         let hash = crypto::sha256(token.expose().as_bytes());
         let known = self.recall(&hash);
-        if let Some((standing, age)) = known {
-            let fresh = if standing == Standing::Unknown { FRESH_UNKNOWN } else { FRESH };
-            if age < fresh {
-                return Ok(current(standing));
+        if let Some((standing, age)) = &known {
+            let fresh = if *standing == Standing::Unknown { FRESH_UNKNOWN } else { FRESH };
+            if *age < fresh {
+                return Ok(current(standing.clone()));
             }
         }
         match (ask().await, known) {
             (Ok(standing), _) => {
-                self.remember(hash, standing);
+                self.remember(hash, standing.clone());
                 Ok(current(standing))
             }
-            (Err(_), Some((standing @ Standing::Management { .. }, _))) => Ok(current(standing)),
+            (Err(_), Some((standing @ Standing::Known { .. }, _))) => Ok(current(standing)),
             (Err(Unanswered(reason)), _) => Err(ApiError::TokenUnchecked { reason }),
         }
     }
 
     fn recall(&self, hash: &[u8; 32]) -> Option<(Standing, Duration)> {
         let remembered = self.remembered.lock().unwrap_or_else(PoisonError::into_inner);
-        remembered.get(hash).map(|known| (known.standing, known.asked.elapsed()))
+        remembered.get(hash).map(|known| (known.standing.clone(), known.asked.elapsed()))
     }
 
     fn remember(&self, hash: [u8; 32], standing: Standing) {
@@ -100,7 +129,7 @@ impl Tokens {
 /// A token ends when it ends, even while nobody can be asked.
 fn current(standing: Standing) -> Standing {
     match standing {
-        Standing::Management { expires_at: Some(end) } if crypto::now() >= end => Standing::Unknown,
+        Standing::Known { expires_at: Some(end), .. } if crypto::now() >= end => Standing::Unknown,
         other => other,
     }
 }
@@ -110,7 +139,9 @@ mod tests {
     use super::*;
     use std::cell::Cell;
 
-    const GOOD: Standing = Standing::Management { expires_at: None };
+    fn good() -> Standing {
+        Standing::Known { authority: Arc::new(Authority::management()), expires_at: None }
+    }
 
     fn no_server() -> Result<Standing, Unanswered> {
         Err(Unanswered("gone".to_owned()))
@@ -123,9 +154,9 @@ mod tests {
         for _ in 0..3 {
             let ask = async || {
                 asked.set(asked.get() + 1);
-                Ok(GOOD)
+                Ok(good())
             };
-            assert_eq!(tokens.standing(&Secret::new("t"), ask).await.unwrap(), GOOD);
+            assert_eq!(tokens.standing(&Secret::new("t"), ask).await.unwrap(), good());
         }
         assert_eq!(asked.get(), 1);
     }
@@ -134,11 +165,11 @@ mod tests {
     async fn a_good_answer_holds_on_while_no_server_answers_and_only_then() {
         let tokens = Tokens::default();
         let token = Secret::new("t");
-        tokens.standing(&token, async || Ok(GOOD)).await.unwrap();
+        tokens.standing(&token, async || Ok(good())).await.unwrap();
         let hash = crypto::sha256(b"t");
         let long_ago = Instant::now().checked_sub(FRESH * 2).unwrap();
         tokens.remembered.lock().unwrap().get_mut(&hash).unwrap().asked = long_ago;
-        assert_eq!(tokens.standing(&token, async || no_server()).await.unwrap(), GOOD);
+        assert_eq!(tokens.standing(&token, async || no_server()).await.unwrap(), good());
         assert_eq!(tokens.standing(&token, async || Ok(Standing::Unknown)).await.unwrap(), Standing::Unknown);
     }
 
@@ -151,19 +182,20 @@ mod tests {
     #[tokio::test]
     async fn a_token_ends_at_its_end_even_from_memory() {
         let tokens = Tokens::default();
-        let ended = Standing::Management { expires_at: Some(Timestamp(1)) };
-        assert_eq!(tokens.standing(&Secret::new("t"), async || Ok(ended)).await.unwrap(), Standing::Unknown);
+        let authority = Arc::new(Authority::management());
+        let ended = Standing::Known { authority, expires_at: Some(Timestamp(1)) };
+        assert_eq!(tokens.standing(&Secret::new("t"), async || Ok(ended.clone())).await.unwrap(), Standing::Unknown);
         assert_eq!(tokens.standing(&Secret::new("t"), async || no_server()).await.unwrap(), Standing::Unknown);
     }
 
     #[tokio::test]
     async fn a5_guesses_do_not_drive_out_good_tokens() {
         let tokens = Tokens::default();
-        tokens.standing(&Secret::new("good"), async || Ok(GOOD)).await.unwrap();
+        tokens.standing(&Secret::new("good"), async || Ok(good())).await.unwrap();
         for guess in 0..REMEMBERED_MAX * 2 {
             tokens.standing(&Secret::new(format!("guess-{guess}")), async || Ok(Standing::Unknown)).await.unwrap();
         }
         assert_eq!(tokens.remembered.lock().unwrap().len(), REMEMBERED_MAX);
-        assert_eq!(tokens.standing(&Secret::new("good"), async || no_server()).await.unwrap(), GOOD);
+        assert_eq!(tokens.standing(&Secret::new("good"), async || no_server()).await.unwrap(), good());
     }
 }

@@ -8,7 +8,7 @@ use axum::extract::{RawPathParams, Request};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodFilter, on};
 use bytes::Bytes;
-use catalog::CatalogIndex;
+use catalog::{Authority, CatalogIndex, CheckId, InstanceId, Namespace, ServiceKey};
 use futures_util::future::BoxFuture;
 use http::Method;
 use http::request::Parts;
@@ -70,17 +70,20 @@ impl Route {
         request: Request,
     ) -> Result<Response, ApiError> {
         let (parts, body) = request.into_parts();
-        state.authorize(&parts.headers, self.right, &self.method, self.path).await?;
+        let authority = state.authorize(&parts.headers, self.right, &self.method, self.path).await?;
         let query = Query::parse(&parts.uri)?;
         let takes_body = self.method == Method::PUT || self.method == Method::POST;
         let body = if takes_body { body::read(&parts.headers, body).await? } else { Bytes::new() };
-        (self.handler)(Call { state, path_parameters, query, parts, body }).await
+        (self.handler)(Call { state, authority, path: self.path, path_parameters, query, parts, body }).await
     }
 }
 
 /// One request that may be carried out.
 pub(super) struct Call {
     pub(super) state: ApiState,
+    /// What the caller may do.
+    pub(super) authority: Arc<Authority>,
+    path: &'static str,
     pub(super) query: Query,
     path_parameters: Vec<(String, String)>,
     parts: Parts,
@@ -88,6 +91,50 @@ pub(super) struct Call {
 }
 
 impl Call {
+    /// Checks a right that a [`Right::Judged`] route needs.
+    pub(super) fn need(&self, is_granted: bool, needs: impl FnOnce() -> String) -> Result<(), ApiError> {
+        if is_granted {
+            return Ok(());
+        }
+        Err(ApiError::PermissionDenied { method: self.parts.method.clone(), path: self.path, needs: needs() })
+    }
+
+    /// Checks that the caller may see a service.
+    pub(super) fn need_service_read(&self, service: &ServiceKey) -> Result<(), ApiError> {
+        self.need(self.authority.service_read(service), || format!("`service:read` on {service}"))
+    }
+
+    /// Checks that the caller may change a service, its instances and their checks.
+    pub(super) fn need_service_write(&self, service: &ServiceKey) -> Result<(), ApiError> {
+        self.need(self.authority.service_write(service), || format!("`service:write` on {service}"))
+    }
+
+    /// Checks that the caller may change the node's own checks.
+    pub(super) fn need_node_write(&self) -> Result<(), ApiError> {
+        let node = self.state.core.status().record.node.clone();
+        self.need(self.authority.node_write(&node), || format!("`node:write` on {node}"))
+    }
+
+    /// Checks that the caller may change the service that is registered under an id, if there is one.
+    pub(super) fn need_write_on(&self, namespace: &Namespace, id: &InstanceId) -> Result<(), ApiError> {
+        let status = self.state.core.status();
+        match super::services::find(&status, namespace, id) {
+            Ok(service) => self.need_service_write(&service.instance.service_key()),
+            // Nothing is there: only who may change the node learns that.
+            Err(_) => self.need_node_write(),
+        }
+    }
+
+    /// Checks that the caller may change the check that is there under an id: the right on its service, or on the node.
+    pub(super) fn need_check_write(&self, namespace: &Namespace, id: &CheckId) -> Result<(), ApiError> {
+        let status = self.state.core.status();
+        let held = status.checks.values().find(|check| check.key.namespace == *namespace && check.key.id == *id);
+        match held.and_then(|check| check.instance.clone()) {
+            Some(instance) => self.need_write_on(namespace, &instance),
+            None => self.need_node_write(),
+        }
+    }
+
     /// Returns the body as it was sent.
     pub(super) fn body(&self) -> &[u8] {
         &self.body

@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use axum::response::Response;
-use catalog::{InstanceId, Namespace};
+use catalog::{InstanceId, Namespace, ServiceKey};
 use http::Method;
-use wire::consul::AgentService;
+use wire::consul::{AgentService, ServiceDefinition};
+use wire::decode::from_value;
 
 use super::error::ApiError;
 use super::rights::Right;
@@ -16,11 +17,11 @@ use crate::local::{Definition, LocalError};
 
 pub(super) fn routes() -> Vec<Route> {
     vec![
-        route(Method::GET, "/v1/agent/services", Right::Management, list),
-        route(Method::GET, "/v1/agent/service/{id}", Right::Management, read),
-        route(Method::PUT, "/v1/agent/service/register", Right::Management, register),
-        route(Method::PUT, "/v1/agent/service/deregister/{id}", Right::Management, deregister),
-        route(Method::PUT, "/v1/agent/service/maintenance/{id}", Right::Management, maintain),
+        route(Method::GET, "/v1/agent/services", Right::Judged, list),
+        route(Method::GET, "/v1/agent/service/{id}", Right::Judged, read),
+        route(Method::PUT, "/v1/agent/service/register", Right::Judged, register),
+        route(Method::PUT, "/v1/agent/service/deregister/{id}", Right::Judged, deregister),
+        route(Method::PUT, "/v1/agent/service/maintenance/{id}", Right::Judged, maintain),
     ]
 }
 
@@ -54,6 +55,7 @@ async fn list(call: Call) -> Result<Response, ApiError> {
     call.answer_list(|status| {
         let services = status.services.iter();
         let asked = services.filter(|it| wanted.as_ref().is_none_or(|wanted| *wanted == it.instance.key.namespace));
+        let asked = asked.filter(|it| call.authority.service_read(&it.instance.service_key()));
         let shown = asked.map(|service| (AgentService::object_key(&service.instance), shown(status, service)));
         Ok(shown.collect::<BTreeMap<String, AgentService>>())
     })
@@ -63,24 +65,41 @@ async fn list(call: Call) -> Result<Response, ApiError> {
 /// Answers with one service.
 async fn read(call: Call) -> Result<Response, ApiError> {
     let (namespace, id) = (call.query.namespace()?, call.path("id")?);
-    call.answer_hashed(|status| Ok(shown(status, find(status, &namespace, &id)?))).await
+    call.answer_hashed(|status| {
+        let service = find(status, &namespace, &id)?;
+        call.need_service_read(&service.instance.service_key())?;
+        Ok(shown(status, service))
+    })
+    .await
 }
 
 /// Registers a service, or replaces what was registered under its id.
 async fn register(call: Call) -> Result<Response, ApiError> {
     let body = call.json_body()?;
+    match from_value::<ServiceDefinition>(body.clone(), "") {
+        Ok(wanted) => {
+            call.need_service_write(&ServiceKey::new(wanted.namespace.clone(), wanted.name))?;
+            // An id that serves something else now needs the right on that too.
+            if find(&call.state.core.status(), &wanted.namespace, &wanted.id).is_ok() {
+                call.need_write_on(&wanted.namespace, &wanted.id)?;
+            }
+        }
+        Err(error) => call.need(call.authority.is_management(), || format!("a body that can be read ({error})"))?,
+    }
     change(&call, |reply| Request::RegisterService(body, reply)).await
 }
 
 /// Removes a service that was registered over the API.
 async fn deregister(call: Call) -> Result<Response, ApiError> {
     let (namespace, id) = (call.query.namespace()?, call.path("id")?);
+    call.need_write_on(&namespace, &id)?;
     change(&call, |reply| Request::DeregisterService(namespace, id, reply)).await
 }
 
 /// Puts a service into maintenance, where nobody calls it, or takes it out.
 async fn maintain(call: Call) -> Result<Response, ApiError> {
     let (namespace, id) = (call.query.namespace()?, call.path("id")?);
+    call.need_write_on(&namespace, &id)?;
     let reason = call.maintenance("Maintenance mode is enabled for this service")?;
     change(&call, |reply| Request::Maintain { namespace, id, reason, reply }).await
 }

@@ -31,8 +31,7 @@ async fn a3_no_route_of_the_agent_answers_without_a_token() {
     let (_server, agent) = agent().await;
     let routes: Vec<_> = table().iter().map(Route::describe).collect();
     assert!(routes.len() >= 16);
-    for (method, path, right) in routes {
-        assert_eq!(right, Right::Management, "{method} {path}");
+    for (method, path, _) in routes {
         let path = path.replace("{id}", "web").replace("{name}", "web").replace("{service}", "web");
         for token in [None, Some(""), Some("wrong")] {
             let mut headers = vec![("host", "localhost")];
@@ -41,6 +40,49 @@ async fn a3_no_route_of_the_agent_answers_without_a_token() {
             assert_eq!(answer.status, StatusCode::FORBIDDEN, "{method} {path} with {token:?}: {}", answer.text);
             let says = if token == Some("wrong") { "ACL not found" } else { "Permission denied" };
             assert!(answer.text.starts_with(says), "{}", answer.text);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a4_the_agents_own_routes_follow_the_rules_on_its_services_and_node() {
+    use crate::testing::server::{OF_NOTHING, OF_WEB};
+    let (_server, agent) = agent().await;
+    register(&agent, json!({ "Name": "web", "Port": 8080, "Check": { "CheckID": "web-up", "TTL": "10m" } })).await;
+    register(&agent, json!({ "Name": "api", "Port": 9090, "Check": { "CheckID": "api-up", "TTL": "10m" } })).await;
+    let as_token = async |token: &str, method: Method, path: &str, body: &str| {
+        send(agent.http_address(), method, path, &[("host", "localhost"), ("x-consul-token", token)], body).await
+    };
+    let rows = [
+        (Method::GET, "/v1/agent/service/api", "", 200, 403),
+        (Method::GET, "/v1/agent/health/service/name/api?format=text", "", 503, 403),
+        (Method::GET, "/v1/agent/self", "", 403, 403),
+        (Method::GET, "/v1/agent/metrics", "", 403, 403),
+        (Method::GET, "/v1/agent/connect/ca/roots", "", 200, 200),
+        (Method::PUT, "/v1/agent/check/pass/web-up", "", 200, 403),
+        (Method::PUT, "/v1/agent/check/pass/api-up", "", 403, 403),
+        (Method::PUT, "/v1/agent/check/register", r#"{"CheckID": "disk", "TTL": "1m"}"#, 403, 403),
+        (Method::PUT, "/v1/agent/service/register", r#"{"Name": "web", "Port": 8081}"#, 200, 403),
+        (Method::PUT, "/v1/agent/service/register", r#"{"Name": "api"}"#, 403, 403),
+        (Method::PUT, "/v1/agent/service/register", r#"{"Name": "web", "ID": "api"}"#, 403, 403),
+        (Method::PUT, "/v1/agent/service/maintenance/api?enable=true", "", 403, 403),
+        (Method::PUT, "/v1/agent/service/deregister/api", "", 403, 403),
+        (Method::PUT, "/v1/agent/maintenance?enable=true", "", 403, 403),
+        (Method::PUT, "/v1/agent/reload", "", 403, 403),
+        (Method::PUT, "/v1/agent/leave", "", 403, 403),
+        (Method::GET, "/v1/agent/connect/ca/leaf/api", "", 403, 403),
+    ];
+    for (method, path, body, of_web, of_nothing) in rows {
+        for (token, want) in [(OF_NOTHING, of_nothing), (OF_WEB, of_web)] {
+            let answer = as_token(token, method.clone(), path, body).await;
+            assert_eq!(answer.status.as_u16(), want, "{token}: {method} {path} {body}: {}", answer.text);
+        }
+    }
+    for (token, services) in [(OF_NOTHING, 0), (OF_WEB, 2)] {
+        for path in ["/v1/agent/services", "/v1/agent/checks"] {
+            let listed = as_token(token, Method::GET, path, "").await.json();
+            let count = listed.as_object().unwrap().len();
+            assert!(if services == 0 { count == 0 } else { count >= 1 }, "{token}: {path}: {listed}");
         }
     }
 }

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use bytes::Bytes;
-use catalog::{CatalogIndex, Rights, ServiceKey, Timestamp};
+use catalog::{Authority, CatalogIndex, Namespace, Rules, ServiceKey};
 use http::{Request, Response, StatusCode};
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full, StreamBody};
@@ -19,20 +19,24 @@ use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::task::AbortOnDropHandle;
+use wire::acl::OwnRights;
 use wire::agent_protocol::{
     ApiError, JoinRequest, JoinResponse, SignRequest, SignResponse, Subject, WriteRequest, WriteResponse,
 };
-use wire::api_types::TokenView;
 use wire::frame::{FrameReader, encode_frame};
 use wire::join_token::JoinSecret;
 use wire::pki::{LeafKey, parse_csr};
 use wire::tls::{TlsIdentity, TrustAnchors, agent_port_server_config};
 
-use super::{HOUR, accessor};
+use super::HOUR;
 use crate::sync::model::Cluster;
 
 /// The management token that the server knows.
 pub(crate) const MANAGEMENT: &str = "management-token";
+/// The token that stands for the service `web`.
+pub(crate) const OF_WEB: &str = "token-of-web";
+/// The token that is linked to nothing.
+pub(crate) const OF_NOTHING: &str = "token-of-nothing";
 
 type Body = UnsyncBoxBody<Bytes, Infallible>;
 
@@ -227,30 +231,25 @@ async fn stream(shared: Arc<Shared>, request: Request<Incoming>) -> Response<Bod
     Response::new(BodyExt::boxed_unsync(StreamBody::new(body)))
 }
 
-/// Knows one token, and tells of everything else what it was asked.
+/// Knows three tokens, and tells of everything else what it was asked.
 fn api_answer(path: &str, request: &Request<Incoming>) -> Response<Body> {
     let token = request.headers().get("x-consul-token").and_then(|token| token.to_str().ok()).unwrap_or_default();
-    if token != MANAGEMENT {
-        let mut response = Response::new(Full::new(Bytes::from_static(b"ACL not found")).boxed_unsync());
-        *response.status_mut() = StatusCode::FORBIDDEN;
-        return response;
-    }
-    if path == "/v1/api/acl/token/self" {
-        let view = TokenView {
-            accessor: accessor(),
-            secret: None,
-            description: String::new(),
-            rights: Rights::Management,
-            links: Default::default(),
-            local: false,
-            auth_method: None,
-            namespace: Default::default(),
-            created_at: Timestamp(0),
-            expires_at: None,
-            create_index: CatalogIndex(1),
-            modify_index: CatalogIndex(1),
-        };
-        return json(StatusCode::OK, &view);
+    let authority = match token {
+        MANAGEMENT => Authority::management(),
+        OF_WEB => {
+            let mut authority = Authority::default();
+            authority.add(&Rules::of_service(&"web".parse().unwrap()), &Namespace::default_namespace());
+            authority
+        }
+        OF_NOTHING => Authority::default(),
+        _ => {
+            let mut response = Response::new(Full::new(Bytes::from_static(b"ACL not found")).boxed_unsync());
+            *response.status_mut() = StatusCode::FORBIDDEN;
+            return response;
+        }
+    };
+    if path == "/v1/api/acl/token/self/rights" {
+        return json(StatusCode::OK, &OwnRights { authority, expires_at: None });
     }
     json(StatusCode::OK, &format!("{} {}", request.method(), request.uri().path_and_query().unwrap()))
 }
