@@ -39,7 +39,7 @@ const QUERIES: [(&str, &[&str]); 11] = [
 ];
 
 pub(super) fn routes() -> Vec<Route> {
-    vec![route(Method::GET, "/v1/agent/openapi.json", Right::Management, openapi)]
+    vec![route(Method::GET, "/v1/agent/openapi.json", Right::AnyToken, openapi)]
 }
 
 /// Answers with the description of every route of the agent's own.
