@@ -21,6 +21,7 @@ mod intention;
 mod join_token;
 mod keygen;
 mod leave;
+mod log_writer;
 mod mesh;
 mod operator;
 mod output;
@@ -136,7 +137,10 @@ enum Verb {
 /// Parses, runs and tells the end.
 pub(crate) fn main() -> ExitCode {
     let cli = Cli::parse();
-    match run(cli) {
+    let ended = run(cli);
+    // What the log says last comes before what is said of the end.
+    daemon::flush();
+    match ended {
         Ok(status) => status,
         Err(error) => error::tell(&error),
     }

@@ -14,6 +14,7 @@ mod join;
 mod members;
 mod reap;
 pub mod recovery;
+mod slow_disk;
 mod start;
 mod states;
 mod status;

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use catalog::Timestamp;
 use http::StatusCode;
@@ -69,6 +70,11 @@ struct Inner {
     raft_applied_index: Gauge,
     raft_is_leader: Gauge,
     raft_disk_full: Gauge,
+    raft_disk_slow: Gauge,
+    raft_sync_duration: Histogram,
+    log_lines_dropped: Counter,
+    /// What `log_lines_dropped` has of the process's own count.
+    log_lines_told: AtomicU64,
     raft_peers_refused: Family<ReasonLabel, Counter>,
     raft_messages_dropped: Counter,
     raft_commit_duration: Histogram,
@@ -110,6 +116,12 @@ impl Metrics {
             raft_applied_index: Gauge::default(),
             raft_is_leader: Gauge::default(),
             raft_disk_full: Gauge::default(),
+            raft_disk_slow: Gauge::default(),
+            raft_sync_duration: Histogram::new([
+                0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0,
+            ]),
+            log_lines_dropped: Counter::default(),
+            log_lines_told: AtomicU64::new(0),
             raft_peers_refused: Family::default(),
             raft_messages_dropped: Counter::default(),
             raft_commit_duration: Histogram::new([
@@ -141,6 +153,16 @@ impl Metrics {
     /// Records whether the disk is so full that nothing enters the log.
     pub(crate) fn raft_disk_full(&self, is_full: bool) {
         self.inner.raft_disk_full.set(i64::from(is_full));
+    }
+
+    /// Records whether the disk is so slow that this server should not lead.
+    pub(crate) fn raft_disk_slow(&self, is_slow: bool) {
+        self.inner.raft_disk_slow.set(i64::from(is_slow));
+    }
+
+    /// Records how long one sync of the log took.
+    pub(crate) fn raft_synced(&self, duration: std::time::Duration) {
+        self.inner.raft_sync_duration.observe(duration.as_secs_f64());
     }
 
     /// Counts a connection refused on the Raft port; `reason` comes from a closed set.
@@ -214,6 +236,9 @@ impl Metrics {
 
     /// Returns all metrics in the OpenMetrics text format.
     pub(crate) fn text(&self) -> String {
+        let lost = wire::lost_lines::total();
+        let told = self.inner.log_lines_told.fetch_max(lost, Ordering::Relaxed);
+        self.inner.log_lines_dropped.inc_by(lost.saturating_sub(told));
         let mut text = String::new();
         encode(&mut text, &self.inner.registry).expect("writing to a string cannot fail");
         text
@@ -233,6 +258,21 @@ impl Inner {
             "raft_disk_full",
             "1 while the disk is nearly full, so that this server takes no writes, otherwise 0",
             self.raft_disk_full.clone(),
+        );
+        registry.register(
+            "raft_disk_slow",
+            "1 while the disk is so slow that this server hands leadership over, otherwise 0",
+            self.raft_disk_slow.clone(),
+        );
+        registry.register(
+            "raft_sync_duration_seconds",
+            "Time that the disk took to make one write of the log durable",
+            self.raft_sync_duration.clone(),
+        );
+        registry.register(
+            "log_lines_dropped",
+            "Log lines dropped because nobody took them",
+            self.log_lines_dropped.clone(),
         );
         registry.register("raft_is_leader", "1 while this server leads, otherwise 0", self.raft_is_leader.clone());
         registry.register(
@@ -341,6 +381,9 @@ mod tests {
             "weft_raft_term gauge",
             "weft_raft_applied_index gauge",
             "weft_raft_disk_full gauge",
+            "weft_raft_disk_slow gauge",
+            "weft_raft_sync_duration_seconds histogram",
+            "weft_log_lines_dropped counter",
             "weft_raft_is_leader gauge",
             "weft_raft_peers_refused counter",
             "weft_raft_messages_dropped counter",

@@ -32,4 +32,4 @@ pub use room::{
     ReadFailure, Role, Room, RoomStatus,
 };
 pub use snapshot::SnapshotFileError;
-pub(crate) use snapshot::{WRITTEN_ASIDE, encode as encode_snapshot};
+pub(crate) use snapshot::{WRITTEN_ASIDE, encode as encode_snapshot, read_aside as read_snapshot};

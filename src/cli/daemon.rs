@@ -1,11 +1,20 @@
 //! What the long-running commands share: their log, their signals, and what a process that holds keys forbids.
 
 use std::process::ExitCode;
+use std::sync::OnceLock;
+use std::time::Duration;
 
 use anyhow::Context;
 use clap::{Args, ValueEnum};
 use rustix::process::{DumpableBehavior, Signal, set_dumpable_behavior, set_parent_process_death_signal};
 use tracing_subscriber::{EnvFilter, fmt, prelude::*};
+
+use super::log_writer::LogWriter;
+
+/// The way out for log lines, of commands that run long.
+static LOG: OnceLock<LogWriter> = OnceLock::new();
+/// How long a process that ends waits for somebody to take its last lines.
+const FLUSH_MAX: Duration = Duration::from_secs(1);
 
 /// Is the form of log lines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -32,7 +41,8 @@ pub(super) struct LogOptions {
 pub(super) fn prepare(options: &LogOptions) -> anyhow::Result<()> {
     let filter =
         EnvFilter::try_new(&options.log).with_context(|| format!("reading the log filter `{}`", options.log))?;
-    let lines = fmt::layer().with_writer(std::io::stderr);
+    let writer = LogWriter::start(std::io::stderr()).context("starting the thread that writes the log")?;
+    let lines = fmt::layer().with_writer(LOG.get_or_init(|| writer).clone());
     let registry = tracing_subscriber::registry().with(filter);
     match options.log_format {
         LogForm::Text => registry.with(lines.with_ansi(false)).try_init()?,
@@ -44,6 +54,13 @@ pub(super) fn prepare(options: &LogOptions) -> anyhow::Result<()> {
         set_parent_process_death_signal(Some(Signal::TERM)).context("asking to be stopped with the parent process")?;
     }
     Ok(())
+}
+
+/// Sees to it that what was logged is written before the process ends.
+pub(super) fn flush() {
+    if let Some(log) = LOG.get() {
+        log.flush(FLUSH_MAX);
+    }
 }
 
 /// Waits for SIGTERM or SIGINT.

@@ -13,6 +13,7 @@ mod demo;
 mod faults;
 mod guardrails;
 mod harness;
+mod log_sink;
 mod membership;
 mod one_mesh_on_machines;
 mod operations;

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 
 use super::Committed;
 use super::budget::{ByteBudget, HeldBytes};
-use crate::raft::GroupChange;
+use crate::raft::{GroupChange, SnapshotFileError};
 
 /// Requests that wait for the Raft thread. It takes all of them in one round, so that a full queue means a stuck disk.
 const REQUESTS_MAX: usize = 4096;
@@ -75,8 +75,10 @@ pub(crate) enum Request {
         index: u64,
     },
     SnapshotBroken {
-        index: u64,
-        error: std::io::Error,
+        error: SnapshotFileError,
+    },
+    SnapshotProgress {
+        peer: u64,
     },
     SnapshotFailed {
         index: u64,
@@ -100,6 +102,8 @@ pub(crate) enum Request {
 pub(crate) struct Inbox {
     sender: SyncSender<Request>,
     peer_bytes: ByteBudget,
+    /// One snapshot at a time, however large.
+    snapshot: ByteBudget,
     proposal_bytes: ByteBudget,
 }
 
@@ -108,7 +112,15 @@ impl Inbox {
     pub(crate) fn new() -> (Self, Receiver<Request>) {
         let (sender, receiver) = sync_channel(REQUESTS_MAX);
         let peer_bytes = ByteBudget::new(PEER_BYTES_MAX);
-        (Self { sender, peer_bytes, proposal_bytes: ByteBudget::new(PROPOSAL_BYTES_MAX) }, receiver)
+        (
+            Self {
+                sender,
+                peer_bytes,
+                snapshot: ByteBudget::new(1),
+                proposal_bytes: ByteBudget::new(PROPOSAL_BYTES_MAX),
+            },
+            receiver,
+        )
     }
 
     /// Proposes an encoded envelope on this server.
@@ -131,6 +143,17 @@ impl Inbox {
     pub(crate) fn peer_message(&self, message: Message, bytes: usize) -> bool {
         let Some(held) = self.peer_bytes.hold(bytes) else { return false };
         self.try_send(Request::Peer { message: Box::new(message), held }).is_ok()
+    }
+
+    /// Hands over a leader's snapshot; gives it back where there is no room for it now.
+    pub(crate) fn snapshot_message(&self, message: Message) -> Result<(), Box<Message>> {
+        let Some(held) = self.snapshot.hold(1) else { return Err(Box::new(message)) };
+        match self.sender.try_send(Request::Peer { message: Box::new(message), held }) {
+            Ok(()) => Ok(()),
+            Err(TrySendError::Full(Request::Peer { message, .. })) => Err(message),
+            // A thread that ended needs no news.
+            Err(_) => Ok(()),
+        }
     }
 
     /// Tells the thread something that it can do without, such as that a peer is unreachable.

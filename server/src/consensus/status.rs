@@ -27,12 +27,14 @@ pub(crate) struct Standing {
     pub(crate) term: u64,
     /// When a leader was heard last; none if never since the start.
     pub(crate) heard: Option<Instant>,
+    /// Whether the disk is so full that nothing enters the log.
+    pub(crate) is_read_only: bool,
 }
 
 impl Standing {
     /// Returns how a server stands that belongs to no cluster yet.
     pub(crate) fn joining() -> Self {
-        Self { role: Role::Joining, leader: None, term: 0, heard: None }
+        Self { role: Role::Joining, leader: None, term: 0, heard: None, is_read_only: false }
     }
 
     /// Returns how long ago a leader was heard; a leader always hears itself.

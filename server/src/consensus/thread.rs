@@ -15,12 +15,14 @@ use wire::crypto;
 
 use super::budget::HeldBytes;
 use super::inbox::{Inbox, Request, Unanswered};
+use super::slow_disk::SlowDisk;
 use super::start::{Failure, FatalError};
 use super::status::{Role, Standing};
 use super::transport::links::Links;
 use super::{Committed, Shared};
 use crate::raft::{
-    Aside, Disk, Fatal, Input, Output, ProposalFailure, Role as RoomRole, Room, WRITTEN_ASIDE, encode_snapshot, is_full,
+    Aside, Disk, Fatal, Input, Output, ProposalFailure, Role as RoomRole, Room, SnapshotFileError, WRITTEN_ASIDE,
+    encode_snapshot, is_full,
 };
 
 /// Requests taken in one round, and so covered by one sync.
@@ -40,9 +42,17 @@ pub(super) fn spawn<D: Disk + Send + 'static>(
     Builder::new().name("weft-raft".to_owned()).spawn(move || {
         let (proposals, reads) = (BTreeMap::new(), BTreeMap::new());
         let aside = room.aside();
+        aside.iter().for_each(|aside| links.read_snapshots_through(Arc::clone(aside)));
         let digesting = Arc::default();
         let desk = Desk { shared, links, next_id: 0, proposals, reads, digesting, snapshot_failed: None, aside };
-        let thread = RaftThread { room, requests, desk, started: Instant::now(), published: None };
+        let thread = RaftThread {
+            room,
+            requests,
+            desk,
+            slow_disk: SlowDisk::default(),
+            started: Instant::now(),
+            published: None,
+        };
         let fatal = match catch_unwind(AssertUnwindSafe(|| thread.run())) {
             Ok(Ok(())) => return,
             Ok(Err(fatal)) => FatalError::Raft(Arc::new(fatal)),
@@ -62,6 +72,7 @@ struct RaftThread<D: Disk> {
     room: Room<D>,
     requests: Receiver<Request>,
     desk: Desk,
+    slow_disk: SlowDisk,
     started: Instant,
     /// When the others were told last what the room says of itself.
     published: Option<Duration>,
@@ -78,6 +89,7 @@ impl<D: Disk> RaftThread<D> {
             let now = self.started.elapsed();
             let desk = &mut self.desk;
             self.room.step_all(batch.inputs.drain(..), now, &mut |output| desk.carry_out(output))?;
+            batch.inputs.extend(self.watch_disk());
             self.report(now);
             if batch.is_last {
                 return Ok(());
@@ -102,6 +114,23 @@ impl<D: Disk> RaftThread<D> {
         }
     }
 
+    /// Looks at how long the disk took; a leader whose disk stays slow hands over.
+    fn watch_disk(&mut self) -> Option<Input> {
+        let now = self.started.elapsed();
+        let metrics = &self.desk.shared.metrics;
+        for sync in self.room.take_sync_times() {
+            metrics.raft_synced(sync);
+            self.slow_disk.took(now, sync);
+        }
+        metrics.raft_disk_slow(self.slow_disk.is_slow(now));
+        let leads = self.desk.shared.standing.borrow().role == Role::Leader;
+        if !leads || !self.slow_disk.should_hand_over(now) {
+            return None;
+        }
+        error!("this server leads and its disk is slow: another one is asked to lead");
+        Some(Input::OfferLeadership)
+    }
+
     /// Tells everybody where this server stands, and wakes them only if that changed.
     fn report(&mut self, now: Duration) {
         let status = self.room.status(now);
@@ -111,7 +140,8 @@ impl<D: Disk> RaftThread<D> {
             RoomRole::Candidate => Role::Candidate,
         };
         let heard = status.last_contact.and_then(|ago| Instant::now().checked_sub(ago));
-        let standing = Standing { role, leader: status.leader, term: status.term, heard };
+        let is_read_only = self.room.is_read_only();
+        let standing = Standing { role, leader: status.leader, term: status.term, heard, is_read_only };
         let shared = Arc::clone(&self.desk.shared);
         // Who looks at the group needs no more than that.
         if self.published.is_none_or(|published| now.saturating_sub(published) >= shared.timing.tick) {
@@ -152,7 +182,8 @@ impl Batch {
             Request::SnapshotStatus { peer, delivered } => Input::SnapshotStatus { to: peer, delivered },
             Request::SnapshotEncoded { index, bytes } => Input::SnapshotEncoded { index, bytes },
             Request::SnapshotWritten { index } => Input::SnapshotWritten { index },
-            Request::SnapshotBroken { index, error } => Input::SnapshotBroken { index, error },
+            Request::SnapshotBroken { error } => Input::SnapshotBroken { error },
+            Request::SnapshotProgress { peer } => Input::SnapshotProgress { to: peer },
             Request::SnapshotFailed { index } => Input::SnapshotFailed { index },
             Request::TransferLeader { to } => Input::TransferLeader(to),
             Request::ChangeGroup { change } => Input::ChangeGroup(change),
@@ -319,7 +350,8 @@ fn encode(
         Ok(Err(error)) => {
             // A disk that fails on one file will fail on others: what it held before is not to be trusted either.
             error!(%error, index, "cannot write a snapshot");
-            Request::SnapshotBroken { index, error }
+            let file = WRITTEN_ASIDE.to_owned();
+            Request::SnapshotBroken { error: SnapshotFileError::Disk { operation: "write", file, source: error } }
         }
         Err(panic) => {
             error!(error = panic_message(&*panic), index, "cannot encode a snapshot");

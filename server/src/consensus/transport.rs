@@ -9,6 +9,7 @@ pub(crate) mod frame;
 pub(crate) mod hello;
 pub(crate) mod incoming;
 pub(crate) mod links;
+pub(crate) mod pieces;
 mod snapshots;
 
 use std::sync::Arc;

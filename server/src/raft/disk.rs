@@ -7,6 +7,7 @@ mod reserve;
 
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 pub use aside::Aside;
 pub use file::{FileDisk, FileDiskError};
@@ -80,6 +81,11 @@ pub trait Disk {
 
     /// Gives up space that was held back for a full disk.
     fn release_reserve(&mut self) {}
+
+    /// Returns how long each sync took since this was asked last; none where nobody measures.
+    fn take_sync_times(&mut self) -> Vec<Duration> {
+        Vec::new()
+    }
 
     /// Returns what reaches the same directory from another thread; none where there is no need to.
     fn aside(&self) -> Option<Arc<dyn Aside>> {

@@ -54,8 +54,10 @@ pub struct Room<D: Disk> {
     encoding: Option<raft::eraftpb::SnapshotMetadata>,
     /// The catalog of a leader's snapshot that was checked on arrival and is not installed yet.
     arrived: Option<Catalog>,
-    /// Snapshots under way to followers, with the tick at which they count as lost.
-    sent_snapshots: BTreeMap<u64, u64>,
+    /// Snapshots under way to followers.
+    sent_snapshots: BTreeMap<u64, Sent>,
+    /// The tick until which one that failed may be sent again.
+    resend_until: u64,
     ticks: u64,
     /// Role, leader and term as last reported.
     reported: (Role, Option<u64>, u64),
@@ -67,6 +69,15 @@ pub struct Room<D: Disk> {
     refused_messages: u64,
     space: space::SpaceWatch,
     phase: Phase,
+}
+
+/// A snapshot on its way to a follower.
+#[derive(Debug, Clone, Copy)]
+struct Sent {
+    /// The index that it stands for.
+    index: u64,
+    /// The tick at which it counts as lost if nobody says anything.
+    until: u64,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -102,6 +113,7 @@ impl<D: Disk> Room<D> {
             encoding: None,
             arrived: None,
             sent_snapshots: BTreeMap::new(),
+            resend_until: 0,
             ticks: 0,
             reported: (Role::Follower, None, term),
             leader_heard_at: None,
@@ -186,8 +198,14 @@ impl<D: Disk> Room<D> {
             Input::SnapshotStatus { to, delivered } => self.report_snapshot(to, delivered),
             Input::SnapshotEncoded { index, bytes } => self.save_snapshot(index, &bytes)?,
             Input::SnapshotWritten { index } => self.adopt_snapshot(index)?,
-            Input::SnapshotBroken { index, error } => return Err(broken(index, error)),
+            Input::SnapshotBroken { error } => return Err(error.into()),
+            Input::SnapshotProgress { to } => {
+                if let Some(sent) = self.sent_snapshots.get_mut(&to) {
+                    sent.until = self.ticks + self.limits.snapshot_ticks_max;
+                }
+            }
             Input::SnapshotFailed { index } => self.snapshot_failed(index),
+            Input::OfferLeadership => self.offer_to_next(),
             Input::TransferLeader(peer) => {
                 if self.node.raft.state == StateRole::Leader {
                     self.node.transfer_leader(peer);
@@ -207,7 +225,7 @@ impl<D: Disk> Room<D> {
         self.reads.tick(&mut self.node, self.ticks, out);
         let ticks = self.ticks;
         let lost: Vec<u64> =
-            self.sent_snapshots.iter().filter(|(_, until)| **until <= ticks).map(|(peer, _)| *peer).collect();
+            self.sent_snapshots.iter().filter(|(_, sent)| sent.until <= ticks).map(|(peer, _)| *peer).collect();
         for peer in lost {
             self.report_snapshot(peer, false);
         }
@@ -247,7 +265,9 @@ impl<D: Disk> Room<D> {
     }
 
     fn report_snapshot(&mut self, to: u64, delivered: bool) {
-        self.sent_snapshots.remove(&to);
+        if self.sent_snapshots.remove(&to).is_some() && !delivered {
+            self.resend_until = self.ticks + self.limits.snapshot_ticks_max / 6;
+        }
         self.node.report_snapshot(to, if delivered { SnapshotStatus::Finish } else { SnapshotStatus::Failure });
     }
 
@@ -284,6 +304,11 @@ impl<D: Disk> Room<D> {
         }
     }
 
+    /// Returns how long the disk took for each sync since this was asked last.
+    pub(crate) fn take_sync_times(&mut self) -> Vec<Duration> {
+        self.node.mut_store().disk_mut().take_sync_times()
+    }
+
     /// Returns what reaches the disk from other threads.
     pub(crate) fn aside(&self) -> Option<Arc<dyn Aside>> {
         self.node.store().disk().aside()
@@ -303,9 +328,4 @@ impl<D: Disk> Room<D> {
         };
         (role, (raft.leader_id != raft::INVALID_ID).then_some(raft.leader_id), raft.term)
     }
-}
-
-fn broken(index: u64, source: std::io::Error) -> Fatal {
-    let file = format!("{} (index {index})", super::snapshot::WRITTEN_ASIDE);
-    Fatal::Snapshot(super::snapshot::SnapshotFileError::Disk { operation: "write", file, source })
 }

@@ -5,7 +5,7 @@ use std::io;
 use raft::eraftpb::{ConfState, SnapshotMetadata};
 use raft_prost::Message as _;
 
-use super::disk::{Disk, is_full};
+use super::disk::{Aside, Disk, is_full};
 use super::room::REPLACE;
 
 /// The version of the file around the state; the state has a version of its own.
@@ -50,6 +50,11 @@ pub enum SnapshotFileError {
 }
 
 impl SnapshotFileError {
+    /// Tells whether the file is not there any more.
+    pub(crate) fn is_gone(&self) -> bool {
+        matches!(self, Self::Disk { source, .. } if source.kind() == io::ErrorKind::NotFound)
+    }
+
     /// Tells whether there was nothing wrong but that the disk is full.
     pub(crate) fn is_want_of_space(&self) -> bool {
         matches!(self, Self::Disk { source, .. } if is_full(source))
@@ -120,6 +125,18 @@ pub(crate) fn decode<'a>(file: &str, bytes: &'a [u8]) -> Result<(SnapshotMetadat
     let conf_state =
         ConfState::decode(&header[FIXED_LEN..]).map_err(|_| damaged("the membership cannot be decoded"))?;
     Ok((SnapshotMetadata { index, term, conf_state: Some(conf_state) }, state))
+}
+
+/// Reads and checks the file of a snapshot from another thread, and returns its bytes.
+pub(crate) fn read_aside(aside: &dyn Aside, metadata: &SnapshotMetadata) -> Result<Vec<u8>, SnapshotFileError> {
+    let file = file_name(metadata.index, metadata.term);
+    let read = |source| SnapshotFileError::Disk { operation: "read", file: file.clone(), source };
+    let bytes = aside.read(&file).map_err(read)?;
+    let (found, _) = decode(&file, &bytes)?;
+    if (found.index, found.term) != (metadata.index, metadata.term) {
+        return Err(SnapshotFileError::Damaged { file, what: "it is the file of another snapshot" });
+    }
+    Ok(bytes)
 }
 
 /// Reads and checks a snapshot file, and returns its bytes and its metadata.

@@ -18,6 +18,20 @@ use super::snapshot::{self, SnapshotFileError};
 const BOOTSTRAP_INDEX: u64 = 1;
 const BOOTSTRAP_TERM: u64 = 1;
 
+/// While a follower receives a snapshot, up to so many times the usual bytes stay in the log for it.
+const SENDING_RETAINED: u64 = 8;
+
+/// How much of the log goes once a snapshot stands for it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Compaction {
+    /// All but what slow followers may need.
+    Usual,
+    /// All but that and what follows the entry of this index, which a follower is just being sent a snapshot up to.
+    Keeping(u64),
+    /// All: the disk is full.
+    All,
+}
+
 /// Log and snapshots over one disk.
 #[derive(Debug)]
 pub(crate) struct Store<D> {
@@ -176,17 +190,17 @@ impl<D: Disk> Store<D> {
         &mut self,
         metadata: SnapshotMetadata,
         state: &[u8],
-        compact_all: bool,
+        compaction: Compaction,
     ) -> Result<(), Fatal> {
         let bytes = snapshot::encode(metadata.index, metadata.term, metadata.get_conf_state(), state);
         snapshot::write(&mut self.disk, &metadata, &bytes)?;
-        self.use_snapshot(metadata, compact_all)
+        self.use_snapshot(metadata, compaction)
     }
 
     /// Puts a snapshot in use that was written aside, and made durable there.
-    pub(crate) fn adopt_snapshot(&mut self, metadata: SnapshotMetadata, compact_all: bool) -> Result<(), Fatal> {
+    pub(crate) fn adopt_snapshot(&mut self, metadata: SnapshotMetadata, compaction: Compaction) -> Result<(), Fatal> {
         snapshot::adopt(&mut self.disk, &metadata)?;
-        self.use_snapshot(metadata, compact_all)
+        self.use_snapshot(metadata, compaction)
     }
 
     /// Removes what was written aside and is not needed any more.
@@ -195,11 +209,18 @@ impl<D: Disk> Store<D> {
         let _ = self.disk.remove(snapshot::WRITTEN_ASIDE);
     }
 
-    fn use_snapshot(&mut self, metadata: SnapshotMetadata, compact_all: bool) -> Result<(), Fatal> {
+    fn use_snapshot(&mut self, metadata: SnapshotMetadata, compaction: Compaction) -> Result<(), Fatal> {
         snapshot::remove_others(&mut self.disk, &snapshot::file_name(metadata.index, metadata.term))?;
         let Limits { retained_entries, retained_bytes, .. } = self.limits;
-        let retained_entries = if compact_all { 0 } else { retained_entries };
-        let compacted = self.log.retained_from(metadata.index, retained_entries, retained_bytes);
+        let index = metadata.index;
+        let compacted = match compaction {
+            Compaction::All => index,
+            Compaction::Usual => self.log.retained_from(index, retained_entries, retained_bytes),
+            Compaction::Keeping(sent) => {
+                let most = self.log.retained_from(index, u64::MAX, retained_bytes.saturating_mul(SENDING_RETAINED));
+                self.log.retained_from(index, retained_entries, retained_bytes).min(sent.max(most))
+            }
+        };
         self.snapshot = metadata;
         self.log.compact(&mut self.disk, compacted)?;
         Ok(())
@@ -253,6 +274,10 @@ impl<D: Disk> Storage for Store<D> {
         let is_member = [voters, learners, voters_outgoing].iter().any(|members| members.contains(&to));
         if self.snapshot.index == 0 || self.snapshot.index < request_index || !is_member {
             return Err(unavailable);
+        }
+        if self.disk.aside().is_some() {
+            // Whoever sends it reads it, where nobody waits for the disk.
+            return Ok(Snapshot { data: Vec::new(), metadata: Some(self.snapshot.clone()) });
         }
         self.read_snapshot().map_err(|error| {
             *self.damage.borrow_mut() = Some(error);

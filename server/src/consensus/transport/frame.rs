@@ -2,7 +2,7 @@
 
 use std::io;
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::{Buf, BufMut, Bytes, BytesMut};
 use catalog::Mesh;
 use raft::eraftpb::Message;
 use raft_prost::Message as _;
@@ -11,6 +11,7 @@ use serde::de::DeserializeOwned;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 use super::hello::{Hello, HelloAnswer};
+use super::pieces::Offer;
 use crate::consensus::admit::{Admission, Applicant};
 use crate::consensus::ask::{Answer, Question};
 use crate::consensus::bootstrap::PledgeAnswer;
@@ -20,8 +21,11 @@ use crate::consensus::forward::ForwardAnswer;
 const SMALL_BYTES_MAX: usize = 64 << 10;
 /// Largest frame that carries a Raft message, a forwarded write or its outcome.
 const MESSAGE_BYTES_MAX: usize = 8 << 20;
-/// Largest frame that carries a snapshot.
-pub(crate) const SNAPSHOT_BYTES_MAX: usize = 64 << 20;
+/// Largest frame that carries a piece of a snapshot.
+const PIECE_BYTES_MAX: usize = (1 << 20) + 8;
+
+/// Length and digest of a snapshot that is offered.
+const OFFER_HEAD_BYTES: usize = 40;
 
 /// Length and kind.
 const HEAD_BYTES: usize = 5;
@@ -39,8 +43,17 @@ pub(crate) enum Frame {
     Alive,
     /// A Raft message other than a snapshot.
     Message(Box<Message>),
-    /// A Raft message with a snapshot, on a connection of its own.
-    Snapshot(Box<Message>),
+    /// Offers a snapshot, on a connection of its own.
+    SnapshotOffer(Box<Offer>),
+    /// Asks for the offered snapshot from here on.
+    SnapshotFrom(u64),
+    /// A piece of it.
+    SnapshotPiece {
+        /// Where it begins.
+        offset: u64,
+        /// Its bytes.
+        data: Bytes,
+    },
     /// The snapshot arrived whole and was taken.
     SnapshotTaken,
     /// An encoded envelope to propose.
@@ -81,6 +94,9 @@ pub(crate) enum FrameError {
     /// The payload is not what the kind says.
     #[error("a frame of kind {kind} cannot be decoded: {reason}")]
     Malformed { kind: u8, reason: String },
+    /// What is sent of a snapshot does not fit together.
+    #[error("the snapshot cannot be taken: {problem}")]
+    Snapshot { problem: &'static str },
     /// The frame does not belong here.
     #[error("a frame of kind {kind} came where it does not belong")]
     Unexpected { kind: u8 },
@@ -93,6 +109,7 @@ impl FrameError {
             Self::Io(_) => None,
             Self::TooLarge { .. } => Some("frame_too_large"),
             Self::UnknownKind { .. } | Self::Malformed { .. } => Some("frame_malformed"),
+            Self::Snapshot { .. } => Some("snapshot_malformed"),
             Self::Unexpected { .. } => Some("frame_unexpected"),
         }
     }
@@ -102,7 +119,7 @@ const HELLO: u8 = 1;
 const HELLO_ANSWER: u8 = 2;
 const ALIVE: u8 = 3;
 const MESSAGE: u8 = 4;
-const SNAPSHOT: u8 = 5;
+const SNAPSHOT_OFFER: u8 = 5;
 const SNAPSHOT_TAKEN: u8 = 6;
 const FORWARD: u8 = 7;
 const FORWARDED: u8 = 8;
@@ -112,13 +129,17 @@ const ADMIT: u8 = 11;
 const ADMITTED: u8 = 12;
 const ASK: u8 = 13;
 const ANSWERED: u8 = 14;
+const SNAPSHOT_FROM: u8 = 20;
+const SNAPSHOT_PIECE: u8 = 21;
 
 fn bytes_max(kind: u8) -> Result<usize, FrameError> {
     match kind {
         HELLO | HELLO_ANSWER | PLEDGE | PLEDGED | ADMIT | ADMITTED | ASK | ANSWERED => Ok(SMALL_BYTES_MAX),
         ALIVE | SNAPSHOT_TAKEN => Ok(0),
         MESSAGE | FORWARD | FORWARDED => Ok(MESSAGE_BYTES_MAX),
-        SNAPSHOT => Ok(SNAPSHOT_BYTES_MAX),
+        SNAPSHOT_OFFER => Ok(SMALL_BYTES_MAX),
+        SNAPSHOT_FROM => Ok(8),
+        SNAPSHOT_PIECE => Ok(PIECE_BYTES_MAX),
         kind => Err(FrameError::UnknownKind { kind }),
     }
 }
@@ -130,7 +151,9 @@ impl Frame {
             Self::HelloAnswer(_) => HELLO_ANSWER,
             Self::Alive => ALIVE,
             Self::Message(_) => MESSAGE,
-            Self::Snapshot(_) => SNAPSHOT,
+            Self::SnapshotOffer(_) => SNAPSHOT_OFFER,
+            Self::SnapshotFrom(_) => SNAPSHOT_FROM,
+            Self::SnapshotPiece { .. } => SNAPSHOT_PIECE,
             Self::SnapshotTaken => SNAPSHOT_TAKEN,
             Self::Forward { .. } => FORWARD,
             Self::Forwarded(_) => FORWARDED,
@@ -159,7 +182,17 @@ impl Frame {
             Self::Hello(hello) => put_json(buffer, hello),
             Self::HelloAnswer(answer) => put_json(buffer, answer),
             Self::Alive | Self::SnapshotTaken => {}
-            Self::Message(message) | Self::Snapshot(message) => put_message(buffer, message),
+            Self::Message(message) => put_message(buffer, message),
+            Self::SnapshotOffer(offer) => {
+                buffer.put_u64(offer.bytes);
+                buffer.put_slice(&offer.sha256);
+                put_message(buffer, &offer.message);
+            }
+            Self::SnapshotFrom(from) => buffer.put_u64(*from),
+            Self::SnapshotPiece { offset, data } => {
+                buffer.put_u64(*offset);
+                buffer.put_slice(data);
+            }
             Self::Forward { id, data } => {
                 buffer.put_u64(*id);
                 buffer.put_slice(data);
@@ -191,7 +224,19 @@ impl Frame {
             HELLO_ANSWER => json(kind, &payload).map(Self::HelloAnswer),
             ALIVE => Ok(Self::Alive),
             MESSAGE => message(kind, payload).map(Self::Message),
-            SNAPSHOT => message(kind, payload).map(Self::Snapshot),
+            SNAPSHOT_OFFER if payload.len() >= OFFER_HEAD_BYTES => {
+                let (bytes, mut sha256) = (payload.get_u64(), [0; 32]);
+                payload.copy_to_slice(&mut sha256);
+                let message = *message(kind, payload)?;
+                Ok(Self::SnapshotOffer(Box::new(Offer { bytes, sha256, message })))
+            }
+            SNAPSHOT_FROM if payload.len() == 8 => Ok(Self::SnapshotFrom(payload.get_u64())),
+            SNAPSHOT_PIECE if payload.len() >= 8 => {
+                Ok(Self::SnapshotPiece { offset: payload.get_u64(), data: payload })
+            }
+            SNAPSHOT_OFFER | SNAPSHOT_FROM | SNAPSHOT_PIECE => {
+                Err(FrameError::Malformed { kind, reason: "it is shorter than its head".to_owned() })
+            }
             SNAPSHOT_TAKEN => Ok(Self::SnapshotTaken),
             FORWARD if payload.len() >= 8 => {
                 let id = u64::from_be_bytes(payload.split_to(8)[..].try_into().expect("eight bytes were split off"));
@@ -296,7 +341,7 @@ mod tests {
     #[tokio::test]
     async fn r5_a_frame_larger_than_its_kind_is_refused_before_it_is_read() {
         for (kind, bytes_max) in
-            [(HELLO, SMALL_BYTES_MAX), (MESSAGE, MESSAGE_BYTES_MAX), (SNAPSHOT, SNAPSHOT_BYTES_MAX)]
+            [(HELLO, SMALL_BYTES_MAX), (MESSAGE, MESSAGE_BYTES_MAX), (SNAPSHOT_PIECE, PIECE_BYTES_MAX)]
         {
             let head = framed(u32::try_from(bytes_max).unwrap() + 1, kind, b"");
             assert!(matches!(read_back(&head).await, Err(FrameError::TooLarge { .. })), "kind {kind}");
@@ -307,14 +352,21 @@ mod tests {
 
     #[tokio::test]
     async fn r5_an_announced_length_takes_no_memory_before_its_bytes_arrive() {
-        let head = framed(u32::try_from(SNAPSHOT_BYTES_MAX).unwrap(), SNAPSHOT, b"few");
+        let head = framed(u32::try_from(MESSAGE_BYTES_MAX).unwrap(), MESSAGE, b"few");
         assert!(matches!(read_back(&head).await, Err(FrameError::Io(_))));
     }
 
     #[tokio::test]
     async fn r5_garbage_is_refused() {
-        for (kind, payload) in [(MESSAGE, &b"\xff\xff\xff"[..]), (HELLO, b"{}"), (FORWARD, b"1234567"), (PLEDGE, b"[")]
-        {
+        for (kind, payload) in [
+            (MESSAGE, &b"\xff\xff\xff"[..]),
+            (HELLO, b"{}"),
+            (FORWARD, b"1234567"),
+            (PLEDGE, b"["),
+            (SNAPSHOT_OFFER, b"short"),
+            (SNAPSHOT_FROM, b"1234567"),
+            (SNAPSHOT_PIECE, b"1234567"),
+        ] {
             let bytes = framed(u32::try_from(payload.len()).unwrap(), kind, payload);
             assert!(matches!(read_back(&bytes).await, Err(FrameError::Malformed { .. })), "kind {kind}");
         }
@@ -332,7 +384,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn r5_no_bytes_make_the_reader_panic(bytes: Vec<u8>, kind in 0_u8..16, cut in 0_usize..64) {
+        fn r5_no_bytes_make_the_reader_panic(bytes: Vec<u8>, kind in 0_u8..24, cut in 0_usize..64) {
             let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
             let length = u32::try_from(bytes.len().saturating_sub(cut)).unwrap();
             let _ = runtime.block_on(read_back(&framed(length, kind, &bytes)));

@@ -19,6 +19,7 @@ use wire::tls::{ALPN_RAFT, PeerRejected, raft_peer, raft_server_config, speaks};
 
 use super::frame::{self, Frame, FrameError};
 use super::hello::{Hello, HelloAnswer, PROTOCOL_VERSION, Purpose, Refusal, Verdict, judge};
+use super::pieces::Partials;
 use super::{Context, HANDSHAKE_TIMEOUT, raft_id_of, read_alive, snapshots, write_alive, write_only_alive};
 use crate::consensus::{admit, ask, forward};
 
@@ -35,6 +36,7 @@ pub(crate) async fn serve(listener: TcpListener, context: Arc<Context>) {
     let acceptor = TlsAcceptor::from(raft_server_config(&context.identity));
     let handshakes = Arc::new(Semaphore::new(HANDSHAKES_MAX));
     let sessions = Arc::new(Sessions::default());
+    let partials = Arc::new(Partials::default());
     let connections = TaskTracker::new();
     loop {
         let accepted = tokio::select! {
@@ -43,11 +45,12 @@ pub(crate) async fn serve(listener: TcpListener, context: Arc<Context>) {
         };
         let Some((stream, source, permit)) = accepted else { continue };
         let (context, acceptor, sessions) = (Arc::clone(&context), acceptor.clone(), Arc::clone(&sessions));
+        let partials = Arc::clone(&partials);
         connections.spawn(async move {
             let stop = context.stop.clone();
             tokio::select! {
                 () = stop.cancelled() => {}
-                () = carry(&context, &acceptor, &sessions, stream, source, permit) => {}
+                () = carry(&context, &acceptor, &sessions, &partials, stream, source, permit) => {}
             }
         });
     }
@@ -76,6 +79,7 @@ async fn carry(
     context: &Context,
     acceptor: &TlsAcceptor,
     sessions: &Sessions,
+    partials: &Arc<Partials>,
     stream: TcpStream,
     source: SocketAddr,
     permit: OwnedSemaphorePermit,
@@ -99,7 +103,7 @@ async fn carry(
             () = session.cancelled() => return,
             ended = async {
                 match purpose {
-                    Purpose::Snapshot => snapshots::receive(context, &peer, &mut reader, &mut writer).await,
+                    Purpose::Snapshot => snapshots::receive(context, &peer, partials, &mut reader, &mut writer).await,
                     Purpose::Ask => ask::serve(&context.consensus, &mut reader, &mut writer).await,
                     Purpose::Forward => forward::serve(&context.consensus, reader, writer).await,
                     Purpose::Messages | Purpose::Meet => tokio::select! {

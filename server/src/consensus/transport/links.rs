@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use bytes::BytesMut;
@@ -21,6 +21,7 @@ use super::hello::Purpose;
 use super::{ALIVE_INTERVAL, Context, SILENCE_MAX, jittered, read_only_alive, snapshots};
 use crate::consensus::budget::{ByteBudget, HeldBytes};
 use crate::consensus::inbox::Request;
+use crate::raft::Aside;
 
 /// Messages that wait for one peer; beyond it they are dropped, and Raft sends them again.
 const MESSAGES_MAX: usize = 1024;
@@ -39,6 +40,7 @@ struct Queued {
 /// Is the sending end toward every peer. Sending never waits, and drops what has no room.
 pub(crate) struct Links {
     context: Arc<Context>,
+    aside: OnceLock<Arc<dyn Aside>>,
     links: Mutex<BTreeMap<u64, Arc<Link>>>,
 }
 
@@ -52,7 +54,7 @@ struct Link {
 impl Links {
     /// Starts dialling every member but this server; it goes on until the context is stopped.
     pub(crate) fn start(context: &Arc<Context>) -> Self {
-        let links = Self { links: Mutex::default(), context: Arc::clone(context) };
+        let links = Self { links: Mutex::default(), context: Arc::clone(context), aside: OnceLock::new() };
         links.follow();
         links
     }
@@ -88,6 +90,12 @@ impl Links {
         self.links.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Tells where the bytes of snapshots are read whose messages come without them.
+    pub(crate) fn read_snapshots_through(&self, aside: Arc<dyn Aside>) {
+        // The first one stays; there is never a second.
+        let _ = self.aside.set(aside);
+    }
+
     /// Sends a message to the peer that it names, or drops it.
     pub(crate) fn send(&self, message: Message) {
         let peer = message.to;
@@ -107,7 +115,7 @@ impl Links {
     }
 
     fn send_snapshot(&self, link: &Link, message: Message) -> bool {
-        snapshots::send(&self.context, &link.sending_snapshot, message.to, message)
+        snapshots::send(&self.context, &link.sending_snapshot, message, self.aside.get().cloned())
     }
 
     /// Returns the peers that are connected.

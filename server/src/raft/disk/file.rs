@@ -5,6 +5,7 @@ use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use rustix::fs::{FlockOperation, flock};
 
@@ -14,6 +15,9 @@ use super::{Disk, Space};
 
 /// Created and removed at once, to find a disk that cannot be written to before anything depends on it.
 const PROBE: &str = "probe";
+
+/// How many syncs are measured before somebody asks.
+const SYNC_TIMES_MAX: usize = 1024;
 
 /// The kinds of file system (`statfs(2)`) on which locks and synced writes do not mean what they must: NFS, SMB, CIFS.
 const OVER_A_NETWORK: [u32; 3] = [0x6969, 0xfe53_4d42, 0xff53_4d42];
@@ -30,6 +34,8 @@ pub struct FileDisk {
     /// reported to descriptors that were open when it happened.
     active: Option<Active>,
     reserve: Reserve,
+    /// How long syncs took that nobody has asked about yet.
+    sync_times: Vec<Duration>,
 }
 
 #[derive(Debug)]
@@ -120,7 +126,13 @@ impl FileDisk {
         if let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
             File::open(parent).and_then(|parent| parent.sync_all()).map_err(failed)?;
         }
-        Ok(FileDisk { path: path.to_owned(), directory, active: None, reserve: Reserve::open(path) })
+        Ok(FileDisk {
+            path: path.to_owned(),
+            directory,
+            active: None,
+            reserve: Reserve::open(path),
+            sync_times: Vec::new(),
+        })
     }
 
     fn path_of(&self, file: &str) -> PathBuf {
@@ -179,10 +191,14 @@ impl Disk for FileDisk {
     }
 
     fn sync(&mut self, file: &str) -> io::Result<()> {
+        let started = Instant::now();
         let active = self.activate(file)?;
         active.file.sync_data()?;
         if std::mem::take(&mut active.is_new) {
             self.directory.sync_all()?;
+        }
+        if self.sync_times.len() < SYNC_TIMES_MAX {
+            self.sync_times.push(started.elapsed());
         }
         Ok(())
     }
@@ -238,6 +254,10 @@ impl Disk for FileDisk {
         self.reserve.release();
     }
 
+    fn take_sync_times(&mut self) -> Vec<Duration> {
+        std::mem::take(&mut self.sync_times)
+    }
+
     fn aside(&self) -> Option<Arc<dyn Aside>> {
         Some(Arc::new(FileAside { directory: self.path.clone() }))
     }
@@ -277,6 +297,18 @@ mod tests {
         assert_eq!(disk.read("c").unwrap_err().kind(), io::ErrorKind::NotFound);
         assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o700);
         assert_eq!(fs::metadata(path.join("a")).unwrap().mode() & 0o777, 0o600);
+    }
+
+    #[test]
+    fn every_sync_is_measured_and_told_once() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut disk = FileDisk::open(directory.path()).unwrap();
+        for _ in 0..3 {
+            disk.append("a", b"x").unwrap();
+            disk.sync("a").unwrap();
+        }
+        assert_eq!(disk.take_sync_times().len(), 3);
+        assert!(disk.take_sync_times().is_empty());
     }
 
     #[test]

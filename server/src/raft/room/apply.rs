@@ -10,6 +10,10 @@ use raft_prost::Message as _;
 
 use super::{CatalogIndex, Disk, EntryError, Fatal, Output, Room, membership};
 use crate::raft::snapshot::{self, SnapshotFileError};
+use crate::raft::storage::Compaction;
+
+/// How many times as much is applied before the next snapshot, while the last one is on its way to a follower.
+const SENDING_PATIENCE: u64 = 16;
 
 impl<D: Disk> Room<D> {
     /// Applies committed entries, then answers those that proposed them.
@@ -83,7 +87,10 @@ impl<D: Disk> Room<D> {
     /// Asks the shell to encode the catalog once enough was applied since the newest snapshot.
     pub(super) fn request_snapshot(&mut self, out: &mut dyn FnMut(Output)) {
         let (entries, bytes) = self.applied_since_snapshot;
-        let is_due = entries >= self.limits.snapshot_entries || bytes >= self.limits.snapshot_bytes;
+        // A newer one would make worthless what a follower has received of the last.
+        let patience = if self.sends_snapshots() { SENDING_PATIENCE } else { 1 };
+        let is_due = entries >= self.limits.snapshot_entries.saturating_mul(patience)
+            || bytes >= self.limits.snapshot_bytes.saturating_mul(patience);
         if !is_due || self.encoding.is_some() {
             return;
         }
@@ -95,12 +102,25 @@ impl<D: Disk> Room<D> {
         out(Output::EncodeSnapshot { index, term, conf_state, catalog });
     }
 
+    fn compaction(&self) -> Compaction {
+        match self.sent_snapshots.values().map(|sent| sent.index).min() {
+            _ if self.space.is_low() => Compaction::All,
+            Some(oldest) => Compaction::Keeping(oldest),
+            None => Compaction::Usual,
+        }
+    }
+
+    /// Tells whether a snapshot is on its way to a follower, or soon will be again.
+    fn sends_snapshots(&self) -> bool {
+        !self.space.is_low() && (!self.sent_snapshots.is_empty() || self.ticks < self.resend_until)
+    }
+
     /// Stores the snapshot that the shell encoded, unless a leader's newer one came in between.
     pub(super) fn save_snapshot(&mut self, index: u64, state: &[u8]) -> Result<(), Fatal> {
         let Some(metadata) = self.encoding.take_if(|metadata| metadata.index == index) else { return Ok(()) };
         if metadata.index > self.node.store().snapshot_metadata().index {
-            let compact_all = self.space.is_low();
-            match self.node.mut_store().save_snapshot(metadata, state, compact_all) {
+            let compaction = self.compaction();
+            match self.node.mut_store().save_snapshot(metadata, state, compaction) {
                 Err(Fatal::Snapshot(error)) if error.is_want_of_space() => self.snapshot_failed(index),
                 saved => saved?,
             }
@@ -110,11 +130,11 @@ impl<D: Disk> Room<D> {
 
     /// Puts the snapshot in use that the shell wrote aside, unless a leader's newer one came in between.
     pub(super) fn adopt_snapshot(&mut self, index: u64) -> Result<(), Fatal> {
-        let compact_all = self.space.is_low();
+        let compaction = self.compaction();
         let newest = self.node.store().snapshot_metadata().index;
         let store = self.node.mut_store();
         match self.encoding.take_if(|metadata| metadata.index == index).filter(|metadata| metadata.index > newest) {
-            Some(metadata) => store.adopt_snapshot(metadata, compact_all)?,
+            Some(metadata) => store.adopt_snapshot(metadata, compaction)?,
             None => store.drop_written_aside(),
         }
         Ok(())

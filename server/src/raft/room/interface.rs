@@ -52,18 +52,23 @@ pub enum Input {
         /// The index that the request carried.
         index: u64,
     },
-    /// The shell could not write it, for another reason than want of space: the disk fails.
+    /// The shell could not write a snapshot, for another reason than want of space, or not read one back: the disk fails.
     SnapshotBroken {
-        /// The index that the request carried.
-        index: u64,
-        /// What the operating system said.
-        error: io::Error,
+        /// What is wrong.
+        error: SnapshotFileError,
+    },
+    /// A snapshot under way to a peer goes on arriving.
+    SnapshotProgress {
+        /// The peer.
+        to: u64,
     },
     /// The shell could not encode it. A later snapshot is asked for once as much again was applied.
     SnapshotFailed {
         /// The index that the request carried.
         index: u64,
     },
+    /// This server's disk is slow: another one that keeps up should lead. Ignored by a room that does not lead.
+    OfferLeadership,
     /// The operator (or a leader about to stop) wants this peer to lead. Ignored by a room that does not lead.
     TransferLeader(u64),
     /// The steward wants the group to change. Ignored by a room that does not lead, or while a change is under way.

@@ -3,7 +3,7 @@
 use raft::eraftpb::{Message, MessageType};
 use raft::{Ready, StateRole};
 
-use super::{Disk, Fatal, Output, Room};
+use super::{Disk, Fatal, Output, Room, Sent};
 
 impl<D: Disk> Room<D> {
     /// Carries out everything Raft asks for until it asks for nothing.
@@ -66,7 +66,9 @@ impl<D: Disk> Room<D> {
     fn send(&mut self, messages: Vec<Message>, out: &mut dyn FnMut(Output)) {
         for message in messages {
             if message.msg_type == MessageType::MsgSnapshot as i32 {
-                self.sent_snapshots.insert(message.to, self.ticks + self.limits.snapshot_ticks_max);
+                let index = message.get_snapshot().get_metadata().index;
+                let until = self.ticks + self.limits.snapshot_ticks_max;
+                self.sent_snapshots.insert(message.to, Sent { index, until });
             }
             out(Output::Send(message));
         }

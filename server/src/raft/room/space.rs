@@ -75,6 +75,15 @@ impl<D: Disk> Room<D> {
         if self.node.raft.state != StateRole::Leader || self.ticks < self.space.offer_at {
             return;
         }
+        self.space.offer_at = self.ticks + HANDOVER_TIMEOUTS * self.node.raft.election_timeout() as u64;
+        self.offer_to_next();
+    }
+
+    /// Offers leadership to the next of the voters that keep up.
+    pub(super) fn offer_to_next(&mut self) {
+        if self.node.raft.state != StateRole::Leader {
+            return;
+        }
         let (own, committed) = (self.node.raft.id, self.node.raft.raft_log.committed);
         let mut able: Vec<u64> = self
             .node
@@ -89,8 +98,7 @@ impl<D: Disk> Room<D> {
         let next = able.iter().copied().find(|id| *id > self.space.offered).or(able.first().copied());
         let Some(next) = next else { return };
         self.space.offered = next;
-        self.space.offer_at = self.ticks + HANDOVER_TIMEOUTS * self.node.raft.election_timeout() as u64;
-        tracing::info!(peer = next, "leadership is offered to another server, for this one's disk is full");
+        tracing::info!(peer = next, "leadership is offered to another server, for this one's disk is full or slow");
         self.node.transfer_leader(next);
     }
 

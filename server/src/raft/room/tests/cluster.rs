@@ -123,6 +123,8 @@ pub(super) struct Cluster {
     pub(super) outputs: BTreeMap<u64, Vec<Output>>,
     pub(super) cut_off: BTreeSet<u64>,
     pub(super) limits: Limits,
+    /// Which messages never arrive.
+    pub(super) lost: fn(&Message) -> bool,
     in_flight: VecDeque<Message>,
     now: Duration,
 }
@@ -138,6 +140,7 @@ impl Cluster {
             outputs: BTreeMap::new(),
             cut_off: BTreeSet::new(),
             limits,
+            lost: |_| false,
             in_flight: VecDeque::new(),
             now: Duration::ZERO,
         };
@@ -170,12 +173,12 @@ impl Cluster {
         let room = self.rooms.get_mut(&id).unwrap();
         let events = room.node.store().disk().events.clone();
         let (outputs, in_flight) = (self.outputs.entry(id).or_default(), &mut self.in_flight);
-        let is_cut_off = self.cut_off.contains(&id);
+        let (is_cut_off, lost) = (self.cut_off.contains(&id), self.lost);
         let mut encode = Vec::new();
         room.step_all(inputs, self.now, &mut |output| match output {
             Output::Send(message) => {
                 events.borrow_mut().push(Event::Send(message.clone()));
-                if !is_cut_off {
+                if !is_cut_off && !lost(&message) {
                     in_flight.push_back(message);
                 }
             }

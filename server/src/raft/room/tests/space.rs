@@ -170,3 +170,42 @@ fn z1_whatever_write_the_disk_runs_full_at_nothing_acknowledged_is_lost() {
     }
     assert!(halted > 20, "{halted} disks ran full under a write");
 }
+
+#[test]
+fn fault_35_while_a_snapshot_is_on_its_way_no_newer_one_makes_it_worthless() {
+    let limits = Limits { snapshot_entries: 20, retained_entries: 4, segment_bytes: 700, ..Limits::default() };
+    let mut cluster = Cluster::with_limits(3, limits);
+    cluster.elect(1);
+    cluster.cut_off.insert(3);
+    for number in 0..60 {
+        cluster.propose(1, number);
+    }
+    let before = cluster.rooms[&1].node.store().snapshot_metadata().index;
+    assert!(before > 20, "there is a snapshot, and the log before it is gone");
+    // The follower is back, but the snapshot that it is sent never arrives whole.
+    cluster.cut_off.remove(&3);
+    cluster.lost = |message| message.msg_type == MessageType::MsgSnapshot as i32;
+    cluster.tick(5);
+    assert!(cluster.rooms[&1].sent_snapshots.contains_key(&3));
+    for number in 100..150 {
+        cluster.propose(1, number);
+    }
+    for _ in 0..1200 {
+        cluster.step(1, Input::SnapshotProgress { to: 3 });
+        cluster.tick(1);
+    }
+    let room = &cluster.rooms[&1];
+    assert!(room.sent_snapshots.contains_key(&3), "it counts as under way as long as it goes on");
+    assert_eq!(room.node.store().snapshot_metadata().index, before, "a newer one would have to be sent from its start");
+    // It failed: the next attempt still finds the same one, for a while.
+    cluster.step(1, Input::SnapshotStatus { to: 3, delivered: false });
+    cluster.propose(1, 200);
+    assert_eq!(cluster.rooms[&1].node.store().snapshot_metadata().index, before);
+    cluster.lost = |_| false;
+    cluster.tick(30);
+    assert_eq!(
+        cluster.rooms[&3].catalog().snapshot(),
+        cluster.rooms[&1].catalog().snapshot(),
+        "the log after it was kept"
+    );
+}
