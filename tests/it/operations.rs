@@ -4,8 +4,6 @@ use std::fmt::Write as _;
 
 use crate::harness::{Machines, tool};
 
-const PAGE: &str = include_str!("../../docs/operations.md");
-
 /// The machines that the page speaks of.
 const MACHINES: [(&str, &str); 5] =
     [("s1", "10.0.0.1"), ("s2", "10.0.0.2"), ("s3", "10.0.0.3"), ("s4", "10.0.0.4"), ("vm-1", "10.0.0.11")];
@@ -52,7 +50,8 @@ fn a_stranger_runs_a_group_from_the_page_alone() {
         return;
     }
     let machines = Machines::boot(&MACHINES);
-    let blocks = blocks(PAGE);
+    let page = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/operations.md")).unwrap();
+    let blocks = blocks(&page);
     assert!(blocks.len() > 5, "the page has hardly a block for a machine");
     for Block { line, file, machines: names, text } in &blocks {
         for name in names {
