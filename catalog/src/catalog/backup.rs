@@ -181,6 +181,8 @@ impl Catalog {
             clock: self.clock,
             mesh: self.mesh.clone(),
             membership: self.membership.clone(),
+            // One that was ended must not be in force again.
+            relaxations: self.relaxations.clone(),
             audit: self.audit.clone(),
             answers: self.answers.clone(),
             answer_order: self.answer_order.clone(),
@@ -262,6 +264,7 @@ impl Catalog {
             WatchKey::AclRoles,
             WatchKey::JoinTokens,
             WatchKey::Agents,
+            WatchKey::Gateways,
             WatchKey::Revocations,
         ];
         keys.extend(self.nodes.keys().cloned().map(WatchKey::Node));
