@@ -8,6 +8,8 @@ mod acl;
 mod agent;
 mod api;
 mod audit;
+mod auth_method;
+mod binding_rule;
 mod ca;
 mod catalog;
 mod completions;
@@ -22,6 +24,7 @@ mod join_token;
 mod keygen;
 mod leave;
 mod log_writer;
+mod login;
 mod mesh;
 mod operator;
 mod output;
@@ -94,6 +97,10 @@ enum Verb {
     /// Say who may use the API, and for what
     #[command(subcommand)]
     Acl(acl::Acl),
+    /// Get a token by the word of a platform
+    Login(login::Login),
+    /// End the token that a login made
+    Logout(login::Logout),
     /// Make and end the tokens with which agents join
     #[command(subcommand)]
     JoinToken(join_token::JoinToken),
@@ -160,6 +167,8 @@ async fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Verb::Agent(agent) => Box::pin(agent::run(*agent)).await,
         Verb::Keygen(_) => keygen::run(),
         Verb::Acl(acl) => acl::run(acl, api).await,
+        Verb::Login(login) => login::log_in(login, api).await,
+        Verb::Logout(_) => login::log_out(api).await,
         Verb::JoinToken(join_token) => join_token::run(join_token, api).await,
         Verb::Intention(intention) => intention::run(intention, api).await,
         Verb::Config(config) => config::run(config, api).await,

@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use catalog::{NodeName, Platform};
+use catalog::{AuthMethodName, NodeName, Platform};
 use wire::join_token::JoinSecret;
 
 /// Port of the local HTTP API where nobody says otherwise.
@@ -13,6 +13,17 @@ pub const HTTP_PORT: u16 = 8500;
 pub const ADMIN_PORT: u16 = 19000;
 /// Port of the inbound mesh listener where nobody says otherwise.
 pub const MESH_PORT: u16 = 20000;
+
+/// Says how an agent logs in by the word of its platform.
+#[derive(Clone, Debug)]
+pub struct LoginSource {
+    /// The auth method that judges the credential.
+    pub method: AuthMethodName,
+    /// The file that holds the credential; read anew for each login, for platforms replace it.
+    pub bearer_token_file: PathBuf,
+    /// The SHA-256 of each root that a server may be recognised by. No credential is sent to anybody else.
+    pub root_fingerprints: Vec<[u8; 32]>,
+}
 
 /// Tells one agent who it is, where its servers are and where it listens.
 #[derive(Clone, Debug)]
@@ -33,6 +44,8 @@ pub struct Config {
     pub servers: Vec<String>,
     /// A join token; needed only until the agent has an identity in `data_dir`.
     pub join_token: Option<JoinSecret>,
+    /// How it logs in instead, also when its record has ended.
+    pub login: Option<LoginSource>,
     /// Where identity, leaves, last good state and API-registered services are kept; memory only when absent.
     pub data_dir: Option<PathBuf>,
     /// Port of the local HTTP API on 127.0.0.1; 0 takes a free one.
@@ -59,6 +72,7 @@ impl Config {
             advertise: None,
             servers,
             join_token: None,
+            login: None,
             data_dir: None,
             http_port: 0,
             admin_port: 0,

@@ -6,6 +6,7 @@
 
 mod desired;
 mod link;
+mod login;
 mod publish;
 mod requests;
 mod saving;
@@ -63,6 +64,8 @@ enum Event {
     Check(CheckResult),
     /// Somebody asks for something.
     Request(Request),
+    /// A login after the record was gone has ended.
+    LoggedIn(Result<Box<Identity>, String>),
     /// Files were written, or not.
     Saved(Written),
 }
@@ -178,6 +181,7 @@ struct Core {
     rules_changed: bool,
     upstreams_looked_at: Instant,
     last_failure: Option<String>,
+    login: login::Standing,
     metrics: ControlMetrics,
     leavers: Vec<oneshot::Sender<()>>,
     has_left: bool,
@@ -221,6 +225,7 @@ pub(crate) fn start(setup: Setup) -> (Handle, JoinHandle<()>) {
         rules_changed: true,
         upstreams_looked_at: Instant::now(),
         last_failure: None,
+        login: login::Standing::default(),
         metrics: setup.metrics,
         leavers: Vec::new(),
         has_left: false,
@@ -284,6 +289,7 @@ impl Core {
             Event::Signed { subject, result } => self.signed(&subject, result),
             Event::Check(result) => self.check_result(result),
             Event::Request(request) => self.request(request).await,
+            Event::LoggedIn(result) => self.logged_in(result),
             Event::Saved(written) => {
                 self.saver.written(written);
                 self.metrics.state_unsaved(self.saver.is_state_unsaved());

@@ -1,4 +1,4 @@
-//! Joining a mesh: from a join token to an agent record.
+//! Joining a mesh: from a join token, or by the word of a platform, to an agent record.
 //!
 //! The agent's key is kept before the first request is sent, and a server answers a repeat with the same key as it
 //! answered the first time. So an agent that dies anywhere in between is enrolled by simply starting again.
@@ -6,15 +6,17 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use catalog::SecretHash;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use tracing::{info, warn};
-use wire::agent_protocol::{JOIN_PATH, JoinRequest, JoinResponse};
+use wire::agent_protocol::{JOIN_PATH, JoinRequest, JoinResponse, LOGIN_PATH, LoginRequest};
+use wire::crypto::{Secret, read_secret_file};
 use wire::join_token::JoinSecret;
 use wire::pki::LeafKey;
 use wire::tls::{TrustAnchors, join_client_config};
 
-use crate::config::Config;
+use crate::config::{Config, LoginSource};
 use crate::jitter::Jitter;
 use crate::leaf::{HeldLeaf, LeafError};
 use crate::state::Identity;
@@ -22,6 +24,8 @@ use crate::sync::connection::{CallError, Connection};
 
 /// A join waits for a Raft write.
 const JOIN_TIMEOUT: Duration = Duration::from_secs(20);
+/// No credential is longer.
+const BEARER_BYTES_MAX: u64 = 16 * 1024;
 /// With an identity in hand, servers are not waited for longer, however many there are.
 const ONCE_TIMEOUT: Duration = Duration::from_secs(1);
 /// The wait before the first repeat is drawn from up to this.
@@ -34,7 +38,8 @@ const BACKOFF_MAX: Duration = Duration::from_secs(15);
 pub enum EnrolError {
     /// There is neither an identity nor a join token.
     #[error(
-        "the agent has no identity yet: make a token with `weft join-token create` and give it by --join-token-file"
+        "the agent has no identity yet: make a token with `weft join-token create` and give it by --join-token-file, or \
+         name an auth method by --auth-method"
     )]
     NoToken,
     /// No server is configured.
@@ -58,12 +63,40 @@ pub enum EnrolError {
     },
 }
 
-/// Joins with a token; tries servers in turn until one answers.
+/// What an agent shows to be let in.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Proof<'a> {
+    /// A join token.
+    Token(&'a JoinSecret),
+    /// The word of its platform.
+    Login(&'a LoginSource),
+}
+
+impl Proof<'_> {
+    /// Returns the roots by which a server is recognised before it is shown anything.
+    fn roots(&self) -> Vec<[u8; 32]> {
+        match self {
+            Self::Token(token) => vec![token.root_fingerprint()],
+            Self::Login(login) => login.root_fingerprints.clone(),
+        }
+    }
+
+    /// Returns what an identity remembers it by: another join token than before is noticed, a new credential of the same
+    /// method is nothing new.
+    pub(crate) fn mark(&self) -> SecretHash {
+        match self {
+            Self::Token(token) => token.secret_hash(),
+            Self::Login(login) => wire::crypto::secret_hash(&Secret::new(format!("login:{}", login.method))),
+        }
+    }
+}
+
+/// Joins, or logs in; tries servers in turn until one answers.
 ///
 /// # Errors
 ///
 /// Only what another attempt would not change.
-pub(crate) async fn enrol(config: &Config, token: &JoinSecret, key: &LeafKey) -> Result<Identity, EnrolError> {
+pub(crate) async fn enrol(config: &Config, proof: Proof<'_>, key: &LeafKey) -> Result<Identity, EnrolError> {
     if config.servers.is_empty() {
         return Err(EnrolError::NoServer);
     }
@@ -72,7 +105,7 @@ pub(crate) async fn enrol(config: &Config, token: &JoinSecret, key: &LeafKey) ->
     jitter.shuffle(&mut servers);
     let mut failures = 0;
     for server in servers.iter().cycle() {
-        match attempt(server, config, token, key).await {
+        match attempt(server, config, proof, key).await {
             Ok(identity) => {
                 info!(node = %config.node, server, agent = %identity.record.id, "agent enrolled");
                 return Ok(identity);
@@ -94,12 +127,12 @@ pub(crate) async fn enrol(config: &Config, token: &JoinSecret, key: &LeafKey) ->
 /// # Errors
 ///
 /// One line on the last failure.
-pub(crate) async fn once(config: &Config, token: &JoinSecret, key: &LeafKey) -> Result<Identity, String> {
+pub(crate) async fn once(config: &Config, proof: Proof<'_>, key: &LeafKey) -> Result<Identity, String> {
     let mut last = EnrolError::NoServer.to_string();
     // All at once, and for a short time only: meanwhile the services of this node are not served. Whichever server is
     // first, the others answer the same, for the key is the same.
     let mut attempts: FuturesUnordered<_> =
-        config.servers.iter().map(|server| attempt(server, config, token, key)).collect();
+        config.servers.iter().map(|server| attempt(server, config, proof, key)).collect();
     let first = tokio::time::timeout(ONCE_TIMEOUT, async {
         while let Some(answer) = attempts.next().await {
             match answer {
@@ -118,22 +151,32 @@ enum Failed {
     ForGood(EnrolError),
 }
 
-async fn attempt(server: &str, config: &Config, token: &JoinSecret, key: &LeafKey) -> Result<Identity, Failed> {
+async fn attempt(server: &str, config: &Config, proof: Proof<'_>, key: &LeafKey) -> Result<Identity, Failed> {
     let for_now =
         |error: &dyn std::error::Error, retry_after| Failed::ForNow { error: wire::one_line(error), retry_after };
-    // Only the root that the token names is trusted, so the secret goes to nobody else.
-    let tls = Arc::new(join_client_config(vec![token.root_fingerprint()]));
-    let connection = Connection::open(server, tls).await.map_err(|error| for_now(&error, None))?;
-    let request = JoinRequest {
-        secret: token.secret(),
-        csr: key.csr_der(None),
-        node: config.node.clone(),
-        platform: config.platform,
-        zone: config.zone.clone(),
-        network: config.network.clone(),
+    // Read before a connection is opened: a platform may need a moment to write it.
+    let bearer = match proof {
+        Proof::Token(_) => None,
+        Proof::Login(login) => Some(read_bearer(login).await.map_err(|error| for_now(&*error, None))?),
     };
-    match connection.call::<_, JoinResponse>(JOIN_PATH, &request, JOIN_TIMEOUT).await {
-        Ok(response) => accept(response, config, token, key)
+    // Only the roots that the proof names are trusted, so the secret goes to nobody else.
+    let tls = Arc::new(join_client_config(proof.roots()));
+    let connection = Connection::open(server, tls).await.map_err(|error| for_now(&error, None))?;
+    let (csr, node) = (key.csr_der(None), config.node.clone());
+    let (platform, zone, network) = (config.platform, config.zone.clone(), config.network.clone());
+    let answer = match (proof, bearer) {
+        (Proof::Token(token), _) => {
+            let request = JoinRequest { secret: token.secret(), csr, node, platform, zone, network };
+            connection.call::<_, JoinResponse>(JOIN_PATH, &request, JOIN_TIMEOUT).await
+        }
+        (Proof::Login(login), bearer) => {
+            let (method, bearer) = (login.method.clone(), bearer.unwrap_or_else(|| Secret::new("")));
+            let request = LoginRequest { method, bearer, csr, node, platform, zone, network };
+            connection.call::<_, JoinResponse>(LOGIN_PATH, &request, JOIN_TIMEOUT).await
+        }
+    };
+    match answer {
+        Ok(response) => accept(response, config, proof, key)
             .map_err(|reason| Failed::ForGood(EnrolError::Answer { server: server.to_owned(), reason })),
         Err(CallError::Refused { error, .. }) => {
             Err(Failed::ForGood(EnrolError::Refused { server: server.to_owned(), error }))
@@ -143,8 +186,15 @@ async fn attempt(server: &str, config: &Config, token: &JoinSecret, key: &LeafKe
     }
 }
 
+/// Reads the credential as it is now.
+async fn read_bearer(login: &LoginSource) -> Result<Secret, Box<dyn std::error::Error + Send + Sync>> {
+    let path = login.bearer_token_file.clone();
+    let read = tokio::task::spawn_blocking(move || read_secret_file(&path, BEARER_BYTES_MAX)).await??;
+    Ok(Secret::new(read.expose().trim()))
+}
+
 /// Looks whether what a server gave is what was asked for.
-fn accept(response: JoinResponse, config: &Config, token: &JoinSecret, key: &LeafKey) -> Result<Identity, String> {
+fn accept(response: JoinResponse, config: &Config, proof: Proof<'_>, key: &LeafKey) -> Result<Identity, String> {
     let record = response.record;
     if record.node != config.node || record.platform != config.platform {
         return Err(format!("the record is of {} on {}", record.node, record.platform));
@@ -154,6 +204,9 @@ fn accept(response: JoinResponse, config: &Config, token: &JoinSecret, key: &Lea
     }
     TrustAnchors::of_domain(&response.mesh.trust_domain, response.roots_pem.clone())
         .map_err(|error| wire::one_line(&error))?;
+    if response.provisional {
+        warn!(node = %record.node, "the servers have no quorum; this agent calls out, and is advertised once they have one");
+    }
     let wanted = response.mesh.scheme().agent(record.platform, &record.node);
     let leaf = HeldLeaf::new(key, &response.leaf, &wanted, wire::crypto::now())
         .map_err(|error: LeafError| wire::one_line(&error))?;
@@ -163,6 +216,6 @@ fn accept(response: JoinResponse, config: &Config, token: &JoinSecret, key: &Lea
         roots_pem: response.roots_pem,
         leaf: leaf.stored().clone(),
         servers: response.servers,
-        joined_with: token.secret_hash(),
+        joined_with: proof.mark(),
     })
 }

@@ -187,6 +187,15 @@ impl Leaves {
         }
     }
 
+    /// Asks for every leaf but the agent's own anew.
+    pub(crate) fn renew_all(&mut self) {
+        for (subject, plan) in &mut self.plans {
+            if *subject != Subject::Agent {
+                *plan = Plan { renew_at: Timestamp::default(), not_before: Duration::ZERO, failures: 0 };
+            }
+        }
+    }
+
     /// Takes the news that a leaf was not signed; it is asked for again later.
     pub(crate) fn failed(&mut self, subject: &Subject, retry_after: Option<Duration>, now: Duration) {
         self.finished(subject);

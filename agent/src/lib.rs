@@ -28,7 +28,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::{info, warn};
 
-pub use config::{ADMIN_PORT, Config, HTTP_PORT, MESH_PORT};
+pub use config::{ADMIN_PORT, Config, HTTP_PORT, LoginSource, MESH_PORT};
 pub use enrol::EnrolError;
 pub use leaf::LeafError;
 pub use local::{DEFINITION_FIELDS, LocalError, check_definitions};

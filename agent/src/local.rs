@@ -84,6 +84,12 @@ impl Local {
         Self { reserved, entitled: Some(record.services), ..Self::of_any_service(record.node) }
     }
 
+    /// Takes the services that the agent may stand before from now on. What was registered before stays: without a
+    /// certificate it is not served.
+    pub(crate) fn entitle(&mut self, services: Vec<ServiceKey>) {
+        self.entitled = Some(services);
+    }
+
     /// Returns what judges definitions of any service, before it is known what an agent may serve and where it listens.
     fn of_any_service(node: NodeName) -> Self {
         Self {

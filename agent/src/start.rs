@@ -17,7 +17,7 @@ use wire::pki::LeafKey;
 
 use crate::config::Config;
 use crate::core::{self, Setup};
-use crate::enrol::{self, EnrolError};
+use crate::enrol::{self, EnrolError, Proof};
 use crate::leaf::{self, HeldLeaf, LeafError};
 use crate::local::{self, Local, LocalError, Reserved};
 use crate::metrics::Metrics;
@@ -170,7 +170,7 @@ async fn identify(config: &Config, store: &Store, key: &LeafKey) -> Result<Ident
     let kept = store.identity().filter(|identity| is_ours(identity, config, key));
     let identity = match (kept, &config.join_token) {
         (Some(kept), Some(token)) if token.secret_hash() != kept.joined_with => {
-            match enrol::once(config, token, key).await {
+            match enrol::once(config, Proof::Token(token), key).await {
                 Ok(identity) => identity,
                 Err(error) => {
                     warn!(error, "the new join token was not used; the agent goes on with the identity it has");
@@ -179,8 +179,11 @@ async fn identify(config: &Config, store: &Store, key: &LeafKey) -> Result<Ident
             }
         }
         (Some(kept), _) => return Ok(kept),
-        (None, Some(token)) => enrol::enrol(config, token, key).await.map_err(StartError::Enrol)?,
-        (None, None) => return Err(StartError::Enrol(EnrolError::NoToken)),
+        (None, Some(token)) => enrol::enrol(config, Proof::Token(token), key).await.map_err(StartError::Enrol)?,
+        (None, None) => match &config.login {
+            Some(login) => enrol::enrol(config, Proof::Login(login), key).await.map_err(StartError::Enrol)?,
+            None => return Err(StartError::Enrol(EnrolError::NoToken)),
+        },
     };
     store.keep_identity(&identity).map_err(StartError::Keep)?;
     Ok(identity)

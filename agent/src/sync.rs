@@ -72,6 +72,8 @@ pub enum Input {
     Needs(BTreeSet<Topic>),
     /// What the catalog should say of this node from now on.
     Desired(Box<Desired>),
+    /// The agent has another record: nothing that it registered is its own any more.
+    Readmitted,
     /// What a connection may have failed for has changed: the next one is not waited for.
     Retry,
     /// The agent is about to stop: the node is to leave the catalog.
@@ -265,6 +267,7 @@ impl Sync {
             Input::Frame { attempt, frame } => self.frame(attempt, frame, now, out),
             Input::Written { request_id, result } => self.written(&request_id, result, now, out),
             Input::Needs(topics) => self.need(&topics, out),
+            Input::Readmitted => self.registrations = Registrations::new(None),
             Input::Desired(desired) => self.registrations.desire(*desired),
             Input::Retry => {
                 if let Link::Down { retry_at } = &mut self.link {

@@ -27,7 +27,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
 use axum::Router;
-use catalog::{Actor, AgentId, AgentRecord, Command, Envelope, RequestId, ServerId};
+use catalog::{Actor, AgentId, AgentRecord, Command, Envelope, Refusal, RequestId, ServerId};
 use tokio::net::TcpListener;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -38,10 +38,12 @@ use wire::crypto;
 
 use crate::ca::acks::Acks;
 use crate::ca::{CertificateAuthority, Pace};
-use crate::consensus::{Committed, Consensus};
+use crate::consensus::{Committed, Consensus, ReadError};
 use crate::hub::Limits;
 use crate::hub::shell::{self, HubClient};
+use crate::login::Logins;
 use crate::metrics::Metrics;
+use crate::outage::{self, Applicant, Outage};
 
 pub(crate) use body::read_json;
 pub(crate) use bounds::Bounds;
@@ -58,6 +60,8 @@ pub(crate) struct Settings {
     pub(crate) cluster_keys: ClusterKeys,
     /// How long a leaf lives.
     pub(crate) leaf_ttl: Duration,
+    /// What checks the logins of agents.
+    pub(crate) logins: Logins,
     /// The API that agents pass requests on to.
     pub(crate) api: Router,
     /// What the port does at most.
@@ -73,6 +77,8 @@ pub(crate) struct AgentPort {
     api: Router,
     authority: CertificateAuthority,
     acks: Acks,
+    logins: Logins,
+    outage: Outage,
     hub: HubClient,
     bounds: Bounds,
     started: Instant,
@@ -98,6 +104,8 @@ pub(crate) async fn serve(
         server: settings.server,
         advertised: settings.advertised,
         api: settings.api,
+        logins: settings.logins,
+        outage: Outage::default(),
         hub,
         bounds: settings.bounds,
         started: Instant::now(),
@@ -106,6 +114,7 @@ pub(crate) async fn serve(
     tokio::select! {
         () = tls_identity::keep(&port) => {}
         () = port.acks.keep(&port.consensus, &port.server) => {}
+        () = outage::settle(&port.outage, &port.consensus, &port.server, &port.metrics) => {}
         () = listener::run(listener, Arc::clone(&port), stop) => {}
     }
 }
@@ -161,13 +170,69 @@ impl AgentPort {
         subject: &Subject,
         csr_der: &[u8],
     ) -> Result<Leaf, PortError> {
-        self.consensus.read_index().await?;
+        if let Err(error) = self.confirmed().await {
+            return self.sign_alone(record, subject, csr_der).unwrap_or(Err(error));
+        }
         let catalog = self.consensus.catalog();
         let live =
             catalog.agent_record(&record.id).ok_or_else(|| PortError::RecordGone { node: record.node.clone() })?;
         let leaf = self.authority.sign(&catalog, live, subject, csr_der, crypto::now())?;
         self.metrics.leaf_certificate_signed();
         Ok(leaf)
+    }
+
+    /// Waits until this server knows everything that was committed before now; while it stands in for the quorum, it does
+    /// not wait for what cannot come.
+    async fn confirmed(&self) -> Result<(), PortError> {
+        if self.stands_in() {
+            let status = self.consensus.status();
+            return Err(ReadError::NoLeader { waited: status.last_contact.unwrap_or_default() }.into());
+        }
+        Ok(self.consensus.read_index().await?)
+    }
+
+    /// Signs a leaf without a quorum, for an agent that its platform vouches for; none for any other.
+    fn sign_alone(&self, record: &AgentRecord, subject: &Subject, csr_der: &[u8]) -> Option<Result<Leaf, PortError>> {
+        if !self.stands_in() || !outage::is_platform_attested(record) {
+            return None;
+        }
+        let catalog = self.consensus.catalog();
+        let now = crypto::now();
+        let leaf = match catalog.agent_record(&record.id).filter(|live| live.key == record.key) {
+            Some(live) => self.authority.sign(&catalog, live, subject, csr_der, now),
+            None => {
+                let held = self.outage.record(&record.key)?;
+                self.authority.sign_briefly(&catalog, &held, subject, csr_der, now, outage::PROVISIONAL_LEAF_TTL)
+            }
+        };
+        if leaf.is_ok() {
+            self.metrics.leaf_certificate_signed();
+            self.metrics.leaf_signed_without_quorum();
+            warn!(node = %record.node, subject = ?subject, "leaf signed without a quorum");
+        }
+        Some(leaf.map_err(PortError::Sign))
+    }
+
+    /// Reports whether this server stands in for a quorum that is lost.
+    pub(crate) fn stands_in(&self) -> bool {
+        outage::stands_in(&self.consensus.status())
+    }
+
+    /// Admits an agent by what this server knows.
+    pub(crate) fn admit_alone(&self, applicant: Applicant) -> Result<AgentRecord, Refusal> {
+        let record = self.outage.admit(&self.consensus.catalog(), &self.server, applicant);
+        self.metrics.agents_provisional(self.outage.len());
+        record
+    }
+
+    /// Returns what checks logins.
+    pub(crate) fn logins(&self) -> &Logins {
+        &self.logins
+    }
+
+    /// Returns what the server counts.
+    pub(crate) fn metrics(&self) -> &Metrics {
+        &self.metrics
     }
 
     /// Proposes a command and waits until it is applied.

@@ -7,6 +7,7 @@ mod acl;
 mod agent;
 mod audit;
 mod auth;
+mod auth_methods;
 mod body;
 mod call;
 mod certificate;
@@ -20,6 +21,7 @@ mod health;
 mod intentions;
 mod join_tokens;
 mod listener;
+mod login;
 mod members;
 mod nodes;
 mod openapi;
@@ -58,6 +60,7 @@ use wire::front_door::check_addressee_of;
 use crate::ca::CertificateAuthority;
 use crate::config::{Config, Https};
 use crate::consensus::Consensus;
+use crate::login::Logins;
 use crate::metrics::Metrics;
 
 pub use certificate::CertificateError;
@@ -79,6 +82,7 @@ struct Inner {
     cluster_keys: ClusterKeys,
     metrics: Metrics,
     challenges: challenge::Challenges,
+    logins: Logins,
 }
 
 impl ApiState {
@@ -91,7 +95,17 @@ impl ApiState {
         metrics: Metrics,
     ) -> Self {
         let challenges = challenge::Challenges::default();
-        Self { inner: Arc::new(Inner { consensus, datacenter, server, cluster_keys, metrics, challenges }) }
+        Self {
+            inner: Arc::new(Inner {
+                consensus,
+                datacenter,
+                server,
+                cluster_keys,
+                metrics,
+                challenges,
+                logins: Logins::default(),
+            }),
+        }
     }
 
     fn consensus(&self) -> &Consensus {
@@ -112,6 +126,11 @@ impl ApiState {
 
     fn metrics(&self) -> &Metrics {
         &self.inner.metrics
+    }
+
+    /// Returns what checks logins; the port for agents uses the same.
+    pub(crate) fn logins(&self) -> &Logins {
+        &self.inner.logins
     }
 
     fn challenges(&self) -> &challenge::Challenges {
@@ -243,6 +262,8 @@ fn table() -> Vec<Route> {
         audit::routes(),
         acl::routes(),
         join_tokens::routes(),
+        login::routes(),
+        auth_methods::routes(),
     ];
     modules.into_iter().flatten().collect()
 }

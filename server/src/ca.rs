@@ -160,6 +160,23 @@ impl CertificateAuthority {
         csr_der: &[u8],
         now: Timestamp,
     ) -> Result<Leaf, SignError> {
+        self.sign_briefly(catalog, record, subject, csr_der, now, self.leaf_ttl(catalog))
+    }
+
+    /// Signs a leaf as [`CertificateAuthority::sign`] does, for `ttl` at most.
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    pub(crate) fn sign_briefly(
+        &self,
+        catalog: &Catalog,
+        record: &AgentRecord,
+        subject: &Subject,
+        csr_der: &[u8],
+        now: Timestamp,
+        ttl: Duration,
+    ) -> Result<Leaf, SignError> {
         let scheme = catalog.scheme().ok_or(SignError::NotReady)?;
         let id = match subject {
             Subject::Agent => scheme.agent(record.platform, &record.node),
@@ -176,7 +193,7 @@ impl CertificateAuthority {
             return Err(SignError::OtherKey { node: record.node.clone() });
         }
         let signer = self.signer(catalog)?;
-        let signed = self.sign_with(&*signer, &csr, &id, record.enrolled, (now, self.leaf_ttl(catalog)))?;
+        let signed = self.sign_with(&*signer, &csr, &id, record.enrolled, (now, ttl.min(self.leaf_ttl(catalog))))?;
         let own = [signed.certificate_pem, LocalSigner::certificate_pem(&signer).to_owned()];
         // Until the old root leaves the bundle, there may be somebody who has only that one.
         let crossed = active_cross(catalog).filter(|(_, by)| !by.retired).map(|(cross, _)| cross);

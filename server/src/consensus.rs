@@ -250,6 +250,12 @@ impl Consensus {
         self.shared.group.borrow().as_ref().map(|status| status.group.voters.clone()).unwrap_or_default()
     }
 
+    /// Waits until a leader is known.
+    pub(crate) async fn led(&self) {
+        // The sender is as old as this handle's own memory: it does not go away before.
+        let _ = self.shared.standing.subscribe().wait_for(|standing| standing.leader.is_some()).await;
+    }
+
     /// Returns the addresses of the servers' agent ports that are known: this server's, then those of its peers.
     pub(crate) fn agent_addresses(&self) -> Vec<String> {
         self.shared.members.agent_addresses()

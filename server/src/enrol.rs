@@ -44,6 +44,7 @@ pub(crate) async fn join(call: Call) -> Result<Response<Body>, PortError> {
         leaf,
         servers: port.addresses(),
         record,
+        provisional: false,
     };
     let record = &response.record;
     info!(agent = %record.id, node = %record.node, platform = %record.platform, src.addr = %connection.source(),
@@ -76,7 +77,7 @@ fn judge(catalog: &Catalog, secret: &SecretHash, key: &KeyFingerprint, now: Time
 }
 
 /// Returns the mesh as agents are told of it.
-fn mesh_item(catalog: &Catalog) -> Result<MeshItem, PortError> {
+pub(crate) fn mesh_item(catalog: &Catalog) -> Result<MeshItem, PortError> {
     match catalog.view(&Topic::Mesh).into_values().next() {
         Some(Item::Mesh(mesh)) => Ok(*mesh),
         Some(_) | None => Err(PortError::NotReady),

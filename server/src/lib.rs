@@ -2,6 +2,7 @@
 //!
 //! [`start`] opens the log, joins or makes the cluster in the background, and serves the API and the agents.
 
+mod admit;
 mod agent_port;
 mod api;
 mod ca;
@@ -9,7 +10,9 @@ mod config;
 mod consensus;
 mod enrol;
 pub mod hub;
+mod login;
 mod metrics;
+mod outage;
 pub mod raft;
 #[cfg(test)]
 mod tests;
@@ -120,6 +123,7 @@ pub async fn start(config: Config) -> Result<Server, StartError> {
         cluster_keys: config.cluster_keys.clone(),
         leaf_ttl: config.leaf_ttl,
         api: api::passed_on_router(state.clone()),
+        logins: state.logins().clone(),
         bounds: agent_port::Bounds::default(),
     };
     let https_address = https.as_ref().map(|(_, address)| *address);

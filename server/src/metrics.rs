@@ -21,6 +21,12 @@ struct ReasonLabel {
     reason: &'static str,
 }
 
+/// Names how a login ended: `granted`, `refused` or `unavailable`.
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct OutcomeLabel {
+    outcome: &'static str,
+}
+
 /// Names the class of an HTTP status.
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct ClassLabel {
@@ -83,6 +89,9 @@ struct Inner {
     api_connections_refused: Family<ReasonLabel, Counter>,
     agent_port_refused: Family<ReasonLabel, Counter>,
     stream_sessions: Gauge,
+    logins: Family<OutcomeLabel, Counter>,
+    agents_provisional: Gauge,
+    leaves_signed_without_quorum: Counter,
     leaf_certificates_signed: Counter,
     ca_certificate_expiry: Family<CertificateLabel, Gauge>,
     server_certificate_expiry: Gauge,
@@ -132,6 +141,9 @@ impl Metrics {
             api_connections_refused: Family::default(),
             agent_port_refused: Family::default(),
             stream_sessions: Gauge::default(),
+            logins: Family::default(),
+            agents_provisional: Gauge::default(),
+            leaves_signed_without_quorum: Counter::default(),
             leaf_certificates_signed: Counter::default(),
             ca_certificate_expiry: Family::default(),
             server_certificate_expiry: Gauge::default(),
@@ -210,6 +222,21 @@ impl Metrics {
     /// Counts an agent's stream as open until the returned guard is dropped.
     pub(crate) fn stream_session(&self) -> GaugeGuard {
         GaugeGuard::enter(&self.inner.stream_sessions)
+    }
+
+    /// Counts a login by how it ended; `outcome` comes from a closed set.
+    pub(crate) fn login(&self, outcome: &'static str) {
+        self.inner.logins.get_or_create(&OutcomeLabel { outcome }).inc();
+    }
+
+    /// Records how many agents this server admitted that the mesh has not been asked about yet.
+    pub(crate) fn agents_provisional(&self, agents: usize) {
+        self.inner.agents_provisional.set(saturating(agents as u64));
+    }
+
+    /// Counts one leaf certificate signed while there was no quorum.
+    pub(crate) fn leaf_signed_without_quorum(&self) {
+        self.inner.leaves_signed_without_quorum.inc();
     }
 
     /// Counts one leaf certificate signed by this server.
@@ -311,6 +338,12 @@ impl Inner {
             self.agent_port_refused.clone(),
         );
         registry.register("stream_sessions", "Streams to agents that are open", self.stream_sessions.clone());
+        registry.register("logins", "Logins of agents and for tokens, by outcome", self.logins.clone());
+        registry.register(
+            "agents_provisional",
+            "Agents admitted without a quorum that the mesh has not agreed to yet",
+            self.agents_provisional.clone(),
+        );
     }
 
     fn register_certificates(&mut self) {
@@ -319,6 +352,11 @@ impl Inner {
             "leaf_certificates_signed",
             "Leaf certificates signed by this server",
             self.leaf_certificates_signed.clone(),
+        );
+        registry.register(
+            "leaf_certificates_signed_without_quorum",
+            "Leaf certificates signed while there was no quorum",
+            self.leaves_signed_without_quorum.clone(),
         );
         registry.register(
             "ca_certificate_expiry_timestamp_seconds",
@@ -371,6 +409,7 @@ mod tests {
         let metrics = Metrics::new();
         metrics.raft_peer_refused("foreign_ca");
         metrics.agent_port_refused("expired");
+        metrics.login("granted");
         metrics.api_connection_refused("tls_handshake");
         metrics.api_request(StatusCode::NOT_FOUND);
         metrics.certificate_expires(Certificate::Root, Timestamp(7_999));
@@ -393,7 +432,10 @@ mod tests {
             "weft_api_connections_refused counter",
             "weft_agent_port_refused counter",
             "weft_stream_sessions gauge",
+            "weft_logins counter",
+            "weft_agents_provisional gauge",
             "weft_leaf_certificates_signed counter",
+            "weft_leaf_certificates_signed_without_quorum counter",
             "weft_ca_certificate_expiry_timestamp_seconds gauge",
             "weft_server_certificate_expiry_timestamp_seconds gauge",
             "weft_api_certificate_expiry_timestamp_seconds gauge",

@@ -14,13 +14,19 @@ use wire::{
     cluster_key::ClusterKey,
 };
 
-use super::{ApiOptions, api::Api, output::Output};
+use super::{ApiOptions, api::Api, auth_method, binding_rule, output::Output};
 
 /// Say who may use the API, and for what.
 #[derive(Debug, Subcommand)]
 pub(super) enum Acl {
     /// Make the first management token, by proof of the cluster key; works once
     Bootstrap(Bootstrap),
+    /// Say whose word about an identity counts
+    #[command(subcommand)]
+    AuthMethod(auth_method::AuthMethod),
+    /// Say what an identity that an auth method vouches for is here
+    #[command(subcommand)]
+    BindingRule(binding_rule::BindingRule),
     /// Make, show, change and end tokens
     #[command(subcommand)]
     Token(token::Token),
@@ -51,6 +57,8 @@ pub(super) async fn run(verb: Acl, options: &ApiOptions) -> anyhow::Result<ExitC
             let key = ClusterKey::load(&bootstrap.cluster_key_file)?;
             bootstrap.output.print(&prove(&api, &key).await?, token::text)?;
         }
+        Acl::AuthMethod(verb) => auth_method::run(verb, options, &api).await?,
+        Acl::BindingRule(verb) => binding_rule::run(verb, &api).await?,
         Acl::Token(token) => token::run(token, &api, options).await?,
         Acl::Policy(policy) => policy::run(policy, &api, options).await?,
         Acl::Role(role) => role::run(role, &api, options).await?,

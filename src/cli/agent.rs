@@ -3,7 +3,7 @@
 use std::{net::IpAddr, path::PathBuf, process::ExitCode, time::Duration};
 
 use anyhow::Context;
-use catalog::{NodeName, Platform};
+use catalog::{AuthMethodName, NodeName, Platform};
 use clap::Args;
 use wire::{
     decode::{DecodeError, Fields},
@@ -74,6 +74,15 @@ pub(super) struct Settings {
     /// The file that holds the join token, of mode 0600; needed until the agent has joined
     #[arg(long, value_name = "FILE")]
     join_token_file: Option<PathBuf>,
+    /// The auth method to log in by, in place of a join token
+    #[arg(long, value_name = "NAME")]
+    auth_method: Option<AuthMethodName>,
+    /// The file that holds what the platform gave to log in with, of mode 0600; read anew for each login
+    #[arg(long, value_name = "FILE")]
+    bearer_token_file: Option<PathBuf>,
+    /// The SHA-256 of a root that servers are recognised by, as `weft ca roots` shows it; may be given several times
+    #[arg(long = "root-fingerprint", value_name = "HEX", value_parser = fingerprint)]
+    root_fingerprints: Vec<Fingerprint>,
     /// Where to keep the identity and the last good state
     #[arg(long, value_name = "DIRECTORY")]
     data_dir: Option<PathBuf>,
@@ -102,6 +111,9 @@ impl Settings {
             advertise: fields.parsed("advertise")?,
             servers: fields.texts("servers")?,
             join_token_file: fields.parsed("join_token_file")?,
+            auth_method: fields.parsed("auth_method")?,
+            bearer_token_file: fields.parsed("bearer_token_file")?,
+            root_fingerprints: fields.parsed_list("root_fingerprints")?,
             data_dir: fields.parsed("data_dir")?,
             http_port: fields.number("http_port")?,
             admin_port: fields.number("admin_port")?,
@@ -121,6 +133,13 @@ impl Settings {
             advertise: over.advertise.or(self.advertise),
             servers: if over.servers.is_empty() { self.servers } else { over.servers },
             join_token_file: over.join_token_file.or(self.join_token_file),
+            auth_method: over.auth_method.or(self.auth_method),
+            bearer_token_file: over.bearer_token_file.or(self.bearer_token_file),
+            root_fingerprints: if over.root_fingerprints.is_empty() {
+                self.root_fingerprints
+            } else {
+                over.root_fingerprints
+            },
             data_dir: over.data_dir.or(self.data_dir),
             http_port: over.http_port.or(self.http_port),
             admin_port: over.admin_port.or(self.admin_port),
@@ -139,6 +158,13 @@ impl Settings {
         if self.servers.is_empty() {
             return Err(hinted("the agent knows no server", "name one with --server, or `servers` in its file"));
         }
+        let login = login(self.auth_method, self.bearer_token_file, &self.root_fingerprints)?;
+        if login.is_some() && self.join_token_file.is_some() {
+            return Err(hinted(
+                "there are both a join token and an auth method",
+                "use one: --join-token-file, or --auth-method",
+            ));
+        }
         let join_token = self.join_token_file.as_deref().map(JoinSecret::load).transpose()?;
         let defaults = agent::Config::in_memory(node, self.servers);
         Ok(agent::Config {
@@ -148,6 +174,7 @@ impl Settings {
             bind: self.bind.unwrap_or(IpAddr::from([0, 0, 0, 0])),
             advertise: self.advertise,
             join_token,
+            login,
             data_dir: self.data_dir,
             http_port: self.http_port.unwrap_or(agent::HTTP_PORT),
             admin_port: self.admin_port.unwrap_or(agent::ADMIN_PORT),
@@ -156,6 +183,45 @@ impl Settings {
             drain_deadline: self.drain_deadline.unwrap_or(defaults.drain_deadline),
             ..defaults
         })
+    }
+}
+
+/// Is the SHA-256 of a root.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Fingerprint([u8; 32]);
+
+impl std::str::FromStr for Fingerprint {
+    type Err = anyhow::Error;
+
+    fn from_str(text: &str) -> anyhow::Result<Self> {
+        wire::pki::parse_fingerprint(text).map(Self).ok_or_else(|| {
+            anyhow::anyhow!("`{text}` is no SHA-256 of a certificate: write the 64 digits that `weft ca roots` shows")
+        })
+    }
+}
+
+fn fingerprint(text: &str) -> Result<Fingerprint, String> {
+    text.parse().map_err(|error: anyhow::Error| error.to_string())
+}
+
+/// Joins what says how to log in; all of it is needed, or none.
+fn login(
+    method: Option<AuthMethodName>,
+    bearer_token_file: Option<PathBuf>,
+    roots: &[Fingerprint],
+) -> anyhow::Result<Option<agent::LoginSource>> {
+    match (method, bearer_token_file, roots) {
+        (None, None, []) => Ok(None),
+        (Some(method), Some(bearer_token_file), [_, ..]) => Ok(Some(agent::LoginSource {
+            method,
+            bearer_token_file,
+            root_fingerprints: roots.iter().map(|root| root.0).collect(),
+        })),
+        _ => Err(hinted(
+            "the agent is told only a part of how to log in",
+            "give --auth-method, --bearer-token-file and at least one --root-fingerprint, for without the last a \
+             credential could go to anybody",
+        )),
     }
 }
 

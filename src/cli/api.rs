@@ -91,6 +91,11 @@ impl Api {
         Ok(asking(self.client.put(path), query).body(body)?.json().await?)
     }
 
+    /// Sends a request that makes something of its own.
+    pub(super) async fn post<T: DeserializeOwned>(&self, path: &str, body: &impl Serialize) -> anyhow::Result<T> {
+        Ok(self.client.post(path).body(body)?.json().await?)
+    }
+
     /// Sends a write whose answer says nothing but that it was done.
     pub(super) async fn write(&self, path: &str, query: &[(&str, &str)], body: &impl Serialize) -> anyhow::Result<()> {
         asking(self.client.put(path), query).body(body)?.send().await?;

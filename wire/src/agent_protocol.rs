@@ -2,7 +2,8 @@
 //!
 //! | path | body | answer |
 //! | --- | --- | --- |
-//! | `POST /v1/join` | [`JoinRequest`] | [`JoinResponse`]; the one path that needs no client certificate |
+//! | `POST /v1/join` | [`JoinRequest`] | [`JoinResponse`]; needs no client certificate |
+//! | `POST /v1/login` | [`LoginRequest`] | [`JoinResponse`]; needs no client certificate either |
 //! | `POST /v1/sign` | [`SignRequest`] | [`SignResponse`]; works under an expired leaf too |
 //! | `POST /v1/write` | [`WriteRequest`] | [`WriteResponse`] |
 //! | `POST /v1/stream` | frames of [`ClientFrame`] | frames of [`ServerFrame`] |
@@ -11,8 +12,8 @@
 //! A request that fails is answered with a status and an [`ApiError`].
 
 use catalog::{
-    AgentRecord, CatalogIndex, Check, CheckUpdate, Command, DeregisterTarget, Event, Incarnation, Instance, MeshItem,
-    Node, NodeName, Outcome, Platform, RequestId, ServerId, ServiceKey, Timestamp, Topic,
+    AgentRecord, AuthMethodName, CatalogIndex, Check, CheckUpdate, Command, DeregisterTarget, Event, Incarnation,
+    Instance, MeshItem, Node, NodeName, Outcome, Platform, RequestId, ServerId, ServiceKey, Timestamp, Topic,
 };
 use serde::{Deserialize, Serialize};
 
@@ -20,6 +21,8 @@ use crate::crypto::Secret;
 
 /// The path of [`JoinRequest`].
 pub const JOIN_PATH: &str = "/v1/join";
+/// The path of [`LoginRequest`].
+pub const LOGIN_PATH: &str = "/v1/login";
 /// The path of [`SignRequest`].
 pub const SIGN_PATH: &str = "/v1/sign";
 /// The path of [`WriteRequest`].
@@ -49,6 +52,33 @@ pub struct JoinRequest {
     pub network: String,
 }
 
+/// Asks to enrol an agent by the word of its platform.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LoginRequest {
+    /// The auth method that judges the credential.
+    pub method: AuthMethodName,
+    /// The credential.
+    pub bearer: Secret,
+    /// A certificate signing request for the agent's own key, DER. The names in it are ignored.
+    #[serde(with = "base64")]
+    pub csr: Vec<u8>,
+    /// The node that the agent is to stand on.
+    pub node: NodeName,
+    /// What the node runs on.
+    pub platform: Platform,
+    /// The failure zone, as the platform names it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub zone: Option<String>,
+    /// The flat address space that the node is in; empty is the default one.
+    #[serde(default)]
+    pub network: String,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands it over so")]
+fn is_false(flag: &bool) -> bool {
+    !*flag
+}
+
 /// Tells an agent that it is enrolled, and all it needs to go on.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct JoinResponse {
@@ -62,6 +92,9 @@ pub struct JoinResponse {
     pub leaf: Leaf,
     /// Where servers serve agents, as `host:port`.
     pub servers: Vec<String>,
+    /// Whether one server decided this alone, while the mesh could not be asked; it is asked later.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub provisional: bool,
 }
 
 /// A certificate that the CA has just signed.
@@ -242,6 +275,9 @@ pub enum ServerFrame {
 pub struct ApiError {
     /// What failed, on which input, and what to do; one line.
     pub error: String,
+    /// Whether the agent has no record that the server knows of, so that it should log in again, if it can.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub log_in: bool,
 }
 
 /// Carries bytes as base64 text; for `#[serde(with = "...")]`.

@@ -108,6 +108,11 @@ impl ApiClient {
         Call::new(self, Method::PUT, path)
     }
 
+    /// Starts a request to `path` that makes or ends something of its own, such as a login.
+    pub fn post(&self, path: &str) -> Call<'_> {
+        Call::new(self, Method::POST, path)
+    }
+
     /// Starts the removal of `path`.
     pub fn delete(&self, path: &str) -> Call<'_> {
         Call::new(self, Method::DELETE, path)

@@ -13,6 +13,7 @@ mod config_entry;
 mod health;
 mod host;
 mod intention;
+mod login;
 mod mesh_entry;
 mod native;
 mod operator;
@@ -35,6 +36,7 @@ pub use config_entry::{CONFIG_KINDS, ConfigEntry};
 pub use health::{HealthCheck, HealthEntry};
 pub use host::{AgentHost, HostCpu, HostMemory, HostSystem};
 pub use intention::{CheckAnswer, Intention, IntentionRequest};
+pub use login::{AuthMethodEntry, AuthMethodRequest, BindingRuleEntry, JwtConfigEntry, TokenLogin};
 pub use mesh_entry::{AuditModeEntry, GuardrailEntry, MESH, MeshConfigEntry};
 pub use native::{AuthorizeAnswer, AuthorizeRequest, LeafCertificate};
 pub use operator::{

@@ -13,6 +13,7 @@ pub mod decode;
 pub mod frame;
 pub mod front_door;
 pub mod join_token;
+pub mod login;
 pub mod lost_lines;
 pub mod mesh_status;
 mod one_line;

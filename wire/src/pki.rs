@@ -24,6 +24,12 @@ pub(crate) use profile::{Validity, authority_params, leaf_params};
 
 use crate::crypto;
 
+/// Reads the SHA-256 of a certificate: 64 hexadecimal digits, with or without colons between pairs.
+pub fn parse_fingerprint(text: &str) -> Option<[u8; 32]> {
+    let digits: String = text.chars().filter(|character| *character != ':').collect();
+    data_encoding::HEXLOWER_PERMISSIVE.decode(digits.as_bytes()).ok()?.try_into().ok()
+}
+
 /// Returns the SHA-256 of the first certificate in `certificate_pem`: what join tokens pin a root by.
 ///
 /// # Errors

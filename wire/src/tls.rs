@@ -14,6 +14,7 @@ mod rejected;
 #[cfg(test)]
 mod testing;
 mod verify;
+mod web;
 
 pub use anchors::{AnchorError, TrustAnchors};
 pub use api::{ALPN_API, ApiCertificate, ApiCertificateError, api_server_config};
@@ -26,3 +27,4 @@ pub use peer::{PeerIdentity, peer_identity};
 pub use raft::{RaftIdentity, raft_client_config, raft_meeting_config, raft_peer, raft_server_config};
 pub use rejected::PeerRejected;
 pub use verify::{CHAIN_BYTES_MAX, CHAIN_CERTIFICATES_MAX, ExpectedPeer, ExpiredLeaf, SpiffeVerifier};
+pub use web::web_client_config;

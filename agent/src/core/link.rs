@@ -35,7 +35,7 @@ const FRAMES_MAX: usize = 16 * 1024;
 pub(super) enum LinkEvent {
     Connected(Connection),
     Frame(ServerFrame),
-    Closed { error: String },
+    Closed { error: String, log_in: bool },
 }
 
 /// The connection that the machine asked for last.
@@ -81,7 +81,7 @@ impl Core {
                 self.step(Input::Connected { attempt });
             }
             LinkEvent::Frame(frame) => self.step(Input::Frame { attempt, frame }),
-            LinkEvent::Closed { error } => {
+            LinkEvent::Closed { error, log_in } => {
                 // While servers are away the same thing happens every few seconds; it is said once.
                 if link.is_up() || self.last_failure.as_ref() != Some(&error) {
                     warn!(server = link.server, error, "no connection to a server; trying the next one");
@@ -89,6 +89,9 @@ impl Core {
                 }
                 self.drop_link();
                 self.step(Input::Closed { attempt });
+                if log_in {
+                    self.log_in();
+                }
             }
         }
     }
@@ -154,11 +157,11 @@ impl Core {
         let tls = self.server_tls();
         let address = server.clone();
         let task = tokio::spawn(async move {
-            let error = match tls {
+            let (error, log_in) = match tls {
                 Ok(tls) => converse(attempt, &address, tls, outgoing, &events).await,
-                Err(error) => error,
+                Err(error) => (error, false),
             };
-            let _ = events.send(Event::Link { attempt, event: LinkEvent::Closed { error } }).await;
+            let _ = events.send(Event::Link { attempt, event: LinkEvent::Closed { error, log_in } }).await;
         });
         let task = AbortOnDropHandle::new(task);
         self.link = Some(Link { attempt, server, connection: None, frames, _task: task });
@@ -240,21 +243,22 @@ async fn sign(
         .map_err(|error| SignFailed { error: wire::one_line(&error), retry_after: None })
 }
 
-/// Holds one connection from its handshakes to its end; returns why it ended.
+/// Holds one connection from its handshakes to its end; returns why it ended, and whether the server has no record of the
+/// agent.
 async fn converse(
     attempt: u64,
     server: &str,
     tls: Arc<rustls::ClientConfig>,
     outgoing: mpsc::Receiver<ClientFrame>,
     events: &mpsc::Sender<Event>,
-) -> String {
+) -> (String, bool) {
     let connection = match Connection::open(server, tls).await {
         Ok(connection) => connection,
-        Err(error) => return wire::one_line(&error),
+        Err(error) => return (wire::one_line(&error), false),
     };
     let tell = |event| events.send(Event::Link { attempt, event });
     if tell(LinkEvent::Connected(connection.clone())).await.is_err() {
-        return String::new();
+        return (String::new(), false);
     }
     // The server may wait for the first frames before it answers, so they are sent while the answer is awaited.
     let frames = futures_util::stream::unfold(outgoing, |mut outgoing| async move {
@@ -267,22 +271,23 @@ async fn converse(
     let body = BodyExt::boxed_unsync(StreamBody::new(frames));
     let response = match connection.send(Method::POST, STREAM_PATH, HeaderMap::new(), body, STREAM_PATH).await {
         Ok(response) => response,
-        Err(error) => return wire::one_line(&error),
+        Err(error) => return (wire::one_line(&error), false),
     };
     if !response.status().is_success() {
         let (parts, body) = response.into_parts();
-        return wire::one_line(&connection.failure(parts, body).await);
+        let failure = connection.failure(parts, body).await;
+        return (wire::one_line(&failure), failure.asks_to_log_in());
     }
     let mut frames = FrameReader::new(response.into_body());
     loop {
         match frames.next::<ServerFrame>().await {
             Ok(Some(frame)) => {
                 if tell(LinkEvent::Frame(frame)).await.is_err() {
-                    return String::new();
+                    return (String::new(), false);
                 }
             }
-            Ok(None) => return "the server ended the stream".to_owned(),
-            Err(error) => return wire::one_line(&error),
+            Ok(None) => return ("the server ended the stream".to_owned(), false),
+            Err(error) => return (wire::one_line(&error), false),
         }
     }
 }

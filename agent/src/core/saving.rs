@@ -88,6 +88,13 @@ impl Saver {
         }
     }
 
+    /// Goes on for another record: what is on disk is of the one before.
+    pub(super) fn is_now(&mut self, agent: AgentId) {
+        self.agent = agent;
+        self.state_changed = true;
+        self.leaves_changed = true;
+    }
+
     /// Notes what an earlier run kept.
     pub(super) fn found<'a>(&mut self, subjects: impl Iterator<Item = &'a Subject>, view: Option<&View>) {
         self.kept = Kept { subjects: subjects.cloned().collect(), view: view.cloned().unwrap_or_default() };

@@ -133,7 +133,8 @@ async fn a_new_join_token_holds_an_agent_up_once_and_not_for_every_server() {
     let silent_at: Vec<SocketAddr> = silent.iter().map(|listener| listener.local_addr().unwrap()).collect();
     let key = LeafKey::generate();
     let started = Instant::now();
-    let error = enrol::once(&config(&silent_at, None, None), &token, &key).await.unwrap_err();
+    let error =
+        enrol::once(&config(&silent_at, None, None), crate::enrol::Proof::Token(&token), &key).await.unwrap_err();
     assert!(started.elapsed() < Duration::from_secs(4), "it took {:?}", started.elapsed());
     assert!(error.contains("no server answered"), "{error}");
 }

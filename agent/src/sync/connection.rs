@@ -108,6 +108,8 @@ pub(crate) enum CallError {
         server: String,
         /// What it said.
         error: String,
+        /// Whether it knows no record of this agent, and would have it log in.
+        log_in: bool,
         /// How long it wants to be left alone.
         retry_after: Option<Duration>,
     },
@@ -118,6 +120,8 @@ pub(crate) enum CallError {
         server: String,
         /// The status of its answer.
         status: StatusCode,
+        /// Whether it knows no record of this agent, and would have it log in.
+        log_in: bool,
         /// What it said.
         error: String,
     },
@@ -131,6 +135,13 @@ pub(crate) enum CallError {
         /// What is wrong with the answer.
         reason: String,
     },
+}
+
+impl CallError {
+    /// Reports whether the server knows no record of this agent, so that it should log in again, if it can.
+    pub(crate) fn asks_to_log_in(&self) -> bool {
+        matches!(self, Self::Refused { log_in: true, .. } | Self::Unavailable { log_in: true, .. })
+    }
 }
 
 /// A connection to one server; a clone shares it. It ends when the last clone is dropped.
@@ -242,17 +253,17 @@ impl Connection {
     /// Reads why the server did not do what it was asked.
     pub(crate) async fn failure(&self, parts: Parts, body: Incoming) -> CallError {
         let body = Limited::new(body, ERROR_BYTES_MAX).collect().await.map(Collected::to_bytes).unwrap_or_default();
-        let error = match serde_json::from_slice::<agent_protocol::ApiError>(&body) {
-            Ok(answer) => answer.error,
-            Err(_) => format!("status {}", parts.status),
+        let (error, log_in) = match serde_json::from_slice::<agent_protocol::ApiError>(&body) {
+            Ok(answer) => (answer.error, answer.log_in),
+            Err(_) => (format!("status {}", parts.status), false),
         };
         let (server, status) = (self.server.to_string(), parts.status);
         let again = [StatusCode::REQUEST_TIMEOUT, StatusCode::TOO_MANY_REQUESTS];
         if status.is_server_error() || again.contains(&status) {
             let seconds = parts.headers.get(header::RETRY_AFTER).and_then(|value| value.to_str().ok()?.parse().ok());
-            CallError::Unavailable { server, error, retry_after: seconds.map(Duration::from_secs) }
+            CallError::Unavailable { server, error, log_in, retry_after: seconds.map(Duration::from_secs) }
         } else {
-            CallError::Refused { server, status, error }
+            CallError::Refused { server, status, log_in, error }
         }
     }
 

@@ -182,7 +182,10 @@ fn join(shared: &Shared, request: JoinRequest, address: SocketAddr) -> Response<
     let ttl = *shared.leaf_ttl.lock().unwrap();
     let leaf = cluster.mesh.sign(&request.csr, &id, wire::crypto::now(), ttl);
     let (mesh, roots_pem) = (cluster.mesh.item.clone(), cluster.mesh.roots_pem());
-    json(StatusCode::OK, &JoinResponse { record, mesh, roots_pem, leaf, servers: vec![address.to_string()] })
+    json(
+        StatusCode::OK,
+        &JoinResponse { record, mesh, roots_pem, leaf, servers: vec![address.to_string()], provisional: false },
+    )
 }
 
 fn sign(shared: &Shared, request: SignRequest) -> Response<Body> {
@@ -265,5 +268,5 @@ fn json(status: StatusCode, content: &impl Serialize) -> Response<Body> {
 }
 
 fn refuse(status: StatusCode, error: &str) -> Response<Body> {
-    json(status, &ApiError { error: error.to_owned() })
+    json(status, &ApiError { error: error.to_owned(), log_in: false })
 }

@@ -70,12 +70,29 @@ pub(super) async fn authorize(port: &AgentPort, connection: &Connection, right: 
     let found = match record_of(&port.consensus.catalog(), peer) {
         // This server may not have heard yet of a record that was made a moment ago through another one.
         Err(PortError::RecordGone { .. } | PortError::NotReady) => {
+            if let Some(record) = held_record(port, peer) {
+                return admitted(peer, record, right);
+            }
+            if port.stands_in() {
+                return Err(PortError::RecordUnconfirmed { identity: peer.id.to_string() });
+            }
             port.consensus.read_index().await?;
             record_of(&port.consensus.catalog(), peer)
         }
         found => found,
     };
-    let record = found?;
+    admitted(peer, found?, right)
+}
+
+/// Finds an agent that this server admitted without a quorum.
+fn held_record(port: &AgentPort, peer: &PeerIdentity) -> Option<AgentRecord> {
+    let record = port.outage.record(&peer.key)?;
+    let scheme = port.consensus.catalog().scheme()?;
+    (scheme.agent(record.platform, &record.node) == peer.id).then_some(record)
+}
+
+/// Judges the certificate of an agent whose record is found.
+fn admitted(peer: &PeerIdentity, record: AgentRecord, right: Right) -> Result<Caller, PortError> {
     if right != Right::AgentRenewal && (peer.expired || peer.not_after <= crypto::now()) {
         return Err(PortError::LeafExpired { identity: peer.id.to_string() });
     }

@@ -6,10 +6,12 @@ use axum::body::Body;
 use catalog::{NodeName, Refusal, RefusalKind, ServiceKey};
 use http::{HeaderValue, Response, StatusCode, header};
 use wire::agent_protocol::ApiError;
+use wire::login::LoginError;
 
 use crate::ca::SignError;
 use crate::consensus::{ProposeError, ReadError};
 use crate::hub::shell::HubStopped;
+use crate::login::LoginFailed;
 
 /// Names what kept a request from being answered as asked.
 #[derive(Debug, thiserror::Error)]
@@ -23,6 +25,17 @@ pub(crate) enum PortError {
     /// The record has ended, or belongs to another key by now.
     #[error("node `{node}` has no live record with this key: enrol again with a new join token")]
     RecordGone { node: NodeName },
+    /// This server does not know the record, and cannot ask the others.
+    #[error(
+        "this server does not know the record of `{identity}`, and the servers have no quorum: log in, or use another"
+    )]
+    RecordUnconfirmed { identity: String },
+    /// A login was not accepted.
+    #[error("{}", wire::one_line(.0))]
+    Login(#[source] LoginFailed),
+    /// The session was opened without a quorum: there is nobody to write for.
+    #[error("the servers have no quorum, and the session is held: write again on the next one")]
+    SessionHeld,
     /// An expired certificate is enough to renew it, and for nothing else.
     #[error("the certificate of `{identity}` has expired: renew it on /v1/sign first")]
     LeafExpired { identity: String },
@@ -89,6 +102,14 @@ impl PortError {
             PortError::NotAnAgent { .. } => "not_an_agent",
             PortError::RecordGone { .. } => "record_gone",
             PortError::LeafExpired { .. } => "leaf_expired",
+            PortError::RecordUnconfirmed { .. } => "record_unconfirmed",
+            PortError::Login(LoginFailed::Credential { error: LoginError::Rejected { .. }, .. }) => {
+                "credential_rejected"
+            }
+            PortError::Login(_) => "login_unavailable",
+            PortError::SessionHeld => "no_quorum",
+            PortError::Refused(Refusal::BearerUsed) => "credential_replayed",
+            PortError::Refused(Refusal::LoginUnbound { .. } | Refusal::LoginNoService { .. }) => "login_unbound",
             PortError::NotEntitled { .. } | PortError::Refused(Refusal::NotEntitled { .. }) => "not_entitled",
             PortError::ForeignNode { .. } => "foreign_node",
             PortError::NoSuchPath { .. } | PortError::MethodNotAllowed { .. } => "no_such_path",
@@ -127,6 +148,10 @@ impl PortError {
             PortError::BodyTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
             PortError::BodyTooSlow { .. } => StatusCode::REQUEST_TIMEOUT,
             PortError::BodyBroken { .. } | PortError::Malformed { .. } => StatusCode::BAD_REQUEST,
+            PortError::Login(LoginFailed::Credential { error: LoginError::Rejected { .. }, .. }) => {
+                StatusCode::FORBIDDEN
+            }
+            PortError::Login(_) => StatusCode::SERVICE_UNAVAILABLE,
             // Whoever joins and finds the name taken lacks the right to it; the state is no secret conflict to retry.
             PortError::Refused(Refusal::NodeTaken { .. }) => StatusCode::FORBIDDEN,
             PortError::Refused(refusal) => match refusal.kind() {
@@ -139,6 +164,8 @@ impl PortError {
             PortError::Propose(ProposeError::TooLarge { .. }) => StatusCode::PAYLOAD_TOO_LARGE,
             PortError::Busy { .. }
             | PortError::NotReady
+            | PortError::RecordUnconfirmed { .. }
+            | PortError::SessionHeld
             | PortError::Read(_)
             | PortError::Propose(_)
             | PortError::Stopping(_) => StatusCode::SERVICE_UNAVAILABLE,
@@ -157,7 +184,8 @@ impl PortError {
 
     /// Builds the answer.
     pub(super) fn to_response(&self) -> Response<Body> {
-        let error = ApiError { error: one_line(&self.to_string()) };
+        let log_in = matches!(self, PortError::RecordGone { .. } | PortError::RecordUnconfirmed { .. });
+        let error = ApiError { error: one_line(&self.to_string()), log_in };
         let mut response = super::route::json(self.status(), &error);
         if let Some(retry_after) = self.retry_after() {
             let seconds = HeaderValue::from(retry_after.as_secs().max(1));

@@ -12,13 +12,13 @@ use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use hyper::body::{Frame, Incoming, SizeHint};
 use serde::Serialize;
 use tracing::{debug, warn};
-use wire::agent_protocol::{API_PATH_PREFIX, JOIN_PATH, SIGN_PATH, STREAM_PATH, WRITE_PATH};
+use wire::agent_protocol::{API_PATH_PREFIX, JOIN_PATH, LOGIN_PATH, SIGN_PATH, STREAM_PATH, WRITE_PATH};
 
 use super::activity::InFlight;
 use super::caller::{self, Caller, Connection};
 use super::refusal::{PortError, one_line};
 use super::{AgentPort, passthrough, sign, stream, write};
-use crate::enrol;
+use crate::{admit, enrol};
 
 /// The right that a route needs; declared beside its handler.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,9 +43,10 @@ struct Route {
 }
 
 /// Lists what the port serves.
-fn table() -> [Route; 5] {
+fn table() -> [Route; 6] {
     [
         route(Some(Method::POST), JOIN_PATH, Right::Join, |call| Box::pin(enrol::join(call))),
+        route(Some(Method::POST), LOGIN_PATH, Right::Join, |call| Box::pin(admit::log_in(call))),
         route(Some(Method::POST), SIGN_PATH, Right::AgentRenewal, |call| Box::pin(sign::sign(call))),
         route(Some(Method::POST), WRITE_PATH, Right::AgentOwn, |call| Box::pin(write::write(call))),
         route(Some(Method::POST), STREAM_PATH, Right::AgentOwn, |call| Box::pin(stream::stream(call))),

@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use axum::body::Body;
-use catalog::{Actor, AgentId, Command, Incarnation, Outcome, RootsAck};
+use catalog::{Actor, AgentId, AgentRecord, Command, Incarnation, Outcome, RootsAck};
 use http::{HeaderValue, Response, header};
 use hyper::body::Incoming;
+use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 use wire::agent_protocol::{ClientFrame, ServerFrame};
 use wire::frame::{FrameReadError, FrameReader};
@@ -15,9 +16,13 @@ use super::route::Call;
 use super::{AgentPort, fresh_request_id};
 use crate::hub::Frame;
 use crate::hub::shell::{Opening, Session};
+use crate::outage;
 
 /// Time for the first frame to arrive.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The number of a session that was opened without a quorum: nothing is written on it.
+pub(super) const HELD: Incarnation = Incarnation(0);
 
 /// Opens a session for the agent and answers with its frames. The session ends with either body.
 pub(super) async fn stream(call: Call) -> Result<Response<Body>, PortError> {
@@ -31,15 +36,21 @@ pub(super) async fn stream(call: Call) -> Result<Response<Body>, PortError> {
     let Some(ClientFrame::Hello {}) = hello else {
         return Err(PortError::Malformed { what: "stream", reason: "it does not start with a hello".to_owned() });
     };
-    let incarnation = open_session(&port, &record.id, source).await?;
+    let (incarnation, held) = match open_session(&port, &record, source).await? {
+        Some(incarnation) => (incarnation, None),
+        None => (HELD, Some(port.outage.session())),
+    };
     let welcome = ServerFrame::Welcome { incarnation, server: port.server.clone(), servers: port.addresses() };
     let welcome = Frame::new(welcome).map_err(|error| PortError::Internal { reason: error.to_string() })?;
     let agent = record.id.clone();
-    let opening = Opening { agent: record.id, incarnation, services: record.services, welcome };
+    // The hub closes sessions whose records are gone or have newer ones: of one that the mesh has not heard of it cannot
+    // know that, and the session ends when the mesh can be asked.
+    let fence = if held.is_some() { Incarnation(u64::MAX) } else { incarnation };
+    let opening = Opening { agent: record.id, incarnation: fence, services: record.services, welcome };
     let (session, body) = port.hub.open(opening).await?;
     info!(%agent, node = %record.node, src.addr = %source, incarnation = incarnation.0, "agent session opened");
     tokio::spawn(async move {
-        match follow(&port, &agent, &mut frames, &session).await {
+        match follow(&port, &agent, &mut frames, &session, held).await {
             Ok(()) => debug!(%agent, incarnation = incarnation.0, "agent session closed"),
             Err(error) => {
                 port.metrics.agent_port_refused(error.label());
@@ -54,16 +65,21 @@ pub(super) async fn stream(call: Call) -> Result<Response<Body>, PortError> {
     Ok(response)
 }
 
-/// Opens the session in the log; its index is what fences the agent's writes.
+/// Opens the session in the log; its index is what fences the agent's writes. None where there is no log to open it in,
+/// for an agent that may be served all the same.
 async fn open_session(
     port: &AgentPort,
-    agent: &AgentId,
+    record: &AgentRecord,
     source: std::net::SocketAddr,
-) -> Result<Incarnation, PortError> {
+) -> Result<Option<Incarnation>, PortError> {
+    let agent = &record.id;
+    if port.stands_in() && outage::is_platform_attested(record) {
+        return Ok(None);
+    }
     let command = Command::OpenSession { agent: agent.clone(), server: port.server.clone() };
     let committed = port.propose(source, Actor::Agent(agent.clone()), fresh_request_id()?, command).await?;
     match committed.outcome {
-        Outcome::SessionOpened { incarnation } => Ok(incarnation),
+        Outcome::SessionOpened { incarnation } => Ok(Some(incarnation)),
         Outcome::Refused(refusal) => Err(PortError::Refused(refusal)),
         other => Err(PortError::Internal { reason: format!("opening a session was answered with {other:?}") }),
     }
@@ -75,10 +91,13 @@ async fn follow(
     agent: &AgentId,
     frames: &mut FrameReader<Incoming>,
     session: &Session,
+    held: Option<CancellationToken>,
 ) -> Result<(), PortError> {
+    let held = held.unwrap_or_default();
     loop {
         let frame = tokio::select! {
             () = session.ended() => return Ok(()),
+            () = held.cancelled() => return Ok(()),
             frame = next(frames) => frame,
         };
         match frame {

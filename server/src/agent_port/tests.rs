@@ -1,3 +1,4 @@
+mod login;
 mod rig;
 
 use std::time::Duration;
@@ -80,7 +81,7 @@ async fn a3_every_route_but_join_refuses_whoever_shows_no_certificate() {
     let rig = Rig::start().await;
     let peer = rig.connect_to_join().await;
     let routes = route::routes();
-    assert_eq!(routes.iter().filter(|(_, _, right)| *right == Right::Join).count(), 1);
+    assert_eq!(routes.iter().filter(|(_, _, right)| *right == Right::Join).count(), 2);
     for (method, path, right) in routes {
         let methods = method.map_or_else(|| vec![Method::GET, Method::PUT, Method::POST, Method::DELETE], |m| vec![m]);
         let path = if path.ends_with("/api") { format!("{path}/status/leader") } else { path.to_owned() };
@@ -88,7 +89,7 @@ async fn a3_every_route_but_join_refuses_whoever_shows_no_certificate() {
             let answer = peer.exchange(method, &path, &[], b"{}".to_vec()).await;
             let want = if right == Right::Join { StatusCode::BAD_REQUEST } else { StatusCode::FORBIDDEN };
             assert_eq!(answer.0, want, "{path}: {answer:?}");
-            let says = if right == Right::Join { "join request" } else { "certificate" };
+            let says = if right == Right::Join { "cannot read the" } else { "certificate" };
             assert!(error(&answer).contains(says), "{path}: {answer:?}");
         }
     }

@@ -8,12 +8,16 @@ use wire::agent_protocol::{AgentWrite, WriteRequest, WriteResponse};
 
 use super::refusal::{PortError, one_line};
 use super::route::{Call, json};
+use super::stream::HELD;
 
 /// Proposes the agent's write, once however often it is sent, and answers what the state machine made of it.
 pub(super) async fn write(call: Call) -> Result<Response<Body>, PortError> {
     let record = call.agent()?.clone();
     let Call { port, connection, request, .. } = call;
     let request: WriteRequest = super::read_json("write request", request.into_body()).await?;
+    if request.command.incarnation() == HELD {
+        return Err(PortError::SessionHeld);
+    }
     let request_id = super::request_id_of(&record.id, &request.request_id)?;
     let command = own_command(&record, request.command)?;
     let committed = port.propose(connection.source(), Actor::Agent(record.id.clone()), request_id, command).await?;

@@ -4,6 +4,7 @@ mod acl;
 mod audit;
 mod content;
 mod harness;
+mod login;
 mod members;
 mod openapi;
 mod policy;
@@ -22,12 +23,14 @@ use super::auth::Right;
 use harness::{Answer, Api};
 
 /// The routes that answer without a token, and why each may.
-const PUBLIC: [(Method, &str); 3] = [
+const PUBLIC: [(Method, &str); 4] = [
     // Liveness: whether there is a leader, and where.
     (Method::GET, "/v1/status/leader"),
     // The first token is made by proof of the cluster key: a challenge is worth nothing without it.
     (Method::GET, "/v1/acl/bootstrap"),
     (Method::PUT, "/v1/acl/bootstrap"),
+    // Logging in is how a token is got: the request carries what the platform gave.
+    (Method::POST, "/v1/acl/login"),
 ];
 
 /// Fills a route's path with names that every parameter accepts.

@@ -187,6 +187,7 @@ fn golden_join_and_sign() {
             roots_pem: vec!["<root>".to_owned()],
             leaf: leaf(),
             servers: vec!["10.0.0.1:8300".to_owned()],
+            provisional: false,
         },
     );
     golden(

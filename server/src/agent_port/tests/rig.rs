@@ -72,6 +72,7 @@ impl Rig {
         let (server, datacenter) = (config.node.clone(), config.datacenter.clone());
         let state = ApiState::new(consensus.clone(), datacenter, server.clone(), keys.clone(), metrics.clone());
         let settings = super::super::Settings {
+            logins: crate::login::Logins::default(),
             server,
             advertised: address,
             cluster_keys: keys.clone(),

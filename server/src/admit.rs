@@ -1,0 +1,135 @@
+//! How an agent logs in: what its platform says of it becomes an agent record, and the record the first certificate.
+
+use axum::body::Body;
+use catalog::{Actor, Admission, AgentRecord, AuthMethodName, Command, LoginChange, Outcome, Refusal};
+use http::{Response, StatusCode};
+use tracing::{info, warn};
+use wire::agent_protocol::{JoinResponse, LoginRequest, Subject};
+use wire::crypto;
+use wire::pki::{Csr, parse_csr};
+
+use crate::agent_port::{AgentPort, Call, PortError, fresh_request_id, json, read_json};
+use crate::ca::SignError;
+use crate::consensus::{ProposeError, ReadError};
+use crate::enrol::mesh_item;
+use crate::login::{LoginFailed, Verified};
+use crate::outage::Applicant;
+
+/// A login whose rules change in the middle is judged again, and not for ever.
+const ATTEMPTS_MAX: usize = 3;
+
+/// `POST /v1/login`: admits the sender by the word of its platform, and signs its first certificate.
+///
+/// The credential is checked before anything is written, so that nobody fills the log without one.
+pub(crate) async fn log_in(call: Call) -> Result<Response<Body>, PortError> {
+    let Call { port, connection, request, .. } = call;
+    let request: LoginRequest = read_json("login request", request.into_body()).await?;
+    let csr = parse_csr(&request.csr).map_err(|error| PortError::Sign(SignError::Csr(error)))?;
+    let source = connection.source();
+    let result = match admit(&port, source, &request, &csr).await {
+        Err(PortError::Read(ReadError::NoLeader { .. }) | PortError::Propose(ProposeError::NoLeader { .. }))
+            if port.stands_in() =>
+        {
+            admit_alone(&port, source, &request, &csr).await.map(|record| (record, true))
+        }
+        result => result,
+    };
+    port.metrics().login(match &result {
+        Ok(_) => "granted",
+        Err(error) if error.status().is_server_error() => "unavailable",
+        Err(_) => "refused",
+    });
+    let (record, is_provisional) = result?;
+    let leaf = port.sign_leaf(&record, &Subject::Agent, &request.csr).await?;
+    let catalog = port.consensus().catalog();
+    let response = JoinResponse {
+        mesh: mesh_item(&catalog)?,
+        roots_pem: catalog.roots().map(|root| root.certificate_pem.clone()).collect(),
+        leaf,
+        servers: port.addresses(),
+        record,
+        provisional: is_provisional,
+    };
+    let record = &response.record;
+    info!(agent = %record.id, node = %record.node, platform = %record.platform, method = %request.method,
+        src.addr = %source, provisional = is_provisional, "agent logged in");
+    Ok(json(StatusCode::OK, &response))
+}
+
+/// Admits the agent through the log; whether this server alone did is the second part of the answer.
+async fn admit(
+    port: &AgentPort,
+    source: std::net::SocketAddr,
+    request: &LoginRequest,
+    csr: &Csr,
+) -> Result<(AgentRecord, bool), PortError> {
+    if port.stands_in() {
+        return admit_alone(port, source, request, csr).await.map(|record| (record, true));
+    }
+    for _ in 0..ATTEMPTS_MAX {
+        // The rules are asked as they are after everything that was committed before now.
+        port.consensus().read_index().await?;
+        let verified = verify(port, request, csr).await?;
+        port.take_turn_at_joining()?;
+        let change = LoginChange::Admit { admission: Box::new(admission(&verified, request, csr)) };
+        let (actor, command) = (Actor::Login(request.method.clone()), Command::Login { change });
+        let committed = port.propose(source, actor, fresh_request_id()?, command).await?;
+        match committed.outcome {
+            Outcome::Enrolled { record } => return Ok((*record, false)),
+            Outcome::Refused(Refusal::LoginRulesChanged { .. }) => {}
+            Outcome::Refused(refusal) => return Err(PortError::Refused(refusal)),
+            other => return Err(PortError::Internal { reason: format!("a login was answered with {other:?}") }),
+        }
+    }
+    Err(PortError::Refused(Refusal::LoginRulesChanged { method: request.method.clone() }))
+}
+
+/// Admits the agent by what this server knows; the mesh is asked when it can be.
+async fn admit_alone(
+    port: &AgentPort,
+    source: std::net::SocketAddr,
+    request: &LoginRequest,
+    csr: &Csr,
+) -> Result<AgentRecord, PortError> {
+    let verified = verify(port, request, csr).await?;
+    port.take_turn_at_joining()?;
+    let admission = admission(&verified, request, csr);
+    let applicant = Applicant { admission, claims: verified.claims, now: crypto::now(), source: source.to_string() };
+    let record = port.admit_alone(applicant).map_err(PortError::Refused)?;
+    warn!(agent = %record.id, node = %record.node, method = %request.method, src.addr = %source,
+        "agent admitted without a quorum; the mesh is asked when it can be");
+    Ok(record)
+}
+
+async fn verify(port: &AgentPort, request: &LoginRequest, csr: &Csr) -> Result<Verified, PortError> {
+    let catalog = port.consensus().catalog();
+    let verified = port.logins().verify(&catalog, &request.method, &request.bearer, Some(csr.fingerprint())).await;
+    verified.map_err(|error| refused(&request.method, error))
+}
+
+fn refused(method: &AuthMethodName, error: LoginFailed) -> PortError {
+    match error {
+        // Whoever has no credential that counts learns nothing of what methods there are.
+        LoginFailed::Refused(Refusal::NotFound { .. }) => {
+            PortError::Refused(Refusal::NotFound { what: "auth method".to_owned(), name: method.to_string() })
+        }
+        LoginFailed::Refused(refusal) => PortError::Refused(refusal),
+        LoginFailed::Busy { retry_after } => PortError::Busy { retry_after },
+        error @ LoginFailed::Credential { .. } => PortError::Login(error),
+    }
+}
+
+fn admission(verified: &Verified, request: &LoginRequest, csr: &Csr) -> Admission {
+    Admission {
+        method: verified.method.clone(),
+        subject: verified.claims.subject.clone(),
+        judged_at: verified.bound.judged_at,
+        services: verified.bound.services.iter().cloned().collect(),
+        nodes: verified.bound.nodes.iter().cloned().collect(),
+        bearer: crypto::secret_hash(&request.bearer),
+        bearer_ends: verified.ends,
+        key: csr.fingerprint().clone(),
+        node: request.node.clone(),
+        platform: request.platform,
+    }
+}

@@ -1,0 +1,141 @@
+//! Agents that log in by the word of a platform.
+
+use catalog::{Attestation, BindKind, BindingRule, LoginChange, Outcome};
+use http::StatusCode;
+use serde_json::json;
+use wire::agent_protocol::{JoinResponse, LoginRequest};
+use wire::crypto::Secret;
+use wire::pki::LeafKey;
+
+use super::*;
+use crate::login::testing::{Issuer, method};
+
+async fn rig() -> (Rig, Issuer) {
+    let (rig, issuer) = (Rig::start().await, Issuer::new());
+    let change = LoginChange::WriteMethod { method: Box::new(method(&issuer)), replace: false };
+    assert_eq!(rig.write(Command::Login { change }).await, Outcome::Done);
+    rule(&rig, 1, BindKind::Service, "${value.team}-web", "value.team is not empty").await;
+    (rig, issuer)
+}
+
+async fn rule(rig: &Rig, number: u8, bind: BindKind, name: &str, selector: &str) {
+    let rule = BindingRule {
+        id: format!("00000000-0000-0000-0000-0000000000{number:02x}").parse().unwrap(),
+        description: String::new(),
+        method: "jwt".parse().unwrap(),
+        selector: selector.to_owned(),
+        bind,
+        name: name.parse().unwrap(),
+        created: CatalogIndex(0),
+        modified: CatalogIndex(0),
+    };
+    let change = LoginChange::WriteRule { rule: Box::new(rule), replace: false };
+    assert_eq!(rig.write(Command::Login { change }).await, Outcome::Done);
+}
+
+async fn log_in(rig: &Rig, bearer: &str, key: &LeafKey, node: &str) -> (StatusCode, serde_json::Value) {
+    let request = LoginRequest {
+        method: "jwt".parse().unwrap(),
+        bearer: Secret::new(bearer),
+        csr: key.csr_der(None),
+        node: node.parse().unwrap(),
+        platform: Platform::Kubernetes,
+        zone: None,
+        network: String::new(),
+    };
+    rig.connect_to_join().await.post("/v1/login", &request).await
+}
+
+#[tokio::test]
+async fn c9_an_agent_logs_in_and_a_stolen_credential_is_of_no_use() {
+    let (rig, issuer) = rig().await;
+    let bearer = issuer.token(&json!({"team": "blue"}));
+    let key = LeafKey::generate();
+    let (status, body) = log_in(&rig, &bearer, &key, "pod-1").await;
+    assert_eq!(status, StatusCode::OK, "{body}");
+    let response: JoinResponse = serde_json::from_value(body).unwrap();
+    assert!(!response.provisional);
+    assert_eq!(response.record.services, ["blue-web".parse().unwrap()]);
+    assert!(matches!(&response.record.attestation, Attestation::Login { subject, .. } if subject == "web-7"));
+    let identity = TlsIdentity::new(&response.leaf.chain_pem, &key).unwrap();
+
+    // The retry gets the same record, and so does a new credential with the same key.
+    let again: JoinResponse = serde_json::from_value(log_in(&rig, &bearer, &key, "pod-1").await.1).unwrap();
+    let renewed = issuer.token(&json!({"team": "blue", "jti": "2"}));
+    let renewed: JoinResponse = serde_json::from_value(log_in(&rig, &renewed, &key, "pod-1").await.1).unwrap();
+    assert_eq!((&again.record, &renewed.record), (&response.record, &response.record));
+
+    let thief = log_in(&rig, &bearer, &LeafKey::generate(), "pod-2").await;
+    assert_eq!(thief.0, StatusCode::FORBIDDEN);
+    assert!(error(&thief).contains("by another key"), "{thief:?}");
+    rig.counts("weft_agent_port_refused_total{reason=\"credential_replayed\"} 1").await;
+
+    // What came of the login is an agent as any other.
+    let peer = rig.connect_as(&identity).await;
+    let (_stream, incarnation) = peer.session().await;
+    let mut write = register("pod-1", &["blue-web"], incarnation);
+    let WriteRequest { command: AgentWrite::Register { node, .. }, .. } = &mut write else { unreachable!() };
+    node.platform = Platform::Kubernetes;
+    let written: WriteResponse = peer.call("/v1/write", &write).await;
+    assert_eq!(written.outcome, Outcome::Done);
+    let _: SignResponse =
+        peer.call("/v1/sign", &sign_request(&key, Subject::Service("blue-web".parse().unwrap()))).await;
+    assert!(rig.metrics().contains("weft_logins_total{outcome=\"granted\"} 3"), "{}", rig.metrics());
+    assert!(rig.metrics().contains("weft_logins_total{outcome=\"refused\"} 1"), "{}", rig.metrics());
+}
+
+#[tokio::test]
+async fn a_login_that_does_not_count_writes_nothing() {
+    let (rig, issuer) = rig().await;
+    let before = rig.catalog().index();
+    let now = wire::crypto::now().0 / 1000;
+    for (bearer, status, want) in [
+        ("nonsense".to_owned(), StatusCode::FORBIDDEN, "no JSON Web Token"),
+        (Issuer::new().token(&json!({"team": "blue"})), StatusCode::FORBIDDEN, "none of the issuer's keys"),
+        (issuer.token(&json!({"team": "blue", "exp": now - 100})), StatusCode::FORBIDDEN, "expired"),
+        (issuer.token(&json!({"team": "blue", "exp": now + 90_000})), StatusCode::FORBIDDEN, "longer than 24 h"),
+        (issuer.token(&json!({})), StatusCode::FORBIDDEN, "no binding rule"),
+        (issuer.token(&json!({"team": "a/b"})), StatusCode::FORBIDDEN, "makes no service name"),
+    ] {
+        let answer = log_in(&rig, &bearer, &LeafKey::generate(), "pod-1").await;
+        assert_eq!(answer.0, status, "{answer:?}");
+        assert!(error(&answer).contains(want), "{want}: {answer:?}");
+        assert!(!error(&answer).contains(&bearer), "a credential is not repeated: {answer:?}");
+    }
+    assert_eq!(rig.catalog().index(), before);
+    // Rules that give no service make nobody an agent.
+    rule(&rig, 2, BindKind::Role, "ops", "value.team is empty").await;
+    let answer = log_in(&rig, &issuer.token(&json!({})), &LeafKey::generate(), "pod-1").await;
+    assert_eq!(answer.0, StatusCode::FORBIDDEN);
+    assert!(error(&answer).contains("an agent needs one of bind type service"), "{answer:?}");
+}
+
+#[tokio::test]
+async fn a_rule_that_names_the_node_holds_the_agent_to_it_and_lets_it_come_back_with_a_new_key() {
+    let (rig, issuer) = rig().await;
+    rule(&rig, 2, BindKind::Node, "${value.deep}", "").await;
+    let bearer = |number: u32| issuer.token(&json!({"team": "blue", "a": {"b": "pod-1"}, "jti": number}));
+    let elsewhere = log_in(&rig, &bearer(1), &LeafKey::generate(), "pod-2").await;
+    assert!(error(&elsewhere).contains("on node pod-1, not `pod-2`"), "{elsewhere:?}");
+    let first: JoinResponse =
+        serde_json::from_value(log_in(&rig, &bearer(2), &LeafKey::generate(), "pod-1").await.1).unwrap();
+    let second: JoinResponse =
+        serde_json::from_value(log_in(&rig, &bearer(3), &LeafKey::generate(), "pod-1").await.1).unwrap();
+    assert_ne!(first.record.id, second.record.id);
+    assert!(rig.catalog().is_revoked(first.record.enrolled));
+}
+
+#[tokio::test]
+async fn c13_a_herd_of_logins_is_sent_away_for_a_while() {
+    let bounds = Bounds { joining: Pace::new(2, 1), ..Bounds::default() };
+    let (rig, issuer) = (Rig::start_within(bounds).await, Issuer::new());
+    let change = LoginChange::WriteMethod { method: Box::new(method(&issuer)), replace: false };
+    rig.write(Command::Login { change }).await;
+    rule(&rig, 1, BindKind::Service, "web", "").await;
+    let mut statuses = Vec::new();
+    for number in 0..3 {
+        let bearer = issuer.token(&json!({"jti": number}));
+        statuses.push(log_in(&rig, &bearer, &LeafKey::generate(), &format!("pod-{number}")).await.0);
+    }
+    assert_eq!(statuses, [StatusCode::OK, StatusCode::OK, StatusCode::SERVICE_UNAVAILABLE]);
+}

@@ -1,0 +1,140 @@
+//! Logins: whose credential it is, and what the binding rules make of them.
+
+mod fetch;
+mod jwt;
+mod keys;
+mod reach;
+mod remote;
+#[cfg(test)]
+pub(crate) mod testing;
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use catalog::{
+    AuthConfig, AuthMethodName, Bound, Catalog, CatalogIndex, KeyFingerprint, LoginClaims, Refusal, Timestamp,
+};
+use wire::crypto::{self, Secret};
+use wire::login::{Credential, LoginContext, LoginError, LoginMethod};
+
+use crate::ca::Pace;
+use jwt::JwtMethod;
+
+/// The longest that a credential may still count which an agent enrols with: so long it is remembered, lest another key
+/// uses it.
+const BEARER_LIFETIME_MAX: Duration = Duration::from_secs(24 * 3600);
+/// Credentials checked at once and per second: each costs the check of a signature, and anybody can send them.
+const CHECKED_BURST: u32 = 200;
+const CHECKED_PER_SECOND: u32 = 200;
+
+/// Why somebody was not let in.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum LoginFailed {
+    /// There is no such method, or what the state says of the login is no.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    /// The method did not accept the credential.
+    #[error("auth method `{method}`: {error}")]
+    Credential { method: AuthMethodName, error: LoginError },
+    /// More credentials come than are checked.
+    #[error("this server checks too many logins just now: try again in {} s", retry_after.as_secs())]
+    Busy { retry_after: Duration },
+}
+
+/// Is somebody whose credential was checked, and what they are here.
+#[derive(Debug, Clone)]
+pub(crate) struct Verified {
+    pub(crate) method: AuthMethodName,
+    pub(crate) claims: LoginClaims,
+    pub(crate) bound: Bound,
+    /// When the credential ends.
+    pub(crate) ends: Timestamp,
+}
+
+/// Checks logins; a clone shares what is known of keys.
+#[derive(Clone)]
+pub(crate) struct Logins {
+    inner: Arc<Inner>,
+}
+
+/// The checks of the methods that were asked for, and the index at which each method was as its check has it.
+type Methods = BTreeMap<AuthMethodName, (CatalogIndex, Arc<dyn LoginMethod>)>;
+
+struct Inner {
+    methods: Mutex<Methods>,
+    pace: Pace,
+    started: std::time::Instant,
+}
+
+impl std::fmt::Debug for Logins {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str("Logins")
+    }
+}
+
+impl Default for Logins {
+    fn default() -> Self {
+        let pace = Pace::new(CHECKED_BURST, CHECKED_PER_SECOND);
+        Self { inner: Arc::new(Inner { methods: Mutex::default(), pace, started: std::time::Instant::now() }) }
+    }
+}
+
+impl Logins {
+    /// Checks a credential, and asks the binding rules of `catalog` who that is here.
+    pub(crate) async fn verify(
+        &self,
+        catalog: &Catalog,
+        method: &AuthMethodName,
+        bearer: &Secret,
+        key: Option<&KeyFingerprint>,
+    ) -> Result<Verified, LoginFailed> {
+        let failed = |error| LoginFailed::Credential { method: method.clone(), error };
+        let checker = self.method(catalog, method)?;
+        let jitter = f64::from(u16::from_be_bytes(crypto::random())) / f64::from(u16::MAX);
+        let turn = self.inner.pace.take(self.inner.started.elapsed(), jitter);
+        turn.map_err(|retry_after| LoginFailed::Busy { retry_after })?;
+        let cluster_id = catalog.mesh().map(|mesh| mesh.cluster_id.clone()).unwrap_or_default();
+        let credential = Credential { bearer: bearer.clone() };
+        let context = LoginContext { cluster_id: &cluster_id, key, now: crypto::now() };
+        let identity = checker.verify(&credential, context).await.map_err(failed)?;
+        if key.is_some() && identity.ends.since(context.now) > BEARER_LIFETIME_MAX {
+            let hours = BEARER_LIFETIME_MAX.as_secs() / 3600;
+            return Err(failed(LoginError::rejected(format!(
+                "it counts for longer than {hours} h: have the platform issue one that ends sooner"
+            ))));
+        }
+        let bound = catalog.bind(method, &identity.claims)?;
+        Ok(Verified { method: method.clone(), claims: identity.claims, bound, ends: identity.ends })
+    }
+
+    /// Returns the check of a method; one that was changed forgets what its keys were.
+    fn method(&self, catalog: &Catalog, name: &AuthMethodName) -> Result<Arc<dyn LoginMethod>, LoginFailed> {
+        let Some(method) = catalog.auth_method(name) else {
+            self.methods().remove(name);
+            return Err(Refusal::NotFound { what: "auth method".to_owned(), name: name.to_string() }.into());
+        };
+        let mut methods = self.methods();
+        if let Some((modified, checker)) = methods.get(name)
+            && *modified == method.modified
+        {
+            return Ok(Arc::clone(checker));
+        }
+        let AuthConfig::Jwt(config) = &method.config;
+        let checker = JwtMethod::new(config.as_ref().clone())
+            .map_err(|error| LoginFailed::Credential { method: name.clone(), error })?;
+        let checker: Arc<dyn LoginMethod> = Arc::new(checker);
+        methods.insert(name.clone(), (method.modified, Arc::clone(&checker)));
+        Ok(checker)
+    }
+
+    fn methods(&self) -> MutexGuard<'_, Methods> {
+        self.inner.methods.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Looks whether a method's keys can be used, before it is stored: static keys are read, addresses are not asked.
+pub(crate) fn check_config(config: &AuthConfig) -> Result<(), LoginError> {
+    let AuthConfig::Jwt(jwt) = config;
+    JwtMethod::new(jwt.as_ref().clone()).map(drop)
+}

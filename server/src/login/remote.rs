@@ -1,0 +1,207 @@
+//! Keys that an issuer publishes: kept while they are young, fetched by one for all, and by nobody too often.
+
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use catalog::JwtKeys;
+use serde_json::Value;
+use tokio::sync::Notify;
+use tokio::time::Instant;
+use tracing::{info, warn};
+use wire::login::LoginError;
+
+use super::fetch::Fetcher;
+use super::keys::KeySet;
+use super::reach::Reach;
+
+/// For so long keys count as new: nobody asks again.
+const YOUNG: Duration = Duration::from_secs(600);
+/// For so long the last keys that there were are good enough while the issuer does not answer; then every login is denied.
+const KEPT_MAX: Duration = Duration::from_secs(24 * 3600);
+/// The issuer is asked no more often than this, whatever key ids are sent and however often it fails.
+const PAUSE: Duration = Duration::from_secs(30);
+
+/// Where an issuer publishes its keys.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Place {
+    Set(String),
+    Discovery(String),
+}
+
+/// The published keys of one issuer.
+pub(super) struct RemoteKeys {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    fetcher: Fetcher,
+    place: Place,
+    issuer: String,
+    held: Mutex<Held>,
+    fetched: Notify,
+}
+
+/// What is known; a machine of its own, so that time is a value.
+#[derive(Debug, Default)]
+struct Held {
+    keys: Option<(Arc<KeySet>, Instant)>,
+    asked_at: Option<Instant>,
+    failure: Option<String>,
+    is_fetching: bool,
+}
+
+/// What to do for somebody who needs keys.
+#[derive(Debug)]
+enum Step {
+    Use(Arc<KeySet>),
+    /// They are good enough, and old enough for somebody to look for new ones.
+    UseAndFetch(Arc<KeySet>),
+    Fetch,
+    Wait,
+    Fail(String),
+}
+
+impl fmt::Debug for RemoteKeys {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("RemoteKeys").field("place", &self.shared.place).finish_non_exhaustive()
+    }
+}
+
+impl Held {
+    /// Decides what to do. `newer_than` is when the keys were fetched that did not have the one that is looked for.
+    fn decide(&mut self, now: Instant, newer_than: Option<Instant>) -> Step {
+        let usable = self.keys.as_ref().filter(|(_, at)| now.duration_since(*at) <= KEPT_MAX);
+        let new_enough = usable.filter(|(_, at)| newer_than.is_none_or(|than| *at > than));
+        if let Some((keys, at)) = new_enough {
+            let keys = Arc::clone(keys);
+            let is_due = now.duration_since(*at) > YOUNG && !self.is_fetching && self.may_ask(now);
+            if is_due {
+                self.begin(now);
+                return Step::UseAndFetch(keys);
+            }
+            return Step::Use(keys);
+        }
+        if self.is_fetching {
+            return Step::Wait;
+        }
+        if self.may_ask(now) {
+            self.begin(now);
+            return Step::Fetch;
+        }
+        // Asked a moment ago: what there is must do, even if it lacks the key.
+        match (usable, &self.failure) {
+            (Some((keys, _)), _) => Step::Use(Arc::clone(keys)),
+            (None, Some(failure)) => Step::Fail(failure.clone()),
+            (None, None) => Step::Fail("the issuer's keys are not known".to_owned()),
+        }
+    }
+
+    fn may_ask(&self, now: Instant) -> bool {
+        self.asked_at.is_none_or(|at| now.duration_since(at) >= PAUSE)
+    }
+
+    fn begin(&mut self, now: Instant) {
+        self.is_fetching = true;
+        self.asked_at = Some(now);
+    }
+
+    fn end(&mut self, now: Instant, result: Result<KeySet, String>) {
+        self.is_fetching = false;
+        match result {
+            Ok(keys) => {
+                self.keys = Some((Arc::new(keys), now));
+                self.failure = None;
+            }
+            Err(failure) => self.failure = Some(failure),
+        }
+    }
+}
+
+impl RemoteKeys {
+    /// Returns the keys at `keys`; none where these are not published.
+    pub(super) fn new(keys: &JwtKeys, issuer: &str, reach: Reach) -> Result<Option<Self>, LoginError> {
+        let (place, ca_pem) = match keys {
+            JwtKeys::Url { url, ca_pem } => (Place::Set(url.clone()), ca_pem),
+            JwtKeys::Discovery { url, ca_pem } => (Place::Discovery(url.clone()), ca_pem),
+            JwtKeys::Pem(_) | JwtKeys::Set(_) => return Ok(None),
+        };
+        let fetcher =
+            Fetcher::new(ca_pem.as_deref(), reach).map_err(|error| LoginError::unavailable(wire::one_line(&error)))?;
+        let (held, fetched) = (Mutex::default(), Notify::new());
+        Ok(Some(Self { shared: Arc::new(Shared { fetcher, place, issuer: issuer.to_owned(), held, fetched }) }))
+    }
+
+    /// Returns the keys and when they were fetched; newer ones than `newer_than` if the issuer may be asked.
+    pub(super) async fn get(&self, newer_than: Option<Instant>) -> Result<(Arc<KeySet>, Instant), LoginError> {
+        loop {
+            // Registered before anything is looked at, or an end in between would be slept through.
+            let mut fetched = std::pin::pin!(self.shared.fetched.notified());
+            fetched.as_mut().enable();
+            let step = self.shared.held().decide(Instant::now(), newer_than);
+            match step {
+                Step::Use(keys) => return Ok((keys, self.shared.fetched_at())),
+                Step::UseAndFetch(keys) => {
+                    let at = self.shared.fetched_at();
+                    self.fetch();
+                    return Ok((keys, at));
+                }
+                Step::Fetch => self.fetch(),
+                Step::Wait => {}
+                Step::Fail(reason) => return Err(LoginError::unavailable(reason)),
+            }
+            fetched.await;
+        }
+    }
+
+    /// Fetches in a task of its own: whoever asked may go away, and others wait for the same keys.
+    fn fetch(&self) {
+        let shared = Arc::clone(&self.shared);
+        tokio::spawn(async move {
+            let result = shared.fetch().await;
+            match &result {
+                Ok(_) => info!(issuer = shared.issuer, "keys of an issuer fetched"),
+                Err(error) => warn!(issuer = shared.issuer, error, "cannot fetch the keys of an issuer"),
+            }
+            shared.held().end(Instant::now(), result);
+            shared.fetched.notify_waiters();
+        });
+    }
+}
+
+impl Shared {
+    fn held(&self) -> MutexGuard<'_, Held> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn fetched_at(&self) -> Instant {
+        self.held().keys.as_ref().map_or_else(Instant::now, |(_, at)| *at)
+    }
+
+    async fn fetch(&self) -> Result<KeySet, String> {
+        let text = |error: &dyn std::error::Error| wire::one_line(error);
+        let url = match &self.place {
+            Place::Set(url) => url.clone(),
+            Place::Discovery(url) => self.discover(url).await?,
+        };
+        let body = self.fetcher.get(&url).await.map_err(|error| text(&error))?;
+        KeySet::from_jwks(&body).map_err(|error| format!("`{url}`: {error}"))
+    }
+
+    /// Asks the issuer where its keys are (OpenID Connect Discovery 1.0 §4).
+    async fn discover(&self, url: &str) -> Result<String, String> {
+        let at = format!("{}/.well-known/openid-configuration", url.trim_end_matches('/'));
+        let body = self.fetcher.get(&at).await.map_err(|error| wire::one_line(&error))?;
+        let found: Value = serde_json::from_slice(&body).map_err(|error| format!("`{at}`: {error}"))?;
+        let field = |name: &str| found.get(name).and_then(Value::as_str);
+        // Section 4.3: it must speak of the very issuer that was asked, and we take no other one's word.
+        if field("issuer") != Some(self.issuer.as_str()) {
+            return Err(format!("`{at}` speaks of another issuer than `{}`", self.issuer));
+        }
+        let keys = field("jwks_uri").filter(|keys| keys.starts_with("https://"));
+        keys.map(str::to_owned).ok_or_else(|| format!("`{at}` names no https address of keys"))
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,103 @@
+use serde_json::json;
+
+use super::super::testing::{ISSUER, Issuer, Website, ok};
+use super::*;
+
+fn keys() -> KeySet {
+    KeySet::from_jwks(Issuer::new().jwks("k1").to_string().as_bytes()).unwrap()
+}
+
+#[test]
+fn j4_keys_are_kept_for_a_day_and_then_every_login_is_denied() {
+    let start = Instant::now();
+    let at = |seconds: u64| start + Duration::from_secs(seconds);
+    let mut held = Held::default();
+    assert!(matches!(held.decide(at(0), None), Step::Fetch));
+    assert!(matches!(held.decide(at(1), None), Step::Wait), "one fetches for all");
+    held.end(at(2), Ok(keys()));
+    assert!(matches!(held.decide(at(3), None), Step::Use(_)));
+    assert!(matches!(held.decide(at(602), None), Step::Use(_)), "young");
+    assert!(matches!(held.decide(at(700), None), Step::UseAndFetch(_)), "old: used, and somebody looks for new ones");
+    assert!(matches!(held.decide(at(701), None), Step::Use(_)), "and nobody else does");
+    held.end(at(702), Err("it is down".to_owned()));
+    assert!(matches!(held.decide(at(703), None), Step::Use(_)), "no one asks again so soon");
+    assert!(matches!(held.decide(at(731), None), Step::UseAndFetch(_)));
+    held.end(at(732), Err("it is down".to_owned()));
+    let day = 24 * 3600;
+    assert!(matches!(held.decide(at(day), None), Step::UseAndFetch(_)));
+    held.end(at(day + 1), Err("it is down".to_owned()));
+    assert!(matches!(held.decide(at(day + 10), None), Step::Fail(reason) if reason == "it is down"));
+    assert!(matches!(held.decide(at(day + 60), None), Step::Fetch), "without keys, a login waits for them");
+    held.end(at(day + 61), Ok(keys()));
+    assert!(matches!(held.decide(at(day + 62), None), Step::Use(_)));
+}
+
+#[test]
+fn j4_an_unknown_key_is_looked_for_once_in_a_while() {
+    let start = Instant::now();
+    let at = |seconds: u64| start + Duration::from_secs(seconds);
+    let mut held = Held::default();
+    assert!(matches!(held.decide(at(0), None), Step::Fetch));
+    held.end(at(1), Ok(keys()));
+    assert!(matches!(held.decide(at(5), Some(at(1))), Step::Use(_)), "asked a moment ago: what there is must do");
+    assert!(matches!(held.decide(at(31), Some(at(1))), Step::Fetch));
+    assert!(matches!(held.decide(at(31), Some(at(1))), Step::Wait));
+    assert!(matches!(held.decide(at(31), None), Step::Use(_)), "who needs no new key does not wait");
+    held.end(at(32), Ok(keys()));
+    assert!(matches!(held.decide(at(33), Some(at(1))), Step::Use(_)));
+}
+
+async fn fetched(url: &str, ca_pem: &str) -> Result<(), String> {
+    let place = JwtKeys::Url { url: url.to_owned(), ca_pem: Some(ca_pem.to_owned()) };
+    let remote = RemoteKeys::new(&place, ISSUER, Reach::Loopback).unwrap().unwrap();
+    remote.get(None).await.map(drop).map_err(|error| error.to_string())
+}
+
+#[tokio::test]
+async fn j4_what_is_no_small_plain_key_set_is_refused() {
+    let jwks = Issuer::new().jwks("k1");
+    let site = Website::start(move |path, _| match path {
+        "/good" => ok(&jwks),
+        "/giant" => ok(&json!({"keys": [], "filler": "x".repeat(super::super::fetch::BODY_BYTES_MAX)})),
+        "/empty" => ok(&json!({"keys": []})),
+        "/redirect" => b"HTTP/1.1 302 Found\r\nlocation: https://localhost/good\r\ncontent-length: 0\r\n\r\n".to_vec(),
+        "/packed" => b"HTTP/1.1 200 OK\r\ncontent-encoding: gzip\r\ncontent-length: 2\r\n\r\n{}".to_vec(),
+        "/cut" => b"HTTP/1.1 200 OK\r\ncontent-length: 900\r\n\r\n{\"keys\"".to_vec(),
+        _ => b"nonsense".to_vec(),
+    })
+    .await;
+    let at = |path: &str| format!("{}{path}", site.url);
+    assert_eq!(fetched(&at("/good"), &site.ca_pem).await, Ok(()));
+    for (path, want) in [
+        ("/giant", "more than"),
+        ("/empty", "no key that checks signatures"),
+        ("/redirect", "redirects are not followed"),
+        ("/packed", "compressed"),
+        ("/cut", "cannot be used"),
+        ("/nonsense", "over HTTP"),
+    ] {
+        let error = fetched(&at(path), &site.ca_pem).await.unwrap_err();
+        assert!(error.contains(want), "{path}: {error}");
+    }
+    let stranger = Website::start(|_, _| Vec::new()).await;
+    let error = fetched(&at("/good"), &stranger.ca_pem).await.unwrap_err();
+    assert!(error.contains("cannot reach"), "another CA: {error}");
+}
+
+#[tokio::test]
+async fn discovery_speaks_of_the_issuer_that_was_asked() {
+    for (configuration, want) in [
+        (json!({"issuer": "https://other.example", "jwks_uri": "https://localhost/keys"}), "another issuer"),
+        (json!({"jwks_uri": "https://localhost/keys"}), "another issuer"),
+        (json!({"issuer": ISSUER}), "no https address"),
+        (json!({"issuer": ISSUER, "jwks_uri": "http://localhost/keys"}), "no https address"),
+        (json!({"issuer": ISSUER, "jwks_uri": "file:///etc/passwd"}), "no https address"),
+        (json!({"issuer": ISSUER, "jwks_uri": "https://169.254.169.254/keys"}), "loopback, link-local and metadata"),
+    ] {
+        let site = Website::start(move |_, _| ok(&configuration)).await;
+        let place = JwtKeys::Discovery { url: site.url.clone(), ca_pem: Some(site.ca_pem.clone()) };
+        let remote = RemoteKeys::new(&place, ISSUER, Reach::Loopback).unwrap().unwrap();
+        let error = remote.get(None).await.map(drop).unwrap_err().to_string();
+        assert!(error.contains(want), "{error}");
+    }
+}

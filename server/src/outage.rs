@@ -1,0 +1,219 @@
+//! Standing in for the quorum: agents that their platform vouches for are admitted by one server alone, and the mesh is
+//! asked as soon as there is one again.
+//!
+//! What this server decides meanwhile, the state machine decides later once more, on the same facts: a copy of the catalog
+//! carries the admission out, so that the rules are the same ones.
+
+mod settle;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use catalog::{
+    Actor, Admission, AgentId, AgentRecord, Attestation, Catalog, CatalogIndex, Command, ENVELOPE_VERSION, Envelope,
+    KeyFingerprint, LoginChange, LoginClaims, Outcome, Refusal, RequestId, ServerId, Timestamp,
+};
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+use wire::crypto;
+
+use crate::consensus::{RaftStatus, Role};
+
+pub(crate) use settle::settle;
+
+/// For so long without a leader, one is waited for: elections take less.
+const PATIENCE: Duration = Duration::from_secs(3);
+/// For so long after a leader was heard last, this server's state is recent enough to admit by.
+const STANDING_IN_MAX: Duration = Duration::from_secs(3600);
+/// How long a certificate lives that is signed for an agent without a record: the mesh has not agreed to it.
+pub(crate) const PROVISIONAL_LEAF_TTL: Duration = Duration::from_secs(3600);
+/// How many agents are admitted by one server alone.
+const HELD_MAX: usize = 4096;
+/// How many numbers of such agents are remembered, so that none is given twice.
+const GIVEN_MAX: usize = 65_536;
+
+/// Reports whether this server stands in for the quorum: it heard a leader since it started, not for a while, and not too
+/// long ago.
+pub(crate) fn stands_in(status: &RaftStatus) -> bool {
+    let waits = matches!(status.role, Role::Follower | Role::Candidate) && status.leader.is_none();
+    waits && status.last_contact.is_some_and(|ago| (PATIENCE..STANDING_IN_MAX).contains(&ago))
+}
+
+/// Reports whether a platform vouched for the agent, so that its entitlement can be judged without asking anybody.
+pub(crate) fn is_platform_attested(record: &AgentRecord) -> bool {
+    matches!(record.attestation, Attestation::Login { .. })
+}
+
+/// Is an agent that this server admitted alone.
+#[derive(Debug, Clone)]
+pub(crate) struct Held {
+    /// What the agent is as long as the mesh has not been asked.
+    pub(crate) record: AgentRecord,
+    /// How it logged in.
+    admission: Admission,
+    claims: LoginClaims,
+    admitted_at: Timestamp,
+    source: String,
+}
+
+/// Is a login that this server is to judge alone.
+#[derive(Debug)]
+pub(crate) struct Applicant {
+    pub(crate) admission: Admission,
+    pub(crate) claims: LoginClaims,
+    pub(crate) now: Timestamp,
+    pub(crate) source: String,
+}
+
+/// Holds the agents that were admitted without a quorum, and the sessions that were opened without one.
+#[derive(Debug, Default)]
+pub(crate) struct Outage {
+    state: Mutex<State>,
+    /// Something is held that the mesh must be told of.
+    pending: Notify,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    held: BTreeMap<KeyFingerprint, Held>,
+    given: BTreeSet<CatalogIndex>,
+    /// The state with the held admissions carried out on it, and the index that it was made from.
+    what_if: Option<(CatalogIndex, Catalog)>,
+    sessions: CancellationToken,
+    has_sessions: bool,
+}
+
+impl Outage {
+    /// Admits an agent by what this server knows, or says why not; a repeat by the same key is answered as before.
+    ///
+    /// # Errors
+    /// The [`Refusal`] with which the state machine would answer.
+    pub(crate) fn admit(
+        &self,
+        catalog: &Catalog,
+        server: &ServerId,
+        applicant: Applicant,
+    ) -> Result<AgentRecord, Refusal> {
+        let mut state = self.state();
+        if let Some(held) = state.held.get(&applicant.admission.key)
+            && held.admission.services == applicant.admission.services
+            && held.admission.node == applicant.admission.node
+            && held.admission.method == applicant.admission.method
+        {
+            return Ok(held.record.clone());
+        }
+        if state.held.len() >= HELD_MAX {
+            return Err(Refusal::TooManyBearers);
+        }
+        let mut what_if = state.what_if(catalog);
+        let record = match carry_out(&mut what_if, &applicant.admission, applicant.now)? {
+            Outcome::Enrolled { record } => *record,
+            Outcome::Refused(refusal) => return Err(refusal),
+            _ => return Err(Refusal::LoginRulesChanged { method: applicant.admission.method }),
+        };
+        // Who has a record keeps it: the mesh agreed to it when it could be asked.
+        if catalog.agent_record(&record.id) == Some(&record) {
+            return Ok(record);
+        }
+        let enrolled = state.free_index(catalog, server).ok_or(Refusal::TooManyBearers)?;
+        let record = AgentRecord { id: AgentId::enrolled_at(enrolled), enrolled, modified: enrolled, ..record };
+        state.given.insert(enrolled);
+        state.what_if = Some((catalog.index(), what_if));
+        let Applicant { admission, claims, now: admitted_at, source } = applicant;
+        let held = Held { record: record.clone(), admission, claims, admitted_at, source };
+        state.held.insert(record.key.clone(), held);
+        drop(state);
+        self.pending.notify_one();
+        Ok(record)
+    }
+
+    /// Returns what an agent is that this server admitted alone.
+    pub(crate) fn record(&self, key: &KeyFingerprint) -> Option<AgentRecord> {
+        self.state().held.get(key).map(|held| held.record.clone())
+    }
+
+    /// Returns what ends a session that is opened now, when the mesh can be asked again.
+    pub(crate) fn session(&self) -> CancellationToken {
+        let mut state = self.state();
+        state.has_sessions = true;
+        let token = state.sessions.clone();
+        drop(state);
+        self.pending.notify_one();
+        token
+    }
+
+    /// Returns how many agents are held.
+    pub(crate) fn len(&self) -> usize {
+        self.state().held.len()
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    /// Returns the catalog as it would be if the mesh had agreed to everybody who is held.
+    fn what_if(&mut self, catalog: &Catalog) -> Catalog {
+        if let Some((index, what_if)) = &self.what_if
+            && *index == catalog.index()
+        {
+            return what_if.clone();
+        }
+        let mut what_if = catalog.clone();
+        for held in self.held.values() {
+            // Whoever does not hold any more is told when the mesh is asked.
+            let _ = carry_out(&mut what_if, &held.admission, held.admitted_at);
+        }
+        what_if
+    }
+
+    /// Returns an index for the serials of an agent's certificates, by which they can be revoked: one that lies behind us,
+    /// so that no record will ever be enrolled at it, and that no other agent has. Servers count down in turns, so that
+    /// two which stand in at once do not meet either.
+    fn free_index(&mut self, catalog: &Catalog, server: &ServerId) -> Option<CatalogIndex> {
+        if self.given.len() >= GIVEN_MAX {
+            return None;
+        }
+        let members = catalog.mesh().map(|mesh| &mesh.servers[..]).unwrap_or_default();
+        let turn = members.iter().position(|member| member.id == *server).unwrap_or_default() as u64;
+        let turns = (members.len() as u64).max(1);
+        let signers: BTreeSet<CatalogIndex> = catalog.intermediates().map(|one| one.created).collect();
+        let mut next = catalog.index().0.checked_sub(turn)?;
+        while next > 0 {
+            let index = CatalogIndex(next);
+            let is_taken = self.given.contains(&index)
+                || signers.contains(&index)
+                || catalog.is_revoked(index)
+                || catalog.agent_record(&AgentId::enrolled_at(index)).is_some();
+            if !is_taken {
+                return Some(index);
+            }
+            next = next.checked_sub(turns)?;
+        }
+        None
+    }
+}
+
+/// Carries an admission out on a copy of the catalog.
+fn carry_out(catalog: &mut Catalog, admission: &Admission, now: Timestamp) -> Result<Outcome, Refusal> {
+    let command = Command::Login { change: LoginChange::Admit { admission: Box::new(admission.clone()) } };
+    command.validate()?;
+    let envelope = Envelope {
+        version: ENVELOPE_VERSION,
+        request_id: fresh_request_id(),
+        actor: Actor::Login(admission.method.clone()),
+        source_address: None,
+        proposed_at: now,
+        command,
+    };
+    let index = CatalogIndex(catalog.index().0 + 1);
+    Ok(catalog.apply(index, &envelope, crypto::sha256).outcome)
+}
+
+fn fresh_request_id() -> RequestId {
+    crypto::uuid_v4().parse().expect("a UUID is a request id: 36 letters, digits and hyphens")
+}

@@ -1,0 +1,157 @@
+//! `weft acl auth-method`: whose word about an identity counts.
+
+use std::{path::PathBuf, time::Duration};
+
+use anyhow::Context;
+use catalog::AuthMethodName;
+use clap::{Args, Subcommand};
+use serde_json::{Value, json};
+use wire::{
+    consul::AuthMethodEntry,
+    decode::{Format, parse_duration},
+};
+
+use super::{
+    ApiOptions,
+    api::Api,
+    error::hinted,
+    output::{self, Output, pairs, table},
+};
+
+/// Say whose word about an identity counts.
+///
+/// A method of type jwt takes JSON Web Tokens of one issuer. Its configuration is a file with Consul's fields, as JSON or HCL:
+///
+///   BoundIssuer    = "https://kubernetes.default.svc"
+///   BoundAudiences = ["weft"]
+///   JWKSURL        = "https://10.0.0.1/openid/v1/jwks"   # or OIDCDiscoveryURL, JWKS, JWTValidationPubKeys
+///   ClaimMappings  = { "sub" = "name", "/kubernetes.io/namespace" = "namespace" }
+///
+/// What an identity is here, binding rules say: `weft acl binding-rule`.
+#[derive(Debug, Subcommand)]
+#[command(verbatim_doc_comment)]
+pub(super) enum AuthMethod {
+    /// Make a method
+    Create(Write),
+    /// Change a method; what is not given again is what it is for a new one
+    Update(Write),
+    /// Show a method
+    Read(Read),
+    /// Remove a method, its rules and the tokens that its logins made
+    Delete(Delete),
+    /// List all methods
+    List(List),
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Write {
+    /// The method's name
+    name: AuthMethodName,
+    /// The method's type
+    #[arg(long = "type", default_value = "jwt", value_name = "TYPE")]
+    kind: String,
+    /// The file with the type's configuration, JSON or HCL
+    #[arg(long, value_name = "FILE")]
+    config: PathBuf,
+    /// What to note about it
+    #[arg(long, default_value = "", value_name = "TEXT")]
+    description: String,
+    /// Its name for people
+    #[arg(long, default_value = "", value_name = "TEXT")]
+    display_name: String,
+    /// How long the tokens live that its logins make, at most 24h
+    #[arg(long, default_value = "1h", value_name = "DURATION", value_parser = parse_duration)]
+    max_token_ttl: Duration,
+    #[command(flatten)]
+    output: Output,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Read {
+    /// Which
+    name: AuthMethodName,
+    #[command(flatten)]
+    output: Output,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Delete {
+    /// Which
+    name: AuthMethodName,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct List {
+    #[command(flatten)]
+    output: Output,
+}
+
+pub(super) async fn run(verb: AuthMethod, options: &ApiOptions, api: &Api) -> anyhow::Result<()> {
+    match verb {
+        AuthMethod::Create(write) => put(&write, "/v1/acl/auth-method", options, api).await,
+        AuthMethod::Update(write) => put(&write, &format!("/v1/acl/auth-method/{}", write.name), options, api).await,
+        AuthMethod::Read(read) => {
+            let method: AuthMethodEntry = api.get(&format!("/v1/acl/auth-method/{}", read.name), &[]).await?;
+            read.output.print(&method, text)
+        }
+        AuthMethod::Delete(delete) => {
+            api.delete(&format!("/v1/acl/auth-method/{}", delete.name), &[]).await?;
+            output::line(&format!("Deleted: {}", delete.name))
+        }
+        AuthMethod::List(list) => {
+            let methods: Vec<AuthMethodEntry> = api.get("/v1/acl/auth-methods", &[]).await?;
+            list.output.print(&methods, |methods| {
+                let rows = methods.iter().map(|method| {
+                    let name = method.name.as_ref().map(ToString::to_string).unwrap_or_default();
+                    vec![name, method.kind.clone(), method.config.bound_issuer.clone(), method.description.clone()]
+                });
+                table(&["Name", "Type", "Issuer", "Description"], rows.collect(), "no auth methods")
+            })
+        }
+    }
+}
+
+async fn put(write: &Write, path: &str, options: &ApiOptions, api: &Api) -> anyhow::Result<()> {
+    let shown = write.config.display();
+    let bytes = std::fs::read(&write.config).with_context(|| format!("reading `{shown}`"))?;
+    let format = Format::of(&write.config)
+        .ok_or_else(|| hinted(format!("`{shown}` has another ending than .json and .hcl"), "name it by its form"))?;
+    let config: Value = format.read(&bytes).with_context(|| format!("reading `{shown}`"))?;
+    let body = json!({
+        "Name": write.name,
+        "Type": write.kind,
+        "Description": write.description,
+        "DisplayName": write.display_name,
+        "MaxTokenTTL": format!("{}s", write.max_token_ttl.as_secs()),
+        "Namespace": options.namespace,
+        "Config": config,
+    });
+    let method: AuthMethodEntry = api.put(path, &[], &body).await?;
+    write.output.print(&method, text)
+}
+
+fn text(method: &AuthMethodEntry) -> String {
+    let config = &method.config;
+    let keys = match (&config.jwks_url, &config.oidc_discovery_url) {
+        (url, _) if !url.is_empty() => url.clone(),
+        (_, url) if !url.is_empty() => format!("as {url} says"),
+        _ if !config.jwks.is_empty() => "a key set".to_owned(),
+        _ => format!("{} public keys", config.jwt_validation_pub_keys.len()),
+    };
+    let mapped = |prefix: &str, claims: &std::collections::BTreeMap<String, String>| -> Vec<String> {
+        claims.iter().map(|(claim, variable)| format!("{claim} => {prefix}.{variable}")).collect()
+    };
+    let claims = [mapped("value", &config.claim_mappings), mapped("list", &config.list_claim_mappings)].concat();
+    pairs(&[
+        ("Name:", method.name.as_ref().map(ToString::to_string).unwrap_or_default()),
+        ("Type:", method.kind.clone()),
+        ("Description:", method.description.clone()),
+        ("Namespace:", method.namespace.to_string()),
+        ("Token TTL:", method.max_token_ttl.clone()),
+        ("Issuer:", config.bound_issuer.clone()),
+        ("Audiences:", config.bound_audiences.join(", ")),
+        ("Algorithms:", config.jwt_supported_algs.join(", ")),
+        ("Keys:", keys),
+        ("Claims:", claims.join(", ")),
+    ])
+}
