@@ -14,6 +14,7 @@ mod faults;
 mod guardrails;
 mod harness;
 mod log_sink;
+mod logins;
 mod membership;
 mod one_mesh_on_machines;
 mod operations;

@@ -260,30 +260,38 @@ impl Mesh {
     /// Makes a join token, starts an agent with it and waits until it is ready; returns its position.
     #[track_caller]
     pub(crate) fn join(&mut self, node: &str, services: &[Service<'_>]) -> usize {
-        let home = self.directory.path().join(node);
-        std::fs::create_dir_all(home.join("conf")).unwrap();
-        for service in services {
-            std::fs::write(home.join("conf").join(format!("{}.hcl", service.name)), definition(service)).unwrap();
-        }
         let mut create = vec!["join-token", "create", "--output", "json"];
         for service in services {
             create.extend(["--service", service.name]);
         }
         let answer: serde_json::Value = serde_json::from_str(&self.done(&create)).unwrap();
-        write_secret(&home.join("join-token"), answer["Token"].as_str().unwrap());
+        let token_file = self.directory.path().join(format!("{node}.join-token"));
+        write_secret(&token_file, answer["Token"].as_str().unwrap());
+        let at = self.start_agent(node, services, &["--join-token-file", &token_file.display().to_string()]);
+        self.agents[at].wait_until_ready(SETTLE);
+        at
+    }
+
+    /// Starts an agent that shows what `proof` says to be let in, and returns its position at once.
+    pub(crate) fn start_agent(&mut self, node: &str, services: &[Service<'_>], proof: &[&str]) -> usize {
+        let home = self.directory.path().join(node);
+        std::fs::create_dir_all(home.join("conf")).unwrap();
+        for service in services {
+            std::fs::write(home.join("conf").join(format!("{}.hcl", service.name)), definition(service)).unwrap();
+        }
         let [http, admin, mesh] = [free_port(), free_port(), free_port()];
         let mut arguments = vec!["agent".to_owned(), "--node".to_owned(), node.to_owned()];
         for (flag, value) in [
             ("--bind", "127.0.0.1"),
             ("--config", &home.join("conf").display().to_string()),
             ("--data-dir", &home.join("data").display().to_string()),
-            ("--join-token-file", &home.join("join-token").display().to_string()),
             ("--http-port", &http.to_string()),
             ("--admin-port", &admin.to_string()),
             ("--mesh-port", &mesh.to_string()),
         ] {
             arguments.extend([flag.to_owned(), value.to_owned()]);
         }
+        arguments.extend(proof.iter().map(|argument| (*argument).to_owned()));
         for server in &self.servers {
             arguments.extend(["--server".to_owned(), server.agent.to_string()]);
         }
@@ -292,7 +300,6 @@ impl Mesh {
         let data = home.join("data");
         let mut agent = Agent { node: node.to_owned(), http, admin, mesh, data, arguments, directory, process: None };
         agent.start();
-        agent.wait_until_ready(SETTLE);
         self.agents.push(agent);
         self.agents.len() - 1
     }
