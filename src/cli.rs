@@ -132,7 +132,7 @@ enum Verb {
     Operator(operator::Operator),
     /// Let the asked server or agent leave
     Leave(leave::Leave),
-    /// Look at the certificate authority
+    /// Look at the certificate authority, and rotate it
     #[command(subcommand)]
     Ca(ca::Ca),
     /// Check files without running anything

@@ -166,6 +166,8 @@ struct Core {
     events: mpsc::Sender<Event>,
     sync: Sync,
     leaves: Leaves,
+    /// How many roots were distrusted on purpose, as of what is in force.
+    distrusted_roots: usize,
     local: Local,
     checks: Checks,
     jitter: Jitter,
@@ -213,6 +215,7 @@ pub(crate) fn start(setup: Setup) -> (Handle, JoinHandle<()>) {
         events: events.clone(),
         sync,
         leaves: Leaves::new(setup.leaves, Jitter::new(jitter.next())),
+        distrusted_roots: 0,
         local: setup.local,
         checks: Checks::new(results, Jitter::new(jitter.next())),
         jitter,

@@ -21,6 +21,11 @@ use crate::state::Identity;
 const BACKOFF_BASE: Duration = Duration::from_secs(1);
 /// No wait before a repeat is drawn from more.
 const BACKOFF_MAX: Duration = Duration::from_secs(60);
+/// After a change of what signs, leaves are renewed within this time, or a quarter of their lives where that is shorter:
+/// all agents hear of it together, and should not all ask together.
+const REISSUE_SPREAD: Duration = Duration::from_secs(10 * 60);
+/// The same where a root was distrusted, and whoever keeps a leaf under it is cut.
+const URGENT_SPREAD: Duration = Duration::from_secs(2);
 /// A server cannot put renewals off for longer.
 const RETRY_AFTER_MAX: Duration = Duration::from_secs(300);
 
@@ -39,6 +44,8 @@ pub(crate) struct HeldLeaf {
     stored: StoredLeaf,
     /// One value for as long as the leaf is held, so that whoever sees another knows that it was renewed.
     tls: Arc<TlsIdentity>,
+    /// The id of the intermediate that signed it: the SHA-256 of what follows it in the chain.
+    signer: String,
 }
 
 /// Why a leaf cannot be used.
@@ -87,7 +94,8 @@ impl HeldLeaf {
         if tls.id() != wanted {
             return Err(LeafError::Other { found: tls.id().clone(), wanted: wanted.clone() });
         }
-        Ok(Self { stored, tls: Arc::new(tls) })
+        let signer = tls.certified_key().cert.get(1).map(|signer| wire::crypto::sha256_hex(signer));
+        Ok(Self { stored, tls: Arc::new(tls), signer: signer.unwrap_or_default() })
     }
 
     pub(crate) fn stored(&self) -> &StoredLeaf {
@@ -127,12 +135,14 @@ pub(crate) struct Leaves {
     plans: BTreeMap<Subject, Plan>,
     held: BTreeMap<Subject, HeldLeaf>,
     under_way: Option<Subject>,
+    /// The intermediate that signs leaves now, as far as servers have said it.
+    signer: Option<String>,
     jitter: Jitter,
 }
 
 impl Leaves {
     pub(crate) fn new(held: BTreeMap<Subject, HeldLeaf>, jitter: Jitter) -> Self {
-        Self { plans: BTreeMap::new(), held, under_way: None, jitter }
+        Self { plans: BTreeMap::new(), held, under_way: None, signer: None, jitter }
     }
 
     pub(crate) fn held(&self) -> &BTreeMap<Subject, HeldLeaf> {
@@ -152,6 +162,35 @@ impl Leaves {
             }
         }
         self.held.len() != before
+    }
+
+    /// Takes the intermediate that signs leaves now: a leaf that another one signed is renewed early, at a time of its own,
+    /// and soon where the root that vouches for it may be trusted no longer.
+    pub(crate) fn follow(&mut self, signer: &str, wall: Timestamp, is_urgent: bool) {
+        if self.signer.as_deref() == Some(signer) && !is_urgent {
+            return;
+        }
+        self.signer = Some(signer.to_owned());
+        let subjects: Vec<Subject> = self.held.keys().cloned().collect();
+        for subject in subjects {
+            self.renew_early(&subject, wall, is_urgent);
+        }
+    }
+
+    /// Reports whether every leaf that is held was signed by the intermediate that signs now.
+    pub(crate) fn are_renewed(&self) -> bool {
+        let signer = self.signer.as_deref();
+        signer.is_none_or(|signer| self.held.values().all(|leaf| leaf.signer == signer))
+    }
+
+    fn renew_early(&mut self, subject: &Subject, wall: Timestamp, is_urgent: bool) {
+        let (Some(leaf), Some(plan)) = (self.held.get(subject), self.plans.get_mut(subject)) else { return };
+        if self.signer.as_deref().is_none_or(|signer| signer == leaf.signer) {
+            return;
+        }
+        let life = leaf.not_after().since(leaf.stored.obtained);
+        let spread = if is_urgent { URGENT_SPREAD } else { REISSUE_SPREAD.min(life / 4) };
+        plan.renew_at = plan.renew_at.min(wall.saturating_add(self.jitter.up_to(spread)));
     }
 
     /// Returns a subject whose leaf is to be asked for now, and marks it as asked for; one at a time.
@@ -184,6 +223,8 @@ impl Leaves {
         if let Some(plan) = self.plans.get_mut(subject) {
             *plan = Plan { renew_at: leaf.renew_at(&mut self.jitter), not_before: Duration::ZERO, failures: 0 };
             self.held.insert(subject.clone(), leaf);
+            // A server that is behind may have signed with the intermediate of before.
+            self.renew_early(subject, wire::crypto::now(), false);
         }
     }
 

@@ -7,6 +7,7 @@ mod accept;
 mod copy;
 mod current;
 mod decide;
+mod distrust;
 mod forbidden;
 mod handshake;
 mod inbound;
@@ -39,6 +40,7 @@ use self::outbound::upstreams::{self, UpstreamsStatus};
 use self::room::Room;
 use crate::metrics::Direction;
 
+pub use self::distrust::Distrust;
 pub use self::limits::Limits;
 pub use self::open_streams::OpenConnection;
 pub use self::outbound::upstreams::UpstreamStatus;
@@ -212,6 +214,7 @@ impl Proxy {
             not_after: Timestamp(u64::MAX),
             key: KeyFingerprint(String::new()),
             expired: false,
+            chain: Arc::default(),
         };
         Some(match decide::still_allows(snapshot, &peer, destination, self.room.now()) {
             Ok(admission) => Admitted { is_allowed: true, reason: admission.reason.to_string() },

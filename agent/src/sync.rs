@@ -19,7 +19,7 @@ mod writes;
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use catalog::{Incarnation, Outcome, RequestId, ServerId, Topic};
+use catalog::{Incarnation, Outcome, RequestId, RootsAck, ServerId, Topic};
 use wire::agent_protocol::{ClientFrame, ServerFrame, WriteRequest};
 
 use crate::jitter::Jitter;
@@ -74,6 +74,11 @@ pub enum Input {
     Desired(Box<Desired>),
     /// The agent has another record: nothing that it registered is its own any more.
     Readmitted,
+    /// What was published last is what the proxy decides by now.
+    Enforced {
+        /// Whether every leaf that the agent holds was signed by the intermediate that signs now.
+        renewed: bool,
+    },
     /// What a connection may have failed for has changed: the next one is not waited for.
     Retry,
     /// The agent is about to stop: the node is to leave the catalog.
@@ -209,6 +214,9 @@ pub struct Sync {
     link: Link,
     attempts: u64,
     forgive_at: Option<Duration>,
+    /// What is in force, and what of it the present connection was told.
+    enforced: Option<RootsAck>,
+    acknowledged: Option<RootsAck>,
     leaving: bool,
 }
 
@@ -224,6 +232,8 @@ impl Sync {
             link: Link::Down { retry_at: Duration::ZERO },
             attempts: 0,
             forgive_at: None,
+            enforced: None,
+            acknowledged: None,
             leaving: false,
             jitter,
         }
@@ -269,6 +279,11 @@ impl Sync {
             Input::Needs(topics) => self.need(&topics, out),
             Input::Readmitted => self.registrations = Registrations::new(None),
             Input::Desired(desired) => self.registrations.desire(*desired),
+            Input::Enforced { renewed } => {
+                let held = self.topics.index_of(&Topic::Roots);
+                self.enforced = held.map(|roots| RootsAck { roots, renewed });
+                self.acknowledge(out);
+            }
             Input::Retry => {
                 if let Link::Down { retry_at } = &mut self.link {
                     *retry_at = (*retry_at).min(now);
@@ -332,6 +347,18 @@ impl Sync {
         out(Output::Send { attempt, frame: ClientFrame::Hello {} });
         for (topic, from) in self.topics.subscriptions() {
             out(Output::Send { attempt, frame: ClientFrame::Subscribe { topic, from } });
+        }
+        self.acknowledged = None;
+        self.acknowledge(out);
+    }
+
+    /// Tells the server which roots are in force, if it does not know: a rotation of the CA waits for it.
+    fn acknowledge(&mut self, out: &mut dyn FnMut(Output)) {
+        let Link::Up { attempt, .. } = &self.link else { return };
+        if let Some(ack) = self.enforced.filter(|ack| self.acknowledged != Some(*ack)) {
+            self.acknowledged = Some(ack);
+            let frame = ClientFrame::Acknowledge { roots: ack.roots, renewed: ack.renewed };
+            out(Output::Send { attempt: *attempt, frame });
         }
     }
 

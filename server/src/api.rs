@@ -29,6 +29,7 @@ mod operator;
 mod query;
 mod reads;
 mod register;
+mod rekey;
 mod relaxations;
 mod route;
 mod services;
@@ -43,7 +44,7 @@ mod writes;
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use ::catalog::ServerId;
 use axum::Router;
@@ -83,6 +84,7 @@ struct Inner {
     metrics: Metrics,
     challenges: challenge::Challenges,
     logins: Logins,
+    leaf_ttl: Duration,
 }
 
 impl ApiState {
@@ -104,8 +106,21 @@ impl ApiState {
                 metrics,
                 challenges,
                 logins: Logins::default(),
+                leaf_ttl: Config::LEAF_TTL,
             }),
         }
+    }
+
+    /// Says how long this server lets leaves live where the catalog does not; to be called before anybody else has a copy.
+    pub(crate) fn with_leaf_ttl(mut self, leaf_ttl: Duration) -> Self {
+        if let Some(inner) = Arc::get_mut(&mut self.inner) {
+            inner.leaf_ttl = leaf_ttl;
+        }
+        self
+    }
+
+    fn leaf_ttl(&self) -> Duration {
+        self.inner.leaf_ttl
     }
 
     fn consensus(&self) -> &Consensus {
@@ -253,6 +268,7 @@ fn table() -> Vec<Route> {
         services::routes(),
         snapshot::routes(),
         register::routes(),
+        rekey::routes(),
         health::routes(),
         discovery_chain::routes(),
         intentions::routes(),

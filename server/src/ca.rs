@@ -1,12 +1,11 @@
 //! The certificate authority: how it signs leaves from agent records and nothing else; how it is founded and rotated.
 
 pub(crate) mod acks;
+mod ages;
 mod api;
 mod duty;
-#[allow(dead_code, reason = "the routes that ask for rotations come next")]
 mod found;
 mod pace;
-#[allow(dead_code, reason = "the routes that ask for rotations come next")]
 mod rekey;
 mod steward;
 #[cfg(test)]
@@ -22,13 +21,15 @@ use wire::cluster_key::{ClusterKeys, SealError};
 use wire::pki::{Csr, CsrError, LeafKey, LeafRequest, LoadError, LocalSigner, Serial, SignedLeaf, Signer, parse_csr};
 use wire::tls::{ApiCertificateError, TlsIdentity, TlsIdentityError};
 
-#[allow(unused_imports, reason = "the routes that ask for rotations come next")]
-pub(crate) use duty::{agents_waited_for, patience_of_retirement};
-#[allow(unused_imports, reason = "the routes that ask for rotations come next")]
-pub(crate) use found::{AuthorityError, SealedPart, new_authority, operators, renewed_intermediate, rotation};
+pub(crate) use ages::{Age, Lifetime};
+pub(crate) use duty::{agents_waited_for, deadline, patience_of_retirement};
+#[cfg(test)]
+pub(crate) use found::renewed_intermediate;
+pub(crate) use found::{
+    AuthorityError, INTERMEDIATE_TTL, ROOT_TTL, SealedPart, can_be_opened, new_authority, operators, rotation,
+};
 pub(crate) use pace::Pace;
-#[allow(unused_imports, reason = "the routes that ask for rotations come next")]
-pub(crate) use rekey::{Sealing, resealed, sealing};
+pub(crate) use rekey::{resealed, sealing};
 pub(crate) use steward::{Stewardship, run as steward};
 
 /// Why a leaf was not signed.

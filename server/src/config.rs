@@ -74,6 +74,9 @@ pub struct CertificateFiles {
 }
 
 impl Config {
+    /// How long leaves live where nothing else is said.
+    pub const LEAF_TTL: Duration = Duration::from_secs(24 * 60 * 60);
+
     /// Returns what `weft server` starts with where nothing else is said: loopback, free ports, in memory, alone.
     #[must_use]
     pub fn new(node: ServerId, cluster_keys: ClusterKeys) -> Self {
@@ -92,7 +95,7 @@ impl Config {
             datacenter: "dc1".to_owned(),
             trust_domain: None,
             path_template: PathTemplate::default(),
-            leaf_ttl: Duration::from_secs(24 * 60 * 60),
+            leaf_ttl: Self::LEAF_TTL,
             snapshot_entries: Limits::default().snapshot_entries,
             timing: RaftTiming::default(),
         }

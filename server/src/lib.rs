@@ -116,7 +116,8 @@ pub async fn start(config: Config) -> Result<Server, StartError> {
         config.node.clone(),
         config.cluster_keys.clone(),
         metrics.clone(),
-    );
+    )
+    .with_leaf_ttl(config.leaf_ttl);
     let port = agent_port::Settings {
         server: config.node.clone(),
         advertised: agent_address,

@@ -1,10 +1,10 @@
 //! What a server counts, declared in one place.
 
+use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
-use catalog::Timestamp;
 use http::StatusCode;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::text::encode;
@@ -14,6 +14,9 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
+use wire::crypto;
+
+use crate::ca::Lifetime;
 
 /// Names why something was refused, from a closed set (`PeerRejected::label()` and the like).
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
@@ -95,6 +98,9 @@ struct Inner {
     leaf_certificates_signed: Counter,
     ca_certificate_expiry: Family<CertificateLabel, Gauge>,
     server_certificate_expiry: Gauge,
+    /// Not a metric itself: what the ages are reckoned from.
+    lifetimes: Mutex<BTreeMap<&'static str, Lifetime>>,
+    certificate_state: Family<CertificateLabel, Gauge>,
     api_certificate_expiry: Gauge,
 }
 
@@ -147,6 +153,8 @@ impl Metrics {
             leaf_certificates_signed: Counter::default(),
             ca_certificate_expiry: Family::default(),
             server_certificate_expiry: Gauge::default(),
+            lifetimes: Mutex::default(),
+            certificate_state: Family::default(),
             api_certificate_expiry: Gauge::default(),
         };
         inner.register_raft();
@@ -245,8 +253,9 @@ impl Metrics {
     }
 
     /// Records when a certificate ends.
-    pub(crate) fn certificate_expires(&self, certificate: Certificate, not_after: Timestamp) {
-        let seconds = saturating(not_after.0 / 1000);
+    pub(crate) fn certificate_expires(&self, certificate: Certificate, lifetime: Lifetime) {
+        let seconds = saturating(lifetime.end.0 / 1000);
+        self.inner.lifetimes.lock().unwrap_or_else(PoisonError::into_inner).insert(certificate.name(), lifetime);
         match certificate {
             Certificate::Root | Certificate::Intermediate => {
                 let label = CertificateLabel { certificate: certificate.name() };
@@ -261,11 +270,21 @@ impl Metrics {
         }
     }
 
+    /// Returns the lifetimes of the certificates that are in use, by the word for each.
+    pub(crate) fn lifetimes(&self) -> BTreeMap<&'static str, Lifetime> {
+        self.inner.lifetimes.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     /// Returns all metrics in the OpenMetrics text format.
     pub(crate) fn text(&self) -> String {
         let lost = wire::lost_lines::total();
         let told = self.inner.log_lines_told.fetch_max(lost, Ordering::Relaxed);
         self.inner.log_lines_dropped.inc_by(lost.saturating_sub(told));
+        let now = crypto::now();
+        for (certificate, lifetime) in self.lifetimes() {
+            let state = self.inner.certificate_state.get_or_create(&CertificateLabel { certificate });
+            state.set(lifetime.age(now).rank());
+        }
         let mut text = String::new();
         encode(&mut text, &self.inner.registry).expect("writing to a string cannot fail");
         text
@@ -359,6 +378,11 @@ impl Inner {
             self.leaves_signed_without_quorum.clone(),
         );
         registry.register(
+            "certificate_state",
+            "How old each certificate in use is: 0 passing, 1 with less than a third of its life left, 2 with less than 15 %",
+            self.certificate_state.clone(),
+        );
+        registry.register(
             "ca_certificate_expiry_timestamp_seconds",
             "When the mesh's root and intermediate end, in Unix time",
             self.ca_certificate_expiry.clone(),
@@ -402,6 +426,8 @@ fn saturating(value: u64) -> i64 {
 
 #[cfg(test)]
 mod tests {
+    use catalog::Timestamp;
+
     use super::*;
 
     #[test]
@@ -412,7 +438,7 @@ mod tests {
         metrics.login("granted");
         metrics.api_connection_refused("tls_handshake");
         metrics.api_request(StatusCode::NOT_FOUND);
-        metrics.certificate_expires(Certificate::Root, Timestamp(7_999));
+        metrics.certificate_expires(Certificate::Root, Lifetime { begin: Timestamp(0), end: Timestamp(7_999) });
         let text = metrics.text();
         let names: Vec<&str> = text.lines().filter_map(|line| line.strip_prefix("# TYPE ")).collect();
         let want = [
@@ -436,6 +462,7 @@ mod tests {
             "weft_agents_provisional gauge",
             "weft_leaf_certificates_signed counter",
             "weft_leaf_certificates_signed_without_quorum counter",
+            "weft_certificate_state gauge",
             "weft_ca_certificate_expiry_timestamp_seconds gauge",
             "weft_server_certificate_expiry_timestamp_seconds gauge",
             "weft_api_certificate_expiry_timestamp_seconds gauge",

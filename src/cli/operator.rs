@@ -3,6 +3,7 @@
 mod autopilot;
 mod raft;
 mod recover;
+mod rekey;
 
 use std::process::ExitCode;
 
@@ -21,6 +22,8 @@ pub(super) enum Operator {
     Autopilot(autopilot::Autopilot),
     /// Rebuild the cluster from one stopped server whose peers are lost for good
     RecoverQuorum(recover::RecoverQuorum),
+    /// Seal the mesh's secrets anew, with the first configured cluster key
+    Rekey(rekey::Rekey),
 }
 
 pub(super) async fn run(verb: Operator, options: &ApiOptions) -> anyhow::Result<ExitCode> {
@@ -28,5 +31,6 @@ pub(super) async fn run(verb: Operator, options: &ApiOptions) -> anyhow::Result<
         Operator::Raft(verb) => raft::run(verb, options).await,
         Operator::Autopilot(verb) => autopilot::run(verb, options).await,
         Operator::RecoverQuorum(recover) => recover::run(&recover),
+        Operator::Rekey(rekey) => rekey::run(&rekey, options).await,
     }
 }

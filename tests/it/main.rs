@@ -7,6 +7,7 @@
 
 mod alerts;
 mod backup;
+mod ca_rotation;
 mod catch_up;
 mod cli;
 mod demo;

@@ -1,5 +1,7 @@
 //! Requests and answers of the API paths that weft adds to Consul's.
 
+mod ca;
+
 use std::time::Duration;
 
 use catalog::{
@@ -19,6 +21,10 @@ mod audit;
 mod relaxation;
 
 pub use audit::{AUDIT_BASE_HEADER, AUDIT_HEAD_HEADER, AuditRecord};
+pub use ca::{
+    CaConfigurationLives, CaConfigurationRequest, CaConfigurationView, CaIntermediateRequest, CaReplacedRoot,
+    CaRotateRequest, CaRotationStatus, CaRotationView, CertificateAge, RekeyView,
+};
 pub use relaxation::{RelaxRequest, RelaxationView};
 
 /// How long a join token is good for where nobody says otherwise.

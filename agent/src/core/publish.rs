@@ -16,7 +16,7 @@ use wire::tls::{TlsIdentity, TrustAnchors};
 use super::saving::Kept;
 use super::{Core, Reach};
 use crate::local::Definition;
-use crate::proxy::{LocalInstance, Proxy, Revocations, Snapshot, UpstreamListener};
+use crate::proxy::{Distrust, LocalInstance, Proxy, Revocations, Snapshot, UpstreamListener};
 use crate::state::Identity;
 use crate::sync::connection::Connection;
 use crate::sync::{Input, TopicState, View};
@@ -98,6 +98,10 @@ pub(super) struct Publisher {
     status: watch::Sender<Arc<Status>>,
     server: watch::Sender<Reach>,
     anchors: Option<(Arc<TopicState>, Arc<TrustAnchors>)>,
+    /// Every root that was trusted since the start and is not distrusted: one that was merely retired closes nothing that
+    /// was opened under it.
+    known_roots: BTreeMap<String, String>,
+    distrust: Option<(BTreeMap<String, String>, Arc<Distrust>)>,
 }
 
 type Observers = (watch::Receiver<Arc<Status>>, watch::Receiver<Reach>);
@@ -106,7 +110,7 @@ impl Publisher {
     pub(super) fn new(proxy: Arc<Proxy>, first: Status) -> (Self, Observers) {
         let (status, seen) = watch::channel(Arc::new(first));
         let (server, reached) = watch::channel(Reach::Away(Instant::now()));
-        let publisher = Self { proxy, status, server, anchors: None };
+        let publisher = Self { proxy, status, server, anchors: None, known_roots: BTreeMap::new(), distrust: None };
         (publisher, (seen, reached))
     }
 
@@ -146,6 +150,33 @@ impl Publisher {
     }
 }
 
+impl Publisher {
+    /// Returns what judges peers since a root was distrusted on purpose; none while no root was.
+    fn distrust(&mut self, trust_domain: &TrustDomain, view: &View) -> Option<Arc<Distrust>> {
+        for (id, item) in view.get(&Topic::Roots).into_iter().flat_map(|state| &state.items) {
+            if let Item::Root { certificate_pem, .. } = item {
+                self.known_roots.insert(id.clone(), certificate_pem.clone());
+            }
+        }
+        let distrusted = distrusted(view.get(&Topic::Revocations)?);
+        if distrusted.is_empty() {
+            return None;
+        }
+        self.known_roots.retain(|id, _| !distrusted.contains(id));
+        if let Some((made_of, distrust)) = &self.distrust
+            && *made_of == self.known_roots
+        {
+            return Some(Arc::clone(distrust));
+        }
+        let roots = self.known_roots.values().cloned().collect();
+        // They were all looked at before; were one unreadable after all, nobody would be vouched for, which is safe.
+        let anchors = TrustAnchors::of_domain(trust_domain, roots).unwrap_or_default();
+        let distrust = Arc::new(Distrust::new(anchors));
+        self.distrust = Some((self.known_roots.clone(), Arc::clone(&distrust)));
+        Some(distrust)
+    }
+}
+
 impl Core {
     /// Publishes what the core knows now.
     pub(super) fn publish(&mut self) {
@@ -154,6 +185,8 @@ impl Core {
             && let Some(snapshot) = self.snapshot()
         {
             self.publisher.proxy.publish(Arc::new(snapshot));
+            self.follow_signer();
+            self.step(Input::Enforced { renewed: self.leaves.are_renewed() });
         }
         self.changed = false;
         let desired = self.desired();
@@ -161,6 +194,20 @@ impl Core {
         let status = self.status();
         self.metrics.leaves(self.leaves.held().iter().map(|(subject, leaf)| (subject, leaf.not_after())));
         self.publisher.status.send_replace(Arc::new(status));
+    }
+
+    /// Has leaves renewed that were signed by another intermediate than the one that signs now.
+    fn follow_signer(&mut self) {
+        let view = self.sync.view();
+        let items = view.get(&Topic::Roots).into_iter().flat_map(|state| state.items.values());
+        let mut signers = items.filter_map(|item| match item {
+            Item::Root { signer, .. } => signer.clone(),
+            _ => None,
+        });
+        let Some(signer) = signers.next() else { return };
+        let distrusted = view.get(&Topic::Revocations).map(|state| distrusted(state).len()).unwrap_or_default();
+        let is_urgent = distrusted > std::mem::replace(&mut self.distrusted_roots, distrusted);
+        self.leaves.follow(&signer, wire::crypto::now(), is_urgent);
     }
 
     /// Returns what the proxy is to decide by.
@@ -172,6 +219,7 @@ impl Core {
         let mesh = mesh_of(&view)?;
         let revocations = view.get(&Topic::Revocations)?;
         let anchors = self.publisher.anchors(&mesh.trust_domain, &view)?;
+        let distrust = self.publisher.distrust(&mesh.trust_domain, &view);
         let identities = self.leaves.held().iter().filter_map(|(subject, leaf)| match subject {
             Subject::Agent => None,
             Subject::Service(service) => Some((service.clone(), Arc::clone(leaf.tls()))),
@@ -183,7 +231,7 @@ impl Core {
             anchors,
             identities,
             policies: BTreeMap::new(),
-            revocations: revoked(revocations, &mesh.scheme()),
+            revocations: Revocations { distrust, ..revoked(revocations, &mesh.scheme()) },
             endpoints: BTreeMap::new(),
             locals: BTreeMap::new(),
             upstreams: Vec::new(),
@@ -261,6 +309,15 @@ fn revoked(state: &TopicState, scheme: &IdentityScheme) -> Revocations {
         }
     }
     revocations
+}
+
+/// Returns the ids of the roots that were distrusted on purpose.
+fn distrusted(state: &TopicState) -> BTreeSet<String> {
+    let roots = state.items.values().filter_map(|item| match item {
+        Item::DistrustedRoot { root } => Some(root.clone()),
+        _ => None,
+    });
+    roots.collect()
 }
 
 fn intentions(state: &TopicState) -> Vec<Intention> {

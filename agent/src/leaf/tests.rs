@@ -124,3 +124,55 @@ fn a_kept_leaf_does_not_show_its_key() {
     let shown = format!("{:?}", leaves.held()[&web()].stored());
     assert!(shown.contains("[redacted]") && !shown.contains("PRIVATE"), "{shown}");
 }
+
+/// Returns the id of the intermediate that signed the leaves of `held`.
+fn signer_of(leaves: &Leaves) -> String {
+    leaves.held()[&web()].signer.clone()
+}
+
+#[test]
+fn p6_leaves_of_another_signer_are_renewed_early_each_at_its_own_time() {
+    let (_, _, mut leaves, start) = held();
+    leaves.follow(&signer_of(&leaves), start, false);
+    assert!(leaves.are_renewed());
+    assert_eq!(leaves.ask(at(start, HOUR), Duration::ZERO), None, "nothing has changed");
+    leaves.follow("another", start, false);
+    assert!(!leaves.are_renewed());
+    let mut draws = BTreeSet::new();
+    for seed in 0..20 {
+        let (_, _, mut leaves, start) = held();
+        leaves.jitter = Jitter::new(seed);
+        leaves.follow("another", start, false);
+        draws.insert(leaves.next_in(start, Duration::ZERO).unwrap());
+    }
+    assert!(draws.len() > 15 && draws.iter().all(|wait| *wait <= REISSUE_SPREAD), "{draws:?}");
+    // Hearing the same again draws no other time.
+    let before = leaves.next_in(start, Duration::ZERO);
+    leaves.follow("another", start, false);
+    assert_eq!(leaves.next_in(start, Duration::ZERO), before);
+}
+
+#[test]
+fn p6_a_leaf_that_the_old_signer_signed_after_the_change_is_asked_for_again() {
+    let (mesh, identity, mut leaves, start) = held();
+    leaves.follow("another", start, false);
+    let asked = leaves.ask(at(start, REISSUE_SPREAD), Duration::ZERO).unwrap();
+    // The server that signed had not heard of the new intermediate.
+    leaves.signed(&asked, mesh.leaf(&asked, &identity, wire::crypto::now(), HOUR * 10));
+    assert!(!leaves.are_renewed());
+    let wait = leaves.next_in(wire::crypto::now(), Duration::ZERO).unwrap();
+    assert!(wait <= REISSUE_SPREAD, "{wait:?}");
+}
+
+#[test]
+fn a_leaf_under_a_distrusted_root_is_renewed_within_seconds() {
+    let (_, _, mut leaves, start) = held();
+    leaves.follow("another", start, false);
+    leaves.follow("another", start, true);
+    for _ in 0..2 {
+        assert!(leaves.ask(at(start, URGENT_SPREAD), Duration::ZERO).is_some());
+        leaves.under_way = None;
+        let subject = web();
+        leaves.plans.get_mut(&subject).unwrap().not_before = HOUR;
+    }
+}

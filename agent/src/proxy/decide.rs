@@ -45,7 +45,7 @@ pub(crate) fn still_allows(
     destination: &ServiceKey,
     now: Timestamp,
 ) -> Result<Admission, Refusal> {
-    if snapshot.revocations.cover(&peer.id, &peer.serial) {
+    if snapshot.revocations.cover(peer) {
         return Err(Refusal::Revoked);
     }
     let Some(policy) = snapshot.policies.get(destination) else {

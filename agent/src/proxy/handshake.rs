@@ -111,7 +111,7 @@ pub(crate) async fn identify(
     let tls = start.into_stream(side.config_for(speaks_tunnel)).await?;
     let peer = peer_identity(tls.get_ref().1).map_err(HandshakeError::Peer)?;
     let peer = peer.ok_or(HandshakeError::Peer(PeerRejected::NoCertificate))?;
-    if current.snapshot.revocations.cover(&peer.id, &peer.serial) {
+    if current.snapshot.revocations.cover(&peer) {
         return Err(HandshakeError::Revoked(peer.id));
     }
     let connection = Connection { from, peer: Arc::new(peer), destination, own: Arc::clone(&side.identity) };

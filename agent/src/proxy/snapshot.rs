@@ -5,7 +5,9 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use catalog::{CatalogIndex, Endpoint, IdentityScheme, InstanceKey, Policy, ServiceKey, SpiffeId};
-use wire::tls::{TlsIdentity, TrustAnchors};
+use wire::tls::{PeerIdentity, TlsIdentity, TrustAnchors};
+
+use super::distrust::Distrust;
 
 /// The name under which a tunnel asks for an instance's unnamed port.
 pub const DEFAULT_PORT_NAME: &str = "default";
@@ -60,17 +62,25 @@ pub struct UpstreamListener {
 }
 
 /// Names the certificates that are trusted no longer.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default)]
 pub struct Revocations {
     /// The indexes at which revoked agents were enrolled: serials that start with one are refused.
     pub records: BTreeSet<CatalogIndex>,
     /// Revoked services by their identity: serials that start below the index are refused.
     pub services: BTreeMap<SpiffeId, CatalogIndex>,
+    /// Judges everybody anew since a root was distrusted on purpose; none while no root was.
+    pub distrust: Option<Arc<Distrust>>,
 }
 
 impl Revocations {
+    /// Reports whether what a peer showed is trusted no longer.
+    pub fn cover(&self, peer: &PeerIdentity) -> bool {
+        self.cover_serial(&peer.id, &peer.serial)
+            || self.distrust.as_ref().is_some_and(|distrust| !distrust.vouches_for(peer))
+    }
+
     /// Reports whether a certificate of this identity and with this serial is revoked.
-    pub fn cover(&self, id: &SpiffeId, serial: &[u8; 16]) -> bool {
+    fn cover_serial(&self, id: &SpiffeId, serial: &[u8; 16]) -> bool {
         let [a, b, c, d, e, f, g, h, ..] = *serial;
         let enrolled = CatalogIndex(u64::from_be_bytes([a, b, c, d, e, f, g, h]));
         self.records.contains(&enrolled) || self.services.get(id).is_some_and(|below| enrolled < *below)
@@ -117,17 +127,17 @@ mod tests {
     fn c14_a_serial_is_revoked_by_the_index_that_it_starts_with() {
         let records = BTreeSet::from([CatalogIndex(0x0102)]);
         let revocations = Revocations { records, ..Revocations::default() };
-        assert!(!revocations.cover(&web(), &serial(0x0707)));
-        assert!(revocations.cover(&web(), &serial(0x0102)));
+        assert!(!revocations.cover_serial(&web(), &serial(0x0707)));
+        assert!(revocations.cover_serial(&web(), &serial(0x0102)));
     }
 
     #[test]
     fn c14_a_services_certificates_are_revoked_below_an_index() {
         let services = BTreeMap::from([(web(), CatalogIndex(9))]);
         let revocations = Revocations { services, ..Revocations::default() };
-        assert!(revocations.cover(&web(), &serial(8)));
-        assert!(!revocations.cover(&web(), &serial(9)));
-        assert!(!revocations.cover(&"spiffe://mesh.example/ns/default/sa/api".parse().unwrap(), &serial(8)));
+        assert!(revocations.cover_serial(&web(), &serial(8)));
+        assert!(!revocations.cover_serial(&web(), &serial(9)));
+        assert!(!revocations.cover_serial(&"spiffe://mesh.example/ns/default/sa/api".parse().unwrap(), &serial(8)));
     }
 
     fn web() -> SpiffeId {

@@ -328,3 +328,26 @@ fn equal_seeds_and_inputs_give_equal_outputs() {
     };
     assert_eq!(run(), run());
 }
+
+#[test]
+fn p6_what_is_in_force_is_acknowledged_once_on_each_connection() {
+    let (mut world, _) = serving(1);
+    let roots = world.sync.view()[&Topic::Roots].index;
+    let acknowledged = |output: &Output| matches!(output, Output::Send { frame: ClientFrame::Acknowledge { .. }, .. });
+    assert_eq!(world.cluster.acknowledged, None, "what was only received is not in force");
+    world.feed(Input::Enforced { renewed: false });
+    world.feed(Input::Enforced { renewed: false });
+    world.settle();
+    assert_eq!(world.count(acknowledged), 1);
+    assert_eq!(world.cluster.acknowledged, Some(RootsAck { roots, renewed: false }));
+    world.feed(Input::Enforced { renewed: true });
+    world.settle();
+    assert_eq!(world.cluster.acknowledged, Some(RootsAck { roots, renewed: true }));
+    let attempt = world.connected.unwrap().0;
+    world.cut();
+    world.cluster.acknowledged = None;
+    world.feed(Input::Closed { attempt });
+    world.pass(Duration::from_secs(1));
+    world.settle();
+    assert_eq!(world.cluster.acknowledged, Some(RootsAck { roots, renewed: true }), "another server is told, too");
+}

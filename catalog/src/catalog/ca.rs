@@ -313,6 +313,18 @@ impl Catalog {
         if rotation.is_some_and(|rotation| rotation.replaces == id) {
             self.end_rotation();
         }
+        // Whatever certified it vouches for all that it signs, so that it goes, too.
+        let mut next = Some(root);
+        while let Some(root) = next {
+            next = root.cross.as_ref().and_then(|cross| self.root(&cross.signed_by)).filter(|by| !by.active).cloned();
+            self.drop_distrusted(index, &root);
+        }
+        touched.changed(WatchKey::Revocations);
+        Ok(())
+    }
+
+    fn drop_distrusted(&mut self, index: CatalogIndex, root: &CaRoot) {
+        let id = root.id.as_str();
         self.roots.remove(id);
         keep(&mut self.intermediates, |one| one.root_id != id);
         let crossed: Vec<CaRoot> = self
@@ -324,8 +336,6 @@ impl Catalog {
             self.put_root(CaRoot { cross: None, ..other }, index);
         }
         self.ca.distrusted.insert(id.to_owned(), DistrustedRoot { distrusted: index, not_after: root.not_after });
-        touched.changed(WatchKey::Revocations);
-        Ok(())
     }
 
     /// Replaces what still is as it was when it was sealed anew.

@@ -10,8 +10,8 @@ use wire::crypto;
 use wire::tls::TrustAnchors;
 
 use super::AgentPort;
-use super::expiry::{self, Lifetime};
-use crate::ca::SignError;
+use super::expiry;
+use crate::ca::{Lifetime, SignError};
 
 /// The longest that this server goes without looking at its certificate, however the wall clock jumps.
 const LOOK_INTERVAL: Duration = Duration::from_secs(600);

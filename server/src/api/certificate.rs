@@ -13,7 +13,7 @@ use wire::crypto::{self, SecretFileError, read_secret_file};
 use wire::tls::{ApiCertificate, ApiCertificateError, api_server_config};
 
 use super::listener::Tls;
-use crate::ca::{CertificateAuthority, SignError};
+use crate::ca::{CertificateAuthority, Lifetime, SignError};
 use crate::config::CertificateFiles;
 use crate::consensus::Consensus;
 use crate::metrics::{Certificate, Metrics};
@@ -88,7 +88,8 @@ pub(crate) async fn keep(source: Source, consensus: Consensus, tls: Tls, metrics
 
 fn show(certificate: &ApiCertificate, tls: &Tls, metrics: &Metrics) {
     tls.store(Some(Arc::new(api_server_config(certificate))));
-    metrics.certificate_expires(Certificate::Api, certificate.not_after());
+    let lifetime = Lifetime { begin: certificate.not_before(), end: certificate.not_after() };
+    metrics.certificate_expires(Certificate::Api, lifetime);
     let names: Vec<String> = certificate.names().iter().map(ToString::to_string).collect();
     info!(names = names.join(" "), not_after = certificate.not_after().0, "certificate of the API in use");
 }

@@ -2,6 +2,7 @@
 
 mod acl;
 mod audit;
+mod ca;
 mod content;
 mod harness;
 mod login;
@@ -40,6 +41,7 @@ fn example(path: &str) -> String {
         ("{node}", "node-1"),
         ("{state}", "any"),
         ("{kind}", "mesh"),
+        ("{root}", "none"),
         ("{name}", "mesh"),
         ("{*name}", "builtin/service"),
         ("{id}", "00000000-0000-4000-8000-000000000000"),

@@ -6,7 +6,7 @@ use http::Uri;
 use super::error::ApiError;
 
 /// First path segments under `/v1/`, and what to say of them. The first match counts.
-const ABSENT: [(&str, &str); 26] = [
+const ABSENT: [(&str, &str); 25] = [
     ("kv", "weft has no key-value store; keep such data elsewhere"),
     ("session", "weft has no sessions and no locks; use a service made for them"),
     ("txn", "weft has no transactions on a key-value store; send single writes"),
@@ -33,7 +33,6 @@ const ABSENT: [(&str, &str); 26] = [
     ("acl/logout", "weft has no auth methods yet; delete the token instead"),
     ("acl", "weft knows management tokens only so far: /v1/acl/bootstrap, /v1/acl/token, /v1/acl/tokens"),
     ("config", "weft carries out the config entry `mesh` only so far: PUT /v1/config, GET /v1/config/mesh/mesh"),
-    ("connect/ca/configuration", "weft's CA takes its settings from the servers' configuration for now"),
     ("catalog/gateway-services", "weft has no gateways yet"),
     ("health/ingress", "weft has no ingress gateways of Consul's kind"),
 ];

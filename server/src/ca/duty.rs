@@ -96,7 +96,7 @@ fn step(rotation: &CaRotation, not_before: Option<Timestamp>) -> Duty {
 
 /// Returns when a step no longer waits for agents that stay silent: their leaves have expired by then, and they hear of the
 /// new root before they get another. Nobody is waited for under a root that has expired itself.
-fn deadline(catalog: &Catalog, rotation: &CaRotation, leaf_ttl: Duration) -> Timestamp {
+pub(crate) fn deadline(catalog: &Catalog, rotation: &CaRotation, leaf_ttl: Duration) -> Timestamp {
     let patience = if rotation.distrust_replaced { leaf_ttl.min(DISTRUST_PATIENCE) } else { leaf_ttl };
     let since = rotation.activated_at.unwrap_or(rotation.started_at);
     let expired = catalog.root(&rotation.replaces).map_or(Timestamp(u64::MAX), |root| root.not_after);

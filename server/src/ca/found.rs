@@ -11,8 +11,8 @@ use wire::cluster_key::{ClusterKeys, SealContext, SealError};
 use wire::crypto::Secret;
 use wire::pki::{LoadError, LocalRoot, LocalSigner, OperatorsAuthority, OperatorsAuthorityError, SignError};
 
-const ROOT_TTL: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
-const INTERMEDIATE_TTL: Duration = Duration::from_secs(365 * 24 * 3600);
+pub(crate) const ROOT_TTL: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
+pub(crate) const INTERMEDIATE_TTL: Duration = Duration::from_secs(365 * 24 * 3600);
 /// An operator's intermediate must live so many leaf lives yet, or it would have to be replaced before it is in use.
 const OPERATORS_LEAVES_MIN: u32 = 4;
 
@@ -226,6 +226,14 @@ pub(super) fn open_root(
     let opened = LocalRoot::load(&root.certificate_pem, &key_pem)
         .map_err(|source| AuthorityError::Unusable { root: id(), source })?;
     Ok(Some(opened))
+}
+
+/// Checks that this server can open the active root's key, where it is the mesh's.
+pub(crate) fn can_be_opened(cluster_keys: &ClusterKeys, catalog: &Catalog) -> Result<(), AuthorityError> {
+    let (Some(mesh), Some(active)) = (catalog.mesh(), catalog.active_root()) else {
+        return Err(AuthorityError::NotReady);
+    };
+    open_root(cluster_keys, &mesh.cluster_id, active).map(drop)
 }
 
 /// Has the active root certify the next one. Where it cannot, agents that have not heard of the next one must be waited

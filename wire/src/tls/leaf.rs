@@ -36,6 +36,7 @@ pub(super) fn inspect(der: &CertificateDer<'_>, now: UnixTime) -> Result<PeerIde
         not_after: from_seconds(not_after),
         key: KeyFingerprint(crypto::sha256_hex(leaf.public_key().raw)),
         expired: i64::try_from(now.as_secs()).unwrap_or(i64::MAX) > not_after,
+        chain: std::sync::Arc::default(),
     })
 }
 

@@ -1,7 +1,10 @@
 //! Who is at the other end of a connection.
 
+use std::sync::Arc;
+
 use catalog::{KeyFingerprint, SpiffeId, Timestamp};
 use rustls::CommonState;
+use rustls_pki_types::CertificateDer;
 
 use super::PeerRejected;
 use crate::crypto;
@@ -21,6 +24,9 @@ pub struct PeerIdentity {
     pub key: KeyFingerprint,
     /// Whether the leaf has expired already. Only the agent port lets such a peer in, to renew.
     pub expired: bool,
+    /// All that the peer of a connection showed, leaf first, so that it can be judged again when trust has changed; empty
+    /// where the identity is of no connection.
+    pub chain: Arc<[CertificateDer<'static>]>,
 }
 
 /// Returns the identity of the peer of a finished handshake, or nothing if it showed no certificate.
@@ -32,8 +38,8 @@ pub struct PeerIdentity {
 ///
 /// [`PeerRejected`] if the certificate breaks a rule after all, which the handshake would have noticed.
 pub fn peer_identity(connection: &CommonState) -> Result<Option<PeerIdentity>, PeerRejected> {
-    match connection.peer_certificates().and_then(<[_]>::first) {
-        Some(leaf) => PeerIdentity::of_verified(leaf, crypto::now()).map(Some),
-        None => Ok(None),
-    }
+    let Some(chain @ [leaf, ..]) = connection.peer_certificates() else { return Ok(None) };
+    let identity = PeerIdentity::of_verified(leaf, crypto::now())?;
+    let chain = chain.iter().map(|certificate| certificate.clone().into_owned()).collect();
+    Ok(Some(PeerIdentity { chain, ..identity }))
 }

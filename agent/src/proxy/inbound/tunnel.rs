@@ -90,7 +90,7 @@ pub(super) async fn serve(room: Arc<Room>, connection: Arc<Connection>, stream: 
 
 fn standing(room: &Room, connection: &Connection) -> Standing {
     let Some(current) = room.current.load_full() else { return Standing::Good };
-    if current.snapshot.revocations.cover(&connection.peer.id, &connection.peer.serial) {
+    if current.snapshot.revocations.cover(&connection.peer) {
         return Standing::Revoked;
     }
     match current.server_side(&connection.destination) {

@@ -79,7 +79,7 @@ impl Pool {
         // Listed before it is checked: a snapshot that comes in between finds it in the list.
         lock(&self.alive).push(Arc::downgrade(&tunnel));
         let current = room.current.load_full();
-        if current.is_some_and(|current| current.snapshot.revocations.cover(&tunnel.peer.id, &tunnel.peer.serial)) {
+        if current.is_some_and(|current| current.snapshot.revocations.cover(&tunnel.peer)) {
             tunnel.cut();
             return Err(ConnectError::Revoked);
         }
@@ -95,7 +95,7 @@ impl Pool {
             alive.iter().filter_map(Weak::upgrade).collect()
         };
         for tunnel in alive {
-            if snapshot.revocations.cover(&tunnel.peer.id, &tunnel.peer.serial) {
+            if snapshot.revocations.cover(&tunnel.peer) {
                 tunnel.cut();
             }
         }

@@ -77,3 +77,29 @@ async fn c14_the_calling_side_cuts_off_a_revoked_destination_too() {
     pair.web.expect_refusal().await;
     assert_eq!(pair.web.refused("outbound", "connect", "revoked"), 1);
 }
+
+/// Returns what judges by the roots of one authority.
+fn distrust(authority: &super::certificates::Authority) -> crate::proxy::Revocations {
+    let anchors = std::sync::Arc::unwrap_or_clone(authority.anchors());
+    let distrust = Some(std::sync::Arc::new(crate::proxy::Distrust::new(anchors)));
+    crate::proxy::Revocations { distrust, ..crate::proxy::Revocations::default() }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_root_distrusted_on_purpose_cuts_what_only_it_vouches_for_and_nothing_else() {
+    let mut pair = Pair::start(&["allow web api"]).await;
+    let mut stream = pair.connected().await;
+    // Another root was distrusted; this one vouches for both sides still.
+    pair.api.snapshot.revocations = distrust(&pair.authority);
+    pair.api.publish().await;
+    pair.web.snapshot.revocations = distrust(&pair.authority);
+    pair.web.publish().await;
+    say(&mut stream, "still").await;
+    // Now it is this one, and what is left vouches for nobody here.
+    let other = super::certificates::Authority::new("mesh.test");
+    pair.api.snapshot.revocations = distrust(&other);
+    pair.api.publish().await;
+    expect_reset(&mut stream).await;
+    eventually("it is counted", || pair.api.closed("inbound", "revoked") == 1).await;
+    pair.web.expect_refusal().await;
+}

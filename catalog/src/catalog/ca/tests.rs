@@ -237,6 +237,22 @@ fn a_root_that_is_distrusted_leaves_at_once_and_everybody_hears_of_it() {
 }
 
 #[test]
+fn what_certified_a_distrusted_root_is_distrusted_with_it() {
+    let mut log = founded();
+    for (new, old) in [("r2", "r1"), ("r3", "r2")] {
+        log.done(start(new, old));
+        log.done(activate(new));
+        log.done(finish(new));
+    }
+    log.done(retire("r1"));
+    // Whoever has the key of r2 could show what r1 said of it.
+    log.done(distrust("r2"));
+    let distrusted: Vec<&String> = log.catalog.distrusted_roots().map(|(id, _)| id).collect();
+    assert_eq!(distrusted, ["r1", "r2"]);
+    assert_eq!(log.catalog.roots().count(), 1);
+}
+
+#[test]
 fn a_cancelled_rotation_leaves_everything_as_it_was() {
     let mut log = founded();
     log.done(start("r2", "r1"));
