@@ -90,6 +90,7 @@ async fn a4_the_agents_own_routes_follow_the_rules_on_its_services_and_node() {
 #[tokio::test]
 async fn a3_only_liveness_readiness_connections_and_metrics_are_open_on_the_admin_listener() {
     let (_server, agent) = agent().await;
+    eventually(async || agent.missing().is_empty()).await;
     for path in ["/live", "/ready", "/connections", "/metrics"] {
         assert_eq!(admin(&agent, path).await.status, StatusCode::OK, "{path}");
     }

@@ -97,6 +97,7 @@ async fn set_intermediate(call: Call) -> Result<Response, ApiError> {
 
 /// Takes a root from everybody at once; what only it vouches for is cut.
 async fn distrust(call: Call) -> Result<Response, ApiError> {
+    call.check_no_body()?;
     let root = call.path_text("root").to_owned();
     call.change_ca(CaChange::Distrust { root }).await?;
     call.json(&true)

@@ -205,8 +205,8 @@ impl Call {
     }
 
     /// Refuses a body where there is nothing to say in it.
-    fn check_no_body(&self) -> Result<(), ApiError> {
-        if self.body.is_empty() {
+    pub(super) fn check_no_body(&self) -> Result<(), ApiError> {
+        if self.body.is_empty() || self.body == "{}" {
             return Ok(());
         }
         Err(ApiError::Body { path: self.path, reason: "the path says it all; send no body".to_owned() })

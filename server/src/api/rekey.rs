@@ -27,6 +27,7 @@ async fn show(call: Call) -> Result<Response, ApiError> {
 
 /// Seals all secrets with this server's first key. Done twice it changes nothing the second time.
 async fn rekey(call: Call) -> Result<Response, ApiError> {
+    call.check_no_body()?;
     let reading = call.read(vec![WatchKey::Roots]).await?;
     let secrets = ca::resealed(call.state.cluster_keys(), &reading.catalog)
         .map_err(|error| ApiError::Internal { reason: error.to_string() })?;

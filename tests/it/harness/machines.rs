@@ -107,7 +107,7 @@ impl Machines {
         let run = run.display();
         let script = format!(
             "export HOME=/root MACHINES={base} RUN={run} PATH={base}/bin:/usr/sbin:/sbin:$PATH\ncd /root\n\
-             if [ -f {run}/env ]; then . {run}/env; fi\ntrap 'export -p > {run}/env' EXIT\nset -euo pipefail\n{script}"
+             if [ -f {run}/env ]; then . {run}/env; fi\ntrap 'export -p > {run}/env' EXIT\nset -eu\n{script}"
         );
         enter(machine.init, "--all", &script)
     }

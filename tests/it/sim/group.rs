@@ -4,8 +4,8 @@
 use std::time::Duration;
 
 use catalog::{
-    Actor, Command, ENVELOPE_VERSION, MemberFacts, MemberRole, Membership, MembershipChange, Outcome, PathTemplate,
-    ServerMember,
+    Actor, Autopilot, CatalogIndex, Command, ENVELOPE_VERSION, MemberFacts, MemberRole, Membership, MembershipChange,
+    Outcome, PathTemplate, ServerMember,
 };
 use server::raft::{Input, Role};
 use server::steward::{GroupHealth, Output, Steward, View};
@@ -93,7 +93,7 @@ impl Mesh {
             }
             GroupEvent::Look { .. } => Ok(()),
             GroupEvent::Operator => {
-                let after = self.random.millis(500..4_000);
+                let after = self.random.millis(300..2_000);
                 self.schedule.plan(after, Event::Group(GroupEvent::Operator));
                 self.group_operator_acts()
             }
@@ -167,13 +167,22 @@ impl Mesh {
         if !rests || self.group.is_done {
             return Ok(());
         }
+        if membership.autopilot.created == CatalogIndex(0) {
+            // Newcomers vote soon, so that much happens in a run.
+            let autopilot = Autopilot { server_stabilization_time_ms: 1_500, ..membership.autopilot };
+            let change = MembershipChange::SetAutopilot { autopilot, compare: None };
+            self.group_errand(Actor::ClusterKey, Command::Membership { change });
+            return Ok(());
+        }
         match self.random.within(0..6) {
             0..2 if members.len() < SERVERS_MAX => {
                 let change = self.newcomer();
                 self.group_errand(Actor::ClusterKey, Command::Membership { change });
             }
             2..5 if !few => {
-                let raft_id = self.random.choose(&members);
+                // A leader that is to go must give way first.
+                let leader = self.leader().filter(|_| self.random.happens(50));
+                let raft_id = leader.unwrap_or_else(|| self.random.choose(&members));
                 let objection = self.group.health.as_ref().and_then(|health| health.objection_to_removing(raft_id));
                 if objection.is_none() {
                     let change = MembershipChange::Remove { raft_id };

@@ -55,10 +55,10 @@ pub(crate) struct Operator {
 }
 
 impl Operator {
-    pub(super) fn new(agents: u64) -> Operator {
+    pub(super) fn new(servers: u64, agents: u64) -> Operator {
         let mut operator =
             Operator { queue: VecDeque::new(), is_busy: false, is_done: false, errands: 0, enrolments: 0 };
-        operator.queue.extend(founding());
+        operator.queue.extend(founding(servers));
         for agent in 1..=agents {
             operator.enrol(agent);
         }
@@ -102,13 +102,13 @@ impl Operator {
     }
 }
 
-fn founding() -> [Command; 2] {
+fn founding(servers: u64) -> [Command; 2] {
     let mesh = catalog::Mesh {
         cluster_id: "cluster-1".to_owned(),
         datacenter: "dc1".to_owned(),
         trust_domain: "mesh.test".parse().expect("it is a trust domain"),
         template: PathTemplate::default(),
-        servers: super::group::founders(3),
+        servers: super::group::founders(servers),
     };
     let sealed = || SealedSecret { key_id: String::new(), nonce: String::new(), ciphertext: String::new() };
     let (not_before, not_after) = (Timestamp(0), Timestamp(u64::MAX));

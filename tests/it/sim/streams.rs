@@ -105,7 +105,7 @@ impl Streams {
             connections: BTreeMap::new(),
             agents: (1..=plan.agents).map(|id| (id, Agent::new(id))).collect(),
             errands: BTreeMap::new(),
-            operator: Operator::new(plan.agents),
+            operator: Operator::new(plan.servers, plan.agents),
             truth: Truth::default(),
             lost: None,
             limits,

@@ -88,7 +88,7 @@ async fn secrets_are_sealed_anew_once_and_then_there_is_nothing_to_do() {
     let shown: RekeyView = serde_json::from_value(api.get("/v1/operator/rekey").await.json()).unwrap();
     assert_eq!((shown.left, shown.sealed_with.values().sum::<usize>()), (0, 2));
     let before = api.consensus().catalog().index_of(&[WatchKey::Roots]);
-    let done: RekeyView = serde_json::from_value(api.put("/v1/operator/rekey", json!({})).await.json()).unwrap();
+    let done: RekeyView = serde_json::from_value(api.put("/v1/operator/rekey", Value::Null).await.json()).unwrap();
     assert_eq!(done, shown);
     assert_eq!(api.consensus().catalog().index_of(&[WatchKey::Roots]), before);
     let ages: Vec<CertificateAge> = serde_json::from_value(api.get("/v1/status/certificates").await.json()).unwrap();
