@@ -103,7 +103,7 @@ async fn admit_alone(
 
 async fn verify(port: &AgentPort, request: &LoginRequest, csr: &Csr) -> Result<Verified, PortError> {
     let catalog = port.consensus().catalog();
-    let verified = port.logins().verify(&catalog, &request.method, &request.bearer, Some(csr.fingerprint())).await;
+    let verified = port.logins().verify_agent(&catalog, &request.method, &request.bearer, csr.fingerprint()).await;
     verified.map_err(|error| refused(&request.method, error))
 }
 

@@ -7,8 +7,10 @@ mod reach;
 mod remote;
 #[cfg(test)]
 pub(crate) mod testing;
+mod turns;
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -18,15 +20,12 @@ use catalog::{
 use wire::crypto::{self, Secret};
 use wire::login::{Credential, LoginContext, LoginError, LoginMethod};
 
-use crate::ca::Pace;
 use jwt::JwtMethod;
+use turns::{Asker, Turns};
 
 /// The longest that a credential may still count which an agent enrols with: so long it is remembered, lest another key
 /// uses it.
 const BEARER_LIFETIME_MAX: Duration = Duration::from_secs(24 * 3600);
-/// Credentials checked at once and per second: each costs the check of a signature, and anybody can send them.
-const CHECKED_BURST: u32 = 200;
-const CHECKED_PER_SECOND: u32 = 200;
 
 /// Why somebody was not let in.
 #[derive(Debug, thiserror::Error)]
@@ -63,8 +62,7 @@ type Methods = BTreeMap<AuthMethodName, (CatalogIndex, Arc<dyn LoginMethod>)>;
 
 struct Inner {
     methods: Mutex<Methods>,
-    pace: Pace,
-    started: std::time::Instant,
+    turns: Turns,
 }
 
 impl std::fmt::Debug for Logins {
@@ -75,27 +73,49 @@ impl std::fmt::Debug for Logins {
 
 impl Default for Logins {
     fn default() -> Self {
-        let pace = Pace::new(CHECKED_BURST, CHECKED_PER_SECOND);
-        Self { inner: Arc::new(Inner { methods: Mutex::default(), pace, started: std::time::Instant::now() }) }
+        Self { inner: Arc::new(Inner { methods: Mutex::default(), turns: Turns::new() }) }
     }
 }
 
 impl Logins {
-    /// Checks a credential, and asks the binding rules of `catalog` who that is here.
-    pub(crate) async fn verify(
+    /// Checks the credential of an agent with a key, and asks the binding rules of `catalog` who that is here.
+    pub(crate) async fn verify_agent(
+        &self,
+        catalog: &Catalog,
+        method: &AuthMethodName,
+        bearer: &Secret,
+        key: &KeyFingerprint,
+    ) -> Result<Verified, LoginFailed> {
+        self.verify(catalog, method, bearer, Some(key), Asker::Agent).await
+    }
+
+    /// Checks the credential of a caller of the API, and asks the binding rules of `catalog` who that is here.
+    pub(crate) async fn verify_caller(
+        &self,
+        catalog: &Catalog,
+        method: &AuthMethodName,
+        bearer: &Secret,
+        source: Option<IpAddr>,
+    ) -> Result<Verified, LoginFailed> {
+        self.verify(catalog, method, bearer, None, Asker::Caller(source)).await
+    }
+
+    async fn verify(
         &self,
         catalog: &Catalog,
         method: &AuthMethodName,
         bearer: &Secret,
         key: Option<&KeyFingerprint>,
+        asker: Asker,
     ) -> Result<Verified, LoginFailed> {
         let failed = |error| LoginFailed::Credential { method: method.clone(), error };
         let checker = self.method(catalog, method)?;
-        let jitter = f64::from(u16::from_be_bytes(crypto::random())) / f64::from(u16::MAX);
-        let turn = self.inner.pace.take(self.inner.started.elapsed(), jitter);
-        turn.map_err(|retry_after| LoginFailed::Busy { retry_after })?;
-        let cluster_id = catalog.mesh().map(|mesh| mesh.cluster_id.clone()).unwrap_or_default();
         let credential = Credential { bearer: bearer.clone() };
+        // What cannot count is sent away before it takes anything of what others need.
+        checker.glance(&credential).map_err(failed)?;
+        let jitter = f64::from(u16::from_be_bytes(crypto::random())) / f64::from(u16::MAX);
+        self.inner.turns.take(asker, jitter).map_err(|retry_after| LoginFailed::Busy { retry_after })?;
+        let cluster_id = catalog.mesh().map(|mesh| mesh.cluster_id.clone()).unwrap_or_default();
         let context = LoginContext { cluster_id: &cluster_id, key, now: crypto::now() };
         let identity = checker.verify(&credential, context).await.map_err(failed)?;
         if key.is_some() && identity.ends.since(context.now) > BEARER_LIFETIME_MAX {

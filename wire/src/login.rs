@@ -9,6 +9,12 @@ use crate::crypto::Secret;
 
 /// Is the check of one auth method, as it is configured.
 pub trait LoginMethod: Send + Sync {
+    /// Looks at what costs nothing to look at, so that what cannot count takes no turn of what may.
+    ///
+    /// # Errors
+    /// [`LoginError`] for what [`LoginMethod::verify`] would certainly not accept.
+    fn glance(&self, credential: &Credential) -> Result<(), LoginError>;
+
     /// Checks a credential and says whose it is.
     ///
     /// It judges the credential alone; what its holder is here is for the binding rules. Cancel safe.

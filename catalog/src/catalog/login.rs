@@ -1,6 +1,6 @@
 //! How auth methods, their rules and logins change the state.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use super::{Attempt, Catalog, Touched};
 use crate::{
@@ -10,6 +10,9 @@ use crate::{
 
 /// How many credentials that agents enrolled with are remembered at once: all of a day, in a mesh of some ten thousands.
 const BEARERS_MAX: usize = 131_072;
+
+/// For so long beyond its end a credential is remembered: what is proposed now may carry the time of a clock that is behind.
+const BEARER_KEPT_BEYOND: Duration = Duration::from_secs(600);
 
 impl Catalog {
     pub(super) fn change_logins(
@@ -250,8 +253,7 @@ impl Catalog {
     /// Forgets credentials that are past their end by the catalog's own clock: they are refused as expired.
     fn forget_ended_bearers(&mut self) {
         while let Some(first) = self.bearer_ends.get_min().cloned() {
-            // A minute more: what is proposed now may carry the time of a clock that is behind.
-            if self.clock.since(first.0) < std::time::Duration::from_secs(600) {
+            if self.clock.since(first.0) < BEARER_KEPT_BEYOND {
                 return;
             }
             self.bearers.remove(&first.1);

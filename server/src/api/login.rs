@@ -53,7 +53,8 @@ async fn attempt(call: &Call, request: &TokenLogin, note: &str) -> Result<(Token
         call.state.consensus().read_index().await?;
         let catalog = call.state.consensus().catalog();
         let logins = call.state.logins();
-        let verified = logins.verify(&catalog, &request.auth_method, &request.bearer_token, None).await?;
+        let source = call.source.map(|source| source.ip());
+        let verified = logins.verify_caller(&catalog, &request.auth_method, &request.bearer_token, source).await?;
         let (token, secret) = token(&catalog, &verified, note)?;
         let change = LoginChange::GrantToken {
             token: Box::new(token.clone()),

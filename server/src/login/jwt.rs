@@ -172,6 +172,18 @@ impl JwtMethod {
 }
 
 impl LoginMethod for JwtMethod {
+    fn glance(&self, credential: &Credential) -> Result<(), LoginError> {
+        let header = read_header(credential.bearer.expose().trim())?;
+        let algorithm = self.algorithm(&header)?;
+        let has_key = |keys: &KeySet| keys.candidates(header.kid.as_deref(), algorithm).next().is_some();
+        let is_possible = match &self.source {
+            Source::Fixed(keys) => has_key(keys),
+            // Where the issuer may be asked for new keys, one that nobody knows may be among them.
+            Source::Remote(remote) => remote.all_there_are(Instant::now()).is_none_or(|keys| has_key(&keys)),
+        };
+        if is_possible { Ok(()) } else { Err(unknown_key()) }
+    }
+
     fn verify<'a>(&'a self, credential: &'a Credential, context: LoginContext<'a>) -> Verification<'a> {
         Box::pin(self.check(&credential.bearer, context.now))
     }

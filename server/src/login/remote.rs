@@ -21,6 +21,8 @@ const YOUNG: Duration = Duration::from_secs(600);
 const KEPT_MAX: Duration = Duration::from_secs(24 * 3600);
 /// The issuer is asked no more often than this, whatever key ids are sent and however often it fails.
 const PAUSE: Duration = Duration::from_secs(30);
+/// The longest that a login waits for keys: a fetch asks two addresses at most, and each answers in time or not at all.
+const WAIT_MAX: Duration = Duration::from_secs(25);
 
 /// Where an issuer publishes its keys.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -97,6 +99,12 @@ impl Held {
         }
     }
 
+    /// Returns the keys if they are all that there are for now: the issuer is not being asked, and would not be.
+    fn all_there_are(&self, now: Instant) -> Option<Arc<KeySet>> {
+        let usable = self.keys.as_ref().filter(|(_, at)| now.duration_since(*at) <= KEPT_MAX);
+        usable.filter(|_| !self.is_fetching && !self.may_ask(now)).map(|(keys, _)| Arc::clone(keys))
+    }
+
     fn may_ask(&self, now: Instant) -> bool {
         self.asked_at.is_none_or(|at| now.duration_since(at) >= PAUSE)
     }
@@ -132,8 +140,21 @@ impl RemoteKeys {
         Ok(Some(Self { shared: Arc::new(Shared { fetcher, place, issuer: issuer.to_owned(), held, fetched }) }))
     }
 
+    /// Returns the keys if no others can be had for now, without asking anybody.
+    pub(super) fn all_there_are(&self, now: Instant) -> Option<Arc<KeySet>> {
+        self.shared.held().all_there_are(now)
+    }
+
     /// Returns the keys and when they were fetched; newer ones than `newer_than` if the issuer may be asked.
     pub(super) async fn get(&self, newer_than: Option<Instant>) -> Result<(Arc<KeySet>, Instant), LoginError> {
+        self.get_by(newer_than, Instant::now() + WAIT_MAX).await
+    }
+
+    async fn get_by(
+        &self,
+        newer_than: Option<Instant>,
+        deadline: Instant,
+    ) -> Result<(Arc<KeySet>, Instant), LoginError> {
         loop {
             // Registered before anything is looked at, or an end in between would be slept through.
             let mut fetched = std::pin::pin!(self.shared.fetched.notified());
@@ -150,22 +171,44 @@ impl RemoteKeys {
                 Step::Wait => {}
                 Step::Fail(reason) => return Err(LoginError::unavailable(reason)),
             }
-            fetched.await;
+            if tokio::time::timeout_at(deadline, fetched).await.is_err() {
+                return Err(LoginError::unavailable("the issuer's keys did not come in time"));
+            }
         }
     }
 
     /// Fetches in a task of its own: whoever asked may go away, and others wait for the same keys.
     fn fetch(&self) {
-        let shared = Arc::clone(&self.shared);
+        let fetching = Fetching { shared: Arc::clone(&self.shared), result: None };
         tokio::spawn(async move {
-            let result = shared.fetch().await;
+            let result = fetching.shared.fetch().await;
+            let issuer = &fetching.shared.issuer;
             match &result {
-                Ok(_) => info!(issuer = shared.issuer, "keys of an issuer fetched"),
-                Err(error) => warn!(issuer = shared.issuer, error, "cannot fetch the keys of an issuer"),
+                Ok(_) => info!(issuer, "keys of an issuer fetched"),
+                Err(error) => warn!(issuer, error, "cannot fetch the keys of an issuer"),
             }
-            shared.held().end(Instant::now(), result);
-            shared.fetched.notify_waiters();
+            fetching.end(result);
         });
+    }
+}
+
+/// A fetch under way. However it ends, it ends: without a result, it has failed.
+struct Fetching {
+    shared: Arc<Shared>,
+    result: Option<Result<KeySet, String>>,
+}
+
+impl Fetching {
+    fn end(mut self, result: Result<KeySet, String>) {
+        self.result = Some(result);
+    }
+}
+
+impl Drop for Fetching {
+    fn drop(&mut self) {
+        let result = self.result.take().unwrap_or_else(|| Err("the fetch of the issuer's keys broke off".to_owned()));
+        self.shared.held().end(Instant::now(), result);
+        self.shared.fetched.notify_waiters();
     }
 }
 

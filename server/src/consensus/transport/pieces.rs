@@ -138,7 +138,9 @@ pub(crate) struct Partials {
 
 #[derive(Debug, Default)]
 struct Slot {
-    in_use: bool,
+    /// Which receiver has it; receivers are counted, so that one that was passed over does not free a newer one's.
+    holder: Option<u64>,
+    receivers: u64,
     kept: Option<Partial>,
 }
 
@@ -158,20 +160,22 @@ impl Partials {
         let waiting = async {
             loop {
                 let let_go = self.let_go.notified();
-                if !self.lock().in_use {
+                if self.lock().holder.is_none() {
                     return;
                 }
                 let_go.await;
             }
         };
-        let is_free = tokio::time::timeout(LET_GO_MAX, waiting).await.is_ok();
+        let _ = tokio::time::timeout(LET_GO_MAX, waiting).await;
         let mut slot = self.lock();
         let kept = slot.kept.take().filter(|kept| {
             (kept.sha256, kept.bytes) == (offer.sha256, offer.bytes) && kept.kept_at.elapsed() < KEPT_MAX
         });
-        slot.in_use = true;
+        slot.receivers += 1;
+        let number = slot.receivers;
+        slot.holder = Some(number);
         let fresh = || Partial { sha256: offer.sha256, bytes: offer.bytes, data: Vec::new(), kept_at: Instant::now() };
-        Receiving { partials: self, partial: Some(kept.unwrap_or_else(fresh)), is_holder: is_free }
+        Receiving { partials: self, partial: Some(kept.unwrap_or_else(fresh)), number }
     }
 
     /// Drops what nobody went on with in time.
@@ -190,8 +194,8 @@ impl Partials {
 struct Receiving<'a> {
     partials: &'a Partials,
     partial: Option<Partial>,
-    /// Whether nobody else held the slot when this began.
-    is_holder: bool,
+    /// Its number among all receivers.
+    number: u64,
 }
 
 impl Receiving<'_> {
@@ -225,11 +229,12 @@ impl Drop for Receiving<'_> {
     fn drop(&mut self) {
         let mut slot = self.partials.lock();
         let kept = self.partial.take().filter(|partial| !partial.data.is_empty());
-        // One that was ended by a newer attempt for being too slow to let go comes too late.
-        if self.is_holder || slot.kept.is_none() {
-            slot.kept = kept.map(|partial| Partial { kept_at: Instant::now(), ..partial });
+        // One that was passed over by a newer attempt for being too slow to let go comes too late.
+        if slot.holder != Some(self.number) {
+            return;
         }
-        slot.in_use = false;
+        slot.kept = kept.map(|partial| Partial { kept_at: Instant::now(), ..partial });
+        slot.holder = None;
         drop(slot);
         self.partials.let_go.notify_waiters();
     }

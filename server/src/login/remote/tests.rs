@@ -101,3 +101,38 @@ async fn discovery_speaks_of_the_issuer_that_was_asked() {
         assert!(error.contains(want), "{error}");
     }
 }
+
+#[tokio::test]
+async fn j4_a_fetch_that_breaks_off_ends_as_failed() {
+    let place = JwtKeys::Url { url: "https://localhost:1/".to_owned(), ca_pem: None };
+    let remote = RemoteKeys::new(&place, ISSUER, Reach::Loopback).unwrap().unwrap();
+    assert!(matches!(remote.shared.held().decide(Instant::now(), None), Step::Fetch));
+    let waiting = remote.get(None);
+    let broken = async { drop(Fetching { shared: Arc::clone(&remote.shared), result: None }) };
+    let (waited, ()) = tokio::join!(waiting, broken);
+    let error = waited.map(drop).unwrap_err().to_string();
+    assert!(error.contains("broke off"), "{error}");
+    assert!(!remote.shared.held().is_fetching);
+}
+
+#[tokio::test]
+async fn j4_nobody_waits_for_keys_without_end() {
+    let place = JwtKeys::Url { url: "https://localhost:1/".to_owned(), ca_pem: None };
+    let remote = RemoteKeys::new(&place, ISSUER, Reach::Loopback).unwrap().unwrap();
+    assert!(matches!(remote.shared.held().decide(Instant::now(), None), Step::Fetch));
+    let soon = Instant::now() + Duration::from_millis(20);
+    let error = remote.get_by(None, soon).await.map(drop).unwrap_err().to_string();
+    assert!(error.contains("in time"), "{error}");
+}
+
+#[test]
+fn c13_keys_are_all_there_are_only_while_no_others_can_come() {
+    let start = Instant::now();
+    let at = |seconds: u64| start + Duration::from_secs(seconds);
+    let mut held = Held::default();
+    assert!(held.all_there_are(at(0)).is_none());
+    held.decide(at(0), None);
+    held.end(at(1), Ok(keys()));
+    assert!(held.all_there_are(at(2)).is_some());
+    assert!(held.all_there_are(at(31)).is_none(), "the issuer may be asked again");
+}

@@ -153,7 +153,7 @@ async fn r8_a_newer_attempt_takes_over_from_one_that_hangs() {
     };
     // The answer to the offer says that it was read.
     assert!(matches!(frame::read(&mut line).await, Ok((Frame::SnapshotFrom(0), _))));
-    while partials.lock().kept.is_some() || !partials.lock().in_use {
+    while partials.lock().kept.is_some() || partials.lock().holder.is_none() {
         tokio::task::yield_now().await;
     }
     hanging.abort();
@@ -161,4 +161,19 @@ async fn r8_a_newer_attempt_takes_over_from_one_that_hangs() {
     let (given, taken) = tokio::join!(give(&offer, &data, sender), take(&partials, receiver));
     assert!(given.unwrap() <= 500_000);
     assert!(taken.unwrap().1 == data);
+}
+
+#[tokio::test]
+async fn r8_a_receiver_that_was_passed_over_does_not_free_the_newer_ones_slot() {
+    let (offer, data) = snapshot(1000);
+    let partials = Partials::default();
+    let mut older = partials.take(&offer).await;
+    older.add(0, &data[..100], &offer).unwrap();
+    let mut newer = partials.take(&offer).await;
+    newer.add(0, &data[..300], &offer).unwrap();
+    drop(older);
+    assert!(partials.lock().holder.is_some() && partials.lock().kept.is_none(), "the newer one is at work");
+    drop(newer);
+    assert!(partials.lock().holder.is_none());
+    assert_eq!(partials.lock().kept.as_ref().map(|kept| kept.data.len()), Some(300));
 }
