@@ -109,4 +109,9 @@ fn hours_of_everything_that_can_go_wrong_break_no_promise() {
     tally.say_faults();
     let findings = tally.findings.into_inner().unwrap_or_else(PoisonError::into_inner);
     assert!(findings.is_empty(), "{}", findings.join("\n"));
+    let total = tally.total.into_inner().unwrap_or_else(PoisonError::into_inner);
+    assert!(total.simulated >= wanted, "only {:?} of {wanted:?} were simulated", total.simulated);
+    // What never happens is not tested; within minutes, some of it may not.
+    let kinds = total.faults.len();
+    assert!(hours < 1.0 || kinds >= 15, "of all kinds of faults only {kinds} happened: {:?}", total.faults);
 }
