@@ -363,6 +363,7 @@ impl Command {
             Self::Register { node, .. } if node.gateway_port.is_some() => 2,
             Self::WriteIntention { intention, .. } if intention.owner.is_some() => 2,
             Self::WriteMesh { entry, .. } if !entry.audit.is_off() => 2,
+            Self::WriteToken { token } | Self::BootstrapAcl { token } if token.has_later_fields() => 2,
             Self::Bootstrap { .. }
             | Self::InstallCa { .. }
             | Self::BootstrapAcl { .. }

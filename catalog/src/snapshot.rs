@@ -15,7 +15,7 @@ use crate::{
 };
 
 /// The version that this release writes. A server reads this one and every older one.
-pub const SNAPSHOT_VERSION: u16 = 1;
+pub const SNAPSHOT_VERSION: u16 = 2;
 
 /// Explains why bytes are no catalog.
 #[derive(Debug, thiserror::Error)]

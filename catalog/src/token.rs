@@ -154,6 +154,18 @@ pub struct Token {
 }
 
 impl Token {
+    /// Reports whether it says what the first release could not read: there tokens had no links, no namespace and no login.
+    pub(crate) fn has_later_fields(&self) -> bool {
+        let plain = Self {
+            description: self.description.clone(),
+            expires_at: self.expires_at,
+            created: self.created,
+            modified: self.modified,
+            ..Self::new(self.accessor.clone(), self.secret.clone(), self.rights.clone(), self.created_at)
+        };
+        *self != plain || self.rights == Rights::Rules
+    }
+
     /// Makes a token that is linked to nothing yet, in the namespace `default`.
     #[must_use]
     pub fn new(accessor: AccessorId, secret: SecretHash, rights: Rights, created_at: Timestamp) -> Self {

@@ -95,6 +95,7 @@ struct Inner {
     logins: Family<OutcomeLabel, Counter>,
     agents_provisional: Gauge,
     leaves_signed_without_quorum: Counter,
+    backups_unaudited: Counter,
     leaf_certificates_signed: Counter,
     ca_certificate_expiry: Family<CertificateLabel, Gauge>,
     server_certificate_expiry: Gauge,
@@ -150,6 +151,7 @@ impl Metrics {
             logins: Family::default(),
             agents_provisional: Gauge::default(),
             leaves_signed_without_quorum: Counter::default(),
+            backups_unaudited: Counter::default(),
             leaf_certificates_signed: Counter::default(),
             ca_certificate_expiry: Family::default(),
             server_certificate_expiry: Gauge::default(),
@@ -245,6 +247,11 @@ impl Metrics {
     /// Counts one leaf certificate signed while there was no quorum.
     pub(crate) fn leaf_signed_without_quorum(&self) {
         self.inner.leaves_signed_without_quorum.inc();
+    }
+
+    /// Counts one backup that was taken without a leader, of which the audit trail knows nothing.
+    pub(crate) fn backup_unaudited(&self) {
+        self.inner.backups_unaudited.inc();
     }
 
     /// Counts one leaf certificate signed by this server.
@@ -378,6 +385,11 @@ impl Inner {
             self.leaves_signed_without_quorum.clone(),
         );
         registry.register(
+            "backups_unaudited",
+            "Backups taken without a leader, of which the audit trail knows nothing",
+            self.backups_unaudited.clone(),
+        );
+        registry.register(
             "certificate_state",
             "How old each certificate in use is: 0 passing, 1 with less than a third of its life left, 2 with less than 15 %",
             self.certificate_state.clone(),
@@ -462,6 +474,7 @@ mod tests {
             "weft_agents_provisional gauge",
             "weft_leaf_certificates_signed counter",
             "weft_leaf_certificates_signed_without_quorum counter",
+            "weft_backups_unaudited counter",
             "weft_certificate_state gauge",
             "weft_ca_certificate_expiry_timestamp_seconds gauge",
             "weft_server_certificate_expiry_timestamp_seconds gauge",

@@ -178,11 +178,13 @@ impl State {
         if self.given.len() >= GIVEN_MAX {
             return None;
         }
-        let members = catalog.mesh().map(|mesh| &mesh.servers[..]).unwrap_or_default();
-        let turn = members.iter().position(|member| member.id == *server).unwrap_or_default() as u64;
+        let mut members: Vec<_> = catalog.membership().members.values().collect();
+        members.sort_unstable_by_key(|member| member.raft_id);
+        // Whoever is no member has no turn, and would give away the numbers of another.
+        let turn = members.iter().position(|member| member.id == *server)? as u64;
         let turns = (members.len() as u64).max(1);
         let signers: BTreeSet<CatalogIndex> = catalog.intermediates().map(|one| one.created).collect();
-        let mut next = catalog.index().0.checked_sub(turn)?;
+        let mut next = catalog.number_at(catalog.index()).0.checked_sub(turn)?;
         while next > 0 {
             let index = CatalogIndex(next);
             let is_taken = self.given.contains(&index)

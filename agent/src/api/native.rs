@@ -80,7 +80,7 @@ fn shown(call: &Call, service: &ServiceKey, leaf: &HeldLeaf) -> Result<Response,
 async fn authorize(call: Call) -> Result<Response, ApiError> {
     let request: AuthorizeRequest = from_json(call.body())
         .map_err(|error| ApiError::Local(crate::local::LocalError::Definition { reason: error.to_string() }))?;
-    call.need_service_read(&request.target)?;
+    call.need_service_write(&request.target)?;
     match call.state.proxy.would_admit(&request.client, request.serial, &request.target) {
         Some(admitted) => call.json(&AuthorizeAnswer { authorized: admitted.is_allowed, reason: admitted.reason }),
         None => forward::pass_on(&call.state.core, call.as_request()?).await.map(IntoResponse::into_response),

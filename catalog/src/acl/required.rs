@@ -72,10 +72,12 @@ impl Catalog {
         }
         match command {
             Command::Acl { change } => self.permits_acl(authority, change),
-            Command::WriteToken { token } => authority.need_acl_write(&token.namespace),
             Command::DeleteToken { accessor } => self.permits_token(authority, accessor),
             Command::CreateJoinToken { token } => {
                 token.services.iter().try_for_each(|service| authority.need_service_write(service))?;
+                if token.replace_node {
+                    self.permits_takeover(authority, token.node.as_ref())?;
+                }
                 match &token.node {
                     Some(node) => authority.need_node_write(node),
                     None => need(authority.every_node_write(), || {
@@ -148,6 +150,8 @@ impl Catalog {
             Command::Backup { .. } => authority.need_management(),
             // Servers and agents ask for these, never the holder of a token.
             Command::Bootstrap { .. }
+            // Nobody asks for it any more; it would put any token in the place of any other.
+            | Command::WriteToken { .. }
             | Command::InstallCa { .. }
             | Command::BootstrapAcl { .. }
             | Command::Enrol { .. }
@@ -176,6 +180,17 @@ impl Catalog {
     fn permits_token(&self, authority: &Authority, accessor: &AccessorId) -> Result<(), Lack> {
         let namespace = self.token(accessor).map(|token| token.namespace.clone()).unwrap_or_default();
         authority.need_acl_write(&namespace)
+    }
+
+    /// Whoever takes over a node cuts the agent that is there, and all that it serves.
+    fn permits_takeover(&self, authority: &Authority, node: Option<&NodeName>) -> Result<(), Lack> {
+        let Some(node) = node.filter(|_| !authority.operator_write()) else { return authority.need_operator_write() };
+        let entitled = self.agent_on(node).into_iter().flat_map(|record| &record.services);
+        entitled.cloned().chain(self.instances_on(node).map(Instance::service_key)).try_for_each(|service| {
+            need(authority.service_write(&service), || {
+                format!("`operator = \"write\"`, or `service:write` on {service}, which the node has now")
+            })
+        })
     }
 
     /// A node that is there and stays as it is needs no right on it.

@@ -13,8 +13,8 @@ use serde_json::Value;
 
 use super::{Attempt, CaState, Catalog, NodeState, Touched};
 use crate::{
-    AgentId, BackupStep, CaIntermediate, CaRoot, CatalogIndex, Digest, Envelope, Mesh, NodeName, Outcome, Owner,
-    Refusal, RequestId, SealedKind, SealedSecret, WatchKey,
+    AgentId, AuthMethod, BackupStep, CaIntermediate, CaRoot, CatalogIndex, Digest, Envelope, Mesh, NodeName, Outcome,
+    Owner, Refusal, RequestId, SealedKind, SealedSecret, WatchKey,
     backup::{UPLOAD_IDLE_MAX, Upload},
 };
 
@@ -48,7 +48,8 @@ impl Catalog {
     /// Returns the number that belongs to `index` where one must never come twice: it names agent records and sessions.
     ///
     /// It is the index itself, until a backup was restored whose log had gone further than this one.
-    pub(crate) fn number_at(&self, index: CatalogIndex) -> CatalogIndex {
+    #[must_use]
+    pub fn number_at(&self, index: CatalogIndex) -> CatalogIndex {
         CatalogIndex(index.0.saturating_add(self.numbers_ahead))
     }
 
@@ -210,9 +211,18 @@ impl Catalog {
         } else {
             next.take_over_rotation(index);
         }
+        next.end_logins_under_way(index);
         next.nodes = next.settled_nodes(if is_own { &self.nodes } else { &next.nodes });
         next.index_services();
         next
+    }
+
+    /// Makes every auth method one that changed just now: a login that was judged before the restore was judged by rules
+    /// that may no longer be in force, and none may seem to have changed in the future.
+    fn end_logins_under_way(&mut self, index: CatalogIndex) {
+        let marked = |method: &AuthMethod| AuthMethod { modified: index, rules_modified: index, ..method.clone() };
+        self.auth_methods =
+            self.auth_methods.iter().map(|(name, method)| (name.clone(), Arc::new(marked(method)))).collect();
     }
 
     /// Returns the nodes to go on with: those of live agents as `agents_nodes` has them, the others as this catalog has them.

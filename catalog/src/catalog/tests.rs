@@ -600,8 +600,8 @@ fn s1_a_damaged_or_newer_snapshot_is_refused() {
     for length in 0..bytes.len() {
         assert!(Catalog::restore(&bytes[..length]).is_err(), "cut at {length}");
     }
-    let newer = String::from_utf8(bytes).unwrap().replacen("\"version\":1", "\"version\":2", 1);
-    assert!(matches!(Catalog::restore(newer.as_bytes()), Err(crate::SnapshotError::Newer { found: 2 })));
+    let newer = String::from_utf8(bytes).unwrap().replacen("\"version\":2", "\"version\":3", 1);
+    assert!(matches!(Catalog::restore(newer.as_bytes()), Err(crate::SnapshotError::Newer { found: 3 })));
 }
 
 #[test]

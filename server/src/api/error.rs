@@ -59,6 +59,9 @@ pub(crate) enum ApiError {
     /// Consul has the parameter, weft has not: ignoring it would change the answer.
     #[error("the query parameter `{name}` is not supported here; leave it out")]
     ParameterUnsupported { name: &'static str },
+    /// A backup past the audit trail is for when nothing can be written to it.
+    #[error("the query parameter `stale` is for when there is no leader, and there is one; leave it out")]
+    StaleBackup,
     /// Two parameters exclude one another.
     #[error("the query parameters `{first}` and `{second}` exclude each other; send one of them")]
     ParametersConflict { first: &'static str, second: &'static str },
@@ -149,6 +152,7 @@ impl ApiError {
             | Self::Parameter { .. }
             | Self::ParameterMissing { .. }
             | Self::ParameterUnsupported { .. }
+            | Self::StaleBackup
             | Self::ParametersConflict { .. }
             | Self::Path { .. }
             | Self::PathUnreadable { .. }

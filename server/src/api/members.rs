@@ -105,6 +105,12 @@ async fn authorize(call: Call) -> Result<Response, ApiError> {
         return call.answer(&reading, &AuthorizeAnswer { authorized: false, reason });
     }
     let caller = Caller::from(scheme.classify(&request.client));
+    if let Caller::Service(service) = &caller
+        && reading.catalog.is_service_revoked(service, request.serial.index())
+    {
+        let reason = "the caller's service was revoked after its certificate was granted".to_owned();
+        return call.answer(&reading, &AuthorizeAnswer { authorized: false, reason });
+    }
     let verdict = decide(&reading.catalog.policy_for(target), &caller, target, crypto::now());
     let authorized =
         verdict.decision == Decision::Allow || (verdict.decision == Decision::Deny && verdict.audit.is_some());

@@ -26,10 +26,15 @@ pub(super) fn routes() -> Vec<Route> {
     ]
 }
 
-/// Answers with a backup. Unless `stale` is asked for, the audit trail has that it was taken before it leaves.
+/// Answers with a backup. The audit trail has that it was taken before it leaves, unless `stale` is asked for: that is for
+/// when there is no leader, by which nothing can be written, so that the log and the metrics have it alone.
 async fn save(call: Call) -> Result<Response, ApiError> {
     let is_stale = call.query.has("stale");
-    if !is_stale {
+    if is_stale {
+        if call.state.consensus().status().leader.is_some() {
+            return Err(ApiError::StaleBackup);
+        }
+    } else {
         call.state.consensus().read_index().await?;
     }
     let catalog = call.state.consensus().catalog();
@@ -40,7 +45,17 @@ async fn save(call: Call) -> Result<Response, ApiError> {
     let (server, taken_at) = (call.state.server().clone(), crypto::now());
     let file = off_thread(move || backup::write(&catalog, &server, taken_at)).await??;
     let by = call.caller.accessor().map(ToString::to_string).unwrap_or_default();
-    tracing::info!(index = index.0, bytes = file.len(), by, "a backup was taken");
+    if is_stale {
+        call.state.metrics().backup_unaudited();
+        tracing::warn!(
+            index = index.0,
+            bytes = file.len(),
+            by,
+            "a backup was taken that the audit trail does not have"
+        );
+    } else {
+        tracing::info!(index = index.0, bytes = file.len(), by, "a backup was taken");
+    }
     let mut response = (StatusCode::OK, file).into_response();
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/x-gzip"));
     response.headers_mut().insert(HeaderName::from_static("x-consul-index"), HeaderValue::from(index.0.max(1)));

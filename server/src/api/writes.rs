@@ -41,10 +41,12 @@ impl Call {
     }
 
     /// Carries out one of several commands that a request consists of; the caller's request id does not mark it.
+    /// Each is permitted anew: a right that is taken away in the middle ends the request.
     pub(super) async fn write_part(&self, command: Command) -> Result<Committed, ApiError> {
         let accessor = self.caller.accessor().ok_or_else(|| ApiError::Internal {
             reason: format!("the route {} writes but asks for no token", self.path),
         })?;
+        self.permit(&command).await?;
         self.propose(Actor::Token(accessor.clone()), random_request_id(), command).await
     }
 

@@ -2,11 +2,12 @@
 
 use serde_json::json;
 
+use super::super::login_tests::{method, rule};
 use super::super::tests::{digest, enrol, envelope, instance, intention, join_token, log_of, node, open, register};
 use super::*;
 use crate::{
-    AccessorId, Action, Actor, AgentRecord, BACKUP_PIECE_BYTES_MAX, CaIntermediate, CaRoot, Command, PathTemplate,
-    SecretHash, ServerMember, Timestamp, Token,
+    AccessorId, Action, Actor, AgentRecord, BACKUP_PIECE_BYTES_MAX, CaIntermediate, CaRoot, Command, LoginChange,
+    PathTemplate, SecretHash, ServerMember, Timestamp, Token,
 };
 
 /// A mesh that commands are applied to.
@@ -204,6 +205,47 @@ fn s1_a_backup_of_another_cluster_needs_to_be_meant() {
     match group.done(open(&next.id)) {
         Outcome::SessionOpened { incarnation } => assert!(incarnation.0 > far.enrolled.0),
         outcome => panic!("{outcome:?}"),
+    }
+}
+
+#[test]
+fn p10_after_a_restore_logins_go_on_and_those_judged_before_it_are_judged_again() {
+    let grant = |number: u8, judged_at: u64| {
+        let change = LoginChange::GrantToken {
+            token: Box::new(Token { rights: crate::Rights::Rules, ..token(number) }),
+            method: "jwt".parse().unwrap(),
+            judged_at: CatalogIndex(judged_at),
+        };
+        Command::Login { change }
+    };
+    let write = |replace| {
+        let change = LoginChange::WriteMethod { method: Box::new(method("jwt")), replace };
+        Command::Login { change }
+    };
+    let with_rule = |group: &mut Group| {
+        let rule = Box::new(rule(1, "jwt", crate::BindKind::Service, "web", ""));
+        group.done(Command::Login { change: LoginChange::WriteRule { rule, replace: false } })
+    };
+    let mut far = Group::bootstrapped("one");
+    for number in 10..60 {
+        far.done(intention(&format!("s{number}"), "api", Action::Deny));
+    }
+    far.done(write(false));
+    with_rule(&mut far);
+    for backup in [far.backup(), {
+        let mut near = Group::bootstrapped("one");
+        near.done(write(false));
+        with_rule(&mut near);
+        near.backup()
+    }] {
+        let mut group = Group::bootstrapped("one");
+        group.done(write(false));
+        let judged_at = group.catalog.index().0;
+        assert_eq!(group.restore(&backup, 4096, false), Outcome::Done);
+        let refused = group.apply(grant(7, judged_at));
+        assert!(matches!(refused, Outcome::Refused(Refusal::LoginRulesChanged { .. })), "{refused:?}");
+        let now = group.catalog.index().0;
+        group.done(grant(7, now));
     }
 }
 

@@ -325,6 +325,17 @@ fn a4_a_write_on_several_things_needs_the_right_on_each_of_them() {
         nodes: vec![NameRule { name: NamePattern::Exact(node.to_owned()), access: Access::Write }],
         ..rules
     };
+    let every_node = |rules: Rules| Rules {
+        nodes: vec![NameRule { name: NamePattern::Prefix(String::new()), access: Access::Write }],
+        ..rules
+    };
+    let replacing = |node: Option<&str>| Command::CreateJoinToken {
+        token: JoinToken {
+            node: node.map(|name| name.parse().unwrap()),
+            replace_node: true,
+            ..join_token(1, &["web"])
+        },
+    };
     let (web, nothing) = (writes("web"), Rules::default());
     let both = Rules { services: [writes("web").services, writes("db").services].concat(), ..Rules::default() };
     let target = |target| Command::Deregister { node: "n1".parse().unwrap(), target, incarnation: None };
@@ -378,6 +389,11 @@ fn a4_a_write_on_several_things_needs_the_right_on_each_of_them() {
             },
             false,
         ),
+        (&with_node("n1", web.clone()), replacing(Some("n1")), false),
+        (&with_node("n1", both.clone()), replacing(Some("n1")), true),
+        (&with_node("n9", web.clone()), replacing(Some("n9")), true),
+        (&every_node(both.clone()), replacing(None), false),
+        (&Rules { operator: Some(Access::Write), ..every_node(both.clone()) }, replacing(None), true),
         (&Rules { mesh: Some(Access::Write), ..Rules::default() }, Command::DeleteMesh { compare: None }, false),
         (&Rules { operator: Some(Access::Write), ..Rules::default() }, Command::DeleteMesh { compare: None }, true),
         (&both, Command::RevokeAgent { agent: AgentId::enrolled_at(CatalogIndex(1)) }, false),
@@ -423,6 +439,7 @@ fn a4_who_writes_the_acl_of_a_namespace_writes_nothing_else_of_it() {
         (Command::DeleteToken { accessor: accessor(2) }, true),
         (Command::DeleteToken { accessor: accessor(1) }, false),
         (Command::WriteToken { token: token(1, "default", Links::default()) }, false),
+        (Command::WriteToken { token: token(1, "team-a", Links::default()) }, false),
         (acl(AclChange::ReapTokens), false),
         (intention("web", "team-a/web", Action::Allow), false),
     ];
@@ -455,4 +472,17 @@ fn rules_that_could_never_speak_of_anything_are_refused_by_name() {
     assert!(bad(block(exact("team-a"), None, vec![node])).contains("nodes belong to no namespace"));
     let many = Rules { services: vec![writes("web").services[0].clone(); 2000], ..Rules::default() };
     assert!(bad(many).contains("2000"));
+}
+
+#[test]
+fn a_token_that_says_more_than_the_first_release_reads_is_not_proposed_to_it() {
+    let plain = Token::new(accessor(1), SecretHash("s".to_owned()), Rights::Management, Timestamp(1));
+    let linked = Token { policies: vec![id(1, 1).parse().unwrap()], ..plain.clone() };
+    let elsewhere = Token { namespace: "team-a".parse().unwrap(), ..plain.clone() };
+    let of_rules = Token { rights: Rights::Rules, ..plain.clone() };
+    let described = Token { description: "x".to_owned(), expires_at: Some(Timestamp(2)), ..plain.clone() };
+    for (token, want) in [(plain, 1), (described, 1), (linked, 2), (elsewhere, 2), (of_rules, 2)] {
+        assert_eq!(Command::WriteToken { token: token.clone() }.reads_from(), want, "{token:?}");
+        assert_eq!(Command::BootstrapAcl { token }.reads_from(), want);
+    }
 }

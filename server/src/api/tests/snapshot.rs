@@ -26,6 +26,9 @@ fn destinations(api: &Api) -> BTreeSet<String> {
 }
 
 async fn save(api: &Api) -> Vec<u8> {
+    let stale = api.get("/v1/snapshot?stale").await;
+    assert_eq!(stale.status, StatusCode::BAD_REQUEST, "there is a leader, and an audit trail to write to");
+    assert!(stale.text.contains("`stale`"), "{}", stale.text);
     let answer = api.get("/v1/snapshot").await;
     assert_eq!(answer.status, StatusCode::OK, "{}", answer.text);
     assert_eq!(answer.header("content-type"), Some("application/x-gzip"));
