@@ -192,6 +192,16 @@ pub enum Refusal {
         /// The method.
         method: AuthMethodName,
     },
+    /// Somebody has as many tokens by logging in as they may have at once.
+    #[error("`{subject}` of auth method `{method}` has {most} live tokens by login: log out of one, or let one end")]
+    TooManyLogins {
+        /// The method.
+        method: AuthMethodName,
+        /// Who logs in.
+        subject: String,
+        /// How many they may have.
+        most: usize,
+    },
     /// The login's rules are for another node.
     #[error("the login is for an agent on node {wanted}, not `{found}`")]
     LoginElsewhere {
@@ -294,6 +304,7 @@ impl Refusal {
             | Self::EntryChanged { .. }
             | Self::LoginRulesChanged { .. }
             | Self::TooManyBearers
+            | Self::TooManyLogins { .. }
             | Self::Membership { .. }
             | Self::CaMovedOn { .. }
             | Self::TooEarly { .. }

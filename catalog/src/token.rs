@@ -140,6 +140,9 @@ pub struct Token {
     /// The auth method by which somebody logged in to get it; none where it was made otherwise.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub auth_method: Option<String>,
+    /// Whom that method vouched for; of one subject, only so many tokens live at once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub login_subject: Option<String>,
     /// When it was made, by the clock of the server that made it.
     pub created_at: Timestamp,
     /// When it ends; never where there is none.
@@ -182,6 +185,7 @@ impl Token {
             namespace: Namespace::default_namespace(),
             local: false,
             auth_method: None,
+            login_subject: None,
             created_at,
             expires_at: None,
             created: CatalogIndex::default(),

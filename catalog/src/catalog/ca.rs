@@ -3,7 +3,7 @@
 //! A step that the state has passed already is refused and changes nothing, so that a leader may propose it twice and the
 //! next leader may go on where the last one stopped.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use imbl::OrdMap;
 use serde::{Deserialize, Serialize};
@@ -24,6 +24,20 @@ pub(crate) struct CaState {
     pub(crate) distrusted: BTreeMap<String, DistrustedRoot>,
     #[serde(default)]
     pub(crate) config: CaConfig,
+    /// Of each root that is in the bundle, how long leaves lived before the present setting.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub(crate) leaf_lives: BTreeMap<String, LeafLives>,
+}
+
+/// Is what was set for leaves while a root was in the bundle, and is no longer.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct LeafLives {
+    /// The longest that was set.
+    longest_ms: u64,
+    /// Whether nothing was set, so that each server's own setting counted.
+    #[serde(default)]
+    was_unset: bool,
 }
 
 fn moved_on(problem: impl Into<String>) -> Refusal {
@@ -56,6 +70,15 @@ impl Catalog {
     #[must_use]
     pub fn ca_config(&self) -> &CaConfig {
         &self.ca.config
+    }
+
+    /// Returns the longest life of a leaf that was or is in force since a root came into the bundle; `unset` is the one of
+    /// servers to whom nothing is set.
+    #[must_use]
+    pub fn longest_leaf_ttl(&self, root: &str, unset: Duration) -> Duration {
+        let lives = self.ca.leaf_lives.get(root).copied().unwrap_or_default();
+        let past = if lives.was_unset { unset } else { Duration::ZERO };
+        self.ca.config.leaf_ttl().unwrap_or(unset).max(past).max(Duration::from_millis(lives.longest_ms))
     }
 
     /// Returns the roots that were distrusted on purpose and would not have expired yet, by id.
@@ -158,6 +181,7 @@ impl Catalog {
                         expected,
                     });
                 }
+                self.note_leaf_life();
                 let created = if modified.0 == 0 { index } else { self.ca.config.created };
                 self.ca.config = CaConfig { created, modified: index, ..config.clone() };
                 touched.changed(WatchKey::CaRotation);
@@ -165,9 +189,22 @@ impl Catalog {
             }
             CaChange::Reseal { secrets } => return Ok(self.reseal(index, secrets, touched)),
         }
+        let roots = &self.roots;
+        self.ca.leaf_lives.retain(|id, _| roots.get(id).is_some_and(|root| !root.retired));
         touched.changed(WatchKey::Roots);
         touched.changed(WatchKey::CaRotation);
         Ok(Outcome::Done)
+    }
+
+    /// Notes how long leaves live before another life is set: those under the present roots may live on for as long.
+    fn note_leaf_life(&mut self) {
+        let present = self.ca.config.leaf_ttl_ms;
+        let vouching: Vec<String> = self.roots().filter(|root| !root.retired).map(|root| root.id.clone()).collect();
+        for id in vouching {
+            let lives = self.ca.leaf_lives.entry(id).or_default();
+            lives.longest_ms = lives.longest_ms.max(present.unwrap_or_default());
+            lives.was_unset |= present.is_none();
+        }
     }
 
     fn put_root(&mut self, root: CaRoot, index: CatalogIndex) {

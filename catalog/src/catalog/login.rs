@@ -11,6 +11,8 @@ use crate::{
 /// How many credentials that agents enrolled with are remembered at once: all of a day, in a mesh of some ten thousands.
 const BEARERS_MAX: usize = 131_072;
 
+/// How many live tokens somebody may have by logging in: one credential, sent again and again, must not fill the state.
+const LOGIN_TOKENS_MAX: usize = 16;
 /// For so long beyond its end a credential is remembered: what is proposed now may carry the time of a clock that is behind.
 const BEARER_KEPT_BEYOND: Duration = Duration::from_secs(600);
 
@@ -29,6 +31,7 @@ impl Catalog {
             LoginChange::DeleteRule { id } => self.delete_binding_rule(index, id, touched),
             LoginChange::GrantToken { token, method, judged_at } => {
                 self.check_judged(method, *judged_at)?;
+                self.check_few_logins(method, token, now)?;
                 self.grant_token(index, token, touched)
             }
             LoginChange::Admit { admission } => self.admit(index, now, admission, touched),
@@ -167,6 +170,19 @@ impl Catalog {
             return Err(Refusal::LoginRulesChanged { method: method.name.clone() });
         }
         Ok(())
+    }
+
+    fn check_few_logins(&self, method: &AuthMethodName, token: &Token, now: Timestamp) -> Result<(), Refusal> {
+        let Some(subject) = &token.login_subject else { return Ok(()) };
+        let is_same = |other: &&Token| {
+            other.login_subject.as_ref() == Some(subject)
+                && other.auth_method.as_deref() == Some(method.as_str())
+                && other.expires_at.is_none_or(|end| now < end)
+        };
+        if self.tokens().filter(is_same).count() < LOGIN_TOKENS_MAX {
+            return Ok(());
+        }
+        Err(Refusal::TooManyLogins { method: method.clone(), subject: subject.clone(), most: LOGIN_TOKENS_MAX })
     }
 
     fn grant_token(&mut self, index: CatalogIndex, token: &Token, touched: &mut Touched) -> Attempt {

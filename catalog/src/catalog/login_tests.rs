@@ -254,6 +254,35 @@ fn a_method_takes_its_rules_and_tokens_with_it_and_leaves_its_agents() {
 }
 
 #[test]
+fn of_one_subject_only_so_many_login_tokens_live_at_once() {
+    let mut log = Log::with_method();
+    let judged_at = log.0.index();
+    let grant = |number: u64, subject: &str| {
+        let token = Token {
+            auth_method: Some("jwt".to_owned()),
+            login_subject: Some(subject.to_owned()),
+            expires_at: Some(Timestamp(100)),
+            ..Token::new(
+                format!("00000000-0000-0000-0000-{number:012}").parse().unwrap(),
+                SecretHash(format!("secret-{number}")),
+                Rights::Rules,
+                Timestamp(1),
+            )
+        };
+        let method = "jwt".parse().unwrap();
+        login(LoginChange::GrantToken { token: Box::new(token), method, judged_at })
+    };
+    for number in 0..16 {
+        log.done(grant(number, "ci"));
+    }
+    let refusal = log.refused(1, grant(16, "ci"));
+    assert!(matches!(&refusal, Refusal::TooManyLogins { subject, .. } if subject == "ci"), "{refusal}");
+    log.done(grant(17, "another"));
+    log.enrolled(admission(9, "bearer", "key", "n1", &["web"]));
+    assert_eq!(log.at(100, grant(18, "ci")), Outcome::Done, "those that have ended count no more");
+}
+
+#[test]
 fn a_rule_asks_only_for_what_its_method_knows() {
     let mut log = Log::with_method();
     for (selector, name) in [("value.region == \"x\"", "web"), ("\"x\" in list.teams", "web"), ("", "${value.region}")]

@@ -25,6 +25,7 @@ pub(super) fn check(change: &LoginChange) -> Result<(), Refusal> {
             if token.rights == Rights::Management {
                 return Err(Refusal::invalid("token", "nobody logs in as management: bind a role or a policy"));
             }
+            bounded("subject", token.login_subject.as_deref().unwrap_or_default(), TEXT_MAX)?;
             bounded("description", &token.description, TEXT_MAX)
         }
         LoginChange::Admit { admission } => {

@@ -171,8 +171,8 @@ impl Call {
         ));
         Ok(CaRotationView {
             active_root: active.id.clone(),
-            rotation: status(catalog, leaf_ttl),
-            replaced: replaced(catalog, leaf_ttl),
+            rotation: status(catalog, self.state.leaf_ttl()),
+            replaced: replaced(catalog, self.state.leaf_ttl()),
             safe: reasons.is_empty(),
             reasons,
             notes,
@@ -180,7 +180,7 @@ impl Call {
     }
 }
 
-fn status(catalog: &Catalog, leaf_ttl: Duration) -> Option<CaRotationStatus> {
+fn status(catalog: &Catalog, unset: Duration) -> Option<CaRotationStatus> {
     let rotation = catalog.ca_rotation()?;
     let waited: Vec<&AgentRecord> = ca::agents_waited_for(catalog, rotation).collect();
     Some(CaRotationStatus {
@@ -194,14 +194,14 @@ fn status(catalog: &Catalog, leaf_ttl: Duration) -> Option<CaRotationStatus> {
         started_at: rotation.started_at,
         waiting_for: waited.len(),
         nodes: waited.iter().take(NAMED_MAX).map(|record| record.node.to_string()).collect(),
-        goes_on_at: ca::deadline(catalog, rotation, leaf_ttl),
+        goes_on_at: ca::deadline(catalog, rotation, unset),
     })
 }
 
-fn replaced(catalog: &Catalog, leaf_ttl: Duration) -> Vec<CaReplacedRoot> {
+fn replaced(catalog: &Catalog, unset: Duration) -> Vec<CaReplacedRoot> {
     let waiting = catalog.roots().filter(|root| !root.retired);
     let waiting = waiting.filter_map(|root| {
-        let retires_at = root.replaced_at?.saturating_add(ca::patience_of_retirement(leaf_ttl));
+        let retires_at = root.replaced_at?.saturating_add(ca::patience_of_retirement(catalog, &root.id, unset));
         Some(CaReplacedRoot { id: root.id.clone(), retires_at })
     });
     waiting.collect()

@@ -114,6 +114,7 @@ fn token(catalog: &Catalog, verified: &Verified, note: &str) -> Result<(Token, S
         namespace,
         local: true,
         auth_method: Some(verified.method.to_string()),
+        login_subject: Some(verified.claims.subject.clone()),
         expires_at: Some(now.saturating_add(method.token_ttl)),
         ..Token::new(new_accessor(), crypto::secret_hash(&secret), Rights::Rules, now)
     };

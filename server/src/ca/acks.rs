@@ -15,6 +15,8 @@ use crate::consensus::Consensus;
 const GATHER: Duration = Duration::from_millis(250);
 /// Acknowledgements in one log entry at most.
 const BATCH_MAX: usize = 1_000;
+/// How far what an agent speaks of may be ahead of this server: further than any server that takes part falls behind.
+const AHEAD_MAX: u64 = 1_000_000;
 
 /// Holds what was said and is not in the log yet.
 #[derive(Debug, Default)]
@@ -36,9 +38,13 @@ impl Acks {
     fn batch(&self, catalog: &Catalog) -> BTreeMap<AgentId, RootsAck> {
         let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
         waiting.retain(|agent, ack| {
-            let is_ahead = ack.roots > catalog.index();
-            let is_news = catalog.ca_rotation().is_some() && catalog.roots_ack(agent) != Some(*ack);
-            is_ahead || is_news
+            if catalog.agent_record(agent).is_none() && agent.index() <= catalog.index() {
+                return false;
+            }
+            if ack.roots > catalog.index() {
+                return ack.roots.0 - catalog.index().0 <= AHEAD_MAX;
+            }
+            catalog.ca_rotation().is_some() && catalog.roots_ack(agent) != Some(*ack)
         });
         let ready = waiting.iter().filter(|(_, ack)| ack.roots <= catalog.index()).take(BATCH_MAX);
         ready.map(|(agent, ack)| (agent.clone(), *ack)).collect()
@@ -106,6 +112,20 @@ mod tests {
         }
         assert!(acks.batch(&catalog).is_empty());
         assert!(acks.is_empty(), "nothing is rotated");
+    }
+
+    #[test]
+    fn what_no_agent_or_no_server_can_have_is_dropped() {
+        let acks = Acks::default();
+        let said = |roots| RootsAck { roots: CatalogIndex(roots), renewed: false };
+        let mut catalog = Catalog::default();
+        catalog.apply_empty(CatalogIndex(1));
+        acks.note(&agent(1), said(2));
+        acks.note(&agent(2), said(u64::MAX));
+        acks.note(&agent(3), said(2));
+        assert!(acks.batch(&catalog).is_empty());
+        let kept: Vec<AgentId> = acks.waiting.lock().unwrap().keys().cloned().collect();
+        assert_eq!(kept, [agent(3)], "the first has no record, and nobody streamed to the second what it speaks of");
     }
 
     #[test]

@@ -39,12 +39,13 @@ pub(crate) fn agents_waited_for<'a>(
 }
 
 /// Returns how long after a root was replaced the last leaf under it has expired.
-pub(crate) fn patience_of_retirement(leaf_ttl: Duration) -> Duration {
+pub(crate) fn patience_of_retirement(catalog: &Catalog, root: &str, unset: Duration) -> Duration {
+    let leaf_ttl = catalog.longest_leaf_ttl(root, unset);
     leaf_ttl + leaf_ttl.min(UNSEEN_SIGNING_MAX)
 }
 
-/// Decides what to do at `now`, by the leader's clock.
-pub(crate) fn next_duty(catalog: &Catalog, leaf_ttl: Duration, now: Timestamp) -> Duty {
+/// Decides what to do at `now`, by the leader's clock. `unset` is how long leaves live where the catalog does not say.
+pub(crate) fn next_duty(catalog: &Catalog, unset: Duration, now: Timestamp) -> Duty {
     let mut until: Option<Timestamp> = None;
     let mut wait_for = |at: Timestamp| {
         if at > now {
@@ -53,7 +54,7 @@ pub(crate) fn next_duty(catalog: &Catalog, leaf_ttl: Duration, now: Timestamp) -
         at <= now
     };
     if let Some(rotation) = catalog.ca_rotation() {
-        let deadline = deadline(catalog, rotation, leaf_ttl);
+        let deadline = deadline(catalog, rotation, unset);
         let all_met = agents_waited_for(catalog, rotation).next().is_none();
         if all_met || wait_for(deadline) {
             return step(rotation, (!all_met).then_some(deadline));
@@ -70,7 +71,7 @@ pub(crate) fn next_duty(catalog: &Catalog, leaf_ttl: Duration, now: Timestamp) -
     if catalog.ca_rotation().is_none() {
         for root in catalog.roots().filter(|root| !root.retired) {
             let Some(replaced_at) = root.replaced_at else { continue };
-            let at = replaced_at.saturating_add(patience_of_retirement(leaf_ttl));
+            let at = replaced_at.saturating_add(patience_of_retirement(catalog, &root.id, unset));
             if wait_for(at) {
                 return Duty::Retire { root: root.id.clone(), not_before: at };
             }
@@ -96,7 +97,8 @@ fn step(rotation: &CaRotation, not_before: Option<Timestamp>) -> Duty {
 
 /// Returns when a step no longer waits for agents that stay silent: their leaves have expired by then, and they hear of the
 /// new root before they get another. Nobody is waited for under a root that has expired itself.
-pub(crate) fn deadline(catalog: &Catalog, rotation: &CaRotation, leaf_ttl: Duration) -> Timestamp {
+pub(crate) fn deadline(catalog: &Catalog, rotation: &CaRotation, unset: Duration) -> Timestamp {
+    let leaf_ttl = catalog.longest_leaf_ttl(&rotation.replaces, unset);
     let patience = if rotation.distrust_replaced { leaf_ttl.min(DISTRUST_PATIENCE) } else { leaf_ttl };
     let since = rotation.activated_at.unwrap_or(rotation.started_at);
     let expired = catalog.root(&rotation.replaces).map_or(Timestamp(u64::MAX), |root| root.not_after);

@@ -39,8 +39,7 @@ pub(crate) async fn run(stewardship: Stewardship) {
         }
         let catalog = stewardship.consensus.catalog();
         let now = crypto::now();
-        let leaf_ttl = catalog.ca_config().leaf_ttl().unwrap_or(stewardship.leaf_ttl);
-        let duty = next_duty(&catalog, leaf_ttl, now);
+        let duty = next_duty(&catalog, stewardship.leaf_ttl, now);
         if let Duty::Wait { until } = duty {
             stewardship.wait(&catalog, until, now).await;
         } else if !stewardship.carry_out(&catalog, duty, now).await {

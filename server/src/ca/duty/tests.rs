@@ -184,3 +184,29 @@ fn fault_24_p9_a_root_that_expired_while_the_servers_were_away_is_replaced_at_on
     assert!(authority.server_identity(&mesh.catalog, &"s1".parse().unwrap(), mesh.now).is_ok());
     assert_eq!(mesh.duty(), Duty::Finish { root: new });
 }
+
+#[test]
+fn p6_a_shorter_leaf_life_does_not_retire_a_root_that_longer_leaves_are_under() {
+    let mut mesh = Mesh::new(0);
+    let old = mesh.active().to_owned();
+    let set = |mesh: &mut Mesh, hours: u64| {
+        let config = catalog::CaConfig { leaf_ttl_ms: Some(hours * 3_600_000), ..Default::default() };
+        mesh.change(CaChange::Configure { config, compare: None });
+    };
+    // What no operator had set, a day, was in force before.
+    set(&mut mesh, 1);
+    let new = mesh.rotate(false);
+    mesh.change(CaChange::Activate { root: new.clone() });
+    mesh.change(CaChange::Finish { root: new.clone() });
+    let replaced_at = mesh.catalog.root(&old).unwrap().replaced_at.unwrap();
+    let at = replaced_at.saturating_add(DAY + UNSEEN_SIGNING_MAX);
+    assert_eq!(mesh.duty(), Duty::Wait { until: Some(at) });
+    mesh.now = at;
+    assert_eq!(mesh.duty(), Duty::Retire { root: old.clone(), not_before: at });
+    // The root that came later has had shorter ones only.
+    set(&mut mesh, 2);
+    assert_eq!(mesh.catalog.longest_leaf_ttl(&old, DAY), DAY);
+    mesh.change(CaChange::Retire { root: old.clone() });
+    assert_eq!(mesh.catalog.longest_leaf_ttl(&old, DAY), Duration::from_secs(2 * 3600), "it is forgotten");
+    assert_eq!(mesh.catalog.longest_leaf_ttl(&new, DAY), Duration::from_secs(2 * 3600));
+}
