@@ -91,7 +91,8 @@ fn names(line: &str, address: SocketAddr) -> bool {
 
 fn secrets(mesh: &Mesh) -> Vec<String> {
     let read = |path: &Path| std::fs::read_to_string(path).unwrap().trim().to_owned();
-    let join_tokens = mesh.agents.iter().map(|agent| read(&mesh.directory.path().join(&agent.node).join("join-token")));
+    let join_tokens =
+        mesh.agents.iter().map(|agent| read(&mesh.directory.path().join(format!("{}.join-token", agent.node))));
     let cluster_key = read(&mesh.key_file());
     [mesh.token.clone(), cluster_key, SPOKEN_SECRET.to_owned()].into_iter().chain(join_tokens).collect()
 }
@@ -492,7 +493,7 @@ fn c6_r1_a_certificate_of_this_mesh_is_no_pass_for_every_service() {
 fn c9_a_used_join_token_lets_nobody_else_in() {
     let mut mesh = Mesh::start(1);
     mesh.join("vm-1", &[Service { name: "web", port: free_port(), upstreams: vec![] }]);
-    let token_file = mesh.directory.path().join("vm-1/join-token");
+    let token_file = mesh.directory.path().join("vm-1.join-token");
     let data = mesh.directory.path().join("thief-data");
     let door = Door::of_server(&mesh, 0, "weft_agent_port_refused_total");
     let before = (door.metrics)();

@@ -136,6 +136,7 @@ fn note(request: &TokenLogin) -> Result<String, &'static str> {
 
 /// Ends the token that the call is made with, if it is one of a login.
 async fn log_out(call: Call) -> Result<Response, ApiError> {
+    call.check_no_body()?;
     let accessor = call.caller.accessor().cloned().ok_or(ApiError::TokenUnknown)?;
     let catalog = call.state.consensus().catalog();
     let token = catalog.token(&accessor).ok_or(ApiError::TokenUnknown)?;

@@ -206,7 +206,7 @@ impl Call {
 
     /// Refuses a body where there is nothing to say in it.
     pub(super) fn check_no_body(&self) -> Result<(), ApiError> {
-        if self.body.is_empty() || self.body == "{}" {
+        if self.body.is_empty() || self.body == "{}" || self.body == "null" {
             return Ok(());
         }
         Err(ApiError::Body { path: self.path, reason: "the path says it all; send no body".to_owned() })
