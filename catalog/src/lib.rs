@@ -25,6 +25,7 @@ mod outcome;
 mod pattern;
 mod permission;
 mod policy_change;
+mod protocol;
 mod revocation;
 mod selector;
 mod session;
@@ -77,6 +78,7 @@ pub use permission::{
     HeaderMatch, HeaderTest, HttpMatch, JwtProvider, JwtRequirement, PathMatch, Permission, VerifyClaim,
 };
 pub use policy_change::PolicyChange;
+pub use protocol::Protocol;
 pub use revocation::{FORGOTTEN_MAX, RevocationChange, RevokedService};
 pub use selector::{Selector, SelectorError, SelectorMismatch};
 pub use session::{AGENT_CHECK, Presence, SESSIONS_MAX, SessionChange, SessionRef};

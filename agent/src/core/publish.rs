@@ -234,6 +234,7 @@ impl Core {
             revocations: Revocations { distrust, ..revoked(revocations, &mesh.scheme()) },
             endpoints: BTreeMap::new(),
             locals: BTreeMap::new(),
+            protocols: BTreeMap::new(),
             upstreams: Vec::new(),
         };
         for (topic, state) in &view {

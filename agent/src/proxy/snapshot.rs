@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use catalog::{CatalogIndex, Endpoint, IdentityScheme, InstanceKey, Policy, ServiceKey, SpiffeId};
+use catalog::{CatalogIndex, Endpoint, IdentityScheme, InstanceKey, Policy, Protocol, ServiceKey, SpiffeId};
 use wire::tls::{PeerIdentity, TlsIdentity, TrustAnchors};
 
 use super::distrust::Distrust;
@@ -31,6 +31,8 @@ pub struct Snapshot {
     pub endpoints: BTreeMap<ServiceKey, Vec<Endpoint>>,
     /// The instances that this agent stands beside; no list is empty.
     pub locals: BTreeMap<ServiceKey, Vec<LocalInstance>>,
+    /// How the bytes of each local service and of each that is called are read; `tcp` without an entry.
+    pub protocols: BTreeMap<ServiceKey, Protocol>,
     /// The loopback listeners to hold open. Of several with one address only the first is.
     pub upstreams: Vec<UpstreamListener>,
 }

@@ -53,6 +53,7 @@ impl Agent {
             revocations: Revocations::default(),
             endpoints: BTreeMap::new(),
             locals: BTreeMap::new(),
+            protocols: BTreeMap::new(),
             upstreams: Vec::new(),
         };
         Self { proxy: Proxy::start(config).unwrap(), metrics, snapshot, clock }
