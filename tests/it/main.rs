@@ -23,3 +23,4 @@ mod packaging;
 mod refused;
 mod sim;
 mod tidy;
+mod traffic;

@@ -1,33 +1,13 @@
 //! Three servers, two agents, a real nginx behind one and curl in front of the other: from the first refusal to the loss
 //! of every server.
 
-use std::{path::Path, process::Command, time::Duration};
+use std::time::Duration;
 
-use crate::harness::{Curl, Mesh, PROMISE_FACTOR, Process, Service, eventually, free_port, tool};
+use crate::harness::{Curl, Mesh, PROMISE_FACTOR, Service, eventually, free_port, nginx, tool};
 
 const CUT: Duration = Duration::from_secs(2);
 const FAILOVER: Duration = Duration::from_secs(3);
 const AGENT_RESTART: Duration = Duration::from_secs(2);
-
-fn nginx(program: &Path, directory: &Path, port: u16) -> Process {
-    let root = directory.join("nginx");
-    std::fs::create_dir_all(root.join("html")).unwrap();
-    std::fs::write(root.join("html/index.html"), "served by nginx\n").unwrap();
-    std::fs::write(root.join("html/large"), vec![b'x'; 64 << 20]).unwrap();
-    let config = format!(
-        "daemon off; master_process off; pid {0}/pid; error_log {0}/error.log;\n\
-         events {{}}\n\
-         http {{ access_log off; client_body_temp_path {0}/b; proxy_temp_path {0}/p; fastcgi_temp_path {0}/f;\n\
-         uwsgi_temp_path {0}/u; scgi_temp_path {0}/s;\n\
-         server {{ listen 127.0.0.1:{port}; root {0}/html; }} }}\n",
-        root.display()
-    );
-    let path = root.join("nginx.conf");
-    std::fs::write(&path, config).unwrap();
-    let mut command = Command::new(program);
-    command.arg("-p").arg(&root).arg("-c").arg(&path).arg("-e").arg(root.join("error.log"));
-    Process::start("nginx", command, directory)
-}
 
 #[test]
 fn a_mesh_of_processes_refuses_allows_cuts_and_outlives_its_servers() {

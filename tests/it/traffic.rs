@@ -1,0 +1,71 @@
+//! What applications of others see of the mesh that stands between them.
+
+use std::{
+    io::{BufRead, BufReader, Write},
+    process::{Child, Stdio},
+    time::Duration,
+};
+
+use crate::harness::{Mesh, PROMISE_FACTOR, Postgres, Service, eventually, free_port};
+
+const CUT: Duration = Duration::from_secs(2);
+
+/// A session in which the server speaks of its own accord: a trigger of its own notifies it.
+struct Listening {
+    child: Child,
+}
+
+impl Drop for Listening {
+    fn drop(&mut self) {
+        let _ended_before = self.child.kill();
+        let _reaped = self.child.wait();
+    }
+}
+
+#[test]
+fn a_database_session_lives_as_long_as_its_intention() {
+    let test = "a_database_session_lives_as_long_as_its_intention";
+    let (port, listener) = (free_port(), free_port());
+    let mut mesh = Mesh::start(1);
+    let Some(postgres) = Postgres::start(test, mesh.directory.path(), port) else { return };
+    mesh.join("db-1", &[Service { name: "db", port, upstreams: vec![] }]);
+    mesh.join("web-1", &[Service { name: "web", port: free_port(), upstreams: vec![("db", listener)] }]);
+
+    assert_eq!(postgres.ask(listener, "select 6 * 7"), None, "nobody said that web may call db");
+    mesh.done(&["intention", "create", "--allow", "web", "db"]);
+    eventually("the call to be allowed", CUT * PROMISE_FACTOR, || postgres.ask(listener, "select 1"));
+    let made = "create table notes as select n, repeat('x', 1000) as text from generate_series(1, 20000) as n; \
+                select count(*), sum(length(text)) from notes";
+    assert_eq!(postgres.ask(listener, made).as_deref(), Some("20000|20000000"));
+    // A result of 20 MB crosses whole.
+    let all = postgres.ask(listener, "select text from notes").unwrap();
+    assert_eq!((all.lines().count(), all.len()), (20000, 20000 * 1001 - 1));
+
+    let mut child =
+        postgres.client(listener).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut input = child.stdin.take().unwrap();
+    let mut output = BufReader::new(child.stdout.take().unwrap());
+    let mut errors = BufReader::new(child.stderr.take().unwrap());
+    let mut session = Listening { child };
+    writeln!(input, "listen news;\n\\echo listening").unwrap();
+    let mut line = String::new();
+    output.read_line(&mut line).unwrap();
+    assert_eq!(line, "listening\n");
+    postgres.ask(port, "notify news, 'of its own accord'").unwrap();
+    // The client tells what it heard with an answer.
+    writeln!(input, "{}\\echo over", "select pg_sleep(0.05);\n".repeat(40)).unwrap();
+    let mut heard = (&mut output).lines().map_while(Result::ok).take_while(|line| line != "over");
+    assert!(heard.any(|line| line.contains("of its own accord")), "the notification came");
+
+    mesh.done(&["intention", "delete", "web", "db"]);
+    // The client sees its session die under it at the next thing it asks.
+    let status = eventually("the session to be cut", CUT * PROMISE_FACTOR, || {
+        let _closed = writeln!(input, "select 1;");
+        session.child.try_wait().unwrap()
+    });
+    assert_eq!(status.code(), Some(2), "psql's status for a lost connection");
+    line.clear();
+    errors.read_line(&mut line).unwrap();
+    assert!(line.contains("server closed the connection") || line.contains("could not receive"), "{line}");
+    assert_eq!(postgres.ask(listener, "select 1"), None);
+}
