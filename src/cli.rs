@@ -28,6 +28,7 @@ mod login;
 mod mesh;
 mod operator;
 mod output;
+mod revoke;
 mod server;
 mod services;
 mod snapshot;
@@ -104,6 +105,9 @@ enum Verb {
     /// Make and end the tokens with which agents join
     #[command(subcommand)]
     JoinToken(join_token::JoinToken),
+    /// Take back what lets agents and services in
+    #[command(subcommand)]
+    Revoke(revoke::Revoke),
     /// Say who may call whom
     #[command(subcommand)]
     Intention(intention::Intention),
@@ -170,6 +174,7 @@ async fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Verb::Login(login) => login::log_in(login, api).await,
         Verb::Logout(_) => login::log_out(api).await,
         Verb::JoinToken(join_token) => join_token::run(join_token, api).await,
+        Verb::Revoke(revoke) => revoke::run(revoke, api).await,
         Verb::Intention(intention) => intention::run(intention, api).await,
         Verb::Config(config) => config::run(config, api).await,
         Verb::Mesh(mesh) => mesh::run(mesh, api).await,

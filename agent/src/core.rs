@@ -294,7 +294,9 @@ impl Core {
             Event::Request(request) => self.request(request).await,
             Event::LoggedIn(result) => self.logged_in(result),
             Event::Saved(written) => {
-                self.saver.written(written);
+                if let Some(version) = self.saver.written(written) {
+                    self.step(Input::Saved { version });
+                }
                 self.metrics.state_unsaved(self.saver.is_state_unsaved());
                 self.changed = true;
             }

@@ -120,6 +120,7 @@ pub struct ProxyMetrics {
     audited_rules: Arc<Mutex<BTreeSet<String>>>,
     accept_pauses: Counter,
     endpoints_ejected: Counter,
+    panicking: Gauge,
     upstreams_failed: Gauge,
     snapshots_published: Counter,
 }
@@ -180,6 +181,7 @@ impl Default for ProxyMetrics {
             audited_rules: Arc::default(),
             accept_pauses: Counter::default(),
             endpoints_ejected: Counter::default(),
+            panicking: Gauge::default(),
             upstreams_failed: Gauge::default(),
             snapshots_published: Counter::default(),
         }
@@ -250,6 +252,11 @@ impl ProxyMetrics {
         self.accept_pauses.inc();
     }
 
+    /// Says of how many services so many instances are critical that their checks are not believed.
+    pub(crate) fn panicking(&self, services: usize) {
+        self.panicking.set(i64::try_from(services).unwrap_or(i64::MAX));
+    }
+
     /// Counts one endpoint put aside because it could not be reached.
     pub(crate) fn endpoint_ejected(&self) {
         self.endpoints_ejected.inc();
@@ -310,6 +317,11 @@ impl ProxyMetrics {
             "proxy_endpoints_ejected",
             "Endpoints put aside because they could not be reached",
             self.endpoints_ejected.clone(),
+        );
+        registry.register(
+            "proxy_panicking_services",
+            "Services that are called whatever their checks say, since more than half of their instances are critical",
+            self.panicking.clone(),
         );
         registry.register(
             "proxy_upstreams_failed",
@@ -457,6 +469,7 @@ mod tests {
             "weft_proxy_audited counter",
             "weft_proxy_accept_pauses counter",
             "weft_proxy_endpoints_ejected counter",
+            "weft_proxy_panicking_services gauge",
             "weft_proxy_upstreams_failed gauge",
             "weft_proxy_snapshots_published counter",
             "weft_agent_connected gauge",

@@ -36,6 +36,7 @@ use wire::tls::PeerIdentity;
 
 use self::current::Current;
 use self::forbidden::Forbidden;
+use self::outbound::endpoints::is_panic;
 use self::outbound::upstreams::{self, UpstreamsStatus};
 use self::room::Room;
 use crate::metrics::Direction;
@@ -174,6 +175,8 @@ impl Proxy {
         let closed = room.streams.decide_again(&snapshot, room.now());
         room.pool.review(&snapshot);
         room.endpoints.retain(&snapshot);
+        let panicking = snapshot.endpoints.values().filter(|known| is_panic(known)).count();
+        room.metrics.panicking(panicking);
         room.metrics.snapshot_published();
         room.generation.send_replace(generation);
         tracing::debug!(generation, closed, "snapshot published");

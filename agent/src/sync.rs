@@ -9,6 +9,7 @@
 
 mod accept;
 pub(crate) mod connection;
+mod damping;
 mod dial;
 #[cfg(test)]
 pub(crate) mod model;
@@ -78,6 +79,11 @@ pub enum Input {
     Enforced {
         /// Whether every leaf that the agent holds was signed by the intermediate that signs now.
         renewed: bool,
+    },
+    /// What may be registered is on disk, as [`Sync::known`] had it when [`Sync::known_version`] was this.
+    Saved {
+        /// The version.
+        version: u64,
     },
     /// What a connection may have failed for has changed: the next one is not waited for.
     Retry,
@@ -217,6 +223,8 @@ pub struct Sync {
     /// What is in force, and what of it the present connection was told.
     enforced: Option<RootsAck>,
     acknowledged: Option<RootsAck>,
+    /// The version of what may be registered that is on disk.
+    saved: u64,
     leaving: bool,
 }
 
@@ -234,6 +242,7 @@ impl Sync {
             forgive_at: None,
             enforced: None,
             acknowledged: None,
+            saved: 0,
             leaving: false,
             jitter,
         }
@@ -249,6 +258,11 @@ impl Sync {
         self.registrations.known()
     }
 
+    /// Returns the version of [`Sync::known`]: it grows with every thing that may be registered from now on.
+    pub fn known_version(&self) -> u64 {
+        self.registrations.version()
+    }
+
     /// Returns the servers that a server told of.
     pub fn servers(&self) -> &[String] {
         self.dialler.learned()
@@ -261,7 +275,7 @@ impl Sync {
             Link::Down { retry_at } => (*retry_at, None, None),
             Link::Connecting { since, .. } => (*since + CONNECT_TIMEOUT, None, None),
             Link::Up { heard, incarnation, .. } => {
-                let writes = incarnation.and_then(|_| self.writes.due());
+                let writes = incarnation.and_then(|_| self.write_due());
                 (*heard + SILENCE_MAX, self.topics.next_due(), writes)
             }
         };
@@ -277,8 +291,11 @@ impl Sync {
             Input::Frame { attempt, frame } => self.frame(attempt, frame, now, out),
             Input::Written { request_id, result } => self.written(&request_id, result, now, out),
             Input::Needs(topics) => self.need(&topics, out),
-            Input::Readmitted => self.registrations = Registrations::new(None),
-            Input::Desired(desired) => self.registrations.desire(*desired),
+            Input::Readmitted => {
+                self.registrations = Registrations::new(None).counting_from(self.registrations.version())
+            }
+            Input::Desired(desired) => self.registrations.desire(*desired, now),
+            Input::Saved { version } => self.saved = self.saved.max(version),
             Input::Enforced { renewed } => {
                 let held = self.topics.index_of(&Topic::Roots);
                 self.enforced = held.map(|roots| RootsAck { roots, renewed });
@@ -422,6 +439,8 @@ impl Sync {
             Taken::Gap => self.subscribe_from_scratch(attempt, &topic, out),
             Taken::Behind => self.hang_up(Lost::Behind(topic), now, out),
             Taken::Invalid(error) => {
+                let rejected = ClientFrame::Rejected { topic: topic.clone(), error: error.clone() };
+                out(Output::Send { attempt, frame: rejected });
                 let pause = POISON_PAUSE + self.jitter.up_to(POISON_PAUSE / 2);
                 self.topics.poison(&topic, now + pause);
                 out(Output::Dropped { topic, error });
@@ -450,15 +469,31 @@ impl Sync {
         let Link::Up { attempt, incarnation: Some(incarnation), .. } = &self.link else { return };
         let (attempt, incarnation) = (*attempt, *incarnation);
         if self.writes.is_idle()
-            && let Some(command) = self.registrations.next(incarnation)
+            && let Some(command) = self.registrations.next(incarnation, now)
         {
             self.writes.start(command, now);
-            // It may be committed and the answer lost: from now on it may be there.
             out(Output::Persist);
+        }
+        // It may be committed, and the answer or this process be lost: it is on disk before it is sent.
+        if !self.is_saved() {
+            return;
         }
         if let Some(request) = self.writes.send(now) {
             out(Output::Write { attempt, request: Box::new(request) });
         }
+    }
+
+    /// Whether everything that may be registered is on disk.
+    fn is_saved(&self) -> bool {
+        self.registrations.version() <= self.saved
+    }
+
+    /// Returns when there is something to write, as far as time decides.
+    fn write_due(&self) -> Option<Duration> {
+        if self.writes.is_idle() {
+            return self.registrations.due();
+        }
+        self.writes.due().filter(|_| self.is_saved())
     }
 
     fn written(&mut self, request_id: &RequestId, result: WriteResult, now: Duration, out: &mut dyn FnMut(Output)) {

@@ -44,6 +44,7 @@ use crate::hub::shell::{self, HubClient};
 use crate::login::Logins;
 use crate::metrics::Metrics;
 use crate::outage::{self, Applicant, Outage};
+use crate::sessions::{self, Periods};
 
 pub(crate) use body::read_json;
 pub(crate) use bounds::Bounds;
@@ -62,6 +63,8 @@ pub(crate) struct Settings {
     pub(crate) leaf_ttl: Duration,
     /// What checks the logins of agents.
     pub(crate) logins: Logins,
+    /// How long agents may be away.
+    pub(crate) periods: Periods,
     /// The API that agents pass requests on to.
     pub(crate) api: Router,
     /// What the port does at most.
@@ -96,6 +99,7 @@ pub(crate) async fn serve(
     stop: CancellationToken,
 ) {
     let hub = shell::start(consensus.clone(), metrics.clone(), Limits::default(), stop.clone());
+    let periods = settings.periods;
     let port = Arc::new(AgentPort {
         authority: CertificateAuthority::new(settings.cluster_keys, settings.leaf_ttl),
         acks: Acks::default(),
@@ -113,6 +117,9 @@ pub(crate) async fn serve(
     });
     tokio::select! {
         () = tls_identity::keep(&port) => {}
+        () = sessions::shell::watch(
+            port.server.clone(), periods, port.hub.clone(), port.consensus.clone(), port.metrics.clone(),
+        ) => {}
         () = port.acks.keep(&port.consensus, &port.server) => {}
         () = outage::settle(&port.outage, &port.consensus, &port.server, &port.metrics) => {}
         () = listener::run(listener, Arc::clone(&port), stop) => {}

@@ -31,6 +31,7 @@ mod reads;
 mod register;
 mod rekey;
 mod relaxations;
+mod revocations;
 mod route;
 mod services;
 mod shaping;
@@ -280,6 +281,7 @@ fn table() -> Vec<Route> {
         join_tokens::routes(),
         login::routes(),
         auth_methods::routes(),
+        revocations::routes(),
     ];
     modules.into_iter().flatten().collect()
 }

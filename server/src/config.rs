@@ -9,6 +9,7 @@ use wire::api_name::ApiName;
 use wire::cluster_key::ClusterKeys;
 
 use crate::raft::Limits;
+use crate::sessions::Periods;
 
 /// Most servers that one cluster is bootstrapped with: more voters make every write slower and hardly safer.
 pub const BOOTSTRAP_EXPECT_MAX: usize = 9;
@@ -47,6 +48,10 @@ pub struct Config {
     pub path_template: PathTemplate,
     /// How long leaf certificates live.
     pub leaf_ttl: Duration,
+    /// How long an agent may be without a session before its node turns critical.
+    pub session_grace: Duration,
+    /// How long after that its node leaves the catalog.
+    pub session_reap: Duration,
     /// How many log entries are applied between two snapshots. Half as many stay in the log for servers that were away.
     pub snapshot_entries: u64,
     /// The clocks of Raft and of what waits for it.
@@ -96,6 +101,8 @@ impl Config {
             trust_domain: None,
             path_template: PathTemplate::default(),
             leaf_ttl: Self::LEAF_TTL,
+            session_grace: Duration::from_secs(10),
+            session_reap: Duration::from_secs(60 * 60),
             snapshot_entries: Limits::default().snapshot_entries,
             timing: RaftTiming::default(),
         }
@@ -104,6 +111,11 @@ impl Config {
     /// Returns the address that others reach this server at; none where neither setting names one.
     pub(crate) fn advertised(&self) -> Option<IpAddr> {
         self.advertise.or_else(|| (!self.bind.is_unspecified()).then_some(self.bind))
+    }
+
+    /// Returns how long agents may be away.
+    pub(crate) fn periods(&self) -> Periods {
+        Periods { grace: self.session_grace, reap: self.session_reap, leaf_ttl: self.leaf_ttl }
     }
 
     /// Checks what can be checked without touching the machine.
@@ -128,6 +140,12 @@ impl Config {
         if self.leaf_ttl < LEAF_TTL_MIN || self.leaf_ttl > LEAF_TTL_MAX {
             return Err(ConfigError::LeafTtl { found: self.leaf_ttl });
         }
+        if self.session_grace < SESSION_GRACE_MIN || self.session_grace > SESSION_GRACE_MAX {
+            return Err(ConfigError::SessionGrace { found: self.session_grace });
+        }
+        if self.session_reap < SESSION_GRACE_MIN {
+            return Err(ConfigError::SessionReap { found: self.session_reap });
+        }
         if self.snapshot_entries < SNAPSHOT_ENTRIES_MIN {
             return Err(ConfigError::SnapshotEntries { found: self.snapshot_entries });
         }
@@ -140,6 +158,9 @@ impl Config {
 
 /// With fewer a busy server would do nothing else but write snapshots.
 const SNAPSHOT_ENTRIES_MIN: u64 = 16;
+/// An agent that changes servers is away for a moment.
+const SESSION_GRACE_MIN: Duration = Duration::from_secs(1);
+const SESSION_GRACE_MAX: Duration = Duration::from_secs(60 * 60);
 const LEAF_TTL_MIN: Duration = Duration::from_secs(1);
 const LEAF_TTL_MAX: Duration = Duration::from_secs(90 * 24 * 60 * 60);
 
@@ -173,6 +194,18 @@ pub enum ConfigError {
     /// Leaves would be useless or outlive their intermediate.
     #[error("leaf_ttl is {found:?}: set it between {LEAF_TTL_MIN:?} and 90 days")]
     LeafTtl {
+        /// The setting.
+        found: Duration,
+    },
+    /// Every change of servers would count as a loss, or none ever.
+    #[error("session_grace is {found:?}: set it between {SESSION_GRACE_MIN:?} and an hour")]
+    SessionGrace {
+        /// The setting.
+        found: Duration,
+    },
+    /// Nodes would leave before anybody could see that they are critical.
+    #[error("session_reap is {found:?}: set it to {SESSION_GRACE_MIN:?} or more")]
+    SessionReap {
         /// The setting.
         found: Duration,
     },
@@ -262,6 +295,8 @@ mod tests {
         check(|c| c.bind = IpAddr::from([0, 0, 0, 0]), "bind is 0.0.0.0");
         check(|c| c.datacenter = "DC 1".to_owned(), "datacenter is `DC 1`");
         check(|c| c.leaf_ttl = Duration::ZERO, "leaf_ttl is 0ns");
+        check(|c| c.session_grace = Duration::ZERO, "session_grace is 0ns");
+        check(|c| c.session_reap = Duration::ZERO, "session_reap is 0ns");
         check(|c| c.snapshot_entries = 0, "snapshot_entries is 0");
         for address in ["10.0.0.1", ":8301", "host:0", "host:port"] {
             check(|c| c.retry_join = vec![address.to_owned()], &format!("retry_join names `{address}`"));

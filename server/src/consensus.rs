@@ -25,6 +25,7 @@ mod thread;
 mod transport;
 mod watch;
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -259,6 +260,11 @@ impl Consensus {
     /// Returns the addresses of the servers' agent ports that are known: this server's, then those of its peers.
     pub(crate) fn agent_addresses(&self) -> Vec<String> {
         self.shared.members.agent_addresses()
+    }
+
+    /// Returns the servers that this one hears over Raft's connections, and itself.
+    pub(crate) fn servers_heard(&self) -> BTreeSet<ServerId> {
+        self.shared.members.all_heard()
     }
 
     /// Waits until something behind `keys` changed after `since`, or until `deadline`, and returns the catalog then.

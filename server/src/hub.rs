@@ -78,6 +78,11 @@ impl Hub {
         self.sessions.len()
     }
 
+    /// Returns the open sessions.
+    pub fn open_sessions(&self) -> BTreeMap<AgentId, Incarnation> {
+        self.sessions.values().map(|open| (open.agent.clone(), open.incarnation)).collect()
+    }
+
     /// Returns how many bytes wait for the agent of `session`; 0 when there is no such session.
     pub fn waiting_bytes(&self, session: SessionId) -> usize {
         self.sessions.get(&session).map_or(0, |open| open.waiting_bytes)
@@ -301,6 +306,8 @@ impl Hub {
             Some(record) if record.incarnation.is_some_and(|newest| newest > open.incarnation) => {
                 self.close(session, CloseReason::Superseded, out);
             }
+            // The servers gave it up while this one was cut off from them: nothing that the agent writes in it counts.
+            Some(record) if record.presence.lost_at.is_some() => self.close(session, CloseReason::GivenUp, out),
             Some(_) => {}
         }
     }

@@ -14,6 +14,7 @@ mod login;
 mod metrics;
 mod outage;
 pub mod raft;
+mod sessions;
 #[cfg(test)]
 mod tests;
 
@@ -123,6 +124,7 @@ pub async fn start(config: Config) -> Result<Server, StartError> {
         advertised: agent_address,
         cluster_keys: config.cluster_keys.clone(),
         leaf_ttl: config.leaf_ttl,
+        periods: config.periods(),
         api: api::passed_on_router(state.clone()),
         logins: state.logins().clone(),
         bounds: agent_port::Bounds::default(),

@@ -96,6 +96,9 @@ struct Inner {
     agents_provisional: Gauge,
     leaves_signed_without_quorum: Counter,
     backups_unaudited: Counter,
+    agents_away: Gauge,
+    nodes_held: Gauge,
+    sessions_reported: Family<ReasonLabel, Counter>,
     leaf_certificates_signed: Counter,
     ca_certificate_expiry: Family<CertificateLabel, Gauge>,
     server_certificate_expiry: Gauge,
@@ -152,6 +155,9 @@ impl Metrics {
             agents_provisional: Gauge::default(),
             leaves_signed_without_quorum: Counter::default(),
             backups_unaudited: Counter::default(),
+            agents_away: Gauge::default(),
+            nodes_held: Gauge::default(),
+            sessions_reported: Family::default(),
             leaf_certificates_signed: Counter::default(),
             ca_certificate_expiry: Family::default(),
             server_certificate_expiry: Gauge::default(),
@@ -252,6 +258,18 @@ impl Metrics {
     /// Counts one backup that was taken without a leader, of which the audit trail knows nothing.
     pub(crate) fn backup_unaudited(&self) {
         self.inner.backups_unaudited.inc();
+    }
+
+    /// Says how many agents are away, and whether their nodes stay in the catalog because they are so many.
+    pub(crate) fn agents_away(&self, count: usize, is_holding: bool) {
+        self.inner.agents_away.set(i64::try_from(count).unwrap_or(i64::MAX));
+        self.inner.nodes_held.set(i64::from(is_holding));
+    }
+
+    /// Counts sessions that this server reported, by what became of them.
+    pub(crate) fn sessions_reported(&self, reason: &'static str, count: usize) {
+        let count = u64::try_from(count).unwrap_or(u64::MAX);
+        self.inner.sessions_reported.get_or_create(&ReasonLabel { reason }).inc_by(count);
     }
 
     /// Counts one leaf certificate signed by this server.
@@ -370,6 +388,21 @@ impl Inner {
             "Agents admitted without a quorum that the mesh has not agreed to yet",
             self.agents_provisional.clone(),
         );
+        registry.register(
+            "agents_away",
+            "Agents whose sessions were lost, as this server knows",
+            self.agents_away.clone(),
+        );
+        registry.register(
+            "agent_nodes_held",
+            "1 on a leader that removes no nodes of lost agents because these are too many, otherwise 0",
+            self.nodes_held.clone(),
+        );
+        registry.register(
+            "sessions_reported",
+            "Sessions of agents that this server reported as lost or reaped",
+            self.sessions_reported.clone(),
+        );
     }
 
     fn register_certificates(&mut self) {
@@ -448,6 +481,7 @@ mod tests {
         metrics.raft_peer_refused("foreign_ca");
         metrics.agent_port_refused("expired");
         metrics.login("granted");
+        metrics.sessions_reported("lost", 1);
         metrics.api_connection_refused("tls_handshake");
         metrics.api_request(StatusCode::NOT_FOUND);
         metrics.certificate_expires(Certificate::Root, Lifetime { begin: Timestamp(0), end: Timestamp(7_999) });
@@ -472,6 +506,9 @@ mod tests {
             "weft_stream_sessions gauge",
             "weft_logins counter",
             "weft_agents_provisional gauge",
+            "weft_agents_away gauge",
+            "weft_agent_nodes_held gauge",
+            "weft_sessions_reported counter",
             "weft_leaf_certificates_signed counter",
             "weft_leaf_certificates_signed_without_quorum counter",
             "weft_backups_unaudited counter",

@@ -105,6 +105,12 @@ pub(super) struct Settings {
     /// How long leaf certificates live [default: 24h]
     #[arg(long, value_name = "DURATION", value_parser = wire::decode::parse_duration)]
     leaf_ttl: Option<Duration>,
+    /// How long an agent may be without a session before its node turns critical [default: 10s]
+    #[arg(long, value_name = "DURATION", value_parser = wire::decode::parse_duration)]
+    session_grace: Option<Duration>,
+    /// How long after that its node leaves the catalog [default: 1h]
+    #[arg(long, value_name = "DURATION", value_parser = wire::decode::parse_duration)]
+    session_reap: Option<Duration>,
     /// How many log entries are applied between two snapshots, for tests of small groups [default: 8192]
     #[arg(long, value_name = "COUNT", hide = true)]
     snapshot_entries: Option<u64>,
@@ -132,6 +138,8 @@ impl Settings {
             trust_domain: fields.parsed("trust_domain")?,
             path_template: fields.parsed("path_template")?,
             leaf_ttl: fields.duration("leaf_ttl")?,
+            session_grace: fields.duration("session_grace")?,
+            session_reap: fields.duration("session_reap")?,
             snapshot_entries: fields.number("snapshot_entries")?,
         })
     }
@@ -158,6 +166,8 @@ impl Settings {
             trust_domain: over.trust_domain.or(self.trust_domain),
             path_template: over.path_template.or(self.path_template),
             leaf_ttl: over.leaf_ttl.or(self.leaf_ttl),
+            session_grace: over.session_grace.or(self.session_grace),
+            session_reap: over.session_reap.or(self.session_reap),
             snapshot_entries: over.snapshot_entries.or(self.snapshot_entries),
         }
     }
@@ -207,6 +217,8 @@ impl Settings {
             trust_domain: self.trust_domain,
             path_template: self.path_template.unwrap_or(defaults.path_template),
             leaf_ttl: self.leaf_ttl.unwrap_or(defaults.leaf_ttl),
+            session_grace: self.session_grace.unwrap_or(defaults.session_grace),
+            session_reap: self.session_reap.unwrap_or(defaults.session_reap),
             snapshot_entries: self.snapshot_entries.unwrap_or(defaults.snapshot_entries),
             ..defaults
         })

@@ -21,6 +21,7 @@ mod one_mesh_on_machines;
 mod operations;
 mod packaging;
 mod refused;
+mod sessions;
 mod sim;
 mod tidy;
 mod traffic;

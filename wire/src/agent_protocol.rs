@@ -12,8 +12,9 @@
 //! A request that fails is answered with a status and an [`ApiError`].
 
 use catalog::{
-    AgentRecord, AuthMethodName, CatalogIndex, Check, CheckUpdate, Command, DeregisterTarget, Event, Incarnation,
-    Instance, MeshItem, Node, NodeName, Outcome, Platform, RequestId, ServerId, ServiceKey, Timestamp, Topic,
+    AgentId, AgentRecord, AuthMethodName, CatalogIndex, Check, CheckUpdate, Command, DeregisterTarget, Event,
+    Incarnation, Instance, MeshItem, Node, NodeName, Outcome, Platform, RequestId, ServerId, ServiceKey, SessionChange,
+    SessionRef, Timestamp, Topic,
 };
 use serde::{Deserialize, Serialize};
 
@@ -157,6 +158,15 @@ pub enum AgentWrite {
         /// The session that writes.
         incarnation: Incarnation,
     },
+    /// Says that the agent is shutting down; see [`SessionChange::Drain`].
+    Drain {
+        /// The agent's node.
+        node: NodeName,
+        /// The agent.
+        agent: AgentId,
+        /// The session that writes.
+        incarnation: Incarnation,
+    },
     /// Records what checks say; see [`Command::UpdateChecks`].
     UpdateChecks {
         /// The news; at least one.
@@ -171,7 +181,7 @@ impl AgentWrite {
     pub fn node(&self) -> Option<&NodeName> {
         match self {
             Self::Register { node, .. } => Some(&node.name),
-            Self::Deregister { node, .. } => Some(node),
+            Self::Deregister { node, .. } | Self::Drain { node, .. } => Some(node),
             Self::UpdateChecks { updates, .. } => updates.first().map(|update| &update.key.node),
         }
     }
@@ -181,6 +191,7 @@ impl AgentWrite {
         match self {
             Self::Register { incarnation, .. }
             | Self::Deregister { incarnation, .. }
+            | Self::Drain { incarnation, .. }
             | Self::UpdateChecks { incarnation, .. } => *incarnation,
         }
     }
@@ -193,6 +204,9 @@ impl AgentWrite {
             }
             Self::Deregister { node, target, incarnation } => {
                 Command::Deregister { node, target, incarnation: Some(incarnation) }
+            }
+            Self::Drain { agent, incarnation, .. } => {
+                Command::Sessions { change: SessionChange::Drain { session: SessionRef { agent, incarnation } } }
             }
             Self::UpdateChecks { updates, incarnation } => {
                 Command::UpdateChecks { updates, incarnation: Some(incarnation) }
@@ -238,6 +252,13 @@ pub enum ClientFrame {
         roots: CatalogIndex,
         /// Whether every leaf that it holds was signed by the intermediate that signs as of that index.
         renewed: bool,
+    },
+    /// Says that an event could not be taken: the agent goes on with what it held of the topic.
+    Rejected {
+        /// Which.
+        topic: Topic,
+        /// What is wrong with the event; one line.
+        error: String,
     },
     /// Asks to hear no more of a topic.
     Unsubscribe {

@@ -19,6 +19,7 @@ use crate::rfc3339;
 
 mod audit;
 mod relaxation;
+mod revocation;
 
 pub use audit::{AUDIT_BASE_HEADER, AUDIT_HEAD_HEADER, AuditRecord};
 pub use ca::{
@@ -26,6 +27,7 @@ pub use ca::{
     CaRotateRequest, CaRotationStatus, CaRotationView, CertificateAge, RekeyView,
 };
 pub use relaxation::{RelaxRequest, RelaxationView};
+pub use revocation::{RevocationView, Revoked};
 
 /// How long a join token is good for where nobody says otherwise.
 pub const JOIN_TOKEN_TTL: Duration = Duration::from_secs(3600);

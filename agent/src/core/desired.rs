@@ -20,7 +20,9 @@ impl Core {
         let mut topics = BTreeSet::from([Topic::Mesh, Topic::Roots, Topic::Revocations]);
         topics.extend(services.iter().cloned().map(Topic::Intentions));
         let upstreams = self.local.services().flat_map(|service| &service.upstreams);
-        topics.extend(upstreams.map(|upstream| Topic::Endpoints(upstream.destination.clone())));
+        let called: Vec<Topic> = upstreams.map(|upstream| Topic::Endpoints(upstream.destination.clone())).collect();
+        topics.extend(called.first().map(|_| Topic::Gateways));
+        topics.extend(called);
         self.step(Input::Needs(topics));
         let mut subjects: BTreeSet<Subject> = services.into_iter().map(Subject::Service).collect();
         subjects.insert(Subject::Agent);

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use catalog::{
-    AgentRecord, Check, CheckKey, Endpoint, IdentityScheme, Intention, Item, MeshItem, Policy, ServiceKey, Timestamp,
-    Topic, TrustDomain,
+    AgentRecord, Check, CheckKey, Endpoint, Gateway, IdentityScheme, Intention, Item, MeshItem, Policy, ServiceKey,
+    Timestamp, Topic, TrustDomain,
 };
 use tokio::sync::watch;
 use wire::agent_protocol::Subject;
@@ -233,6 +233,7 @@ impl Core {
             policies: BTreeMap::new(),
             revocations: Revocations { distrust, ..revoked(revocations, &mesh.scheme()) },
             endpoints: BTreeMap::new(),
+            gateways: view.get(&Topic::Gateways).map(|state| gateways(state)).unwrap_or_default(),
             locals: BTreeMap::new(),
             protocols: BTreeMap::new(),
             upstreams: Vec::new(),
@@ -327,6 +328,14 @@ fn intentions(state: &TopicState) -> Vec<Intention> {
         _ => None,
     });
     intentions.collect()
+}
+
+fn gateways(state: &TopicState) -> Vec<Gateway> {
+    let gateways = state.items.values().filter_map(|item| match item {
+        Item::Gateway(gateway) => Some(Gateway::clone(gateway)),
+        _ => None,
+    });
+    gateways.collect()
 }
 
 fn endpoints(state: &TopicState) -> Vec<Endpoint> {

@@ -24,6 +24,8 @@ const RETRY: Duration = Duration::from_secs(2);
 pub(crate) struct Kept {
     subjects: BTreeSet<Subject>,
     view: View,
+    /// The version of what may be registered.
+    known: u64,
 }
 
 impl Kept {
@@ -97,7 +99,8 @@ impl Saver {
 
     /// Notes what an earlier run kept.
     pub(super) fn found<'a>(&mut self, subjects: impl Iterator<Item = &'a Subject>, view: Option<&View>) {
-        self.kept = Kept { subjects: subjects.cloned().collect(), view: view.cloned().unwrap_or_default() };
+        let view = view.cloned().unwrap_or_default();
+        self.kept = Kept { subjects: subjects.cloned().collect(), view, known: 0 };
     }
 
     pub(super) fn state_changed(&mut self) {
@@ -136,14 +139,19 @@ impl Saver {
 
     /// Takes the news that the write under way has ended.
     ///
+    /// Returns the version of what may be registered that is on disk now, where the state was written.
+    ///
     /// After a failure the agent serves on, but is not ready: a restart would find less than it should, or nothing.
-    pub(super) fn written(&mut self, written: Written) {
+    pub(super) fn written(&mut self, written: Written) -> Option<u64> {
         let disk = std::mem::replace(&mut self.disk, Disk::Idle { not_before: Instant::now() });
-        let Disk::Writing(content) = disk else { return };
+        let Disk::Writing(content) = disk else { return None };
         let mut pause = PAUSE;
+        let mut saved = None;
         match written.state {
             Some(Ok(())) => {
                 self.kept.view = content.view;
+                self.kept.known = content.known;
+                saved = Some(content.known);
                 self.state_failed = None;
             }
             Some(Err(failed)) => {
@@ -169,6 +177,7 @@ impl Saver {
             None => {}
         }
         self.disk = Disk::Idle { not_before: Instant::now() + pause };
+        saved
     }
 
     fn write(
@@ -245,6 +254,7 @@ impl Core {
         let mut content = self.saver.kept.clone();
         let saved = std::mem::take(&mut self.saver.state_changed).then(|| {
             content.view = self.sync.view().clone();
+            content.known = self.sync.known_version();
             Saved {
                 servers: self.sync.servers().to_vec(),
                 view: self.sync.view().clone(),

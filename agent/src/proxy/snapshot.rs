@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use catalog::{CatalogIndex, Endpoint, IdentityScheme, InstanceKey, Policy, Protocol, ServiceKey, SpiffeId};
+use catalog::{CatalogIndex, Endpoint, Gateway, IdentityScheme, InstanceKey, Policy, Protocol, ServiceKey, SpiffeId};
 use wire::tls::{PeerIdentity, TlsIdentity, TrustAnchors};
 
 use super::distrust::Distrust;
@@ -15,7 +15,7 @@ pub const DEFAULT_PORT_NAME: &str = "default";
 /// Is everything that the proxy decides by.
 #[derive(Debug, Clone)]
 pub struct Snapshot {
-    /// The flat address space that this agent is in; endpoints of another are not dialled.
+    /// The flat address space that this agent is in; endpoints of another are reached through a gateway, or not at all.
     pub network: String,
     /// How identities and server names of the mesh are built and read.
     pub scheme: IdentityScheme,
@@ -29,6 +29,8 @@ pub struct Snapshot {
     pub revocations: Revocations,
     /// The instances of each service that some local service calls.
     pub endpoints: BTreeMap<ServiceKey, Vec<Endpoint>>,
+    /// The ways into other networks.
+    pub gateways: Vec<Gateway>,
     /// The instances that this agent stands beside; no list is empty.
     pub locals: BTreeMap<ServiceKey, Vec<LocalInstance>>,
     /// How the bytes of each local service and of each that is called are read; `tcp` without an entry.

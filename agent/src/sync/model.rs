@@ -232,6 +232,7 @@ impl Cluster {
                 session.outbox.push_back(ServerFrame::Event(event));
                 session.subscriptions.insert(topic, Some(Sent { index, items }));
             }
+            ClientFrame::Rejected { .. } => {}
             ClientFrame::Acknowledge { roots, renewed } => self.acknowledged = Some(RootsAck { roots, renewed }),
             ClientFrame::Unsubscribe { topic } => {
                 if let Some(session) = &mut self.servers[server].session {

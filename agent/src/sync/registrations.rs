@@ -5,13 +5,16 @@
 //! have removed or marked anything while the agent was away.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use catalog::{
-    Check, CheckKey, CheckUpdate, DeregisterTarget, Incarnation, Instance, InstanceKey, Node, NodeName, Outcome,
+    Check, CheckKey, CheckUpdate, DeregisterTarget, Incarnation, Instance, InstanceKey, Node, NodeName, Outcome, Owner,
     Refusal,
 };
 use serde::{Deserialize, Serialize};
 use wire::agent_protocol::AgentWrite;
+
+use super::damping::Damping;
 
 /// One write carries at most this many instances, and as many checks.
 const BATCH_MAX: usize = 64;
@@ -47,6 +50,7 @@ pub struct Known {
 enum Effect {
     Register { node: Box<Node>, instances: Vec<Instance>, checks: Vec<Check> },
     Update(Vec<CheckUpdate>),
+    Drain,
     Remove(Removal),
 }
 
@@ -81,7 +85,14 @@ struct Acknowledged {
 #[derive(Debug)]
 pub(super) struct Registrations {
     desired: Option<Desired>,
+    damping: Damping,
+    /// When a status that is held back may be written.
+    due: Option<Duration>,
     leaving: bool,
+    /// The servers know in this session that the agent is leaving, or will not hear it.
+    has_drained: bool,
+    /// Grows with everything that may be there from now on.
+    version: u64,
     /// Nothing while it is unknown what an earlier life of this node left behind.
     acknowledged: Option<Acknowledged>,
     refused_instances: BTreeMap<InstanceKey, Instance>,
@@ -103,7 +114,11 @@ impl Registrations {
         });
         Self {
             desired: None,
+            damping: Damping::default(),
+            due: None,
             leaving: false,
+            has_drained: false,
+            version: 0,
             acknowledged,
             refused_instances: BTreeMap::new(),
             refused_checks: BTreeMap::new(),
@@ -121,7 +136,23 @@ impl Registrations {
         })
     }
 
-    pub(super) fn desire(&mut self, desired: Desired) {
+    /// Goes on counting from an earlier version, so that what was saved of others does not count.
+    pub(super) fn counting_from(self, version: u64) -> Self {
+        Self { version, ..self }
+    }
+
+    /// Returns the version of what may be there.
+    pub(super) fn version(&self) -> u64 {
+        self.version
+    }
+
+    /// Returns when there is something to write, if nothing else happens before; as [`Registrations::next`] found it last.
+    pub(super) fn due(&self) -> Option<Duration> {
+        self.due
+    }
+
+    pub(super) fn desire(&mut self, desired: Desired, now: Duration) {
+        self.damping.observe(&desired.checks, now);
         self.desired = Some(desired);
     }
 
@@ -140,6 +171,7 @@ impl Registrations {
     pub(super) fn new_session(&mut self) {
         self.in_flight = None;
         self.one_by_one = false;
+        self.has_drained = false;
         self.forgive();
         if let Some(acknowledged) = &mut self.acknowledged {
             acknowledged.node = None;
@@ -157,7 +189,8 @@ impl Registrations {
     }
 
     /// Returns the next write, unless one is under way or there is nothing to do.
-    pub(super) fn next(&mut self, incarnation: Incarnation) -> Option<AgentWrite> {
+    pub(super) fn next(&mut self, incarnation: Incarnation, now: Duration) -> Option<AgentWrite> {
+        self.due = None;
         if self.in_flight.is_some() {
             return None;
         }
@@ -168,10 +201,18 @@ impl Registrations {
         };
         if self.leaving {
             let nothing = acknowledged.node.is_none() && acknowledged.instances.is_empty();
+            let agent = match &desired.node.owner {
+                Owner::Agent(id) if !self.has_drained && !nothing => Some(id.clone()),
+                _ => None,
+            };
+            if let Some(agent) = agent {
+                self.in_flight = Some(Effect::Drain);
+                return Some(AgentWrite::Drain { node: name, agent, incarnation });
+            }
             return if nothing { None } else { self.forget_node(name, incarnation) };
         }
         self.register(incarnation)
-            .or_else(|| self.update(incarnation))
+            .or_else(|| self.update(incarnation, now))
             .or_else(|| self.forget_unwanted(&name, incarnation))
     }
 
@@ -248,34 +289,44 @@ impl Registrations {
         self.in_flight = Some(Effect::Register { node, instances: instances.clone(), checks: checks.clone() });
         // From the moment it is sent it may be there, whatever becomes of the answer.
         if let Some(acknowledged) = &mut self.acknowledged {
+            let before = acknowledged.instances.len() + acknowledged.checks.len();
             for instance in &instances {
                 acknowledged.instances.insert(instance.key.clone(), None);
             }
             for check in &checks {
                 acknowledged.checks.insert(check.key.clone(), None);
             }
+            let is_more = acknowledged.instances.len() + acknowledged.checks.len() > before;
+            self.version += u64::from(is_more);
         }
         Some(AgentWrite::Register { node: written, instances, checks, incarnation })
     }
 
-    fn update(&mut self, incarnation: Incarnation) -> Option<AgentWrite> {
+    fn update(&mut self, incarnation: Incarnation, now: Duration) -> Option<AgentWrite> {
         let (Some(desired), Some(acknowledged)) = (&self.desired, &self.acknowledged) else { return None };
         let changed = |check: &&Check| {
             let there = acknowledged.checks.get(&check.key).and_then(Option::as_ref);
             there.is_some_and(|there| same_definition(there, check) && there.status != check.status)
         };
+        let shown = |key: &CheckKey| acknowledged.checks.get(key).and_then(Option::as_ref).map(|check| check.status);
+        let held_until = |check: &Check| self.damping.dwell(&check.key, shown(&check.key)?, now);
+        let held = desired.checks.values().filter(changed).filter_map(held_until).min();
         let mut room = BATCH_BYTES_MAX;
         let updates: Vec<CheckUpdate> = desired
             .checks
             .values()
             .filter(changed)
+            .filter(|check| held_until(check).is_none())
             .map(|check| CheckUpdate { key: check.key.clone(), status: check.status, output: check.output.clone() })
             .take(UPDATES_MAX)
             .take_while(|update| fits(update, &mut room))
             .collect();
-        if updates.is_empty() {
+        let pause = self.damping.pause(now);
+        if updates.is_empty() || pause.is_some() {
+            self.due = if updates.is_empty() { held } else { pause };
             return None;
         }
+        self.damping.said(now);
         self.in_flight = Some(Effect::Update(updates.clone()));
         Some(AgentWrite::UpdateChecks { updates, incarnation })
     }
@@ -316,6 +367,7 @@ impl Registrations {
                     }
                 }
             }
+            Effect::Drain => self.has_drained = true,
             Effect::Remove(Removal::Node) => *acknowledged = Acknowledged::default(),
             Effect::Remove(Removal::Instance(key)) => {
                 acknowledged.instances.remove(&key);
@@ -333,7 +385,7 @@ impl Registrations {
     /// What a write was about is not there: a removal is as good as done, anything else starts over from the node.
     fn missing(&mut self, effect: Effect, refusal: &Refusal) -> Settled {
         match effect {
-            Effect::Remove(_) => {
+            Effect::Remove(_) | Effect::Drain => {
                 self.apply(effect);
                 Settled::Done
             }
@@ -364,6 +416,11 @@ impl Registrations {
             Effect::Remove(removal) => {
                 self.refused_removals.insert(removal);
                 return Settled::Refused(error);
+            }
+            // Servers of an earlier release do not know it; the node is removed all the same.
+            Effect::Drain => {
+                self.has_drained = true;
+                return Settled::Done;
             }
         };
         let is_node_alone = instances.is_empty() && checks.is_empty();

@@ -122,6 +122,45 @@ fn what_an_earlier_life_registered_and_nobody_wants_is_removed() {
 }
 
 #[test]
+fn what_may_be_registered_is_on_disk_before_it_is_sent() {
+    let (mut world, mut wanted) = serving(1);
+    world.seen.clear();
+    let more = instance("api", "api", 9);
+    wanted.instances.insert(more.key.clone(), more.clone());
+    world.disk_is_stuck = true;
+    world.desire(wanted.clone());
+    world.pass(Duration::from_secs(60));
+    assert_eq!(world.count(|output| matches!(output, Output::Write { .. })), 0);
+    assert!(world.sync.known().unwrap().instances.contains(&more.key), "it is what the disk is given");
+    assert!(world.cluster.leader().instance(&more.key).is_none());
+    world.disk_is_stuck = false;
+    world.pass(Duration::from_secs(1));
+    world.assert_registered(&wanted);
+    // What it only says anew is there already.
+    world.disk_is_stuck = true;
+    wanted.instances.get_mut(&more.key).unwrap().tags.push("v2".to_owned());
+    world.desire(wanted.clone());
+    world.pass(Duration::from_secs(1));
+    world.assert_registered(&wanted);
+}
+
+#[test]
+fn fault_32_a_check_that_flaps_every_second_costs_few_writes() {
+    let (mut world, mut wanted) = serving(1);
+    world.seen.clear();
+    for second in 0..120 {
+        let status = if second % 2 == 0 { CheckStatus::Critical } else { CheckStatus::Passing };
+        wanted.checks.values_mut().next().unwrap().status = status;
+        world.desire(wanted.clone());
+        world.pass(Duration::from_secs(1));
+    }
+    let writes = world.count(|output| matches!(output, Output::Write { .. }));
+    assert!((2..=8).contains(&writes), "{writes} writes in two minutes");
+    world.pass(Duration::from_secs(11));
+    world.assert_registered(&wanted);
+}
+
+#[test]
 fn an_agent_that_forgot_what_it_registered_empties_its_node_first() {
     let (World { cluster, .. }, _) = serving(1);
     let start = Start { servers: vec!["server-0:8300".to_owned()], known: None, seed: 7, ..Start::default() };
@@ -163,7 +202,11 @@ fn invalid() -> Outcome {
 /// Makes every write that there is to make, and returns how long the longest is.
 fn write_all(registrations: &mut Registrations) -> usize {
     let mut longest = 0;
-    while let Some(write) = registrations.next(Incarnation(1)) {
+    let mut now = Duration::ZERO;
+    while let Some(write) = {
+        now += Duration::from_secs(1);
+        registrations.next(Incarnation(1), now)
+    } {
         longest = longest.max(serde_json::to_vec(&write).unwrap().len());
         assert_eq!(registrations.answer(&Outcome::Done), Settled::Done);
     }
@@ -176,24 +219,24 @@ fn only_a_session_that_is_over_is_taken_for_one() {
     let checks = vec![check(Some("web"), "alive", CheckStatus::Passing)];
     let mut wanted = desired(&cluster, vec![instance("web", "web", 8080)], checks);
     let mut registrations = Registrations::new(Some(Known::default()));
-    registrations.desire(wanted.clone());
+    registrations.desire(wanted.clone(), Duration::ZERO);
     write_all(&mut registrations);
     wanted.checks.values_mut().next().unwrap().status = CheckStatus::Critical;
-    registrations.desire(wanted.clone());
-    assert!(matches!(registrations.next(Incarnation(1)), Some(AgentWrite::UpdateChecks { .. })));
+    registrations.desire(wanted.clone(), Duration::ZERO);
+    assert!(matches!(registrations.next(Incarnation(1), Duration::ZERO), Some(AgentWrite::UpdateChecks { .. })));
     assert!(matches!(registrations.answer(&invalid()), Settled::Refused(_)));
     assert!(
-        matches!(registrations.next(Incarnation(1)), Some(AgentWrite::Register { checks, .. }) if checks.len() == 1)
+        matches!(registrations.next(Incarnation(1), Duration::ZERO), Some(AgentWrite::Register { checks, .. }) if checks.len() == 1)
     );
     assert_eq!(registrations.answer(&Outcome::Done), Settled::Done);
 
     wanted.checks.clear();
-    registrations.desire(wanted);
-    assert!(matches!(registrations.next(Incarnation(1)), Some(AgentWrite::Deregister { .. })));
+    registrations.desire(wanted, Duration::ZERO);
+    assert!(matches!(registrations.next(Incarnation(1), Duration::ZERO), Some(AgentWrite::Deregister { .. })));
     assert!(matches!(registrations.reject("no".to_owned()), Settled::Refused(_)));
-    assert_eq!(registrations.next(Incarnation(1)), None, "it is not asked for at once again");
+    assert_eq!(registrations.next(Incarnation(1), Duration::ZERO), None, "it is not asked for at once again");
     registrations.forgive();
-    assert!(matches!(registrations.next(Incarnation(1)), Some(AgentWrite::Deregister { .. })));
+    assert!(matches!(registrations.next(Incarnation(1), Duration::ZERO), Some(AgentWrite::Deregister { .. })));
     let stale =
         Refusal::StaleIncarnation { node: "vm-1".parse().unwrap(), found: Incarnation(1), current: Incarnation(2) };
     assert_eq!(registrations.answer(&Outcome::Refused(stale)), Settled::Fenced);
@@ -214,11 +257,11 @@ fn no_write_is_longer_than_servers_take() {
     });
     let mut wanted = desired(&cluster, instances.collect(), checks.collect());
     let mut registrations = Registrations::new(Some(Known::default()));
-    registrations.desire(wanted.clone());
+    registrations.desire(wanted.clone(), Duration::ZERO);
     let longest = write_all(&mut registrations);
     assert!((256 * 1024..640 * 1024).contains(&longest), "{longest}");
     wanted.checks.values_mut().for_each(|check| check.status = CheckStatus::Critical);
-    registrations.desire(wanted.clone());
+    registrations.desire(wanted.clone(), Duration::ZERO);
     let longest = write_all(&mut registrations);
     assert!((256 * 1024..640 * 1024).contains(&longest), "{longest}");
     let known = registrations.known().unwrap();
@@ -228,21 +271,31 @@ fn no_write_is_longer_than_servers_take() {
 #[test]
 fn leaving_takes_the_node_out_and_says_so() {
     let (mut world, wanted) = serving(1);
+    world.seen.clear();
     world.feed(Input::Leave);
     world.settle();
     assert!(world.left);
+    let written = world.seen.iter().filter_map(|output| match output {
+        Output::Write { request, .. } => Some(matches!(request.command, AgentWrite::Drain { .. })),
+        _ => None,
+    });
+    assert_eq!(written.collect::<Vec<_>>(), [true, false], "it is critical before it is gone");
+    let draining = world.cluster.leader().agent_on(&wanted.node.name).unwrap().presence.draining;
+    assert!(draining.is_some(), "what this session still had on its way registers nothing");
     assert!(world.cluster.leader().node(&wanted.node.name).is_none());
     assert_eq!(world.sync.known(), Some(Known::default()));
 }
 
 #[test]
-fn a_poisoned_update_keeps_the_last_good_state_and_is_asked_for_again() {
+fn fault_31_a_poisoned_update_keeps_the_last_good_state_and_is_asked_for_again() {
     let (mut world, _) = serving(1);
     let before = world.published.clone();
     world.poison = true;
     world.cluster.commit(intend("shop", "web", Action::Allow));
     world.settle();
     assert_eq!(world.count(|output| matches!(output, Output::Dropped { .. })), 1);
+    let tells = |output: &Output| matches!(output, Output::Send { frame: ClientFrame::Rejected { .. }, .. });
+    assert_eq!(world.count(tells), 1, "the server hears of it at once");
     assert_eq!(world.published, before);
     world.pass(Duration::from_secs(31));
     world.assert_in_step();

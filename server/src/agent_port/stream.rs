@@ -105,6 +105,11 @@ async fn follow(
             Ok(Some(ClientFrame::Acknowledge { roots, renewed })) => {
                 port.acks.note(agent, RootsAck { roots, renewed });
             }
+            Ok(Some(ClientFrame::Rejected { topic, error })) => {
+                port.metrics.agent_port_refused("event_rejected");
+                let error = one_line(&error);
+                warn!(%agent, %topic, error, "agent cannot take what it was sent, and goes on with what it held");
+            }
             Ok(Some(ClientFrame::Unsubscribe { topic })) => session.unsubscribe(topic).await?,
             Ok(Some(ClientFrame::Hello {})) => {
                 return Err(PortError::Malformed { what: "stream", reason: "it says hello twice".to_owned() });

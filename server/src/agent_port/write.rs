@@ -43,6 +43,11 @@ fn own_command(record: &AgentRecord, write: AgentWrite) -> Result<Command, PortE
     if let Some(node) = write.node().filter(|node| **node != record.node) {
         return Err(PortError::ForeignNode { own: record.node.clone(), node: node.clone() });
     }
+    if let AgentWrite::Drain { agent, .. } = &write
+        && *agent != record.id
+    {
+        return Err(PortError::RecordGone { node: record.node.clone() });
+    }
     let mut command = write.into_command();
     if let Command::Register { node, instances, incarnation, .. } = &mut command {
         if let Some(service) = instances.iter().map(Instance::service_key).find(|service| !record.entitles(service)) {

@@ -1,7 +1,7 @@
 //! The address book: who the members are, by the catalog and by what they said themselves, and where each was heard last.
 
-use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arc_swap::ArcSwap;
 use catalog::{Member, Membership, Mesh, ServerId, ServerMember};
@@ -13,6 +13,27 @@ use super::transport::hello::About;
 pub(crate) struct Members {
     server: ServerId,
     book: ArcSwap<Book>,
+    /// How many connections for Raft's messages each peer holds to this server.
+    heard: Mutex<BTreeMap<ServerId, usize>>,
+}
+
+/// Counts a peer as heard while it lives.
+#[derive(Debug)]
+pub(crate) struct Heard<'a> {
+    members: &'a Members,
+    peer: ServerId,
+}
+
+impl Drop for Heard<'_> {
+    fn drop(&mut self) {
+        let mut heard = self.members.heard();
+        if let Some(count) = heard.get_mut(&self.peer) {
+            *count -= 1;
+            if *count == 0 {
+                heard.remove(&self.peer);
+            }
+        }
+    }
 }
 
 #[derive(Debug, Clone)]
@@ -39,7 +60,7 @@ impl Members {
             agent_addresses,
             readers: BTreeMap::new(),
         };
-        Self { server, book: ArcSwap::from_pointee(book) }
+        Self { server, book: ArcSwap::from_pointee(book), heard: Mutex::default() }
     }
 
     /// Enters the members of the cluster as it was when this server became one; `own_address` is where it is reached now.
@@ -86,6 +107,21 @@ impl Members {
         }
         self.book.rcu(|book| book.learning(about, is_newer));
         !is_known
+    }
+
+    /// Counts a peer as heard until the returned guard is dropped.
+    pub(crate) fn hear(&self, peer: &ServerId) -> Heard<'_> {
+        *self.heard().entry(peer.clone()).or_default() += 1;
+        Heard { members: self, peer: peer.clone() }
+    }
+
+    /// Returns this server and the peers that it hears.
+    pub(crate) fn all_heard(&self) -> BTreeSet<ServerId> {
+        self.heard().keys().cloned().chain([self.server.clone()]).collect()
+    }
+
+    fn heard(&self) -> MutexGuard<'_, BTreeMap<ServerId, usize>> {
+        self.heard.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Returns this server's Raft id; none while it belongs to no cluster.
@@ -234,6 +270,17 @@ mod tests {
         };
         let agent_address = format!("{host}:8300");
         About { candidate, agent_address, commitment: Commitment::None, known: Vec::new(), raft_id, epoch: 0 }
+    }
+
+    #[test]
+    fn a_peer_is_heard_while_one_of_its_connections_is_open() {
+        let (members, peer) = (book(), "a".parse().unwrap());
+        let first = members.hear(&peer);
+        let second = members.hear(&peer);
+        drop(first);
+        assert!(members.all_heard().contains(&peer));
+        drop(second);
+        assert_eq!(members.all_heard().into_iter().collect::<Vec<_>>(), ["b".parse().unwrap()]);
     }
 
     #[test]

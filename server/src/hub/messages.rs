@@ -120,6 +120,9 @@ pub enum CloseReason {
     /// The agent opened a newer session, here or on another server.
     #[error("the agent opened a newer session")]
     Superseded,
+    /// The servers gave the session up.
+    #[error("the servers gave the session up while this one did not reach them: connect again")]
+    GivenUp,
     /// The agent's record no longer exists.
     #[error("the agent's record is gone: connect again, or enrol again with a new join token")]
     Revoked,
@@ -148,6 +151,7 @@ impl CloseReason {
         match self {
             CloseReason::SlowReader => "slow_reader",
             CloseReason::Superseded => "superseded",
+            CloseReason::GivenUp => "given_up",
             CloseReason::Revoked => "revoked",
             CloseReason::NotEntitled(_) => "topic_not_entitled",
             CloseReason::TooManyTopics(_) => "too_many_topics",

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use catalog::{AgentId, CatalogIndex, Incarnation, ServiceKey, Topic};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -30,6 +30,7 @@ const TICK: Duration = Duration::from_secs(1);
 enum Request {
     Open { session: SessionId, opening: Opening, frames: mpsc::UnboundedSender<Bytes>, counted: GaugeGuard },
     Step(Input),
+    OpenSessions(oneshot::Sender<BTreeMap<AgentId, Incarnation>>),
 }
 
 /// What a session is opened with.
@@ -80,6 +81,15 @@ impl HubClient {
             .await
             .map_err(|_| HubStopped)?;
         Ok((Session { id: session, client: self.clone(), ended }, body))
+    }
+}
+
+impl HubClient {
+    /// Returns the sessions that are open here.
+    pub(crate) async fn open_sessions(&self) -> Result<BTreeMap<AgentId, Incarnation>, HubStopped> {
+        let (answer, open) = oneshot::channel();
+        self.requests.send(Request::OpenSessions(answer)).await.map_err(|_| HubStopped)?;
+        open.await.map_err(|_| HubStopped)
     }
 }
 
@@ -195,6 +205,8 @@ impl Task {
     fn take(&mut self, request: Request) {
         match request {
             Request::Step(input) => self.step(input),
+            // Whoever asked may have stopped waiting.
+            Request::OpenSessions(answer) => drop(answer.send(self.hub.open_sessions())),
             // The connection ended first, and its `Closed` came before this: nobody would ever end the session.
             Request::Open { frames, .. } if frames.is_closed() => {}
             Request::Open { session, opening, frames, counted } => {

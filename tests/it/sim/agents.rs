@@ -110,15 +110,6 @@ impl Agent {
         }
     }
 
-    /// Keeps what may be registered, before it is: what an agent forgot it would never take back. The rest is kept later.
-    pub(super) fn keep_known(&mut self) {
-        if let Some(machine) = &self.process {
-            let (view, servers) = (View::new(), Vec::new());
-            let kept = self.kept.get_or_insert(Kept { view, known: None, servers });
-            kept.known = machine.known();
-        }
-    }
-
     fn put(&mut self, instance: Instance) {
         let check = self.check(&format!("alive-{}", instance.key.id), Some(&instance), CheckStatus::Passing);
         self.desired.checks.insert(check.key.clone(), check);
@@ -215,13 +206,15 @@ impl Mesh {
         self.agent_step(id, sync::Input::Tick)
     }
 
-    pub(super) fn agent_saves(&mut self, id: u64, life: u64) {
+    /// An agent's disk takes what is to outlive the process; the machine hears of it, and not before.
+    pub(super) fn agent_saves(&mut self, id: u64, life: u64) -> Checked {
         let agent = self.agent(id);
-        if let Some(machine) = agent.process.as_ref().filter(|_| agent.life == life) {
-            let (view, known, servers) = (machine.view().clone(), machine.known(), machine.servers().to_vec());
-            agent.kept = Some(Kept { view, known, servers });
-            agent.is_changed = false;
-        }
+        let Some(machine) = agent.process.as_ref().filter(|_| agent.life == life) else { return Ok(()) };
+        let (view, known, servers) = (machine.view().clone(), machine.known(), machine.servers().to_vec());
+        let version = machine.known_version();
+        agent.kept = Some(Kept { view, known, servers });
+        agent.is_changed = false;
+        self.agent_step(id, sync::Input::Saved { version })
     }
 
     /// What should be registered or followed becomes something else.

@@ -199,7 +199,7 @@ impl Mesh {
         match frame {
             ClientFrame::Subscribe { topic, from } => self.hub_step(id, hub::Input::Subscribe { session, topic, from }),
             // Nothing is rotated here.
-            ClientFrame::Acknowledge { .. } => Ok(()),
+            ClientFrame::Acknowledge { .. } | ClientFrame::Rejected { .. } => Ok(()),
             ClientFrame::Unsubscribe { topic } => self.hub_step(id, hub::Input::Unsubscribe { session, topic }),
             ClientFrame::Hello {} => {
                 check!(false, "an agent said hello twice");

@@ -72,7 +72,6 @@ impl Mesh {
             sync::Output::Publish(view) => self.agent_publishes(id, view)?,
             sync::Output::Persist => {
                 let agent = self.agent(id);
-                agent.keep_known();
                 let life = agent.life;
                 if !std::mem::replace(&mut agent.is_changed, true) {
                     let after = self.random.millis(0..150);
@@ -89,7 +88,7 @@ impl Mesh {
             sync::Output::Left => {
                 self.summary.streams.left += 1;
                 let life = self.agent(id).life;
-                self.agent_saves(id, life);
+                self.agent_saves(id, life)?;
                 self.agent_crashes(id, true);
             }
         }

@@ -163,10 +163,7 @@ impl Mesh {
             }
             StreamEvent::AgentStarts { agent, life } => self.agent_starts(agent, life),
             StreamEvent::AgentTicks { agent, life } => self.agent_ticks(agent, life),
-            StreamEvent::AgentSaves { agent, life } => {
-                self.agent_saves(agent, life);
-                Ok(())
-            }
+            StreamEvent::AgentSaves { agent, life } => self.agent_saves(agent, life),
             StreamEvent::Unanswered { agent, life, number } => self.agent_gives_up(agent, life, number),
             StreamEvent::AgentActs { agent } => self.agent_acts(agent),
             StreamEvent::Fault => self.stream_fault(),

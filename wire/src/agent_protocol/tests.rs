@@ -223,6 +223,7 @@ fn golden_writes() {
             updates: vec![CheckUpdate { key: check_key(), status: CheckStatus::Passing, output: "200 OK".to_owned() }],
             incarnation,
         },
+        AgentWrite::Drain { node: "vm-1".parse().unwrap(), agent: record().id, incarnation },
     ]
     .into_iter()
     .map(|command| WriteRequest { request_id: "agent-1-1".parse().unwrap(), command })
@@ -253,6 +254,7 @@ fn golden_stream() {
             },
             ClientFrame::Unsubscribe { topic: Topic::Intentions("web".parse().unwrap()) },
             ClientFrame::Acknowledge { roots: CatalogIndex(12), renewed: true },
+            ClientFrame::Rejected { topic: Topic::Roots, error: "no root is left".to_owned() },
         ],
     );
     let endpoint = Endpoint {

@@ -30,7 +30,7 @@ pub(crate) enum CallError {
     #[error("none of the {known} instances of `{destination}` can be reached or is healthy")]
     NoHealthyEndpoint { destination: ServiceKey, known: usize },
     /// All healthy ones are elsewhere.
-    #[error("no instance of `{destination}` is in network `{network}`, and there is no gateway")]
+    #[error("no healthy instance of `{destination}` is in network `{network}`, and no gateway leads to one")]
     OtherNetwork { destination: ServiceKey, network: String },
     /// All healthy ones are without an agent, and weft never falls back to plaintext.
     #[error("no instance of `{destination}` has a mesh port")]

@@ -5,17 +5,20 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use catalog::{CheckStatus, Endpoint, InstanceKey, ServiceKey};
+use catalog::{CheckStatus, Endpoint, Gateway, InstanceKey, Reach, ServiceKey};
 use tokio::time::Instant;
 use wire::crypto;
 
 use crate::proxy::outbound::call_error::CallError;
-use crate::proxy::snapshot::{Snapshot, default_port};
+use crate::proxy::snapshot::{DEFAULT_PORT_NAME, Snapshot, default_port};
 
 /// How long an endpoint is put aside after its first failure; twice as long after each further one.
 const ASIDE_MIN: Duration = Duration::from_secs(1);
 /// The longest that an endpoint is put aside.
 const ASIDE_MAX: Duration = Duration::from_secs(30);
+
+/// Of fewer instances than this, the checks are always believed.
+const PANIC_MIN: usize = 3;
 
 /// Remembers how the instances that are called have fared.
 #[derive(Debug)]
@@ -50,12 +53,21 @@ pub(crate) struct Chosen {
 }
 
 /// Is an instance that could be called, with what that takes.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 struct Callable<'a> {
     endpoint: &'a Endpoint,
+    /// What leads to it; empty where it is dialled directly.
+    gateways: Vec<&'a Gateway>,
     mesh_port: u16,
     port: u16,
     weight: u32,
+}
+
+/// Is an instance with what leads to it: nothing where it is dialled directly.
+#[derive(Debug)]
+struct Way<'a> {
+    endpoint: &'a Endpoint,
+    gateways: Vec<&'a Gateway>,
 }
 
 /// Is what the choice between instances goes by.
@@ -89,8 +101,8 @@ impl Endpoints {
         tried: &[InstanceKey],
         now: Instant,
     ) -> Result<Chosen, CallError> {
-        let known = snapshot.endpoints.get(destination).map(Vec::as_slice).unwrap_or_default();
-        let mut left = callable(known, &snapshot.network, destination)?;
+        let mut left = callable(snapshot, destination)?;
+        let known = left.len();
         left.retain(|callable| !tried.contains(&callable.endpoint.key));
         let states: Vec<Arc<State>> = {
             let mut states = self.lock();
@@ -100,15 +112,23 @@ impl Endpoints {
             left.iter().zip(&states).map(|(callable, state)| state.load(callable.weight, now)).collect();
         let picked = pick(&loads, |bound| self.draw(bound));
         let Some((callable, state)) = picked.and_then(|index| left.get(index).zip(states.get(index))) else {
-            return Err(CallError::NoHealthyEndpoint { destination: destination.clone(), known: known.len() });
+            return Err(CallError::NoHealthyEndpoint { destination: destination.clone(), known });
         };
         state.open.fetch_add(1, Ordering::Relaxed);
         Ok(Chosen {
             key: callable.endpoint.key.clone(),
-            mesh_address: host_and_port(&callable.endpoint.address, callable.mesh_port),
-            authority: host_and_port(&callable.endpoint.address, callable.port),
+            mesh_address: self.mesh_address(callable),
+            authority: authority(callable, destination),
             state: Arc::clone(state),
         })
+    }
+
+    /// Returns where an instance is dialled: at its agent's address, or at a gateway's, drawn from several.
+    fn mesh_address(&self, callable: &Callable<'_>) -> String {
+        match callable.gateways.get(self.draw(callable.gateways.len())) {
+            Some(gateway) => host_and_port(&gateway.address, gateway.port),
+            None => host_and_port(&callable.endpoint.address, callable.mesh_port),
+        }
     }
 
     /// Forgets the instances that a snapshot no longer has.
@@ -165,45 +185,66 @@ impl Drop for Chosen {
     }
 }
 
+/// Reports whether so many instances are unhealthy at once that their checks are likelier to be wrong than right: more than
+/// half, of three or more.
+pub(crate) fn is_panic(known: &[Endpoint]) -> bool {
+    let healthy = known.iter().filter(|endpoint| endpoint.status != CheckStatus::Critical).count();
+    known.len() >= PANIC_MIN && healthy * 2 < known.len()
+}
+
 /// Finds the instances that could be called at all; says why there is none.
-fn callable<'a>(
-    known: &'a [Endpoint],
-    network: &str,
-    destination: &ServiceKey,
-) -> Result<Vec<Callable<'a>>, CallError> {
+fn callable<'a>(snapshot: &'a Snapshot, destination: &ServiceKey) -> Result<Vec<Callable<'a>>, CallError> {
+    let known = snapshot.endpoints.get(destination).map(Vec::as_slice).unwrap_or_default();
     let destination = || destination.clone();
     if known.is_empty() {
         return Err(CallError::NoEndpoint { destination: destination() });
     }
-    let healthy: Vec<&Endpoint> = known.iter().filter(|endpoint| endpoint.status != CheckStatus::Critical).collect();
+    // In a panic what the checks say counts for nothing: to try is better than to overwhelm the few that are left.
+    let ignores_checks = is_panic(known);
+    let healthy: Vec<&Endpoint> =
+        known.iter().filter(|endpoint| ignores_checks || endpoint.status != CheckStatus::Critical).collect();
     if healthy.is_empty() {
         return Err(CallError::NoHealthyEndpoint { destination: destination(), known: known.len() });
     }
-    let near: Vec<&Endpoint> = healthy.into_iter().filter(|endpoint| endpoint.network == network).collect();
-    if near.is_empty() {
-        return Err(CallError::OtherNetwork { destination: destination(), network: network.to_owned() });
+    let (near, far) = reached(snapshot, healthy);
+    // One's own network first: a gateway is for what is nowhere else.
+    let reachable = if near.is_empty() { far } else { near };
+    if reachable.is_empty() {
+        return Err(CallError::OtherNetwork { destination: destination(), network: snapshot.network.clone() });
     }
     // Never in plaintext: an instance without an agent is not dialled.
-    let meshed: Vec<(&Endpoint, u16)> =
-        near.into_iter().filter_map(|endpoint| endpoint.mesh_port.map(|mesh_port| (endpoint, mesh_port))).collect();
+    let meshed: Vec<(Way<'_>, u16)> =
+        reachable.into_iter().filter_map(|way| way.endpoint.mesh_port.map(|mesh_port| (way, mesh_port))).collect();
     if meshed.is_empty() {
         return Err(CallError::NoMeshPort { destination: destination() });
     }
     let callable: Vec<Callable<'_>> = meshed
         .into_iter()
-        .filter_map(|(endpoint, mesh_port)| {
+        .filter_map(|(Way { endpoint, gateways }, mesh_port)| {
             let port = default_port(endpoint.port, &endpoint.ports)?;
             let weight = match endpoint.status {
                 CheckStatus::Warning => endpoint.weights.warning,
                 _ => endpoint.weights.passing,
             };
-            Some(Callable { endpoint, mesh_port, port, weight })
+            Some(Callable { endpoint, gateways, mesh_port, port, weight })
         })
         .collect();
     if callable.is_empty() {
         return Err(CallError::NoPort { destination: destination() });
     }
     Ok(callable)
+}
+
+/// Sorts instances into those that are dialled directly and those that a gateway leads to; leaves out the others.
+fn reached<'a>(snapshot: &'a Snapshot, endpoints: Vec<&'a Endpoint>) -> (Vec<Way<'a>>, Vec<Way<'a>>) {
+    let ways = endpoints.into_iter().filter_map(|endpoint| {
+        match catalog::reach(endpoint, &snapshot.network, &snapshot.gateways) {
+            Reach::Direct => Some(Way { endpoint, gateways: Vec::new() }),
+            Reach::Through(gateways) => Some(Way { endpoint, gateways }),
+            Reach::Unreachable => None,
+        }
+    });
+    ways.partition(|way| way.gateways.is_empty())
 }
 
 /// Picks one of several instances; `draw` gives a number below its argument.
@@ -223,6 +264,17 @@ fn pick(loads: &[Load], mut draw: impl FnMut(usize) -> usize) -> Option<usize> {
     // open / weight, compared without a division.
     let burden = |load: &Load, rival: &Load| (load.open as u128 + 1) * u128::from(rival.weight.max(1));
     Some(if burden(other, one) < burden(one, other) { second } else { first })
+}
+
+/// Returns how a CONNECT names an instance. A gateway goes by the service that the TLS client asks for and picks the instance
+/// itself, so that behind one only the service can be named.
+fn authority(callable: &Callable<'_>, destination: &ServiceKey) -> String {
+    if callable.gateways.is_empty() {
+        return host_and_port(&callable.endpoint.address, callable.port);
+    }
+    let Endpoint { port, ports, .. } = callable.endpoint;
+    let named = ports.keys().next().filter(|_| *port == 0).map_or(DEFAULT_PORT_NAME, String::as_str);
+    format!("{}.{}:{named}", destination.name, destination.namespace)
 }
 
 /// Joins a host and a port; an IPv6 address gets its brackets.

@@ -52,6 +52,7 @@ impl Agent {
             policies: BTreeMap::new(),
             revocations: Revocations::default(),
             endpoints: BTreeMap::new(),
+            gateways: Vec::new(),
             locals: BTreeMap::new(),
             protocols: BTreeMap::new(),
             upstreams: Vec::new(),

@@ -94,6 +94,58 @@ async fn instances_that_cannot_be_called_are_not_and_the_reason_is_counted() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn fault_33_when_most_instances_fail_at_once_their_checks_are_not_believed() {
+    let mut pair = Pair::start(&["allow web api"]).await;
+    let good = pair.web.snapshot.endpoints[&service_key("api")][0].clone();
+    let numbered = |number: usize, status| {
+        let mut endpoint = Endpoint { status, ..good.clone() };
+        endpoint.key.id = format!("api-{number}").parse().unwrap();
+        endpoint
+    };
+    // Six of ten fail within a moment; the four that are left would not bear what all ten did.
+    let statuses = |critical: usize| (0..10).map(move |number| (number, number < critical));
+    let failing = |critical| {
+        let status = |is_critical| if is_critical { CheckStatus::Critical } else { CheckStatus::Passing };
+        statuses(critical).map(|(number, is_critical)| numbered(number, status(is_critical))).collect::<Vec<_>>()
+    };
+    for (critical, panics) in [(5, 0), (6, 1), (10, 1), (0, 0)] {
+        pair.web.snapshot.endpoints.insert(service_key("api"), failing(critical));
+        pair.web.publish().await;
+        pair.connected().await;
+        assert_eq!(pair.web.metric("weft_proxy_panicking_services"), panics, "{critical} of ten");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_instance_of_another_network_is_called_through_its_gateway() {
+    let mut pair = Pair::start(&["allow web api"]).await;
+    // What a gateway does, for a single destination: it passes on what it cannot read.
+    let gateway = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let (way_in, destination) = (gateway.local_addr().unwrap(), pair.api.proxy.mesh_address());
+    let passing = tokio::spawn(async move {
+        let (mut from, _) = gateway.accept().await.unwrap();
+        let mut to = tokio::net::TcpStream::connect(destination).await.unwrap();
+        tokio::io::copy_bidirectional(&mut from, &mut to).await.unwrap();
+    });
+    let mut far = pair.web.snapshot.endpoints[&service_key("api")][0].clone();
+    (far.network, far.address) = ("elsewhere".to_owned(), "192.0.2.7".to_owned());
+    pair.web.snapshot.endpoints.insert(service_key("api"), vec![far]);
+    pair.web.publish().await;
+    pair.web.expect_refusal().await;
+    assert_eq!(pair.web.refused("outbound", "choose", "other_network"), 1);
+    pair.web.snapshot.gateways.push(catalog::Gateway {
+        node: "gateway-1".parse().unwrap(),
+        network: "elsewhere".to_owned(),
+        address: way_in.ip().to_string(),
+        port: way_in.port(),
+    });
+    pair.web.publish().await;
+    pair.connected().await;
+    assert_eq!(pair.echo.accepted(), 1);
+    passing.abort();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn connections_spread_over_the_instances() {
     let mut pair = Pair::start(&["allow web api"]).await;
     let second = Echo::start().await;

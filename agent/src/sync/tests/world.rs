@@ -27,6 +27,9 @@ pub(super) struct World {
     pub(super) refuse_connections: bool,
     pub(super) highest: BTreeMap<Topic, CatalogIndex>,
     pub(super) left: bool,
+    /// Something is to be written to disk.
+    pub(super) saves: bool,
+    pub(super) disk_is_stuck: bool,
 }
 
 pub(super) fn services() -> Vec<ServiceKey> {
@@ -61,6 +64,8 @@ impl World {
             refuse_connections: false,
             highest: BTreeMap::new(),
             left: false,
+            saves: false,
+            disk_is_stuck: false,
         };
         world.published = world.sync.view().clone();
         world.feed(Input::Needs(topics().into_iter().collect()));
@@ -105,7 +110,8 @@ impl World {
                 self.published = view;
             }
             Output::Left => self.left = true,
-            Output::Opened { .. } | Output::Persist | Output::Dropped { .. } | Output::Refused { .. } => {}
+            Output::Persist => self.saves = true,
+            Output::Opened { .. } | Output::Dropped { .. } | Output::Refused { .. } => {}
         }
         self.seen.push(output);
     }
@@ -130,6 +136,10 @@ impl World {
     }
 
     pub(super) fn happen(&mut self) -> bool {
+        if !self.disk_is_stuck && std::mem::take(&mut self.saves) {
+            self.feed(Input::Saved { version: self.sync.known_version() });
+            return true;
+        }
         let Some((attempt, server)) = self.connected else { return false };
         if self.refuse_connections {
             self.cut();

@@ -77,6 +77,7 @@ impl Rig {
             advertised: address,
             cluster_keys: keys.clone(),
             leaf_ttl: config.leaf_ttl,
+            periods: config.periods(),
             api: api::passed_on_router(state),
             bounds,
         };

@@ -233,6 +233,7 @@ where
 /// Hands the peer's Raft messages to the Raft thread.
 async fn receive<R: AsyncRead + Unpin>(context: &Context, peer: &ServerId, reader: &mut R) -> Result<(), FrameError> {
     let began_as = raft_id_of(context, peer);
+    let _heard = context.shared().members.hear(peer);
     loop {
         match read_alive(reader).await? {
             // One that was taken out learns of it when it dials again.

@@ -1,0 +1,73 @@
+//! Revocation: of an agent, a service, and what a join token or an auth method let in.
+
+use ::catalog::{AgentId, Catalog, Command, NodeName, Outcome, RevocationChange, WatchKey};
+use axum::response::Response;
+use http::Method;
+use wire::api_types::{RevocationView, Revoked};
+
+use super::auth::Right;
+use super::call::Call;
+use super::error::ApiError;
+use super::route::{Route, route};
+
+pub(super) fn routes() -> Vec<Route> {
+    vec![
+        route(Method::GET, "/v1/revocations", Right::OperatorRead, list),
+        route(Method::PUT, "/v1/revoke/agent/{agent}", Right::OperatorWrite, agent),
+        route(Method::PUT, "/v1/revoke/service/{service}", Right::OperatorWrite, service),
+        route(Method::PUT, "/v1/revoke/join-token/{accessor}", Right::OperatorWrite, join_token),
+        route(Method::PUT, "/v1/revoke/login/{method}", Right::OperatorWrite, login),
+    ]
+}
+
+/// Answers with what is revoked.
+async fn list(call: Call) -> Result<Response, ApiError> {
+    let reading = call.read(vec![WatchKey::Revocations]).await?;
+    let agents = reading.catalog.revoked_agents().map(|(id, at)| RevocationView::agent(id, at));
+    let services = reading.catalog.revoked_services().map(RevocationView::service);
+    let all: Vec<_> = agents.chain(services).collect();
+    call.answer(&reading, &all)
+}
+
+/// Ends an agent's record, by its id or its node's name.
+async fn agent(call: Call) -> Result<Response, ApiError> {
+    let named = call.path_text("agent").to_owned();
+    let catalog = call.read(vec![WatchKey::Agents]).await?.catalog;
+    let agent =
+        find_agent(&catalog, &named).ok_or_else(|| ApiError::NotFound { what: "agent", name: named.clone() })?;
+    call.write(Command::RevokeAgent { agent }).await?;
+    call.json(&Revoked { agents: 1 })
+}
+
+/// Refuses a service's certificates to the agents that are enrolled now.
+async fn service(call: Call) -> Result<Response, ApiError> {
+    let service = call.service()?;
+    revoke(&call, RevocationChange::Service { service }).await
+}
+
+/// Ends a join token and what came of it.
+async fn join_token(call: Call) -> Result<Response, ApiError> {
+    let accessor = call.path_name("accessor")?;
+    revoke(&call, RevocationChange::JoinToken { accessor }).await
+}
+
+/// Ends what an auth method let in; with `subject`, only whom it called so.
+async fn login(call: Call) -> Result<Response, ApiError> {
+    let method = call.path_name("method")?;
+    let subject = call.query.get("subject").map(str::to_owned);
+    revoke(&call, RevocationChange::Login { method, subject }).await
+}
+
+async fn revoke(call: &Call, change: RevocationChange) -> Result<Response, ApiError> {
+    let agents = match call.write(Command::Revoke { change }).await?.outcome {
+        Outcome::Revoked { agents } => agents,
+        _ => 0,
+    };
+    call.json(&Revoked { agents })
+}
+
+fn find_agent(catalog: &Catalog, named: &str) -> Option<AgentId> {
+    let by_id = named.parse::<AgentId>().ok().filter(|id| catalog.agent_record(id).is_some());
+    let by_node = || catalog.agent_on(&named.parse::<NodeName>().ok()?).map(|record| record.id.clone());
+    by_id.or_else(by_node)
+}

@@ -1,0 +1,164 @@
+//! Watches over agents' sessions, as a `step(seen, now)` machine: what was lost is reported, what stays away leaves the
+//! catalog, and revocations that no certificate is left for are forgotten.
+//!
+//! It compares the catalog with what this server sees, anew at every step, so that nothing has to be handed on when a server
+//! starts or another one leads. Each server speaks for the sessions that it holds; the leader speaks for those of servers
+//! that it cannot hear, and it alone removes and forgets.
+
+pub(crate) mod shell;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use catalog::{
+    AgentId, AgentRecord, Catalog, Command, FORGOTTEN_MAX, Incarnation, RevocationChange, RevokedService, SESSIONS_MAX,
+    ServerId, SessionChange, SessionRef, Timestamp,
+};
+
+/// How long a revocation is kept after the last certificate that it is for has expired: clocks differ.
+const FORGET_AFTER: Duration = Duration::from_secs(24 * 3600);
+
+/// From this many lost sessions on, nothing is removed while they are more than half of all: servers that cannot be reached
+/// are likelier than so many agents that are gone.
+const HOLD_MIN: usize = 10;
+
+/// Is how long what is patient.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Periods {
+    /// How long an agent may be without a session before its node turns critical.
+    pub(crate) grace: Duration,
+    /// How long after that its node leaves the catalog.
+    pub(crate) reap: Duration,
+    /// How long a leaf lives.
+    pub(crate) leaf_ttl: Duration,
+}
+
+/// Is what a server sees at one moment.
+#[derive(Debug)]
+pub(crate) struct Seen<'a> {
+    /// What this server has applied.
+    pub(crate) catalog: &'a Catalog,
+    /// The sessions that this server holds.
+    pub(crate) open: &'a BTreeMap<AgentId, Incarnation>,
+    /// The servers that this one hears; none where it does not lead.
+    pub(crate) heard: Option<&'a BTreeSet<ServerId>>,
+    /// The wall clock.
+    pub(crate) clock: Timestamp,
+}
+
+/// The machine. Show it what the server sees; it answers with what to propose.
+#[derive(Debug)]
+pub(crate) struct Sessions {
+    server: ServerId,
+    periods: Periods,
+    /// Sessions that nobody seems to hold, and since when.
+    absent: Waiting,
+    /// Lost sessions whose agents still have their nodes, and since when.
+    lost: Waiting,
+    is_holding: bool,
+}
+
+/// Sessions that something is waited for with, each since when.
+#[derive(Debug, Default)]
+struct Waiting {
+    since: BTreeMap<AgentId, (Incarnation, Duration)>,
+}
+
+impl Waiting {
+    /// Takes in who waits now, and returns those who have waited for `period`.
+    fn over(&mut self, now: Duration, period: Duration, current: &BTreeMap<AgentId, Incarnation>) -> Vec<SessionRef> {
+        self.since.retain(|agent, (incarnation, _)| current.get(agent) == Some(incarnation));
+        let mut over = Vec::new();
+        for (agent, incarnation) in current {
+            let (_, since) = self.since.entry(agent.clone()).or_insert((*incarnation, now));
+            if now.saturating_sub(*since) >= period {
+                over.push(SessionRef { agent: agent.clone(), incarnation: *incarnation });
+            }
+        }
+        over
+    }
+}
+
+impl Sessions {
+    /// Returns the machine of a server.
+    pub(crate) fn new(server: ServerId, periods: Periods) -> Self {
+        Self { server, periods, absent: Waiting::default(), lost: Waiting::default(), is_holding: false }
+    }
+
+    /// Reports whether nodes stay in the catalog because too many agents seem to be gone at once.
+    pub(crate) fn is_holding(&self) -> bool {
+        self.is_holding
+    }
+
+    /// Looks at what the server sees. `now` is the time since any fixed start and never goes back.
+    ///
+    /// What is proposed and not carried out is proposed again at the next look.
+    pub(crate) fn step(&mut self, seen: &Seen<'_>, now: Duration) -> Vec<Command> {
+        let absent = self.absent(seen);
+        let mut commands = batches(self.absent.over(now, self.periods.grace, &absent), |sessions| Command::Sessions {
+            change: SessionChange::Lost { sessions },
+        });
+        if seen.heard.is_some() {
+            commands.extend(self.reap(seen.catalog, now));
+            commands.extend(self.forget(seen));
+        } else {
+            self.lost = Waiting::default();
+            self.is_holding = false;
+        }
+        commands
+    }
+
+    /// Returns the sessions that should be open and that nobody holds, as far as this server is the one to say.
+    fn absent(&self, seen: &Seen<'_>) -> BTreeMap<AgentId, Incarnation> {
+        let is_absent = |record: &AgentRecord, incarnation: Incarnation| match &record.server {
+            Some(server) if *server == self.server => seen.open.get(&record.id) != Some(&incarnation),
+            Some(server) => seen.heard.is_some_and(|heard| !heard.contains(server)),
+            None => false,
+        };
+        let records = seen.catalog.agent_records().filter(|record| record.presence.lost_at.is_none());
+        records
+            .filter_map(|record| Some((record, record.incarnation?)))
+            .filter(|(record, incarnation)| is_absent(record, *incarnation))
+            .map(|(record, incarnation)| (record.id.clone(), incarnation))
+            .collect()
+    }
+
+    fn reap(&mut self, catalog: &Catalog, now: Duration) -> Vec<Command> {
+        let (mut all, mut away, mut lost) = (0, 0, BTreeMap::new());
+        for (record, incarnation) in catalog.agent_records().filter_map(|record| Some((record, record.incarnation?))) {
+            let holds_node = catalog.holds_node(record);
+            all += usize::from(holds_node);
+            if holds_node && record.presence.lost_at.is_some() {
+                away += 1;
+                lost.insert(record.id.clone(), incarnation);
+            }
+        }
+        let over = self.lost.over(now, self.periods.reap, &lost);
+        self.is_holding = away >= HOLD_MIN && away * 2 > all;
+        if self.is_holding {
+            return Vec::new();
+        }
+        batches(over, |sessions| Command::Sessions { change: SessionChange::Reaped { sessions } })
+    }
+
+    /// Forgets what is long over by the time in the log and by this server's clock: one that is wrong forgets nothing.
+    fn forget(&self, seen: &Seen<'_>) -> Option<Command> {
+        let kept = self.periods.leaf_ttl + FORGET_AFTER;
+        let is_over = |at: Timestamp| {
+            let end = at.saturating_add(kept);
+            end < seen.clock && end < seen.catalog.clock()
+        };
+        let agents = seen.catalog.revoked_agents().filter(|(_, at)| at.is_some_and(is_over));
+        let agents: Vec<AgentId> = agents.map(|(id, _)| id.clone()).take(FORGOTTEN_MAX).collect();
+        let services = seen.catalog.revoked_services().filter(|revoked| is_over(revoked.revoked_at));
+        let services: Vec<RevokedService> = services.take(FORGOTTEN_MAX - agents.len()).cloned().collect();
+        let is_any = !agents.is_empty() || !services.is_empty();
+        is_any.then(|| Command::Revoke { change: RevocationChange::Forget { agents, services } })
+    }
+}
+
+fn batches(sessions: Vec<SessionRef>, command: impl Fn(Vec<SessionRef>) -> Command) -> Vec<Command> {
+    sessions.chunks(SESSIONS_MAX).map(|batch| command(batch.to_vec())).collect()
+}

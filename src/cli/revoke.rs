@@ -1,0 +1,105 @@
+//! `weft revoke`: taking back what lets an agent or a service in.
+
+use std::process::ExitCode;
+
+use catalog::{AccessorId, AuthMethodName, ServiceKey};
+use clap::{Args, Subcommand};
+use wire::api_types::{RevocationView, Revoked};
+
+use super::{
+    ApiOptions,
+    api::Api,
+    error::hinted,
+    output::{self, Output, table},
+};
+
+/// Revoke agents and services.
+///
+/// What is revoked gets no certificate any more, the ones that it holds are refused everywhere, and what it has open is
+/// closed. An agent that is to come back needs a new join token.
+#[derive(Debug, Subcommand)]
+pub(super) enum Revoke {
+    /// Revoke one agent
+    Agent(Agent),
+    /// Refuse a service's certificates to all agents that are enrolled now; those enrolled later may serve it
+    Service(Service),
+    /// End a join token, and revoke the agent that it let in
+    JoinToken(JoinToken),
+    /// Revoke the agents that an auth method let in
+    Login(Login),
+    /// List what is revoked
+    List(List),
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Agent {
+    /// The agent's node, or its id
+    agent: String,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Service {
+    /// The service
+    service: String,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct JoinToken {
+    /// Which, as `weft join-token list` shows it
+    accessor: AccessorId,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Login {
+    /// The auth method
+    method: AuthMethodName,
+    /// Only those of whom the method says this
+    #[arg(long, value_name = "SUBJECT")]
+    subject: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct List {
+    #[command(flatten)]
+    output: Output,
+}
+
+pub(super) async fn run(verb: Revoke, options: &ApiOptions) -> anyhow::Result<ExitCode> {
+    let api = Api::new(options)?;
+    let (what, path, query) = match verb {
+        Revoke::List(list) => {
+            let all: Vec<RevocationView> = api.get("/v1/revocations", &[]).await?;
+            list.output.print(&all, |all| table(&["Kind", "Name", "Since"], rows(all), "nothing is revoked"))?;
+            return Ok(ExitCode::SUCCESS);
+        }
+        Revoke::Agent(Agent { agent }) => (format!("agent {agent}"), format!("/v1/revoke/agent/{agent}"), Vec::new()),
+        Revoke::Service(Service { service }) => {
+            let ServiceKey { namespace, name } = exact(&service, options)?;
+            let query = vec![("ns", namespace.to_string())];
+            (format!("service {namespace}/{name}"), format!("/v1/revoke/service/{name}"), query)
+        }
+        Revoke::JoinToken(JoinToken { accessor }) => {
+            (format!("join token {accessor}"), format!("/v1/revoke/join-token/{accessor}"), Vec::new())
+        }
+        Revoke::Login(Login { method, subject }) => {
+            let query = subject.into_iter().map(|subject| ("subject", subject)).collect();
+            (format!("logins by {method}"), format!("/v1/revoke/login/{method}"), query)
+        }
+    };
+    let query: Vec<(&str, &str)> = query.iter().map(|(key, value)| (*key, value.as_str())).collect();
+    let Revoked { agents } = api.put(&path, &query, &serde_json::json!({})).await?;
+    output::line(&format!("Revoked: {what} (agents: {agents})"))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn exact(name: &str, options: &ApiOptions) -> anyhow::Result<ServiceKey> {
+    match catalog::ServicePattern::parse(name, &options.namespace)? {
+        catalog::ServicePattern::Exact(service) => Ok(service),
+        _ => Err(hinted(format!("`{name}` is not one service"), "name each service that is to be revoked")),
+    }
+}
+
+fn rows(all: &[RevocationView]) -> Vec<Vec<String>> {
+    let since = |one: &RevocationView| one.revoked_at.map_or_else(|| "unknown".to_owned(), output::instant);
+    all.iter().map(|one| vec![one.kind.clone(), one.name.clone(), since(one)]).collect()
+}

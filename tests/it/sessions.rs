@@ -1,0 +1,85 @@
+//! Agents that vanish, come back and are revoked.
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::time::Duration;
+
+use crate::harness::{Mesh, PROMISE_FACTOR, Service, eventually, free_port};
+
+/// A revoked agent is refused everywhere within this time.
+const REVOKED: Duration = Duration::from_secs(5);
+/// The grace period that the servers of this story are told, and the time that they take to look.
+const LOST: Duration = Duration::from_secs(3);
+
+/// Serves an echo on a port of its own until the process ends.
+fn echo() -> u16 {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    let port = listener.local_addr().unwrap().port();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            std::thread::spawn(move || {
+                let (mut stream, mut bytes) = (stream.unwrap(), [0; 64]);
+                while let Ok(length @ 1..) = stream.read(&mut bytes) {
+                    if stream.write_all(&bytes[..length]).is_err() {
+                        return;
+                    }
+                }
+            });
+        }
+    });
+    port
+}
+
+/// Opens a connection that is answered; none where the call is refused.
+fn call(listener: u16) -> Option<TcpStream> {
+    let mut stream = TcpStream::connect(SocketAddr::from(([127, 0, 0, 1], listener))).ok()?;
+    stream.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+    stream.write_all(b"ping").ok()?;
+    stream.read_exact(&mut [0; 4]).ok()?;
+    Some(stream)
+}
+
+/// Returns the status of the check that says how a node's agent stands; none where all is well.
+fn agent_check(mesh: &Mesh, node: &str) -> Option<String> {
+    let checks = mesh.servers[0].request("GET", &format!("/v1/health/node/{node}"), &mesh.token, "").unwrap().json();
+    let checks = checks.as_array()?.clone();
+    let check = checks.iter().find(|check| check["CheckID"] == "weft-agent")?.clone();
+    Some(check["Status"].as_str()?.to_owned())
+}
+
+#[test]
+fn c14_fault_26_an_agent_that_vanishes_is_critical_and_back_with_it_and_a_revoked_one_is_out_within_seconds() {
+    let mut mesh = Mesh::start_with(1, &["--session-grace", "1s", "--session-reap", "1h"]);
+    let listener = free_port();
+    let api = mesh.join("api-1", &[Service { name: "api", port: echo(), upstreams: vec![] }]);
+    let web = Service { name: "web", port: free_port(), upstreams: vec![("api", listener)] };
+    mesh.join("web-1", &[web]);
+    mesh.done(&["intention", "create", "--allow", "web", "api"]);
+    eventually("the call to be allowed", REVOKED * PROMISE_FACTOR, || call(listener));
+
+    mesh.agents[api].kill();
+    let lost = eventually("the session to be lost", LOST * PROMISE_FACTOR, || agent_check(&mesh, "api-1"));
+    assert_eq!(lost, "critical");
+    assert_eq!(agent_check(&mesh, "web-1"), None);
+    mesh.agents[api].start();
+    mesh.agents[api].wait_until_ready(REVOKED * PROMISE_FACTOR);
+    eventually("the node to be well", LOST * PROMISE_FACTOR, || agent_check(&mesh, "api-1").is_none().then_some(()));
+
+    let mut open = eventually("the call to be answered again", REVOKED * PROMISE_FACTOR, || call(listener));
+    let revoked = mesh.done(&["revoke", "service", "web"]);
+    assert!(revoked.contains("service default/web (agents: 1)"), "{revoked}");
+    eventually("what is open to be cut", REVOKED * PROMISE_FACTOR, || {
+        let is_cut = open.write_all(b"ping").is_err() || open.read_exact(&mut [0; 4]).is_err();
+        is_cut.then_some(())
+    });
+    assert!(call(listener).is_none(), "and nothing is opened any more");
+    let listed = mesh.done(&["revoke", "list"]);
+    assert!(listed.contains("default/web"), "{listed}");
+
+    // The agent itself goes on, until it is revoked as a whole.
+    assert_eq!(agent_check(&mesh, "web-1"), None);
+    mesh.done(&["revoke", "agent", "web-1"]);
+    let nodes = mesh.done(&["catalog", "nodes", "--output", "json"]);
+    assert!(!nodes.contains("web-1"), "{nodes}");
+    assert_eq!(mesh.weft(&["revoke", "agent", "web-1"]).status, Some(2), "it is gone");
+}
