@@ -52,7 +52,7 @@ const ANSWERS: [(&str, &str, &str); 34] = [
 ];
 
 /// Parameters that single routes read, besides those that all reads take.
-const QUERIES: [(&str, &str, &[&str]); 14] = [
+const QUERIES: [(&str, &str, &[&str]); 15] = [
     ("GET", "/v1/catalog/service/{service}", &["tag"]),
     ("GET", "/v1/catalog/connect/{service}", &["tag"]),
     ("GET", "/v1/health/service/{service}", &["tag", "passing"]),
@@ -67,6 +67,7 @@ const QUERIES: [(&str, &str, &[&str]); 14] = [
     ("DELETE", "/v1/config/{kind}/{name}", &["cas"]),
     ("GET", "/v1/agent/metrics", &["format"]),
     ("GET", "/v1/audit", &["from"]),
+    ("PUT", "/v1/revoke/login/{method}", &["subject"]),
 ];
 
 pub(super) fn routes() -> Vec<Route> {
