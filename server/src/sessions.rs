@@ -155,7 +155,7 @@ impl Sessions {
         let services = seen.catalog.revoked_services().filter(|revoked| is_over(revoked.revoked_at));
         let services: Vec<RevokedService> = services.take(FORGOTTEN_MAX - agents.len()).cloned().collect();
         let is_any = !agents.is_empty() || !services.is_empty();
-        is_any.then(|| Command::Revoke { change: RevocationChange::Forget { agents, services } })
+        is_any.then_some(Command::Revoke { change: RevocationChange::Forget { agents, services } })
     }
 }
 
