@@ -31,6 +31,7 @@ async fn list(call: Call) -> Result<Response, ApiError> {
 
 /// Ends an agent's record, by its id or its node's name.
 async fn agent(call: Call) -> Result<Response, ApiError> {
+    call.check_no_body()?;
     let named = call.path_text("agent").to_owned();
     let catalog = call.read(vec![WatchKey::Agents]).await?.catalog;
     let agent =
@@ -41,18 +42,21 @@ async fn agent(call: Call) -> Result<Response, ApiError> {
 
 /// Refuses a service's certificates to the agents that are enrolled now.
 async fn service(call: Call) -> Result<Response, ApiError> {
+    call.check_no_body()?;
     let service = call.service()?;
     revoke(&call, RevocationChange::Service { service }).await
 }
 
 /// Ends a join token and what came of it.
 async fn join_token(call: Call) -> Result<Response, ApiError> {
+    call.check_no_body()?;
     let accessor = call.path_name("accessor")?;
     revoke(&call, RevocationChange::JoinToken { accessor }).await
 }
 
 /// Ends what an auth method let in; with `subject`, only whom it called so.
 async fn login(call: Call) -> Result<Response, ApiError> {
+    call.check_no_body()?;
     let method = call.path_name("method")?;
     let subject = call.query.get("subject").map(str::to_owned);
     revoke(&call, RevocationChange::Login { method, subject }).await

@@ -39,6 +39,8 @@ fn example(path: &str) -> String {
     let names = [
         ("{service}", "api"),
         ("{node}", "node-1"),
+        ("{agent}", "node-1"),
+        ("{method}", "login"),
         ("{state}", "any"),
         ("{kind}", "mesh"),
         ("{root}", "none"),
