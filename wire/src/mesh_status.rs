@@ -31,7 +31,7 @@ pub struct MeshStatus {
     /// The agents, by platform and then by release.
     #[schema(value_type = BTreeMap<String, BTreeMap<String, usize>>)]
     pub agents: BTreeMap<Platform, BTreeMap<String, usize>>,
-    /// The nodes whose agent has lost its session, or never had one since its servers started; the first hundred of them.
+    /// The nodes in the catalog that no agent speaks for: no server holds a session of theirs; the first hundred of them.
     pub sessions_lost: Vec<String>,
     /// How many there are.
     pub sessions_lost_count: usize,
@@ -198,10 +198,10 @@ fn agents(catalog: &Catalog) -> BTreeMap<Platform, BTreeMap<String, usize>> {
     agents
 }
 
-/// Names the nodes that an agent holds and whose agent is in no session.
+/// Names the nodes of agents whose session was given up after the grace period, or whose record has ended.
 fn lost_sessions(catalog: &Catalog) -> impl Iterator<Item = String> {
     let held = catalog.nodes().filter(|node| matches!(node.owner, Owner::Agent(_)));
-    held.filter(|node| catalog.agent_on(&node.name).is_none_or(|record| record.server.is_none()))
+    held.filter(|node| catalog.agent_on(&node.name).is_none_or(|record| record.presence.lost_at.is_some()))
         .map(|node| node.name.to_string())
 }
 

@@ -4,6 +4,7 @@ use catalog::{
     AccessorId, Action, Actor, CatalogIndex, DeregisterTarget, Envelope, Intention, JoinToken, KeyFingerprint, Node,
     NodeName, Outcome, Owner, Platform, SecretHash, WriteMode,
 };
+use wire::mesh_status::MeshStatus;
 
 use super::*;
 
@@ -135,6 +136,11 @@ impl World {
         self.catalog.agent_record(agent).unwrap().presence.lost_at.is_some()
     }
 
+    /// Names the nodes whose sessions `weft status` shows as lost.
+    fn shown_as_lost(&self) -> Vec<String> {
+        MeshStatus::new(server("a"), None, &self.catalog, self.clock).sessions_lost
+    }
+
     fn has_node(&self, number: usize) -> bool {
         self.catalog.node(&node(number)).is_some()
     }
@@ -147,10 +153,13 @@ fn fault_26_a_servers_own_session_is_lost_after_the_grace_period_and_its_node_go
     assert_eq!(world.run(GRACE * 3), 0, "it is open");
     world.open.clear();
     assert_eq!(world.run(GRACE), 0);
+    assert_eq!(world.shown_as_lost(), Vec::<String>::new());
     assert_eq!(world.run(GRACE), 1);
     assert!(world.is_lost(&agent) && world.has_node(1));
+    assert_eq!(world.shown_as_lost(), ["n1"]);
     assert_eq!(world.run(REAP), 1);
     assert!(!world.has_node(1));
+    assert_eq!(world.shown_as_lost(), Vec::<String>::new(), "what is gone is nobody's loss");
     assert_eq!(world.run(REAP), 0, "it is gone, and stays so");
 }
 
