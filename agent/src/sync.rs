@@ -24,7 +24,7 @@ use catalog::{Incarnation, Outcome, RequestId, RootsAck, ServerId, Topic};
 use wire::agent_protocol::{ClientFrame, ServerFrame, WriteRequest};
 
 use crate::jitter::Jitter;
-use dial::Dialler;
+use dial::{Choice, Dialler};
 pub use registrations::{Desired, Known};
 use registrations::{Registrations, Settled};
 use topics::{Taken, Topics};
@@ -54,6 +54,13 @@ pub enum Input {
     Closed {
         /// The number under which it was asked for.
         attempt: u64,
+    },
+    /// The server has too much to do to open a session; the connection is over.
+    SentAway {
+        /// The number under which it was asked for.
+        attempt: u64,
+        /// How long the server wants to be left alone.
+        retry_after: Duration,
     },
     /// The server sent a frame.
     Frame {
@@ -288,6 +295,12 @@ impl Sync {
             Input::Tick => {}
             Input::Connected { attempt } => self.connected(attempt, now, out),
             Input::Closed { attempt } => self.closed(attempt, now),
+            Input::SentAway { attempt, retry_after } => {
+                if self.is_current(attempt) {
+                    self.dialler.sent_away(retry_after, now, &mut self.jitter);
+                    self.closed(attempt, now);
+                }
+            }
             Input::Frame { attempt, frame } => self.frame(attempt, frame, now, out),
             Input::Written { request_id, result } => self.written(&request_id, result, now, out),
             Input::Needs(topics) => self.need(&topics, out),
@@ -345,13 +358,14 @@ impl Sync {
     }
 
     fn dial(&mut self, now: Duration, out: &mut dyn FnMut(Output)) {
-        match self.dialler.next() {
-            Some(server) => {
+        match self.dialler.next(now) {
+            Choice::Dial(server) => {
                 self.attempts += 1;
                 self.link = Link::Connecting { attempt: self.attempts, since: now };
                 out(Output::Connect { attempt: self.attempts, server });
             }
-            None => self.link = Link::Down { retry_at: now + CONNECT_TIMEOUT },
+            Choice::NotBefore(retry_at) => self.link = Link::Down { retry_at },
+            Choice::Nobody => self.link = Link::Down { retry_at: now + CONNECT_TIMEOUT },
         }
     }
 
@@ -376,6 +390,14 @@ impl Sync {
             self.acknowledged = Some(ack);
             let frame = ClientFrame::Acknowledge { roots: ack.roots, renewed: ack.renewed };
             out(Output::Send { attempt: *attempt, frame });
+        }
+    }
+
+    /// Whether a connection is the one that was asked for last.
+    fn is_current(&self, attempt: u64) -> bool {
+        match &self.link {
+            Link::Connecting { attempt: current, .. } | Link::Up { attempt: current, .. } => *current == attempt,
+            Link::Down { .. } => false,
         }
     }
 

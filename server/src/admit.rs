@@ -8,7 +8,7 @@ use wire::agent_protocol::{JoinResponse, LoginRequest, Subject};
 use wire::crypto;
 use wire::pki::{Csr, parse_csr};
 
-use crate::agent_port::{AgentPort, Call, PortError, fresh_request_id, json, read_json};
+use crate::agent_port::{AgentPort, Call, PortError, Turn, fresh_request_id, json, read_json};
 use crate::ca::SignError;
 use crate::consensus::{ProposeError, ReadError};
 use crate::enrol::mesh_item;
@@ -70,7 +70,7 @@ async fn admit(
         // The rules are asked as they are after everything that was committed before now.
         port.consensus().read_index().await?;
         let verified = verify(port, request, csr).await?;
-        port.take_turn_at_joining()?;
+        port.take_turn(Turn::Joining)?;
         let change = LoginChange::Admit { admission: Box::new(admission(&verified, request, csr)) };
         let (actor, command) = (Actor::Login(request.method.clone()), Command::Login { change });
         let committed = port.propose(source, actor, fresh_request_id()?, command).await?;
@@ -92,7 +92,7 @@ async fn admit_alone(
     csr: &Csr,
 ) -> Result<AgentRecord, PortError> {
     let verified = verify(port, request, csr).await?;
-    port.take_turn_at_joining()?;
+    port.take_turn(Turn::Joining)?;
     let admission = admission(&verified, request, csr);
     let applicant = Applicant { admission, claims: verified.claims, now: crypto::now(), source: source.to_string() };
     let record = port.admit_alone(applicant).map_err(PortError::Refused)?;
@@ -114,7 +114,7 @@ fn refused(method: &AuthMethodName, error: LoginFailed) -> PortError {
             PortError::Refused(Refusal::NotFound { what: "auth method".to_owned(), name: method.to_string() })
         }
         LoginFailed::Refused(refusal) => PortError::Refused(refusal),
-        LoginFailed::Busy { retry_after } => PortError::Busy { retry_after },
+        LoginFailed::Busy { retry_after } => PortError::Busy { turn: Turn::Joining, retry_after },
         error @ LoginFailed::Credential { .. } => PortError::Login(error),
     }
 }

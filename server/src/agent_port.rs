@@ -14,9 +14,10 @@ pub(crate) mod places;
 mod refusal;
 mod route;
 mod sign;
+mod signing;
 mod stream;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod tls_identity;
 mod write;
 
@@ -36,8 +37,8 @@ use wire::agent_protocol::{Leaf, Subject};
 use wire::cluster_key::ClusterKeys;
 use wire::crypto;
 
+use crate::ca::CertificateAuthority;
 use crate::ca::acks::Acks;
-use crate::ca::{CertificateAuthority, Pace};
 use crate::consensus::{Committed, Consensus, ReadError};
 use crate::hub::Limits;
 use crate::hub::shell::{self, HubClient};
@@ -47,7 +48,7 @@ use crate::outage::{self, Applicant, Outage};
 use crate::sessions::{self, Periods};
 
 pub(crate) use body::read_json;
-pub(crate) use bounds::Bounds;
+pub(crate) use bounds::{Bounds, Turn};
 pub(crate) use refusal::PortError;
 pub(crate) use route::{Call, json};
 
@@ -84,6 +85,7 @@ pub(crate) struct AgentPort {
     outage: Outage,
     hub: HubClient,
     bounds: Bounds,
+    signing: signing::InProgress,
     started: Instant,
     tls: ArcSwapOption<rustls::ServerConfig>,
 }
@@ -112,6 +114,7 @@ pub(crate) async fn serve(
         outage: Outage::default(),
         hub,
         bounds: settings.bounds,
+        signing: signing::InProgress::default(),
         started: Instant::now(),
         tls: ArcSwapOption::empty(),
     });
@@ -151,19 +154,11 @@ impl AgentPort {
         std::iter::once(own.clone()).chain(others).collect()
     }
 
-    /// Takes a turn at signing, or sends the agent away for a while; its certificate keeps working meanwhile.
-    fn take_turn_at_signing(&self) -> Result<(), PortError> {
-        self.take_turn(&self.bounds.signing)
-    }
-
-    /// Takes a turn at joining, or sends the newcomer away for a while.
-    pub(crate) fn take_turn_at_joining(&self) -> Result<(), PortError> {
-        self.take_turn(&self.bounds.joining)
-    }
-
-    fn take_turn(&self, pace: &Pace) -> Result<(), PortError> {
+    /// Takes a turn, or sends the agent away for a while; what it has keeps working meanwhile.
+    pub(crate) fn take_turn(&self, turn: Turn) -> Result<(), PortError> {
         let jitter = f64::from(u16::from_be_bytes(crypto::random())) / f64::from(u16::MAX);
-        pace.take(self.started.elapsed(), jitter).map_err(|retry_after| PortError::Busy { retry_after })
+        let taken = self.bounds.pace(turn).take(self.started.elapsed(), jitter);
+        taken.map_err(|retry_after| PortError::Busy { turn, retry_after })
     }
 
     /// Signs a leaf for the agent, from its record as it is after everything that was committed before now.

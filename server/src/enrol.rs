@@ -10,7 +10,7 @@ use wire::agent_protocol::{JoinRequest, JoinResponse, Subject};
 use wire::crypto;
 use wire::pki::parse_csr;
 
-use crate::agent_port::{AgentPort, Call, PortError, fresh_request_id, json, read_json};
+use crate::agent_port::{AgentPort, Call, PortError, Turn, fresh_request_id, json, read_json};
 use crate::ca::SignError;
 
 /// `POST /v1/join`: enrols the sender and signs its first certificate.
@@ -23,7 +23,7 @@ pub(crate) async fn join(call: Call) -> Result<Response<Body>, PortError> {
     let csr = parse_csr(&request.csr).map_err(|error| PortError::Sign(SignError::Csr(error)))?;
     let secret = crypto::secret_hash(&request.secret);
     check_token(&port, &secret, csr.fingerprint()).await?;
-    port.take_turn_at_joining()?;
+    port.take_turn(Turn::Joining)?;
     let command = Command::Enrol {
         secret,
         key: csr.fingerprint().clone(),

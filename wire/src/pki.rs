@@ -12,7 +12,7 @@ mod profile;
 mod serial;
 mod signer;
 
-pub use csr::{CSR_BYTES_MAX, Csr, CsrError, parse_csr};
+pub use csr::{CSR_BYTES_MAX, Csr, CsrError, parse_csr, requested_key};
 pub use leaf_key::{LeafKey, LeafKeyError};
 pub use operators::{OperatorsAuthority, OperatorsAuthorityError};
 pub use pem::PemError;

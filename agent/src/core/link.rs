@@ -35,7 +35,23 @@ const FRAMES_MAX: usize = 16 * 1024;
 pub(super) enum LinkEvent {
     Connected(Connection),
     Frame(ServerFrame),
-    Closed { error: String, log_in: bool },
+    Closed(Ended),
+}
+
+/// Why a connection is over.
+#[derive(Debug, Default)]
+pub(super) struct Ended {
+    error: String,
+    /// Whether the server has no record of this agent, so that it should log in again, if it can.
+    log_in: bool,
+    /// How long the server wants to be left alone, where it has too much to do.
+    retry_after: Option<Duration>,
+}
+
+impl Ended {
+    fn by(error: String) -> Self {
+        Self { error, ..Self::default() }
+    }
 }
 
 /// The connection that the machine asked for last.
@@ -81,14 +97,17 @@ impl Core {
                 self.step(Input::Connected { attempt });
             }
             LinkEvent::Frame(frame) => self.step(Input::Frame { attempt, frame }),
-            LinkEvent::Closed { error, log_in } => {
+            LinkEvent::Closed(Ended { error, log_in, retry_after }) => {
                 // While servers are away the same thing happens every few seconds; it is said once.
                 if link.is_up() || self.last_failure.as_ref() != Some(&error) {
                     warn!(server = link.server, error, "no connection to a server; trying the next one");
                     self.last_failure = Some(error);
                 }
                 self.drop_link();
-                self.step(Input::Closed { attempt });
+                self.step(match retry_after {
+                    Some(retry_after) => Input::SentAway { attempt, retry_after },
+                    None => Input::Closed { attempt },
+                });
                 if log_in {
                     self.log_in();
                 }
@@ -157,11 +176,11 @@ impl Core {
         let tls = self.server_tls();
         let address = server.clone();
         let task = tokio::spawn(async move {
-            let (error, log_in) = match tls {
+            let ended = match tls {
                 Ok(tls) => converse(attempt, &address, tls, outgoing, &events).await,
-                Err(error) => (error, false),
+                Err(error) => Ended::by(error),
             };
-            let _ = events.send(Event::Link { attempt, event: LinkEvent::Closed { error, log_in } }).await;
+            let _ = events.send(Event::Link { attempt, event: LinkEvent::Closed(ended) }).await;
         });
         let task = AbortOnDropHandle::new(task);
         self.link = Some(Link { attempt, server, connection: None, frames, _task: task });
@@ -243,22 +262,21 @@ async fn sign(
         .map_err(|error| SignFailed { error: wire::one_line(&error), retry_after: None })
 }
 
-/// Holds one connection from its handshakes to its end; returns why it ended, and whether the server has no record of the
-/// agent.
+/// Holds one connection from its handshakes to its end; returns why it ended.
 async fn converse(
     attempt: u64,
     server: &str,
     tls: Arc<rustls::ClientConfig>,
     outgoing: mpsc::Receiver<ClientFrame>,
     events: &mpsc::Sender<Event>,
-) -> (String, bool) {
+) -> Ended {
     let connection = match Connection::open(server, tls).await {
         Ok(connection) => connection,
-        Err(error) => return (wire::one_line(&error), false),
+        Err(error) => return Ended::by(wire::one_line(&error)),
     };
     let tell = |event| events.send(Event::Link { attempt, event });
     if tell(LinkEvent::Connected(connection.clone())).await.is_err() {
-        return (String::new(), false);
+        return Ended::default();
     }
     // The server may wait for the first frames before it answers, so they are sent while the answer is awaited.
     let frames = futures_util::stream::unfold(outgoing, |mut outgoing| async move {
@@ -271,23 +289,25 @@ async fn converse(
     let body = BodyExt::boxed_unsync(StreamBody::new(frames));
     let response = match connection.send(Method::POST, STREAM_PATH, HeaderMap::new(), body, STREAM_PATH).await {
         Ok(response) => response,
-        Err(error) => return (wire::one_line(&error), false),
+        Err(error) => return Ended::by(wire::one_line(&error)),
     };
     if !response.status().is_success() {
         let (parts, body) = response.into_parts();
         let failure = connection.failure(parts, body).await;
-        return (wire::one_line(&failure), failure.asks_to_log_in());
+        let log_in = failure.asks_to_log_in();
+        let SignFailed { error, retry_after } = failure.into();
+        return Ended { error, log_in, retry_after };
     }
     let mut frames = FrameReader::new(response.into_body());
     loop {
         match frames.next::<ServerFrame>().await {
             Ok(Some(frame)) => {
                 if tell(LinkEvent::Frame(frame)).await.is_err() {
-                    return (String::new(), false);
+                    return Ended::default();
                 }
             }
-            Ok(None) => return ("the server ended the stream".to_owned(), false),
-            Err(error) => return (wire::one_line(&error), false),
+            Ok(None) => return Ended::by("the server ended the stream".to_owned()),
+            Err(error) => return Ended::by(wire::one_line(&error)),
         }
     }
 }

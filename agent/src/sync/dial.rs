@@ -1,5 +1,6 @@
 //! Which server to try next, and when.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::jitter::Jitter;
@@ -13,6 +14,20 @@ const WELL_AFTER: Duration = Duration::from_secs(5);
 /// More servers than a Raft group has are not remembered.
 const SERVERS_MAX: usize = 64;
 
+/// A server cannot keep an agent away for longer, but for the agent's own jitter.
+const SENT_AWAY_MAX: Duration = Duration::from_secs(30);
+
+/// What to do about a lost connection.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Choice {
+    /// Try this server.
+    Dial(String),
+    /// Every server wants to be left alone until then.
+    NotBefore(Duration),
+    /// No server is known.
+    Nobody,
+}
+
 /// Walks around the known servers, waiting longer the more of them failed in a row.
 #[derive(Clone, Debug)]
 pub(super) struct Dialler {
@@ -23,11 +38,14 @@ pub(super) struct Dialler {
     /// The server that was tried last: after it fails, it is nobody's first choice.
     last: Option<String>,
     failures: u32,
+    /// Servers that had too much to do, and until when each is left alone.
+    away: BTreeMap<String, Duration>,
 }
 
 impl Dialler {
     pub(super) fn new(configured: Vec<String>, learned: Vec<String>, jitter: &mut Jitter) -> Self {
-        let mut dialler = Self { configured, learned, ring: Vec::new(), next: 0, last: None, failures: 0 };
+        let mut dialler =
+            Self { configured, learned, ring: Vec::new(), next: 0, last: None, failures: 0, away: BTreeMap::new() };
         dialler.close_ring(jitter);
         dialler
     }
@@ -51,12 +69,27 @@ impl Dialler {
         &self.learned
     }
 
-    /// Returns the next server to try, or nothing when none is known.
-    pub(super) fn next(&mut self) -> Option<String> {
-        let server = self.ring.get(self.next % self.ring.len().max(1))?.clone();
-        self.next = self.next.wrapping_add(1);
-        self.last = Some(server.clone());
-        Some(server)
+    /// Returns the next server to try at `now`.
+    pub(super) fn next(&mut self, now: Duration) -> Choice {
+        self.away.retain(|_, until| *until > now);
+        for _ in 0..self.ring.len() {
+            let server = self.ring[self.next % self.ring.len()].clone();
+            self.next = self.next.wrapping_add(1);
+            if !self.away.contains_key(&server) {
+                self.last = Some(server.clone());
+                return Choice::Dial(server);
+            }
+        }
+        self.away.values().min().map_or(Choice::Nobody, |until| Choice::NotBefore(*until))
+    }
+
+    /// Leaves the server that was tried last alone for as long as it asked, and a little longer, so that a crowd that is
+    /// sent away at once does not come back at once. The others have room of their own.
+    pub(super) fn sent_away(&mut self, retry_after: Duration, now: Duration, jitter: &mut Jitter) {
+        let least = retry_after.min(SENT_AWAY_MAX);
+        if let Some(last) = &self.last {
+            self.away.insert(last.clone(), now + least + jitter.up_to(least / 4));
+        }
     }
 
     /// Returns how long to wait after a connection that failed, or that was lost after `lasted`.
@@ -75,6 +108,7 @@ impl Dialler {
         self.ring = self.configured.iter().chain(&self.learned).cloned().collect();
         self.ring.sort();
         self.ring.dedup();
+        self.away.retain(|server, _| self.ring.contains(server));
         // Every agent walks in an order of its own, so that a lost server's agents spread over the rest.
         jitter.shuffle(&mut self.ring);
         if let Some(last) = self.ring.iter().position(|server| self.last.as_ref() == Some(server)) {
@@ -89,6 +123,15 @@ impl Dialler {
 mod tests {
     use super::*;
 
+    impl Dialler {
+        fn dials(&mut self) -> Option<String> {
+            match self.next(Duration::ZERO) {
+                Choice::Dial(server) => Some(server),
+                Choice::NotBefore(_) | Choice::Nobody => None,
+            }
+        }
+    }
+
     fn names(names: &[&str]) -> Vec<String> {
         names.iter().map(ToString::to_string).collect()
     }
@@ -96,8 +139,8 @@ mod tests {
     #[test]
     fn every_server_is_tried_before_one_is_tried_again() {
         let mut dialler = Dialler::new(names(&["a", "b"]), names(&["b", "c"]), &mut Jitter::new(5));
-        let mut round: Vec<_> = (0..3).filter_map(|_| dialler.next()).collect();
-        let again = dialler.next();
+        let mut round: Vec<_> = (0..3).filter_map(|_| dialler.dials()).collect();
+        let again = dialler.dials();
         assert_eq!(again.as_ref(), round.first());
         round.sort();
         assert_eq!(round, names(&["a", "b", "c"]));
@@ -105,7 +148,28 @@ mod tests {
 
     #[test]
     fn without_servers_there_is_nothing_to_dial() {
-        assert_eq!(Dialler::new(Vec::new(), Vec::new(), &mut Jitter::new(5)).next(), None);
+        assert_eq!(Dialler::new(Vec::new(), Vec::new(), &mut Jitter::new(5)).next(Duration::ZERO), Choice::Nobody);
+    }
+
+    #[test]
+    fn c13_a_server_that_has_too_much_to_do_is_left_alone_and_the_others_are_tried() {
+        let mut jitter = Jitter::new(5);
+        let mut dialler = Dialler::new(names(&["a", "b"]), Vec::new(), &mut jitter);
+        let (now, asked) = (Duration::from_secs(100), Duration::from_secs(8));
+        let Choice::Dial(first) = dialler.next(now) else { panic!("nobody is dialled") };
+        dialler.sent_away(asked, now, &mut jitter);
+        for _ in 0..4 {
+            assert!(matches!(dialler.next(now), Choice::Dial(server) if server != first));
+        }
+        dialler.sent_away(Duration::from_secs(3600), now, &mut jitter);
+        let Choice::NotBefore(until) = dialler.next(now + Duration::from_secs(1)) else {
+            panic!("somebody is dialled")
+        };
+        assert!(until >= now + asked && until <= now + asked * 5 / 4, "{until:?}");
+        assert_eq!(dialler.next(until), Choice::Dial(first.clone()));
+        // No server keeps its agents away for an hour.
+        let waits: Vec<_> = (0..2).map(|_| dialler.next(now + SENT_AWAY_MAX * 5 / 4)).collect();
+        assert!(waits.iter().any(|choice| matches!(choice, Choice::Dial(server) if *server != first)), "{waits:?}");
     }
 
     #[test]
@@ -114,7 +178,7 @@ mod tests {
         let mut dialler = Dialler::new(names(&["a"]), Vec::new(), &mut jitter);
         assert!(dialler.learn(names(&["x", "x"]), &mut jitter));
         assert!(!dialler.learn(names(&["x"]), &mut jitter));
-        let mut round: Vec<_> = (0..2).filter_map(|_| dialler.next()).collect();
+        let mut round: Vec<_> = (0..2).filter_map(|_| dialler.dials()).collect();
         round.sort();
         assert_eq!(round, names(&["a", "x"]));
     }
@@ -124,9 +188,9 @@ mod tests {
         for seed in 0..50 {
             let mut jitter = Jitter::new(seed);
             let mut dialler = Dialler::new(names(&["a", "b", "c"]), Vec::new(), &mut jitter);
-            let first = dialler.next();
+            let first = dialler.dials();
             dialler.learn(names(&["a", "b", "c", "d"]), &mut jitter);
-            assert_ne!(dialler.next(), first);
+            assert_ne!(dialler.dials(), first);
         }
     }
 

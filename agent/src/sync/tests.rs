@@ -47,6 +47,30 @@ fn a_lost_connection_is_resumed_from_the_last_index_at_another_server() {
 }
 
 #[test]
+fn c13_whoever_is_sent_away_turns_to_another_server_and_comes_back_when_told() {
+    let (mut world, wanted) = serving(2);
+    let (attempt, busy) = world.connected.unwrap();
+    world.cut();
+    world.feed(Input::SentAway { attempt, retry_after: Duration::from_secs(8) });
+    world.pass(Duration::from_secs(1));
+    let (attempt, other) = world.connected.unwrap();
+    assert_ne!(other, busy, "there is another server");
+    world.assert_registered(&wanted);
+
+    world.seen.clear();
+    let sent_away = world.now;
+    world.cut();
+    world.feed(Input::SentAway { attempt, retry_after: Duration::from_secs(20) });
+    while world.connected.is_none() {
+        world.pass(Duration::from_millis(100));
+    }
+    let waited = world.now - sent_away;
+    assert_eq!(world.connected.unwrap().1, busy, "its time is over first");
+    assert!(waited >= Duration::from_secs(6) && waited <= Duration::from_secs(11), "{waited:?}");
+    assert_eq!(world.count(|output| matches!(output, Output::Connect { .. })), 1, "nobody was tried before");
+}
+
+#[test]
 fn a_new_session_registers_everything_again_with_the_new_incarnation() {
     let (mut world, wanted) = serving(1);
     let attempt = world.connected.unwrap().0;

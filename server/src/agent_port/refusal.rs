@@ -8,6 +8,7 @@ use http::{HeaderValue, Response, StatusCode, header};
 use wire::agent_protocol::ApiError;
 use wire::login::LoginError;
 
+use super::Turn;
 use crate::ca::SignError;
 use crate::consensus::{ProposeError, ReadError};
 use crate::hub::shell::HubStopped;
@@ -71,9 +72,9 @@ pub(crate) enum PortError {
     /// The certificate was not signed.
     #[error("{}", wire::one_line(.0))]
     Sign(#[from] SignError),
-    /// More certificates are asked for than this server signs; the existing ones keep working meanwhile.
-    #[error("this server signs too many certificates just now: try again in {} s", retry_after.as_secs())]
-    Busy { retry_after: Duration },
+    /// More is asked of this server than it does in a while; what the agent has keeps working meanwhile.
+    #[error("this server {turn} just now: try again in {} s, or use another", retry_after.as_secs())]
+    Busy { turn: Turn, retry_after: Duration },
     /// The mesh is not bootstrapped yet.
     #[error("the mesh is not bootstrapped yet: try again in a moment")]
     NotReady,
@@ -125,6 +126,7 @@ impl PortError {
             PortError::Refused(Refusal::StaleIncarnation { .. }) => "stale_incarnation",
             PortError::Refused(_) => "write_refused",
             PortError::Sign(error) => error.label(),
+            PortError::Busy { turn: Turn::Session, .. } => "busy_with_sessions",
             PortError::Busy { .. } => "busy",
             PortError::NotReady => "not_ready",
             PortError::Read(_) => "no_quorum",
@@ -176,7 +178,7 @@ impl PortError {
     /// Returns when the agent should try again, where trying again can help.
     fn retry_after(&self) -> Option<Duration> {
         match self {
-            PortError::Busy { retry_after } => Some(*retry_after),
+            PortError::Busy { retry_after, .. } => Some(*retry_after),
             _ if self.status() == StatusCode::SERVICE_UNAVAILABLE => Some(Duration::from_secs(1)),
             _ => None,
         }

@@ -13,7 +13,7 @@ use wire::frame::{FrameReadError, FrameReader};
 
 use super::refusal::{PortError, one_line};
 use super::route::Call;
-use super::{AgentPort, fresh_request_id};
+use super::{AgentPort, Turn, fresh_request_id};
 use crate::hub::Frame;
 use crate::hub::shell::{Opening, Session};
 use crate::outage;
@@ -36,6 +36,8 @@ pub(super) async fn stream(call: Call) -> Result<Response<Body>, PortError> {
     let Some(ClientFrame::Hello {}) = hello else {
         return Err(PortError::Malformed { what: "stream", reason: "it does not start with a hello".to_owned() });
     };
+    // A session that is opened costs a write and a view of every topic: a herd that comes back takes turns.
+    port.take_turn(Turn::Session)?;
     let (incarnation, held) = match open_session(&port, &record, source).await? {
         Some(incarnation) => (incarnation, None),
         None => (HELD, Some(port.outage.session())),

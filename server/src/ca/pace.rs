@@ -1,9 +1,13 @@
-//! How many certificates a server signs in a while, so that a herd of agents does not starve everything else.
+//! How often a server does something in a while, so that a herd of agents does not starve everything else.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-/// A token bucket: a burst at once, then a steady rate.
+/// Nobody is sent away for longer than about this, however many were: agents wait no longer than half a minute.
+const QUEUE_MAX: Duration = Duration::from_secs(23);
+
+/// A token bucket: a burst at once, then a steady rate. Whoever is sent away is told when a turn of its own is likely, as if
+/// all who were sent away stood in a queue, so that a herd comes back spread over the time that it takes to serve it.
 #[derive(Debug)]
 pub(crate) struct Pace {
     burst: f64,
@@ -14,6 +18,8 @@ pub(crate) struct Pace {
 #[derive(Debug)]
 struct State {
     tokens: f64,
+    /// Turns that those who were sent away are likely to come back for.
+    awaited: f64,
     at: Duration,
 }
 
@@ -24,7 +30,7 @@ impl Pace {
         Pace {
             burst,
             per_second: f64::from(per_second),
-            state: Mutex::new(State { tokens: burst, at: Duration::ZERO }),
+            state: Mutex::new(State { tokens: burst, awaited: 0.0, at: Duration::ZERO }),
         }
     }
 
@@ -35,13 +41,16 @@ impl Pace {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let elapsed = now.saturating_sub(state.at);
         state.at = state.at.max(now);
-        state.tokens = (state.tokens + elapsed.as_secs_f64() * self.per_second).min(self.burst);
+        let served = elapsed.as_secs_f64() * self.per_second;
+        state.tokens = (state.tokens + served).min(self.burst);
+        state.awaited = (state.awaited - served).max(0.0);
         if state.tokens >= 1.0 {
             state.tokens -= 1.0;
             return Ok(());
         }
-        // A whole burst may be waiting: they come back over the time that it takes to serve one.
-        Err(Duration::from_secs_f64(1.0 + jitter * (self.burst / self.per_second).max(1.0)))
+        state.awaited = (state.awaited + 1.0).min(QUEUE_MAX.as_secs_f64() * self.per_second);
+        let queue_s = (state.awaited / self.per_second).max(1.0);
+        Err(Duration::from_secs_f64(1.0 + queue_s * (0.75 + 0.5 * jitter)))
     }
 }
 
@@ -60,6 +69,34 @@ mod tests {
         assert_eq!((0..20).filter(|_| pace.take(later, 0.0).is_ok()).count(), 5);
         let much_later = later + Duration::from_secs(3600);
         assert_eq!((0..20).filter(|_| pace.take(much_later, 0.0).is_ok()).count(), 10);
+    }
+
+    #[test]
+    fn c13_a_herd_that_comes_back_when_it_was_told_to_is_served_in_little_more_time_than_it_takes() {
+        let pace = Pace::new(500, 250);
+        let mut random = 7_u64;
+        let mut jitter = || {
+            random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            f64::from(u32::try_from(random >> 32).unwrap()) / f64::from(u32::MAX)
+        };
+        // Ten thousand come at once; each comes back when it was told to.
+        let mut coming = std::collections::BTreeMap::from([(Duration::ZERO, 10_000_u32)]);
+        let (mut asked, mut served, mut last) = (0, 0, Duration::ZERO);
+        while let Some((at, crowd)) = coming.pop_first() {
+            for _ in 0..crowd {
+                asked += 1;
+                match pace.take(at, jitter()) {
+                    Ok(()) => (served, last) = (served + 1, at),
+                    Err(wait) => {
+                        assert!(wait >= Duration::from_secs(1) && wait <= Duration::from_secs(30), "{wait:?}");
+                        *coming.entry(at + wait).or_default() += 1;
+                    }
+                }
+            }
+        }
+        assert_eq!(served, 10_000);
+        assert!(last < Duration::from_secs(60), "the last one was served after {last:?}");
+        assert!(asked < 40_000, "{asked} questions for 10000 turns");
     }
 
     #[test]

@@ -123,6 +123,19 @@ pub fn parse_csr(der: &[u8]) -> Result<Csr, CsrError> {
     Ok(Csr { key, fingerprint, requested, common_names })
 }
 
+/// Reads which key a certificate request in DER is for. Nothing is proved by it: [`parse_csr`] does that.
+///
+/// # Errors
+///
+/// [`CsrError`] if the request is malformed, or for a key that is not P-256.
+pub fn requested_key(der: &[u8]) -> Result<KeyFingerprint, CsrError> {
+    if der.len() > CSR_BYTES_MAX {
+        return Err(CsrError::TooLong { bytes: der.len() });
+    }
+    let (_, request) = X509CertificationRequest::from_der(der).map_err(|_| CsrError::Malformed)?;
+    Ok(KeyFingerprint(crypto::sha256_hex(&public_key(&request)?.subject_public_key_info())))
+}
+
 fn public_key(request: &X509CertificationRequest<'_>) -> Result<rcgen::SubjectPublicKeyInfo, CsrError> {
     let raw = request.certification_request_info.subject_pki.raw;
     let key = rcgen::SubjectPublicKeyInfo::from_der(raw).map_err(|_| CsrError::KeyKind)?;
