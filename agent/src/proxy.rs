@@ -27,7 +27,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use catalog::{KeyFingerprint, ServiceKey, SpiffeId, Timestamp};
+use catalog::{KeyExchange, KeyFingerprint, ServiceKey, SpiffeId, Timestamp};
 use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior};
@@ -209,7 +209,7 @@ impl Proxy {
         let current = self.room.current.load_full()?;
         let snapshot = &current.snapshot;
         snapshot.policies.get(destination)?;
-        // Whether the certificate is in time the application has seen at its handshake.
+        // Whether the certificate is in time, and how the keys were agreed on, the application has seen at its handshake.
         let peer = PeerIdentity {
             id: client.clone(),
             serial: *serial.as_bytes(),
@@ -218,6 +218,7 @@ impl Proxy {
             key: KeyFingerprint(String::new()),
             expired: false,
             chain: Arc::default(),
+            key_exchange: KeyExchange::Hybrid,
         };
         Some(match decide::still_allows(snapshot, &peer, destination, self.room.now()) {
             Ok(admission) => Admitted { is_allowed: true, reason: admission.reason.to_string() },

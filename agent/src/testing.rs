@@ -40,6 +40,7 @@ impl TestMesh {
             default_action: Action::Deny,
             guardrails: Vec::new(),
             audit: Default::default(),
+            min_key_exchange: catalog::KeyExchange::default(),
             relaxations: Vec::new(),
         };
         Self { root, signer, item }

@@ -529,6 +529,7 @@ impl Catalog {
             default_action: self.mesh_entry.default_action,
             guardrails: self.mesh_entry.guardrails.clone(),
             audit: self.mesh_entry.audit.clone(),
+            min_key_exchange: self.mesh_entry.min_key_exchange,
             relaxations: self.relaxations.values().map(|one| (**one).clone()).collect(),
         }))
     }

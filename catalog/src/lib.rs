@@ -15,6 +15,7 @@ mod command;
 mod explain;
 mod index;
 mod intention;
+mod key_exchange;
 mod login;
 mod membership;
 mod mesh;
@@ -55,6 +56,7 @@ pub use command::{
 pub use explain::{Candidate, CandidateOutcome, Explanation, explain};
 pub use index::{CatalogIndex, Incarnation, Timestamp, WatchKey};
 pub use intention::{Action, Effect, Guardrail, Intention, IntentionKey, IntentionOwner};
+pub use key_exchange::KeyExchange;
 pub use login::{
     Admission, AuthConfig, AuthMethod, BindKind, BindingRule, Bound, JwtAlgorithm, JwtConfig, JwtKeys, LOGIN_TOKEN_TTL,
     LoginChange, LoginClaims, NameTemplate, NameTemplateError, Variable,

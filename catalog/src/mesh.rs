@@ -2,7 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Action, AuditMode, CatalogIndex, Guardrail, IdentityScheme, PathTemplate, ServerId, TrustDomain};
+use crate::{
+    Action, AuditMode, CatalogIndex, Guardrail, IdentityScheme, KeyExchange, PathTemplate, ServerId, TrustDomain,
+};
 
 /// Is a server of the group.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -70,6 +72,9 @@ pub struct MeshEntry {
     /// Where denials are only logged and counted.
     #[serde(default, skip_serializing_if = "AuditMode::is_off")]
     pub audit: AuditMode,
+    /// The weakest key exchange that agents accept from one another.
+    #[serde(default, skip_serializing_if = "KeyExchange::is_classical")]
+    pub min_key_exchange: KeyExchange,
     /// The index at which it was first written; 0 while nobody has.
     #[serde(default)]
     pub created: CatalogIndex,
@@ -84,6 +89,7 @@ impl Default for MeshEntry {
             default_action: Action::Deny,
             guardrails: Vec::new(),
             audit: AuditMode::default(),
+            min_key_exchange: KeyExchange::default(),
             created: CatalogIndex::default(),
             modified: CatalogIndex::default(),
         }

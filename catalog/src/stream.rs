@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     Action, AuditMode, CatalogIndex, CheckStatus, Gateway, Guardrail, IdentityScheme, InstanceKey, Intention,
-    PathTemplate, Platform, Relaxation, ServiceKey, TrustDomain, Weights,
+    KeyExchange, PathTemplate, Platform, Relaxation, ServiceKey, TrustDomain, Weights,
 };
 
 /// Names something that an agent keeps up with.
@@ -62,6 +62,9 @@ pub struct MeshItem {
     /// Where denials are only logged and counted.
     #[serde(default, skip_serializing_if = "AuditMode::is_off")]
     pub audit: AuditMode,
+    /// The weakest key exchange that agents accept from one another.
+    #[serde(default, skip_serializing_if = "KeyExchange::is_classical")]
+    pub min_key_exchange: KeyExchange,
     /// Where they are for a time.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub relaxations: Vec<Relaxation>,

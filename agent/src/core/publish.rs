@@ -232,6 +232,7 @@ impl Core {
             identities,
             policies: BTreeMap::new(),
             revocations: Revocations { distrust, ..revoked(revocations, &mesh.scheme()) },
+            min_key_exchange: mesh.min_key_exchange,
             endpoints: BTreeMap::new(),
             gateways: view.get(&Topic::Gateways).map(|state| gateways(state)).unwrap_or_default(),
             locals: BTreeMap::new(),

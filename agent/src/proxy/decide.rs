@@ -45,8 +45,8 @@ pub(crate) fn still_allows(
     destination: &ServiceKey,
     now: Timestamp,
 ) -> Result<Admission, Refusal> {
-    if snapshot.revocations.cover(peer) {
-        return Err(Refusal::Revoked);
+    if let Some(unfit) = snapshot.unfit(peer) {
+        return Err(Refusal::Unfit(unfit));
     }
     let Some(policy) = snapshot.policies.get(destination) else {
         return Err(Refusal::Undecidable { destination: destination.clone() });

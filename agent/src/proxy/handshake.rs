@@ -14,6 +14,7 @@ use wire::tls::{ALPN_MESH, PeerIdentity, PeerRejected, TlsIdentity, peer_identit
 
 use super::current::Current;
 use super::decide::asked_for;
+use super::snapshot::Unfit;
 
 /// Says why a handshake did not succeed.
 #[derive(Debug, thiserror::Error)]
@@ -43,9 +44,9 @@ pub(crate) enum HandshakeError {
     /// The certificate passed and its identity did not.
     #[error("peer identity refused")]
     Peer(#[source] PeerRejected),
-    /// The certificate passed and is revoked.
-    #[error("the certificate of `{0}` is revoked")]
-    Revoked(SpiffeId),
+    /// The certificate passed, and nobody deals with its holder any more.
+    #[error("`{id}` is refused: {why}")]
+    Unfit { id: SpiffeId, why: Unfit },
     /// The connection failed.
     #[error("connection lost in the handshake")]
     Io(#[source] io::Error),
@@ -62,7 +63,7 @@ impl HandshakeError {
             Self::NoLeaf(_) => "no_leaf",
             Self::Tls { label, .. } => label,
             Self::Peer(rejected) => rejected.label(),
-            Self::Revoked(_) => "revoked",
+            Self::Unfit { why, .. } => why.label(),
             Self::Io(_) => "connection_lost",
         }
     }
@@ -111,8 +112,8 @@ pub(crate) async fn identify(
     let tls = start.into_stream(side.config_for(speaks_tunnel)).await?;
     let peer = peer_identity(tls.get_ref().1).map_err(HandshakeError::Peer)?;
     let peer = peer.ok_or(HandshakeError::Peer(PeerRejected::NoCertificate))?;
-    if current.snapshot.revocations.cover(&peer) {
-        return Err(HandshakeError::Revoked(peer.id));
+    if let Some(why) = current.snapshot.unfit(&peer) {
+        return Err(HandshakeError::Unfit { id: peer.id, why });
     }
     let connection = Connection { from, peer: Arc::new(peer), destination, own: Arc::clone(&side.identity) };
     Ok((connection, tls, speaks_tunnel))

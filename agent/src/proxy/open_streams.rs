@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use catalog::{ServiceKey, SpiffeId, Timestamp};
+use catalog::{KeyExchange, ServiceKey, SpiffeId, Timestamp};
 use serde::Serialize;
 use tokio::sync::oneshot;
 use wire::tls::PeerIdentity;
@@ -43,6 +43,8 @@ pub struct OpenConnection {
     pub destination: ServiceKey,
     /// The identity that the other side proved: the caller's inbound, the called service's outbound.
     pub peer: SpiffeId,
+    /// How the keys of the connection between the two agents were agreed on.
+    pub key_exchange: KeyExchange,
 }
 
 /// Holds every open stream of both directions.
@@ -62,7 +64,7 @@ struct State {
 struct Entry {
     inbound: Option<(Arc<PeerIdentity>, ServiceKey)>,
     /// Whom an outbound connection reached, once it has.
-    reached: Option<(SpiffeId, ServiceKey)>,
+    reached: Option<(SpiffeId, KeyExchange, ServiceKey)>,
     close: oneshot::Sender<Closing>,
 }
 
@@ -136,10 +138,19 @@ impl OpenStreams {
     pub(crate) fn list(&self) -> Vec<OpenConnection> {
         let state = self.lock();
         let inbound = state.streams.values().filter_map(|entry| entry.inbound.as_ref()).map(|(peer, destination)| {
-            OpenConnection { direction: "inbound", destination: destination.clone(), peer: peer.id.clone() }
+            OpenConnection {
+                direction: "inbound",
+                destination: destination.clone(),
+                peer: peer.id.clone(),
+                key_exchange: peer.key_exchange,
+            }
         });
-        let outbound = state.streams.values().filter_map(|entry| entry.reached.as_ref()).map(|(peer, destination)| {
-            OpenConnection { direction: "outbound", destination: destination.clone(), peer: peer.clone() }
+        let reached = state.streams.values().filter_map(|entry| entry.reached.as_ref());
+        let outbound = reached.map(|(peer, key_exchange, destination)| OpenConnection {
+            direction: "outbound",
+            destination: destination.clone(),
+            peer: peer.clone(),
+            key_exchange: *key_exchange,
         });
         let mut listed: Vec<OpenConnection> = inbound.chain(outbound).take(LISTED_MAX).collect();
         drop(state);
@@ -175,9 +186,9 @@ impl OpenStreams {
 
 impl Place {
     /// Notes whom an outbound connection reached.
-    pub(crate) fn reached(&self, peer: &SpiffeId, destination: &ServiceKey) {
+    pub(crate) fn reached(&self, peer: &PeerIdentity, destination: &ServiceKey) {
         if let Some(entry) = self.streams.lock().streams.get_mut(&self.id) {
-            entry.reached = Some((peer.clone(), destination.clone()));
+            entry.reached = Some((peer.id.clone(), peer.key_exchange, destination.clone()));
         }
     }
 

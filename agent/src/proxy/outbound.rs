@@ -58,7 +58,7 @@ async fn serve(room: Arc<Room>, listener: SocketAddr, accepted: Accepted) {
         Ok(opened) => opened,
         Err(why) => return refuse(&room, caller, listener, from, &why),
     };
-    place.reached(&call.expected, &call.upstream.destination);
+    place.reached(lease.peer(), &call.upstream.destination);
     let _open = room.metrics.carried(Direction::Outbound);
     let meter = Meter::new(Direction::Outbound, room.metrics.clone());
     let outcome = tokio::select! {

@@ -7,6 +7,8 @@ use std::time::Duration;
 use catalog::{Reason, ServiceKey};
 use http::StatusCode;
 
+use super::snapshot::Unfit;
+
 /// Says why a stream was not carried, or is carried no longer.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Refusal {
@@ -28,9 +30,9 @@ pub(crate) enum Refusal {
     /// There is no policy, or it needs a reader of requests.
     #[error("the rules for `{destination}` cannot be decided here; that counts as a deny")]
     Undecidable { destination: ServiceKey },
-    /// The caller's certificate is revoked.
-    #[error("the caller's certificate is revoked")]
-    Revoked,
+    /// Nobody deals with the caller any more.
+    #[error("the caller is refused: {0}")]
+    Unfit(Unfit),
     /// The caller's leaf ended while its tunnel was open.
     #[error("the caller's leaf certificate has expired")]
     PeerLeafExpired,
@@ -68,7 +70,7 @@ impl Refusal {
             Self::Denied { reason: Reason::Intention { .. } } => "intention",
             Self::Denied { reason: Reason::Default { .. } } => "default_deny",
             Self::Undecidable { .. } => "undecidable",
-            Self::Revoked => "revoked",
+            Self::Unfit(unfit) => unfit.label(),
             Self::PeerLeafExpired => "peer_leaf_expired",
             Self::OwnLeafExpired { .. } => "own_leaf_expired",
             Self::ForbiddenAddress { .. } => "forbidden_address",
@@ -86,7 +88,7 @@ impl Refusal {
             }
             Self::Denied { .. }
             | Self::Undecidable { .. }
-            | Self::Revoked
+            | Self::Unfit(_)
             | Self::PeerLeafExpired
             | Self::OwnLeafExpired { .. } => "decide",
             Self::ForbiddenAddress { .. }
@@ -128,7 +130,7 @@ mod tests {
         check(Refusal::NotLocal { destination: destination.clone() }, "identify", 503);
         check(Refusal::Denied { reason: Reason::Unauthenticated }, "decide", 401);
         check(Refusal::Undecidable { destination: destination.clone() }, "decide", 401);
-        check(Refusal::Revoked, "decide", 401);
+        check(Refusal::Unfit(Unfit::Revoked), "decide", 401);
         check(Refusal::PeerLeafExpired, "decide", 401);
         check(Refusal::OwnLeafExpired { destination }, "decide", 503);
         check(Refusal::Overloaded { limit: 1 }, "dial", 503);

@@ -4,7 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use catalog::{CatalogIndex, Endpoint, Gateway, IdentityScheme, InstanceKey, Policy, Protocol, ServiceKey, SpiffeId};
+use catalog::{
+    CatalogIndex, Endpoint, Gateway, IdentityScheme, InstanceKey, KeyExchange, Policy, Protocol, ServiceKey, SpiffeId,
+};
 use wire::tls::{PeerIdentity, TlsIdentity, TrustAnchors};
 
 use super::distrust::Distrust;
@@ -27,6 +29,8 @@ pub struct Snapshot {
     pub policies: BTreeMap<ServiceKey, Policy>,
     /// The certificates that are trusted no longer.
     pub revocations: Revocations,
+    /// The weakest key exchange that connections of the mesh may have.
+    pub min_key_exchange: KeyExchange,
     /// The instances of each service that some local service calls.
     pub endpoints: BTreeMap<ServiceKey, Vec<Endpoint>>,
     /// The ways into other networks.
@@ -74,6 +78,37 @@ pub struct Revocations {
     pub services: BTreeMap<SpiffeId, CatalogIndex>,
     /// Judges everybody anew since a root was distrusted on purpose; none while no root was.
     pub distrust: Option<Arc<Distrust>>,
+}
+
+/// Says why nobody deals with a peer any more, whatever the rules say.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Unfit {
+    /// Its certificate is revoked, or no root that is left vouches for it.
+    #[error("the certificate is revoked")]
+    Revoked,
+    /// The keys of its connection were agreed on in a weaker way than the mesh asks for.
+    #[error("the connection's keys were agreed on by a classical exchange alone, and the mesh asks for a hybrid one")]
+    KeyExchange,
+}
+
+impl Unfit {
+    /// Returns the label of the metric that counts it.
+    pub(crate) fn label(self) -> &'static str {
+        match self {
+            Self::Revoked => "revoked",
+            Self::KeyExchange => "key_exchange",
+        }
+    }
+}
+
+impl Snapshot {
+    /// Reports why nobody may deal with a peer any more; nothing for one that is fit.
+    pub(crate) fn unfit(&self, peer: &PeerIdentity) -> Option<Unfit> {
+        if self.revocations.cover(peer) {
+            return Some(Unfit::Revoked);
+        }
+        (peer.key_exchange < self.min_key_exchange).then_some(Unfit::KeyExchange)
+    }
 }
 
 impl Revocations {

@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use crate::{
     AclPolicy, Actor, Admission, BackupStep, BindingRule, CaChange, Command, Effect, Intention, IntentionKey,
-    IntentionOwner, LoginChange, MembershipChange, MeshEntry, Namespace, Outcome, PolicyChange, Refusal,
+    IntentionOwner, KeyExchange, LoginChange, MembershipChange, MeshEntry, Namespace, Outcome, PolicyChange, Refusal,
     RevocationChange, WriteMode,
 };
 
@@ -147,6 +147,9 @@ impl<'a> Description<'a> {
         } else if !entry.audit.namespaces.is_empty() {
             let namespaces: Vec<&str> = entry.audit.namespaces.iter().map(Namespace::as_str).collect();
             summary += &format!(", in audit mode: {}", namespaces.join(", "));
+        }
+        if entry.min_key_exchange != KeyExchange::default() {
+            summary += &format!(", key exchange at least {}", entry.min_key_exchange);
         }
         Self { kind: "write-mesh", summary: bounded(summary), content: Some(Content::Mesh(entry)) }
     }

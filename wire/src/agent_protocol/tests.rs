@@ -67,6 +67,7 @@ fn mesh() -> MeshItem {
             destination: "*/*".parse().unwrap(),
         }],
         audit: catalog::AuditMode::default(),
+        min_key_exchange: catalog::KeyExchange::default(),
         relaxations: Vec::new(),
     }
 }

@@ -2,7 +2,9 @@
 
 use std::collections::BTreeSet;
 
-use ::catalog::{Action, AuditMode, CatalogIndex, Guardrail, MeshEntry, Namespace, ServicePattern, SourcePattern};
+use ::catalog::{
+    Action, AuditMode, CatalogIndex, Guardrail, KeyExchange, MeshEntry, Namespace, ServicePattern, SourcePattern,
+};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -29,6 +31,9 @@ pub struct MeshConfigEntry {
     #[serde(default, skip_serializing_if = "AuditModeEntry::is_off")]
     #[schema(value_type = Object)]
     pub audit: AuditModeEntry,
+    /// The weakest key exchange that agents accept from one another: `classical` or `hybrid`.
+    #[schema(value_type = String)]
+    pub min_key_exchange: KeyExchange,
     /// The index at which it was first written.
     #[schema(value_type = u64)]
     pub create_index: CatalogIndex,
@@ -96,6 +101,7 @@ impl MeshConfigEntry {
                 })
             })?,
             audit: fields.object("Audit", AuditModeEntry::read)?.unwrap_or_default(),
+            min_key_exchange: fields.parsed("MinKeyExchange")?.unwrap_or_default(),
             create_index: CatalogIndex::default(),
             modify_index: CatalogIndex::default(),
         };
@@ -135,6 +141,7 @@ impl MeshConfigEntry {
             default_action: self.default_intention_policy,
             guardrails: self.guardrails.into_iter().map(guardrail).collect(),
             audit: AuditMode { mesh: self.audit.mesh, namespaces: self.audit.namespaces },
+            min_key_exchange: self.min_key_exchange,
             created: CatalogIndex::default(),
             modified: CatalogIndex::default(),
         })
@@ -154,6 +161,7 @@ impl From<&MeshEntry> for MeshConfigEntry {
             default_intention_policy: entry.default_action,
             guardrails: entry.guardrails.iter().map(guardrail).collect(),
             audit: AuditModeEntry { mesh: entry.audit.mesh, namespaces: entry.audit.namespaces.clone() },
+            min_key_exchange: entry.min_key_exchange,
             create_index: entry.created,
             modify_index: entry.modified,
         }
@@ -186,6 +194,7 @@ mod tests {
             default_intention_policy = "allow"
             guardrails = [{ name = "no-legacy", source = "legacy/*", destination = "*/*" }]
             audit { namespaces = ["shop"] }
+            min_key_exchange = "hybrid"
         "#;
         let entry = mesh(from_value(Format::Hcl.read(text).unwrap(), "")).unwrap();
         let kept = entry.clone().into_entry().unwrap();
@@ -193,6 +202,7 @@ mod tests {
         assert_eq!(MeshConfigEntry::from(&kept), entry);
         let again = serde_json::to_vec(&entry).unwrap();
         assert_eq!(mesh(from_json(&again)).unwrap(), entry);
+        assert_eq!(kept.min_key_exchange, KeyExchange::Hybrid);
         assert!(kept.audit.namespaces.contains(&"shop".parse().unwrap()) && !kept.audit.mesh);
     }
 
@@ -207,6 +217,7 @@ mod tests {
             "`TransparentProxy.MeshDestinationsOnly` is not supported",
         );
         refused(r#"{"Kind": "mesh", "Name": "other"}"#, "`Name`");
+        refused(r#"{"Kind": "mesh", "MinKeyExchange": "quantum"}"#, "use `classical` or `hybrid`");
         refused(
             r#"{"Kind": "mesh", "Guardrails": [{"Name": "a", "Source": "*/web", "Destination": "*"}]}"#,
             "`Guardrails[0].Source`",

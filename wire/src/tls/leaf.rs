@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use catalog::{KeyFingerprint, SpiffeId, Timestamp};
+use catalog::{KeyExchange, KeyFingerprint, SpiffeId, Timestamp};
 use rustls_pki_types::{CertificateDer, UnixTime};
 use x509_parser::certificate::X509Certificate;
 use x509_parser::extensions::{GeneralName, ParsedExtension};
@@ -37,6 +37,7 @@ pub(super) fn inspect(der: &CertificateDer<'_>, now: UnixTime) -> Result<PeerIde
         key: KeyFingerprint(crypto::sha256_hex(leaf.public_key().raw)),
         expired: i64::try_from(now.as_secs()).unwrap_or(i64::MAX) > not_after,
         chain: std::sync::Arc::default(),
+        key_exchange: KeyExchange::default(),
     })
 }
 

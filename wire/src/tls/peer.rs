@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use catalog::{KeyFingerprint, SpiffeId, Timestamp};
-use rustls::CommonState;
+use catalog::{KeyExchange, KeyFingerprint, SpiffeId, Timestamp};
+use rustls::{CommonState, NamedGroup};
 use rustls_pki_types::CertificateDer;
 
 use super::PeerRejected;
@@ -27,6 +27,8 @@ pub struct PeerIdentity {
     /// All that the peer of a connection showed, leaf first, so that it can be judged again when trust has changed; empty
     /// where the identity is of no connection.
     pub chain: Arc<[CertificateDer<'static>]>,
+    /// How the connection's keys were agreed on; classical where the identity is of no connection.
+    pub key_exchange: KeyExchange,
 }
 
 /// Returns the identity of the peer of a finished handshake, or nothing if it showed no certificate.
@@ -41,5 +43,13 @@ pub fn peer_identity(connection: &CommonState) -> Result<Option<PeerIdentity>, P
     let Some(chain @ [leaf, ..]) = connection.peer_certificates() else { return Ok(None) };
     let identity = PeerIdentity::of_verified(leaf, crypto::now())?;
     let chain = chain.iter().map(|certificate| certificate.clone().into_owned()).collect();
-    Ok(Some(PeerIdentity { chain, ..identity }))
+    Ok(Some(PeerIdentity { chain, key_exchange: key_exchange(connection), ..identity }))
+}
+
+/// Returns how the keys of a connection were agreed on; classical while they are not.
+fn key_exchange(connection: &CommonState) -> KeyExchange {
+    match connection.negotiated_key_exchange_group().map(|group| group.name()) {
+        Some(NamedGroup::X25519MLKEM768) => KeyExchange::Hybrid,
+        _ => KeyExchange::Classical,
+    }
 }

@@ -26,8 +26,8 @@ enum Standing {
     Good,
     /// It takes no more streams: the leaf that was shown is no longer the one in use.
     Outdated,
-    /// It must close with all its streams: the caller is revoked.
-    Revoked,
+    /// It must close with all its streams: nobody deals with the caller any more.
+    Unfit,
 }
 
 /// Serves one tunnel until it ends.
@@ -70,7 +70,7 @@ pub(super) async fn serve(room: Arc<Room>, connection: Arc<Connection>, stream: 
                 Standing::Good => continue,
                 Standing::Outdated => {}
                 // Dropped: every stream on it fails at once.
-                Standing::Revoked => return,
+                Standing::Unfit => return,
             },
             () = room.inbound.stopping.cancelled(), if !leaving => {}
             _ = quiet_check.tick() => {
@@ -90,8 +90,8 @@ pub(super) async fn serve(room: Arc<Room>, connection: Arc<Connection>, stream: 
 
 fn standing(room: &Room, connection: &Connection) -> Standing {
     let Some(current) = room.current.load_full() else { return Standing::Good };
-    if current.snapshot.revocations.cover(&connection.peer) {
-        return Standing::Revoked;
+    if current.snapshot.unfit(&connection.peer).is_some() {
+        return Standing::Unfit;
     }
     match current.server_side(&connection.destination) {
         Some(side) if is_same_leaf(&side.identity, &connection.own) => Standing::Good,

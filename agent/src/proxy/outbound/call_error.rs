@@ -10,6 +10,7 @@ use http::StatusCode;
 use wire::tls::PeerRejected;
 
 use crate::proxy::handshake::tls_label;
+use crate::proxy::snapshot::Unfit;
 
 /// Says why a call did not go through.
 #[derive(Debug, thiserror::Error)]
@@ -128,9 +129,9 @@ pub(crate) enum ConnectError {
     /// The other side's certificate is revoked, or it showed none.
     #[error("peer identity refused")]
     Peer(#[source] PeerRejected),
-    /// The other side's certificate is revoked.
-    #[error("the certificate of the other agent's service is revoked")]
-    Revoked,
+    /// Nobody deals with the other side any more.
+    #[error("the other agent's service is refused: {0}")]
+    Unfit(Unfit),
     /// The other side allows no stream.
     #[error("the other agent allows no streams")]
     NoStreams,
@@ -155,7 +156,7 @@ impl ConnectError {
                 None => "connection_lost",
             },
             Self::Peer(rejected) => rejected.label(),
-            Self::Revoked => "revoked",
+            Self::Unfit(unfit) => unfit.label(),
             Self::NoStreams => "no_streams",
             Self::Http(_) => "not_http2",
             Self::Timeout(_) => "connect_timeout",

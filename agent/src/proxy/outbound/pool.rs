@@ -79,14 +79,14 @@ impl Pool {
         // Listed before it is checked: a snapshot that comes in between finds it in the list.
         lock(&self.alive).push(Arc::downgrade(&tunnel));
         let current = room.current.load_full();
-        if current.is_some_and(|current| current.snapshot.revocations.cover(&tunnel.peer)) {
+        if let Some(why) = current.and_then(|current| current.snapshot.unfit(&tunnel.peer)) {
             tunnel.cut();
-            return Err(ConnectError::Revoked);
+            return Err(ConnectError::Unfit(why));
         }
         Ok(tunnel)
     }
 
-    /// Fits the tunnels to a new snapshot: revoked ones are cut, those of an older leaf or a former instance take no more
+    /// Fits the tunnels to a new snapshot: those to peers that nobody deals with any more are cut, those of an older leaf or a former instance take no more
     /// streams.
     pub(crate) fn review(&self, snapshot: &Snapshot) {
         let alive: Vec<Arc<Tunnel>> = {
@@ -95,7 +95,7 @@ impl Pool {
             alive.iter().filter_map(Weak::upgrade).collect()
         };
         for tunnel in alive {
-            if snapshot.revocations.cover(&tunnel.peer) {
+            if snapshot.unfit(&tunnel.peer).is_some() {
                 tunnel.cut();
             }
         }

@@ -145,6 +145,11 @@ impl Tunnel {
 }
 
 impl Lease {
+    /// Returns who answered when the tunnel was opened.
+    pub(crate) fn peer(&self) -> &PeerIdentity {
+        &self.tunnel.peer
+    }
+
     /// Asks the other agent for a stream to `authority`.
     pub(crate) async fn connect(&self, authority: &str, deadline: Duration) -> Result<TunnelStream, CallError> {
         let address = || self.tunnel.address.clone();

@@ -6,7 +6,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use catalog::{Action, CheckStatus, Endpoint, InstanceKey, Intention, Platform, Policy, Timestamp, Weights};
+use catalog::{
+    Action, CheckStatus, Endpoint, InstanceKey, Intention, KeyExchange, Platform, Policy, Timestamp, Weights,
+};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Handle;
@@ -51,6 +53,7 @@ impl Agent {
             identities: BTreeMap::new(),
             policies: BTreeMap::new(),
             revocations: Revocations::default(),
+            min_key_exchange: KeyExchange::default(),
             endpoints: BTreeMap::new(),
             gateways: Vec::new(),
             locals: BTreeMap::new(),

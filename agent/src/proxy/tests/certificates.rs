@@ -15,7 +15,7 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use wire::crypto;
 use wire::pki::{LeafKey, LeafRequest, LocalRoot, LocalSigner, Serial, Signer, parse_csr};
-use wire::tls::{TlsIdentity, TrustAnchors, mesh_client_config};
+use wire::tls::{ExpectedPeer, SpiffeVerifier, TlsIdentity, TrustAnchors, mesh_client_config};
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
 
@@ -76,6 +76,25 @@ impl Authority {
     ) -> std::io::Result<TlsStream<TcpStream>> {
         let mut config = self.client_config(caller, service);
         config.alpn_protocols = protocols.iter().map(|protocol| protocol.to_vec()).collect();
+        dial(config, &self.scheme.sni(&service_key(service)), address).await
+    }
+
+    /// Dials as [`Self::dial`] does, with a client that knows no hybrid key exchange.
+    pub(super) async fn dial_classically(
+        &self,
+        caller: &str,
+        service: &str,
+        address: SocketAddr,
+    ) -> std::io::Result<TlsStream<TcpStream>> {
+        let mut provider = Arc::unwrap_or_clone(wire::crypto::provider());
+        provider.kx_groups.retain(|group| group.name() == rustls::NamedGroup::X25519);
+        let expected = ExpectedPeer::Exactly(self.scheme.workload(&service_key(service)));
+        let config = ClientConfig::builder_with_provider(Arc::new(provider))
+            .with_protocol_versions(&[&rustls::version::TLS13])
+            .unwrap()
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(SpiffeVerifier::new(self.anchors(), expected)))
+            .with_client_cert_resolver(self.leaf(caller).resolver());
         dial(config, &self.scheme.sni(&service_key(service)), address).await
     }
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use catalog::{Action, CatalogIndex, Timestamp};
+use catalog::{Action, CatalogIndex, KeyExchange, Timestamp};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::agents::{DEADLINE, Pair, eventually, expect_reset, intention, say};
@@ -102,4 +102,31 @@ async fn a_root_distrusted_on_purpose_cuts_what_only_it_vouches_for_and_nothing_
     expect_reset(&mut stream).await;
     eventually("it is counted", || pair.api.closed("inbound", "revoked") == 1).await;
     pair.web.expect_refusal().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_raised_floor_of_the_key_exchange_cuts_classical_connections_and_no_hybrid_one() {
+    let mut pair = Pair::start(&["allow web api"]).await;
+    let mut hybrid = pair.connected().await;
+    let mesh = pair.api.proxy.mesh_address();
+    let mut classical = pair.authority.dial_classically("web", "api", mesh).await.unwrap();
+    classical.write_all(b"hello").await.unwrap();
+    classical.read_exact(&mut [0; 5]).await.unwrap();
+    let inbound = |exchange| pair.api.proxy.connections().iter().filter(|one| one.key_exchange == exchange).count();
+    assert_eq!((inbound(KeyExchange::Hybrid), inbound(KeyExchange::Classical)), (1, 1));
+    assert!(pair.web.proxy.connections().iter().all(|one| one.key_exchange == KeyExchange::Hybrid));
+
+    for agent in [&mut pair.api, &mut pair.web] {
+        agent.snapshot.min_key_exchange = KeyExchange::Hybrid;
+        agent.publish().await;
+    }
+    assert!(tokio::time::timeout(DEADLINE, classical.read(&mut [0])).await.unwrap().is_err());
+    eventually("it is counted", || pair.api.closed("inbound", "key_exchange") == 1).await;
+    say(&mut hybrid, "still").await;
+    // A new one is told nothing but a reset; what it asked reaches nobody.
+    let mut again = pair.authority.dial_classically("web", "api", mesh).await.unwrap();
+    let _sent = again.write_all(b"hello").await;
+    assert!(!matches!(tokio::time::timeout(DEADLINE, again.read(&mut [0])).await.unwrap(), Ok(1..)));
+    assert_eq!(pair.api.refused("inbound", "handshake", "key_exchange"), 1);
+    pair.connected().await;
 }
