@@ -410,11 +410,8 @@ mod tests {
 
     #[test]
     fn h11_permissions_capture_their_source_and_are_left_to_what_reads_requests() {
-        let permission = Permission {
-            action: Action::Allow,
-            http: HttpMatch { path: Some(PathMatch::Prefix("/v1".to_owned())), ..HttpMatch::default() },
-            jwt: None,
-        };
+        let http = HttpMatch { path: Some(PathMatch::Prefix("/v1".to_owned())), ..HttpMatch::default() };
+        let permission = Permission::new(Action::Allow, http);
         let mut exact = intention("allow web api");
         exact.effect = Effect::Permissions(vec![permission]);
         let policy = Policy::new(Action::Deny, Vec::new(), vec![intention("allow * api"), exact]);

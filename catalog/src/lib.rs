@@ -13,6 +13,7 @@ mod ca;
 mod catalog;
 mod command;
 mod explain;
+pub mod http;
 mod index;
 mod intention;
 mod key_exchange;
@@ -33,6 +34,7 @@ mod session;
 mod snapshot;
 mod spiffe;
 mod stream;
+mod time_window;
 mod token;
 mod validate;
 
@@ -87,4 +89,5 @@ pub use session::{AGENT_CHECK, Presence, SESSIONS_MAX, SessionChange, SessionRef
 pub use snapshot::{SNAPSHOT_VERSION, SnapshotError};
 pub use spiffe::{IdentityScheme, PathTemplate, Principal, SpiffeId, SpiffeIdError, TemplateError, TrustDomain};
 pub use stream::{Endpoint, Event, Item, MeshItem, Topic};
+pub use time_window::{TimeOfDay, TimeWindow, Weekday};
 pub use token::{AccessorId, JoinToken, Rights, SecretHash, TemplatedPolicy, Token};

@@ -1,8 +1,8 @@
-//! Permissions: rules of an intention on HTTP requests and tokens. Kept and validated here; evaluated by the HTTP proxy.
+//! Permissions: rules of an intention on HTTP requests and tokens. What they mean for one, [`http`](crate::http) decides.
 
 use serde::{Deserialize, Serialize};
 
-use crate::Action;
+use crate::{Action, Platform, TimeWindow};
 
 /// Is one rule of an intention on HTTP requests. The first whose fields match a request decides it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -10,11 +10,25 @@ use crate::Action;
 pub struct Permission {
     /// What happens to a request that matches.
     pub action: Action,
-    /// Which requests match; at least one field is set.
+    /// Which requests match.
     pub http: HttpMatch,
+    /// What the caller runs on; any where there is none. Requests of callers that do not prove it cannot be decided.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub source_platforms: Vec<Platform>,
+    /// When it counts, by the clock of whoever decides; always where there is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub times: Option<TimeWindow>,
     /// What the request's token must say besides, for an allow.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub jwt: Option<JwtRequirement>,
+}
+
+impl Permission {
+    /// Makes a permission on requests alone.
+    #[must_use]
+    pub fn new(action: Action, http: HttpMatch) -> Self {
+        Self { action, http, source_platforms: Vec::new(), times: None, jwt: None }
+    }
 }
 
 /// Selects requests; all the fields that are set must match.

@@ -10,8 +10,8 @@ mod session;
 use std::collections::BTreeMap;
 
 use crate::{
-    Action, Check, Command, DeregisterTarget, Effect, HeaderMatch, HttpMatch, Instance, Intention, JoinToken, Mesh,
-    Node, PathMatch, Permission, Refusal, ServicePattern,
+    Action, Check, Command, DeregisterTarget, Effect, Instance, Intention, JoinToken, Mesh, Node, Refusal,
+    ServicePattern,
 };
 
 const META_MAX: usize = 64;
@@ -22,6 +22,7 @@ const UPDATES_MAX: usize = 10_000;
 const NAMED_MAX: usize = 64;
 const UPSTREAMS_MAX: usize = 256;
 const JOIN_SERVICES_MAX: usize = 256;
+const PERMISSIONS_MAX: usize = 256;
 
 impl Command {
     /// Checks the command's form; a server does so before it proposes it.
@@ -222,6 +223,9 @@ fn check_intention(intention: &Intention) -> Result<(), Refusal> {
     if intention.jwt.is_some() && is_deny {
         return Err(Refusal::invalid(field("jwt"), "a JWT condition on a deny means nothing: put it on an allow"));
     }
+    if let Some(jwt) = &intention.jwt {
+        crate::http::check_jwt(jwt).map_err(|problem| Refusal::invalid(field("jwt"), problem.to_string()))?;
+    }
     if intention.expires_at.is_some() && is_deny {
         return Err(Refusal::invalid(field("expires_at"), "a deny does not end by itself: delete it when it should"));
     }
@@ -232,37 +236,9 @@ fn check_intention(intention: &Intention) -> Result<(), Refusal> {
     if permissions.is_empty() {
         return Err(Refusal::invalid(field("permissions"), "there are none: name at least one, or an action"));
     }
+    few(&field("permissions"), permissions.len(), PERMISSIONS_MAX)?;
     permissions.iter().enumerate().try_for_each(|(at, permission)| {
-        check_permission(permission).map_err(|problem| Refusal::invalid(field(&format!("permissions[{at}]")), problem))
+        crate::http::check_permission(permission)
+            .map_err(|problem| Refusal::invalid(field(&format!("permissions[{at}]")), problem.to_string()))
     })
-}
-
-fn check_permission(permission: &Permission) -> Result<(), String> {
-    let HttpMatch { path, methods, headers } = &permission.http;
-    if path.is_none() && methods.is_empty() && headers.is_empty() {
-        return Err("it matches on nothing: name a path, methods or headers".to_owned());
-    }
-    match path {
-        Some(PathMatch::Exact(text) | PathMatch::Prefix(text)) if !text.starts_with('/') => {
-            return Err(format!("the path `{}` does not start with `/`", text.escape_debug()));
-        }
-        Some(PathMatch::Regex(text)) if text.is_empty() => return Err("the path's expression is empty".to_owned()),
-        _ => {}
-    }
-    let mut seen = std::collections::BTreeSet::new();
-    for method in methods {
-        if method.is_empty() || !method.bytes().all(|b| b.is_ascii_uppercase()) {
-            return Err(format!("`{}` is not a method: use upper-case letters", method.escape_debug()));
-        }
-        if !seen.insert(method) {
-            return Err(format!("the method `{method}` stands twice"));
-        }
-    }
-    if let Some(HeaderMatch { name, .. }) = headers.iter().find(|header| header.name.is_empty()) {
-        return Err(format!("a header's name is `{name}`: name it"));
-    }
-    if permission.action == Action::Deny && permission.jwt.is_some() {
-        return Err("a JWT condition on a deny means nothing: put it on an allow".to_owned());
-    }
-    Ok(())
 }

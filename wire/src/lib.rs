@@ -19,7 +19,9 @@ pub mod mesh_status;
 mod one_line;
 pub mod openapi;
 pub mod pki;
+mod request_fields;
 pub mod rfc3339;
 pub mod tls;
 
 pub use one_line::one_line;
+pub use request_fields::RequestFields;

@@ -323,22 +323,19 @@ mod tests {
     fn permissions_are_shown_in_consuls_names() {
         use ::catalog::{HeaderMatch, HeaderTest, HttpMatch, JwtProvider, JwtRequirement, PathMatch, Permission};
         let mut intention = ::catalog::Intention::new("web".parse().unwrap(), "api".parse().unwrap(), Action::Allow);
-        intention.effect = Effect::Permissions(vec![Permission {
-            action: Action::Allow,
-            http: HttpMatch {
-                path: Some(PathMatch::Prefix("/v2".to_owned())),
-                methods: vec!["GET".to_owned()],
-                headers: vec![HeaderMatch {
-                    name: "x-env".to_owned(),
-                    test: HeaderTest::Exact("prod".to_owned()),
-                    invert: false,
-                    ignore_case: true,
-                }],
-            },
-            jwt: Some(JwtRequirement {
-                providers: vec![JwtProvider { name: "okta".to_owned(), verify_claims: Vec::new() }],
-            }),
-        }]);
+        let http = HttpMatch {
+            path: Some(PathMatch::Prefix("/v2".to_owned())),
+            methods: vec!["GET".to_owned()],
+            headers: vec![HeaderMatch {
+                name: "x-env".to_owned(),
+                test: HeaderTest::Exact("prod".to_owned()),
+                invert: false,
+                ignore_case: true,
+            }],
+        };
+        let okta = JwtProvider { name: "okta".to_owned(), verify_claims: Vec::new() };
+        let jwt = Some(JwtRequirement { providers: vec![okta] });
+        intention.effect = Effect::Permissions(vec![Permission { jwt, ..Permission::new(Action::Allow, http) }]);
         let shown = serde_json::to_value(Intention::from(&intention)).unwrap();
         assert_eq!(
             shown["Permissions"],

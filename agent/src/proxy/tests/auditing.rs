@@ -86,11 +86,8 @@ async fn h11_audit_mode_never_passes_a_guardrail_nor_what_is_undecidable() {
     assert_eq!(pair.api.refused("inbound", "decide", "guardrail"), 1);
 
     let mut by_request = intention("allow web api");
-    by_request.effect = catalog::Effect::Permissions(vec![catalog::Permission {
-        action: catalog::Action::Allow,
-        http: catalog::HttpMatch { methods: vec!["GET".to_owned()], ..Default::default() },
-        jwt: None,
-    }]);
+    let gets = catalog::HttpMatch { methods: vec!["GET".to_owned()], ..Default::default() };
+    by_request.effect = catalog::Effect::Permissions(vec![catalog::Permission::new(catalog::Action::Allow, gets)]);
     *policy(&mut pair) =
         Policy { guardrails: Vec::new(), intentions: vec![by_request], audit: everything, ..policy(&mut pair).clone() };
     pair.api.publish().await;

@@ -1,0 +1,28 @@
+//! Requests: their one normal form, and the one answer to "may this request pass?".
+//!
+//! What is decided on is what is forwarded: a proxy takes [`NormalPath`] and [`NormalAuthority`], hands them to
+//! [`CompiledPolicy::authorize_request`] and sends on the same. A request that has no normal form is refused, never guessed at.
+
+mod authority;
+mod claims;
+mod compile;
+mod decide;
+mod fields;
+mod header_rule;
+mod not_normal;
+mod path;
+mod request;
+mod sources;
+
+#[cfg(test)]
+mod tests;
+
+pub use authority::NormalAuthority;
+pub use claims::{TokenState, Tokens};
+pub(crate) use compile::check_jwt;
+pub use compile::{CompiledPolicy, PermissionError, check_permission};
+pub use decide::{DefaultCause, RequestRule, RequestVerdict, Undecidable};
+pub use fields::{FIELDS_BYTES_MAX, FIELDS_MAX, HttpVersion, check_fields, check_trailers};
+pub use not_normal::NotNormal;
+pub use path::NormalPath;
+pub use request::{Headers, NoHeaders, NoTokens, Request, check_method};

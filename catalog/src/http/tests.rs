@@ -1,0 +1,5 @@
+//! What requests are normalised to, what of them is refused, and how they are decided.
+
+mod fields;
+mod paths;
+mod rows;
