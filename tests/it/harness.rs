@@ -3,6 +3,7 @@
 //! Everything listens on loopback, keeps its files in a temporary directory and ends with the test.
 
 mod curl;
+mod grpc;
 mod http;
 mod machines;
 mod mesh;
@@ -12,8 +13,10 @@ mod process;
 pub(crate) mod tls;
 mod tool;
 mod wait;
+mod websocket;
 
 pub(crate) use curl::Curl;
+pub(crate) use grpc::GrpcServer;
 pub(crate) use http::{Response, exchange};
 pub(crate) use machines::Machines;
 pub(crate) use mesh::{Mesh, Server, Service, free_port, write_secret};
@@ -22,3 +25,4 @@ pub(crate) use peers::{Postgres, nginx};
 pub(crate) use process::{Output, Process, log_of, weft, weft_command};
 pub(crate) use tool::tool;
 pub(crate) use wait::{PROMISE_FACTOR, eventually};
+pub(crate) use websocket::{Conversation, serve_echo};

@@ -2,11 +2,17 @@
 
 use std::{
     io::{BufRead, BufReader, Write},
+    net::{Ipv4Addr, SocketAddr},
     process::{Child, Stdio},
     time::Duration,
 };
 
-use crate::harness::{Mesh, PROMISE_FACTOR, Postgres, Service, eventually, free_port};
+use tokio::{runtime::Runtime, time::timeout};
+use tokio_tungstenite::tungstenite::Message;
+
+use crate::harness::{
+    Conversation, GrpcServer, Mesh, PROMISE_FACTOR, Postgres, Service, eventually, free_port, serve_echo,
+};
 
 const CUT: Duration = Duration::from_secs(2);
 
@@ -68,4 +74,46 @@ fn a_database_session_lives_as_long_as_its_intention() {
     errors.read_line(&mut line).unwrap();
     assert!(line.contains("server closed the connection") || line.contains("could not receive"), "{line}");
     assert_eq!(postgres.ask(listener, "select 1"), None);
+}
+
+/// Returns an address of loopback that nothing listens on.
+fn free_address() -> SocketAddr {
+    SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()))
+}
+
+#[test]
+fn grpc_and_websockets_are_carried_and_cut() {
+    let runtime = Runtime::new().unwrap();
+    let (grpc, echo) = (free_address(), free_address());
+    let served = runtime.block_on(async {
+        serve_echo(echo).await;
+        GrpcServer::start(grpc).await
+    });
+    let mut mesh = Mesh::start(1);
+    mesh.join(
+        "apps",
+        &[
+            Service { name: "health", port: grpc.port(), upstreams: vec![] },
+            Service { name: "echo", port: echo.port(), upstreams: vec![] },
+        ],
+    );
+    let (to_grpc, to_echo) = (free_address(), free_address());
+    let upstreams = vec![("health", to_grpc.port()), ("echo", to_echo.port())];
+    mesh.join("web-1", &[Service { name: "web", port: free_port(), upstreams }]);
+    assert!(runtime.block_on(served.call_all(to_grpc)).is_err(), "nobody said that web may call health");
+    assert!(runtime.block_on(Conversation::open(to_echo)).is_err(), "nor echo");
+    for destination in ["health", "echo"] {
+        mesh.done(&["intention", "create", "--allow", "web", destination]);
+    }
+    eventually("gRPC to be allowed", CUT * PROMISE_FACTOR, || runtime.block_on(served.call_all(to_grpc)).ok());
+    let mut conversation = eventually("the upgrade to be allowed", CUT * PROMISE_FACTOR, || {
+        runtime.block_on(Conversation::open(to_echo)).ok()
+    });
+    for message in [Message::text("hello"), Message::binary(vec![7; 1 << 20]), Message::text("")] {
+        runtime.block_on(conversation.exchange(message)).unwrap();
+    }
+    mesh.done(&["intention", "delete", "web", "echo"]);
+    let cut = runtime.block_on(async { timeout(CUT * PROMISE_FACTOR, conversation.closed()).await });
+    assert!(cut.is_ok(), "an open conversation is cut");
+    assert!(runtime.block_on(served.call_all(to_grpc)).is_ok(), "what is still allowed goes on");
 }

@@ -1,0 +1,60 @@
+//! A WebSocket server that says back what it is told, and a client that holds it to that.
+
+use std::{net::SocketAddr, time::Duration};
+
+use futures_util::{SinkExt as _, StreamExt as _};
+use tokio::net::{TcpListener, TcpStream};
+use tokio_tungstenite::{
+    MaybeTlsStream, WebSocketStream, accept_async, connect_async,
+    tungstenite::{Error, Message},
+};
+
+/// How long one message may take there and back.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Serves in the runtime that this is called in, until that ends.
+pub(crate) async fn serve_echo(address: SocketAddr) {
+    let listener = TcpListener::bind(address).await.unwrap();
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                let Ok(mut socket) = accept_async(stream).await else { return };
+                while let Some(Ok(message)) = socket.next().await {
+                    if message.is_close() || socket.send(message).await.is_err() {
+                        return;
+                    }
+                }
+            });
+        }
+    });
+}
+
+/// Is an open conversation.
+pub(crate) struct Conversation(WebSocketStream<MaybeTlsStream<TcpStream>>);
+
+impl Conversation {
+    /// Upgrades a connection through a port of loopback.
+    ///
+    /// # Errors
+    /// Where the upgrade is refused.
+    pub(crate) async fn open(address: SocketAddr) -> Result<Self, Error> {
+        let (socket, _) = connect_async(format!("ws://{address}/echo")).await?;
+        Ok(Self(socket))
+    }
+
+    /// Says something and waits to hear it.
+    ///
+    /// # Errors
+    /// Where the conversation is over.
+    pub(crate) async fn exchange(&mut self, message: Message) -> Result<(), Error> {
+        self.0.send(message.clone()).await?;
+        let heard = tokio::time::timeout(PATIENCE, self.0.next()).await.expect("an echo in time");
+        assert_eq!(heard.ok_or(Error::ConnectionClosed)??, message);
+        Ok(())
+    }
+
+    /// Waits until the other side or the mesh ends it.
+    pub(crate) async fn closed(&mut self) {
+        while let Some(Ok(_)) = self.0.next().await {}
+    }
+}
