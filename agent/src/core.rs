@@ -26,7 +26,8 @@ use wire::pki::LeafKey;
 use crate::checks::{CheckResult, Checks};
 use crate::config::Config;
 use crate::jitter::Jitter;
-use crate::leaf::{HeldLeaf, Leaves};
+use crate::leaf::HeldLeaf;
+use crate::leaf::renewal::Leaves;
 use crate::local::Local;
 use crate::metrics::ControlMetrics;
 use crate::proxy::Proxy;
@@ -165,7 +166,7 @@ struct Core {
     started: Instant,
     events: mpsc::Sender<Event>,
     sync: Sync,
-    leaves: Leaves,
+    leaves: Leaves<HeldLeaf>,
     /// How many roots were distrusted on purpose, as of what is in force.
     distrusted_roots: usize,
     local: Local,
@@ -214,7 +215,7 @@ pub(crate) fn start(setup: Setup) -> (Handle, JoinHandle<()>) {
         started: Instant::now(),
         events: events.clone(),
         sync,
-        leaves: Leaves::new(setup.leaves, Jitter::new(jitter.next())),
+        leaves: Leaves::new(setup.leaves, jitter.next()),
         distrusted_roots: 0,
         local: setup.local,
         checks: Checks::new(results, Jitter::new(jitter.next())),
@@ -324,7 +325,7 @@ impl Core {
                 if *subject == Subject::Agent {
                     self.plan_reconnect();
                 }
-                self.leaves.signed(subject, *leaf);
+                self.leaves.signed(subject, *leaf, wire::crypto::now());
                 self.saver.leaves_changed();
                 self.rules_changed = true;
             }

@@ -30,7 +30,7 @@ use tracing::{info, warn};
 
 pub use config::{ADMIN_PORT, Config, HTTP_PORT, LoginSource, MESH_PORT};
 pub use enrol::EnrolError;
-pub use leaf::LeafError;
+pub use leaf::{LeafError, renewal};
 pub use local::{DEFINITION_FIELDS, LocalError, check_definitions};
 pub use start::{StartError, start};
 pub use state::DataDirError;

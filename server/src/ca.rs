@@ -3,7 +3,7 @@
 pub(crate) mod acks;
 mod ages;
 mod api;
-mod duty;
+pub mod duty;
 mod found;
 mod pace;
 mod rekey;
@@ -34,7 +34,7 @@ pub(crate) use steward::{Stewardship, run as steward};
 
 /// Why a leaf was not signed.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum SignError {
+pub enum SignError {
     /// The request is malformed, unproved, or asks for what no leaf has.
     #[error("cannot sign the certificate request")]
     Csr(#[source] CsrError),
@@ -42,15 +42,28 @@ pub(crate) enum SignError {
     #[error(
         "the agent on node `{node}` is not entitled to service `{service}`: enrol it with a join token that names it"
     )]
-    NotEntitled { node: NodeName, service: ServiceKey },
+    NotEntitled {
+        /// The agent's node.
+        node: NodeName,
+        /// The service.
+        service: ServiceKey,
+    },
     /// The service was revoked since the agent was enrolled.
     #[error(
         "service `{service}` was revoked after the agent on node `{node}` was enrolled: enrol it again with a new join token"
     )]
-    ServiceRevoked { node: NodeName, service: ServiceKey },
+    ServiceRevoked {
+        /// The agent's node.
+        node: NodeName,
+        /// The service.
+        service: ServiceKey,
+    },
     /// An agent's own certificate is for the key that it enrolled with.
     #[error("the certificate request of node `{node}` is for another key than it enrolled with: enrol again")]
-    OtherKey { node: NodeName },
+    OtherKey {
+        /// The agent's node.
+        node: NodeName,
+    },
     /// The mesh has no certificate authority yet.
     #[error("the mesh has no certificate authority yet: try again in a moment")]
     NotReady,
@@ -60,16 +73,24 @@ pub(crate) enum SignError {
     /// What was unsealed is not the intermediate's key.
     #[error("the mesh's intermediate `{id}` cannot be used")]
     Unusable {
+        /// The intermediate.
         id: String,
+        /// What is wrong with it.
         #[source]
         source: LoadError,
     },
     /// What was unsealed is no text.
     #[error("the sealed key of the mesh's intermediate `{id}` is not PEM")]
-    NotText { id: String },
+    NotText {
+        /// The intermediate.
+        id: String,
+    },
     /// The intermediate came without a key.
     #[error("the mesh's intermediate `{id}` has no key here: set another one")]
-    NoKey { id: String },
+    NoKey {
+        /// The intermediate.
+        id: String,
+    },
     /// The intermediate has expired, or its key failed.
     #[error("the mesh's intermediate did not sign")]
     Signer(#[source] wire::pki::SignError),
@@ -120,6 +141,26 @@ impl SignError {
             | SignError::Api(_) => StatusCode::SERVICE_UNAVAILABLE,
         }
     }
+}
+
+/// Returns the identity that an agent's record entitles it to under the name that it asks for.
+///
+/// # Errors
+///
+/// [`SignError::NotEntitled`] for a service that the record does not name, [`SignError::ServiceRevoked`] for one that was
+/// revoked since.
+pub fn entitled(catalog: &Catalog, record: &AgentRecord, subject: &Subject) -> Result<SpiffeId, SignError> {
+    let scheme = catalog.scheme().ok_or(SignError::NotReady)?;
+    Ok(match subject {
+        Subject::Agent => scheme.agent(record.platform, &record.node),
+        Subject::Service(service) if catalog.is_service_revoked(service, record.enrolled) => {
+            return Err(SignError::ServiceRevoked { node: record.node.clone(), service: service.clone() });
+        }
+        Subject::Service(service) if record.entitles(service) => scheme.workload(service),
+        Subject::Service(service) => {
+            return Err(SignError::NotEntitled { node: record.node.clone(), service: service.clone() });
+        }
+    })
 }
 
 /// Signs with the catalog's active intermediate, whose key it keeps open.
@@ -178,17 +219,7 @@ impl CertificateAuthority {
         now: Timestamp,
         ttl: Duration,
     ) -> Result<Leaf, SignError> {
-        let scheme = catalog.scheme().ok_or(SignError::NotReady)?;
-        let id = match subject {
-            Subject::Agent => scheme.agent(record.platform, &record.node),
-            Subject::Service(service) if catalog.is_service_revoked(service, record.enrolled) => {
-                return Err(SignError::ServiceRevoked { node: record.node.clone(), service: service.clone() });
-            }
-            Subject::Service(service) if record.entitles(service) => scheme.workload(service),
-            Subject::Service(service) => {
-                return Err(SignError::NotEntitled { node: record.node.clone(), service: service.clone() });
-            }
-        };
+        let id = entitled(catalog, record, subject)?;
         let csr = parse_csr(csr_der).map_err(SignError::Csr)?;
         if *subject == Subject::Agent && *csr.fingerprint() != record.key {
             return Err(SignError::OtherKey { node: record.node.clone() });

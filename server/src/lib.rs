@@ -27,6 +27,7 @@ use tokio_util::task::TaskTracker;
 use tracing::info;
 
 pub use api::CertificateError;
+pub use ca::{SignError, acks::Acks, duty, entitled};
 pub use config::{BOOTSTRAP_EXPECT_MAX, CertificateFiles, Config, ConfigError, Https, RaftTiming};
 pub use consensus::{ConsensusError, FatalError, IdentityError};
 pub use consensus::{recovery, steward};

@@ -3,6 +3,7 @@
 //! `SEED=7 cargo test --test it sim::` replays one seed and prints what happens; `WEFT_TEST_SCALE=full` runs many more.
 
 mod agents;
+mod authority;
 mod checks;
 mod clients;
 mod connections;
@@ -13,6 +14,7 @@ mod group;
 mod history;
 mod hours;
 mod hubs;
+mod leaves;
 mod machines;
 mod mesh;
 mod network;
@@ -184,4 +186,33 @@ fn servers_that_let_older_sessions_write_are_caught() {
     let plan = Plan { planted: Planted::ForgetsFences, ..AGENTS };
     let is_caught = (0..100).any(|seed| run(seed, plan).is_err());
     assert!(is_caught, "no seed saw that an older session overwrote a newer one");
+}
+
+/// As before, with certificates that live for seconds and an authority that is rotated again and again.
+const ROTATING: Plan = Plan { rotates: true, trouble: std::time::Duration::from_secs(45), ..AGENTS };
+
+#[test]
+fn p6_fault_23_rotations_fail_no_handshake_whichever_leader_dies() {
+    let mut total = Summary::default();
+    for seed in seeds(8) {
+        let summary = holds(seed, ROTATING);
+        if seed % 100 == 0 {
+            assert_eq!(summary, holds(seed, ROTATING), "seed {seed} is not repeatable");
+        }
+        total.add(&summary);
+    }
+    let steps = ["a new root is distributed", "a new root signs", "a rotation ends", "a root is retired"];
+    let deaths = ["the leader dies while a new root is distributed", "the leader dies while leaves are signed anew"];
+    let happened = steps.iter().all(|step| total.steps.contains_key(step))
+        && deaths.iter().all(|death| total.faults.contains_key(death))
+        && total.streams.handshakes > 0;
+    assert!(std::env::var_os("SEED").is_some() || happened, "{total:?}");
+}
+
+#[test]
+fn rotations_that_wait_for_nobody_are_caught() {
+    let plan = Plan { planted: Planted::HurriesRotations, ..ROTATING };
+    let caught =
+        (0..4).filter(|seed| run(*seed, plan).is_err_and(|violation| violation.0.contains("recognise"))).count();
+    assert!(caught >= 2, "only {caught} of 4 seeds saw that agents did not recognise each other");
 }

@@ -55,7 +55,7 @@ impl Core {
             }
         };
         match HeldLeaf::load(identity.leaf.clone(), &named(&Subject::Agent, &identity)) {
-            Ok(leaf) => self.leaves.signed(&Subject::Agent, leaf),
+            Ok(leaf) => self.leaves.signed(&Subject::Agent, leaf, wire::crypto::now()),
             Err(error) => {
                 warn!(error = wire::one_line(&error), "the certificate of a login cannot be used");
                 return;

@@ -20,14 +20,14 @@ const AHEAD_MAX: u64 = 1_000_000;
 
 /// Holds what was said and is not in the log yet.
 #[derive(Debug, Default)]
-pub(crate) struct Acks {
+pub struct Acks {
     waiting: Mutex<BTreeMap<AgentId, RootsAck>>,
     arrived: Notify,
 }
 
 impl Acks {
     /// Takes what an agent says now; it stands for all that it said before.
-    pub(crate) fn note(&self, agent: &AgentId, ack: RootsAck) {
+    pub fn note(&self, agent: &AgentId, ack: RootsAck) {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner).insert(agent.clone(), ack);
         self.arrived.notify_one();
     }
@@ -35,7 +35,7 @@ impl Acks {
     /// Takes a batch of what the rotation under way has not heard yet, and drops what means nothing to it.
     ///
     /// What speaks of roots that this server has not applied yet is kept until it has.
-    fn batch(&self, catalog: &Catalog) -> BTreeMap<AgentId, RootsAck> {
+    pub fn batch(&self, catalog: &Catalog) -> BTreeMap<AgentId, RootsAck> {
         let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
         waiting.retain(|agent, ack| {
             if catalog.agent_record(agent).is_none() && agent.index() <= catalog.index() {
@@ -51,7 +51,7 @@ impl Acks {
     }
 
     /// Drops what has been committed, unless something newer was said since.
-    fn committed(&self, acks: &BTreeMap<AgentId, RootsAck>) {
+    pub fn committed(&self, acks: &BTreeMap<AgentId, RootsAck>) {
         let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
         waiting.retain(|agent, ack| acks.get(agent) != Some(ack));
     }

@@ -11,41 +11,63 @@ const DISTRUST_PATIENCE: Duration = Duration::from_secs(15 * 60);
 
 /// Is what is to be done for the authority.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Duty {
+pub enum Duty {
     /// Nothing, until something changes or the time comes that is named.
-    Wait { until: Option<Timestamp> },
+    Wait {
+        /// The time.
+        until: Option<Timestamp>,
+    },
     /// Draw another intermediate under the same root: half of the present one's life has passed.
-    RenewIntermediate { not_before: Timestamp },
+    RenewIntermediate {
+        /// When that half was over.
+        not_before: Timestamp,
+    },
     /// Draw another root: half of the present one's life has passed.
-    StartRotation { not_before: Timestamp },
+    StartRotation {
+        /// When that half was over.
+        not_before: Timestamp,
+    },
     /// Have the new root sign.
-    Activate { root: String, not_before: Option<Timestamp> },
+    Activate {
+        /// The root.
+        root: String,
+        /// The time that was waited for in place of agents.
+        not_before: Option<Timestamp>,
+    },
     /// End the rotation.
-    Finish { root: String },
+    Finish {
+        /// The root that has taken over.
+        root: String,
+    },
     /// Take the replaced root from everybody at once.
-    Distrust { root: String },
+    Distrust {
+        /// The root.
+        root: String,
+    },
     /// Take a replaced root out of the bundle.
-    Retire { root: String, not_before: Timestamp },
+    Retire {
+        /// The root.
+        root: String,
+        /// When the last leaf under it has expired.
+        not_before: Timestamp,
+    },
 }
 
 /// Returns the agents that have not done yet what the present step of a rotation waits for, and may yet.
-pub(crate) fn agents_waited_for<'a>(
-    catalog: &'a Catalog,
-    rotation: &'a CaRotation,
-) -> impl Iterator<Item = &'a AgentRecord> {
+pub fn agents_waited_for<'a>(catalog: &'a Catalog, rotation: &'a CaRotation) -> impl Iterator<Item = &'a AgentRecord> {
     // One that never opened a session holds at most the leaf that it joined with, and hears of the new root before it serves.
     let live = catalog.agent_records().filter(|record| record.incarnation.is_some());
     live.filter(|record| !catalog.roots_ack(&record.id).is_some_and(|ack| rotation.is_met(ack)))
 }
 
 /// Returns how long after a root was replaced the last leaf under it has expired.
-pub(crate) fn patience_of_retirement(catalog: &Catalog, root: &str, unset: Duration) -> Duration {
+pub fn patience_of_retirement(catalog: &Catalog, root: &str, unset: Duration) -> Duration {
     let leaf_ttl = catalog.longest_leaf_ttl(root, unset);
     leaf_ttl + leaf_ttl.min(UNSEEN_SIGNING_MAX)
 }
 
 /// Decides what to do at `now`, by the leader's clock. `unset` is how long leaves live where the catalog does not say.
-pub(crate) fn next_duty(catalog: &Catalog, unset: Duration, now: Timestamp) -> Duty {
+pub fn next_duty(catalog: &Catalog, unset: Duration, now: Timestamp) -> Duty {
     let mut until: Option<Timestamp> = None;
     let mut wait_for = |at: Timestamp| {
         if at > now {
@@ -97,7 +119,7 @@ fn step(rotation: &CaRotation, not_before: Option<Timestamp>) -> Duty {
 
 /// Returns when a step no longer waits for agents that stay silent: their leaves have expired by then, and they hear of the
 /// new root before they get another. Nobody is waited for under a root that has expired itself.
-pub(crate) fn deadline(catalog: &Catalog, rotation: &CaRotation, unset: Duration) -> Timestamp {
+pub fn deadline(catalog: &Catalog, rotation: &CaRotation, unset: Duration) -> Timestamp {
     let leaf_ttl = catalog.longest_leaf_ttl(&rotation.replaces, unset);
     let patience = if rotation.distrust_replaced { leaf_ttl.min(DISTRUST_PATIENCE) } else { leaf_ttl };
     let since = rotation.activated_at.unwrap_or(rotation.started_at);

@@ -3,13 +3,16 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use agent::renewal::Leaves;
 use agent::sync::{self, Desired, Known, Start, Sync, View};
 use catalog::{
     AgentId, AgentRecord, Check, CheckKey, CheckStatus, Incarnation, Instance, NodeName, Owner, RequestId, ServiceKey,
     Topic,
 };
+use wire::agent_protocol::Subject;
 
 use super::checks::Checked;
+use super::leaves::SimLeaf;
 use super::mesh::Mesh;
 use super::operator::{SERVICES, instance, plain_node, service};
 use super::streams::StreamEvent;
@@ -20,6 +23,7 @@ struct Kept {
     view: View,
     known: Option<Known>,
     servers: Vec<String>,
+    leaves: BTreeMap<Subject, SimLeaf>,
 }
 
 /// One agent, running or not.
@@ -47,6 +51,12 @@ pub(crate) struct Agent {
     /// What the rest of the agent goes by.
     pub(super) published: View,
     pub(super) is_leaving: bool,
+    /// Its leaves, where certificates are rotated.
+    pub(super) leaves: Option<Leaves<SimLeaf>>,
+    /// The leaf that it has asked for, and the connection that it asked over.
+    pub(super) asked_leaf: Option<(u64, u64, Subject)>,
+    /// How many roots are distrusted, as far as it enforces it.
+    pub(super) distrusted: usize,
 }
 
 pub(super) fn node_name(id: u64) -> NodeName {
@@ -89,6 +99,9 @@ impl Agent {
             pending: BTreeMap::new(),
             published: View::new(),
             is_leaving: false,
+            leaves: None,
+            asked_leaf: None,
+            distrusted: 0,
         }
     }
 
@@ -150,6 +163,7 @@ impl Mesh {
         agent.life += 1;
         agent.process = None;
         agent.pending.clear();
+        (agent.leaves, agent.asked_leaf) = (None, None);
         (agent.is_changed, agent.is_leaving) = (false, false);
         (agent.wakes_at, agent.incarnation, agent.paused_until) = (None, None, Duration::ZERO);
         agent.published = View::new();
@@ -183,8 +197,9 @@ impl Mesh {
         if agent.life != life || agent.process.is_some() {
             return Ok(());
         }
+        let leaves = agent.kept.as_ref().map(|kept| kept.leaves.clone()).unwrap_or_default();
         let start = match agent.kept.clone() {
-            Some(Kept { view, known, servers: learned }) => Start { servers, learned, view, known, seed },
+            Some(Kept { view, known, servers: learned, .. }) => Start { servers, learned, view, known, seed },
             None => Start { servers, seed, ..Start::default() },
         };
         let machine = Sync::new(start);
@@ -192,6 +207,7 @@ impl Mesh {
         agent.process = Some(machine);
         let (needs, desired) = (agent.needs.clone(), agent.desired.clone());
         self.trace.note(self.schedule.now(), "agent-start", &[id, life]);
+        self.leaves_start(id, leaves);
         self.agent_step(id, sync::Input::Needs(needs))?;
         self.agent_step(id, sync::Input::Desired(Box::new(desired)))
     }
@@ -212,7 +228,8 @@ impl Mesh {
         let Some(machine) = agent.process.as_ref().filter(|_| agent.life == life) else { return Ok(()) };
         let (view, known, servers) = (machine.view().clone(), machine.known(), machine.servers().to_vec());
         let version = machine.known_version();
-        agent.kept = Some(Kept { view, known, servers });
+        let leaves = agent.leaves.as_ref().map(|leaves| leaves.held().clone()).unwrap_or_default();
+        agent.kept = Some(Kept { view, known, servers, leaves });
         agent.is_changed = false;
         self.agent_step(id, sync::Input::Saved { version })
     }

@@ -88,6 +88,11 @@ impl Checks {
         self.records.insert(record.clone(), true);
     }
 
+    /// Says whether a record's end was acknowledged.
+    pub(crate) fn has_ended(&self, record: &AgentId) -> bool {
+        self.records.get(record).copied().unwrap_or_default()
+    }
+
     /// Draws a record, and says whether its end was acknowledged.
     pub(crate) fn some_record(&self, random: &mut Random) -> Option<(AgentId, bool)> {
         let at = random.within(0..self.records.len().max(1) as u64) as usize;

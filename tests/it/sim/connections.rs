@@ -7,10 +7,11 @@ use std::time::Duration;
 use bytes::Bytes;
 use catalog::{AgentId, RequestId};
 use server::hub::SessionId;
-use wire::agent_protocol::{ClientFrame, WriteRequest};
+use wire::agent_protocol::{ClientFrame, Subject, WriteRequest};
 
 use agent::sync::WriteResult;
 
+use super::leaves::SimLeaf;
 use super::mesh::{Event, Mesh};
 use super::network::Place;
 use super::streams::StreamEvent;
@@ -30,6 +31,7 @@ pub(crate) enum Said {
     Connect,
     Frame(ClientFrame),
     Write { number: u64, request: Box<WriteRequest> },
+    Sign { number: u64, subject: Subject },
 }
 
 /// What a server says.
@@ -45,6 +47,10 @@ pub(crate) enum Heard {
         number: u64,
         request_id: RequestId,
         result: WriteResult,
+    },
+    Signed {
+        number: u64,
+        leaf: Option<Box<SimLeaf>>,
     },
     End,
 }

@@ -1,8 +1,12 @@
 //! Writes that a server or the operator brings through Raft: sent again under one request id until they are answered.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
-use catalog::{Actor, CatalogIndex, Command, ENVELOPE_VERSION, Envelope, Outcome, Refusal, RequestId, ServiceKey};
+use catalog::{
+    Actor, AgentId, CatalogIndex, Command, ENVELOPE_VERSION, Envelope, Outcome, Refusal, RequestId, RootsAck,
+    ServiceKey,
+};
 use server::raft::Input;
 
 use agent::sync::WriteResult;
@@ -36,6 +40,10 @@ pub(crate) enum Purpose {
     Group,
     /// A steward wrote to the list of servers.
     Steward,
+    /// A leader took a step of the certificate authority.
+    Authority { server: u64, life: u64 },
+    /// A server brings in what agents said of roots.
+    Acks { server: u64, acks: BTreeMap<AgentId, RootsAck> },
 }
 
 /// One write under way.
@@ -205,11 +213,19 @@ impl Mesh {
                 self.send_down(connection, Heard::Written { number, request_id, result });
             }
             Purpose::Steward => {}
+            Purpose::Authority { server, life } => {
+                self.authority_hears(server, life, &errand.envelope.command, outcome.as_ref());
+            }
+            Purpose::Acks { server, acks } => {
+                self.count_step(&errand.envelope.command, outcome.as_ref());
+                self.acks_are_taken(server, &acks, outcome.is_some());
+            }
             Purpose::Group => self.group_hears(outcome)?,
             Purpose::Operator => {
                 if let (Command::RevokeAgent { agent }, Some(Outcome::Done)) = (&errand.envelope.command, &outcome) {
                     self.checks.revoked(agent);
                 }
+                self.count_step(&errand.envelope.command, outcome.as_ref());
                 self.operator_hears(outcome);
             }
         }

@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use agent::sync::WriteResult;
 use bytes::Bytes;
-use catalog::{Actor, AgentRecord, Catalog, Command, Outcome, ServerId, ServiceKey, WatchKey};
+use catalog::{Actor, AgentRecord, Catalog, Command, Outcome, RootsAck, ServerId, ServiceKey, WatchKey};
+use server::Acks;
 use server::hub::{self, CloseReason, Hub, SessionId};
 use wire::agent_protocol::{ClientFrame, ServerFrame, WriteRequest};
 use wire::frame::encode_frame;
@@ -28,6 +29,8 @@ pub(crate) struct ServerHub {
     is_woken: bool,
     sessions: BTreeMap<SessionId, (u64, Told)>,
     opened: u64,
+    pub(super) acks: Acks,
+    pub(super) is_acknowledging: bool,
 }
 
 pub(super) fn server_name(id: u64) -> ServerId {
@@ -45,8 +48,16 @@ impl Mesh {
         let catalog = room.catalog().clone();
         self.streams.truth.starts(id, &catalog)?;
         let hub = Hub::new(self.streams.limits, Arc::new(catalog.clone()));
-        let here =
-            ServerHub { hub, catalog, touched: BTreeSet::new(), is_woken: false, sessions: BTreeMap::new(), opened: 0 };
+        let here = ServerHub {
+            hub,
+            catalog,
+            touched: BTreeSet::new(),
+            is_woken: false,
+            sessions: BTreeMap::new(),
+            opened: 0,
+            acks: Acks::default(),
+            is_acknowledging: false,
+        };
         self.streams.hubs.insert(id, here);
         self.plan_stream(Duration::from_secs(1), StreamEvent::HubTicks { server: id, life });
         Ok(())
@@ -189,6 +200,7 @@ impl Mesh {
                 return self.session_hears(id, session, frame);
             }
             (Said::Write { number: name, request }, _) => self.writes(id, number, name, *request),
+            (Said::Sign { number: name, subject }, _) => self.server_is_asked_for_leaf(id, number, name, subject),
             (_, Stage::Ended) => {}
             (said, stage) => check!(false, "{said:?} came over a connection that is {stage:?}"),
         }
@@ -198,8 +210,20 @@ impl Mesh {
     fn session_hears(&mut self, id: u64, session: SessionId, frame: ClientFrame) -> Checked {
         match frame {
             ClientFrame::Subscribe { topic, from } => self.hub_step(id, hub::Input::Subscribe { session, topic, from }),
-            // Nothing is rotated here.
-            ClientFrame::Acknowledge { .. } | ClientFrame::Rejected { .. } => Ok(()),
+            ClientFrame::Acknowledge { roots, renewed } => {
+                let here = self.streams.hubs.get(&id);
+                let told = here.and_then(|here| Some((here, here.sessions.get(&session)?.0)));
+                if let Some((here, connection)) = told
+                    && let Some(connection) = self.streams.connections.get(&connection)
+                {
+                    here.acks.note(&connection.record, RootsAck { roots, renewed });
+                }
+                Ok(())
+            }
+            ClientFrame::Rejected { topic, error } => {
+                check!(false, "an agent rejected what an honest server said of {topic}: {error}");
+                Ok(())
+            }
             ClientFrame::Unsubscribe { topic } => self.hub_step(id, hub::Input::Unsubscribe { session, topic }),
             ClientFrame::Hello {} => {
                 check!(false, "an agent said hello twice");
@@ -209,7 +233,7 @@ impl Mesh {
     }
 
     /// Returns the record that the agent showed at the handshake, or whether to look again later.
-    fn record(&self, id: u64, connection: u64) -> Result<AgentRecord, bool> {
+    pub(super) fn record(&self, id: u64, connection: u64) -> Result<AgentRecord, bool> {
         let record = &self.streams.connections[&connection].record;
         let Some(here) = self.streams.hubs.get(&id) else { return Err(true) };
         here.catalog.agent_record(record).cloned().ok_or(here.catalog.index() < record.index())

@@ -121,6 +121,11 @@ impl Mesh {
             let after = self.random.millis(0..500);
             self.plan_stream(after, StreamEvent::Unanswered { agent: id, life, number });
         }
+        let asked = self.agent(id).asked_leaf.as_ref().filter(|(_, over, _)| *over == link).map(|(number, ..)| *number);
+        if let Some(number) = asked {
+            let after = self.random.millis(0..500);
+            self.plan_stream(after, StreamEvent::AgentHasNoLeaf { agent: id, life, number });
+        }
         let is_loud = self.random.happens(80);
         self.cut(link, is_loud);
     }
@@ -157,6 +162,7 @@ impl Mesh {
             );
         }
         self.agent(id).published = view;
+        self.agent_has_news(id);
         Ok(())
     }
 
@@ -167,7 +173,17 @@ impl Mesh {
             return Ok(());
         }
         match heard {
-            Heard::Accepted => self.agent_step(id, sync::Input::Connected { attempt }),
+            Heard::Accepted => {
+                let now = self.schedule.now();
+                if let Some(leaves) = &mut self.agent(id).leaves {
+                    leaves.retry_now(now);
+                }
+                self.agent_step(id, sync::Input::Connected { attempt })
+            }
+            Heard::Signed { number, leaf } => {
+                self.agent_is_signed(id, number, leaf.map(|leaf| *leaf));
+                Ok(())
+            }
             Heard::Frame { bytes, session } => {
                 self.report_read(number, session, bytes.len());
                 let mut decoder = FrameDecoder::default();

@@ -6,8 +6,10 @@ use std::time::Duration;
 use catalog::{CatalogIndex, Outcome, Timestamp};
 use server::raft::{Input, Limits, Message, MessageType, Output, ProposalFailure, Role};
 
+use super::authority::Authority;
 use super::checks::{Checked, Checks, check};
 use super::clients::{Answer, Client, Wish};
+use super::connections::Heard;
 use super::group::{Group, GroupEvent};
 use super::history;
 use super::network::{Network, Place};
@@ -70,6 +72,7 @@ pub(crate) struct Mesh {
     /// By how many milliseconds wall clocks are wrong.
     pub(crate) clocks: BTreeMap<Place, i64>,
     pub(crate) group: Group,
+    pub(crate) authority: Authority,
 }
 
 impl Mesh {
@@ -86,6 +89,7 @@ impl Mesh {
             ..Limits::default()
         };
         let streams = Streams::new(plan, &mut random);
+        let authority = Authority::new(&mut random, plan.rotates);
         Mesh {
             plan,
             schedule: Schedule::new(),
@@ -100,6 +104,7 @@ impl Mesh {
             streams,
             clocks: BTreeMap::new(),
             group: Group::default(),
+            authority,
         }
     }
 
@@ -239,6 +244,7 @@ impl Mesh {
         let (life, tick) = (server.life, server.tick);
         self.schedule.plan(tick, Event::Tick { server: id, life });
         self.steward_starts(id);
+        self.authority_starts(id, life);
         self.hub_starts(id)
     }
 
@@ -297,6 +303,7 @@ impl Mesh {
                 check!(index > before, "server {id} went from index {before} to {index}");
                 check!(catalog.index() == index, "server {id} put out index {} as {index}", catalog.index());
                 self.checks.applied(id, &catalog, restored)?;
+                self.authority_is_told(id, &catalog);
                 self.hub_is_told(id, catalog, touched, restored)?;
             }
             Output::RoleChanged { role, leader, term } => {
@@ -324,6 +331,10 @@ impl Mesh {
                 let server = &self.servers[&id];
                 let (Some(asker), Some(room)) = (server.askers.get(&name), server.room()) else { return Ok(()) };
                 self.checks.read(id, room.catalog(), asker.floor)?;
+                if let Subject::Leaf { .. } = asker.subject {
+                    let asker = asker.clone();
+                    return self.server_signs(id, &asker);
+                }
                 self.answer_read(id, name);
             }
             Output::ReadFailed { id: name, .. } => self.answer(id, name, Answer::Elsewhere(None)),
@@ -418,14 +429,17 @@ impl Mesh {
         let answer = match &asker.subject {
             Subject::Register(register) => Answer::Read(history::read(room.catalog(), *register)),
             Subject::Record(record) => Answer::Certificate(room.catalog().agent_record(record).is_some()),
-            Subject::Nothing => return,
+            Subject::Leaf { .. } | Subject::Nothing => return,
         };
         self.answer(id, name, answer);
     }
 
     fn answer(&mut self, id: u64, name: u64, answer: Answer) {
         let server = self.servers.get_mut(&id).expect("the server exists");
-        if let Some(Asker { place, number, .. }) = server.askers.remove(&name) {
+        if let Some(Asker { place, number, subject, .. }) = server.askers.remove(&name) {
+            if let Subject::Leaf { connection, .. } = subject {
+                return self.send_down(connection, Heard::Signed { number, leaf: None });
+            }
             self.send(Place::Server(id), place, Parcel::Answer { number, answer });
         }
     }

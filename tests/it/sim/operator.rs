@@ -15,7 +15,7 @@ use super::network::Place;
 use super::streams::StreamEvent;
 
 /// A root certificate of the trust domain `mesh.test`. Fixed, for a seed decides everything about a run.
-const ROOT: &str = "-----BEGIN CERTIFICATE-----
+pub(super) const ROOT: &str = "-----BEGIN CERTIFICATE-----
 MIIBsDCCAVagAwIBAgIUJMoY/a9vHR7bw6zSaZERmhgQxawwCgYIKoZIzj0EAwIw
 FDESMBAGA1UEAwwJbWVzaC50ZXN0MCAXDTI2MTEyMTA0MjAzMloYDzIxMjYxMDI4
 MDQyMDMyWjAUMRIwEAYDVQQDDAltZXNoLnRlc3QwWTATBgcqhkjOPQIBBggqhkjO
@@ -92,9 +92,10 @@ impl Operator {
         self.queue.extend([Command::CreateJoinToken { token }, Command::Enrol { secret, key, node, platform }]);
     }
 
-    /// Means to change every topic once more.
-    pub(super) fn finish(&mut self) {
+    /// Means to change every topic once more, after a last rotation where there are any.
+    pub(super) fn finish(&mut self, rotation: Option<Command>) {
         self.is_done = true;
+        self.queue.extend(rotation);
         self.queue.extend(SERVICES.iter().map(|name| register(&format!("last-{name}"), name)));
         let entry = MeshEntry { guardrails: Vec::new(), ..mesh_entry(Action::Allow) };
         self.queue.push_back(Command::WriteMesh { entry, compare: None });
@@ -222,6 +223,11 @@ impl Mesh {
     }
 
     fn operator_thinks(&mut self) {
+        if self.plan.rotates && self.random.happens(10) {
+            let command = self.operator_thinks_of_authority();
+            self.streams.operator.queue.extend(command);
+            return;
+        }
         let caller = format!("caller-{}", self.random.within(0..4));
         let destination = self.random.choose(&["api", "db", "web", "*", "*/*"]);
         let name = self.random.choose(&SERVICES);

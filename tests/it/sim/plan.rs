@@ -19,6 +19,8 @@ pub(crate) enum Planted {
     AnswersBeforeCommit,
     /// Servers let writes of any session pass as writes of the newest.
     ForgetsFences,
+    /// A leader takes the next step of a rotation without waiting for agents.
+    HurriesRotations,
 }
 
 /// What a run is made of.
@@ -31,6 +33,8 @@ pub(crate) struct Plan {
     pub(crate) has_faults: bool,
     /// Whether servers join, leave and are replaced.
     pub(crate) has_membership: bool,
+    /// Whether the authority's certificates are short-lived, and rotated.
+    pub(crate) rotates: bool,
     pub(crate) has_honest_disks: bool,
     /// How long things go wrong.
     pub(crate) trouble: Duration,
@@ -46,6 +50,7 @@ impl Plan {
         planted: Planted::Nothing,
         has_faults: true,
         has_membership: false,
+        rotates: false,
         has_honest_disks: true,
         trouble: Duration::from_secs(20),
         snapshot_entries_max: 40,

@@ -23,6 +23,7 @@ impl Mesh {
             return;
         }
         self.plan_stream(Duration::from_secs(1), StreamEvent::Operator);
+        self.start_leaves();
         for agent in self.streams.agents.keys().copied().collect::<Vec<_>>() {
             self.plan_stream(Duration::from_secs(1), StreamEvent::AgentActs { agent });
         }
@@ -85,13 +86,20 @@ impl Mesh {
             agent.paused_until = Duration::ZERO;
         }
         self.streams.operator.is_done = true;
+        self.authority.calms_down();
         if self.plan.planted == Planted::Nothing {
             self.come_into_step(RECOVERY)?;
         }
-        self.streams.operator.finish();
+        let rotation = self.last_rotation();
+        self.streams.operator.finish(rotation);
         self.plan_stream(Duration::ZERO, StreamEvent::Operator);
         self.run_for(Duration::from_secs(1))?;
-        let patience = if self.plan.planted == Planted::LosesTheLastEvent { REST } else { RECOVERY };
+        let patience = match self.plan.planted {
+            Planted::LosesTheLastEvent => REST,
+            // A last rotation, and the retirement of every root before.
+            _ if self.plan.rotates => RECOVERY * 3,
+            _ => RECOVERY,
+        };
         self.come_into_step(patience)
     }
 
@@ -133,8 +141,9 @@ impl Mesh {
         for (id, agent) in &streams.agents {
             holds(agent, newest).map_err(|what| format!("agent {id}: {what}"))?;
             is_registered(agent, newest).map_err(|what| format!("agent {id}: {what}"))?;
+            self.leaves_rest(*id, newest).map_err(|what| format!("agent {id}: {what}"))?;
         }
-        Ok(())
+        self.authority_rests(newest)
     }
 }
 

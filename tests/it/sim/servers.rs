@@ -20,6 +20,13 @@ pub(crate) enum Subject {
     Register(u64),
     /// Whether an agent's record lives, for its certificate to be signed.
     Record(AgentId),
+    /// What an agent may be signed, over the connection that it asked on.
+    Leaf {
+        connection: u64,
+        record: AgentId,
+        subject: wire::agent_protocol::Subject,
+        has_ended: bool,
+    },
     /// It is no read.
     Nothing,
 }

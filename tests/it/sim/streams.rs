@@ -73,6 +73,36 @@ pub(crate) enum StreamEvent {
     AgentActs {
         agent: u64,
     },
+    /// A server looks whether the authority needs something.
+    AuthorityLooks {
+        server: u64,
+        life: u64,
+    },
+    /// A server looks what its agents said of roots.
+    AcksGather {
+        server: u64,
+        life: u64,
+    },
+    LeaderDies {
+        server: u64,
+        life: u64,
+    },
+    /// An agent puts what it was told into force.
+    AgentEnforces {
+        agent: u64,
+        life: u64,
+    },
+    AgentNeedsLeaf {
+        agent: u64,
+        life: u64,
+    },
+    AgentHasNoLeaf {
+        agent: u64,
+        life: u64,
+        number: u64,
+    },
+    /// Two agents call each other.
+    Handshake,
     Fault,
 }
 
@@ -145,7 +175,36 @@ impl Mesh {
             StreamEvent::Read { server, life, session, bytes } if self.lives(server, life) => {
                 self.hub_step(server, hub::Input::Written { session, bytes })
             }
-            StreamEvent::HubWakes { .. } | StreamEvent::HubTicks { .. } | StreamEvent::Read { .. } => Ok(()),
+            StreamEvent::AuthorityLooks { server, life } if self.lives(server, life) => {
+                self.authority_looks(server, life);
+                Ok(())
+            }
+            StreamEvent::AcksGather { server, life } if self.lives(server, life) => {
+                self.acks_gather(server, life);
+                Ok(())
+            }
+            StreamEvent::LeaderDies { server, life } if self.lives(server, life) => {
+                self.leader_dies(server);
+                Ok(())
+            }
+            StreamEvent::HubWakes { .. }
+            | StreamEvent::HubTicks { .. }
+            | StreamEvent::Read { .. }
+            | StreamEvent::AuthorityLooks { .. }
+            | StreamEvent::AcksGather { .. }
+            | StreamEvent::LeaderDies { .. } => Ok(()),
+            StreamEvent::AgentEnforces { agent, life } => self.agent_enforces(agent, life),
+            StreamEvent::AgentNeedsLeaf { agent, life } => {
+                self.agent_needs_leaf(agent, life);
+                Ok(())
+            }
+            StreamEvent::AgentHasNoLeaf { agent, life, number } => {
+                if self.agent(agent).life == life {
+                    self.agent_is_signed(agent, number, None);
+                }
+                Ok(())
+            }
+            StreamEvent::Handshake => self.shake_hands(),
             StreamEvent::Arrives { connection, way: Way::Up } => match self.take_up(connection) {
                 Some(said) => self.server_hears(connection, said),
                 None => Ok(()),
@@ -178,6 +237,8 @@ impl Mesh {
         match event {
             StreamEvent::HubWakes { server: id, .. }
             | StreamEvent::HubTicks { server: id, .. }
+            | StreamEvent::AuthorityLooks { server: id, .. }
+            | StreamEvent::AcksGather { server: id, .. }
             | StreamEvent::Read { server: id, .. } => server(id),
             StreamEvent::Arrives { connection, way: end } | StreamEvent::Notices { connection, end } => {
                 match (self.streams.connections.get(connection), end) {
@@ -191,9 +252,13 @@ impl Mesh {
                 _ => Duration::ZERO,
             },
             StreamEvent::AgentTicks { agent: id, .. } | StreamEvent::AgentSaves { agent: id, .. } => agent(id),
-            StreamEvent::Unanswered { agent: id, .. } => agent(id),
+            StreamEvent::Unanswered { agent: id, .. }
+            | StreamEvent::AgentEnforces { agent: id, .. }
+            | StreamEvent::AgentNeedsLeaf { agent: id, .. }
+            | StreamEvent::AgentHasNoLeaf { agent: id, .. } => agent(id),
             StreamEvent::AgentStarts { .. } | StreamEvent::AgentActs { .. } => Duration::ZERO,
             StreamEvent::Operator | StreamEvent::Fault => Duration::ZERO,
+            StreamEvent::LeaderDies { .. } | StreamEvent::Handshake => Duration::ZERO,
         }
     }
 }

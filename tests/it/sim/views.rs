@@ -33,6 +33,10 @@ pub(crate) struct Counts {
     pub(crate) lost: u64,
     /// Swallowed events whose absence the machine noticed by itself.
     pub(crate) noticed: u64,
+    /// Pairs of agents that recognised each other.
+    pub(crate) handshakes: u64,
+    /// Leaves that nobody recognises because their root was distrusted on purpose.
+    pub(crate) distrusted: u64,
 }
 
 impl Counts {
@@ -52,6 +56,8 @@ impl Counts {
         self.left += other.left;
         self.lost += other.lost;
         self.noticed += other.noticed;
+        self.handshakes += other.handshakes;
+        self.distrusted += other.distrusted;
     }
 }
 
