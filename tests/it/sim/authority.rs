@@ -237,7 +237,7 @@ impl Mesh {
         };
         if phase != std::mem::replace(&mut self.authority.phase, phase) && self.plan.has_faults {
             let life = self.servers[&id].life;
-            if self.random.happens(40) {
+            if self.random.happens(50) {
                 *self.summary.faults.entry(phase).or_default() += 1;
                 let after = self.random.millis(0..50);
                 self.plan_stream(after, StreamEvent::LeaderDies { server: id, life });

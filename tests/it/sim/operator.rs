@@ -223,7 +223,7 @@ impl Mesh {
     }
 
     fn operator_thinks(&mut self) {
-        if self.plan.rotates && self.random.happens(10) {
+        if self.plan.rotates && self.random.happens(20) {
             let command = self.operator_thinks_of_authority();
             self.streams.operator.queue.extend(command);
             return;
