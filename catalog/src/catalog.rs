@@ -11,11 +11,12 @@ use serde::{Deserialize, Serialize};
 use crate::backup::Upload;
 use crate::{
     AccessorId, AclPolicy, AclRole, AgentId, AgentRecord, AuthMethod, AuthMethodName, BindingRule, BindingRuleId,
-    CaIntermediate, CaRoot, CatalogIndex, Check, CheckId, CheckKey, CheckStatus, Digest, Endpoint, Envelope, Gateway,
-    IdentityScheme, Instance, InstanceId, InstanceKey, Intention, IntentionKey, Item, JoinToken, KeyFingerprint,
-    Membership, Mesh, MeshEntry, MeshItem, Namespace, Node, NodeName, Outcome, Policy, PolicyId, Refusal, Relaxation,
-    RelaxedScope, RequestId, RevokedService, RoleId, RootsAck, SecretHash, ServiceKey, ServiceName, ServicePattern,
-    SourcePattern, Timestamp, Token, Topic, TrustBundle, WatchKey, audit::AuditTrail, login::UsedBearer,
+    CaIntermediate, CaRoot, CatalogIndex, Check, CheckId, CheckKey, CheckStatus, ConfigEntries, Digest, Endpoint,
+    Envelope, Gateway, IdentityScheme, Instance, InstanceId, InstanceKey, Intention, IntentionKey, Item, JoinToken,
+    KeyFingerprint, Membership, Mesh, MeshEntry, MeshItem, Namespace, Node, NodeName, Outcome, Policy, PolicyId,
+    Refusal, Relaxation, RelaxedScope, RequestId, RevokedService, RoleId, RootsAck, SecretHash, ServiceKey,
+    ServiceName, ServicePattern, SourcePattern, Timestamp, Token, Topic, TrustBundle, WatchKey, audit::AuditTrail,
+    login::UsedBearer,
 };
 
 mod acl;
@@ -23,6 +24,7 @@ mod apply;
 mod audit;
 mod backup;
 mod ca;
+mod config;
 mod enrolment;
 mod login;
 mod membership;
@@ -102,6 +104,7 @@ pub struct Catalog {
     pub(crate) gateways: OrdSet<NodeName>,
     pub(crate) by_service: OrdMap<ServiceKey, OrdSet<InstanceKey>>,
     pub(crate) intentions: OrdMap<ServicePattern, OrdMap<SourcePattern, Arc<Intention>>>,
+    pub(crate) config: ConfigEntries,
     pub(crate) acl_policies: OrdMap<PolicyId, Arc<AclPolicy>>,
     pub(crate) acl_roles: OrdMap<RoleId, Arc<AclRole>>,
     pub(crate) tokens: OrdMap<AccessorId, Arc<Token>>,
@@ -459,6 +462,7 @@ impl Catalog {
                 ServicePattern::covering(destination).into_iter().map(WatchKey::Destination).collect()
             }
             Topic::Endpoints(service) => vec![WatchKey::Service(service.clone())],
+            Topic::Config(service) => vec![WatchKey::ConfigOf(service.clone()), WatchKey::ProxyDefaults],
         }
     }
 
@@ -489,6 +493,7 @@ impl Catalog {
                 .into_iter()
                 .map(|intention| (intention.key().to_string(), Item::Intention(Box::new(intention))))
                 .collect(),
+            Topic::Config(service) => self.config_items(service),
             Topic::Endpoints(service) => self
                 .instances_of(service)
                 .filter_map(|instance| {

@@ -4,9 +4,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     AccessorId, AclChange, AgentId, AuthMethodName, BackupStep, CaChange, CaIntermediate, CaRoot, CatalogIndex, Check,
-    CheckId, CheckKey, CheckStatus, Incarnation, Instance, InstanceId, Intention, IntentionKey, JoinToken,
-    KeyFingerprint, LoginChange, MembershipChange, Mesh, MeshEntry, NameError, Namespace, Node, NodeName, Platform,
-    PolicyChange, RevocationChange, SecretHash, ServerId, SessionChange, Timestamp, Token,
+    CheckId, CheckKey, CheckStatus, ConfigChange, Incarnation, Instance, InstanceId, Intention, IntentionKey,
+    JoinToken, KeyFingerprint, LoginChange, MembershipChange, Mesh, MeshEntry, NameError, Namespace, Node, NodeName,
+    Platform, PolicyChange, RevocationChange, SecretHash, ServerId, SessionChange, Timestamp, Token,
 };
 
 /// The highest version that this release writes, and so reads: a server reads every older one, too.
@@ -330,6 +330,11 @@ pub enum Command {
         /// Only if it was last changed at this index.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         compare: Option<CatalogIndex>,
+    },
+    /// Changes the config entries that shape the traffic of services.
+    Config {
+        /// How.
+        change: ConfigChange,
     },
     /// Sets the `mesh` config entry back to its default.
     DeleteMesh {

@@ -90,6 +90,12 @@ pub enum WatchKey {
     Intentions,
     /// The intentions whose destination is written like this.
     Destination(ServicePattern),
+    /// Any config entry that shapes the traffic of services.
+    Config,
+    /// The `proxy-defaults` config entry, which bears on every service.
+    ProxyDefaults,
+    /// The config entries that say how calls to a service go, but for `proxy-defaults`.
+    ConfigOf(ServiceKey),
     /// The list of servers.
     Members,
     /// The mesh's facts and its `mesh` config entry.

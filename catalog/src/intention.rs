@@ -188,6 +188,12 @@ impl Intention {
         self.jwt.is_some() || of_requests
     }
 
+    /// Reports whether the intention decides request by request.
+    #[must_use]
+    pub fn judges_requests(&self) -> bool {
+        matches!(self.effect, Effect::Permissions(_)) || self.jwt.is_some()
+    }
+
     /// Orders intentions as they are tried: precedence first, then Consul's order of names.
     #[must_use]
     pub fn order(&self, other: &Self) -> Ordering {

@@ -12,6 +12,7 @@ mod backup;
 mod ca;
 mod catalog;
 mod command;
+mod config_entry;
 mod explain;
 pub mod http;
 mod index;
@@ -54,6 +55,9 @@ pub use ca::{
 pub use catalog::{Applied, Catalog};
 pub use command::{
     Actor, CheckUpdate, Command, DecodeError, DeregisterTarget, ENVELOPE_VERSION, Envelope, RequestId, WriteMode,
+};
+pub use config_entry::{
+    ConfigChange, ConfigContent, ConfigEntries, ConfigEntry, ConfigKey, ProxyDefaults, ServiceDefaults,
 };
 pub use explain::{Candidate, CandidateOutcome, Explanation, explain};
 pub use index::{CatalogIndex, Incarnation, Timestamp, WatchKey};

@@ -6,8 +6,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     AclPolicy, AclRole, AgentId, AgentRecord, AuthMethod, BindingRule, CaIntermediate, CaRoot, Catalog, CatalogIndex,
-    Check, Instance, Intention, JoinToken, Membership, Mesh, MeshEntry, Node, Relaxation, RequestId, RevokedService,
-    RootsAck, Timestamp, Token, WatchKey,
+    Check, ConfigEntry, Instance, Intention, JoinToken, Membership, Mesh, MeshEntry, Node, Relaxation, RequestId,
+    RevokedService, RootsAck, Timestamp, Token, WatchKey,
     audit::StoredTrail,
     backup::Upload,
     catalog::{Answer, CaState, NodeState},
@@ -52,6 +52,8 @@ struct Snapshot {
     instances: Vec<Arc<Instance>>,
     checks: Vec<Arc<Check>>,
     intentions: Vec<Arc<Intention>>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    config: Vec<Arc<ConfigEntry>>,
     #[serde(default)]
     acl_policies: Vec<Arc<AclPolicy>>,
     #[serde(default)]
@@ -116,6 +118,7 @@ impl Catalog {
             instances: self.nodes.values().flat_map(|state| state.instances.values().cloned()).collect(),
             checks: self.nodes.values().flat_map(|state| state.checks.values().cloned()).collect(),
             intentions: self.intentions.values().flat_map(|toward| toward.values().cloned()).collect(),
+            config: self.config.iter().cloned().collect(),
             acl_policies: self.acl_policies.values().cloned().collect(),
             acl_roles: self.acl_roles.values().cloned().collect(),
             tokens: self.tokens.values().cloned().collect(),
@@ -185,6 +188,7 @@ impl Catalog {
             toward.insert(intention.source.clone(), intention.clone());
             catalog.intentions.insert(intention.destination.clone(), toward);
         }
+        catalog.config = snapshot.config.into_iter().collect();
         catalog.acl_policies = snapshot.acl_policies.into_iter().map(|one| (one.id.clone(), one)).collect();
         catalog.acl_roles = snapshot.acl_roles.into_iter().map(|one| (one.id.clone(), one)).collect();
         for token in snapshot.tokens {

@@ -8,8 +8,8 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Action, AuditMode, CatalogIndex, CheckStatus, Gateway, Guardrail, IdentityScheme, InstanceKey, Intention,
-    KeyExchange, PathTemplate, Platform, Relaxation, ServiceKey, TrustDomain, Weights,
+    Action, AuditMode, CatalogIndex, CheckStatus, ConfigEntry, Gateway, Guardrail, IdentityScheme, InstanceKey,
+    Intention, KeyExchange, PathTemplate, Platform, Relaxation, ServiceKey, TrustDomain, Weights,
 };
 
 /// Names something that an agent keeps up with.
@@ -28,6 +28,8 @@ pub enum Topic {
     Intentions(ServiceKey),
     /// The instances of a service.
     Endpoints(ServiceKey),
+    /// The config entries that say how calls to a service go.
+    Config(ServiceKey),
 }
 
 impl fmt::Display for Topic {
@@ -39,6 +41,7 @@ impl fmt::Display for Topic {
             Self::Gateways => f.write_str("gateways"),
             Self::Intentions(service) => write!(f, "intentions:{service}"),
             Self::Endpoints(service) => write!(f, "endpoints:{service}"),
+            Self::Config(service) => write!(f, "config:{service}"),
         }
     }
 }
@@ -154,6 +157,8 @@ pub enum Item {
     Intention(Box<Intention>),
     /// Of [`Topic::Endpoints`], under the instance's key.
     Endpoint(Box<Endpoint>),
+    /// Of [`Topic::Config`], under the entry's kind and name.
+    Config(Box<ConfigEntry>),
 }
 
 /// Tells a subscriber what a topic holds now.

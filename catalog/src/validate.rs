@@ -2,6 +2,7 @@
 
 pub(crate) mod acl;
 mod ca;
+mod config;
 mod login;
 mod membership;
 mod policy;
@@ -63,6 +64,7 @@ impl Command {
             Self::Acl { change } => acl::check(change),
             Self::BootstrapAcl { token } | Self::WriteToken { token } => acl::check_token(token),
             Self::Ca { change, .. } => ca::check(change),
+            Self::Config { change } => config::check(change),
             Self::Policy { change } => policy::check(change),
             Self::WriteMesh { entry, .. } => policy::check_mesh_entry(entry),
             Self::Login { change } => login::check(change),

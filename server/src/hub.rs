@@ -312,11 +312,12 @@ impl Hub {
         }
     }
 
-    /// Says whether a session may follow a topic: policy of its agent's own services only, but endpoints of any service,
-    /// since any may become an upstream.
+    /// Says whether a session may follow a topic: policy of its agent's own services only, but endpoints of any service and
+    /// how calls to it go, since any may become an upstream.
     fn is_entitled(&self, open: &Session, topic: &Topic) -> bool {
         match topic {
-            Topic::Mesh | Topic::Roots | Topic::Revocations | Topic::Gateways | Topic::Endpoints(_) => true,
+            Topic::Mesh | Topic::Roots | Topic::Revocations | Topic::Gateways => true,
+            Topic::Endpoints(_) | Topic::Config(_) => true,
             Topic::Intentions(destination) => match self.catalog.agent_record(&open.agent) {
                 Some(record) => record.entitles(destination),
                 None => open.services.contains(destination),

@@ -21,6 +21,7 @@ mod permission;
 mod register;
 mod service;
 mod service_intentions;
+mod traffic_entry;
 mod upstream;
 mod usage;
 
@@ -47,6 +48,7 @@ pub use permission::{HttpHeader, HttpPermission, IntentionJwt, IntentionPermissi
 pub use register::{CatalogDeregister, CatalogRegister};
 pub use service::{Definitions, ServiceDefinition};
 pub use service_intentions::{IntentionSource, SERVICE_INTENTIONS, ServiceIntentions};
+pub use traffic_entry::{GLOBAL, PROXY_DEFAULTS, SERVICE_DEFAULTS, TrafficEntry};
 pub use usage::{Usage, UsageAnswer};
 
 use crate::decode::{DecodeError, Fields};

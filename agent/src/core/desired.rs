@@ -18,11 +18,14 @@ impl Core {
         self.checks.set(&probes);
         self.statuses.retain(|key, _| probes.contains_key(key));
         let mut topics = BTreeSet::from([Topic::Mesh, Topic::Roots, Topic::Revocations]);
-        topics.extend(services.iter().cloned().map(Topic::Intentions));
+        topics.extend(
+            services.iter().flat_map(|service| [Topic::Intentions(service.clone()), Topic::Config(service.clone())]),
+        );
         let upstreams = self.local.services().flat_map(|service| &service.upstreams);
-        let called: Vec<Topic> = upstreams.map(|upstream| Topic::Endpoints(upstream.destination.clone())).collect();
+        let called: Vec<ServiceKey> = upstreams.map(|upstream| upstream.destination.clone()).collect();
         topics.extend(called.first().map(|_| Topic::Gateways));
-        topics.extend(called);
+        topics
+            .extend(called.into_iter().flat_map(|service| [Topic::Endpoints(service.clone()), Topic::Config(service)]));
         self.step(Input::Needs(topics));
         let mut subjects: BTreeSet<Subject> = services.into_iter().map(Subject::Service).collect();
         subjects.insert(Subject::Agent);
@@ -52,13 +55,14 @@ impl Core {
 
     /// Returns what the catalog should say of this node now.
     ///
-    /// An instance is advertised once its agent can answer for it: a caller that was sent here before there is a leaf
-    /// and a policy would only be refused.
+    /// An instance is advertised once its agent can answer for it: a caller that was sent here before there is a leaf,
+    /// a policy and word of how the service is read would only be refused.
     pub(super) fn desired(&self) -> Desired {
         let view = self.sync.view();
         let serves = |service: &ServiceKey| {
             self.leaves.held().contains_key(&Subject::Service(service.clone()))
                 && view.contains_key(&Topic::Intentions(service.clone()))
+                && view.contains_key(&Topic::Config(service.clone()))
         };
         let instances: BTreeMap<InstanceKey, Instance> = self
             .local

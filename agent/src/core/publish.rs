@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use catalog::{
-    AgentRecord, Check, CheckKey, Endpoint, Gateway, IdentityScheme, Intention, Item, MeshItem, Policy, ServiceKey,
-    Timestamp, Topic, TrustDomain,
+    AgentRecord, Check, CheckKey, ConfigEntries, ConfigEntry, Endpoint, Gateway, IdentityScheme, Intention, Item,
+    MeshItem, Policy, ServiceKey, Timestamp, Topic, TrustDomain,
 };
 use tokio::sync::watch;
 use wire::agent_protocol::Subject;
@@ -78,6 +78,10 @@ impl Status {
                 Some(not_after) if *not_after <= now => missing.push(format!("leaf of {service}: expired")),
                 Some(_) if !self.kept.leaf(&service) => missing.push(format!("leaf of {service}: not on disk yet")),
                 Some(_) => {}
+            }
+            let config = Topic::Config(service.clone());
+            if !self.view.contains_key(&config) {
+                missing.push(format!("{config}: not received from a server yet"));
             }
             let intentions = Topic::Intentions(service);
             if !self.view.contains_key(&intentions) {
@@ -249,6 +253,9 @@ impl Core {
                 Topic::Endpoints(service) => {
                     snapshot.endpoints.insert(service.clone(), endpoints(state));
                 }
+                Topic::Config(service) => {
+                    snapshot.protocols.insert(service.clone(), config_entries(state).protocol_of(service));
+                }
                 Topic::Mesh | Topic::Roots | Topic::Revocations | Topic::Gateways => {}
             }
         }
@@ -337,6 +344,14 @@ fn gateways(state: &TopicState) -> Vec<Gateway> {
         _ => None,
     });
     gateways.collect()
+}
+
+fn config_entries(state: &TopicState) -> ConfigEntries {
+    let entries = state.items.values().filter_map(|item| match item {
+        Item::Config(entry) => Some(Arc::new(ConfigEntry::clone(entry))),
+        _ => None,
+    });
+    entries.collect()
 }
 
 fn endpoints(state: &TopicState) -> Vec<Endpoint> {

@@ -23,6 +23,7 @@ pub(super) fn items(topic: &Topic, items: &BTreeMap<String, Item>, held: Option<
         Topic::Mesh => mesh(items, held),
         Topic::Roots => roots(items),
         Topic::Revocations | Topic::Gateways | Topic::Intentions(_) | Topic::Endpoints(_) => Ok(()),
+        Topic::Config(_) => config(items),
     }
 }
 
@@ -30,6 +31,7 @@ fn item_of(topic: &Topic, item: &Item) -> Result<(), String> {
     match (topic, item) {
         (Topic::Mesh, Item::Mesh(_))
         | (Topic::Roots, Item::Root { .. })
+        | (Topic::Config(_), Item::Config(_))
         | (
             Topic::Revocations,
             Item::RevokedRecord { .. } | Item::RevokedService { .. } | Item::DistrustedRoot { .. },
@@ -65,6 +67,7 @@ fn item_of(topic: &Topic, item: &Item) -> Result<(), String> {
         }
         (_, Item::Intention(_)) => Err("an intention does not belong here".to_owned()),
         (_, Item::Endpoint(_)) => Err("an endpoint does not belong here".to_owned()),
+        (_, Item::Config(_)) => Err("a config entry does not belong here".to_owned()),
     }
 }
 
@@ -96,9 +99,20 @@ fn roots(items: &BTreeMap<String, Item>) -> Result<(), String> {
     TrustAnchors::check(&certificates).map_err(|error| error.to_string())
 }
 
+/// Every entry under its own name: of two that say they are one, only the later would count.
+fn config(items: &BTreeMap<String, Item>) -> Result<(), String> {
+    let misnamed = items.iter().find_map(|(key, item)| match item {
+        Item::Config(entry) if entry.key().to_string() != *key => Some((key, entry.key())),
+        _ => None,
+    });
+    misnamed.map_or(Ok(()), |(key, own)| Err(format!("item `{}` is the entry {own}", key.escape_debug())))
+}
+
 #[cfg(test)]
 mod tests {
-    use catalog::{CatalogIndex, Intention, ServiceKey, ServicePattern, SourcePattern};
+    use catalog::{
+        CatalogIndex, ConfigContent, ConfigEntry, Intention, ProxyDefaults, ServiceKey, ServicePattern, SourcePattern,
+    };
 
     use super::*;
     use crate::testing::TestMesh;
@@ -120,6 +134,17 @@ mod tests {
 
     fn web() -> ServiceKey {
         "web".parse().unwrap()
+    }
+
+    #[test]
+    fn a_config_entry_stands_under_its_own_name() {
+        let entry = ConfigEntry::new(ConfigContent::ProxyDefaults(ProxyDefaults::default()));
+        let topic = Topic::Config(web());
+        let named = BTreeMap::from([(entry.key().to_string(), Item::Config(Box::new(entry.clone())))]);
+        assert_eq!(items(&topic, &named, None), Ok(()));
+        assert_eq!(items(&topic, &BTreeMap::new(), None), Ok(()));
+        refused(&topic, vec![Item::Config(Box::new(entry.clone()))], None, "is the entry proxy-defaults/global");
+        refused(&Topic::Endpoints(web()), vec![Item::Config(Box::new(entry))], None, "does not belong here");
     }
 
     #[test]

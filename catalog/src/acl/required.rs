@@ -120,6 +120,14 @@ impl Catalog {
                 }
                 PolicyChange::DeleteDestination { destination, .. } => authority.need_intention_write(destination),
             },
+            // What holds for every service bears on whether rules are enforced, as the `mesh` entry does.
+            Command::Config { change } => match change.key().service() {
+                Some(service) => authority.need_service_write(service),
+                None => {
+                    authority.need_mesh_write()?;
+                    authority.need_operator_write()
+                }
+            },
             Command::Login { change } => match change {
                 LoginChange::WriteMethod { .. }
                 | LoginChange::DeleteMethod { .. }

@@ -6,9 +6,9 @@
 use serde::Serialize;
 
 use crate::{
-    AclPolicy, Actor, Admission, BackupStep, BindingRule, CaChange, Command, Effect, Intention, IntentionKey,
-    IntentionOwner, KeyExchange, LoginChange, MembershipChange, MeshEntry, Namespace, Outcome, PolicyChange, Refusal,
-    RevocationChange, WriteMode,
+    AclPolicy, Actor, Admission, BackupStep, BindingRule, CaChange, Command, ConfigChange, ConfigEntry, Effect,
+    Intention, IntentionKey, IntentionOwner, KeyExchange, LoginChange, MembershipChange, MeshEntry, Namespace, Outcome,
+    PolicyChange, Refusal, RevocationChange, WriteMode,
 };
 
 /// How long a summary is at most.
@@ -24,6 +24,7 @@ pub(crate) enum Content<'a> {
     Intentions(&'a [Intention]),
     Mesh(&'a MeshEntry),
     Policy(&'a AclPolicy),
+    Config(&'a ConfigEntry),
 }
 
 impl Content<'_> {
@@ -89,6 +90,11 @@ impl<'a> Description<'a> {
             Command::WriteIntention { intention, mode } => return Some(Self::of_intention(intention, *mode)),
             Command::DeleteIntention { key, .. } => ("delete-intention", key.to_string()),
             Command::Policy { change } => return Some(Self::of_change(change)),
+            Command::Config { change: ConfigChange::Write { entry, .. } } => {
+                let content = Some(Content::Config(entry));
+                return Some(Self { kind: "write-config", summary: bounded(entry.key().to_string()), content });
+            }
+            Command::Config { change: ConfigChange::Delete { key, .. } } => ("delete-config", key.to_string()),
             Command::WriteMesh { entry, .. } => return Some(Self::of_mesh(entry)),
             Command::DeleteMesh { .. } => ("delete-mesh", "the mesh entry, back to its default".to_owned()),
             Command::OpenSession { .. }

@@ -265,6 +265,8 @@ impl Catalog {
             WatchKey::Nodes,
             WatchKey::Checks,
             WatchKey::Intentions,
+            WatchKey::Config,
+            WatchKey::ProxyDefaults,
             WatchKey::Mesh,
             WatchKey::Roots,
             WatchKey::CaRotation,
@@ -281,6 +283,8 @@ impl Catalog {
         keys.extend(self.by_service.keys().map(|service| WatchKey::Services(service.namespace.clone())));
         keys.extend(self.by_service.keys().cloned().map(WatchKey::Service));
         keys.extend(self.intentions.keys().cloned().map(WatchKey::Destination));
+        let services = self.config.iter().filter_map(|entry| entry.key().service().cloned());
+        keys.extend(services.map(WatchKey::ConfigOf));
         keys.extend(self.agents.keys().cloned().map(WatchKey::Agent));
         keys
     }
@@ -291,6 +295,7 @@ impl Catalog {
             WatchKey::Node(name) => self.nodes.contains_key(name),
             WatchKey::Service(service) => self.by_service.contains_key(service),
             WatchKey::Destination(pattern) => self.intentions.contains_key(pattern),
+            WatchKey::ConfigOf(service) => self.has_config(service),
             WatchKey::Agent(id) => self.agents.contains_key(id),
             _ => true,
         }

@@ -545,6 +545,7 @@ fn any_command() -> impl Strategy<Value = Command> {
         (1u8..5).prop_map(|number| Command::CreateJoinToken { token: join_token(number, &["s0", "s1"]) }),
         (1u8..5, name("k"), name("n")).prop_map(|(token, key, on)| enrol(token, &key, &on)),
         acl::any_change(),
+        config::tests::any_change(),
         (1u64..40).prop_map(|index| open(&AgentId::enrolled_at(CatalogIndex(index)))),
         (1u64..40).prop_map(|index| Command::RevokeAgent { agent: AgentId::enrolled_at(CatalogIndex(index)) }),
         super::session_tests::any_change(),
@@ -553,7 +554,9 @@ fn any_command() -> impl Strategy<Value = Command> {
 
 fn topics() -> Vec<Topic> {
     let services = ["s0", "s1", "s2", "other/s0"].map(|name| name.parse::<ServiceKey>().unwrap());
-    let per_service = services.iter().flat_map(|s| [Topic::Intentions(s.clone()), Topic::Endpoints(s.clone())]);
+    let per_service = services
+        .iter()
+        .flat_map(|s| [Topic::Intentions(s.clone()), Topic::Endpoints(s.clone()), Topic::Config(s.clone())]);
     per_service.chain([Topic::Mesh, Topic::Roots, Topic::Revocations, Topic::Gateways]).collect()
 }
 
@@ -766,8 +769,11 @@ pub(crate) fn every_kind() -> Vec<Envelope> {
     ];
     commands.extend(super::login_tests::every_login(token(3)));
     commands.extend(super::ca::tests::every_kind());
-    let more =
-        acl::kinds().into_iter().chain(super::session_tests::every_change()).chain(policy::tests::every_change());
+    let more = acl::kinds()
+        .into_iter()
+        .chain(super::session_tests::every_change())
+        .chain(policy::tests::every_change())
+        .chain(config::tests::every_change());
     commands.into_iter().chain(more).zip(1..).map(|(command, number)| envelope(number, command)).collect()
 }
 

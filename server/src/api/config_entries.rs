@@ -1,12 +1,14 @@
-//! Config entries of the kinds that something carries out: `mesh`, and `service-intentions`. The others are refused by name.
+//! Config entries of the kinds that something carries out. The others are refused by name.
 
 use ::catalog::{
-    Catalog, CatalogIndex, Command, Intention, IntentionOwner, MeshEntry, PolicyChange, Refusal, ServicePattern,
-    WatchKey,
+    Catalog, CatalogIndex, Command, ConfigChange, ConfigKey, Intention, IntentionOwner, MeshEntry, Namespace,
+    PolicyChange, Refusal, ServicePattern, WatchKey,
 };
 use axum::response::Response;
 use http::Method;
-use wire::consul::{CONFIG_KINDS, ConfigEntry, MESH, MeshConfigEntry, SERVICE_INTENTIONS, ServiceIntentions};
+use wire::consul::{
+    CONFIG_KINDS, ConfigEntry, MESH, MeshConfigEntry, SERVICE_INTENTIONS, ServiceIntentions, TrafficEntry,
+};
 
 use super::auth::Right;
 use super::call::Call;
@@ -32,6 +34,8 @@ pub(super) fn routes() -> Vec<Route> {
 enum Kind {
     Mesh,
     ServiceIntentions,
+    /// One that shapes the traffic of services.
+    Traffic(&'static str),
 }
 
 /// Writes an entry; `cas` makes the write conditional.
@@ -46,6 +50,10 @@ async fn write(call: Call) -> Result<Response, ApiError> {
         ConfigEntry::ServiceIntentions(entry) => {
             let change = entry.into_change(&call.namespace()?, compare).map_err(|error| call.body_error(&error))?;
             Command::Policy { change }
+        }
+        ConfigEntry::Traffic(entry) => {
+            let entry = entry.into_entry(&call.namespace()?).map_err(|error| call.body_error(&error))?;
+            Command::Config { change: ConfigChange::Write { entry: Box::new(entry), compare } }
         }
     };
     call.change(command, compare).await
@@ -65,6 +73,20 @@ async fn list(call: Call) -> Result<Response, ApiError> {
             let is_wanted = |one: &&ServicePattern| wanted.is_none_or(|namespace| one.namespace_text() == namespace);
             let entries: Vec<ServiceIntentions> =
                 reading.catalog.destinations().filter(is_wanted).filter_map(|one| toward(&reading, one)).collect();
+            call.answer(&reading, &entries)
+        }
+        Kind::Traffic(kind) => {
+            let wanted = call.query.get("ns").filter(|namespace| *namespace != "*");
+            let reading = call.read(vec![WatchKey::Config]).await?;
+            let is_wanted = |key: &ConfigKey| {
+                let is_in = |wanted| key.service().is_none_or(|service| service.namespace.as_str() == wanted);
+                key.kind() == kind && wanted.is_none_or(is_in)
+            };
+            let entries = reading.catalog.config().iter();
+            let entries: Vec<TrafficEntry> = entries
+                .filter(|entry| is_wanted(&entry.key()) && reading.keeps(reading.may_read(&entry.key())))
+                .map(|entry| TrafficEntry::from(&**entry))
+                .collect();
             call.answer(&reading, &entries)
         }
     }
@@ -92,6 +114,20 @@ async fn read(call: Call) -> Result<Response, ApiError> {
                 None => Err(call.denied(format_args!("`intentions = \"read\"` on {destination}"))),
             }
         }
+        Kind::Traffic(kind) => {
+            let key = call.traffic_key(kind)?;
+            let reading = call.read(vec![WatchKey::Config]).await?;
+            if !reading.may_read(&key) {
+                return Err(call.denied(match key.service() {
+                    Some(service) => format!("`service:read` on {service}"),
+                    None => "`mesh = \"read\"`".to_owned(),
+                }));
+            }
+            match reading.catalog.config().get(&key) {
+                Some(entry) => call.answer(&reading, &TrafficEntry::from(entry)),
+                None => Ok(call.not_found(&reading, ENTRY, &key)),
+            }
+        }
     }
 }
 
@@ -113,6 +149,10 @@ async fn delete(call: Call) -> Result<Response, ApiError> {
             let change = PolicyChange::DeleteDestination { destination, owner, compare };
             call.change(Command::Policy { change }, compare).await
         }
+        Kind::Traffic(kind) => {
+            let change = ConfigChange::Delete { key: call.traffic_key(kind)?, compare };
+            call.change(Command::Config { change }, compare).await
+        }
     }
 }
 
@@ -127,6 +167,13 @@ fn toward(reading: &Reading, destination: &ServicePattern) -> Option<ServiceInte
     let all = reading.catalog.intentions_toward(destination);
     let shown: Vec<&Intention> = all.into_iter().filter(|intention| reading.shows(intention)).collect();
     ServiceIntentions::show(destination, shown, reading.catalog.destination_modified(destination))
+}
+
+impl Reading {
+    /// Reports whether the caller may see an entry that shapes traffic.
+    fn may_read(&self, key: &ConfigKey) -> bool {
+        key.service().map_or_else(|| self.authority.mesh_read(), |service| self.authority.service_read(service))
+    }
 }
 
 fn entry_name(destination: &ServicePattern) -> String {
@@ -152,12 +199,26 @@ impl Call {
         match self.path_text("kind") {
             MESH => Ok(Kind::Mesh),
             SERVICE_INTENTIONS => Ok(Kind::ServiceIntentions),
-            other => Err(ApiError::Path {
-                what: "kind",
-                value: other.to_owned(),
-                reason: format!("weft carries out no config entries of this kind yet, but {}", CONFIG_KINDS.join(", ")),
-            }),
+            other => {
+                CONFIG_KINDS.into_iter().find(|kind| *kind == other).map(Kind::Traffic).ok_or_else(|| ApiError::Path {
+                    what: "kind",
+                    value: other.to_owned(),
+                    reason: format!(
+                        "weft carries out no config entries of this kind yet, but {}",
+                        CONFIG_KINDS.join(", ")
+                    ),
+                })
+            }
         }
+    }
+
+    /// Reads which entry that shapes traffic path and `ns` name.
+    fn traffic_key(&self, kind: &'static str) -> Result<ConfigKey, ApiError> {
+        let name = self.path_text("name");
+        let refused = |reason| ApiError::Path { what: "name", value: name.to_owned(), reason };
+        let namespace: Namespace = self.namespace()?;
+        let key = TrafficEntry::key(kind, name, &namespace).map_err(refused)?;
+        key.ok_or_else(|| refused(format!("`{kind}` is of another form")))
     }
 
     /// Reads the destination that path and `ns` name; either may be `*`.

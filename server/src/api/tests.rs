@@ -3,6 +3,7 @@
 mod acl;
 mod audit;
 mod ca;
+mod config;
 mod content;
 mod harness;
 mod login;

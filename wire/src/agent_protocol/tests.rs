@@ -4,8 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use catalog::{
-    Action, AgentId, Attestation, CheckKey, CheckStatus, Endpoint, Guardrail, InstanceKey, Intention, Item,
-    KeyFingerprint, Namespace, Owner, PathTemplate, Refusal, TaggedAddress, Upstream, Weights,
+    Action, AgentId, Attestation, CheckKey, CheckStatus, ConfigContent, ConfigEntry, Endpoint, Guardrail, InstanceKey,
+    Intention, Item, KeyFingerprint, Namespace, Owner, PathTemplate, Protocol, Refusal, ServiceDefaults, TaggedAddress,
+    Upstream, Weights,
 };
 use serde::de::DeserializeOwned;
 
@@ -272,6 +273,10 @@ fn golden_stream() {
         meta: BTreeMap::new(),
     };
     let intention = Intention::new("web".parse().unwrap(), "db".parse().unwrap(), Action::Allow);
+    let entry = ConfigEntry::new(ConfigContent::ServiceDefaults(ServiceDefaults {
+        service: "db".parse().unwrap(),
+        protocol: Some(Protocol::Http),
+    }));
     let events = [
         Event::Snapshot {
             topic: Topic::Mesh,
@@ -306,6 +311,11 @@ fn golden_stream() {
             items: BTreeMap::from([("a7".to_owned(), Item::RevokedRecord { enrolled: CatalogIndex(7) })]),
         },
         Event::UpToDate { topic: Topic::Roots, index: CatalogIndex(4) },
+        Event::Snapshot {
+            topic: Topic::Config("db".parse().unwrap()),
+            index: CatalogIndex(15),
+            items: BTreeMap::from([(entry.key().to_string(), Item::Config(Box::new(entry)))]),
+        },
     ];
     let mut frames = vec![ServerFrame::Welcome {
         incarnation: Incarnation(9),

@@ -1,11 +1,12 @@
 //! Config entries: documents whose kind says what they hold.
 
 use super::service_intentions::{SERVICE_INTENTIONS, ServiceIntentions};
+use super::traffic_entry::{PROXY_DEFAULTS, SERVICE_DEFAULTS, TrafficEntry};
 use super::{MeshConfigEntry, mesh_entry::MESH};
 use crate::decode::{DecodeError, Fields, Shape};
 
 /// The kinds that something carries out.
-pub const CONFIG_KINDS: [&str; 2] = [MESH, SERVICE_INTENTIONS];
+pub const CONFIG_KINDS: [&str; 4] = [MESH, PROXY_DEFAULTS, SERVICE_DEFAULTS, SERVICE_INTENTIONS];
 
 /// Writes a config entry.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -14,6 +15,8 @@ pub enum ConfigEntry {
     Mesh(MeshConfigEntry),
     /// Of kind `service-intentions`.
     ServiceIntentions(ServiceIntentions),
+    /// Of a kind that shapes the traffic of services.
+    Traffic(Box<TrafficEntry>),
 }
 
 impl Shape for ConfigEntry {
@@ -23,7 +26,10 @@ impl Shape for ConfigEntry {
         match kind.as_str() {
             MESH => MeshConfigEntry::read_rest(fields).map(Self::Mesh),
             SERVICE_INTENTIONS => ServiceIntentions::read_rest(fields).map(Self::ServiceIntentions),
-            _ => {
+            other => {
+                if let Some(entry) = TrafficEntry::read_rest(other, fields)? {
+                    return Ok(Self::Traffic(Box::new(entry)));
+                }
                 let reason = format!(
                     "weft carries out no entries of kind `{}` yet; those there are: {}",
                     kind.escape_debug(),

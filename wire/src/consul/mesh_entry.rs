@@ -177,7 +177,7 @@ mod tests {
     fn mesh(entry: Result<ConfigEntry, DecodeError>) -> Result<MeshConfigEntry, DecodeError> {
         entry.map(|entry| match entry {
             ConfigEntry::Mesh(entry) => entry,
-            ConfigEntry::ServiceIntentions(entry) => panic!("{entry:?}"),
+            other => panic!("{other:?}"),
         })
     }
 
@@ -209,7 +209,7 @@ mod tests {
     #[test]
     fn a_kind_that_nothing_carries_out_is_refused_by_name() {
         refused(
-            r#"{"Kind": "service-router", "Name": "web", "Routes": []}"#,
+            r#"{"Kind": "ingress-gateway", "Name": "web", "Listeners": []}"#,
             "`Kind`: weft carries out no entries of kind",
         );
         refused(

@@ -253,7 +253,7 @@ mod tests {
             ConfigEntry::ServiceIntentions(entry) => {
                 entry.into_change(&Namespace::default(), None).map_err(|error| error.to_string())
             }
-            ConfigEntry::Mesh(_) => panic!("it is no mesh entry"),
+            other => panic!("{other:?}"),
         }
     }
 

@@ -20,7 +20,7 @@ impl Api {
     }
 
     /// Makes a token with rules of its own and returns its secret.
-    async fn token_with(&self, name: &str, rules: &str) -> String {
+    pub(super) async fn token_with(&self, name: &str, rules: &str) -> String {
         self.policy(name, "default", rules).await;
         self.make_token(json!({"Policies": [{"Name": name}]})).await.0
     }

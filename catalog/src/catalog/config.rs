@@ -1,0 +1,115 @@
+//! Writes config entries, and refuses those that would leave something else without meaning.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use super::{Attempt, Catalog, Touched};
+use crate::{
+    CatalogIndex, ConfigChange, ConfigEntries, ConfigEntry, ConfigKey, Intention, Item, Outcome, Protocol, Refusal,
+    ServiceKey, ServicePattern, WatchKey,
+};
+
+impl Catalog {
+    /// Returns the config entries.
+    #[must_use]
+    pub fn config(&self) -> &ConfigEntries {
+        &self.config
+    }
+
+    /// Returns how the bytes of a service are read.
+    #[must_use]
+    pub fn protocol_of(&self, service: &ServiceKey) -> Protocol {
+        self.config.protocol_of(service)
+    }
+
+    pub(super) fn change_config(
+        &mut self,
+        index: CatalogIndex,
+        change: &ConfigChange,
+        touched: &mut Touched,
+    ) -> Attempt {
+        match change {
+            ConfigChange::Write { entry, compare } => self.write_config(index, entry, *compare, touched),
+            ConfigChange::Delete { key, compare } => self.delete_config(key, *compare, touched),
+        }
+    }
+
+    fn write_config(
+        &mut self,
+        index: CatalogIndex,
+        entry: &ConfigEntry,
+        compare: Option<CatalogIndex>,
+        touched: &mut Touched,
+    ) -> Attempt {
+        let key = entry.key();
+        self.check_config_unchanged(&key, compare)?;
+        let previous = self.config.get(&key);
+        if previous.is_some_and(|held| held.content == entry.content && held.meta == entry.meta) {
+            return Ok(Outcome::Done);
+        }
+        let created = previous.map_or(index, |held| held.created);
+        let mut next = self.config.clone();
+        next.insert(Arc::new(ConfigEntry { created, modified: index, ..entry.clone() }));
+        self.adopt_config(&key, next, touched)
+    }
+
+    fn delete_config(&mut self, key: &ConfigKey, compare: Option<CatalogIndex>, touched: &mut Touched) -> Attempt {
+        self.check_config_unchanged(key, compare)?;
+        if self.config.get(key).is_none() {
+            return Ok(Outcome::Done);
+        }
+        let mut next = self.config.clone();
+        next.remove(key);
+        self.adopt_config(key, next, touched)
+    }
+
+    /// Puts `next` in place, which differs in `key` only.
+    fn adopt_config(&mut self, key: &ConfigKey, next: ConfigEntries, touched: &mut Touched) -> Attempt {
+        self.check_rules_enforceable(key, &next)?;
+        self.config = next;
+        touched.changed(WatchKey::Config);
+        match key.service() {
+            None => touched.changed(WatchKey::ProxyDefaults),
+            Some(service) if self.has_config(service) => touched.changed(WatchKey::ConfigOf(service.clone())),
+            Some(service) => touched.gone(WatchKey::ConfigOf(service.clone())),
+        }
+        Ok(Outcome::Done)
+    }
+
+    /// Refuses to have bytes read in a way in which rules on requests, that were enforced so far, would deny everything.
+    fn check_rules_enforceable(&self, key: &ConfigKey, next: &ConfigEntries) -> Result<(), Refusal> {
+        let loses = |intention: &&Intention| match &intention.destination {
+            ServicePattern::Exact(service) if intention.judges_requests() => {
+                self.protocol_of(service).is_http() && !next.protocol_of(service).is_http()
+            }
+            _ => false,
+        };
+        let named: Vec<String> = self.intentions().filter(loses).map(|one| one.key().to_string()).collect();
+        if named.is_empty() {
+            return Ok(());
+        }
+        let problem =
+            format!("the rules on requests of {} need an HTTP protocol: change these first", named.join(", "));
+        Err(Refusal::invalid(format!("{key}: protocol"), problem))
+    }
+
+    fn check_config_unchanged(&self, key: &ConfigKey, compare: Option<CatalogIndex>) -> Result<(), Refusal> {
+        let modified = self.config.get(key).map(|entry| entry.modified).unwrap_or_default();
+        match compare.filter(|expected| *expected != modified) {
+            Some(expected) => Err(Refusal::EntryChanged { name: key.to_string(), modified, expected }),
+            None => Ok(()),
+        }
+    }
+
+    /// Reports whether a service has a config entry of its own.
+    pub(super) fn has_config(&self, service: &ServiceKey) -> bool {
+        self.config.bearing_on(service).any(|entry| entry.key().service() == Some(service))
+    }
+
+    pub(super) fn config_items(&self, service: &ServiceKey) -> BTreeMap<String, Item> {
+        let item = |entry: &Arc<ConfigEntry>| (entry.key().to_string(), Item::Config(Box::new((**entry).clone())));
+        self.config.bearing_on(service).map(item).collect()
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests;

@@ -1,0 +1,139 @@
+//! What changes of config entries promise.
+
+use proptest::prelude::*;
+
+use super::super::tests::Log;
+use super::*;
+use crate::{
+    Action, Command, ConfigContent, Effect, HttpMatch, PathMatch, Permission, ProxyDefaults, RefusalKind,
+    ServiceDefaults, Topic, WriteMode,
+};
+
+pub(in crate::catalog) fn write(content: ConfigContent) -> Command {
+    write_if(content, None)
+}
+
+fn write_if(content: ConfigContent, compare: Option<u64>) -> Command {
+    let entry = Box::new(ConfigEntry::new(content));
+    Command::Config { change: ConfigChange::Write { entry, compare: compare.map(CatalogIndex) } }
+}
+
+pub(in crate::catalog) fn delete(key: ConfigKey) -> Command {
+    Command::Config { change: ConfigChange::Delete { key, compare: None } }
+}
+
+pub(in crate::catalog) fn service(name: &str) -> ServiceKey {
+    name.parse().unwrap()
+}
+
+pub(in crate::catalog) fn defaults(name: &str, protocol: Option<Protocol>) -> ConfigContent {
+    ConfigContent::ServiceDefaults(ServiceDefaults { service: service(name), protocol })
+}
+
+pub(in crate::catalog) fn global(protocol: Option<Protocol>) -> ConfigContent {
+    ConfigContent::ProxyDefaults(ProxyDefaults { protocol })
+}
+
+/// One command of each kind of change, in an order in which all of them take effect.
+pub(in crate::catalog) fn every_change() -> Vec<Command> {
+    let noted = ConfigEntry {
+        meta: BTreeMap::from([("team".to_owned(), "shop".to_owned())]),
+        ..ConfigEntry::new(defaults("shop/api", Some(Protocol::Http)))
+    };
+    vec![
+        write_if(global(Some(Protocol::Tcp)), Some(0)),
+        Command::Config { change: ConfigChange::Write { entry: Box::new(noted), compare: None } },
+        write(defaults("web", Some(Protocol::Grpc))),
+        delete(ConfigKey::ServiceDefaults(service("web"))),
+    ]
+}
+
+/// Draws changes over few names.
+pub(in crate::catalog) fn any_change() -> impl Strategy<Value = Command> {
+    let name = || prop_oneof![Just("s0"), Just("s1"), Just("other/s0")];
+    let protocol = || prop_oneof![Just(None), Just(Some(Protocol::Tcp)), Just(Some(Protocol::Http))];
+    prop_oneof![
+        protocol().prop_map(|protocol| write(global(protocol))),
+        Just(delete(ConfigKey::ProxyDefaults)),
+        (name(), protocol()).prop_map(|(name, protocol)| write(defaults(name, protocol))),
+        name().prop_map(|name| delete(ConfigKey::ServiceDefaults(service(name)))),
+    ]
+}
+
+fn rule_on_requests(destination: &str) -> Command {
+    let mut intention = Intention::new("web".parse().unwrap(), destination.parse().unwrap(), Action::Allow);
+    let http = HttpMatch { path: Some(PathMatch::Prefix("/v1".to_owned())), ..HttpMatch::default() };
+    intention.effect = Effect::Permissions(vec![Permission::new(Action::Allow, http)]);
+    Command::WriteIntention { intention: Box::new(intention), mode: WriteMode::Upsert }
+}
+
+#[test]
+fn a_service_says_how_it_is_read_before_the_mesh_does() {
+    let mut log = Log::default();
+    let read = |log: &Log| ["api", "shop/api"].map(|name| log.catalog.protocol_of(&service(name)));
+    assert_eq!(read(&log), [Protocol::Tcp, Protocol::Tcp]);
+    log.done(write(global(Some(Protocol::Http))));
+    log.done(write(defaults("api", Some(Protocol::Grpc))));
+    assert_eq!(read(&log), [Protocol::Grpc, Protocol::Http]);
+    log.done(write(defaults("api", None)));
+    assert_eq!(read(&log), [Protocol::Http, Protocol::Http]);
+    log.done(delete(ConfigKey::ProxyDefaults));
+    assert_eq!(read(&log), [Protocol::Tcp, Protocol::Tcp]);
+}
+
+#[test]
+fn a_write_counts_only_if_nobody_was_faster_where_it_says_so() {
+    let mut log = Log::default();
+    let entry = || defaults("api", Some(Protocol::Http));
+    assert_eq!(log.refused(write_if(entry(), Some(7))).kind(), RefusalKind::Conflict);
+    log.done(write_if(entry(), Some(0)));
+    let written = log.catalog.index();
+    let refusal = log.refused(write_if(defaults("api", None), Some(0)));
+    assert_eq!(
+        refusal.to_string(),
+        format!("config entry `service-defaults/default/api` was changed at index {written}, not 0: read it again")
+    );
+    assert!(log.done(write(entry())).is_empty(), "what says the same changes nothing");
+    log.done(write_if(defaults("api", None), Some(written.0)));
+    let held = log.catalog.config().get(&ConfigKey::ServiceDefaults(service("api"))).unwrap();
+    assert_eq!((held.created, held.modified), (written, log.catalog.index()));
+    log.done(delete(ConfigKey::ServiceDefaults(service("api"))));
+    assert!(log.done(delete(ConfigKey::ServiceDefaults(service("api")))).is_empty());
+}
+
+#[test]
+fn h11_rules_on_requests_keep_the_protocol_that_they_need() {
+    let mut log = Log::default();
+    log.done(write(global(Some(Protocol::Http))));
+    log.done(write(defaults("shop/api", Some(Protocol::Http2))));
+    log.done(rule_on_requests("shop/api"));
+    log.done(rule_on_requests("db"));
+    let to_tcp = log.refused(write(defaults("shop/api", Some(Protocol::Tcp))));
+    assert_eq!(
+        to_tcp.to_string(),
+        "service-defaults/shop/api: protocol: the rules on requests of default/web => shop/api need an HTTP protocol: \
+         change these first"
+    );
+    let refusal = log.refused(delete(ConfigKey::ProxyDefaults)).to_string();
+    assert!(refusal.contains("default/web => default/db") && !refusal.contains("shop/api"), "{refusal}");
+    log.done(write(defaults("shop/api", Some(Protocol::Grpc))));
+    log.done(delete(ConfigKey::ServiceDefaults(service("shop/api"))));
+    log.refused(write(global(Some(Protocol::Tcp))));
+    log.done(write(defaults("db", Some(Protocol::Http))));
+    log.refused(write(global(None)));
+    log.done(write(defaults("shop/api", Some(Protocol::Http))));
+    log.done(write(global(None)));
+}
+
+#[test]
+fn watchers_of_a_service_wake_for_its_entries_and_for_those_of_all() {
+    let mut log = Log::default();
+    let of = |name: &str| WatchKey::ConfigOf(service(name));
+    let touched = log.done(write(defaults("api", Some(Protocol::Http))));
+    assert_eq!(touched.into_iter().collect::<Vec<_>>(), [WatchKey::Config, of("api")]);
+    let touched = log.done(write(global(Some(Protocol::Http))));
+    assert!(touched.contains(&WatchKey::ProxyDefaults) && !touched.contains(&of("api")));
+    let items: Vec<String> = log.catalog.view(&Topic::Config(service("api"))).into_keys().collect();
+    assert_eq!(items, ["proxy-defaults/global", "service-defaults/default/api"]);
+    assert_eq!(log.catalog.view(&Topic::Config(service("db"))).len(), 1);
+}

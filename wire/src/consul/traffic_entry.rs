@@ -1,0 +1,291 @@
+//! Config entries that shape the traffic of services, as Consul writes them.
+
+use std::collections::BTreeMap;
+
+use ::catalog::{
+    CatalogIndex, ConfigContent, ConfigKey, Namespace, Protocol, ProxyDefaults, ServiceDefaults, ServiceKey,
+    ServiceName,
+};
+use serde::Serialize;
+
+use super::default_partition;
+use crate::decode::{DecodeError, Fields};
+
+/// The kind of the entry that holds for every service.
+pub const PROXY_DEFAULTS: &str = "proxy-defaults";
+/// The name of the one entry of that kind.
+pub const GLOBAL: &str = "global";
+/// The kind of entries that hold for one service.
+pub const SERVICE_DEFAULTS: &str = "service-defaults";
+
+/// Writes or shows a config entry that shapes the traffic of services.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct TrafficEntry {
+    /// The kind.
+    pub kind: &'static str,
+    /// The service's name, or `global`.
+    pub name: String,
+    /// The service's namespace; none for what holds everywhere.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub namespace: Option<Namespace>,
+    /// What it says.
+    #[serde(flatten)]
+    content: Content,
+    /// Free facts about it.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub meta: BTreeMap<String, String>,
+    /// The index at which it was first written.
+    pub create_index: CatalogIndex,
+    /// The index of the last change.
+    pub modify_index: CatalogIndex,
+}
+
+/// What an entry says, by kind.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(untagged)]
+enum Content {
+    ProxyDefaults(ProxyDefaultsContent),
+    ServiceDefaults(ServiceDefaultsContent),
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct ProxyDefaultsContent {
+    config: ProxyConfig,
+}
+
+/// Consul's free-form `Config`, of which one field is carried out.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+struct ProxyConfig {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    protocol: Option<Protocol>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct ServiceDefaultsContent {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    protocol: Option<Protocol>,
+}
+
+impl TrafficEntry {
+    /// Reads what follows the kind; none where it is a kind of another form.
+    pub(super) fn read_rest(kind: &str, fields: &mut Fields) -> Result<Option<Self>, DecodeError> {
+        match kind {
+            PROXY_DEFAULTS => Self::read_global(fields).map(Some),
+            SERVICE_DEFAULTS => {
+                let content = |fields: &mut Fields| read_service_defaults(fields).map(Content::ServiceDefaults);
+                Self::read_of_service(SERVICE_DEFAULTS, fields, content).map(Some)
+            }
+            _ => Ok(None),
+        }
+    }
+
+    fn read_global(fields: &mut Fields) -> Result<Self, DecodeError> {
+        match fields.text("Name")?.as_str() {
+            "" | GLOBAL => {}
+            _ => {
+                let reason = "the one entry of kind `proxy-defaults` is named `global`; leave it out";
+                return Err(fields.refuse("Name", reason));
+            }
+        }
+        let config = fields.object("Config", |config| Ok(ProxyConfig { protocol: config.parsed("protocol")? }))?;
+        fields.unsupported(&[
+            "Namespace",
+            "Mode",
+            "TransparentProxy",
+            "MutualTLSMode",
+            "MeshGateway",
+            "Expose",
+            "AccessLogs",
+            "EnvoyExtensions",
+            "FailoverPolicy",
+            "PrioritizeByLocality",
+        ])?;
+        let content = Content::ProxyDefaults(ProxyDefaultsContent { config: config.unwrap_or_default() });
+        Self::read_ends(PROXY_DEFAULTS, GLOBAL.to_owned(), None, content, fields)
+    }
+
+    fn read_of_service(
+        kind: &'static str,
+        fields: &mut Fields,
+        content: impl FnOnce(&mut Fields) -> Result<Content, DecodeError>,
+    ) -> Result<Self, DecodeError> {
+        let name: ServiceName = fields.required("Name")?;
+        let namespace = fields.parsed("Namespace")?;
+        let content = content(fields)?;
+        Self::read_ends(kind, name.to_string(), namespace, content, fields)
+    }
+
+    /// Reads what every entry has.
+    fn read_ends(
+        kind: &'static str,
+        name: String,
+        namespace: Option<Namespace>,
+        content: Content,
+        fields: &mut Fields,
+    ) -> Result<Self, DecodeError> {
+        default_partition(fields, "Partition")?;
+        let meta = fields.text_map("Meta")?;
+        fields.ignored(&["CreateIndex", "ModifyIndex", "Hash"]);
+        let none = CatalogIndex::default();
+        Ok(Self { kind, name, namespace, content, meta, create_index: none, modify_index: none })
+    }
+
+    /// Returns the entry as the catalog keeps it. A name without a namespace is of `current`.
+    ///
+    /// # Errors
+    ///
+    /// [`DecodeError::Value`] if a name is none.
+    pub fn into_entry(self, current: &Namespace) -> Result<::catalog::ConfigEntry, DecodeError> {
+        let named = |name: &str| -> Result<ServiceKey, DecodeError> {
+            let name = name.parse().map_err(|error: ::catalog::NameError| DecodeError::Value {
+                path: "Name".to_owned(),
+                reason: error.to_string(),
+            })?;
+            Ok(ServiceKey::new(self.namespace.clone().unwrap_or_else(|| current.clone()), name))
+        };
+        let content = match self.content {
+            Content::ProxyDefaults(says) => {
+                ConfigContent::ProxyDefaults(ProxyDefaults { protocol: says.config.protocol })
+            }
+            Content::ServiceDefaults(says) => {
+                ConfigContent::ServiceDefaults(ServiceDefaults { service: named(&self.name)?, protocol: says.protocol })
+            }
+        };
+        Ok(::catalog::ConfigEntry { meta: self.meta, ..::catalog::ConfigEntry::new(content) })
+    }
+
+    /// Returns what an entry of a kind is found by; none where it is a kind of another form.
+    ///
+    /// # Errors
+    ///
+    /// Why `name` is none of its kind.
+    pub fn key(kind: &str, name: &str, namespace: &Namespace) -> Result<Option<ConfigKey>, String> {
+        let service = || -> Result<ServiceKey, String> {
+            let name = name.parse().map_err(|error: ::catalog::NameError| error.to_string())?;
+            Ok(ServiceKey::new(namespace.clone(), name))
+        };
+        match kind {
+            PROXY_DEFAULTS if name == GLOBAL => Ok(Some(ConfigKey::ProxyDefaults)),
+            PROXY_DEFAULTS => Err(format!("the one entry of this kind is named `{GLOBAL}`")),
+            SERVICE_DEFAULTS => Ok(Some(ConfigKey::ServiceDefaults(service()?))),
+            _ => Ok(None),
+        }
+    }
+}
+
+impl From<&::catalog::ConfigEntry> for TrafficEntry {
+    fn from(entry: &::catalog::ConfigEntry) -> Self {
+        let key = entry.key();
+        let content = match &entry.content {
+            ConfigContent::ProxyDefaults(says) => {
+                let config = ProxyConfig { protocol: says.protocol };
+                Content::ProxyDefaults(ProxyDefaultsContent { config })
+            }
+            ConfigContent::ServiceDefaults(says) => {
+                Content::ServiceDefaults(ServiceDefaultsContent { protocol: says.protocol })
+            }
+        };
+        Self {
+            kind: key.kind(),
+            name: key.service().map_or_else(|| GLOBAL.to_owned(), |service| service.name.to_string()),
+            namespace: key.service().map(|service| service.namespace.clone()),
+            content,
+            meta: entry.meta.clone(),
+            create_index: entry.created,
+            modify_index: entry.modified,
+        }
+    }
+}
+
+fn read_service_defaults(fields: &mut Fields) -> Result<ServiceDefaultsContent, DecodeError> {
+    let says = ServiceDefaultsContent { protocol: fields.parsed("Protocol")? };
+    fields.unsupported(&[
+        "Mode",
+        "TransparentProxy",
+        "MutualTLSMode",
+        "MeshGateway",
+        "Expose",
+        "ExternalSNI",
+        "UpstreamConfig",
+        "Destination",
+        "MaxInboundConnections",
+        "LocalConnectTimeoutMs",
+        "LocalRequestTimeoutMs",
+        "BalanceInboundConnections",
+        "RateLimits",
+        "EnvoyExtensions",
+    ])?;
+    Ok(says)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::ConfigEntry;
+    use super::*;
+    use crate::decode::{Format, from_json, from_value};
+
+    fn traffic(entry: Result<ConfigEntry, DecodeError>) -> Result<TrafficEntry, DecodeError> {
+        entry.map(|entry| match entry {
+            ConfigEntry::Traffic(entry) => *entry,
+            other => panic!("{other:?}"),
+        })
+    }
+
+    fn json(body: &str) -> Result<TrafficEntry, DecodeError> {
+        traffic(from_json(body.as_bytes()))
+    }
+
+    #[track_caller]
+    fn refused(body: &str, want: &str) {
+        let error = json(body).unwrap_err().to_string();
+        assert!(error.contains(want), "{error}");
+    }
+
+    #[test]
+    fn an_entry_is_read_from_hcl_and_what_is_shown_is_read_again() {
+        let current: Namespace = "shop".parse().unwrap();
+        for text in [
+            "kind = \"service-defaults\"\nname = \"api\"\nprotocol = \"grpc\"\nmeta { team = \"api\" }\n",
+            "Kind = \"service-defaults\"\nName = \"api\"\nNamespace = \"pay\"\nMaxInboundConnections = 0\n",
+            "Kind = \"proxy-defaults\"\nName = \"global\"\nConfig { protocol = \"http\" }\n",
+            "Kind = \"proxy-defaults\"\nExpose {}\n",
+        ] {
+            let entry = traffic(from_value(Format::Hcl.read(text.as_bytes()).unwrap(), "")).unwrap();
+            let kept = entry.into_entry(&current).unwrap();
+            let shown = serde_json::to_vec(&TrafficEntry::from(&kept)).unwrap();
+            let again = json(std::str::from_utf8(&shown).unwrap()).unwrap().into_entry(&current).unwrap();
+            assert_eq!(again, kept, "{text}");
+        }
+    }
+
+    #[test]
+    fn an_entry_is_shown_as_consul_shows_it() {
+        let current = Namespace::default_namespace();
+        let entry = json(r#"{"Kind": "service-defaults", "Name": "api", "Protocol": "http"}"#).unwrap();
+        let shown = serde_json::to_value(TrafficEntry::from(&entry.into_entry(&current).unwrap())).unwrap();
+        let want = serde_json::json!({"Kind": "service-defaults", "Name": "api", "Namespace": "default",
+            "Protocol": "http", "CreateIndex": 0, "ModifyIndex": 0});
+        assert_eq!(shown, want);
+        let entry = json(r#"{"Kind": "proxy-defaults", "Config": {"Protocol": "http"}}"#).unwrap();
+        let shown = serde_json::to_value(TrafficEntry::from(&entry.into_entry(&current).unwrap())).unwrap();
+        assert_eq!((&shown["Name"], &shown["Config"]["protocol"]), (&"global".into(), &"http".into()));
+        assert_eq!(shown.get("Namespace"), None);
+    }
+
+    #[test]
+    fn f1_what_nothing_carries_out_is_refused_by_name() {
+        let defaults = |more: &str| format!(r#"{{"Kind": "service-defaults", "Name": "api", {more}}}"#);
+        refused(&defaults(r#""UpstreamConfig": {"Defaults": {"ConnectTimeoutMs": 5}}"#), "`UpstreamConfig.Defaults");
+        refused(&defaults(r#""MaxInboundConnections": 5"#), "`MaxInboundConnections` is not supported");
+        refused(&defaults(r#""Mode": "transparent""#), "`Mode` is not supported");
+        refused(&defaults(r#""Protocol": "HTTP/3""#), "`HTTP/3` is no protocol");
+        refused(&defaults(r#""Protocols": "http""#), "unknown field `Protocols`");
+        refused(r#"{"Kind": "service-defaults", "Name": "*"}"#, "invalid service name");
+        refused(r#"{"Kind": "service-defaults"}"#, "`Name` is missing");
+        refused(r#"{"Kind": "proxy-defaults", "Name": "web"}"#, "is named `global`");
+        refused(r#"{"Kind": "proxy-defaults", "Config": {"connect_timeout_ms": 5}}"#, "`Config.connect_timeout_ms`");
+    }
+}
