@@ -10,6 +10,7 @@ mod decide;
 mod distrust;
 mod forbidden;
 mod handshake;
+mod http;
 mod inbound;
 mod limits;
 mod open_streams;
@@ -294,6 +295,7 @@ async fn keep_house(room: Arc<Room>) {
         }
         let now = room.now();
         room.pool.sweep(room.limits.tunnel_idle_max, now);
+        room.applications.sweep();
         if let Some(current) = room.current.load_full().filter(|current| current.has_rules_that_end) {
             room.streams.decide_again(&current.snapshot, now);
         }

@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use catalog::{AuditCause, Caller, Decision, Reason, ServiceKey, Timestamp, authorize};
+use catalog::{AuditCause, Caller, Decision, Reason, ServiceKey, Timestamp, Verdict, authorize};
 use http::uri::Authority;
 use wire::tls::PeerIdentity;
 
@@ -29,13 +29,39 @@ pub(crate) fn decide(
     own_not_after: Timestamp,
     now: Timestamp,
 ) -> Result<Admission, Refusal> {
+    are_in_time(peer, destination, own_not_after, now)?;
+    still_allows(snapshot, peer, destination, now)
+}
+
+/// Decides whether `peer` may ask `destination` at all: what each of its requests may, is decided for each.
+pub(crate) fn may_ask(
+    snapshot: &Snapshot,
+    peer: &PeerIdentity,
+    destination: &ServiceKey,
+    own_not_after: Timestamp,
+    now: Timestamp,
+) -> Result<(), Refusal> {
+    are_in_time(peer, destination, own_not_after, now)?;
+    let verdict = judge(snapshot, peer, destination, now)?;
+    match verdict.decision {
+        Decision::Deny if verdict.audit.is_none() => Err(Refusal::Denied { reason: verdict.reason }),
+        Decision::Allow | Decision::Deny | Decision::PerRequest => Ok(()),
+    }
+}
+
+fn are_in_time(
+    peer: &PeerIdentity,
+    destination: &ServiceKey,
+    own_not_after: Timestamp,
+    now: Timestamp,
+) -> Result<(), Refusal> {
     if peer.not_after <= now {
         return Err(Refusal::PeerLeafExpired);
     }
     if own_not_after <= now {
         return Err(Refusal::OwnLeafExpired { destination: destination.clone() });
     }
-    still_allows(snapshot, peer, destination, now)
+    Ok(())
 }
 
 /// Decides whether `peer` may keep an open stream to `destination`: as for a new one, except that expiry closes nothing.
@@ -45,14 +71,7 @@ pub(crate) fn still_allows(
     destination: &ServiceKey,
     now: Timestamp,
 ) -> Result<Admission, Refusal> {
-    if let Some(unfit) = snapshot.unfit(peer) {
-        return Err(Refusal::Unfit(unfit));
-    }
-    let Some(policy) = snapshot.policies.get(destination) else {
-        return Err(Refusal::Undecidable { destination: destination.clone() });
-    };
-    let caller = Caller::from(snapshot.scheme.classify(&peer.id));
-    let verdict = authorize(policy, &caller, destination, now);
+    let verdict = judge(snapshot, peer, destination, now)?;
     match verdict.decision {
         Decision::Allow => Ok(Admission { reason: verdict.reason, audit: None }),
         Decision::Deny if verdict.audit.is_some() => Ok(Admission { reason: verdict.reason, audit: verdict.audit }),
@@ -60,6 +79,23 @@ pub(crate) fn still_allows(
         // Nothing here reads requests yet, and what cannot be decided is denied, audited or not.
         Decision::PerRequest => Err(Refusal::Undecidable { destination: destination.clone() }),
     }
+}
+
+/// Asks the rules for a connection of `peer` to `destination`.
+fn judge(
+    snapshot: &Snapshot,
+    peer: &PeerIdentity,
+    destination: &ServiceKey,
+    now: Timestamp,
+) -> Result<Verdict, Refusal> {
+    if let Some(unfit) = snapshot.unfit(peer) {
+        return Err(Refusal::Unfit(unfit));
+    }
+    let Some(policy) = snapshot.policies.get(destination) else {
+        return Err(Refusal::Undecidable { destination: destination.clone() });
+    };
+    let caller = Caller::from(snapshot.scheme.classify(&peer.id));
+    Ok(authorize(policy, &caller, destination, now))
 }
 
 /// Finds the service that a TLS client asks for by its server name.
@@ -120,6 +156,30 @@ pub(crate) fn target_of_plain(
         .filter_map(|local| Some(SocketAddr::new(local.local_address, local.default_port()?)))
         .collect();
     pick(&found, turn).ok_or_else(|| Refusal::NoPort { destination: destination.clone() })
+}
+
+/// Finds the address of the application for a request, which may name a port by its name or its number.
+pub(crate) fn target_of_request(
+    snapshot: &Snapshot,
+    destination: &ServiceKey,
+    port: Option<&str>,
+    turn: usize,
+) -> Result<SocketAddr, Refusal> {
+    let instances = locals(snapshot, destination)?;
+    let number = port.and_then(|port| port.parse::<u16>().ok());
+    let found = instances.iter().filter_map(|local| {
+        let found = match port {
+            Some(name) => local.port_named(name).or(number.filter(|number| local.has_port(*number))),
+            None => local.default_port(),
+        };
+        Some(SocketAddr::new(local.local_address, found?))
+    });
+    // Asked for with every request: counted and taken, not gathered.
+    let chosen = turn.checked_rem(found.clone().count()).and_then(|turn| found.clone().nth(turn));
+    chosen.ok_or_else(|| match port {
+        Some(port) => Refusal::ForeignAuthority { authority: port.to_owned(), destination: destination.clone() },
+        None => Refusal::NoPort { destination: destination.clone() },
+    })
 }
 
 fn locals<'a>(snapshot: &'a Snapshot, destination: &ServiceKey) -> Result<&'a [LocalInstance], Refusal> {

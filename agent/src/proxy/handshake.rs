@@ -2,7 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use catalog::{ServiceKey, SpiffeId};
@@ -14,6 +14,7 @@ use wire::tls::{ALPN_MESH, PeerIdentity, PeerRejected, TlsIdentity, peer_identit
 
 use super::current::Current;
 use super::decide::asked_for;
+use super::http::inbound::CallerHeaders;
 use super::snapshot::Unfit;
 
 /// Says why a handshake did not succeed.
@@ -89,6 +90,8 @@ pub(crate) struct Connection {
     pub(crate) destination: ServiceKey,
     /// The leaf that was shown to the caller.
     pub(crate) own: Arc<TlsIdentity>,
+    /// What applications are told of the caller, once it has asked one of them over HTTP.
+    pub(crate) headers: OnceLock<CallerHeaders>,
 }
 
 /// Completes the handshake of a connection. Returns whether the caller speaks the tunnel's protocol beside it.
@@ -115,7 +118,8 @@ pub(crate) async fn identify(
     if let Some(why) = current.snapshot.unfit(&peer) {
         return Err(HandshakeError::Unfit { id: peer.id, why });
     }
-    let connection = Connection { from, peer: Arc::new(peer), destination, own: Arc::clone(&side.identity) };
+    let own = Arc::clone(&side.identity);
+    let connection = Connection { from, peer: Arc::new(peer), destination, own, headers: OnceLock::new() };
     Ok((connection, tls, speaks_tunnel))
 }
 

@@ -15,11 +15,13 @@ use tokio_rustls::server::TlsStream;
 use self::carrier::Carrier;
 use super::accept::{Accepted, accept_all, prepare};
 use super::copy::{Ending, Meter};
-use super::decide::{Admission, decide};
+use super::decide::{Admission, decide, may_ask};
 use super::handshake::{Connection, HandshakeError, identify};
+use super::http::inbound::{Caller, serve_bytes, serve_connect};
 use super::open_streams::Closing;
 use super::refusal::Refusal;
 use super::room::Room;
+use super::snapshot::is_same_leaf;
 use crate::metrics::Direction;
 
 /// Accepts callers until the proxy stops.
@@ -52,9 +54,17 @@ async fn serve(room: Arc<Room>, accepted: Accepted) {
     let connection = Arc::new(connection);
     if speaks_tunnel {
         tunnel::serve(room, connection, stream).await;
+    } else if speaks_http(&room, &connection) {
+        serve_bytes(Caller { room, connection, target: None }, stream).await;
     } else {
         carry(room, connection, Carrier::Plain(Box::new(stream))).await;
     }
+}
+
+/// Reports whether what is called reads its streams as HTTP.
+fn speaks_http(room: &Room, connection: &Connection) -> bool {
+    let current = room.current.load();
+    current.as_ref().is_some_and(|current| current.snapshot.protocol(&connection.destination).is_http())
 }
 
 async fn shake_hands(
@@ -80,6 +90,29 @@ struct Admitted {
     permit: OwnedSemaphorePermit,
 }
 
+/// Says what a new snapshot means for an open connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Standing {
+    /// It goes on.
+    Good,
+    /// It takes no more streams: the leaf that was shown is no longer the one in use.
+    Outdated,
+    /// It must close with all its streams: nobody deals with the caller any more.
+    Unfit,
+}
+
+/// Says what the snapshot in force means for a connection.
+pub(crate) fn standing(room: &Room, connection: &Connection) -> Standing {
+    let Some(current) = room.current.load_full() else { return Standing::Good };
+    if current.snapshot.unfit(&connection.peer).is_some() {
+        return Standing::Unfit;
+    }
+    match current.server_side(&connection.destination) {
+        Some(side) if is_same_leaf(&side.identity, &connection.own) => Standing::Good,
+        _ => Standing::Outdated,
+    }
+}
+
 /// Says why a stream does not pass.
 #[derive(Debug, thiserror::Error)]
 enum NotAdmitted {
@@ -95,7 +128,7 @@ enum NotAdmitted {
 async fn carry(room: Arc<Room>, connection: Arc<Connection>, carrier: Carrier) {
     let started = Instant::now();
     // Entered before it is decided, so that no new snapshot can slip in between the decision and the entry.
-    let mut place = room.streams.enter_inbound(Arc::clone(&connection.peer), connection.destination.clone());
+    let mut place = room.streams.enter_inbound(Arc::clone(&connection));
     let admitted = tokio::select! {
         biased;
         closing = place.closing() => Err(NotAdmitted::Closed(closing)),
@@ -139,6 +172,30 @@ async fn carry(room: Arc<Room>, connection: Arc<Connection>, carrier: Carrier) {
     );
 }
 
+/// Opens a CONNECT stream whose bytes are requests to an application; each of them is decided for itself.
+async fn carry_requests(room: Arc<Room>, connection: Arc<Connection>, carrier: Carrier) {
+    match may_carry_requests(&room, &connection, &carrier) {
+        Ok(address) => match carrier.grant() {
+            Ok(Some(stream)) => serve_connect(Caller { room, connection, target: Some(address) }, stream).await,
+            Ok(None) => {}
+            Err(error) => tracing::debug!(%error, "stream lost before it was opened"),
+        },
+        Err(refusal) => {
+            let why = NotAdmitted::Refused(refusal);
+            note_refused(&room, &connection, &why);
+            carrier.refuse(why.status());
+        }
+    }
+}
+
+fn may_carry_requests(room: &Room, connection: &Connection, carrier: &Carrier) -> Result<SocketAddr, Refusal> {
+    let destination = &connection.destination;
+    let current = room.current.load_full().ok_or_else(|| Refusal::Undecidable { destination: destination.clone() })?;
+    let address = carrier.target(&current.snapshot, destination, room.turn())?;
+    may_ask(&current.snapshot, &connection.peer, destination, connection.own.not_after(), room.now())?;
+    Ok(address)
+}
+
 /// Decides one stream and dials its application: the path that all carriers take.
 async fn admit(room: &Room, connection: &Connection, carrier: &Carrier) -> Result<Admitted, Refusal> {
     let destination = &connection.destination;
@@ -153,7 +210,7 @@ async fn admit(room: &Room, connection: &Connection, carrier: &Carrier) -> Resul
 }
 
 /// Connects to a local application.
-async fn dial(room: &Room, address: SocketAddr) -> Result<TcpStream, Refusal> {
+pub(crate) async fn dial(room: &Room, address: SocketAddr) -> Result<TcpStream, Refusal> {
     if room.forbidden.forbids_application(address) {
         return Err(Refusal::ForbiddenAddress { address });
     }
@@ -191,7 +248,12 @@ impl NotAdmitted {
 }
 
 /// Tells of a connection that is let through on trial when it begins: it may go on for days.
-fn note_audited(room: &Room, connection: &Connection, reason: &catalog::Reason, cause: &catalog::AuditCause) {
+pub(crate) fn note_audited(
+    room: &Room,
+    connection: &Connection,
+    reason: &catalog::Reason,
+    cause: &catalog::AuditCause,
+) {
     room.metrics.audited(reason, cause);
     tracing::info!(
         direction = "inbound",

@@ -1,7 +1,11 @@
 //! Which streams are open, so that a new snapshot can cut those that it no longer allows.
 
 use std::collections::HashMap;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll};
 
 use catalog::{KeyExchange, ServiceKey, SpiffeId, Timestamp};
 use serde::Serialize;
@@ -9,6 +13,7 @@ use tokio::sync::oneshot;
 use wire::tls::PeerIdentity;
 
 use super::decide::still_allows;
+use super::handshake::Connection;
 use super::snapshot::Snapshot;
 use crate::metrics::Direction;
 
@@ -47,22 +52,23 @@ pub struct OpenConnection {
     pub key_exchange: KeyExchange,
 }
 
-/// Holds every open stream of both directions.
+/// How many parts the open streams are held in, so that connections rarely wait for one another's entries.
+const SHARDS: usize = 16;
+
+/// Holds every open stream of both directions: carried connections, and requests.
 #[derive(Debug, Default)]
 pub(crate) struct OpenStreams {
-    state: Mutex<State>,
+    next: AtomicU64,
+    inbound: AtomicUsize,
+    outbound: AtomicUsize,
+    shards: [Mutex<Shard>; SHARDS],
 }
 
-#[derive(Debug, Default)]
-struct State {
-    next: u64,
-    streams: HashMap<u64, Entry>,
-    inbound: usize,
-}
+type Shard = HashMap<u64, Entry>;
 
 #[derive(Debug)]
 struct Entry {
-    inbound: Option<(Arc<PeerIdentity>, ServiceKey)>,
+    inbound: Option<Arc<Connection>>,
     /// Whom an outbound connection reached, once it has.
     reached: Option<(SpiffeId, KeyExchange, ServiceKey)>,
     close: oneshot::Sender<Closing>,
@@ -81,8 +87,8 @@ impl OpenStreams {
     ///
     /// To be called before the stream is decided: whoever publishes a snapshot first swaps it and then walks the open
     /// streams, so a stream that is entered too late to be walked is decided by the new snapshot.
-    pub(crate) fn enter_inbound(self: &Arc<Self>, peer: Arc<PeerIdentity>, destination: ServiceKey) -> Place {
-        self.enter(Some((peer, destination)))
+    pub(crate) fn enter_inbound(self: &Arc<Self>, connection: Arc<Connection>) -> Place {
+        self.enter(Some(connection))
     }
 
     /// Enters an outbound connection.
@@ -90,81 +96,68 @@ impl OpenStreams {
         self.enter(None)
     }
 
-    fn enter(self: &Arc<Self>, inbound: Option<(Arc<PeerIdentity>, ServiceKey)>) -> Place {
+    fn enter(self: &Arc<Self>, inbound: Option<Arc<Connection>>) -> Place {
         let (close, closing) = oneshot::channel();
-        let mut state = self.lock();
-        let id = state.next;
-        state.next += 1;
-        state.inbound += usize::from(inbound.is_some());
-        state.streams.insert(id, Entry { inbound, reached: None, close });
+        let id = self.next.fetch_add(1, Ordering::Relaxed);
+        self.counter(inbound.is_some()).fetch_add(1, Ordering::Relaxed);
+        self.shard(id).insert(id, Entry { inbound, reached: None, close });
         Place { streams: Arc::clone(self), id, closing }
     }
 
     /// Decides every open inbound stream again, closes those that are refused now and returns how many that were.
     pub(crate) fn decide_again(&self, snapshot: &Snapshot, now: Timestamp) -> usize {
-        let entered: Vec<(u64, Arc<PeerIdentity>, ServiceKey)> = self
-            .lock()
-            .streams
-            .iter()
-            .filter_map(|(id, entry)| entry.inbound.clone().map(|(peer, destination)| (*id, peer, destination)))
-            .collect();
-        // Streams of one tunnel share their peer, so one decision serves them all. The lock is not held meanwhile.
-        let mut decided: HashMap<(*const PeerIdentity, ServiceKey), Option<&'static str>> = HashMap::new();
-        let mut refused = Vec::new();
-        for (id, peer, destination) in &entered {
-            let label = *decided
-                .entry((Arc::as_ptr(peer), destination.clone()))
-                .or_insert_with(|| still_allows(snapshot, peer, destination, now).err().map(|refusal| refusal.label()));
-            refused.extend(label.map(|label| (*id, label)));
+        // Streams of one connection share its answer. No lock is held while it is decided.
+        let mut decided: HashMap<*const Connection, (Arc<Connection>, Option<&'static str>)> = HashMap::new();
+        let mut closed = 0;
+        for shard in &self.shards {
+            let entered: Vec<(u64, Arc<Connection>)> =
+                lock(shard).iter().filter_map(|(id, entry)| Some((*id, entry.inbound.clone()?))).collect();
+            for (id, connection) in entered {
+                // Kept with its answer, so that no other connection can come to lie where it lay.
+                let (_, label) = decided.entry(Arc::as_ptr(&connection)).or_insert_with(|| {
+                    let allowed = still_allows(snapshot, &connection.peer, &connection.destination, now);
+                    (connection, allowed.err().map(|refusal| refusal.label()))
+                });
+                if let Some(label) = *label {
+                    closed += usize::from(self.close(id, Closing::Refused(label)));
+                }
+            }
         }
-        refused.iter().filter(|(id, label)| self.close(*id, Closing::Refused(label))).count()
+        closed
     }
 
     /// Closes every open stream of a direction.
     pub(crate) fn cut(&self, direction: Direction) {
-        let ids: Vec<u64> = self
-            .lock()
-            .streams
-            .iter()
-            .filter(|(_, entry)| entry.inbound.is_some() == (direction == Direction::Inbound))
-            .map(|(id, _)| *id)
-            .collect();
-        for id in ids {
-            self.close(id, Closing::Cut);
+        for shard in &self.shards {
+            let ids: Vec<u64> = lock(shard)
+                .iter()
+                .filter(|(_, entry)| entry.inbound.is_some() == (direction == Direction::Inbound))
+                .map(|(id, _)| *id)
+                .collect();
+            for id in ids {
+                self.close(id, Closing::Cut);
+            }
         }
     }
 
     /// Lists what is carried now, up to a thousand connections, in order.
     pub(crate) fn list(&self) -> Vec<OpenConnection> {
-        let state = self.lock();
-        let inbound = state.streams.values().filter_map(|entry| entry.inbound.as_ref()).map(|(peer, destination)| {
-            OpenConnection {
-                direction: "inbound",
-                destination: destination.clone(),
-                peer: peer.id.clone(),
-                key_exchange: peer.key_exchange,
-            }
-        });
-        let reached = state.streams.values().filter_map(|entry| entry.reached.as_ref());
-        let outbound = reached.map(|(peer, key_exchange, destination)| OpenConnection {
-            direction: "outbound",
-            destination: destination.clone(),
-            peer: peer.clone(),
-            key_exchange: *key_exchange,
-        });
-        let mut listed: Vec<OpenConnection> = inbound.chain(outbound).take(LISTED_MAX).collect();
-        drop(state);
+        let mut listed = Vec::new();
+        for shard in &self.shards {
+            let left = LISTED_MAX - listed.len();
+            listed.extend(lock(shard).values().filter_map(Entry::listed).take(left));
+        }
         listed.sort();
         listed
     }
 
     /// Returns how many streams of a direction are open.
     pub(crate) fn count(&self, direction: Direction) -> usize {
-        let state = self.lock();
-        match direction {
-            Direction::Inbound => state.inbound,
-            Direction::Outbound => state.streams.len() - state.inbound,
-        }
+        self.counter(direction == Direction::Inbound).load(Ordering::Relaxed)
+    }
+
+    fn counter(&self, is_inbound: bool) -> &AtomicUsize {
+        if is_inbound { &self.inbound } else { &self.outbound }
     }
 
     fn close(&self, id: u64, why: Closing) -> bool {
@@ -172,22 +165,48 @@ impl OpenStreams {
     }
 
     fn leave(&self, id: u64) -> Option<Entry> {
-        let mut state = self.lock();
-        let entry = state.streams.remove(&id)?;
-        state.inbound -= usize::from(entry.inbound.is_some());
+        let entry = self.shard(id).remove(&id)?;
+        self.counter(entry.inbound.is_some()).fetch_sub(1, Ordering::Relaxed);
         Some(entry)
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
-        // Nothing panics while the lock is held; if it did, the map would still be whole.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    fn shard(&self, id: u64) -> MutexGuard<'_, Shard> {
+        // The remainder is always within; the first one stands in for what cannot be.
+        let [first, ..] = &self.shards;
+        let index = usize::try_from(id % SHARDS as u64).unwrap_or(0);
+        lock(self.shards.get(index).unwrap_or(first))
     }
+}
+
+impl Entry {
+    fn listed(&self) -> Option<OpenConnection> {
+        match (&self.inbound, &self.reached) {
+            (Some(connection), _) => Some(OpenConnection {
+                direction: "inbound",
+                destination: connection.destination.clone(),
+                peer: connection.peer.id.clone(),
+                key_exchange: connection.peer.key_exchange,
+            }),
+            (None, Some((peer, key_exchange, destination))) => Some(OpenConnection {
+                direction: "outbound",
+                destination: destination.clone(),
+                peer: peer.clone(),
+                key_exchange: *key_exchange,
+            }),
+            (None, None) => None,
+        }
+    }
+}
+
+fn lock(shard: &Mutex<Shard>) -> MutexGuard<'_, Shard> {
+    // Nothing panics while the lock is held; if it did, the map would still be whole.
+    shard.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Place {
     /// Notes whom an outbound connection reached.
     pub(crate) fn reached(&self, peer: &PeerIdentity, destination: &ServiceKey) {
-        if let Some(entry) = self.streams.lock().streams.get_mut(&self.id) {
+        if let Some(entry) = self.streams.shard(self.id).get_mut(&self.id) {
             entry.reached = Some((peer.id.clone(), peer.key_exchange, destination.clone()));
         }
     }
@@ -196,6 +215,11 @@ impl Place {
     pub(crate) async fn closing(&mut self) -> Closing {
         // The sender goes only with the entry, and the entry goes without a word only when this place does.
         (&mut self.closing).await.unwrap_or(Closing::Cut)
+    }
+
+    /// Asks whether the stream must close, and has the task woken when it must.
+    pub(crate) fn poll_closing(&mut self, context: &mut Context<'_>) -> Poll<Closing> {
+        Pin::new(&mut self.closing).poll(context).map(|closing| closing.unwrap_or(Closing::Cut))
     }
 }
 

@@ -3,13 +3,15 @@
 pub(crate) mod call_error;
 pub(crate) mod endpoints;
 pub(crate) mod pool;
-mod tunnel;
+pub(crate) mod tunnel;
 pub(crate) mod upstreams;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use catalog::{InstanceKey, SpiffeId};
+use h2::client::SendRequest;
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
@@ -20,6 +22,7 @@ use self::tunnel::{Lease, Plan};
 use super::accept::Accepted;
 use super::copy::{Ending, Meter, TunnelStream, reset, splice_tunnel};
 use super::current::Current;
+use super::http;
 use super::open_streams::Closing;
 use super::room::Room;
 use super::snapshot::UpstreamListener;
@@ -28,12 +31,22 @@ use crate::metrics::Direction;
 /// How many tunnels that had been there before may turn out dead before the instance itself is blamed.
 const STALE_TUNNELS_MAX: usize = 3;
 
-/// Is a stream to an instance.
-struct Opened {
-    stream: TunnelStream,
-    // Both count the stream where it runs, for as long as it does.
-    lease: Lease,
-    endpoint: Chosen,
+/// Says what a call wants of a tunnel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Wanted {
+    /// A stream of bytes to the application.
+    Stream,
+    /// A place for a request.
+    Request,
+}
+
+/// Is what a call got of a tunnel.
+#[derive(Debug)]
+pub(crate) enum Opened {
+    /// A stream of bytes to the application.
+    Stream(TunnelStream),
+    /// A tunnel that takes a request now.
+    Ready(SendRequest<Bytes>),
 }
 
 /// Says why a connection was not carried.
@@ -49,13 +62,22 @@ enum NotOpened {
 async fn serve(room: Arc<Room>, listener: SocketAddr, accepted: Accepted) {
     let Accepted { stream: caller, from, permit: _permit } = accepted;
     let started = Instant::now();
+    let call = match identify(&room, listener) {
+        Ok(call) => call,
+        Err(error) => return refuse(&room, caller, listener, from, &NotOpened::Failed(error)),
+    };
+    if call.current.snapshot.protocol(&call.upstream.destination).is_http() {
+        return http::outbound::serve(room, listener, from, caller).await;
+    }
     let mut place = room.streams.enter_outbound();
     let opened = tokio::select! {
         closing = place.closing() => Err(NotOpened::Closed(closing)),
-        opened = open(&room, listener) => opened.map_err(NotOpened::Failed),
+        opened = open(&room, &call, Wanted::Stream) => opened.map_err(NotOpened::Failed),
     };
-    let (call, Opened { stream, lease, endpoint }) = match opened {
-        Ok(opened) => opened,
+    // The last two count the stream where it runs, for as long as it does.
+    let (stream, lease, endpoint) = match opened {
+        Ok((Opened::Stream(stream), lease, endpoint)) => (stream, lease, endpoint),
+        Ok((Opened::Ready(_), ..)) => return,
         Err(why) => return refuse(&room, caller, listener, from, &why),
     };
     place.reached(lease.peer(), &call.upstream.destination);
@@ -88,16 +110,17 @@ async fn serve(room: Arc<Room>, listener: SocketAddr, accepted: Accepted) {
     );
 }
 
-/// Is what a connection asks for.
-struct Call {
-    upstream: UpstreamListener,
-    expected: SpiffeId,
-    current: Arc<Current>,
+/// Is what a connection or a request asks for.
+#[derive(Debug)]
+pub(crate) struct Call {
+    pub(crate) upstream: UpstreamListener,
+    /// The identity that must answer.
+    pub(crate) expected: SpiffeId,
+    pub(crate) current: Arc<Current>,
 }
 
-/// Opens a stream to an instance of the listener's destination: one after the other, each at most once, a few in all.
-async fn open(room: &Arc<Room>, listener: SocketAddr) -> Result<(Call, Opened), CallError> {
-    let call = identify(room, listener)?;
+/// Opens a way to an instance of the call's destination: one after the other, each at most once, a few in all.
+pub(crate) async fn open(room: &Arc<Room>, call: &Call, wanted: Wanted) -> Result<(Opened, Lease, Chosen), CallError> {
     let mut tried: Vec<InstanceKey> = Vec::new();
     let mut failed: Option<CallError> = None;
     while tried.len() < room.limits.attempts_max {
@@ -108,10 +131,13 @@ async fn open(room: &Arc<Room>, listener: SocketAddr) -> Result<(Call, Opened), 
             (Err(_), Some(last)) => return Err(last),
             (Err(none), None) => return Err(none),
         };
-        match attempt(room, &call, &endpoint).await {
-            Ok((lease, stream)) => {
-                endpoint.succeeded();
-                return Ok((call, Opened { stream, lease, endpoint }));
+        match attempt(room, call, &endpoint, wanted).await {
+            Ok((lease, opened)) => {
+                // Of a request nothing is known before its answer.
+                if wanted == Wanted::Stream {
+                    endpoint.succeeded();
+                }
+                return Ok((opened, lease, endpoint));
             }
             Err(error) if error.may_be_better_elsewhere() => {
                 tracing::debug!(
@@ -126,11 +152,12 @@ async fn open(room: &Arc<Room>, listener: SocketAddr) -> Result<(Call, Opened), 
             Err(error) => return Err(error),
         }
     }
-    Err(failed.unwrap_or(CallError::NoHealthyEndpoint { destination: call.upstream.destination, known: tried.len() }))
+    let destination = call.upstream.destination.clone();
+    Err(failed.unwrap_or(CallError::NoHealthyEndpoint { destination, known: tried.len() }))
 }
 
 /// Finds which service calls which, and with what identity.
-fn identify(room: &Room, listener: SocketAddr) -> Result<Call, CallError> {
+pub(crate) fn identify(room: &Room, listener: SocketAddr) -> Result<Call, CallError> {
     let current = room.current.load_full().ok_or(CallError::NoUpstream(listener))?;
     let upstream = current.snapshot.upstreams.iter().find(|upstream| upstream.address == listener);
     let upstream = upstream.ok_or(CallError::NoUpstream(listener))?.clone();
@@ -139,7 +166,12 @@ fn identify(room: &Room, listener: SocketAddr) -> Result<Call, CallError> {
 }
 
 /// Tries one instance.
-async fn attempt(room: &Arc<Room>, call: &Call, endpoint: &Chosen) -> Result<(Lease, TunnelStream), CallError> {
+async fn attempt(
+    room: &Arc<Room>,
+    call: &Call,
+    endpoint: &Chosen,
+    wanted: Wanted,
+) -> Result<(Lease, Opened), CallError> {
     let snapshot = &call.current.snapshot;
     let owner = &call.upstream.owner;
     let own = snapshot.identities.get(owner).ok_or_else(|| CallError::NoLeaf(owner.clone()))?;
@@ -159,8 +191,12 @@ async fn attempt(room: &Arc<Room>, call: &Call, endpoint: &Chosen) -> Result<(Le
     loop {
         let lease = room.pool.lease(room, &key, &plan).await;
         let lease = lease.map_err(|source| CallError::Connect { address: key.address.clone(), source })?;
-        match lease.connect(&endpoint.authority, room.limits.answer_timeout).await {
-            Ok(stream) => return Ok((lease, stream)),
+        let opened = match wanted {
+            Wanted::Stream => lease.connect(&endpoint.authority, room.limits.answer_timeout).await.map(Opened::Stream),
+            Wanted::Request => lease.ready().await.map(Opened::Ready),
+        };
+        match opened {
+            Ok(opened) => return Ok((lease, opened)),
             // A tunnel that had been idle may have died unnoticed, or its other side may be taking a new leaf. Nothing
             // of the caller's has been sent yet, so that to ask again is safe.
             Err(CallError::TunnelLost { .. }) if lease.is_reused && stale < STALE_TUNNELS_MAX => stale += 1,

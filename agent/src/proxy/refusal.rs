@@ -108,6 +108,17 @@ impl Refusal {
     }
 }
 
+impl Refusal {
+    /// Returns the answer to a request of HTTP.
+    pub(crate) fn answer(&self) -> StatusCode {
+        match self.status() {
+            StatusCode::UNAUTHORIZED => StatusCode::FORBIDDEN,
+            StatusCode::BAD_REQUEST if matches!(self, Self::NoPort { .. }) => StatusCode::SERVICE_UNAVAILABLE,
+            status => status,
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

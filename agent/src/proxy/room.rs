@@ -1,5 +1,6 @@
 //! What all tasks of the data plane share.
 
+use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -12,6 +13,9 @@ use tokio_util::task::TaskTracker;
 
 use super::current::Current;
 use super::forbidden::Forbidden;
+use super::http::application::Applications;
+use super::http::request_id::RequestIds;
+use super::http::server::Server;
 use super::limits::Limits;
 use super::open_streams::OpenStreams;
 use super::outbound::endpoints::Endpoints;
@@ -29,6 +33,9 @@ pub(crate) struct Room {
     pub(crate) streams: Arc<OpenStreams>,
     pub(crate) pool: Pool,
     pub(crate) endpoints: Endpoints,
+    pub(crate) applications: Applications,
+    pub(crate) server: Server,
+    pub(crate) request_ids: RequestIds,
     pub(crate) forbidden: Forbidden,
     pub(crate) limits: Limits,
     pub(crate) clock: Clock,
@@ -52,6 +59,12 @@ pub(crate) struct Stage {
     pub(crate) tasks: TaskTracker,
 }
 
+impl fmt::Debug for Room {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("Room").finish_non_exhaustive()
+    }
+}
+
 impl Room {
     /// Makes the state of a proxy that has no snapshot yet.
     pub(crate) fn new(forbidden: Forbidden, limits: Limits, clock: Clock, metrics: ProxyMetrics) -> Self {
@@ -61,6 +74,9 @@ impl Room {
             streams: Arc::default(),
             pool: Pool::default(),
             endpoints: Endpoints::default(),
+            applications: Applications::default(),
+            server: Server::default(),
+            request_ids: RequestIds::default(),
             forbidden,
             connection_permits: Arc::new(Semaphore::new(limits.connections_max)),
             stream_permits: Arc::new(Semaphore::new(limits.streams_max)),

@@ -126,6 +126,13 @@ impl Revocations {
     }
 }
 
+impl Snapshot {
+    /// Returns how the bytes of a service are read.
+    pub(crate) fn protocol(&self, service: &ServiceKey) -> Protocol {
+        self.protocols.get(service).copied().unwrap_or_default()
+    }
+}
+
 /// Reports whether both are the same certificate, wherever it was read from.
 pub(crate) fn is_same_leaf(one: &TlsIdentity, other: &TlsIdentity) -> bool {
     one.certified_key().cert.first() == other.certified_key().cert.first()

@@ -9,6 +9,7 @@ mod cutting;
 mod draining;
 mod ends;
 mod handshakes;
+mod http;
 mod listeners;
 mod passing;
 mod renewing;

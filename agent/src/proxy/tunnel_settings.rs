@@ -13,8 +13,8 @@ pub(crate) const CONNECTION_WINDOW: u32 = STREAMS_MAX * STREAM_WINDOW;
 /// The largest frame that is taken. Larger ones save work and make the streams of a tunnel wait longer for one another.
 pub(crate) const FRAME_BYTES_MAX: u32 = 256 * 1024;
 
-/// The headers of a CONNECT are few.
-pub(crate) const HEADER_BYTES_MAX: u32 = 16 * 1024;
+/// The headers of a CONNECT are few, those of a request are its application's.
+pub(crate) const HEADER_BYTES_MAX: u32 = super::http::HEADER_BYTES_MAX;
 
 #[cfg(test)]
 mod tests {

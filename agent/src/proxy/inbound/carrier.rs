@@ -66,6 +66,13 @@ impl Carrier {
         }
     }
 
+    /// Tells the caller of a CONNECT that the stream is open; a connection of its own has no need to be told.
+    pub(super) fn grant(self) -> Result<Option<TunnelStream>, h2::Error> {
+        let Self::Tunnel { receive, mut respond, .. } = self else { return Ok(None) };
+        let send = respond.send_response(answer(StatusCode::OK), false)?;
+        Ok(Some(TunnelStream { send, receive }))
+    }
+
     /// Tells the caller that the stream is open and carries it until it ends.
     pub(super) async fn splice(
         self,

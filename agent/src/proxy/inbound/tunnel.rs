@@ -4,31 +4,23 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use h2::server;
+use h2::RecvStream;
+use h2::server::{self, SendResponse};
+use http::{Method, Request};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_rustls::server::TlsStream;
 
 use super::carrier::Carrier;
-use super::carry;
+use super::{Standing, carry, carry_requests, speaks_http, standing};
 use crate::metrics::Direction;
 use crate::proxy::handshake::Connection;
+use crate::proxy::http::inbound::{Caller, serve_request};
 use crate::proxy::room::Room;
-use crate::proxy::snapshot::is_same_leaf;
 use crate::proxy::tunnel_settings::{CONNECTION_WINDOW, FRAME_BYTES_MAX, HEADER_BYTES_MAX, STREAM_WINDOW, STREAMS_MAX};
 
 /// How often a tunnel is looked at for streams; without any at two looks it is closed.
 const QUIET_CHECK: Duration = Duration::from_secs(150);
-
-/// Says what a new snapshot means for an open tunnel.
-enum Standing {
-    /// It goes on.
-    Good,
-    /// It takes no more streams: the leaf that was shown is no longer the one in use.
-    Outdated,
-    /// It must close with all its streams: nobody deals with the caller any more.
-    Unfit,
-}
 
 /// Serves one tunnel until it ends.
 pub(super) async fn serve(room: Arc<Room>, connection: Arc<Connection>, stream: TlsStream<TcpStream>) {
@@ -56,8 +48,7 @@ pub(super) async fn serve(room: Arc<Room>, connection: Arc<Connection>, stream: 
             request = tunnel.accept() => match request {
                 Some(Ok((request, respond))) => {
                     was_quiet = false;
-                    let carrier = Carrier::tunnel(request, respond);
-                    room.inbound.tasks.spawn(carry(Arc::clone(&room), Arc::clone(&connection), carrier));
+                    arrive(&room, &connection, request, respond);
                     continue;
                 }
                 Some(Err(error)) => {
@@ -88,15 +79,15 @@ pub(super) async fn serve(room: Arc<Room>, connection: Arc<Connection>, stream: 
     }
 }
 
-fn standing(room: &Room, connection: &Connection) -> Standing {
-    let Some(current) = room.current.load_full() else { return Standing::Good };
-    if current.snapshot.unfit(&connection.peer).is_some() {
-        return Standing::Unfit;
-    }
-    match current.server_side(&connection.destination) {
-        Some(side) if is_same_leaf(&side.identity, &connection.own) => Standing::Good,
-        _ => Standing::Outdated,
-    }
+/// Sets one stream on its way. The destination decides how it is read.
+fn arrive(room: &Arc<Room>, connection: &Arc<Connection>, request: Request<RecvStream>, respond: SendResponse<Bytes>) {
+    let (room, connection) = (Arc::clone(room), Arc::clone(connection));
+    let tasks = room.inbound.tasks.clone();
+    match (speaks_http(&room, &connection), request.method() == Method::CONNECT) {
+        (false, _) => tasks.spawn(carry(room, connection, Carrier::tunnel(request, respond))),
+        (true, true) => tasks.spawn(carry_requests(room, connection, Carrier::tunnel(request, respond))),
+        (true, false) => tasks.spawn(serve_request(Caller { room, connection, target: None }, request, respond)),
+    };
 }
 
 fn note_broken(room: &Room, connection: &Connection, reason: &'static str, error: &str) {

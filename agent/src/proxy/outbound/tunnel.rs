@@ -168,6 +168,14 @@ impl Lease {
         }
     }
 
+    /// Waits until the tunnel takes a request.
+    pub(crate) async fn ready(&self) -> Result<SendRequest<Bytes>, CallError> {
+        self.tunnel.requests.clone().ready().await.map_err(|source| {
+            self.tunnel.retire();
+            CallError::TunnelLost { address: self.tunnel.address.clone(), source }
+        })
+    }
+
     async fn ask(&self, authority: &str) -> Result<(TunnelStream, StatusCode), h2::Error> {
         let mut request = Request::new(());
         *request.method_mut() = Method::CONNECT;

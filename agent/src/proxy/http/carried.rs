@@ -1,0 +1,284 @@
+//! A request on its way: its bodies are counted, and its answer closes when it must.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use hyper::body::{Body, Frame, SizeHint};
+use tokio::time::Instant;
+
+use super::application::Held;
+use super::body::{BodyError, Received};
+use super::head::take_of_trailers;
+use crate::metrics::{Direction, GaugeGuard};
+use crate::proxy::open_streams::{Closing, Place};
+use crate::proxy::outbound::endpoints::Chosen;
+use crate::proxy::outbound::tunnel::Lease;
+use crate::proxy::room::{Room, Stage};
+
+/// Counts the bytes of one request and its answer.
+#[derive(Debug)]
+pub(crate) struct Tally {
+    room: Arc<Room>,
+    direction: Direction,
+    sent: AtomicU64,
+    received: AtomicU64,
+    is_sent: AtomicBool,
+}
+
+impl Tally {
+    /// Starts at zero.
+    pub(crate) fn new(room: Arc<Room>, direction: Direction) -> Arc<Self> {
+        let (sent, received) = (AtomicU64::new(0), AtomicU64::new(0));
+        Arc::new(Self { room, direction, sent, received, is_sent: AtomicBool::new(false) })
+    }
+
+    /// Returns the direction's work that the request is part of.
+    pub(crate) fn stage(&self) -> &Stage {
+        match self.direction {
+            Direction::Inbound => &self.room.inbound,
+            Direction::Outbound => &self.room.outbound,
+        }
+    }
+
+    /// Counts bytes from the caller to the application.
+    pub(crate) fn add_sent(&self, bytes: usize) {
+        self.sent.fetch_add(bytes as u64, Ordering::Relaxed);
+        self.room.metrics.sent(self.direction, bytes as u64);
+    }
+
+    /// Counts bytes from the application to the caller.
+    pub(crate) fn add_received(&self, bytes: usize) {
+        self.received.fetch_add(bytes as u64, Ordering::Relaxed);
+        self.room.metrics.received(self.direction, bytes as u64);
+    }
+}
+
+/// Is the body of a request as it goes on: counted, and with trailers that are safe to pass on.
+#[derive(Debug)]
+pub(crate) struct Question {
+    body: Received,
+    tally: Arc<Tally>,
+}
+
+impl Question {
+    /// Takes a body over.
+    pub(crate) fn new(body: Received, tally: Arc<Tally>) -> Self {
+        if body.is_end_stream() {
+            tally.is_sent.store(true, Ordering::Release);
+        }
+        Self { body, tally }
+    }
+}
+
+impl Body for Question {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let this = self.get_mut();
+        let frame = ready!(Pin::new(&mut this.body).poll_frame(context));
+        let frame = match frame {
+            Some(Ok(frame)) => {
+                if let Some(data) = frame.data_ref() {
+                    this.tally.add_sent(data.len());
+                }
+                Some(Ok(cleaned(frame)))
+            }
+            other => other,
+        };
+        if frame.is_none() || this.body.is_end_stream() {
+            this.tally.is_sent.store(true, Ordering::Release);
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+/// Holds what a request needs until its answer has gone out.
+#[derive(Debug)]
+pub(crate) struct Exchange {
+    place: Place,
+    tally: Arc<Tally>,
+    open: GaugeGuard,
+    way: Way,
+    story: Story,
+}
+
+/// Is what an answer comes over.
+#[derive(Debug)]
+pub(crate) enum Way {
+    /// A connection to a local application, with the request's share of the limit.
+    Application { held: Held, permit: tokio::sync::OwnedSemaphorePermit },
+    /// A tunnel, and the instance at its end.
+    Tunnel { lease: Lease, endpoint: Chosen, pump: Option<super::send::Pump> },
+}
+
+/// Is what is told of a request when it ends.
+#[derive(Debug)]
+pub(crate) struct Story {
+    /// When it came.
+    pub(crate) started: Instant,
+    /// What it was answered with.
+    pub(crate) status: http::StatusCode,
+}
+
+/// Is the body of an answer.
+#[derive(Debug)]
+pub(crate) struct Reply {
+    body: ReplyBody,
+    /// Given back at the end.
+    exchange: Option<Box<Exchange>>,
+}
+
+#[derive(Debug)]
+enum ReplyBody {
+    /// weft's own words.
+    Own(Option<Bytes>),
+    /// Somebody else's.
+    Carried(Received),
+}
+
+impl Reply {
+    /// Makes a body of weft's own words.
+    pub(crate) fn own(text: Option<Bytes>) -> Self {
+        Self { body: ReplyBody::Own(text), exchange: None }
+    }
+
+    /// Carries a body; ends what it belongs to when it has gone out or is dropped.
+    pub(crate) fn carried(body: Received, exchange: Box<Exchange>) -> Self {
+        Self { body: ReplyBody::Carried(body), exchange: Some(exchange) }
+    }
+
+    fn finish(&mut self, reason: &'static str, is_whole: bool) {
+        if let Some(exchange) = self.exchange.take() {
+            exchange.end(reason, is_whole);
+        }
+    }
+}
+
+impl Exchange {
+    /// Gathers it: `place` is where it stands among the open ones, `open` counts it as one.
+    pub(crate) fn new(place: Place, tally: Arc<Tally>, open: GaugeGuard, way: Way, story: Story) -> Self {
+        Self { place, tally, open, way, story }
+    }
+
+    /// Returns what its bytes are counted with.
+    pub(crate) fn tally(&self) -> &Arc<Tally> {
+        &self.tally
+    }
+
+    /// Asks whether it must close, and has the task woken when it must.
+    pub(crate) fn poll_closing(&mut self, context: &mut Context<'_>) -> Poll<Closing> {
+        self.place.poll_closing(context)
+    }
+
+    /// Lets go of what it needed and tells of it. A connection whose answer went out whole serves the next request.
+    pub(crate) fn end(self, reason: &'static str, is_whole: bool) {
+        let Self { place, tally, open, way, story } = self;
+        drop((place, open));
+        match way {
+            Way::Application { held, permit } => {
+                drop(permit);
+                // A connection over which a question is still coming would make the next one wait for it.
+                if is_whole && tally.is_sent.load(Ordering::Acquire) {
+                    held.give_back(&tally.room);
+                }
+            }
+            Way::Tunnel { lease, endpoint, pump } => drop((pump, lease, endpoint)),
+        }
+        tally.room.metrics.closed(tally.direction, reason);
+        tracing::debug!(
+            direction = tally.direction.as_str(),
+            status = story.status.as_u16(),
+            bytes_sent = tally.sent.load(Ordering::Relaxed),
+            bytes_recv = tally.received.load(Ordering::Relaxed),
+            duration_s = story.started.elapsed().as_secs_f64(),
+            reason,
+            "request done"
+        );
+    }
+}
+
+impl Body for Reply {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let this = self.get_mut();
+        let body = match &mut this.body {
+            ReplyBody::Own(text) => return Poll::Ready(text.take().map(|text| Ok(Frame::data(text)))),
+            ReplyBody::Carried(body) => body,
+        };
+        let Some(exchange) = &mut this.exchange else { return Poll::Ready(None) };
+        if let Poll::Ready(closing) = exchange.poll_closing(context) {
+            let label = closing.label();
+            *body = Received::Empty;
+            this.finish(label, false);
+            return Poll::Ready(Some(Err(BodyError::Closed(label))));
+        }
+        match ready!(Pin::new(body).poll_frame(context)) {
+            Some(Ok(frame)) => {
+                if let Some(data) = frame.data_ref() {
+                    exchange.tally.add_received(data.len());
+                }
+                Poll::Ready(Some(Ok(cleaned(frame))))
+            }
+            Some(Err(error)) => {
+                this.finish(error.label(), false);
+                Poll::Ready(Some(Err(error)))
+            }
+            None => {
+                this.finish("done", true);
+                Poll::Ready(None)
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.body {
+            ReplyBody::Own(text) => text.is_none(),
+            ReplyBody::Carried(body) => body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.body {
+            ReplyBody::Own(text) => SizeHint::with_exact(text.as_ref().map_or(0, |text| text.len() as u64)),
+            ReplyBody::Carried(body) => body.size_hint(),
+        }
+    }
+}
+
+impl Drop for Reply {
+    fn drop(&mut self) {
+        // Who writes an answer does not ask again for what he knows to have ended.
+        if self.is_end_stream() {
+            self.finish("done", true);
+        } else {
+            self.finish("caller_gone", false);
+        }
+    }
+}
+
+fn cleaned(frame: Frame<Bytes>) -> Frame<Bytes> {
+    if !frame.is_trailers() {
+        return frame;
+    }
+    match frame.into_trailers() {
+        Ok(mut trailers) => {
+            take_of_trailers(&mut trailers);
+            Frame::trailers(trailers)
+        }
+        Err(frame) => frame,
+    }
+}

@@ -1,0 +1,301 @@
+//! The inbound engine: a request of the mesh is read, decided and carried to the application.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use h2::server::SendResponse;
+use h2::{Reason, RecvStream};
+use http::header::HeaderValue;
+use http::{Request, Response, StatusCode, Version};
+use hyper::body::{Body, Incoming};
+use hyper::upgrade::OnUpgrade;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::Instant;
+
+use super::application::{self, Held, SendError, connect_http1};
+use super::body::Received;
+use super::carried::{Exchange, Question, Reply, Story, Tally, Way};
+use super::head::{self, CLIENT_CERT, FORWARDED_FOR, Origin, REQUEST_ID, Taken};
+use super::refusal::{NotCarried, answer as refuse, is_grpc};
+use super::send::send_body;
+use super::server::Reader;
+use super::tunnel_io::TunnelIo;
+use super::upgrade::{self, Granted};
+use crate::metrics::Direction;
+use crate::proxy::copy::TunnelStream;
+use crate::proxy::decide::{Admission, decide, target_of_request};
+use crate::proxy::handshake::Connection;
+use crate::proxy::inbound::{Standing, note_audited, standing};
+use crate::proxy::open_streams::Place;
+use crate::proxy::refusal::Refusal;
+use crate::proxy::room::Room;
+
+/// Is what a caller's requests have in common.
+#[derive(Debug, Clone)]
+pub(crate) struct Caller {
+    /// Shared with everything else.
+    pub(crate) room: Arc<Room>,
+    /// Who calls whom.
+    pub(crate) connection: Arc<Connection>,
+    /// The application that the carrier was opened to; each request says for itself where there is none.
+    pub(crate) target: Option<SocketAddr>,
+}
+
+/// Is what is told to applications of a caller, written once.
+#[derive(Debug)]
+pub(crate) struct CallerHeaders {
+    certificate: HeaderValue,
+    address: HeaderValue,
+}
+
+impl CallerHeaders {
+    /// Writes down who calls.
+    pub(crate) fn new(connection: &Connection) -> Self {
+        let certificate = format!("By={};URI={}", connection.own.id(), connection.peer.id);
+        let address = connection.from.ip().to_canonical().to_string();
+        // Neither an identity nor an address has a character that a header may not.
+        let value = |text: &str| HeaderValue::from_str(text).unwrap_or_else(|_| HeaderValue::from_static("unknown"));
+        Self { certificate: value(&certificate), address: value(&address) }
+    }
+}
+
+/// Answers one request on a tunnel.
+pub(crate) async fn serve_request(
+    caller: Caller,
+    request: Request<RecvStream>,
+    mut respond: SendResponse<bytes::Bytes>,
+) {
+    let answering = answer(caller, request.map(Received::of_stream), None);
+    let response = tokio::select! {
+        response = answering => response,
+        // Nobody waits for the answer any more.
+        _ = std::future::poll_fn(|context| respond.poll_reset(context)) => return,
+    };
+    let (mut head, body) = response.into_parts();
+    // The stream's framing says it all; what HTTP/1 said of its own was taken off.
+    head.version = Version::HTTP_2;
+    let is_whole = body.is_end_stream();
+    match respond.send_response(Response::from_parts(head, ()), is_whole) {
+        Ok(send) if !is_whole => {
+            if let Err(error) = send_body(body, send).await {
+                tracing::debug!(error = %wire::one_line(&error), "answer cut short");
+            }
+        }
+        Ok(_) => {}
+        Err(error) => {
+            tracing::debug!(%error, "answer not sent");
+            respond.send_reset(Reason::INTERNAL_ERROR);
+        }
+    }
+}
+
+/// Answers the requests on a CONNECT stream that was granted.
+pub(crate) async fn serve_connect(caller: Caller, stream: TunnelStream) {
+    serve_bytes(caller, TunnelIo::new(stream)).await;
+}
+
+/// Answers the requests on a connection until it ends.
+pub(crate) async fn serve_bytes<I>(caller: Caller, io: I)
+where
+    I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let room = Arc::clone(&caller.room);
+    let connection = Arc::clone(&caller.connection);
+    let leave = async {
+        tokio::select! {
+            () = until(&room, &connection, |standing| standing != Standing::Good) => {}
+            () = room.inbound.stopping.cancelled() => {}
+        }
+    };
+    let cut = async {
+        tokio::select! {
+            () = until(&room, &connection, |standing| standing == Standing::Unfit) => {}
+            () = room.inbound.cut.cancelled() => {}
+        }
+    };
+    let answer = |request| answer_hyper(caller.clone(), request);
+    let ended = room.server.serve(Reader::Inbound, io, answer, leave, cut);
+    if let Err(error) = ended.await {
+        room.metrics.refused(Direction::Inbound, "read", "not_http");
+        tracing::debug!(
+            direction = "inbound", service = %connection.destination, identity = %connection.peer.id,
+            src.addr = %connection.from, error = %wire::one_line(error.as_ref()), "connection of requests failed"
+        );
+    }
+}
+
+/// Waits until a snapshot comes into force that means so much for the connection.
+async fn until(room: &Room, connection: &Connection, is_reached: impl Fn(Standing) -> bool) {
+    let mut generation = room.generation.subscribe();
+    // Published between the handshake and the subscription, a snapshot would go unnoticed.
+    while !is_reached(standing(room, connection)) {
+        if generation.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+async fn answer_hyper(caller: Caller, mut request: Request<Incoming>) -> Response<Reply> {
+    let upgrade = request.headers().contains_key(http::header::UPGRADE).then(|| hyper::upgrade::on(&mut request));
+    let version = request.version();
+    answer(caller, request.map(|body| Received::of_hyper(version, body)), upgrade).await
+}
+
+/// Answers one request: the path that all of them take.
+pub(crate) async fn answer(caller: Caller, request: Request<Received>, upgrade: Option<OnUpgrade>) -> Response<Reply> {
+    let is_grpc = is_grpc(request.headers());
+    match carry(&caller, request, upgrade).await {
+        Ok(response) => response,
+        Err(why) => {
+            note_refused(&caller, &why);
+            refuse(why.status(), why.label(), is_grpc)
+        }
+    }
+}
+
+/// Carries one request from its arrival to the head of its answer.
+async fn carry(
+    caller: &Caller,
+    request: Request<Received>,
+    upgrade: Option<OnUpgrade>,
+) -> Result<Response<Reply>, NotCarried> {
+    let started = Instant::now();
+    let Caller { room, connection, .. } = caller;
+    // Entered before it is decided, so that no new snapshot can slip in between the decision and the entry.
+    let mut place = room.streams.enter_inbound(Arc::clone(connection));
+    let tally = Tally::new(Arc::clone(room), Direction::Inbound);
+    let forwarded = tokio::select! {
+        biased;
+        closing = place.closing() => return Err(NotCarried::Closed(closing)),
+        forwarded = forward(caller, request, upgrade, &tally) => forwarded?,
+    };
+    let Forwarded { answer, held, permit, granted } = forwarded;
+    let (mut head, body) = answer.into_parts();
+    head::take_of_answer(&mut head.headers, Origin::Application);
+    let story = Story { started, status: head.status };
+    let exchange = exchange(room, place, tally, Way::Application { held, permit }, story);
+    Ok(match granted {
+        Some(granted) => upgrade::carry(granted, head.headers, exchange),
+        None => Response::from_parts(head, Reply::carried(body, exchange)),
+    })
+}
+
+fn exchange(room: &Room, place: Place, tally: Arc<Tally>, way: Way, story: Story) -> Box<Exchange> {
+    Box::new(Exchange::new(place, tally, room.metrics.carried(Direction::Inbound), way, story))
+}
+
+/// Is a request that the application has begun to answer.
+struct Forwarded {
+    answer: Response<Received>,
+    held: Held,
+    permit: OwnedSemaphorePermit,
+    granted: Option<Granted>,
+}
+
+/// Reads and decides one request and sends it to its application.
+async fn forward(
+    caller: &Caller,
+    request: Request<Received>,
+    upgrade: Option<OnUpgrade>,
+    tally: &Arc<Tally>,
+) -> Result<Forwarded, NotCarried> {
+    let Caller { room, connection, target } = caller;
+    let (mut head, body) = request.into_parts();
+    let taken = head::take(&mut head, Origin::Mesh).map_err(NotCarried::Bad)?;
+    let destination = &connection.destination;
+    let current = room.current.load_full().ok_or_else(|| Refusal::Undecidable { destination: destination.clone() })?;
+    let admission = decide(&current.snapshot, &connection.peer, destination, connection.own.not_after(), room.now())?;
+    note_admitted(caller, &admission);
+    let address = match target {
+        Some(address) => *address,
+        None => {
+            let port = taken.port.as_ref().and_then(|port| port.to_str().ok());
+            target_of_request(&current.snapshot, destination, port, room.turn())?
+        }
+    };
+    let protocol = current.snapshot.protocol(destination);
+    drop(current);
+    let limit = room.limits.streams_max;
+    let permit = Arc::clone(&room.stream_permits).try_acquire_owned().map_err(|_| Refusal::Overloaded { limit })?;
+    let question = Question::new(body, Arc::clone(tally));
+    let wants_http2 = protocol.is_http2_only() || taken.version == Version::HTTP_2;
+    let upgrade = upgrade.zip(taken.upgrade.clone()).filter(|_| !wants_http2);
+    introduce(connection, &mut head.headers, room);
+    write_target(&mut head, &taken, wants_http2, &question)?;
+    match upgrade {
+        Some((caller, protocol)) => {
+            upgrade::mark(&mut head.headers, protocol.clone());
+            let mut sender = connect_http1(room, address).await?;
+            let sent = sender.send_request(Request::from_parts(head, question)).await;
+            let mut answer = sent.map_err(|source| application::ApplicationError::Http1 { address, source })?;
+            let granted = (answer.status() == StatusCode::SWITCHING_PROTOCOLS).then(|| Granted {
+                protocol,
+                caller,
+                callee: hyper::upgrade::on(&mut answer),
+            });
+            let answer = answer.map(|body| Received::of_hyper(Version::HTTP_11, body));
+            Ok(Forwarded { answer, held: Held::Http1 { address, sender }, permit, granted })
+        }
+        None => {
+            let (answer, held) = application::send(room, address, Request::from_parts(head, question)).await?;
+            Ok(Forwarded { answer, held, permit, granted: None })
+        }
+    }
+}
+
+/// Tells the application who calls.
+fn introduce(connection: &Connection, headers: &mut http::HeaderMap, room: &Room) {
+    let caller = connection.headers.get_or_init(|| CallerHeaders::new(connection));
+    headers.insert(CLIENT_CERT, caller.certificate.clone());
+    headers.insert(FORWARDED_FOR, caller.address.clone());
+    if !headers.contains_key(REQUEST_ID) {
+        headers.insert(REQUEST_ID, room.request_ids.next());
+    }
+}
+
+fn write_target(
+    head: &mut http::request::Parts,
+    taken: &Taken,
+    wants_http2: bool,
+    question: &Question,
+) -> Result<(), NotCarried> {
+    if wants_http2 {
+        // HTTP/1.0 knows no host, and HTTP/2 not its absence.
+        let authority = taken.authority.clone().ok_or(NotCarried::Bad(head::BadRequest::Host))?;
+        head::target_http2(head, authority);
+    } else {
+        head::target_http1(head, taken.authority.as_ref());
+        head::frame_http1(&mut head.headers, question.is_end_stream());
+    }
+    Ok(())
+}
+
+impl From<SendError> for NotCarried {
+    fn from(error: SendError) -> Self {
+        match error {
+            SendError::Dial(refusal) => Self::Refused(refusal),
+            SendError::NoAnswer(error) => Self::Application(error),
+        }
+    }
+}
+
+fn note_admitted(caller: &Caller, admission: &Admission) {
+    if let Some(cause) = &admission.audit {
+        note_audited(&caller.room, &caller.connection, &admission.reason, cause);
+    }
+}
+
+fn note_refused(caller: &Caller, why: &NotCarried) {
+    let Caller { room, connection, .. } = caller;
+    room.metrics.refused(Direction::Inbound, why.phase(), why.label());
+    tracing::info!(
+        direction = "inbound",
+        service = %connection.destination,
+        identity = %connection.peer.id,
+        src.addr = %connection.from,
+        reason = why.label(),
+        error = %wire::one_line(why),
+        "request refused"
+    );
+}

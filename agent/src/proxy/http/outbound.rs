@@ -1,0 +1,199 @@
+//! The outbound engine: a request of a local application becomes a request on a tunnel, which costs no handshake.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use http::header::HeaderValue;
+use http::uri::Authority;
+use http::{Request, Response, StatusCode, Version};
+use hyper::body::Incoming;
+use hyper::client::conn::http1;
+use hyper::upgrade::OnUpgrade;
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
+use tokio::time::Instant;
+
+use super::body::Received;
+use super::carried::{Exchange, Question, Reply, Story, Tally, Way};
+use super::head::{self, BadRequest, Origin, PORT, REFUSED, REQUEST_ID, Taken, VERSION};
+use super::refusal::{NotCarried, answer as refuse, is_grpc};
+use super::send::{self, Pump};
+use super::server::Reader;
+use super::tunnel_io::TunnelIo;
+use super::upgrade::{self, Granted};
+use crate::metrics::Direction;
+use crate::proxy::outbound::endpoints::Chosen;
+use crate::proxy::outbound::{Call, Opened, Wanted, identify, open};
+use crate::proxy::room::Room;
+
+/// Answers the requests of a local application's connection until it ends.
+pub(crate) async fn serve(room: Arc<Room>, listener: SocketAddr, from: SocketAddr, stream: TcpStream) {
+    let answer = |request| answer(Arc::clone(&room), listener, from, request);
+    let (leave, cut) = (room.outbound.stopping.cancelled(), room.outbound.cut.cancelled());
+    let ended = room.server.serve(Reader::Outbound, stream, answer, leave, cut);
+    if let Err(error) = ended.await {
+        room.metrics.refused(Direction::Outbound, "read", "not_http");
+        tracing::debug!(
+            direction = "outbound", src.addr = %from, dst.addr = %listener, error = %wire::one_line(error.as_ref()),
+            "connection of requests failed"
+        );
+    }
+}
+
+async fn answer(
+    room: Arc<Room>,
+    listener: SocketAddr,
+    from: SocketAddr,
+    mut request: Request<Incoming>,
+) -> Response<Reply> {
+    let is_grpc = is_grpc(request.headers());
+    let upgrade = request.headers().contains_key(http::header::UPGRADE).then(|| hyper::upgrade::on(&mut request));
+    match carry(&room, listener, request, upgrade).await {
+        Ok(response) => response,
+        Err(why) => {
+            room.metrics.refused(Direction::Outbound, why.phase(), why.label());
+            tracing::info!(
+                direction = "outbound", src.addr = %from, dst.addr = %listener, reason = why.label(),
+                error = %wire::one_line(&why), "request refused"
+            );
+            refuse(why.status(), why.label(), is_grpc)
+        }
+    }
+}
+
+/// Carries one request from its arrival to the head of its answer.
+async fn carry(
+    room: &Arc<Room>,
+    listener: SocketAddr,
+    request: Request<Incoming>,
+    upgrade: Option<OnUpgrade>,
+) -> Result<Response<Reply>, NotCarried> {
+    let started = Instant::now();
+    let mut place = room.streams.enter_outbound();
+    let tally = Tally::new(Arc::clone(room), Direction::Outbound);
+    let call = identify(room, listener)?;
+    let forwarded = tokio::select! {
+        biased;
+        closing = place.closing() => return Err(NotCarried::Closed(closing)),
+        forwarded = forward(room, &call, request, upgrade, &tally) => forwarded?,
+    };
+    let Forwarded { answer, way, granted } = forwarded;
+    if let Way::Tunnel { lease, .. } = &way {
+        place.reached(lease.peer(), &call.upstream.destination);
+    }
+    let (mut head, body) = answer.into_parts();
+    head::take_of_answer(&mut head.headers, Origin::Mesh);
+    let story = Story { started, status: head.status };
+    let exchange = Box::new(Exchange::new(place, tally, room.metrics.carried(Direction::Outbound), way, story));
+    Ok(match granted {
+        Some(granted) => upgrade::carry(granted, head.headers, exchange),
+        None => Response::from_parts(head, Reply::carried(body, exchange)),
+    })
+}
+
+/// Is a request that the other side has begun to answer.
+struct Forwarded {
+    answer: Response<Received>,
+    way: Way,
+    granted: Option<Granted>,
+}
+
+async fn forward(
+    room: &Arc<Room>,
+    call: &Call,
+    request: Request<Incoming>,
+    upgrade: Option<OnUpgrade>,
+    tally: &Arc<Tally>,
+) -> Result<Forwarded, NotCarried> {
+    let (mut head, body) = request.into_parts();
+    let taken = head::take(&mut head, Origin::Application).map_err(NotCarried::Bad)?;
+    if !head.headers.contains_key(REQUEST_ID) {
+        head.headers.insert(REQUEST_ID, room.request_ids.next());
+    }
+    let body = Received::of_hyper(taken.version, body);
+    let question = Question::new(body, Arc::clone(tally));
+    match upgrade.zip(taken.upgrade.clone()) {
+        Some((caller, protocol)) => {
+            ask_to_change(room, call, Request::from_parts(head, question), caller, protocol).await
+        }
+        None => ask(room, call, Request::from_parts(head, question), taken).await,
+    }
+}
+
+/// Sends a request as a stream of its own on a tunnel.
+async fn ask(room: &Arc<Room>, call: &Call, request: Request<Question>, taken: Taken) -> Result<Forwarded, NotCarried> {
+    let authority = match taken.authority {
+        Some(authority) => authority,
+        None => Authority::try_from(call.upstream.destination.name.as_str())
+            .map_err(|_| NotCarried::Bad(BadRequest::Authority))?,
+    };
+    let (Opened::Ready(ready), lease, endpoint) = open(room, call, Wanted::Request).await? else {
+        // What is opened is what is wanted.
+        return Err(NotCarried::Bad(BadRequest::Target));
+    };
+    let (mut head, question) = request.into_parts();
+    if taken.version != Version::HTTP_2 {
+        head.headers.insert(VERSION, HeaderValue::from_static("1.1"));
+    }
+    let port = endpoint.authority.rsplit_once(':').and_then(|(_, port)| HeaderValue::from_str(port).ok());
+    head.headers.extend(port.map(|port| (PORT, port)));
+    head::target_http2(&mut head, authority);
+    match send::request(ready, Request::from_parts(head, ()), question).await {
+        Ok((answer, pump)) => {
+            judge(&endpoint, &answer);
+            Ok(Forwarded { answer, way: Way::Tunnel { lease, endpoint, pump }, granted: None })
+        }
+        Err(error) => {
+            if !error.is_reset() {
+                lease.retire();
+                endpoint.failed(Instant::now());
+            }
+            Err(NotCarried::Tunnel(error))
+        }
+    }
+}
+
+/// Sends a request that asks for another protocol over a stream of bytes, where it can be granted.
+async fn ask_to_change(
+    room: &Arc<Room>,
+    call: &Call,
+    request: Request<Question>,
+    caller: OnUpgrade,
+    protocol: HeaderValue,
+) -> Result<Forwarded, NotCarried> {
+    let (Opened::Stream(stream), lease, endpoint) = open(room, call, Wanted::Stream).await? else {
+        return Err(NotCarried::Bad(BadRequest::Target));
+    };
+    let (mut head, question) = request.into_parts();
+    let authority = head.uri.authority().cloned();
+    head::target_http1(&mut head, authority.as_ref());
+    upgrade::mark(&mut head.headers, protocol.clone());
+    let broken = |_: hyper::Error| NotCarried::Tunnel(h2::Error::from(h2::Reason::CANCEL));
+    let (mut sender, connection) = http1::handshake(TokioIo::new(TunnelIo::new(stream))).await.map_err(broken)?;
+    let driving = tokio::spawn(async move {
+        if let Err(error) = connection.with_upgrades().await {
+            tracing::debug!(direction = "outbound", %error, "stream of an upgrade failed");
+        }
+    });
+    let sent = sender.send_request(Request::from_parts(head, question)).await;
+    let mut answer = sent.map_err(broken)?;
+    let granted = (answer.status() == StatusCode::SWITCHING_PROTOCOLS).then(|| Granted {
+        protocol,
+        caller,
+        callee: hyper::upgrade::on(&mut answer),
+    });
+    let answer = answer.map(|body| Received::of_hyper(Version::HTTP_11, body));
+    judge(&endpoint, &answer);
+    // Aborted only after it is over: the bytes go on without it.
+    let pump = granted.is_none().then(|| Pump::of(driving.abort_handle()));
+    Ok(Forwarded { answer, way: Way::Tunnel { lease, endpoint, pump }, granted })
+}
+
+/// Remembers how the instance fared: one whose agent could not reach it is put aside.
+fn judge(endpoint: &Chosen, answer: &Response<Received>) {
+    if answer.status() == StatusCode::SERVICE_UNAVAILABLE && answer.headers().contains_key(REFUSED) {
+        endpoint.failed(Instant::now());
+    } else {
+        endpoint.succeeded();
+    }
+}

@@ -1,0 +1,146 @@
+//! Why a request was not carried, and how its caller is told.
+
+use bytes::Bytes;
+use http::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
+use http::{Response, StatusCode};
+
+use super::application::ApplicationError;
+use super::carried::Reply;
+use super::head::{BadRequest, REFUSED};
+use crate::proxy::open_streams::Closing;
+use crate::proxy::outbound::call_error::CallError;
+use crate::proxy::refusal::Refusal;
+
+/// Says why a request was not carried.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum NotCarried {
+    /// Its form is refused.
+    #[error("not a request to carry")]
+    Bad(#[source] BadRequest),
+    /// The rules, or the lack of an application, refuse it.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    /// It had to close before it was answered.
+    #[error("closed before it was answered ({})", .0.label())]
+    Closed(Closing),
+    /// The application gave no answer.
+    #[error(transparent)]
+    Application(#[from] ApplicationError),
+    /// The call did not go through.
+    #[error(transparent)]
+    Call(#[from] CallError),
+    /// The tunnel failed before the answer came.
+    #[error("the tunnel failed before the answer came")]
+    Tunnel(#[source] h2::Error),
+}
+
+impl NotCarried {
+    /// Returns the label of the metric that counts it.
+    pub(crate) fn label(&self) -> &'static str {
+        match self {
+            Self::Bad(bad) => bad.label(),
+            Self::Refused(refusal) => refusal.label(),
+            Self::Closed(closing) => closing.label(),
+            Self::Application(error) => error.label(),
+            Self::Call(error) => error.label(),
+            Self::Tunnel(_) => "tunnel_lost",
+        }
+    }
+
+    /// Returns the phase in which it came about, for the metric.
+    pub(crate) fn phase(&self) -> &'static str {
+        match self {
+            Self::Bad(_) => "read",
+            Self::Refused(refusal) => refusal.phase(),
+            Self::Closed(_) => "decide",
+            Self::Application(_) => "application",
+            Self::Call(error) => error.phase(),
+            Self::Tunnel(_) => "open",
+        }
+    }
+
+    /// Returns the status that the caller is answered with.
+    pub(crate) fn status(&self) -> StatusCode {
+        match self {
+            Self::Bad(bad) => bad.status(),
+            Self::Refused(refusal) => refusal.answer(),
+            Self::Closed(Closing::Refused(_)) | Self::Call(CallError::Denied { .. }) => StatusCode::FORBIDDEN,
+            Self::Application(_) | Self::Tunnel(_) => StatusCode::BAD_GATEWAY,
+            Self::Closed(Closing::Cut) | Self::Call(_) => StatusCode::SERVICE_UNAVAILABLE,
+        }
+    }
+}
+
+/// Reports whether the caller of a request expects the answer of a gRPC server.
+pub(crate) fn is_grpc(headers: &HeaderMap) -> bool {
+    let content_type = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
+    content_type.and_then(|value| value.strip_prefix("application/grpc")).is_some_and(|rest| {
+        // Not `application/grpc-web`, which is plain HTTP to its caller.
+        matches!(rest.bytes().next(), None | Some(b'+' | b';'))
+    })
+}
+
+/// Makes the answer to a request that is not carried. A gRPC caller is told in its own words.
+pub(crate) fn answer(status: StatusCode, label: &'static str, is_grpc: bool) -> Response<Reply> {
+    let body = if is_grpc { None } else { Some(text(label)) };
+    let mut response = Response::new(Reply::own(body));
+    *response.status_mut() = if is_grpc { StatusCode::OK } else { status };
+    let headers = response.headers_mut();
+    headers.insert(REFUSED, HeaderValue::from_static(label));
+    if is_grpc {
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+        headers.insert("grpc-status", HeaderValue::from_static(grpc_status(status)));
+        headers.insert("grpc-message", HeaderValue::from_static(label));
+    } else {
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    }
+    response
+}
+
+fn text(label: &'static str) -> Bytes {
+    let mut text = String::with_capacity(label.len() + 32);
+    text.push_str("weft did not carry this request: ");
+    text.push_str(label);
+    text.push('\n');
+    Bytes::from(text)
+}
+
+/// Returns the gRPC status that stands for one of HTTP: 3 invalid, 7 not permitted, 14 unavailable.
+fn grpc_status(status: StatusCode) -> &'static str {
+    match status {
+        StatusCode::FORBIDDEN => "7",
+        status if status.is_client_error() => "3",
+        _ => "14",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_grpc_caller_is_refused_in_its_own_words() {
+        for (content_type, expected) in [
+            ("application/grpc", true),
+            ("application/grpc+proto", true),
+            ("application/grpc;x=y", true),
+            ("application/grpc-web", false),
+            ("application/json", false),
+        ] {
+            let headers = HeaderMap::from_iter([(CONTENT_TYPE, HeaderValue::from_static(content_type))]);
+            assert_eq!(is_grpc(&headers), expected, "{content_type}");
+        }
+        let denied = answer(StatusCode::FORBIDDEN, "intention", true);
+        assert_eq!(
+            (denied.status(), &denied.headers()["grpc-status"]),
+            (StatusCode::OK, &HeaderValue::from_static("7"))
+        );
+        let gone = answer(StatusCode::SERVICE_UNAVAILABLE, "unreachable", true);
+        assert_eq!(gone.headers()["grpc-status"], "14");
+        let plain = answer(StatusCode::FORBIDDEN, "intention", false);
+        assert_eq!(
+            (plain.status(), &plain.headers()["x-weft-refused"]),
+            (StatusCode::FORBIDDEN, &HeaderValue::from_static("intention"))
+        );
+    }
+}

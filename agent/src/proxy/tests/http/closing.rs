@@ -1,0 +1,120 @@
+//! What closes what is open.
+
+use std::time::Duration;
+
+use catalog::CatalogIndex;
+use http::{Method, Response, StatusCode};
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
+
+use super::carrying::connect;
+use super::{HttpPair, Speaker, asking, get, hear, over_http1, over_http2};
+use crate::proxy::tests::agents::{DEADLINE, eventually};
+
+/// An exchange in which both sides have spoken and neither has finished.
+struct Open {
+    answer: Response<Incoming>,
+    body: Speaker,
+}
+
+impl Open {
+    /// Waits until the answer is cut short.
+    async fn expect_cut(self) {
+        let Self { answer, body: _body } = self;
+        let rest = tokio::time::timeout(DEADLINE, answer.into_body().collect()).await.expect("closed in time");
+        assert!(rest.is_err(), "the answer passes for whole");
+    }
+}
+
+macro_rules! open {
+    ($requests:expr) => {{
+        let (request, body) = asking(Method::POST, "http://api/", &[("host", "api")]);
+        body.say("x").await;
+        let mut answer = $requests.send_request(request).await.unwrap();
+        assert_eq!(answer.status(), StatusCode::OK);
+        assert_eq!(answer.body_mut().frame().await.unwrap().unwrap().into_data().unwrap(), "x");
+        Open { answer, body }
+    }};
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn l5_a_deny_closes_every_open_request_over_every_carrier() {
+    let mut pair = HttpPair::start(&["allow web api"]).await;
+    let (mut http1, mut http2) = (pair.http1().await, pair.http2().await);
+    let mut plain = over_http1(pair.dial("web", None).await).await;
+    let mut tunnel = over_http2(pair.dial("web", Some(b"h2")).await).await;
+    let stream = connect(&pair, "web", &pair.application.address.to_string()).await.unwrap();
+    let mut inside = over_http1(stream).await;
+    let open = [open!(http1), open!(http2), open!(plain), open!(tunnel), open!(inside)];
+    pair.rule(&["deny web api"]).await;
+    for exchange in open {
+        exchange.expect_cut().await;
+    }
+    eventually("all are counted as closed by the intention", || {
+        pair.api.closed("inbound", "intention") == 5 && pair.api.proxy.open_streams() == 0
+    })
+    .await;
+    // What still stands asks in vain.
+    let heard = hear(tunnel.send_request(get("http://api/", &[])).await.unwrap()).await;
+    assert_eq!(heard.status, StatusCode::FORBIDDEN);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_snapshot_that_still_allows_a_request_leaves_it_alone() {
+    let mut pair = HttpPair::start(&["allow web api"]).await;
+    let mut http2 = pair.http2().await;
+    let mut open = open!(http2);
+    pair.rule(&["allow * api", "deny db api"]).await;
+    pair.web.publish().await;
+    open.body.say("still").await;
+    assert_eq!(open.answer.body_mut().frame().await.unwrap().unwrap().into_data().unwrap(), "still");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn c14_a_revoked_caller_loses_its_connection() {
+    let mut pair = HttpPair::start(&["allow web api"]).await;
+    let mut plain = over_http1(pair.dial("web", None).await).await;
+    let open = open!(plain);
+    let mut idle = over_http1(pair.dial("web", None).await).await;
+    assert_eq!(hear(idle.send_request(get("/", &[("host", "api")])).await.unwrap()).await.status, StatusCode::OK);
+    pair.api.snapshot.revocations.records.insert(CatalogIndex(7));
+    pair.api.publish().await;
+    open.expect_cut().await;
+    eventually("the idle connection is closed too", || idle.is_closed()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_caller_that_is_gone_ends_its_request_at_the_application() {
+    let pair = HttpPair::start(&["allow web api"]).await;
+    let mut http2 = pair.http2().await;
+    let open = open!(http2);
+    drop(open);
+    eventually("both sides have let go", || pair.web.proxy.open_streams() == 0 && pair.api.proxy.open_streams() == 0)
+        .await;
+    let mut http1 = pair.http1().await;
+    let open = open!(http1);
+    drop((open, http1));
+    eventually("both sides have let go", || pair.web.proxy.open_streams() == 0 && pair.api.proxy.open_streams() == 0)
+        .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_draining_agent_finishes_what_is_open_and_takes_no_more() {
+    let pair = HttpPair::start(&["allow web api"]).await;
+    let mut plain = over_http1(pair.dial("web", None).await).await;
+    let open = open!(plain);
+    let Open { answer, body } = open;
+    let draining = pair.api.proxy.drain(Duration::from_secs(20));
+    let finishing = async {
+        // Its end comes only after the drain has begun: the new connection is refused by then.
+        let mesh = pair.api.proxy.mesh_address();
+        while tokio::net::TcpStream::connect(mesh).await.is_ok() {
+            tokio::task::yield_now().await;
+        }
+        drop(body);
+        let rest = answer.into_body().collect().await.unwrap();
+        assert!(rest.trailers().is_none_or(|trailers| trailers["x-echo"] == "whole"));
+    };
+    let (is_whole, ()) = tokio::join!(draining, finishing);
+    assert!(is_whole, "nothing had to be cut");
+}
