@@ -1,7 +1,7 @@
 //! How an agent logs in: what its platform says of it becomes an agent record, and the record the first certificate.
 
 use axum::body::Body;
-use catalog::{Actor, Admission, AgentRecord, AuthMethodName, Command, LoginChange, Outcome, Refusal};
+use catalog::{Actor, Admission, AgentRecord, Command, LoginChange, Outcome, Refusal};
 use http::{Response, StatusCode};
 use tracing::{info, warn};
 use wire::agent_protocol::{JoinResponse, LoginRequest, Subject};
@@ -34,12 +34,20 @@ pub(crate) async fn log_in(call: Call) -> Result<Response<Body>, PortError> {
         }
         result => result,
     };
+    let result = result.map_err(|error| match error {
+        PortError::Refused(refusal) => PortError::Login(LoginFailed::Refused(refusal)),
+        error => error,
+    });
     port.metrics().login(match &result {
         Ok(_) => "granted",
         Err(error) if error.status().is_server_error() => "unavailable",
         Err(_) => "refused",
     });
-    let (record, is_provisional) = result?;
+    let (record, is_provisional) = result.inspect_err(|error| {
+        if let PortError::Login(failed) = error {
+            port.logins().note(&request.method, Some(source), failed);
+        }
+    })?;
     let leaf = port.sign_leaf(&record, &Subject::Agent, &request.csr).await?;
     let catalog = port.consensus().catalog();
     let response = JoinResponse {
@@ -104,19 +112,10 @@ async fn admit_alone(
 async fn verify(port: &AgentPort, request: &LoginRequest, csr: &Csr) -> Result<Verified, PortError> {
     let catalog = port.consensus().catalog();
     let verified = port.logins().verify_agent(&catalog, &request.method, &request.bearer, csr.fingerprint()).await;
-    verified.map_err(|error| refused(&request.method, error))
-}
-
-fn refused(method: &AuthMethodName, error: LoginFailed) -> PortError {
-    match error {
-        // Whoever has no credential that counts learns nothing of what methods there are.
-        LoginFailed::Refused(Refusal::NotFound { .. }) => {
-            PortError::Refused(Refusal::NotFound { what: "auth method".to_owned(), name: method.to_string() })
-        }
-        LoginFailed::Refused(refusal) => PortError::Refused(refusal),
+    verified.map_err(|error| match error {
         LoginFailed::Busy { retry_after } => PortError::Busy { turn: Turn::Joining, retry_after },
-        error @ LoginFailed::Credential { .. } => PortError::Login(error),
-    }
+        error => PortError::Login(error),
+    })
 }
 
 fn admission(verified: &Verified, request: &LoginRequest, csr: &Csr) -> Admission {

@@ -1,5 +1,6 @@
 //! Logins: whose credential it is, and what the binding rules make of them.
 
+mod failure;
 mod fetch;
 mod jwt;
 mod keys;
@@ -10,36 +11,31 @@ pub(crate) mod testing;
 mod turns;
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use catalog::{
     AuthConfig, AuthMethodName, Bound, Catalog, CatalogIndex, KeyFingerprint, LoginClaims, Refusal, Timestamp,
 };
+use tracing::{debug, warn};
 use wire::crypto::{self, Secret};
 use wire::login::{Credential, LoginContext, LoginError, LoginMethod};
 
+#[cfg(test)]
+pub(crate) use failure::DENIED;
+pub(crate) use failure::LoginFailed;
 use jwt::JwtMethod;
 use turns::{Asker, Turns};
+
+use crate::ca::Pace;
 
 /// The longest that a credential may still count which an agent enrols with: so long it is remembered, lest another key
 /// uses it.
 const BEARER_LIFETIME_MAX: Duration = Duration::from_secs(24 * 3600);
-
-/// Why somebody was not let in.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum LoginFailed {
-    /// There is no such method, or what the state says of the login is no.
-    #[error(transparent)]
-    Refused(#[from] Refusal),
-    /// The method did not accept the credential.
-    #[error("auth method `{method}`: {error}")]
-    Credential { method: AuthMethodName, error: LoginError },
-    /// More credentials come than are checked.
-    #[error("this server checks too many logins just now: try again in {} s", retry_after.as_secs())]
-    Busy { retry_after: Duration },
-}
+/// Logins that were not accepted, as far as the log has a line each: anybody can try, and must not fill it.
+const NOTED_BURST: u32 = 100;
+const NOTED_PER_SECOND: u32 = 10;
 
 /// Is somebody whose credential was checked, and what they are here.
 #[derive(Debug, Clone)]
@@ -63,6 +59,8 @@ type Methods = BTreeMap<AuthMethodName, (CatalogIndex, Arc<dyn LoginMethod>)>;
 struct Inner {
     methods: Mutex<Methods>,
     turns: Turns,
+    notes: Pace,
+    started: Instant,
 }
 
 impl std::fmt::Debug for Logins {
@@ -73,7 +71,9 @@ impl std::fmt::Debug for Logins {
 
 impl Default for Logins {
     fn default() -> Self {
-        Self { inner: Arc::new(Inner { methods: Mutex::default(), turns: Turns::new() }) }
+        let notes = Pace::new(NOTED_BURST, NOTED_PER_SECOND);
+        let (methods, turns, started) = (Mutex::default(), Turns::new(), Instant::now());
+        Self { inner: Arc::new(Inner { methods, turns, notes, started }) }
     }
 }
 
@@ -126,6 +126,17 @@ impl Logins {
         }
         let bound = catalog.bind(method, &identity.claims)?;
         Ok(Verified { method: method.clone(), claims: identity.claims, bound, ends: identity.ends })
+    }
+
+    /// Writes to the log why somebody was not let in: whoever asked is not told.
+    pub(crate) fn note(&self, method: &AuthMethodName, source: Option<SocketAddr>, failed: &LoginFailed) {
+        let source = source.map(|source| source.to_string()).unwrap_or_default();
+        let error = wire::one_line(failed);
+        if self.inner.notes.take(self.inner.started.elapsed(), 0.0).is_ok() {
+            warn!(%method, src.addr = source, error, "a login was not accepted");
+        } else {
+            debug!(%method, src.addr = source, error, "a login was not accepted");
+        }
     }
 
     /// Returns the check of a method; one that was changed forgets what its keys were.

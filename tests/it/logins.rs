@@ -145,7 +145,8 @@ fn fault_11_an_agent_that_its_platform_vouches_for_is_let_in_with_one_of_three_s
     // Whom no rule selects is nobody, with a quorum or without.
     let refused = start(&mut mesh, "web-8", &stranger, free_port());
     assert_eq!(mesh.agents[refused].process().wait(ADMITTED * PROMISE_FACTOR), Some(2));
-    assert!(mesh.agents[refused].log().contains("no binding rule"), "{}", mesh.agents[refused].log());
+    assert!(mesh.agents[refused].log().contains("the login was not accepted"), "{}", mesh.agents[refused].log());
+    assert!(mesh.servers[left].log().contains("no binding rule"), "only the server says why");
 
     // The others come back: the mesh agrees, and the agent is advertised.
     for at in [leader, (leader + 2) % 3] {

@@ -182,7 +182,7 @@ impl Catalog {
     }
 
     /// Checks that everything linked to is there and of the same namespace: rights do not cross into another one.
-    fn check_links(&self, links: &Links, namespace: &Namespace) -> Result<(), Refusal> {
+    pub(super) fn check_links(&self, links: &Links, namespace: &Namespace) -> Result<(), Refusal> {
         check_namespaced(links, namespace)?;
         for id in &links.policies {
             let policy = self.policy(id).ok_or_else(|| Refusal::not_found("policy", id))?;

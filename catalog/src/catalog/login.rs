@@ -189,6 +189,7 @@ impl Catalog {
         if self.tokens.contains_key(&token.accessor) || self.token_secrets.contains_key(&token.secret) {
             return Err(Refusal::exists("token", &token.accessor));
         }
+        self.check_links(&token.links(), &token.namespace)?;
         let token = Token { created: index, modified: index, ..token.clone() };
         self.token_secrets.insert(token.secret.clone(), token.accessor.clone());
         self.tokens.insert(token.accessor.clone(), Arc::new(token));

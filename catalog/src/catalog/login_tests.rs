@@ -283,6 +283,30 @@ fn of_one_subject_only_so_many_login_tokens_live_at_once() {
 }
 
 #[test]
+fn a_login_token_has_only_links_that_grant_something() {
+    let mut log = Log::with_method();
+    let judged_at = log.0.index();
+    let grant = |change: &dyn Fn(Token) -> Token| {
+        let accessor = "00000000-0000-0000-0000-000000000007".parse().unwrap();
+        let token = Token::new(accessor, SecretHash("secret".to_owned()), Rights::Rules, Timestamp(1));
+        let token = change(Token { namespace: "shop".parse().unwrap(), auth_method: Some("jwt".to_owned()), ..token });
+        login(LoginChange::GrantToken { token: Box::new(token), method: "jwt".parse().unwrap(), judged_at })
+    };
+    let readers =
+        AclPolicy::builtin().into_iter().find(|policy| policy.name.to_string() == "global-read-only").unwrap();
+    for command in [
+        grant(&|token| Token { policies: vec![readers.id.clone()], ..token }),
+        grant(&|token| Token { policies: vec!["00000000-0000-0000-0000-0000000000ff".parse().unwrap()], ..token }),
+        grant(&|token| Token { roles: vec!["00000000-0000-0000-0000-0000000000ff".parse().unwrap()], ..token }),
+        // Nodes belong to no namespace.
+        grant(&|token| Token { node_identities: vec!["n1".parse().unwrap()], ..token }),
+    ] {
+        log.refused(1, command);
+    }
+    log.done(grant(&|token| Token { service_identities: vec!["web".parse().unwrap()], ..token }));
+}
+
+#[test]
 fn a_rule_asks_only_for_what_its_method_knows() {
     let mut log = Log::with_method();
     for (selector, name) in [("value.region == \"x\"", "web"), ("\"x\" in list.teams", "web"), ("", "${value.region}")]

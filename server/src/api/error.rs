@@ -1,10 +1,8 @@
 //! How a request fails: one line that says what, on which input, and what to do.
 
 use axum::response::{IntoResponse, Response};
-use catalog::{AuthMethodName, Refusal, RefusalKind};
+use catalog::{Refusal, RefusalKind};
 use http::{HeaderName, HeaderValue, StatusCode, header};
-
-use wire::login::LoginError;
 
 use crate::consensus::{AskError, ProposeError, ReadError};
 use crate::login::LoginFailed;
@@ -27,20 +25,9 @@ pub(crate) enum ApiError {
     /// Only a token that a login made is ended by logging out.
     #[error("Permission denied: the token was not made by a login; delete it with `weft acl token delete`")]
     NotLoggedIn,
-    /// A login was not accepted.
-    #[error("Permission denied: {}", wire::one_line(.0))]
-    LoginRejected(#[source] LoginFailed),
-    /// A login cannot be judged now.
-    #[error("{}", wire::one_line(.0))]
-    LoginUnavailable(#[source] LoginFailed),
-    /// Nobody logs in for everything.
-    #[error(
-        "auth method `{method}` binds this login to the policy `global-management`; nobody gets that by logging in"
-    )]
-    LoginManagement { method: AuthMethodName },
-    /// One token cannot stand for services of several namespaces.
-    #[error("auth method `{method}` binds this login to services of several namespaces; a token is of one only")]
-    LoginAmbiguous { method: AuthMethodName },
+    /// A login was not accepted; why is for the log alone.
+    #[error("{}{}", if .0.status() == StatusCode::FORBIDDEN { "Permission denied: " } else { "" }, .0.told())]
+    Login(LoginFailed),
     /// A token in a URL ends up in logs and histories.
     #[error("the query parameter `token` is refused; send the token in the X-Consul-Token or Authorization header")]
     TokenInQuery,
@@ -124,28 +111,14 @@ pub(crate) enum ApiError {
     Internal { reason: String },
 }
 
-impl From<LoginFailed> for ApiError {
-    fn from(error: LoginFailed) -> Self {
-        match error {
-            LoginFailed::Refused(refusal) => Self::Refused(refusal),
-            LoginFailed::Credential { error: LoginError::Rejected { .. }, .. } => Self::LoginRejected(error),
-            LoginFailed::Credential { .. } | LoginFailed::Busy { .. } => Self::LoginUnavailable(error),
-        }
-    }
-}
-
 impl ApiError {
     /// Returns the status that goes with the error.
     pub(crate) fn status(&self) -> StatusCode {
         match self {
-            Self::TokenUnknown
-            | Self::PermissionDenied { .. }
-            | Self::BootstrapRefused { .. }
-            | Self::NotLoggedIn
-            | Self::LoginRejected(_)
-            | Self::LoginManagement { .. }
-            | Self::LoginAmbiguous { .. } => StatusCode::FORBIDDEN,
-            Self::LoginUnavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
+            Self::TokenUnknown | Self::PermissionDenied { .. } | Self::BootstrapRefused { .. } | Self::NotLoggedIn => {
+                StatusCode::FORBIDDEN
+            }
+            Self::Login(failed) => failed.status(),
             Self::TurnedAway(why) => why.status(),
             Self::TokenInQuery
             | Self::Query { .. }

@@ -3,7 +3,8 @@
 use std::collections::BTreeSet;
 
 use ::catalog::{
-    AclName, AclPolicy, AclRole, Actor, Catalog, Command, LoginChange, Namespace, PolicyId, Refusal, Rights, Token,
+    AclName, AclPolicy, AclRole, Actor, AuthMethod, Catalog, Command, LoginChange, Namespace, PolicyId, Refusal,
+    Rights, Token,
 };
 use axum::response::Response;
 use http::Method;
@@ -41,7 +42,11 @@ async fn log_in(call: Call) -> Result<Response, ApiError> {
         Err(error) if error.status().is_server_error() => "unavailable",
         Err(_) => "refused",
     });
-    let (token, secret) = result?;
+    let (token, secret) = result.inspect_err(|error| {
+        if let ApiError::Login(failed) = error {
+            call.state.logins().note(&request.auth_method, call.source, failed);
+        }
+    })?;
     let stored = call.handed_out(|catalog| catalog.token_by_secret(&token.secret).cloned()).await?.unwrap_or(token);
     let shown = TokenView::with_names(&stored, &call.state.consensus().catalog());
     call.json(&TokenView { secret: Some(secret), ..shown })
@@ -54,8 +59,9 @@ async fn attempt(call: &Call, request: &TokenLogin, note: &str) -> Result<(Token
         let catalog = call.state.consensus().catalog();
         let logins = call.state.logins();
         let source = call.source.map(|source| source.ip());
-        let verified = logins.verify_caller(&catalog, &request.auth_method, &request.bearer_token, source).await?;
-        let (token, secret) = token(&catalog, &verified, note)?;
+        let verified = logins.verify_caller(&catalog, &request.auth_method, &request.bearer_token, source).await;
+        let verified = verified.map_err(ApiError::Login)?;
+        let (token, secret) = token(&catalog, &verified, note).map_err(ApiError::Login)?;
         let change = LoginChange::GrantToken {
             token: Box::new(token.clone()),
             method: verified.method.clone(),
@@ -63,14 +69,15 @@ async fn attempt(call: &Call, request: &TokenLogin, note: &str) -> Result<(Token
         };
         match call.write_as(Actor::Login(verified.method), Command::Login { change }).await {
             Err(ApiError::Refused(Refusal::LoginRulesChanged { .. })) => {}
+            Err(ApiError::Refused(refusal)) => return Err(ApiError::Login(LoginFailed::Refused(refusal))),
             result => return result.map(|_| (token, secret)),
         }
     }
-    Err(Refusal::LoginRulesChanged { method: request.auth_method.clone() }.into())
+    Err(ApiError::Login(LoginFailed::Refused(Refusal::LoginRulesChanged { method: request.auth_method.clone() })))
 }
 
 /// Draws a token that is linked to what the binding rules say.
-fn token(catalog: &Catalog, verified: &Verified, note: &str) -> Result<(Token, Secret), ApiError> {
+fn token(catalog: &Catalog, verified: &Verified, note: &str) -> Result<(Token, Secret), LoginFailed> {
     let missing = || {
         LoginFailed::Refused(Refusal::NotFound { what: "auth method".to_owned(), name: verified.method.to_string() })
     };
@@ -81,27 +88,18 @@ fn token(catalog: &Catalog, verified: &Verified, note: &str) -> Result<(Token, S
         0 => method.namespace.clone(),
         1 => namespaces.into_iter().next().cloned().unwrap_or_default(),
         // A token belongs to one namespace, and stands for services of that one only.
-        _ => return Err(ApiError::LoginAmbiguous { method: verified.method.clone() }),
+        _ => return Err(LoginFailed::Ambiguous { method: verified.method.clone() }),
     };
-    // As in Consul, what a rule names and is not there grants nothing.
-    let within = [&method.namespace, &Namespace::default_namespace()];
-    let policies: BTreeSet<PolicyId> = bound
-        .policies
-        .iter()
-        .filter_map(|name| name.parse().ok())
-        .filter_map(|name: AclName| within.iter().find_map(|namespace| catalog.policy_by_name(namespace, &name)))
-        .map(|policy| policy.id.clone())
+    let place = Place { method, namespace: &namespace };
+    let policies: BTreeSet<PolicyId> = place
+        .linked("policy", &bound.policies, |within, name| Some(catalog.policy_by_name(within, name)?.id.clone()))?
+        .into_iter()
         .collect();
-    let mut roles: Vec<&AclRole> = bound
-        .roles
-        .iter()
-        .filter_map(|name| name.parse().ok())
-        .filter_map(|name: AclName| within.iter().find_map(|namespace| catalog.role_by_name(namespace, &name)))
-        .collect();
+    let mut roles: Vec<&AclRole> =
+        place.linked("role", &bound.roles, |within, name| catalog.role_by_name(within, name))?;
     roles.sort_by(|a, b| a.id.cmp(&b.id));
-    roles.dedup_by(|a, b| a.id == b.id);
     if policies.iter().chain(roles.iter().flat_map(|role| &role.links.policies)).any(AclPolicy::is_global_management) {
-        return Err(ApiError::LoginManagement { method: verified.method.clone() });
+        return Err(LoginFailed::Management { method: verified.method.clone() });
     }
     let secret = Secret::new(crypto::random_hex(SECRET_BYTES));
     let now = crypto::now();
@@ -119,6 +117,39 @@ fn token(catalog: &Catalog, verified: &Verified, note: &str) -> Result<(Token, S
         ..Token::new(new_accessor(), crypto::secret_hash(&secret), Rights::Rules, now)
     };
     Ok((token, secret))
+}
+
+/// Where a login's token belongs.
+struct Place<'a> {
+    method: &'a AuthMethod,
+    namespace: &'a Namespace,
+}
+
+impl Place<'_> {
+    /// Finds what rules name in the token's own namespace.
+    ///
+    /// As in Consul, what is not there grants nothing. What is there in another namespace would grant nothing either, and is
+    /// a mistake of whoever wrote the rule: such a login is denied as a whole.
+    fn linked<T>(
+        &self,
+        what: &'static str,
+        names: &BTreeSet<String>,
+        find: impl Fn(&Namespace, &AclName) -> Option<T>,
+    ) -> Result<Vec<T>, LoginFailed> {
+        let mut found = Vec::new();
+        for name in names.iter().filter_map(|name| name.parse::<AclName>().ok()) {
+            if let Some(here) = find(self.namespace, &name) {
+                found.push(here);
+                continue;
+            }
+            let others = [self.method.namespace.clone(), Namespace::default_namespace()];
+            if let Some(elsewhere) = others.into_iter().find(|other| find(other, &name).is_some()) {
+                let (method, wanted) = (self.method.name.clone(), self.namespace.clone());
+                return Err(LoginFailed::LinkElsewhere { method, what, name, found: elsewhere, wanted });
+            }
+        }
+        Ok(found)
+    }
 }
 
 /// Writes what the caller notes about the token, as Consul does.

@@ -6,7 +6,7 @@ use http::Uri;
 use super::error::ApiError;
 
 /// First path segments under `/v1/`, and what to say of them. The first match counts.
-const ABSENT: [(&str, &str); 25] = [
+const ABSENT: [(&str, &str); 23] = [
     ("kv", "weft has no key-value store; keep such data elsewhere"),
     ("session", "weft has no sessions and no locks; use a service made for them"),
     ("txn", "weft has no transactions on a key-value store; send single writes"),
@@ -29,9 +29,7 @@ const ABSENT: [(&str, &str); 25] = [
     ("agent/monitor", "weft streams no log over its API; read what the process writes to standard error"),
     ("agent/connect/ca/leaf", "a server makes no leaf certificates for others; ask the agent beside the workload"),
     ("agent", "this is a server; local services, checks and certificates belong to agents: ask one of them"),
-    ("acl/login", "weft has no auth methods yet; an agent joins by a join token"),
-    ("acl/logout", "weft has no auth methods yet; delete the token instead"),
-    ("acl", "weft knows management tokens only so far: /v1/acl/bootstrap, /v1/acl/token, /v1/acl/tokens"),
+    ("acl", "weft has no such ACL endpoint; docs/api.md lists those that there are"),
     ("config", "weft carries out the config entry `mesh` only so far: PUT /v1/config, GET /v1/config/mesh/mesh"),
     ("catalog/gateway-services", "weft has no gateways yet"),
     ("health/ingress", "weft has no ingress gateways of Consul's kind"),
