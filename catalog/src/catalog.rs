@@ -94,6 +94,9 @@ pub struct Catalog {
     pub(crate) index: CatalogIndex,
     /// The latest time seen inside a command: the only clock that the catalog has.
     pub(crate) clock: Timestamp,
+    /// The highest version of a command that was applied. What the first release did not keep begins with the first one
+    /// that it could not have read: from there on all servers keep it, whatever they were restored from.
+    pub(crate) speaks: u16,
     pub(crate) mesh: Option<Arc<Mesh>>,
     pub(crate) mesh_entry: Arc<MeshEntry>,
     pub(crate) membership: Arc<Membership>,
@@ -158,6 +161,7 @@ impl Catalog {
     /// If `index` does not follow the last one: the log would have been replayed out of order.
     pub fn apply(&mut self, index: CatalogIndex, envelope: &Envelope, digest: Digest) -> Applied {
         self.apply_empty(index);
+        self.speaks = self.speaks.max(envelope.version);
         let fingerprint = fingerprint(envelope);
         if let Some(answer) = self.answers.get(&envelope.request_id) {
             // The id is the caller's choice. Under one that marks something else, nothing may be swallowed.
@@ -183,6 +187,11 @@ impl Catalog {
             self.floor = index;
         }
         Applied { outcome, touched: touched.keys, repeated: false }
+    }
+
+    /// Reports whether everything that applies commands by now is of the second release or a later one.
+    pub(crate) fn is_past_first_release(&self) -> bool {
+        self.speaks >= 2
     }
 
     /// Advances past a log entry that holds no command, such as the one with which a leader starts its term.

@@ -156,6 +156,16 @@ pub enum Refusal {
         /// The node.
         node: NodeName,
     },
+    /// Whoever made the join token may not take the node over now.
+    #[error(
+        "the join token may not take over node `{node}` any more: whoever made it lacks {lack}; make a new one with `weft join-token create`"
+    )]
+    TakeoverLacks {
+        /// The node.
+        node: NodeName,
+        /// What is lacking.
+        lack: String,
+    },
     /// No binding rule is for whoever logged in.
     #[error("no binding rule of auth method `{method}` is for `{subject}`: ask an operator for one")]
     LoginUnbound {
@@ -316,6 +326,7 @@ impl Refusal {
             | Self::JoinTokenExpired
             | Self::JoinTokenUsed
             | Self::JoinTokenElsewhere { .. }
+            | Self::TakeoverLacks { .. }
             | Self::LoginUnbound { .. }
             | Self::LoginNoService { .. }
             | Self::LoginName { .. }

@@ -40,6 +40,9 @@ struct Snapshot {
     version: u16,
     index: CatalogIndex,
     clock: Timestamp,
+    /// None in what the first releases wrote.
+    #[serde(default)]
+    speaks: Option<u16>,
     mesh: Option<Arc<Mesh>>,
     mesh_entry: Arc<MeshEntry>,
     /// None in what the first release wrote: there the servers were those that founded the group.
@@ -109,6 +112,7 @@ impl Catalog {
             version: SNAPSHOT_VERSION,
             index: self.index,
             clock: self.clock,
+            speaks: Some(self.speaks),
             mesh: self.mesh.clone(),
             mesh_entry: self.mesh_entry.clone(),
             membership: Some(self.membership.clone()),
@@ -161,6 +165,7 @@ impl Catalog {
         let mut catalog = Self {
             index: snapshot.index,
             clock: snapshot.clock,
+            speaks: snapshot.speaks.unwrap_or(snapshot.version),
             membership: snapshot.membership.unwrap_or_else(|| founded(snapshot.mesh.as_deref())),
             mesh: snapshot.mesh,
             mesh_entry: snapshot.mesh_entry,

@@ -213,6 +213,9 @@ pub struct JoinToken {
     /// Whether it may take over a node name that has a live record with another key.
     #[serde(default)]
     pub replace_node: bool,
+    /// Whose right it is to take the node over, judged once more when it is used; none in what the first release wrote.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub maker: Option<AccessorId>,
     /// When it ends, judged by the time inside the enrolling command.
     pub expires_at: Timestamp,
     /// The key that used it; a retry with the same key gets the same record.
@@ -227,4 +230,25 @@ pub struct JoinToken {
     /// The index of the last change.
     #[serde(default)]
     pub modified: CatalogIndex,
+}
+
+impl JoinToken {
+    /// Makes a join token for any node, which takes nobody's place.
+    #[must_use]
+    pub fn new(accessor: AccessorId, secret: SecretHash, services: Vec<ServiceKey>, expires_at: Timestamp) -> Self {
+        Self {
+            accessor,
+            secret,
+            services,
+            node: None,
+            platform: None,
+            replace_node: false,
+            maker: None,
+            expires_at,
+            used_by: None,
+            record: None,
+            created: CatalogIndex::default(),
+            modified: CatalogIndex::default(),
+        }
+    }
 }

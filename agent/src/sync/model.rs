@@ -104,17 +104,13 @@ impl Cluster {
     pub(crate) fn join_token(&mut self, secret: &SecretHash, services: &[ServiceKey]) {
         self.next_accessor += 1;
         let token = JoinToken {
-            accessor: format!("00000000-0000-4000-8000-{:012}", self.next_accessor).parse().unwrap(),
-            secret: secret.clone(),
-            services: services.to_vec(),
-            node: None,
-            platform: None,
             replace_node: true,
-            expires_at: Timestamp(u64::MAX),
-            used_by: None,
-            record: None,
-            created: CatalogIndex(0),
-            modified: CatalogIndex(0),
+            ..JoinToken::new(
+                format!("00000000-0000-4000-8000-{:012}", self.next_accessor).parse().unwrap(),
+                secret.clone(),
+                services.to_vec(),
+                Timestamp(u64::MAX),
+            )
         };
         self.commit(Command::CreateJoinToken { token });
     }

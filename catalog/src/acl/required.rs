@@ -191,7 +191,7 @@ impl Catalog {
     }
 
     /// Whoever takes over a node cuts the agent that is there, and all that it serves.
-    fn permits_takeover(&self, authority: &Authority, node: Option<&NodeName>) -> Result<(), Lack> {
+    pub(crate) fn permits_takeover(&self, authority: &Authority, node: Option<&NodeName>) -> Result<(), Lack> {
         let Some(node) = node.filter(|_| !authority.operator_write()) else { return authority.need_operator_write() };
         let entitled = self.agent_on(node).into_iter().flat_map(|record| &record.services);
         entitled.cloned().chain(self.instances_on(node).map(Instance::service_key)).try_for_each(|service| {

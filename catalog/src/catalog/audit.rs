@@ -18,6 +18,9 @@ impl Catalog {
         digest: Digest,
         touched: &mut Touched,
     ) {
+        if !self.is_past_first_release() {
+            return;
+        }
         let Some(description) = Description::of(&envelope.command) else { return };
         let refusal = describe::refusal(outcome);
         if refusal.is_some() && matches!(envelope.actor, Actor::Join | Actor::Login(_)) {

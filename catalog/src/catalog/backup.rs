@@ -180,6 +180,7 @@ impl Catalog {
         let mut next = Self {
             index: self.index,
             clock: self.clock,
+            speaks: self.speaks,
             mesh: self.mesh.clone(),
             membership: self.membership.clone(),
             // One that was ended must not be in force again.

@@ -32,8 +32,11 @@ impl Catalog {
         }
         check_place(&token, node, platform)?;
         let previous = self.agent_on(node).cloned();
-        if previous.as_ref().is_some_and(|previous| previous.key != *key) && !token.replace_node {
-            return Err(Refusal::NodeTaken { node: node.clone() });
+        if previous.as_ref().is_some_and(|previous| previous.key != *key) {
+            if !token.replace_node {
+                return Err(Refusal::NodeTaken { node: node.clone() });
+            }
+            self.check_takeover(&token, node, now)?;
         }
         if let Some(elsewhere) = self.agent_by_key(key).filter(|record| record.node != *node) {
             return Err(Refusal::exists("agent key", format!("of node {}", elsewhere.node)));
@@ -65,6 +68,16 @@ impl Catalog {
         self.join_tokens.insert(used.accessor.clone(), Arc::new(used));
         touched.changed(WatchKey::JoinTokens);
         Ok(Outcome::Enrolled { record: Box::new(record) })
+    }
+
+    /// Judges a join token that takes a node over once more: since it was made, its maker may have lost the right, and the
+    /// node may serve what the maker has no say over.
+    fn check_takeover(&self, token: &JoinToken, node: &NodeName, now: Timestamp) -> Result<(), Refusal> {
+        let Some(maker) = &token.maker else { return Ok(()) };
+        let lacks = |lack: String| Refusal::TakeoverLacks { node: node.clone(), lack };
+        let maker = self.token(maker).filter(|maker| maker.expires_at.is_none_or(|end| now < end));
+        let maker = maker.ok_or_else(|| lacks("a live token".to_owned()))?;
+        self.permits_takeover(&self.authority(maker), Some(node)).map_err(|lack| lacks(lack.to_string()))
     }
 
     /// Answers a retry: the same key on the same node gets the record that it got the first time.
@@ -141,7 +154,9 @@ impl Catalog {
         self.agents_by_key.remove(&record.key);
         if revoke {
             self.revoked.insert(record.id.clone(), index);
-            self.revoked_at.insert(record.id.clone(), self.clock);
+            if self.is_past_first_release() {
+                self.revoked_at.insert(record.id.clone(), self.clock);
+            }
             touched.changed(WatchKey::Revocations);
         }
         touched.changed(WatchKey::Agents);

@@ -6,7 +6,6 @@ use axum::body::Body;
 use catalog::{NodeName, Refusal, RefusalKind, ServiceKey};
 use http::{HeaderValue, Response, StatusCode, header};
 use wire::agent_protocol::ApiError;
-use wire::login::LoginError;
 
 use super::Turn;
 use crate::ca::SignError;
@@ -31,9 +30,9 @@ pub(crate) enum PortError {
         "this server does not know the record of `{identity}`, and the servers have no quorum: log in, or use another"
     )]
     RecordUnconfirmed { identity: String },
-    /// A login was not accepted.
-    #[error("{}", wire::one_line(.0))]
-    Login(#[source] LoginFailed),
+    /// A login was not accepted; why is for the log alone.
+    #[error("{}", .0.told())]
+    Login(LoginFailed),
     /// The session was opened without a quorum: there is nobody to write for.
     #[error("the servers have no quorum, and the session is held: write again on the next one")]
     SessionHeld,
@@ -104,13 +103,8 @@ impl PortError {
             PortError::RecordGone { .. } => "record_gone",
             PortError::LeafExpired { .. } => "leaf_expired",
             PortError::RecordUnconfirmed { .. } => "record_unconfirmed",
-            PortError::Login(LoginFailed::Credential { error: LoginError::Rejected { .. }, .. }) => {
-                "credential_rejected"
-            }
-            PortError::Login(_) => "login_unavailable",
+            PortError::Login(failed) => failed.label(),
             PortError::SessionHeld => "no_quorum",
-            PortError::Refused(Refusal::BearerUsed) => "credential_replayed",
-            PortError::Refused(Refusal::LoginUnbound { .. } | Refusal::LoginNoService { .. }) => "login_unbound",
             PortError::NotEntitled { .. } | PortError::Refused(Refusal::NotEntitled { .. }) => "not_entitled",
             PortError::ForeignNode { .. } => "foreign_node",
             PortError::NoSuchPath { .. } | PortError::MethodNotAllowed { .. } => "no_such_path",
@@ -122,7 +116,7 @@ impl PortError {
             PortError::Refused(Refusal::JoinTokenExpired) => "join_token_expired",
             PortError::Refused(Refusal::JoinTokenUsed) => "join_token_used",
             PortError::Refused(Refusal::JoinTokenElsewhere { .. }) => "join_token_elsewhere",
-            PortError::Refused(Refusal::NodeTaken { .. }) => "node_taken",
+            PortError::Refused(Refusal::NodeTaken { .. } | Refusal::TakeoverLacks { .. }) => "node_taken",
             PortError::Refused(Refusal::StaleIncarnation { .. }) => "stale_incarnation",
             PortError::Refused(_) => "write_refused",
             PortError::Sign(error) => error.label(),
@@ -150,10 +144,7 @@ impl PortError {
             PortError::BodyTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
             PortError::BodyTooSlow { .. } => StatusCode::REQUEST_TIMEOUT,
             PortError::BodyBroken { .. } | PortError::Malformed { .. } => StatusCode::BAD_REQUEST,
-            PortError::Login(LoginFailed::Credential { error: LoginError::Rejected { .. }, .. }) => {
-                StatusCode::FORBIDDEN
-            }
-            PortError::Login(_) => StatusCode::SERVICE_UNAVAILABLE,
+            PortError::Login(failed) => failed.status(),
             // Whoever joins and finds the name taken lacks the right to it; the state is no secret conflict to retry.
             PortError::Refused(Refusal::NodeTaken { .. }) => StatusCode::FORBIDDEN,
             PortError::Refused(refusal) => match refusal.kind() {

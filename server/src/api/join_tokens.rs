@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use ::catalog::{AccessorId, Catalog, CatalogIndex, Command, JoinToken, WatchKey};
+use ::catalog::{AccessorId, Catalog, Command, JoinToken, WatchKey};
 use axum::response::Response;
 use http::Method;
 use rustls_pki_types::CertificateDer;
@@ -39,17 +39,11 @@ async fn create(call: Call) -> Result<Response, ApiError> {
     let catalog = with_authority(&call, reading.catalog).await;
     let secret = JoinSecret::generate(active_root(&catalog)?);
     let token = JoinToken {
-        accessor: new_accessor(),
-        secret: secret.secret_hash(),
-        services: request.services,
         node: request.node,
         platform: request.platform,
         replace_node: request.replace_node,
-        expires_at,
-        used_by: None,
-        record: None,
-        created: CatalogIndex::default(),
-        modified: CatalogIndex::default(),
+        maker: call.caller.accessor().filter(|_| request.replace_node).cloned(),
+        ..JoinToken::new(new_accessor(), secret.secret_hash(), request.services, expires_at)
     };
     call.write(Command::CreateJoinToken { token: token.clone() }).await?;
     let stored = |catalog: &Catalog| catalog.join_token_by_secret(&token.secret).cloned();

@@ -53,19 +53,7 @@ impl Log {
         let mut services: Vec<ServiceKey> = services.iter().map(|name| name.parse().unwrap()).collect();
         services.sort();
         let accessor = wire::crypto::uuid_v4().parse().unwrap();
-        let token = JoinToken {
-            accessor,
-            secret: secret.clone(),
-            services,
-            node: None,
-            platform: None,
-            replace_node: false,
-            expires_at: Timestamp(1000),
-            used_by: None,
-            record: None,
-            created: CatalogIndex(0),
-            modified: CatalogIndex(0),
-        };
+        let token = JoinToken::new(accessor, secret.clone(), services, Timestamp(1000));
         self.write(Command::CreateJoinToken { token });
         let key = KeyFingerprint(format!("key of {node}"));
         let enrolled = self.write(Command::Enrol { secret, key, node: node.parse().unwrap(), platform: Platform::Vm });

@@ -55,19 +55,8 @@ impl World {
     /// Enrols an agent that registers its node in a session of `server`.
     fn agent(&mut self, number: usize, holder: &str) -> AgentId {
         let accessor: AccessorId = format!("00000000-0000-4000-8000-{number:012}").parse().unwrap();
-        let token = JoinToken {
-            accessor,
-            secret: SecretHash(number.to_string()),
-            services: vec!["web".parse().unwrap()],
-            node: None,
-            platform: None,
-            replace_node: false,
-            expires_at: Timestamp(u64::MAX),
-            used_by: None,
-            record: None,
-            created: CatalogIndex(0),
-            modified: CatalogIndex(0),
-        };
+        let services = vec!["web".parse().unwrap()];
+        let token = JoinToken::new(accessor, SecretHash(number.to_string()), services, Timestamp(u64::MAX));
         self.apply(Command::CreateJoinToken { token });
         let outcome = self.apply(Command::Enrol {
             secret: SecretHash(number.to_string()),

@@ -75,17 +75,13 @@ impl Operator {
         let number = self.enrolments;
         let secret = SecretHash(format!("{number:064x}"));
         let token = JoinToken {
-            accessor: format!("00000000-0000-4000-8000-{number:012}").parse::<AccessorId>().expect("it is an accessor"),
-            secret: secret.clone(),
-            services: super::agents::services_of(agent),
-            node: None,
-            platform: None,
             replace_node: true,
-            expires_at: Timestamp(u64::MAX),
-            used_by: None,
-            record: None,
-            created: CatalogIndex(0),
-            modified: CatalogIndex(0),
+            ..JoinToken::new(
+                format!("00000000-0000-4000-8000-{number:012}").parse::<AccessorId>().expect("it is an accessor"),
+                secret.clone(),
+                super::agents::services_of(agent),
+                Timestamp(u64::MAX),
+            )
         };
         let key = KeyFingerprint(format!("{number:064x}"));
         let (node, platform) = (node_name(agent), Platform::Vm);

@@ -85,6 +85,11 @@ impl Rig {
         tokio::spawn(super::super::serve(listener, settings, consensus, metrics.clone(), stop.clone()));
         let rig = Rig { keys, address, metrics, running, _stop: stop.drop_guard() };
         rig.eventually(|catalog| catalog.active_intermediate().is_some()).await;
+        // The last thing that a server writes of its own accord: from here on the log grows by what tests do alone.
+        let said = |catalog: &Catalog| {
+            catalog.membership().members.values().all(|member| member.facts.agent_address == address.to_string())
+        };
+        rig.eventually(said).await;
         rig.serves_tls().await;
         rig
     }
@@ -162,19 +167,8 @@ impl Rig {
         let secret = Secret::new(crypto::random_hex(32));
         let mut services: Vec<ServiceKey> = services.iter().map(|name| name.parse().unwrap()).collect();
         services.sort();
-        let token = JoinToken {
-            accessor: crypto::uuid_v4().parse().unwrap(),
-            secret: crypto::secret_hash(&secret),
-            services,
-            node: None,
-            platform: None,
-            replace_node: false,
-            expires_at,
-            used_by: None,
-            record: None,
-            created: Default::default(),
-            modified: Default::default(),
-        };
+        let token =
+            JoinToken::new(crypto::uuid_v4().parse().unwrap(), crypto::secret_hash(&secret), services, expires_at);
         assert_eq!(self.write(Command::CreateJoinToken { token }).await, Outcome::Done);
         secret
     }

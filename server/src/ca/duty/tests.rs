@@ -29,19 +29,12 @@ impl Mesh {
 
     fn join(&mut self, number: usize) {
         let secret = catalog::SecretHash(format!("secret-{number}"));
-        let token = catalog::JoinToken {
-            accessor: wire::crypto::uuid_v4().parse().unwrap(),
-            secret: secret.clone(),
-            services: vec!["web".parse().unwrap()],
-            node: None,
-            platform: None,
-            replace_node: false,
-            expires_at: Timestamp(u64::MAX),
-            used_by: None,
-            record: None,
-            created: Default::default(),
-            modified: Default::default(),
-        };
+        let token = catalog::JoinToken::new(
+            wire::crypto::uuid_v4().parse().unwrap(),
+            secret.clone(),
+            vec!["web".parse().unwrap()],
+            Timestamp(u64::MAX),
+        );
         write(&mut self.catalog, Command::CreateJoinToken { token });
         let enrol = Command::Enrol {
             secret,
