@@ -1,11 +1,12 @@
 //! Backups, as commands: a whole catalog that goes through the log in pieces, and takes effect in one.
 
-use std::sync::Arc;
+use std::fmt;
+use std::sync::{Arc, OnceLock};
 
 use imbl::OrdMap;
 use serde::{Deserialize, Serialize};
 
-use crate::{Actor, AuditHash, CatalogIndex, Refusal, RequestId, Timestamp};
+use crate::{Actor, AuditHash, Catalog, CatalogIndex, Digest, Refusal, RequestId, Timestamp};
 
 /// How large the state in a backup is at most.
 pub const BACKUP_BYTES_MAX: u64 = 1 << 30;
@@ -50,6 +51,9 @@ pub enum BackupStep {
         /// Whether a backup of another cluster is meant.
         #[serde(default, skip_serializing_if = "std::ops::Not::not")]
         other_cluster: bool,
+        /// The version of the form that the state is written in: the leader proposes it only where all servers read that.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        form: Option<u16>,
     },
     /// Forgets a restore that will not be finished.
     Abandon {
@@ -95,11 +99,77 @@ pub(crate) struct Upload {
     pub(crate) pieces: OrdMap<u64, Arc<str>>,
     /// The catalog's clock at the last piece.
     pub(crate) fed_at: Timestamp,
+    /// Where the log stood when it began: nothing in the state may have changed later than that.
+    #[serde(default)]
+    pub(crate) begun: CatalogIndex,
+    #[serde(skip)]
+    pub(crate) reading: Reading,
+}
+
+/// Says why the whole of a state is none that can be put in force.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Unreadable {
+    /// It is not what was announced.
+    Incomplete,
+    /// It is no state.
+    Malformed,
+}
+
+/// Is the state that an upload holds, read once and by whoever comes first. It follows from the upload, and is no part of
+/// what catalogs are compared by.
+#[derive(Clone, Default)]
+pub(crate) struct Reading(Arc<OnceLock<Result<Arc<Catalog>, Unreadable>>>);
+
+impl PartialEq for Reading {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
+impl fmt::Debug for Reading {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Reading {{ done: {} }}", self.0.get().is_some())
+    }
 }
 
 impl Upload {
-    /// Returns the whole state.
-    pub(crate) fn text(&self) -> String {
-        self.pieces.values().map(|piece| &**piece).collect()
+    /// Returns the state that is to be put in force, and reads it where nobody has yet.
+    pub(crate) fn state(&self, digest: Digest) -> Result<Arc<Catalog>, Unreadable> {
+        self.reading.0.get_or_init(|| self.read(digest)).clone()
+    }
+
+    fn read(&self, digest: Digest) -> Result<Arc<Catalog>, Unreadable> {
+        let text: String = self.pieces.values().map(|piece| &**piece).collect();
+        if self.held != self.bytes || digest(text.as_bytes()) != self.sha256.0 {
+            return Err(Unreadable::Incomplete);
+        }
+        Catalog::restore_not_after(&text, self.begun).map(Arc::new).map_err(|_| Unreadable::Malformed)
+    }
+}
+
+/// Is a backup of which all has arrived, and which nothing has put in force yet.
+#[derive(Debug, Clone)]
+pub struct ArrivedBackup(Arc<Upload>);
+
+impl ArrivedBackup {
+    /// Names the restore.
+    #[must_use]
+    pub fn id(&self) -> &RequestId {
+        &self.0.id
+    }
+
+    /// Reads it, so that the command that puts it in force finds that done. That takes as long as it is large, and whoever
+    /// applies commands should not wait for it; whoever comes second waits for the first.
+    pub fn read(&self, digest: Digest) {
+        // What is wrong with it is what the command is answered.
+        let _ = self.0.state(digest);
+    }
+}
+
+impl Catalog {
+    /// Returns the backup that is being restored, once all of it is here.
+    #[must_use]
+    pub fn arrived_backup(&self) -> Option<ArrivedBackup> {
+        self.upload.clone().filter(|upload| upload.held == upload.bytes).map(ArrivedBackup)
     }
 }

@@ -365,6 +365,7 @@ impl Command {
     pub fn reads_from(&self) -> u16 {
         match self {
             Self::Bootstrap { mesh } if mesh.servers.iter().any(|server| server.reads > 1) => 2,
+            Self::Backup { step: BackupStep::Commit { form: Some(form), .. } } => 2.max(*form),
             Self::CreateJoinToken { token } if token.maker.is_some() => 2,
             Self::Register { node, .. } if node.gateway_port.is_some() => 2,
             Self::WriteIntention { intention, .. } if intention.owner.is_some() => 2,

@@ -47,7 +47,7 @@ pub use agent_record::{AgentId, AgentRecord, Attestation, KeyFingerprint};
 pub use audit::{AuditFault, AuditHash, AuditHead, AuditLine, AuditVerifier, Digest};
 pub use audit_mode::{AuditCause, AuditMode, RELAXATION_MAX, Relaxation, RelaxedScope};
 pub use authorize::{Caller, Decision, Policy, Reason, Verdict, authorize};
-pub use backup::{BACKUP_BYTES_MAX, BACKUP_PIECE_BYTES_MAX, BackupStep};
+pub use backup::{ArrivedBackup, BACKUP_BYTES_MAX, BACKUP_PIECE_BYTES_MAX, BackupStep};
 pub use ca::{
     CaChange, CaConfig, CaIntermediate, CaRoot, CaRotation, CrossCertificate, DistrustedRoot, Resealed, RootsAck,
     RotationStep, SealedKind, SealedSecret, TrustBundle,

@@ -271,6 +271,12 @@ pub enum MembershipChange {
         /// Which member.
         raft_id: u64,
     },
+    /// Notes that the leader is asked to hand over: it changes nothing, and stands in the audit trail.
+    HandOver {
+        /// To which server, by Raft id; to whichever has most of the log where there is none.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        to: Option<u64>,
+    },
     /// Says how the group looks after itself.
     SetAutopilot {
         /// How.

@@ -15,7 +15,13 @@ use crate::{
 };
 
 /// The version that this release writes. A server reads this one and every older one.
+///
+/// A release that writes what this one does not know has a higher one: whether a backup can be restored must not depend on
+/// which server is asked. Whoever reads envelopes of a version reads snapshots of the same, so that one number in the list
+/// of servers says both.
 pub const SNAPSHOT_VERSION: u16 = 2;
+
+const _: () = assert!(SNAPSHOT_VERSION <= crate::ENVELOPE_VERSION, "whoever reads the commands reads the snapshots");
 
 /// Explains why bytes are no catalog.
 #[derive(Debug, thiserror::Error)]
@@ -148,11 +154,11 @@ impl Catalog {
         serde_json::to_vec(&snapshot).expect("a catalog has only what JSON can hold")
     }
 
-    /// Reads a catalog back; the inverse of [`Catalog::snapshot`].
+    /// Returns the version of the form that a catalog is written in.
     ///
     /// # Errors
-    /// [`SnapshotError`] says whether it is of a newer release, damaged or inconsistent.
-    pub fn restore(bytes: &[u8]) -> Result<Self, SnapshotError> {
+    /// [`SnapshotError`] where it is of a newer release, or none at all.
+    pub fn form_of(bytes: &[u8]) -> Result<u16, SnapshotError> {
         #[derive(Deserialize)]
         struct Version {
             version: u16,
@@ -161,6 +167,15 @@ impl Catalog {
         if version > SNAPSHOT_VERSION {
             return Err(SnapshotError::Newer { found: version });
         }
+        Ok(version)
+    }
+
+    /// Reads a catalog back; the inverse of [`Catalog::snapshot`].
+    ///
+    /// # Errors
+    /// [`SnapshotError`] says whether it is of a newer release, damaged or inconsistent.
+    pub fn restore(bytes: &[u8]) -> Result<Self, SnapshotError> {
+        Self::form_of(bytes)?;
         let snapshot: Snapshot = serde_json::from_slice(bytes).map_err(SnapshotError::Damaged)?;
         let mut catalog = Self {
             index: snapshot.index,

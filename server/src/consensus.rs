@@ -46,7 +46,7 @@ use states::States;
 use steward::GroupHealth;
 use watch::Watches;
 
-pub(crate) use ask::{Answer, AskError, Question};
+pub(crate) use ask::{Answer, AskError, Asker, Question};
 pub use identity::IdentityError;
 pub use start::{ConsensusError, FatalError};
 pub(crate) use start::{Running, start};

@@ -49,7 +49,7 @@ impl<'a> Description<'a> {
         let (kind, summary) = match command {
             Command::Backup { step } => match step {
                 BackupStep::Saved { index } => ("save-backup", format!("of index {index}")),
-                BackupStep::Commit { upload, other_cluster } => {
+                BackupStep::Commit { upload, other_cluster, .. } => {
                     let whose = if *other_cluster { "maybe of another cluster" } else { "of this cluster" };
                     ("restore-backup", format!("restore {}, {whose}", upload.as_str()))
                 }
@@ -192,6 +192,8 @@ fn describe_membership(change: &MembershipChange) -> Option<String> {
         MembershipChange::Remove { raft_id } => format!("remove server number {raft_id}"),
         MembershipChange::Retire { raft_id } => format!("retire server number {raft_id}"),
         MembershipChange::SetAutopilot { .. } => "set the autopilot".to_owned(),
+        MembershipChange::HandOver { to: Some(raft_id) } => format!("hand leadership to server number {raft_id}"),
+        MembershipChange::HandOver { to: None } => "hand leadership to another server".to_owned(),
         MembershipChange::Describe { .. } | MembershipChange::Witness { .. } => return None,
     })
 }

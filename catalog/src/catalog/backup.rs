@@ -14,8 +14,8 @@ use serde_json::Value;
 use super::{Attempt, CaState, Catalog, NodeState, Touched};
 use crate::{
     AgentId, AuthMethod, BackupStep, CaIntermediate, CaRoot, CatalogIndex, Digest, Envelope, Mesh, NodeName, Outcome,
-    Owner, Refusal, RequestId, SealedKind, SealedSecret, WatchKey,
-    backup::{UPLOAD_IDLE_MAX, Upload},
+    Owner, Refusal, RequestId, SealedKind, SealedSecret, SnapshotError, WatchKey,
+    backup::{Reading, UPLOAD_IDLE_MAX, Unreadable, Upload},
 };
 
 /// Numbers that are left out after the backup of another cluster: some that it gave away later are not in the backup.
@@ -104,6 +104,8 @@ impl Catalog {
                     held: 0,
                     pieces: OrdMap::new(),
                     fed_at: self.clock,
+                    begun: index,
+                    reading: Reading::default(),
                 }));
                 Ok(Outcome::Done)
             }
@@ -119,7 +121,7 @@ impl Catalog {
                 self.upload = Some(Arc::new(held));
                 Ok(Outcome::Done)
             }
-            BackupStep::Commit { upload, other_cluster } => {
+            BackupStep::Commit { upload, other_cluster, .. } => {
                 let next = self.committed(index, self.upload_of(upload, envelope)?, *other_cluster, digest)?;
                 self.replace_by(next, touched);
                 Ok(Outcome::Done)
@@ -152,26 +154,27 @@ impl Catalog {
         other_cluster: bool,
         digest: Digest,
     ) -> Result<Self, Refusal> {
-        let text = upload.text();
-        if upload.held != upload.bytes || digest(text.as_bytes()) != upload.sha256.0 {
-            return Err(Refusal::invalid("backup", "it did not arrive whole: restore it again"));
-        }
-        // Servers of two releases may word the reason differently, and must come to the same outcome.
-        let unreadable = || Refusal::invalid("backup", "its state cannot be read by this release");
-        let mut backup = Self::restore(text.as_bytes()).map_err(|_| unreadable())?;
-        if backup.index >= index {
-            // It comes from a log that had gone further: nothing may have changed in the future.
-            let mut value: Value = serde_json::from_str(&text).map_err(|_| unreadable())?;
-            clamp(&mut value, index.0);
-            let further = backup.index;
-            backup = Self::restore(value.to_string().as_bytes()).map_err(|_| unreadable())?;
-            backup.index = further;
-        }
+        // Why it cannot be read is worded here alone: servers of two releases must come to the same outcome.
+        let backup = upload.state(digest).map_err(|why| match why {
+            Unreadable::Incomplete => Refusal::invalid("backup", "it did not arrive whole: restore it again"),
+            Unreadable::Malformed => Refusal::invalid("backup", "its state cannot be read by this release"),
+        })?;
         let is_own = self.is_own_backup(&backup)?;
         if !is_own && !other_cluster {
             return Err(Refusal::invalid("backup", "it is of another cluster: say so with `--force-cluster`"));
         }
-        Ok(self.adopt(backup, index, is_own))
+        Ok(self.adopt(Self::clone(&backup), index, is_own))
+    }
+
+    /// Reads a state of a log that may have gone further than this one: nothing in it has changed after `limit`.
+    pub(crate) fn restore_not_after(text: &str, limit: CatalogIndex) -> Result<Self, SnapshotError> {
+        let backup = Self::restore(text.as_bytes())?;
+        if backup.index < limit {
+            return Ok(backup);
+        }
+        let mut value: Value = serde_json::from_str(text).map_err(SnapshotError::Damaged)?;
+        clamp(&mut value, limit.0);
+        Ok(Self { index: backup.index, ..Self::restore(value.to_string().as_bytes())? })
     }
 
     fn adopt(&self, backup: Self, index: CatalogIndex, is_own: bool) -> Self {

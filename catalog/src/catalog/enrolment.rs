@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use super::{Attempt, Catalog, Touched};
 use crate::{
     AgentId, AgentRecord, Attestation, CatalogIndex, DeregisterTarget, Incarnation, JoinToken, KeyFingerprint,
-    NodeName, Outcome, Platform, Presence, Refusal, SecretHash, ServerId, Timestamp, WatchKey,
+    NodeName, Outcome, Owner, Platform, Presence, Refusal, SecretHash, ServerId, Timestamp, WatchKey,
 };
 
 /// How long a join token is kept after its end, so that whoever comes with it is told what is wrong with it.
@@ -41,6 +41,9 @@ impl Catalog {
         if let Some(elsewhere) = self.agent_by_key(key).filter(|record| record.node != *node) {
             return Err(Refusal::exists("agent key", format!("of node {}", elsewhere.node)));
         }
+        if self.is_past_first_release() {
+            self.check_no_other_owner(node)?;
+        }
         if let Some(previous) = previous {
             // Whoever held the name with another key is out; with the same key it is a change of entitlements, and what is no
             // longer granted must not live on in a certificate.
@@ -68,6 +71,17 @@ impl Catalog {
         self.join_tokens.insert(used.accessor.clone(), Arc::new(used));
         touched.changed(WatchKey::JoinTokens);
         Ok(Outcome::Enrolled { record: Box::new(record) })
+    }
+
+    /// Refuses an agent the name of a node that somebody registered who is no agent: it would cut that owner's writes off, and
+    /// answer for what is registered there.
+    pub(super) fn check_no_other_owner(&self, node: &NodeName) -> Result<(), Refusal> {
+        match self.node(node).map(|held| &held.owner) {
+            None | Some(Owner::Agent(_)) => Ok(()),
+            Some(owner @ (Owner::External | Owner::Connector(_))) => {
+                Err(Refusal::NotOwner { node: node.clone(), owner: owner.clone() })
+            }
+        }
     }
 
     /// Judges a join token that takes a node over once more: since it was made, its maker may have lost the right, and the

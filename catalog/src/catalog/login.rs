@@ -216,6 +216,7 @@ impl Catalog {
         if let Some(elsewhere) = self.agent_by_key(&login.key).filter(|record| record.node != login.node) {
             return Err(Refusal::exists("agent key", format!("of node {}", elsewhere.node)));
         }
+        self.check_no_other_owner(&login.node)?;
         let attestation = Attestation::Login { method: login.method.clone(), subject: login.subject.clone() };
         let previous = self.agent_on(&login.node).cloned();
         if let Some(previous) = &previous {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::tests::digest;
 use super::*;
 use crate::{
-    Actor, Admission, Attestation, AuthConfig, BindKind, Command, JwtAlgorithm, JwtConfig, JwtKeys, LoginChange,
+    Actor, Admission, Attestation, AuthConfig, BindKind, Command, JwtAlgorithm, JwtConfig, JwtKeys, LoginChange, Owner,
     Platform, Rights,
 };
 
@@ -215,6 +215,23 @@ fn a_node_name_is_taken_over_only_where_its_own_method_names_the_node() {
     let foreign =
         Admission { nodes: vec!["n1".parse().unwrap()], ..admission(99, "bearer-3", "key-3", "n1", &["web"]) };
     assert!(matches!(log.refused(1, admit(foreign)), Refusal::NodeTaken { .. }));
+}
+
+#[test]
+fn the_name_of_a_node_that_is_no_agents_is_no_agents_to_take() {
+    let mut log = Log::with_method();
+    let external = super::tests::node("db-1", Owner::External);
+    log.done(super::tests::register(external, vec![super::tests::instance("db-1", "db", "db")], vec![], None));
+    // Not even where the platform vouches for the node by that name: it is another one's word.
+    let named = Admission { nodes: vec!["db-1".parse().unwrap()], ..admission(9, "b", "key", "db-1", &["web"]) };
+    assert!(matches!(log.refused(1, admit(named.clone())), Refusal::NotOwner { .. }));
+    let token = super::tests::join_token(1, &["web"]);
+    log.done(Command::CreateJoinToken { token: JoinToken { node: Some("db-1".parse().unwrap()), ..token } });
+    let refusal = log.refused(1, super::tests::enrol(1, "key-b", "db-1"));
+    assert!(matches!(refusal, Refusal::NotOwner { owner: Owner::External, .. }), "{refusal}");
+    let (node, target) = ("db-1".parse().unwrap(), crate::DeregisterTarget::Node);
+    log.done(Command::Deregister { node, target, incarnation: None });
+    log.enrolled(named);
 }
 
 #[test]

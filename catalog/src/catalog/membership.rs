@@ -42,13 +42,19 @@ impl Catalog {
         change: &MembershipChange,
         touched: &mut Touched,
     ) -> Attempt {
-        let is_by_operator = matches!(change, MembershipChange::Remove { .. } | MembershipChange::SetAutopilot { .. });
+        let is_by_operator = matches!(
+            change,
+            MembershipChange::Remove { .. } | MembershipChange::SetAutopilot { .. } | MembershipChange::HandOver { .. }
+        );
         if !is_by_operator && !matches!(envelope.actor, Actor::Server(_)) {
             return Err(Refusal::membership("only a server says this of servers"));
         }
         let mut membership = Membership::clone(&self.membership);
         let outcome = match change {
-            MembershipChange::Add { id, disk_id, facts } => membership.add(index, id, disk_id, facts)?,
+            MembershipChange::Add { id, disk_id, facts } => {
+                self.check_reads(id, facts)?;
+                membership.add(index, id, disk_id, facts)?
+            }
             MembershipChange::Describe { raft_id, facts } => {
                 let member = membership.existing(*raft_id)?;
                 if member.facts != *facts {
@@ -75,6 +81,8 @@ impl Catalog {
                 membership.autopilot = crate::Autopilot { created, modified: index, ..autopilot.clone() };
                 Outcome::Done
             }
+            // Who leads is no part of the state; that somebody asked for it stands in the trail.
+            MembershipChange::HandOver { .. } => Outcome::Done,
             MembershipChange::Witness { raft_id, index, found } => {
                 membership.witness(*raft_id, *index, found)?;
                 Outcome::Done
@@ -85,6 +93,18 @@ impl Catalog {
             touched.changed(WatchKey::Members);
         }
         Ok(outcome)
+    }
+
+    /// Refuses a server that could not read what is in the log by now: it would stop at once, and hold up all the others
+    /// until it is taken out again.
+    fn check_reads(&self, id: &ServerId, facts: &MemberFacts) -> Result<(), Refusal> {
+        if facts.reads >= self.speaks {
+            return Ok(());
+        }
+        let (theirs, ours) = (facts.reads, self.speaks);
+        Err(Refusal::membership(format!(
+            "server `{id}` reads commands up to version {theirs}, and the group's log has version {ours}: start it with the release of the others"
+        )))
     }
 }
 
@@ -248,6 +268,24 @@ mod tests {
                 outcome => panic!("not refused: {outcome:?}"),
             }
         }
+    }
+
+    #[test]
+    fn r9_a_server_that_cannot_read_the_log_is_not_taken_in() {
+        let mut group = Group::new();
+        group.0.speaks = 3;
+        let old = MembershipChange::Add {
+            id: "s2".parse().unwrap(),
+            disk_id: "d2".to_owned(),
+            facts: MemberFacts { reads: 2, ..facts(1) },
+        };
+        assert!(group.refused(old).contains("up to version 2, and the group's log has version 3"));
+        let new = MembershipChange::Add {
+            id: "s2".parse().unwrap(),
+            disk_id: "d2".to_owned(),
+            facts: MemberFacts { reads: 3, ..facts(1) },
+        };
+        assert_eq!(group.done(new), Outcome::MemberAdded { raft_id: 2 });
     }
 
     #[test]

@@ -807,7 +807,7 @@ pub(crate) fn every_kind() -> Vec<Envelope> {
         Command::Backup {
             step: BackupStep::Piece { upload: "u1".parse().unwrap(), offset: 0, text: "{ half".to_owned() },
         },
-        Command::Backup { step: BackupStep::Commit { upload: "u2".parse().unwrap(), other_cluster: true } },
+        Command::Backup { step: BackupStep::Commit { upload: "u2".parse().unwrap(), other_cluster: true, form: None } },
         Command::Backup { step: BackupStep::Abandon { upload: "u2".parse().unwrap() } },
         member_change(crate::MembershipChange::Add {
             id: "s2".parse().unwrap(),
@@ -833,13 +833,15 @@ pub(crate) fn every_kind() -> Vec<Envelope> {
     ];
     commands.extend(super::login_tests::every_login(token(3)));
     commands.extend(super::ca::tests::every_kind());
+    let commit = BackupStep::Commit { upload: "u3".parse().unwrap(), other_cluster: false, form: Some(2) };
     let takeover = JoinToken { replace_node: true, maker: Some(accessor(1)), ..join_token(4, &["web"]) };
     let more = acl::kinds()
         .into_iter()
         .chain(super::session_tests::every_change())
         .chain(policy::tests::every_change())
         .chain(config::tests::every_change())
-        .chain([Command::CreateJoinToken { token: takeover }]);
+        .chain([Command::CreateJoinToken { token: takeover }, Command::Backup { step: commit }])
+        .chain([Some(2), None].map(|to| member_change(crate::MembershipChange::HandOver { to })));
     commands.into_iter().chain(more).zip(1..).map(|(command, number)| envelope(number, command)).collect()
 }
 

@@ -20,7 +20,10 @@ pub(super) fn check(change: &MembershipChange) -> Result<(), Refusal> {
             bounded("release", release, WORD_MAX)?;
             bounded("digest", digest, WORD_MAX)
         }
-        MembershipChange::Promote { .. } | MembershipChange::Remove { .. } | MembershipChange::Retire { .. } => Ok(()),
+        MembershipChange::Promote { .. }
+        | MembershipChange::Remove { .. }
+        | MembershipChange::Retire { .. }
+        | MembershipChange::HandOver { .. } => Ok(()),
     }
 }
 

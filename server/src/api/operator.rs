@@ -16,7 +16,7 @@ use super::call::Call;
 use super::error::ApiError;
 use super::route::{Route, route};
 use crate::consensus::steward::{GroupHealth, ServerHealth};
-use crate::consensus::{Answer, Question};
+use crate::consensus::{Answer, Asker, Question};
 
 pub(super) fn routes() -> Vec<Route> {
     vec![
@@ -69,7 +69,7 @@ async fn transfer_leader(call: Call) -> Result<Response, ApiError> {
         None | Some("") => None,
         Some(name) => Some(call.member("id", name)?),
     };
-    call.ask(Question::TransferLeader { to }).await?;
+    call.ask(Question::TransferLeader { to, by: call.asker()? }).await?;
     call.json(&LeaderTransferred { success: true })
 }
 
@@ -87,7 +87,7 @@ async fn remove_peer(call: Call) -> Result<Response, ApiError> {
     // Who it is may have been decided a moment ago.
     call.state.consensus().read_index().await?;
     let raft_id = call.member(name, value)?;
-    call.ask(Question::Remove { raft_id }).await?;
+    call.ask(Question::Remove { raft_id, by: call.asker()? }).await?;
     call.json(&true)
 }
 
@@ -98,7 +98,7 @@ async fn leave(call: Call) -> Result<Response, ApiError> {
     let Some(member) = catalog.membership().member_named(call.state.server()) else {
         return Err(ApiError::NotFound { what: "member", name: call.state.server().to_string() });
     };
-    call.ask(Question::Remove { raft_id: member.raft_id }).await?;
+    call.ask(Question::Remove { raft_id: member.raft_id, by: call.asker()? }).await?;
     call.json(&true)
 }
 
@@ -155,8 +155,15 @@ impl Call {
     async fn ask(&self, question: Question) -> Result<Answer, ApiError> {
         match self.state.consensus().ask_leader(question).await? {
             Answer::Refused { reason } => Err(Refusal::Membership { problem: reason }.into()),
+            Answer::Denied { needs } => Err(self.denied(needs)),
             answer => Ok(answer),
         }
+    }
+
+    /// Says to the leader who asks.
+    fn asker(&self) -> Result<Asker, ApiError> {
+        let accessor = self.caller.accessor().cloned().ok_or(ApiError::TokenUnknown)?;
+        Ok(Asker { accessor, source: self.source.map(|source| source.to_string()) })
     }
 
     /// Returns how the servers do, as the leader sees them.

@@ -107,7 +107,12 @@ impl Call {
             self.step(BackupStep::Piece { upload: id(), offset: offset as u64, text }).await?;
             offset = next;
         }
-        self.step(BackupStep::Commit { upload: id(), other_cluster }).await
+        // It is read here, where nobody else waits for it; the other servers read theirs meanwhile.
+        if let Some(arrived) = self.state.consensus().catalog().arrived_backup() {
+            off_thread(move || arrived.read(crypto::sha256)).await?;
+        }
+        let form = Catalog::form_of(state.as_bytes()).map_err(wire::backup::BackupError::State)?;
+        self.step(BackupStep::Commit { upload: id(), other_cluster, form: Some(form) }).await
     }
 
     /// Takes one step under a request id of its own: the caller's marks the request as a whole.

@@ -2,18 +2,18 @@
 
 use std::time::Duration;
 
-use catalog::{MembershipChange, Outcome};
+use catalog::{AccessorId, Actor, Command, Envelope, MembershipChange, Outcome};
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncRead, AsyncWrite};
-use wire::one_line;
+use wire::{crypto, one_line};
 
 use super::inbox::Request;
 use super::status::Role;
-use super::steward::{self, GroupHealth};
+use super::steward::GroupHealth;
 use super::transport::frame::{Frame, FrameError};
 use super::transport::hello::Purpose;
 use super::transport::{jittered, read_alive, write_alive};
-use super::{Consensus, Deadline};
+use super::{Committed, Consensus, Deadline};
 
 /// How long a leader tries to hand over, in election timeouts.
 const HANDOVER_TIMEOUTS: u32 = 2;
@@ -30,12 +30,26 @@ pub(crate) enum Question {
     TransferLeader {
         /// Which, by Raft id.
         to: Option<u64>,
+        /// Who asks.
+        by: Asker,
     },
     /// Begin to take this server out.
     Remove {
         /// Which, by Raft id.
         raft_id: u64,
+        /// Who asks.
+        by: Asker,
     },
+}
+
+/// Is somebody with a token who asks for a change, whom the leader judges: the server that was asked may not know yet that a
+/// right was taken away.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Asker {
+    /// The public name of the token.
+    pub(crate) accessor: AccessorId,
+    /// From where, as `address:port`.
+    pub(crate) source: Option<String>,
 }
 
 /// Answers a [`Question`].
@@ -50,6 +64,11 @@ pub(crate) enum Answer {
     Refused {
         /// Why, and what to do.
         reason: String,
+    },
+    /// Whoever asks has no right to it.
+    Denied {
+        /// What is lacking.
+        needs: String,
     },
     /// Whoever was asked does not lead.
     NotLeader,
@@ -120,21 +139,46 @@ impl Consensus {
         }
         match question {
             Question::Health => Answer::Health(Box::new(GroupHealth::clone(&health))),
-            Question::TransferLeader { to } => self.transfer(&health, to).await,
-            Question::Remove { raft_id } => {
+            Question::TransferLeader { to, by } => self.transfer(&health, to, by).await,
+            Question::Remove { raft_id, by } => {
                 if let Some(reason) = health.objection_to_removing(raft_id) {
                     return Answer::Refused { reason };
                 }
-                match steward::shell::propose(self, MembershipChange::Remove { raft_id }).await {
-                    Ok(Outcome::Refused(refusal)) => Answer::Refused { reason: refusal.to_string() },
-                    Ok(_) => Answer::Done,
-                    Err(error) => Answer::Refused { reason: error.to_string() },
-                }
+                self.propose_for(by, MembershipChange::Remove { raft_id })
+                    .await
+                    .map_or_else(|why| why, |()| Answer::Done)
             }
         }
     }
 
-    async fn transfer(&self, health: &GroupHealth, to: Option<u64>) -> Answer {
+    /// Writes a change of the servers in the name of whoever asks, if they may ask for it by what this leader knows; returns
+    /// why not otherwise.
+    async fn propose_for(&self, by: Asker, change: MembershipChange) -> Result<(), Answer> {
+        let refused = |error: &dyn std::fmt::Display| Answer::Refused { reason: error.to_string() };
+        self.read_index().await.map_err(|error| refused(&error))?;
+        let (catalog, now) = (self.catalog(), crypto::now());
+        let token = catalog.token(&by.accessor).filter(|token| token.expires_at.is_none_or(|end| now < end));
+        let token = token.ok_or_else(|| Answer::Denied { needs: "a live token".to_owned() })?;
+        let command = Command::Membership { change };
+        catalog
+            .permits(&catalog.authority(token), &command)
+            .map_err(|lack| Answer::Denied { needs: lack.to_string() })?;
+        let envelope = Envelope {
+            version: command.reads_from(),
+            request_id: crypto::uuid_v4().parse().expect("a UUID is a request id: 36 letters, digits and hyphens"),
+            actor: Actor::Token(by.accessor),
+            source_address: by.source,
+            proposed_at: now,
+            command,
+        };
+        match self.propose(envelope).await {
+            Ok(Committed { outcome: Outcome::Refused(refusal), .. }) => Err(refused(&refusal)),
+            Ok(_) => Ok(()),
+            Err(error) => Err(refused(&error)),
+        }
+    }
+
+    async fn transfer(&self, health: &GroupHealth, to: Option<u64>, by: Asker) -> Answer {
         let refused = |reason: &str| Answer::Refused { reason: reason.to_owned() };
         let to = match to {
             None => health.best_successor(),
@@ -143,6 +187,9 @@ impl Consensus {
             Some(_) => return refused("that server does not vote, or has not been heard of lately: choose another"),
         };
         let Some(to) = to else { return refused("no other server that votes is reachable") };
+        if let Err(answer) = self.propose_for(by, MembershipChange::HandOver { to: Some(to) }).await {
+            return answer;
+        }
         let mut standing = self.shared.standing.subscribe();
         self.shared.inbox.tell(Request::TransferLeader { to });
         let patience = self.shared.timing.election_timeout().saturating_mul(HANDOVER_TIMEOUTS);

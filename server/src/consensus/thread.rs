@@ -8,7 +8,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::thread::{Builder, JoinHandle};
 use std::time::{Duration, Instant};
 
-use catalog::{Catalog, CatalogIndex, WatchKey};
+use catalog::{Catalog, CatalogIndex, RequestId, WatchKey};
 use tokio::sync::oneshot;
 use tracing::{debug, error, info, warn};
 use wire::crypto;
@@ -43,8 +43,9 @@ pub(super) fn spawn<D: Disk + Send + 'static>(
         let (proposals, reads) = (BTreeMap::new(), BTreeMap::new());
         let aside = room.aside();
         aside.iter().for_each(|aside| links.read_snapshots_through(Arc::clone(aside)));
-        let digesting = Arc::default();
-        let desk = Desk { shared, links, next_id: 0, proposals, reads, digesting, snapshot_failed: None, aside };
+        let (digesting, backup_read) = (Arc::default(), None);
+        let desk =
+            Desk { shared, links, next_id: 0, proposals, reads, digesting, backup_read, snapshot_failed: None, aside };
         let thread = RaftThread {
             room,
             requests,
@@ -209,6 +210,8 @@ struct Desk {
     aside: Option<Arc<dyn Aside>>,
     /// Whether a digest of the state is being computed.
     digesting: Arc<AtomicBool>,
+    /// The backup that was last given to a thread to be read.
+    backup_read: Option<RequestId>,
     /// A snapshot for which there was no thread; the room hears of it in the next round.
     snapshot_failed: Option<u64>,
 }
@@ -230,6 +233,7 @@ impl Desk {
         match output {
             Output::Send(message) => self.links.send(message),
             Output::Applied { touched, catalog, restored, .. } => {
+                self.read_backup(&catalog);
                 self.replace_catalog(catalog, (!restored).then_some(touched));
             }
             Output::ProposalDone { id, index, outcome } => self.answer(id, Ok(Committed { index, outcome })),
@@ -288,6 +292,20 @@ impl Desk {
             None => shared.watches.wake_all(&before, &after),
         }
         shared.applied.send_replace(index);
+    }
+
+    /// Has a backup of which all has arrived read on a thread of its own: the command that puts it in force finds that done,
+    /// and costs this thread no heartbeats.
+    fn read_backup(&mut self, catalog: &Catalog) {
+        let Some(arrived) = catalog.arrived_backup() else { return };
+        if self.backup_read.as_ref() == Some(arrived.id()) {
+            return;
+        }
+        self.backup_read = Some(arrived.id().clone());
+        if let Err(error) = Builder::new().name("weft-restore".to_owned()).spawn(move || arrived.read(crypto::sha256)) {
+            // It is read when it is put in force.
+            warn!(error = %error, "cannot start a thread to read a backup");
+        }
     }
 
     /// Computes what the state is at an index at which all servers look, on a thread of its own; one at a time.

@@ -4,15 +4,15 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use catalog::{
-    Actor, Catalog, CatalogIndex, Command, ENVELOPE_VERSION, Envelope, Mesh, Node, NodeName, Owner, Platform, ServerId,
-    WatchKey,
+    AccessorId, AclChange, Actor, Catalog, CatalogIndex, Command, ENVELOPE_VERSION, Envelope, Mesh, Node, NodeName,
+    Outcome, Owner, Platform, Rights, ServerId, Token, WatchKey,
 };
 use tempfile::TempDir;
 use tokio::time::{Instant, timeout};
 use wire::cluster_key::{ClusterKey, ClusterKeys};
-use wire::crypto;
+use wire::crypto::{self, Secret};
 
-use crate::consensus::{Committed, Consensus, ProposeError, Role};
+use crate::consensus::{Asker, Committed, Consensus, ProposeError, Role};
 use crate::{Config, RaftTiming, Server, start};
 
 /// Longer than anything may take on a machine that does ten other things.
@@ -135,6 +135,16 @@ impl Cluster {
 /// Awaits something that must happen.
 pub(crate) async fn soon<T>(future: impl Future<Output = T>) -> T {
     timeout(PATIENCE, future).await.expect("it did not happen in time")
+}
+
+/// Makes a token that may do everything, and says who holds it.
+pub(super) async fn operator(consensus: &Consensus) -> Asker {
+    let accessor: AccessorId = crypto::uuid_v4().parse().unwrap();
+    let secret = crypto::secret_hash(&Secret::new(crypto::random_hex(32)));
+    let token = Token::new(accessor.clone(), secret, Rights::Management, crypto::now());
+    let command = Command::Acl { change: AclChange::CreateToken { token: Box::new(token) } };
+    assert_eq!(consensus.propose(envelope(command)).await.unwrap().outcome, Outcome::Done);
+    Asker { accessor, source: Some("192.0.2.9:1".to_owned()) }
 }
 
 /// Registers a node through `consensus`.

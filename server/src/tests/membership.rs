@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use catalog::{Autopilot, MemberRole, MembershipChange, Outcome};
+use catalog::{Autopilot, CatalogIndex, Command, MemberRole, MembershipChange, Outcome};
 
-use super::harness::{Cluster, has, register, soon};
+use super::harness::{Cluster, envelope, has, operator, register, soon};
 use crate::FatalError;
 use crate::consensus::{Answer, Question, Role, steward};
 
@@ -52,8 +52,16 @@ async fn r9_a_newcomer_joins_votes_and_the_leader_leaves_without_a_lost_write() 
     let leader = cluster.leader().await;
     let other = cluster.follower().await;
     let leaving = raft_id(&cluster, &other, &leader);
-    let answer = cluster.consensus(&other).ask_leader(Question::Remove { raft_id: leaving }).await.unwrap();
+    let by = operator(&newcomer).await;
+    let who = by.accessor.to_string();
+    let answer = cluster.consensus(&other).ask_leader(Question::Remove { raft_id: leaving, by }).await.unwrap();
     assert_eq!(answer, Answer::Done);
+    newcomer.read_index().await.unwrap();
+    let catalog = newcomer.catalog();
+    let lines: Vec<&str> = catalog.audit_lines(CatalogIndex(0)).map(|line| &*line.text).collect();
+    let removed = lines.iter().find(|line| line.contains(&format!("remove server number {leaving}")));
+    let removed = removed.unwrap_or_else(|| panic!("the trail has no such line: {lines:?}"));
+    assert!(removed.contains(&who) && removed.contains("192.0.2.9:1"), "it says who did it: {removed}");
     let ended = soon(cluster.servers[&leader].failed()).await;
     assert!(matches!(ended, FatalError::Left), "{ended}");
     cluster.stop(&leader).await;
@@ -96,7 +104,8 @@ async fn fault_19_a_lost_disk_is_replaced_under_a_new_name() {
     cluster.start("d", |config| config.bootstrap_expect = 0).await;
     eventually("the replacement to vote", || voters(&cluster, "d").len() == 4).await;
     let gone = raft_id(&cluster, "d", &lost);
-    let answer = cluster.consensus("d").ask_leader(Question::Remove { raft_id: gone }).await.unwrap();
+    let by = operator(&cluster.consensus("d")).await;
+    let answer = cluster.consensus("d").ask_leader(Question::Remove { raft_id: gone, by }).await.unwrap();
     assert_eq!(answer, Answer::Done);
     for name in cluster.servers.keys() {
         eventually("three to vote", || voters(&cluster, name).len() == 3).await;
@@ -113,13 +122,15 @@ async fn r9_no_server_is_taken_out_where_the_rest_would_be_no_majority() {
     let live = cluster.servers.keys().find(|name| **name != leader).unwrap().clone();
     let consensus = cluster.consensus(&live);
     let live_id = raft_id(&cluster, &leader, &live);
+    let by = operator(&consensus).await;
     let mut refused = None;
     // The leader counts the dead one as heard for a second.
     let asking = async {
         while refused.is_none() {
             match consensus.ask_leader(Question::Health).await.unwrap() {
                 Answer::Health(health) if health.tolerance() == 0 => {
-                    let answer = consensus.ask_leader(Question::Remove { raft_id: live_id }).await.unwrap();
+                    let question = Question::Remove { raft_id: live_id, by: by.clone() };
+                    let answer = consensus.ask_leader(question).await.unwrap();
                     refused = Some(answer);
                 }
                 _ => tokio::time::sleep(Duration::from_millis(10)).await,
@@ -140,10 +151,11 @@ async fn leadership_goes_where_it_is_sent() {
     let (leader, follower) = (cluster.leader().await, cluster.follower().await);
     let to = raft_id(&cluster, &leader, &follower);
     let asked = cluster.consensus(&follower);
+    let by = operator(&asked).await;
     let answer = soon(async {
         loop {
             // A follower that was never heard by this leader cannot take over.
-            match asked.ask_leader(Question::TransferLeader { to: Some(to) }).await {
+            match asked.ask_leader(Question::TransferLeader { to: Some(to), by: by.clone() }).await {
                 Ok(Answer::Done) => break Answer::Done,
                 _ => tokio::time::sleep(Duration::from_millis(20)).await,
             }
@@ -152,6 +164,33 @@ async fn leadership_goes_where_it_is_sent() {
     .await;
     assert_eq!(answer, Answer::Done);
     eventually("the follower to lead", || cluster.consensus(&follower).status().role == Role::Leader).await;
+    let catalog = asked.catalog();
+    let asked_for = |line: &catalog::AuditLine| {
+        line.text.contains(&format!("hand leadership to server number {to}"))
+            && line.text.contains(&by.accessor.to_string())
+    };
+    assert!(catalog.audit_lines(CatalogIndex(0)).any(asked_for), "the trail says who asked for it");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_right_that_was_taken_away_moves_no_server() {
+    let cluster = Cluster::of_three().await;
+    let (leader, follower) = (cluster.leader().await, cluster.follower().await);
+    let (asked, to) = (cluster.consensus(&follower), raft_id(&cluster, &leader, &follower));
+    let (kept, gone) = (operator(&asked).await, operator(&asked).await);
+    let delete = Command::DeleteToken { accessor: gone.accessor.clone() };
+    assert_eq!(asked.propose(envelope(delete)).await.unwrap().outcome, Outcome::Done);
+    for question in
+        [Question::Remove { raft_id: to, by: gone.clone() }, Question::TransferLeader { to: Some(to), by: gone }]
+    {
+        // Whichever server is asked, the leader judges by all that was acknowledged.
+        let answer = asked.ask_leader(question).await.unwrap();
+        assert!(matches!(answer, Answer::Denied { .. } | Answer::Refused { .. }), "{answer:?}");
+    }
+    let catalog = asked.catalog();
+    assert_eq!(catalog.membership().member(to).unwrap().role, MemberRole::Voter);
+    assert!(!catalog.audit_lines(CatalogIndex(0)).any(|line| line.text.contains("hand leadership")));
+    assert!(catalog.token(&kept.accessor).is_some());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -75,7 +75,7 @@ impl Group {
             step.validate().unwrap();
             self.done(Command::Backup { step });
         }
-        self.apply(Command::Backup { step: BackupStep::Commit { upload, other_cluster } })
+        self.apply(Command::Backup { step: BackupStep::Commit { upload, other_cluster, form: None } })
     }
 
     fn backup(&self) -> String {
@@ -269,7 +269,7 @@ fn s1_pieces_that_are_missing_doubled_or_changed_change_nothing() {
     let piece = |offset: u64, text: &str| {
         step(BackupStep::Piece { upload: "u1".parse().unwrap(), offset, text: text.to_owned() })
     };
-    let commit = || step(BackupStep::Commit { upload: "u1".parse().unwrap(), other_cluster: false });
+    let commit = || step(BackupStep::Commit { upload: "u1".parse().unwrap(), other_cluster: false, form: None });
     let sha256 = crate::AuditHash(digest(state.as_bytes()));
     let begin = || step(BackupStep::Begin { upload: "u1".parse().unwrap(), bytes: state.len() as u64, sha256 });
     let refused = |outcome: Outcome| assert!(matches!(outcome, Outcome::Refused(_)), "{outcome:?}");
@@ -337,4 +337,42 @@ fn r6_equal_logs_with_a_restore_in_them_give_equal_catalogs() {
         group.catalog.snapshot()
     };
     assert_eq!(run(), run());
+}
+
+#[test]
+fn r6_a_backup_that_was_read_before_it_is_put_in_force_makes_no_other_catalog() {
+    let backup = Group::bootstrapped("one").backup();
+    let run = |reads_first: bool| {
+        let mut group = Group::bootstrapped("one");
+        let upload: RequestId = "u1".parse().unwrap();
+        let sha256 = crate::AuditHash(digest(backup.as_bytes()));
+        let begin = BackupStep::Begin { upload: upload.clone(), bytes: backup.len() as u64, sha256 };
+        group.done(Command::Backup { step: begin });
+        assert!(group.catalog.arrived_backup().is_none(), "nothing of it is here yet");
+        let step = BackupStep::Piece { upload: upload.clone(), offset: 0, text: backup.clone() };
+        group.done(Command::Backup { step });
+        let arrived = group.catalog.arrived_backup().unwrap();
+        assert_eq!(*arrived.id(), upload);
+        if reads_first {
+            arrived.read(digest);
+            assert!(format!("{:?}", group.catalog.upload).contains("done: true"), "every copy knows that it is read");
+        }
+        let commit = BackupStep::Commit { upload, other_cluster: false, form: Some(crate::SNAPSHOT_VERSION) };
+        group.done(Command::Backup { step: commit });
+        assert!(group.catalog.arrived_backup().is_none());
+        group.catalog.snapshot()
+    };
+    assert!(run(true) == run(false), "they differ");
+}
+
+#[test]
+fn r6_a_restore_is_proposed_only_where_everybody_reads_the_form_of_the_state() {
+    let commit = |form| Command::Backup {
+        step: BackupStep::Commit { upload: "u1".parse().unwrap(), other_cluster: false, form },
+    };
+    for (form, reads) in [(None, 2), (Some(1), 2), (Some(2), 2), (Some(7), 7)] {
+        assert_eq!(commit(form).reads_from(), reads, "{form:?}");
+    }
+    let backup = Group::bootstrapped("one").backup();
+    assert_eq!(Catalog::form_of(backup.as_bytes()).unwrap(), crate::SNAPSHOT_VERSION);
 }
