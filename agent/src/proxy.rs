@@ -172,8 +172,8 @@ impl Proxy {
         let previous = room.current.load_full();
         let generation = previous.as_ref().map_or(1, |previous| previous.generation + 1);
         let current = Arc::new(Current::new(Arc::clone(&snapshot), generation, previous.as_deref()));
-        room.current.store(Some(current));
-        let closed = room.streams.decide_again(&snapshot, room.now());
+        room.current.store(Some(Arc::clone(&current)));
+        let closed = room.streams.decide_again(&current, room.now());
         room.pool.review(&snapshot);
         room.endpoints.retain(&snapshot);
         let panicking = snapshot.endpoints.values().filter(|known| is_panic(known)).count();
@@ -297,7 +297,7 @@ async fn keep_house(room: Arc<Room>) {
         room.pool.sweep(room.limits.tunnel_idle_max, now);
         room.applications.sweep();
         if let Some(current) = room.current.load_full().filter(|current| current.has_rules_that_end) {
-            room.streams.decide_again(&current.snapshot, now);
+            room.streams.decide_again(&current, now);
         }
     }
 }

@@ -9,6 +9,7 @@ use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use wire::tls::{TlsIdentity, TrustAnchors, mesh_server_config};
 
+use super::http::decide::Rules;
 use super::snapshot::{Snapshot, is_same_leaf};
 
 /// Is a published snapshot.
@@ -21,6 +22,8 @@ pub(crate) struct Current {
     /// Whether some rule ends by itself, so that open streams must be decided again as time goes by.
     pub(crate) has_rules_that_end: bool,
     sides: BTreeMap<ServiceKey, Arc<ServerSide>>,
+    /// Of the services that are called over HTTP.
+    rules: BTreeMap<ServiceKey, Rules>,
     nobody: Arc<ServerConfig>,
 }
 
@@ -56,12 +59,24 @@ impl Current {
             })
             .collect();
         let has_rules_that_end = snapshot.policies.values().any(Policy::ends_in_part);
-        Self { snapshot, generation, has_rules_that_end, sides, nobody }
+        let of_requests = snapshot.policies.iter().filter(|(service, _)| snapshot.protocol(service).is_http());
+        let rules = of_requests
+            .map(|(service, policy)| {
+                let known = previous.and_then(|previous| previous.rules(service));
+                (service.clone(), Rules::renewed(known, policy, service))
+            })
+            .collect();
+        Self { snapshot, generation, has_rules_that_end, sides, rules, nobody }
     }
 
     /// Returns how a local service answers; nothing while it has no leaf.
     pub(crate) fn server_side(&self, service: &ServiceKey) -> Option<&Arc<ServerSide>> {
         self.sides.get(service)
+    }
+
+    /// Returns the rules for the requests to a local service; nothing where it is not called over HTTP, or has none.
+    pub(crate) fn rules(&self, service: &ServiceKey) -> Option<&Rules> {
+        self.rules.get(service)
     }
 
     /// Returns the configuration that ends every handshake with an alert, for clients that ask for no service of ours.

@@ -49,7 +49,8 @@ pub(crate) fn may_ask(
     }
 }
 
-fn are_in_time(
+/// Checks that neither side's leaf has ended: an expired one opens nothing.
+pub(crate) fn are_in_time(
     peer: &PeerIdentity,
     destination: &ServiceKey,
     own_not_after: Timestamp,

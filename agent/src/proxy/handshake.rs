@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use catalog::{ServiceKey, SpiffeId};
+use catalog::{Caller, ServiceKey, SpiffeId};
 use rustls::server::Acceptor;
 use tokio::net::TcpStream;
 use tokio_rustls::LazyConfigAcceptor;
@@ -90,6 +90,8 @@ pub(crate) struct Connection {
     pub(crate) destination: ServiceKey,
     /// The leaf that was shown to the caller.
     pub(crate) own: Arc<TlsIdentity>,
+    /// Who that is to the rules on requests, once one was decided.
+    pub(crate) caller: OnceLock<Caller>,
     /// What applications are told of the caller, once it has asked one of them over HTTP.
     pub(crate) headers: OnceLock<CallerHeaders>,
 }
@@ -119,7 +121,8 @@ pub(crate) async fn identify(
         return Err(HandshakeError::Unfit { id: peer.id, why });
     }
     let own = Arc::clone(&side.identity);
-    let connection = Connection { from, peer: Arc::new(peer), destination, own, headers: OnceLock::new() };
+    let connection =
+        Connection { from, peer: Arc::new(peer), destination, own, caller: OnceLock::new(), headers: OnceLock::new() };
     Ok((connection, tls, speaks_tunnel))
 }
 

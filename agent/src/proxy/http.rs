@@ -6,8 +6,10 @@
 pub(crate) mod application;
 pub(crate) mod body;
 pub(crate) mod carried;
+pub(crate) mod decide;
 pub(crate) mod head;
 pub(crate) mod inbound;
+pub(crate) mod normal;
 pub(crate) mod outbound;
 pub(crate) mod refusal;
 pub(crate) mod request_id;
@@ -17,10 +19,7 @@ pub(crate) mod tunnel_io;
 pub(crate) mod upgrade;
 
 /// The headers of one request, all together.
-pub(crate) const HEADER_BYTES_MAX: u32 = 64 * 1024;
-
-/// The headers of one request, counted.
-pub(crate) const HEADERS_MAX: usize = 100;
+pub(crate) const HEADER_BYTES_MAX: u32 = catalog::http::FIELDS_BYTES_MAX as u32;
 
 /// Requests that one HTTP/2 connection of an application, or to one, carries at once.
 pub(crate) const STREAMS_MAX: u32 = 100;

@@ -12,9 +12,10 @@ use serde::Serialize;
 use tokio::sync::oneshot;
 use wire::tls::PeerIdentity;
 
+use super::current::Current;
 use super::decide::still_allows;
 use super::handshake::Connection;
-use super::snapshot::Snapshot;
+use super::http::decide::{Facts, still_allows_request};
 use crate::metrics::Direction;
 
 /// Says why a stream that was carried ended.
@@ -68,10 +69,18 @@ type Shard = HashMap<u64, Entry>;
 
 #[derive(Debug)]
 struct Entry {
-    inbound: Option<Arc<Connection>>,
+    inbound: Option<Inbound>,
     /// Whom an outbound connection reached, once it has.
     reached: Option<(SpiffeId, KeyExchange, ServiceKey)>,
     close: oneshot::Sender<Closing>,
+}
+
+/// Is who opened an inbound stream, and what it is.
+#[derive(Debug, Clone)]
+struct Inbound {
+    connection: Arc<Connection>,
+    /// What it says, where it is a request and the rules may look at that.
+    request: Option<Arc<Facts>>,
 }
 
 /// Is a stream's place among the open ones; dropping it gives the place up.
@@ -88,7 +97,14 @@ impl OpenStreams {
     /// To be called before the stream is decided: whoever publishes a snapshot first swaps it and then walks the open
     /// streams, so a stream that is entered too late to be walked is decided by the new snapshot.
     pub(crate) fn enter_inbound(self: &Arc<Self>, connection: Arc<Connection>) -> Place {
-        self.enter(Some(connection))
+        self.enter(Some(Inbound { connection, request: None }))
+    }
+
+    /// Enters a request, with what it says where the rules may look at that.
+    ///
+    /// To be called after the request is decided, by a snapshot that is seen to be in force still when this has returned.
+    pub(crate) fn enter_request(self: &Arc<Self>, connection: Arc<Connection>, request: Option<Arc<Facts>>) -> Place {
+        self.enter(Some(Inbound { connection, request }))
     }
 
     /// Enters an outbound connection.
@@ -96,7 +112,7 @@ impl OpenStreams {
         self.enter(None)
     }
 
-    fn enter(self: &Arc<Self>, inbound: Option<Arc<Connection>>) -> Place {
+    fn enter(self: &Arc<Self>, inbound: Option<Inbound>) -> Place {
         let (close, closing) = oneshot::channel();
         let id = self.next.fetch_add(1, Ordering::Relaxed);
         self.counter(inbound.is_some()).fetch_add(1, Ordering::Relaxed);
@@ -105,20 +121,33 @@ impl OpenStreams {
     }
 
     /// Decides every open inbound stream again, closes those that are refused now and returns how many that were.
-    pub(crate) fn decide_again(&self, snapshot: &Snapshot, now: Timestamp) -> usize {
-        // Streams of one connection share its answer. No lock is held while it is decided.
+    pub(crate) fn decide_again(&self, current: &Current, now: Timestamp) -> usize {
+        // Streams of one connection share its answer, requests that the rules look at have each their own. No lock is held
+        // while it is decided.
         let mut decided: HashMap<*const Connection, (Arc<Connection>, Option<&'static str>)> = HashMap::new();
         let mut closed = 0;
         for shard in &self.shards {
-            let entered: Vec<(u64, Arc<Connection>)> =
+            let entered: Vec<(u64, Inbound)> =
                 lock(shard).iter().filter_map(|(id, entry)| Some((*id, entry.inbound.clone()?))).collect();
-            for (id, connection) in entered {
-                // Kept with its answer, so that no other connection can come to lie where it lay.
-                let (_, label) = decided.entry(Arc::as_ptr(&connection)).or_insert_with(|| {
-                    let allowed = still_allows(snapshot, &connection.peer, &connection.destination, now);
-                    (connection, allowed.err().map(|refusal| refusal.label()))
-                });
-                if let Some(label) = *label {
+            for (id, Inbound { connection, request }) in entered {
+                let label = match request {
+                    Some(facts) => {
+                        let allowed = still_allows_request(current, &connection, &facts, now);
+                        allowed.err().map(|refusal| refusal.label())
+                    }
+                    // Kept with its answer, so that no other connection can come to lie where it lay.
+                    None => {
+                        decided
+                            .entry(Arc::as_ptr(&connection))
+                            .or_insert_with(|| {
+                                let allowed =
+                                    still_allows(&current.snapshot, &connection.peer, &connection.destination, now);
+                                (connection, allowed.err().map(|refusal| refusal.label()))
+                            })
+                            .1
+                    }
+                };
+                if let Some(label) = label {
                     closed += usize::from(self.close(id, Closing::Refused(label)));
                 }
             }
@@ -181,7 +210,7 @@ impl OpenStreams {
 impl Entry {
     fn listed(&self) -> Option<OpenConnection> {
         match (&self.inbound, &self.reached) {
-            (Some(connection), _) => Some(OpenConnection {
+            (Some(Inbound { connection, .. }), _) => Some(OpenConnection {
                 direction: "inbound",
                 destination: connection.destination.clone(),
                 peer: connection.peer.id.clone(),

@@ -27,6 +27,9 @@ pub(crate) enum Refusal {
     /// The rules refuse it.
     #[error("denied: {reason}")]
     Denied { reason: Reason },
+    /// The rules on requests refuse it.
+    #[error("denied: {rule}")]
+    NotPermitted { label: &'static str, rule: String },
     /// There is no policy, or it needs a reader of requests.
     #[error("the rules for `{destination}` cannot be decided here; that counts as a deny")]
     Undecidable { destination: ServiceKey },
@@ -69,6 +72,7 @@ impl Refusal {
             Self::Denied { reason: Reason::Guardrail { .. } } => "guardrail",
             Self::Denied { reason: Reason::Intention { .. } } => "intention",
             Self::Denied { reason: Reason::Default { .. } } => "default_deny",
+            Self::NotPermitted { label, .. } => label,
             Self::Undecidable { .. } => "undecidable",
             Self::Unfit(unfit) => unfit.label(),
             Self::PeerLeafExpired => "peer_leaf_expired",
@@ -87,6 +91,7 @@ impl Refusal {
                 "identify"
             }
             Self::Denied { .. }
+            | Self::NotPermitted { .. }
             | Self::Undecidable { .. }
             | Self::Unfit(_)
             | Self::PeerLeafExpired

@@ -4,6 +4,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
+use catalog::http::NotNormal;
 use h2::RecvStream;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 
@@ -33,6 +34,9 @@ pub(crate) enum BodyError {
     /// The one who sends it gave up.
     #[error("the body was cut short by its sender")]
     CutShort,
+    /// Its trailers say what they must not.
+    #[error("the trailers are refused")]
+    Trailers(#[source] NotNormal),
     /// What it belongs to had to close.
     #[error("closed ({0})")]
     Closed(&'static str),
@@ -44,6 +48,7 @@ impl BodyError {
         match self {
             Self::Connection(_) => "connection_failed",
             Self::Stream(_) | Self::CutShort => "stream_reset",
+            Self::Trailers(why) => why.label(),
             Self::Closed(label) => label,
         }
     }

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 
 use super::application::Held;
 use super::body::{BodyError, Received};
-use super::head::take_of_trailers;
+use super::head::{check_trailers_of_request, take_of_trailers};
 use crate::metrics::{Direction, GaugeGuard};
 use crate::proxy::open_streams::{Closing, Place};
 use crate::proxy::outbound::endpoints::Chosen;
@@ -56,7 +56,7 @@ impl Tally {
     }
 }
 
-/// Is the body of a request as it goes on: counted, and with trailers that are safe to pass on.
+/// Is the body of a request as it goes on: counted, and cut short before trailers that must not go on.
 #[derive(Debug)]
 pub(crate) struct Question {
     body: Received,
@@ -85,7 +85,10 @@ impl Body for Question {
                 if let Some(data) = frame.data_ref() {
                     this.tally.add_sent(data.len());
                 }
-                Some(Ok(cleaned(frame)))
+                match frame.trailers_ref().map(check_trailers_of_request) {
+                    Some(Err(why)) => Some(Err(BodyError::Trailers(why))),
+                    _ => Some(Ok(frame)),
+                }
             }
             other => other,
         };

@@ -3,9 +3,11 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use catalog::http::NotNormal;
 use h2::server::SendResponse;
 use h2::{Reason, RecvStream};
-use http::header::HeaderValue;
+use http::header::{HeaderMap, HeaderValue};
+use http::request::Parts;
 use http::{Request, Response, StatusCode, Version};
 use hyper::body::{Body, Incoming};
 use hyper::upgrade::OnUpgrade;
@@ -16,7 +18,9 @@ use tokio::time::Instant;
 use super::application::{self, Held, SendError, connect_http1};
 use super::body::Received;
 use super::carried::{Exchange, Question, Reply, Story, Tally, Way};
-use super::head::{self, CLIENT_CERT, FORWARDED_FOR, Origin, REQUEST_ID, Taken};
+use super::decide::{Facts, decide_request, reason};
+use super::head::{self, BadRequest, CLIENT_CERT, FORWARDED_FOR, Origin, REQUEST_ID, Taken};
+use super::normal::{Lines, Normal};
 use super::refusal::{NotCarried, answer as refuse, is_grpc};
 use super::send::send_body;
 use super::server::Reader;
@@ -24,12 +28,14 @@ use super::tunnel_io::TunnelIo;
 use super::upgrade::{self, Granted};
 use crate::metrics::Direction;
 use crate::proxy::copy::TunnelStream;
-use crate::proxy::decide::{Admission, decide, target_of_request};
+use crate::proxy::current::Current;
+use crate::proxy::decide::{are_in_time, target_of_request};
 use crate::proxy::handshake::Connection;
 use crate::proxy::inbound::{Standing, note_audited, standing};
 use crate::proxy::open_streams::Place;
 use crate::proxy::refusal::Refusal;
 use crate::proxy::room::Room;
+use crate::proxy::snapshot::Snapshot;
 
 /// Is what a caller's requests have in common.
 #[derive(Debug, Clone)]
@@ -161,14 +167,18 @@ async fn carry(
     upgrade: Option<OnUpgrade>,
 ) -> Result<Response<Reply>, NotCarried> {
     let started = Instant::now();
-    let Caller { room, connection, .. } = caller;
-    // Entered before it is decided, so that no new snapshot can slip in between the decision and the entry.
-    let mut place = room.streams.enter_inbound(Arc::clone(connection));
+    let room = &caller.room;
+    let (mut head, body) = request.into_parts();
+    let lines = Lines::of(&head)?;
+    let normal = lines.normal().map_err(BadRequest::from)?;
+    let taken = head::take(&mut head, Origin::Mesh);
+    let (mut place, current) = admit(caller, &lines, &normal, &head.headers)?;
+    let question = Asking { lines: &lines, normal: &normal, head, body, taken, upgrade };
     let tally = Tally::new(Arc::clone(room), Direction::Inbound);
     let forwarded = tokio::select! {
         biased;
         closing = place.closing() => return Err(NotCarried::Closed(closing)),
-        forwarded = forward(caller, request, upgrade, &tally) => forwarded?,
+        forwarded = forward(caller, &current.snapshot, question, &tally) => forwarded?,
     };
     let Forwarded { answer, held, permit, granted } = forwarded;
     let (mut head, body) = answer.into_parts();
@@ -179,6 +189,46 @@ async fn carry(
         Some(granted) => upgrade::carry(granted, head.headers, exchange),
         None => Response::from_parts(head, Reply::carried(body, exchange)),
     })
+}
+
+/// Decides one request, and enters it among the open ones.
+fn admit(
+    caller: &Caller,
+    lines: &Lines,
+    normal: &Normal<'_>,
+    headers: &HeaderMap,
+) -> Result<(Place, Arc<Current>), Refusal> {
+    let Caller { room, connection, .. } = caller;
+    let destination = &connection.destination;
+    loop {
+        let current = room.current.load_full();
+        let current = current.ok_or_else(|| Refusal::Undecidable { destination: destination.clone() })?;
+        let now = room.now();
+        are_in_time(&connection.peer, destination, connection.own.not_after(), now)?;
+        let verdict = decide_request(&current, connection, normal, headers, now)?;
+        let is_judged = current.rules(destination).is_some_and(|rules| rules.judge_requests);
+        let facts = is_judged.then(|| Facts::new(lines, headers));
+        let place = room.streams.enter_request(Arc::clone(connection), facts);
+        // Whoever publishes first puts the snapshot into force and then walks the open streams: one that came between the
+        // decision and the entry is seen here, and any later one walks past the entry.
+        let is_in_force = room.current.load().as_ref().is_some_and(|now| Arc::ptr_eq(now, &current));
+        if is_in_force {
+            if let Some(cause) = verdict.audit {
+                note_audited(room, connection, &reason(&verdict.rule), cause);
+            }
+            return Ok((place, current));
+        }
+    }
+}
+
+/// Is a request that may pass, ready to be written for its application.
+struct Asking<'a> {
+    lines: &'a Lines,
+    normal: &'a Normal<'a>,
+    head: Parts,
+    body: Received,
+    taken: Taken,
+    upgrade: Option<OnUpgrade>,
 }
 
 fn exchange(room: &Room, place: Place, tally: Arc<Tally>, way: Way, story: Story) -> Box<Exchange> {
@@ -193,55 +243,63 @@ struct Forwarded {
     granted: Option<Granted>,
 }
 
-/// Reads and decides one request and sends it to its application.
+/// Sends a request to its application and waits for the head of the answer.
 async fn forward(
     caller: &Caller,
-    request: Request<Received>,
-    upgrade: Option<OnUpgrade>,
+    snapshot: &Snapshot,
+    asking: Asking<'_>,
     tally: &Arc<Tally>,
 ) -> Result<Forwarded, NotCarried> {
     let Caller { room, connection, target } = caller;
-    let (mut head, body) = request.into_parts();
-    let taken = head::take(&mut head, Origin::Mesh).map_err(NotCarried::Bad)?;
-    let destination = &connection.destination;
-    let current = room.current.load_full().ok_or_else(|| Refusal::Undecidable { destination: destination.clone() })?;
-    let admission = decide(&current.snapshot, &connection.peer, destination, connection.own.not_after(), room.now())?;
-    note_admitted(caller, &admission);
+    let Asking { lines, normal, mut head, body, taken, upgrade } = asking;
     let address = match target {
         Some(address) => *address,
         None => {
             let port = taken.port.as_ref().and_then(|port| port.to_str().ok());
-            target_of_request(&current.snapshot, destination, port, room.turn())?
+            target_of_request(snapshot, &connection.destination, port, room.turn())?
         }
     };
-    let protocol = current.snapshot.protocol(destination);
-    drop(current);
     let limit = room.limits.streams_max;
     let permit = Arc::clone(&room.stream_permits).try_acquire_owned().map_err(|_| Refusal::Overloaded { limit })?;
-    let question = Question::new(body, Arc::clone(tally));
-    let wants_http2 = protocol.is_http2_only() || taken.version == Version::HTTP_2;
-    let upgrade = upgrade.zip(taken.upgrade.clone()).filter(|_| !wants_http2);
     introduce(connection, &mut head.headers, room);
-    write_target(&mut head, &taken, wants_http2, &question)?;
-    match upgrade {
-        Some((caller, protocol)) => {
-            upgrade::mark(&mut head.headers, protocol.clone());
-            let mut sender = connect_http1(room, address).await?;
-            let sent = sender.send_request(Request::from_parts(head, question)).await;
-            let mut answer = sent.map_err(|source| application::ApplicationError::Http1 { address, source })?;
-            let granted = (answer.status() == StatusCode::SWITCHING_PROTOCOLS).then(|| Granted {
-                protocol,
-                caller,
-                callee: hyper::upgrade::on(&mut answer),
-            });
-            let answer = answer.map(|body| Received::of_hyper(Version::HTTP_11, body));
-            Ok(Forwarded { answer, held: Held::Http1 { address, sender }, permit, granted })
+    let question = Question::new(body, Arc::clone(tally));
+    let target = lines.target(normal).map_err(BadRequest::from)?;
+    let is_http2_only = snapshot.protocol(&connection.destination).is_http2_only();
+    if is_http2_only || taken.version == Version::HTTP_2 {
+        let authority = lines.authority(normal).map_err(BadRequest::from)?.ok_or(BadRequest::from(NotNormal::Host))?;
+        head::target_http2(&mut head, target, authority);
+    } else {
+        head::target_http1(&mut head, target, lines.host(normal).map_err(BadRequest::from)?);
+        if let Some((caller, protocol)) = upgrade.zip(taken.upgrade) {
+            let request = Request::from_parts(head, question);
+            return ask_to_change(room, address, request, permit, caller, protocol).await;
         }
-        None => {
-            let (answer, held) = application::send(room, address, Request::from_parts(head, question)).await?;
-            Ok(Forwarded { answer, held, permit, granted: None })
-        }
+        head::frame_http1(&mut head.headers, question.is_end_stream());
     }
+    let (answer, held) = application::send(room, address, Request::from_parts(head, question)).await?;
+    Ok(Forwarded { answer, held, permit, granted: None })
+}
+
+/// Asks an application to change to another protocol, over a connection of its own.
+async fn ask_to_change(
+    room: &Room,
+    address: SocketAddr,
+    mut request: Request<Question>,
+    permit: OwnedSemaphorePermit,
+    caller: OnUpgrade,
+    protocol: HeaderValue,
+) -> Result<Forwarded, NotCarried> {
+    upgrade::mark(request.headers_mut(), protocol.clone());
+    let mut sender = connect_http1(room, address).await?;
+    let sent = sender.send_request(request).await;
+    let mut answer = sent.map_err(|source| application::ApplicationError::Http1 { address, source })?;
+    let granted = (answer.status() == StatusCode::SWITCHING_PROTOCOLS).then(|| Granted {
+        protocol,
+        caller,
+        callee: hyper::upgrade::on(&mut answer),
+    });
+    let answer = answer.map(|body| Received::of_hyper(Version::HTTP_11, body));
+    Ok(Forwarded { answer, held: Held::Http1 { address, sender }, permit, granted })
 }
 
 /// Tells the application who calls.
@@ -254,35 +312,12 @@ fn introduce(connection: &Connection, headers: &mut http::HeaderMap, room: &Room
     }
 }
 
-fn write_target(
-    head: &mut http::request::Parts,
-    taken: &Taken,
-    wants_http2: bool,
-    question: &Question,
-) -> Result<(), NotCarried> {
-    if wants_http2 {
-        // HTTP/1.0 knows no host, and HTTP/2 not its absence.
-        let authority = taken.authority.clone().ok_or(NotCarried::Bad(head::BadRequest::Host))?;
-        head::target_http2(head, authority);
-    } else {
-        head::target_http1(head, taken.authority.as_ref());
-        head::frame_http1(&mut head.headers, question.is_end_stream());
-    }
-    Ok(())
-}
-
 impl From<SendError> for NotCarried {
     fn from(error: SendError) -> Self {
         match error {
             SendError::Dial(refusal) => Self::Refused(refusal),
             SendError::NoAnswer(error) => Self::Application(error),
         }
-    }
-}
-
-fn note_admitted(caller: &Caller, admission: &Admission) {
-    if let Some(cause) = &admission.audit {
-        note_audited(&caller.room, &caller.connection, &admission.reason, cause);
     }
 }
 

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use catalog::http::NotNormal;
 use http::header::HeaderValue;
 use http::uri::Authority;
 use http::{Request, Response, StatusCode, Version};
@@ -15,13 +16,15 @@ use tokio::time::Instant;
 
 use super::body::Received;
 use super::carried::{Exchange, Question, Reply, Story, Tally, Way};
-use super::head::{self, BadRequest, Origin, PORT, REFUSED, REQUEST_ID, Taken, VERSION};
+use super::head::{self, BadRequest, Origin, PORT, REFUSED, REQUEST_ID, VERSION};
+use super::normal::Lines;
 use super::refusal::{NotCarried, answer as refuse, is_grpc};
 use super::send::{self, Pump};
 use super::server::Reader;
 use super::tunnel_io::TunnelIo;
 use super::upgrade::{self, Granted};
 use crate::metrics::Direction;
+use crate::proxy::outbound::call_error::CallError;
 use crate::proxy::outbound::endpoints::Chosen;
 use crate::proxy::outbound::{Call, Opened, Wanted, identify, open};
 use crate::proxy::room::Room;
@@ -106,38 +109,44 @@ async fn forward(
     tally: &Arc<Tally>,
 ) -> Result<Forwarded, NotCarried> {
     let (mut head, body) = request.into_parts();
-    let taken = head::take(&mut head, Origin::Application).map_err(NotCarried::Bad)?;
+    let lines = Lines::of(&head)?;
+    let normal = lines.normal().map_err(BadRequest::from)?;
+    let taken = head::take(&mut head, Origin::Application);
+    let target = lines.target(&normal).map_err(BadRequest::from)?;
     if !head.headers.contains_key(REQUEST_ID) {
         head.headers.insert(REQUEST_ID, room.request_ids.next());
     }
-    let body = Received::of_hyper(taken.version, body);
-    let question = Question::new(body, Arc::clone(tally));
-    match upgrade.zip(taken.upgrade.clone()) {
+    let question = Question::new(Received::of_hyper(taken.version, body), Arc::clone(tally));
+    match upgrade.zip(taken.upgrade) {
         Some((caller, protocol)) => {
+            head::target_http1(&mut head, target, lines.host(&normal).map_err(BadRequest::from)?);
             ask_to_change(room, call, Request::from_parts(head, question), caller, protocol).await
         }
-        None => ask(room, call, Request::from_parts(head, question), taken).await,
+        None => {
+            let authority = match lines.authority(&normal).map_err(BadRequest::from)? {
+                Some(authority) => authority,
+                // HTTP/1.0 knows no host, and HTTP/2 not its absence.
+                None => Authority::try_from(call.upstream.destination.name.as_str())
+                    .map_err(|_| BadRequest::from(NotNormal::Host))?,
+            };
+            if taken.version != Version::HTTP_2 {
+                head.headers.insert(VERSION, HeaderValue::from_static("1.1"));
+            }
+            head::target_http2(&mut head, target, authority);
+            ask(room, call, Request::from_parts(head, question)).await
+        }
     }
 }
 
 /// Sends a request as a stream of its own on a tunnel.
-async fn ask(room: &Arc<Room>, call: &Call, request: Request<Question>, taken: Taken) -> Result<Forwarded, NotCarried> {
-    let authority = match taken.authority {
-        Some(authority) => authority,
-        None => Authority::try_from(call.upstream.destination.name.as_str())
-            .map_err(|_| NotCarried::Bad(BadRequest::Authority))?,
-    };
+async fn ask(room: &Arc<Room>, call: &Call, request: Request<Question>) -> Result<Forwarded, NotCarried> {
     let (Opened::Ready(ready), lease, endpoint) = open(room, call, Wanted::Request).await? else {
         // What is opened is what is wanted.
-        return Err(NotCarried::Bad(BadRequest::Target));
+        return Err(NotCarried::Call(CallError::NoUpstream(call.upstream.address)));
     };
     let (mut head, question) = request.into_parts();
-    if taken.version != Version::HTTP_2 {
-        head.headers.insert(VERSION, HeaderValue::from_static("1.1"));
-    }
     let port = endpoint.authority.rsplit_once(':').and_then(|(_, port)| HeaderValue::from_str(port).ok());
     head.headers.extend(port.map(|port| (PORT, port)));
-    head::target_http2(&mut head, authority);
     match send::request(ready, Request::from_parts(head, ()), question).await {
         Ok((answer, pump)) => {
             judge(&endpoint, &answer);
@@ -157,17 +166,14 @@ async fn ask(room: &Arc<Room>, call: &Call, request: Request<Question>, taken: T
 async fn ask_to_change(
     room: &Arc<Room>,
     call: &Call,
-    request: Request<Question>,
+    mut request: Request<Question>,
     caller: OnUpgrade,
     protocol: HeaderValue,
 ) -> Result<Forwarded, NotCarried> {
     let (Opened::Stream(stream), lease, endpoint) = open(room, call, Wanted::Stream).await? else {
-        return Err(NotCarried::Bad(BadRequest::Target));
+        return Err(NotCarried::Call(CallError::NoUpstream(call.upstream.address)));
     };
-    let (mut head, question) = request.into_parts();
-    let authority = head.uri.authority().cloned();
-    head::target_http1(&mut head, authority.as_ref());
-    upgrade::mark(&mut head.headers, protocol.clone());
+    upgrade::mark(request.headers_mut(), protocol.clone());
     let broken = |_: hyper::Error| NotCarried::Tunnel(h2::Error::from(h2::Reason::CANCEL));
     let (mut sender, connection) = http1::handshake(TokioIo::new(TunnelIo::new(stream))).await.map_err(broken)?;
     let driving = tokio::spawn(async move {
@@ -175,7 +181,7 @@ async fn ask_to_change(
             tracing::debug!(direction = "outbound", %error, "stream of an upgrade failed");
         }
     });
-    let sent = sender.send_request(Request::from_parts(head, question)).await;
+    let sent = sender.send_request(request).await;
     let mut answer = sent.map_err(broken)?;
     let granted = (answer.status() == StatusCode::SWITCHING_PROTOCOLS).then(|| Granted {
         protocol,

@@ -16,7 +16,7 @@ use crate::proxy::refusal::Refusal;
 pub(crate) enum NotCarried {
     /// Its form is refused.
     #[error("not a request to carry")]
-    Bad(#[source] BadRequest),
+    Bad(#[from] BadRequest),
     /// The rules, or the lack of an application, refuse it.
     #[error(transparent)]
     Refused(#[from] Refusal),

@@ -5,6 +5,7 @@ use std::future::Future;
 use std::pin::pin;
 use std::time::Duration;
 
+use catalog::http::FIELDS_MAX;
 use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
@@ -13,7 +14,7 @@ use hyper_util::server::conn::auto;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::carried::Reply;
-use super::{CONNECTION_WINDOW, HEADER_BYTES_MAX, HEADERS_MAX, STREAM_WINDOW, STREAMS_MAX};
+use super::{CONNECTION_WINDOW, HEADER_BYTES_MAX, STREAM_WINDOW, STREAMS_MAX};
 
 /// How long a caller from the mesh may take for the head of a request, the wait for it included.
 const HEAD_TIMEOUT_INBOUND: Duration = Duration::from_secs(60);
@@ -58,7 +59,7 @@ fn builder(head_timeout: Duration) -> auto::Builder<TokioExecutor> {
         .http1()
         .timer(TokioTimer::new())
         .header_read_timeout(head_timeout)
-        .max_headers(HEADERS_MAX)
+        .max_headers(FIELDS_MAX)
         .max_buf_size(BUFFER_BYTES_MAX);
     builder
         .http2()

@@ -2,6 +2,7 @@
 
 mod carrying;
 mod closing;
+mod deciding;
 mod refusing;
 mod strict;
 mod upgrading;

@@ -1,0 +1,120 @@
+//! What the rules say of a request.
+
+use std::sync::Arc;
+
+use catalog::http::{CompiledPolicy, DefaultCause, NoTokens, NotNormal, Request, RequestRule, RequestVerdict};
+use catalog::{Caller, Intention, Policy, Reason, ServiceKey, Timestamp};
+use http::header::HeaderMap;
+
+use super::normal::{Fields, Lines, Normal};
+use crate::proxy::current::Current;
+use crate::proxy::handshake::Connection;
+use crate::proxy::refusal::Refusal;
+
+/// Is the rules for one local service, ready for requests.
+#[derive(Debug)]
+pub(crate) struct Rules {
+    /// What decides.
+    pub(crate) compiled: Arc<CompiledPolicy>,
+    /// Whether what a request says can matter, so that an open one must be remembered to be decided again.
+    pub(crate) judge_requests: bool,
+}
+
+impl Rules {
+    /// Makes rules ready, unless they are those that `previous` was made of.
+    pub(crate) fn renewed(previous: Option<&Self>, policy: &Policy, destination: &ServiceKey) -> Self {
+        let compiled = CompiledPolicy::renewed(previous.map(|previous| &previous.compiled), policy, destination);
+        Self { compiled, judge_requests: policy.intentions.iter().any(Intention::judges_requests) }
+    }
+}
+
+/// Is what an open request said, kept for as long as it may have to be decided again.
+#[derive(Debug)]
+pub(crate) struct Facts {
+    lines: Lines,
+    headers: HeaderMap,
+}
+
+impl Facts {
+    /// Keeps what a request says.
+    pub(crate) fn new(lines: &Lines, headers: &HeaderMap) -> Arc<Self> {
+        Arc::new(Self { lines: lines.clone(), headers: headers.clone() })
+    }
+}
+
+/// Decides whether a request may pass, be it a new one or one that is open already.
+///
+/// # Errors
+///
+/// Which rule refuses it.
+pub(crate) fn decide_request<'p>(
+    current: &'p Current,
+    connection: &Connection,
+    normal: &Normal<'_>,
+    headers: &HeaderMap,
+    now: Timestamp,
+) -> Result<RequestVerdict<'p>, Refusal> {
+    let destination = &connection.destination;
+    if let Some(unfit) = current.snapshot.unfit(&connection.peer) {
+        return Err(Refusal::Unfit(unfit));
+    }
+    let rules = current.rules(destination).ok_or_else(|| Refusal::Undecidable { destination: destination.clone() })?;
+    let request = Request {
+        method: normal.method,
+        authority: normal.authority.as_ref(),
+        path: &normal.path,
+        query: normal.query,
+        headers: &Fields(headers),
+        tokens: &NoTokens,
+        source_platform: None,
+        now,
+    };
+    let verdict = rules.compiled.authorize_request(caller(current, connection), &request);
+    if verdict.passes() {
+        return Ok(verdict);
+    }
+    Err(Refusal::NotPermitted { label: label(&verdict.rule), rule: verdict.rule.to_string() })
+}
+
+/// Decides again whether an open request may go on.
+pub(crate) fn still_allows_request(
+    current: &Current,
+    connection: &Connection,
+    facts: &Facts,
+    now: Timestamp,
+) -> Result<(), Refusal> {
+    let undecidable = |_: NotNormal| Refusal::Undecidable { destination: connection.destination.clone() };
+    let normal = facts.lines.normal().map_err(undecidable)?;
+    decide_request(current, connection, &normal, &facts.headers, now).map(drop)
+}
+
+/// Returns who calls. How identities are written is fixed for as long as the mesh is, so that it is read once.
+fn caller<'c>(current: &Current, connection: &'c Connection) -> &'c Caller {
+    connection.caller.get_or_init(|| Caller::from(current.snapshot.scheme.classify(&connection.peer.id)))
+}
+
+/// Returns the word that metrics use for a rule that refuses.
+fn label(rule: &RequestRule<'_>) -> &'static str {
+    match rule {
+        RequestRule::Unauthenticated => "unauthenticated",
+        RequestRule::Guardrail { .. } => "guardrail",
+        RequestRule::Intention { permission: None, .. } => "intention",
+        RequestRule::Intention { permission: Some(_), .. } => "permission",
+        RequestRule::Default { cause: DefaultCause::NoIntention, .. } => "default_deny",
+        RequestRule::Default { cause: DefaultCause::NoPermission { .. }, .. } => "no_permission",
+        RequestRule::Default { cause: DefaultCause::Token { .. }, .. } => "no_token",
+        RequestRule::Undecidable { .. } => "undecidable",
+    }
+}
+
+/// Returns the rule in the words in which connections are let through on trial.
+pub(crate) fn reason(rule: &RequestRule<'_>) -> Reason {
+    match rule {
+        RequestRule::Intention { key, .. } | RequestRule::Undecidable { key, .. } => {
+            Reason::Intention { key: (*key).clone(), precedence: key.precedence() }
+        }
+        RequestRule::Guardrail { name } => Reason::Guardrail { name: (*name).to_owned() },
+        RequestRule::Default { action, .. } => Reason::Default { action: *action },
+        RequestRule::Unauthenticated => Reason::Unauthenticated,
+    }
+}
