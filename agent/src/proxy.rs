@@ -213,6 +213,7 @@ impl Proxy {
         // Whether the certificate is in time, and how the keys were agreed on, the application has seen at its handshake.
         let peer = PeerIdentity {
             id: client.clone(),
+            platform: None,
             serial: *serial.as_bytes(),
             not_before: Timestamp::default(),
             not_after: Timestamp(u64::MAX),

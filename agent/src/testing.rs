@@ -58,7 +58,7 @@ impl TestMesh {
     pub(crate) fn sign(&self, csr: &[u8], id: &SpiffeId, now: Timestamp, ttl: Duration) -> Leaf {
         let csr = parse_csr(csr).unwrap();
         let serial = Serial::draw(CatalogIndex(4));
-        let leaf = self.signer.sign_leaf(&LeafRequest { csr: &csr, id, serial, now, ttl }).unwrap();
+        let leaf = self.signer.sign_leaf(&LeafRequest { csr: &csr, id, platform: None, serial, now, ttl }).unwrap();
         Leaf {
             chain_pem: vec![leaf.certificate_pem, self.signer.certificate_pem().to_owned()],
             not_after: leaf.not_after,

@@ -368,7 +368,7 @@ impl Command {
             Self::Backup { step: BackupStep::Commit { form: Some(form), .. } } => 2.max(*form),
             Self::CreateJoinToken { token } if token.maker.is_some() => 2,
             Self::Register { node, .. } if node.gateway_port.is_some() => 2,
-            Self::WriteIntention { intention, .. } if intention.owner.is_some() => 2,
+            Self::WriteIntention { intention, .. } if intention.owner.is_some() || intention.judges_requests() => 2,
             Self::WriteMesh { entry, .. } if !entry.audit.is_off() || !entry.min_key_exchange.is_classical() => 2,
             Self::WriteToken { token } | Self::BootstrapAcl { token } if token.has_later_fields() => 2,
             Self::Bootstrap { .. }

@@ -188,6 +188,16 @@ impl Intention {
         self.jwt.is_some() || of_requests
     }
 
+    /// Returns the names of the providers whose tokens it asks for, perhaps several times each.
+    pub fn providers(&self) -> impl Iterator<Item = &str> {
+        let permissions = match &self.effect {
+            Effect::Action(_) => &[][..],
+            Effect::Permissions(permissions) => permissions,
+        };
+        let asked = self.jwt.iter().chain(permissions.iter().filter_map(|permission| permission.jwt.as_ref()));
+        asked.flat_map(|requirement| &requirement.providers).map(|provider| provider.name.as_str())
+    }
+
     /// Reports whether the intention decides request by request.
     #[must_use]
     pub fn judges_requests(&self) -> bool {

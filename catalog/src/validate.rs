@@ -227,6 +227,9 @@ fn check_intention(intention: &Intention) -> Result<(), Refusal> {
     }
     if let Some(jwt) = &intention.jwt {
         crate::http::check_jwt(jwt).map_err(|problem| Refusal::invalid(field("jwt"), problem.to_string()))?;
+        if !matches!(intention.destination, ServicePattern::Exact(_)) {
+            return Err(Refusal::invalid(field("jwt"), "a JWT condition needs one destination: name the service"));
+        }
     }
     if intention.expires_at.is_some() && is_deny {
         return Err(Refusal::invalid(field("expires_at"), "a deny does not end by itself: delete it when it should"));

@@ -14,7 +14,9 @@ mod tests;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use catalog::{AgentRecord, CaRoot, Catalog, CatalogIndex, NodeName, ServerId, ServiceKey, SpiffeId, Timestamp};
+use catalog::{
+    AgentRecord, CaRoot, Catalog, CatalogIndex, NodeName, Platform, ServerId, ServiceKey, SpiffeId, Timestamp,
+};
 use http::StatusCode;
 use wire::agent_protocol::{Leaf, Subject};
 use wire::cluster_key::{ClusterKeys, SealError};
@@ -225,7 +227,8 @@ impl CertificateAuthority {
             return Err(SignError::OtherKey { node: record.node.clone() });
         }
         let signer = self.signer(catalog)?;
-        let signed = self.sign_with(&*signer, &csr, &id, record.enrolled, (now, ttl.min(self.leaf_ttl(catalog))))?;
+        let of_record = (record.enrolled, Some(record.platform));
+        let signed = self.sign_with(&*signer, &csr, &id, of_record, (now, ttl.min(self.leaf_ttl(catalog))))?;
         let own = [signed.certificate_pem, LocalSigner::certificate_pem(&signer).to_owned()];
         // Until the old root leaves the bundle, there may be somebody who has only that one.
         let crossed = active_cross(catalog).filter(|(_, by)| !by.retired).map(|(cross, _)| cross);
@@ -251,7 +254,7 @@ impl CertificateAuthority {
         let signer = self.signer(catalog)?;
         // Servers have no agent record; no record was ever enrolled at the intermediate's own index.
         let life = (now, self.leaf_ttl(catalog));
-        let signed = self.sign_with(&*signer, &csr, &scheme.server(server), intermediate.created, life)?;
+        let signed = self.sign_with(&*signer, &csr, &scheme.server(server), (intermediate.created, None), life)?;
         let renew_at = Timestamp(now.0 + signed.not_after.0.saturating_sub(now.0) / 2);
         let mut chain = vec![signed.certificate_pem, intermediate.certificate_pem.clone()];
         // Whoever joins recognises the mesh by a root that is sent; join tokens and agents that were away for long may
@@ -274,10 +277,10 @@ impl CertificateAuthority {
         signer: &dyn Signer,
         csr: &Csr,
         id: &SpiffeId,
-        index: CatalogIndex,
+        (index, platform): (CatalogIndex, Option<Platform>),
         (now, ttl): (Timestamp, Duration),
     ) -> Result<SignedLeaf, SignError> {
-        let request = LeafRequest { csr, id, serial: Serial::draw(index), now, ttl };
+        let request = LeafRequest { csr, id, platform, serial: Serial::draw(index), now, ttl };
         signer.sign_leaf(&request).map_err(|error| match error {
             wire::pki::SignError::Csr(error) => SignError::Csr(error),
             error => SignError::Signer(error),

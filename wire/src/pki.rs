@@ -8,6 +8,7 @@ mod instant;
 mod leaf_key;
 mod operators;
 pub(crate) mod pem;
+pub(crate) mod platform;
 mod profile;
 mod serial;
 mod signer;

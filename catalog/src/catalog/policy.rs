@@ -125,6 +125,24 @@ impl Catalog {
                 "a JWT condition on an allow means nothing while the mesh's default is allow: set the default to deny first",
             ));
         }
+        if let ServicePattern::Exact(service) = &intention.destination
+            && intention.judges_requests()
+            && !self.protocol_of(service).is_http()
+        {
+            return Err(Refusal::invalid(
+                format!("intention {key}"),
+                format!(
+                    "rules on requests need an HTTP protocol, and nobody looks into the bytes of {service}: write \
+                     `service-defaults` with Protocol `http`, `http2` or `grpc` for it first"
+                ),
+            ));
+        }
+        if let Some(provider) = intention.providers().next() {
+            return Err(Refusal::invalid(
+                format!("intention {key}"),
+                format!("there is no jwt-provider `{}`: tokens are not judged yet", provider.escape_debug()),
+            ));
+        }
         Ok(())
     }
 

@@ -239,14 +239,14 @@ pub(super) struct CompiledPermission {
 impl CompiledPermission {
     fn new(permission: &Permission) -> Self {
         let path = permission.http.path.as_ref().map(PathRule::new).transpose();
-        let headers: Result<Vec<_>, _> =
+        let headers: Vec<Result<HeaderRule, PermissionError>> =
             permission.http.headers.iter().map(|header| HeaderRule::new(header, permission.action)).collect();
         Self {
             action: permission.action,
             jwt: permission.jwt.clone(),
-            broken: path.is_err() || headers.is_err(),
+            broken: path.is_err() || headers.iter().any(Result::is_err),
             path: path.ok().flatten(),
-            headers: headers.unwrap_or_default(),
+            headers: headers.into_iter().flatten().collect(),
             methods: permission.http.methods.clone(),
             platforms: permission.source_platforms.clone(),
             times: permission.times.clone(),

@@ -2,4 +2,5 @@
 
 mod fields;
 mod paths;
+mod reference;
 mod rows;

@@ -109,6 +109,10 @@ fn c1_a_leaf_names_what_the_record_says_whatever_the_request_asks_for() {
     ] {
         let leaf = authority.sign(&catalog, &record, &subject, &key.csr_der(None), now).unwrap();
         assert_eq!(read(&leaf), (vec![want.to_owned()], 4711));
+        let der = der(&leaf.chain_pem[0]);
+        let (_, certificate) = X509Certificate::from_der(&der).unwrap();
+        let says_vm = certificate.extensions().iter().any(|one| one.value == b"\x0c\x02vm" && !one.critical);
+        assert!(says_vm, "a leaf says what its record runs on");
         let named = key.csr_der(Some(&want.parse().unwrap()));
         assert!(authority.sign(&catalog, &record, &subject, &named, now).is_ok());
         let other = key.csr_der(Some(&scheme(&catalog).workload(&"billing".parse().unwrap())));

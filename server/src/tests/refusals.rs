@@ -45,7 +45,7 @@ async fn r1_a_certificate_of_the_mesh_opens_nothing_on_the_raft_port() {
     let authority = cluster.keys.primary.authority().certificate_pem();
     let csr = parse_csr(&key.csr_der(None)).unwrap();
     let (serial, now) = (Serial::draw(CatalogIndex(7)), crypto::now());
-    let request = LeafRequest { csr: &csr, id: &agent, serial, now, ttl: Duration::from_secs(600) };
+    let request = LeafRequest { csr: &csr, id: &agent, platform: None, serial, now, ttl: Duration::from_secs(600) };
     let leaf = signer.sign_leaf(&request).unwrap();
     let chain = [leaf.certificate_pem, Signer::certificate_pem(&signer).to_owned()];
     let identity = TlsIdentity::new(&chain, &key).unwrap();

@@ -69,7 +69,7 @@ impl Authority {
         let csr = parse_csr(&key.csr_der(None)).expect("a leaf key writes requests that are accepted");
         let validity = Validity::within(VALIDITY, now, ttl);
         // No record entitles a server to its certificate, so no index names one.
-        let params = leaf_params(&raft_identity(server), Serial::draw(CatalogIndex(0)), validity);
+        let params = leaf_params(&raft_identity(server), None, Serial::draw(CatalogIndex(0)), validity);
         match params.signed_by(csr.public_key(), &self.issuer) {
             Ok(leaf) => Ok((key, leaf.der().clone())),
             Err(source) => Err(AuthorityError { server: server.clone(), source }),

@@ -2,12 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use ::catalog::{Action, CatalogIndex, Effect, IntentionKey, IntentionOwner, SourcePattern, Timestamp};
+use ::catalog::{Action, CatalogIndex, Effect, IntentionKey, IntentionOwner, JwtRequirement, SourcePattern, Timestamp};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::default_partition;
-use super::permission::{IntentionJwt, IntentionPermission};
+use super::permission::{IntentionJwt, IntentionPermission, read_rule};
 use crate::decode::{DecodeError, Fields, Shape};
 use crate::rfc3339;
 
@@ -120,7 +120,8 @@ impl Intention {
 pub struct IntentionRequest {
     /// What the body repeats of the pair; empty where it does not.
     pair: Pair,
-    action: Action,
+    effect: Effect,
+    jwt: Option<JwtRequirement>,
     description: String,
     meta: BTreeMap<String, String>,
     expires_at: Option<Timestamp>,
@@ -136,30 +137,15 @@ struct Pair {
     destination_name: String,
 }
 
-/// Refuses what speaks of requests: a rule that is stored and not carried out would let through what it was written to
-/// refuse.
-pub(super) fn refuse_requests(fields: &mut Fields) -> Result<(), DecodeError> {
-    for name in ["Permissions", "JWT"] {
-        if fields.says_something(name) {
-            return Err(fields.refuse(name, "requests are not judged one by one yet; send Action instead"));
-        }
-    }
-    fields.ignored(&["Permissions", "JWT"]);
-    Ok(())
-}
-
 impl Shape for IntentionRequest {
     fn read(fields: &mut Fields) -> Result<Self, DecodeError> {
-        refuse_requests(fields)?;
         default_partition(fields, "SourcePartition")?;
         default_partition(fields, "DestinationPartition")?;
         match fields.text("SourceType")?.as_str() {
             "" | CONSUL | SPIFFE => {}
             _ => return Err(DecodeError::Unsupported { path: fields.path_to("SourceType") }),
         }
-        let Some(action) = fields.parsed("Action")? else {
-            return Err(fields.refuse("Action", "it is missing; send `allow` or `deny`"));
-        };
+        let (effect, jwt) = read_rule(fields)?;
         let request = Self {
             pair: Pair {
                 source_namespace: fields.text("SourceNS")?,
@@ -167,7 +153,8 @@ impl Shape for IntentionRequest {
                 destination_namespace: fields.text("DestinationNS")?,
                 destination_name: fields.text("DestinationName")?,
             },
-            action,
+            effect,
+            jwt,
             description: fields.text("Description")?,
             meta: fields.text_map("Meta")?,
             expires_at: fields.parsed::<Instant>("ExpiresAt")?.map(|Instant(instant)| instant),
@@ -215,7 +202,9 @@ impl IntentionRequest {
                 return Err(DecodeError::Value { path: name.to_owned(), reason });
             }
         }
-        let mut intention = ::catalog::Intention::new(key.source.clone(), key.destination.clone(), self.action);
+        let mut intention = ::catalog::Intention::new(key.source.clone(), key.destination.clone(), Action::Deny);
+        intention.effect = self.effect;
+        intention.jwt = self.jwt;
         intention.description = self.description;
         intention.meta = self.meta;
         intention.expires_at = self.expires_at;
@@ -299,8 +288,6 @@ mod tests {
 
     #[test]
     fn h11_what_is_not_carried_out_is_not_stored() {
-        refused(r#"{"Permissions": [{"Action": "deny"}]}"#, "`Permissions`: requests are not judged one by one yet");
-        refused(r#"{"Action": "allow", "JWT": {"Providers": [{"Name": "okta"}]}}"#, "`JWT`: requests are not judged");
         refused(r#"{"Action": "perhaps"}"#, "`Action`: `perhaps` is no action");
         refused("{}", "`Action`: it is missing");
         refused(r#"{"Action": "allow", "SourcePeer": "other"}"#, "`SourcePeer` is not supported");
@@ -317,6 +304,41 @@ mod tests {
             "`DestinationName`: the query says `api`",
         );
         refused(r#"{"Action": "allow", "SourceNS": "shop"}"#, "`SourceNS`: the query says `default`");
+    }
+
+    #[test]
+    fn h11_permissions_say_one_thing_each_in_fields_that_are_known() {
+        let permission = |rest: &str| format!(r#"{{"Permissions": [{{{rest}}}]}}"#);
+        let header = |rest: &str| permission(&format!(r#""Action": "allow", "HTTP": {{"Header": [{{{rest}}}]}}"#));
+        refused(&permission(r#""HTTP": {"PathExact": "/"}"#), "`Permissions[0].Action`");
+        refused(&permission(r#""Action": "allow", "HTTP": {"Path": "/"}"#), "unknown field `Permissions[0].HTTP.Path`");
+        refused(
+            &permission(r#""Action": "allow", "HTTP": {"PathExact": "/", "PathPrefix": "/"}"#),
+            "`Permissions[0].HTTP.PathPrefix`: the path is asked for twice",
+        );
+        refused(&header(r#""Name": "x""#), "`Permissions[0].HTTP.Header[0].Name`: 0 conditions stand there");
+        refused(&header(r#""Name": "x", "Exact": "a", "Present": true"#), "2 conditions stand there");
+        refused(&header(r#""Exact": "a""#), "`Permissions[0].HTTP.Header[0].Name`");
+        refused(&permission(r#""Action": "allow", "Times": {"From": "25:00", "Until": "01:00"}"#), "Times.From");
+        refused(&permission(r#""Action": "allow", "SourcePlatforms": ["mars"]"#), "SourcePlatforms[0]");
+        refused(r#"{"Action": "allow", "Permissions": [{"Action": "allow"}]}"#, "`Action`: the permissions say it");
+    }
+
+    #[test]
+    fn permissions_that_were_read_can_be_sent_back_and_come_as_hcl_writes_them() {
+        let body = r#"{"Permissions": [
+            {"Action": "deny", "HTTP": {"PathPrefix": "/v2/admin"}},
+            {"Action": "allow", "HTTP": {"PathRegex": "/v2/.*", "Methods": ["get", "POST"],
+                "Header": {"Name": "X-Env", "Exact": "prod", "Invert": true, "IgnoreCase": true}},
+             "SourcePlatforms": ["ecs"], "Times": {"Days": ["monday"], "From": "22:00", "Until": "06:00"},
+             "JWT": {"Providers": [{"Name": "okta", "VerifyClaims": [{"Path": ["role"], "Value": "admin"}]}]}}],
+            "JWT": {"Providers": [{"Name": "google"}]}}"#;
+        let intention = read(body).unwrap();
+        let Effect::Permissions(permissions) = &intention.effect else { panic!("{intention:?}") };
+        assert_eq!((permissions.len(), permissions[1].http.headers[0].name.as_str()), (2, "x-env"));
+        assert_eq!(permissions[1].http.methods, ["GET", "POST"]);
+        let text = serde_json::to_string(&Intention::from(&intention)).unwrap();
+        assert_eq!(read(&text).unwrap(), intention);
     }
 
     #[test]

@@ -1,8 +1,12 @@
-//! Permissions and JWT conditions of an intention, as Consul writes them.
+//! Permissions and JWT conditions of an intention, as Consul writes them; and weft's own conditions beside them.
 
-use ::catalog::{Action, HeaderMatch, HeaderTest, JwtRequirement, PathMatch, Permission};
+use ::catalog::{
+    Action, Effect, HeaderMatch, HeaderTest, HttpMatch, JwtRequirement, PathMatch, Permission, Platform, TimeWindow,
+};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
+
+use crate::decode::{DecodeError, Fields};
 
 /// Shows one rule of an intention on HTTP requests.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -14,9 +18,29 @@ pub struct IntentionPermission {
     /// Which requests match.
     #[serde(rename = "HTTP")]
     pub http: HttpPermission,
+    /// What the caller runs on: `vm`, `ecs` or `kubernetes`; any where there is none. Consul has no such field.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schema(value_type = Vec<String>)]
+    pub source_platforms: Vec<Platform>,
+    /// When it counts; always where there is none. Consul has no such field.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub times: Option<PermissionTimes>,
     /// What the request's token must say besides.
     #[serde(rename = "JWT", default, skip_serializing_if = "Option::is_none")]
     pub jwt: Option<IntentionJwt>,
+}
+
+/// Shows the hours of the week at which a permission counts, in UTC.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "PascalCase")]
+pub struct PermissionTimes {
+    /// The days on which it begins to; every day where there are none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub days: Vec<String>,
+    /// Its first minute, as `HH:MM`.
+    pub from: String,
+    /// The minute at which it is over, as `HH:MM`; on the next day where that is not after `From`.
+    pub until: String,
 }
 
 /// Shows which requests a permission speaks of.
@@ -114,7 +138,116 @@ impl From<&Permission> for IntentionPermission {
             Some(PathMatch::Regex(path)) => http.path_regex = path,
             None => {}
         }
-        Self { action: permission.action, http, jwt: permission.jwt.as_ref().map(IntentionJwt::from) }
+        let times = permission.times.as_ref().map(|window| PermissionTimes {
+            days: window.days.iter().map(ToString::to_string).collect(),
+            from: window.from.to_string(),
+            until: window.until.to_string(),
+        });
+        Self {
+            action: permission.action,
+            http,
+            source_platforms: permission.source_platforms.clone(),
+            times,
+            jwt: permission.jwt.as_ref().map(IntentionJwt::from),
+        }
+    }
+}
+
+/// Reads a permission. What its parts mean, and whether they can hold, the catalog says.
+fn read_permission(fields: &mut Fields) -> Result<Permission, DecodeError> {
+    let action: Action = fields.required("Action")?;
+    let http = fields.object("HTTP", read_http)?.unwrap_or_default();
+    let source_platforms = fields.parsed_list("SourcePlatforms")?;
+    let times = fields.object("Times", |fields| {
+        Ok(TimeWindow {
+            days: fields.parsed_list("Days")?,
+            from: fields.required("From")?,
+            until: fields.required("Until")?,
+        })
+    })?;
+    let jwt = fields.object("JWT", read_jwt)?;
+    Ok(Permission { action, http, source_platforms, times, jwt })
+}
+
+fn read_http(fields: &mut Fields) -> Result<HttpMatch, DecodeError> {
+    type Kind = fn(String) -> PathMatch;
+    let kinds =
+        [("PathExact", PathMatch::Exact as Kind), ("PathPrefix", PathMatch::Prefix), ("PathRegex", PathMatch::Regex)];
+    let mut path = None;
+    for (name, kind) in kinds {
+        let text = fields.text(name)?;
+        if text.is_empty() {
+            continue;
+        }
+        if path.replace(kind(text)).is_some() {
+            return Err(
+                fields.refuse(name, "the path is asked for twice; send one of PathExact, PathPrefix and PathRegex")
+            );
+        }
+    }
+    // Consul takes methods in any case and keeps them in capitals.
+    let methods = fields.texts("Methods")?.into_iter().map(|method| method.to_ascii_uppercase()).collect();
+    Ok(HttpMatch { path, methods, headers: fields.objects("Header", read_header)? })
+}
+
+fn read_header(fields: &mut Fields) -> Result<HeaderMatch, DecodeError> {
+    let name: String = fields.required("Name")?;
+    let mut tests: Vec<HeaderTest> = Vec::new();
+    if fields.flag("Present")?.unwrap_or(false) {
+        tests.push(HeaderTest::Present);
+    }
+    type Kind = fn(String) -> HeaderTest;
+    let kinds = [
+        ("Exact", HeaderTest::Exact as Kind),
+        ("Prefix", HeaderTest::Prefix),
+        ("Suffix", HeaderTest::Suffix),
+        ("Contains", HeaderTest::Contains),
+        ("Regex", HeaderTest::Regex),
+    ];
+    for (field, kind) in kinds {
+        let text = fields.text(field)?;
+        if !text.is_empty() {
+            tests.push(kind(text));
+        }
+    }
+    let [test] = <[HeaderTest; 1]>::try_from(tests).map_err(|tests| {
+        let reason = format!(
+            "{} conditions stand there; send one of Present, Exact, Prefix, Suffix, Contains and Regex",
+            tests.len()
+        );
+        fields.refuse("Name", reason)
+    })?;
+    Ok(HeaderMatch {
+        name: name.to_ascii_lowercase(),
+        test,
+        invert: fields.flag("Invert")?.unwrap_or(false),
+        ignore_case: fields.flag("IgnoreCase")?.unwrap_or(false),
+    })
+}
+
+/// Reads a condition on a request's token.
+pub(super) fn read_jwt(fields: &mut Fields) -> Result<JwtRequirement, DecodeError> {
+    let claim =
+        |fields: &mut Fields| Ok(::catalog::VerifyClaim { path: fields.texts("Path")?, value: fields.text("Value")? });
+    let providers = fields.objects("Providers", |fields| {
+        Ok(::catalog::JwtProvider {
+            name: fields.required("Name")?,
+            verify_claims: fields.objects("VerifyClaims", claim)?,
+        })
+    })?;
+    Ok(JwtRequirement { providers })
+}
+
+/// Reads what an intention does, which is its action or its permissions, and what it asks of every request's token.
+pub(super) fn read_rule(fields: &mut Fields) -> Result<(Effect, Option<JwtRequirement>), DecodeError> {
+    let permissions = fields.objects("Permissions", read_permission)?;
+    // What a client sends that has nothing to say asks for nothing.
+    let jwt = fields.object("JWT", read_jwt)?.filter(|jwt| !jwt.providers.is_empty());
+    match (fields.parsed("Action")?, permissions.is_empty()) {
+        (Some(action), true) => Ok((Effect::Action(action), jwt)),
+        (None, false) => Ok((Effect::Permissions(permissions), jwt)),
+        (Some(_), false) => Err(fields.refuse("Action", "the permissions say it; send one of Action and Permissions")),
+        (None, true) => Err(fields.refuse("Action", "it is missing; send `allow` or `deny`, or Permissions")),
     }
 }
 

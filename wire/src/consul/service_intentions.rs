@@ -4,12 +4,14 @@
 //! those of others may stand in it as they are.
 
 use ::catalog::{
-    Action, CatalogIndex, Effect, IntentionOwner, Namespace, PolicyChange, ServicePattern, SourcePattern, Timestamp,
+    Action, CatalogIndex, Effect, IntentionOwner, JwtRequirement, Namespace, PolicyChange, ServicePattern,
+    SourcePattern, Timestamp,
 };
 use serde::{Deserialize, Serialize};
 
 use super::default_partition;
-use super::intention::{CONSUL, Instant, Intention, SPIFFE, refuse_requests};
+use super::intention::{CONSUL, Instant, Intention, SPIFFE};
+use super::permission::{IntentionJwt, IntentionPermission, read_jwt, read_rule};
 use crate::decode::{DecodeError, Fields};
 use crate::rfc3339;
 
@@ -31,6 +33,9 @@ pub struct ServiceIntentions {
     pub owner: Option<IntentionOwner>,
     /// The intentions.
     pub sources: Vec<IntentionSource>,
+    /// What the tokens of all requests must say that some intention of it allows; shown with each of them.
+    #[serde(skip)]
+    jwt: Option<JwtRequirement>,
     /// The index at which the oldest of them was first written.
     pub create_index: CatalogIndex,
     /// The index of the last change of any, its removal included.
@@ -75,24 +80,32 @@ pub struct IntentionSource {
     /// 9 for the most specific pair, down to 1.
     #[serde(default)]
     pub precedence: u8,
+    /// What was written, as the catalog keeps it; none where this was not read from what somebody wrote.
+    #[serde(skip)]
+    rule: Option<(Effect, Option<JwtRequirement>)>,
 }
 
 impl IntentionSource {
     fn read(fields: &mut Fields) -> Result<Self, DecodeError> {
-        refuse_requests(fields)?;
         default_partition(fields, "Partition")?;
         let source_type = fields.text("Type")?;
         if !matches!(source_type.as_str(), "" | CONSUL | SPIFFE) {
             return Err(DecodeError::Unsupported { path: fields.path_to("Type") });
         }
+        let (effect, jwt) = read_rule(fields)?;
+        let (action, permissions) = match &effect {
+            Effect::Action(action) => (Some(*action), Vec::new()),
+            Effect::Permissions(permissions) => (None, permissions.iter().map(IntentionPermission::from).collect()),
+        };
         let source = Self {
             name: fields.required("Name")?,
             namespace: fields.text("Namespace")?,
             source_type,
             owner: fields.parsed("Owner")?,
-            action: Some(fields.required("Action")?),
-            permissions: Vec::new(),
-            jwt: None,
+            action,
+            permissions,
+            jwt: jwt.as_ref().map(IntentionJwt::from),
+            rule: Some((effect, jwt)),
             description: fields.text("Description")?,
             meta: fields.text_map("Meta")?,
             expires_at: fields.parsed::<Instant>("ExpiresAt")?.map(|Instant(instant)| instant),
@@ -123,12 +136,22 @@ impl IntentionSource {
         self,
         destination: &ServicePattern,
         current: &Namespace,
+        asked_of_all: Option<&JwtRequirement>,
     ) -> Result<::catalog::Intention, DecodeError> {
         let value =
             |reason: String| DecodeError::Value { path: format!("Sources `{}`", self.name.escape_debug()), reason };
         let source = self.pattern(current).map_err(value)?;
-        let action = self.action.ok_or_else(|| value("Action is missing; send `allow` or `deny`".to_owned()))?;
-        let mut intention = ::catalog::Intention::new(source, destination.clone(), action);
+        let (effect, jwt) =
+            self.rule.ok_or_else(|| value("Action is missing; send `allow`, `deny` or Permissions".to_owned()))?;
+        let mut intention = ::catalog::Intention::new(source, destination.clone(), Action::Deny);
+        // A condition of the whole entry is one of each allow in it; on a deny it would mean nothing.
+        let is_deny = effect == Effect::Action(Action::Deny);
+        intention.jwt = match (jwt, asked_of_all) {
+            (Some(_), Some(_)) => return Err(value("JWT stands here and in the entry; send one of them".to_owned())),
+            (Some(own), None) => Some(own),
+            (None, asked) => asked.filter(|_| !is_deny).cloned(),
+        };
+        intention.effect = effect;
         intention.description = self.description;
         intention.meta = self.meta;
         intention.expires_at = self.expires_at;
@@ -150,16 +173,15 @@ impl ServiceIntentions {
     /// Reads what follows the kind.
     pub(super) fn read_rest(fields: &mut Fields) -> Result<Self, DecodeError> {
         default_partition(fields, "Partition")?;
-        if fields.says_something("JWT") {
-            return Err(fields.refuse("JWT", "requests are not judged one by one yet; leave it out"));
-        }
-        fields.ignored(&["JWT", "CreateIndex", "ModifyIndex", "Hash"]);
+        let jwt = fields.object("JWT", read_jwt)?.filter(|jwt| !jwt.providers.is_empty());
+        fields.ignored(&["CreateIndex", "ModifyIndex", "Hash"]);
         let entry = Self {
             kind: SERVICE_INTENTIONS.to_owned(),
             name: fields.required("Name")?,
             namespace: fields.text("Namespace")?,
             owner: fields.parsed("Owner")?,
             sources: fields.objects("Sources", IntentionSource::read)?,
+            jwt,
             create_index: CatalogIndex::default(),
             modify_index: CatalogIndex::default(),
         };
@@ -192,7 +214,8 @@ impl ServiceIntentions {
             Ok(namespace) => namespace,
             Err(_) => current.clone(),
         };
-        let intentions = self.sources.into_iter().map(|source| source.into_intention(&destination, &own));
+        let intentions =
+            self.sources.into_iter().map(|source| source.into_intention(&destination, &own, self.jwt.as_ref()));
         Ok(PolicyChange::WriteDestination {
             intentions: intentions.collect::<Result<_, _>>()?,
             owner: self.owner,
@@ -215,6 +238,7 @@ impl ServiceIntentions {
             namespace: destination.namespace_text().to_owned(),
             owner: None,
             sources: intentions.into_iter().map(IntentionSource::from).collect(),
+            jwt: None,
             create_index,
             modify_index: modified,
         })
@@ -238,6 +262,7 @@ impl From<&::catalog::Intention> for IntentionSource {
             expires_at: shown.expires_at,
             audit: shown.audit,
             precedence: shown.precedence,
+            rule: None,
         }
     }
 }
@@ -285,6 +310,34 @@ mod tests {
     }
 
     #[test]
+    fn a_token_that_an_entry_asks_for_is_asked_for_by_each_of_its_allows() {
+        let text = br#"
+            Kind = "service-intentions"
+            Name = "api"
+            JWT { Providers = [{ Name = "okta", VerifyClaims = [{ Path = ["aud"], Value = "api" }] }] }
+            Sources = [
+              { Name = "web", Permissions = [
+                  { Action = "deny",  HTTP { PathPrefix = "/v2/admin" } },
+                  { Action = "allow", HTTP { PathPrefix = "/v2", Methods = ["GET","POST"],
+                                             Header = [{ Name = "x-env", Exact = "prod" }] } } ] },
+              { Name = "*", Action = "deny" } ]
+        "#;
+        let entry: ConfigEntry = from_value(Format::Hcl.read(text).unwrap(), "").unwrap();
+        let ConfigEntry::ServiceIntentions(entry) = entry else { panic!("{entry:?}") };
+        let PolicyChange::WriteDestination { intentions, .. } = entry.into_change(&Namespace::default(), None).unwrap()
+        else {
+            panic!()
+        };
+        let asked: Vec<bool> = intentions.iter().map(|one| one.jwt.is_some()).collect();
+        assert_eq!(asked, [true, false]);
+        assert!(matches!(&intentions[0].effect, Effect::Permissions(all) if all.len() == 2));
+        let shown = ServiceIntentions::show(&"api".parse().unwrap(), &intentions, CatalogIndex(9)).unwrap();
+        let again = read(&serde_json::to_string(&shown).unwrap()).unwrap();
+        let PolicyChange::WriteDestination { intentions: read_again, .. } = again else { panic!() };
+        assert_eq!(read_again, intentions);
+    }
+
+    #[test]
     fn names_without_a_namespace_are_of_the_entrys() {
         let change = read(
             r#"{"Kind": "service-intentions", "Name": "api", "Namespace": "shop", "Owner": "team-a",
@@ -321,15 +374,14 @@ mod tests {
     fn h11_what_nothing_carries_out_is_refused_by_name() {
         let entry = |rest: &str| format!(r#"{{"Kind": "service-intentions", "Name": "api", {rest}}}"#);
         let source = |rest: &str| entry(&format!(r#""Sources": [{{"Name": "web", {rest}}}]"#));
-        refused(
-            &source(r#""Permissions": [{"Action": "allow"}]"#),
-            "`Sources[0].Permissions`: requests are not judged",
-        );
+        refused(&source(r#""Permissions": [{"Action": "allow", "Path": "/"}]"#), "`Sources[0].Permissions[0].Path`");
         refused(&source(r#""Action": "allow", "Peer": "other""#), "`Sources[0].Peer` is not supported");
         refused(&source(r#""Action": "perhaps""#), "`Sources[0].Action`: `perhaps` is no action");
         refused(&source(r#""Description": "x""#), "`Sources[0].Action`");
         refused(&source(r#""Action": "allow", "Owner": "Team A""#), "`Sources[0].Owner`");
-        refused(&entry(r#""Sources": [], "JWT": {"Providers": [{"Name": "okta"}]}"#), "`JWT`: requests are not judged");
+        let both = r#""Sources": [{"Name": "web", "Action": "allow", "JWT": {"Providers": [{"Name": "a"}]}}],
+            "JWT": {"Providers": [{"Name": "b"}]}"#;
+        refused(&entry(both), "JWT stands here and in the entry");
         refused(&entry(r#""Sources": [], "Meta": {"a": "b"}"#), "`Meta`: each intention has its own");
         refused(r#"{"Kind": "service-intentions", "Name": "a/b", "Sources": []}"#, "`Name`: write the namespace");
         refused(r#"{"Kind": "service-intentions", "Name": "web", "Namespace": "*", "Sources": []}"#, "`Name`");

@@ -166,7 +166,7 @@ fn try_out(
     let csr = parse_csr(&LeafKey::generate().csr_der(None)).map_err(failed)?;
     let id: SpiffeId = format!("spiffe://{trust_domain}/trial").parse().expect("a trust domain and a plain word");
     let (serial, ttl) = (Serial::draw(CatalogIndex(0)), Duration::from_secs(60));
-    let request = LeafRequest { csr: &csr, id: &id, serial, now, ttl };
+    let request = LeafRequest { csr: &csr, id: &id, platform: None, serial, now, ttl };
     let leaf = signer.sign_leaf(&request).map_err(OperatorsAuthorityError::Sign)?;
     let read = |text: &str| pem::certificate(text).expect("what was just written is PEM");
     let chain = [read(&leaf.certificate_pem), read(Signer::certificate_pem(signer))];

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use catalog::{SpiffeId, Timestamp};
+use catalog::{Platform, SpiffeId, Timestamp};
 use data_encoding::HEXLOWER;
 use rcgen::string::Ia5String;
 use rcgen::{
@@ -48,7 +48,12 @@ fn whole_second(timestamp: Timestamp) -> Timestamp {
 }
 
 /// A leaf: one URI SAN, critical because the subject is empty; not a CA; good for both ends of a connection.
-pub(crate) fn leaf_params(id: &SpiffeId, serial: Serial, validity: Validity) -> CertificateParams {
+pub(crate) fn leaf_params(
+    id: &SpiffeId,
+    platform: Option<Platform>,
+    serial: Serial,
+    validity: Validity,
+) -> CertificateParams {
     let mut params = CertificateParams::default();
     params.not_before = to_date(validity.not_before);
     params.not_after = to_date(validity.not_after);
@@ -59,6 +64,7 @@ pub(crate) fn leaf_params(id: &SpiffeId, serial: Serial, validity: Validity) -> 
     params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
     params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
     params.use_authority_key_identifier_extension = true;
+    params.custom_extensions = platform.map(super::platform::extension).into_iter().collect();
     params
 }
 

@@ -7,7 +7,7 @@ mod cross;
 use std::fmt;
 use std::time::Duration;
 
-use catalog::{SpiffeId, Timestamp, TrustDomain};
+use catalog::{Platform, SpiffeId, Timestamp, TrustDomain};
 
 use super::csr::{Csr, CsrError};
 use super::profile::{Validity, authority_params, leaf_params};
@@ -48,6 +48,8 @@ pub struct LeafRequest<'a> {
     pub csr: &'a Csr,
     /// The identity that the sender is entitled to.
     pub id: &'a SpiffeId,
+    /// What the sender runs on, as its record says; none for those that have no record.
+    pub platform: Option<Platform>,
     /// The leaf's serial number.
     pub serial: Serial,
     /// The wall clock.
@@ -180,7 +182,7 @@ impl Signer for LocalSigner {
             return Err(SignError::TrustDomain { id, trust_domain });
         }
         let validity = self.0.validity_at(request.now, request.ttl)?;
-        let params = leaf_params(request.id, request.serial, validity);
+        let params = leaf_params(request.id, request.platform, request.serial, validity);
         let certificate = params.signed_by(request.csr.public_key(), &self.0.issuer).map_err(SignError::Key)?;
         let Validity { not_before, not_after } = validity;
         Ok(SignedLeaf { certificate_pem: certificate.pem(), not_before, not_after })

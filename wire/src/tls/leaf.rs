@@ -11,7 +11,7 @@ use x509_parser::prelude::FromDer;
 
 use super::{PeerIdentity, PeerRejected};
 use crate::crypto;
-use crate::pki::{Serial, from_seconds};
+use crate::pki::{Serial, from_seconds, platform};
 
 /// Reads a leaf and applies every rule that does not need its chain. Nothing of it is trusted yet.
 pub(super) fn inspect(der: &CertificateDer<'_>, now: UnixTime) -> Result<PeerIdentity, PeerRejected> {
@@ -34,6 +34,7 @@ pub(super) fn inspect(der: &CertificateDer<'_>, now: UnixTime) -> Result<PeerIde
         serial: *serial.as_bytes(),
         not_before: from_seconds(leaf.validity().not_before.timestamp()),
         not_after: from_seconds(not_after),
+        platform: platform::read(&leaf),
         key: KeyFingerprint(crypto::sha256_hex(leaf.public_key().raw)),
         expired: i64::try_from(now.as_secs()).unwrap_or(i64::MAX) > not_after,
         chain: std::sync::Arc::default(),

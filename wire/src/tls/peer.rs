@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use catalog::{KeyExchange, KeyFingerprint, SpiffeId, Timestamp};
+use catalog::{KeyExchange, KeyFingerprint, Platform, SpiffeId, Timestamp};
 use rustls::{CommonState, NamedGroup};
 use rustls_pki_types::CertificateDer;
 
@@ -14,6 +14,8 @@ use crate::crypto;
 pub struct PeerIdentity {
     /// Who it is.
     pub id: SpiffeId,
+    /// What it runs on, as the record says that its leaf was signed from; none where the leaf does not tell.
+    pub platform: Option<Platform>,
     /// The leaf's serial number, padded to 16 octets. Its first 8 are the index of the record that it was signed from.
     pub serial: [u8; 16],
     /// When the leaf became valid.

@@ -48,7 +48,14 @@ impl Mesh {
     pub(crate) fn leaf_pem_for(&self, id: &str, ttl: Duration) -> (Vec<String>, LeafKey) {
         let key = LeafKey::generate();
         let (csr, id) = (parse_csr(&key.csr_der(None)).unwrap(), id.parse::<SpiffeId>().unwrap());
-        let request = LeafRequest { csr: &csr, id: &id, serial: Serial::draw(CatalogIndex(7)), now: self.now, ttl };
+        let request = LeafRequest {
+            csr: &csr,
+            id: &id,
+            platform: None,
+            serial: Serial::draw(CatalogIndex(7)),
+            now: self.now,
+            ttl,
+        };
         let leaf = self.signer.sign_leaf(&request).unwrap();
         (vec![leaf.certificate_pem, Signer::certificate_pem(&self.signer).to_owned()], key)
     }
@@ -68,7 +75,7 @@ impl Mesh {
     /// The chain of a leaf that no server of ours would sign: a good one with `change` applied.
     pub(crate) fn mutant(&self, change: impl FnOnce(&mut CertificateParams)) -> Vec<CertificateDer<'static>> {
         let validity = Validity::starting(self.now, DAY);
-        let mut params = leaf_params(&WEB.parse().unwrap(), Serial::draw(CatalogIndex(7)), validity);
+        let mut params = leaf_params(&WEB.parse().unwrap(), None, Serial::draw(CatalogIndex(7)), validity);
         change(&mut params);
         let key = KeyPair::generate().unwrap();
         let leaf = params.signed_by(&key, &self.issuer()).unwrap();

@@ -51,7 +51,8 @@ impl Authority {
     pub(super) fn leaf_for(&self, id: &SpiffeId, enrolled: CatalogIndex, ttl: Duration) -> Arc<TlsIdentity> {
         let key = LeafKey::generate();
         let csr = parse_csr(&key.csr_der(None)).unwrap();
-        let request = LeafRequest { csr: &csr, id, serial: Serial::draw(enrolled), now: crypto::now(), ttl };
+        let request =
+            LeafRequest { csr: &csr, id, platform: None, serial: Serial::draw(enrolled), now: crypto::now(), ttl };
         let leaf = self.signer.sign_leaf(&request).unwrap();
         let chain = [leaf.certificate_pem, Signer::certificate_pem(&self.signer).to_owned()];
         Arc::new(TlsIdentity::new(&chain, &key).unwrap())

@@ -45,7 +45,73 @@ pub(in crate::catalog) fn every_change() -> Vec<Command> {
         Command::Config { change: ConfigChange::Write { entry: Box::new(noted), compare: None } },
         write(defaults("web", Some(Protocol::Grpc))),
         delete(ConfigKey::ServiceDefaults(service("web"))),
+        every_condition("shop/api"),
     ]
+}
+
+/// An intention whose permissions have every condition that there is.
+fn every_condition(destination: &str) -> Command {
+    use crate::{HeaderMatch, HeaderTest, Platform, TimeWindow, Weekday};
+    let text = || "prod".to_owned();
+    let tests = [
+        HeaderTest::Present,
+        HeaderTest::Exact(text()),
+        HeaderTest::Prefix(text()),
+        HeaderTest::Suffix(text()),
+        HeaderTest::Contains(text()),
+        HeaderTest::Regex(text()),
+    ];
+    let header = |(test, invert): (HeaderTest, bool)| HeaderMatch {
+        name: "x-env".to_owned(),
+        test,
+        invert,
+        ignore_case: !invert,
+    };
+    let headers = tests.into_iter().zip([true, false].into_iter().cycle()).map(header).collect();
+    let on_path = |path| HttpMatch { path: Some(path), ..HttpMatch::default() };
+    let http =
+        HttpMatch { headers, methods: vec!["GET".to_owned()], ..on_path(PathMatch::Regex("/v[0-9]+".to_owned())) };
+    let window = TimeWindow {
+        days: vec![Weekday::Monday, Weekday::Sunday],
+        from: "22:00".parse().unwrap(),
+        until: "06:00".parse().unwrap(),
+    };
+    let full = Permission {
+        source_platforms: vec![Platform::Ecs, Platform::Kubernetes],
+        times: Some(window),
+        ..Permission::new(Action::Allow, http)
+    };
+    let mut intention = Intention::new("shop/web".parse().unwrap(), destination.parse().unwrap(), Action::Allow);
+    intention.effect = Effect::Permissions(vec![
+        Permission::new(Action::Deny, on_path(PathMatch::Exact("/admin".to_owned()))),
+        Permission::new(Action::Deny, on_path(PathMatch::Prefix("/internal/".to_owned()))),
+        full,
+    ]);
+    Command::WriteIntention { intention: Box::new(intention), mode: WriteMode::Upsert }
+}
+
+#[test]
+fn h11_rules_on_requests_are_not_written_where_nobody_reads_requests() {
+    let mut log = Log::default();
+    let refusal = log.refused(rule_on_requests("api")).to_string();
+    assert!(refusal.contains("default/web => default/api") && refusal.contains("`service-defaults`"), "{refusal}");
+    log.done(write(defaults("api", Some(Protocol::Http))));
+    log.done(rule_on_requests("api"));
+    let list = |destination: &str| {
+        let Command::WriteIntention { intention, .. } = rule_on_requests(destination) else { unreachable!() };
+        let destination = intention.destination.clone();
+        let change = crate::PolicyChange::WriteDestination {
+            destination,
+            owner: None,
+            intentions: vec![*intention],
+            compare: None,
+        };
+        Command::Policy { change }
+    };
+    log.refused(list("db"));
+    log.done(list("api"));
+    assert_eq!(every_condition("api").validate(), Ok(()));
+    log.done(every_condition("api"));
 }
 
 /// Draws changes over few names.

@@ -209,8 +209,20 @@ async fn an_intention_that_nothing_enforces_is_refused_by_name() {
     let permissions = json!({"Permissions": [{"Action": "allow", "HTTP": {"PathPrefix": "/v1"}}]});
     let answer = api.put(path, permissions).await;
     assert_eq!(answer.status, StatusCode::BAD_REQUEST);
-    assert!(answer.text.contains("Permissions"), "{}", answer.text);
+    assert!(answer.text.contains("need an HTTP protocol"), "{}", answer.text);
     assert_eq!(api.consensus().catalog().intentions().count(), 0);
+    let http = json!({"Kind": "service-defaults", "Name": "api", "Protocol": "http"});
+    assert_eq!(api.put("/v1/config", http).await.status, StatusCode::OK);
+    let unfit = json!({"Permissions": [{"Action": "allow", "HTTP": {"PathPrefix": "/v1/../admin"}}]});
+    let answer = api.put(path, unfit).await;
+    assert!(answer.text.contains("permissions[0]: the path `/v1/../admin` matches no request"), "{}", answer.text);
+    let permissions = json!({"Permissions": [{"Action": "allow", "HTTP": {"PathPrefix": "/v1"}}]});
+    assert_eq!(api.put(path, permissions).await.status, StatusCode::OK);
+    let read = api.get(path).await.json();
+    assert_eq!(read["Permissions"], json!([{"Action": "allow", "HTTP": {"PathPrefix": "/v1"}}]));
+    let tcp = json!({"Kind": "service-defaults", "Name": "api", "Protocol": "tcp"});
+    let answer = api.put("/v1/config", tcp).await;
+    assert!(answer.text.contains("default/web => default/api"), "{}", answer.text);
 }
 
 #[tokio::test]

@@ -25,7 +25,7 @@ fn root() -> LocalRoot {
 }
 
 fn sign(signer: &dyn Signer, csr: &Csr, id: &SpiffeId, ttl: Duration) -> Result<SignedLeaf, SignError> {
-    signer.sign_leaf(&LeafRequest { csr, id, serial: Serial::draw(CatalogIndex(7)), now: NOW, ttl })
+    signer.sign_leaf(&LeafRequest { csr, id, platform: None, serial: Serial::draw(CatalogIndex(7)), now: NOW, ttl })
 }
 
 fn csr() -> Csr {
@@ -69,7 +69,8 @@ fn c1_a_leaf_says_what_its_record_says_and_nothing_of_the_request() {
 fn a_leaf_carries_the_serial_and_a_validity_that_begins_in_the_past() {
     let signer = root().create_intermediate(NOW, 90 * DAY).unwrap();
     let serial = Serial::draw(CatalogIndex(300));
-    let request = LeafRequest { csr: &csr(), id: &web(), serial, now: Timestamp(NOW.0 + 999), ttl: DAY };
+    let request =
+        LeafRequest { csr: &csr(), id: &web(), platform: None, serial, now: Timestamp(NOW.0 + 999), ttl: DAY };
     let leaf = signer.sign_leaf(&request).unwrap();
     inspect(&leaf.certificate_pem, |parsed| {
         assert_eq!(Serial::from_der_integer(parsed.raw_serial()), Some(serial));
@@ -95,7 +96,8 @@ fn c4_an_expired_signer_signs_nothing() {
     let signer = root.create_intermediate(NOW, DAY).unwrap();
     let (csr, id) = (csr(), web());
     let later = NOW.saturating_add(2 * DAY);
-    let request = LeafRequest { csr: &csr, id: &id, serial: Serial::draw(CatalogIndex(7)), now: later, ttl: DAY };
+    let request =
+        LeafRequest { csr: &csr, id: &id, platform: None, serial: Serial::draw(CatalogIndex(7)), now: later, ttl: DAY };
     assert!(matches!(signer.sign_leaf(&request), Err(SignError::Expired { .. })));
     assert!(matches!(root.create_intermediate(NOW.saturating_add(400 * DAY), DAY), Err(SignError::Expired { .. })));
 }

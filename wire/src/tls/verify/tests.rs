@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use catalog::Timestamp;
+use catalog::{Platform, Timestamp};
 use rcgen::{
     BasicConstraints, CertificateParams, CustomExtension, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
     KeyUsagePurpose, SanType, SerialNumber,
@@ -53,6 +53,31 @@ fn a_leaf_of_ours_is_accepted_and_its_identity_read() {
     }
     check(&mesh, &mesh.mutant(|_| ()), "accepted");
     check(&mesh, &[], "no_certificate");
+}
+
+#[test]
+fn h11_a_leaf_says_what_its_holder_runs_on_or_nothing() {
+    let mesh = Mesh::new("mesh.test");
+    let platform = |chain: &[CertificateDer<'_>]| anyone(&mesh).verify_client(chain, mesh.now).unwrap().platform;
+    let key = KeyPair::generate().unwrap();
+    let signed = |platform| {
+        let validity = crate::pki::Validity::starting(mesh.now, DAY);
+        let serial = crate::pki::Serial::draw(catalog::CatalogIndex(7));
+        let params = crate::pki::leaf_params(&WEB.parse().unwrap(), platform, serial, validity);
+        let intermediate = mesh.mutant(|_| ()).pop().unwrap();
+        vec![params.signed_by(&key, &mesh.issuer()).unwrap().der().clone(), intermediate]
+    };
+    for one in [Platform::Vm, Platform::Ecs, Platform::Kubernetes] {
+        assert_eq!(platform(&signed(Some(one))), Some(one));
+    }
+    assert_eq!(platform(&signed(None)), None);
+    // What this release cannot read says nothing, and is no reason to refuse whom a root vouches for.
+    let arc = [1, 2, 840, 113_556, 1, 8000, 2554, 27_421, 31_294, 21_188, 20_235, 40_582, 4_140_433, 12_887_422];
+    for content in [&b""[..], b"ecs", b"\x0c\x04mars", b"\x0c\x09ecs", b"\x0c\x02ecs", b"\x0c\x03ec\xff"] {
+        let extension = || CustomExtension::from_oid_content(&arc, content.to_vec());
+        assert_eq!(platform(&mesh.mutant(|leaf| leaf.custom_extensions = vec![extension()])), None);
+        check(&mesh, &mesh.mutant(|leaf| leaf.custom_extensions = vec![extension(), extension()]), "malformed");
+    }
 }
 
 #[test]
