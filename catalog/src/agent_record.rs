@@ -97,8 +97,11 @@ pub struct AgentRecord {
     pub platform: Platform,
     /// The agent's key: while the record lives, holding it is enough to renew.
     pub key: KeyFingerprint,
-    /// The services that the agent may stand before; sorted, unique, never empty.
+    /// The services that the agent may stand before; sorted, unique, empty only for a gateway.
     pub services: Vec<ServiceKey>,
+    /// The network that the agent may be a gateway into; none where it may be none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gateway: Option<String>,
     /// How the agent proved what it is.
     pub attestation: Attestation,
     /// The index at which it was enrolled; it names the record in the serials of its certificates and never changes.
@@ -122,5 +125,17 @@ impl AgentRecord {
     #[must_use]
     pub fn entitles(&self, service: &ServiceKey) -> bool {
         self.services.contains(service)
+    }
+
+    /// Reports whether the agent may be a gateway into `network`.
+    #[must_use]
+    pub fn entitles_gateway(&self, network: &str) -> bool {
+        self.gateway.as_deref() == Some(network)
+    }
+
+    /// Reports whether it entitles to all that `other` does.
+    #[must_use]
+    pub(crate) fn keeps_all_of(&self, other: &Self) -> bool {
+        other.services.iter().all(|service| self.entitles(service))
     }
 }

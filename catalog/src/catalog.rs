@@ -472,6 +472,7 @@ impl Catalog {
             }
             Topic::Endpoints(service) => vec![WatchKey::Service(service.clone())],
             Topic::Config(service) => vec![WatchKey::ConfigOf(service.clone()), WatchKey::ProxyDefaults],
+            Topic::Network(network) => vec![WatchKey::Network(network.clone())],
         }
     }
 
@@ -509,6 +510,11 @@ impl Catalog {
                     Some((instance.key.to_string(), Item::Endpoint(Box::new(self.endpoint(instance)?))))
                 })
                 .collect(),
+            Topic::Network(network) => {
+                let is_in = |key: &InstanceKey| self.node(&key.node).is_some_and(|node| node.network == *network);
+                let services = self.by_service.iter().filter(|(_, keys)| keys.iter().any(is_in));
+                services.map(|(service, _)| (service.to_string(), Item::Service(service.clone()))).collect()
+            }
         }
     }
 
@@ -523,9 +529,15 @@ impl Catalog {
         records.chain(services).chain(roots).collect()
     }
 
-    /// Returns the way into its network that a node is; none where it is none, or where its own checks are critical.
+    /// Returns the way into its network that a node is; none where it is none, where its own checks are critical, or where
+    /// its agent is not entitled to be one any more.
     fn gateway(&self, name: &NodeName) -> Option<Gateway> {
         let node = self.node(name)?;
+        if let crate::Owner::Agent(id) = &node.owner
+            && !self.agent_record(id).is_some_and(|record| record.entitles_gateway(&node.network))
+        {
+            return None;
+        }
         let is_critical = |check: &Check| check.instance.is_none() && check.status == CheckStatus::Critical;
         if self.checks_on(name).any(is_critical) {
             return None;

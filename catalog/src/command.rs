@@ -366,7 +366,7 @@ impl Command {
         match self {
             Self::Bootstrap { mesh } if mesh.servers.iter().any(|server| server.reads > 1) => 2,
             Self::Backup { step: BackupStep::Commit { form: Some(form), .. } } => 2.max(*form),
-            Self::CreateJoinToken { token } if token.maker.is_some() => 2,
+            Self::CreateJoinToken { token } if token.maker.is_some() || token.gateway.is_some() => 2,
             Self::Register { node, .. } if node.gateway_port.is_some() => 2,
             Self::WriteIntention { intention, .. } if intention.owner.is_some() || intention.judges_requests() => 2,
             Self::WriteMesh { entry, .. } if !entry.audit.is_off() || !entry.min_key_exchange.is_classical() => 2,

@@ -122,6 +122,8 @@ pub enum WatchKey {
     Agent(AgentId),
     /// The ways into networks.
     Gateways,
+    /// Which services have an instance in a network.
+    Network(String),
     /// Revoked identities.
     Revocations,
 }

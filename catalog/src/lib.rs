@@ -76,7 +76,7 @@ pub use name::{
     AclName, AuthMethodName, BindingRuleId, CheckId, InstanceId, InstanceKey, NameError, Namespace, NodeName, PolicyId,
     RoleId, ServerId, ServiceKey, ServiceName,
 };
-pub use network::{Gateway, Reach, reach};
+pub use network::{Gateway, NETWORK_BYTES_MAX, Reach, reach};
 pub use node::{
     Check, CheckKey, CheckStatus, Instance, Node, Owner, Platform, TaggedAddress, UnknownWord, Upstream, Weights,
 };

@@ -233,6 +233,8 @@ pub enum BindKind {
     Role,
     /// Who a policy is for; for tokens.
     Policy,
+    /// A gateway into the network of that name; for agents.
+    Gateway,
 }
 
 impl BindKind {
@@ -244,6 +246,7 @@ impl BindKind {
             Self::Node => "node",
             Self::Role => "role",
             Self::Policy => "policy",
+            Self::Gateway => "gateway",
         }
     }
 }
@@ -258,12 +261,11 @@ impl std::str::FromStr for BindKind {
     type Err = crate::NameError;
 
     fn from_str(text: &str) -> Result<Self, crate::NameError> {
-        [Self::Service, Self::Node, Self::Role, Self::Policy].into_iter().find(|kind| kind.name() == text).ok_or_else(
-            || {
-                let rule = "use service, node, role or policy; nobody logs in as management";
-                crate::NameError::new("bind type", text, rule)
-            },
-        )
+        let all = [Self::Service, Self::Node, Self::Role, Self::Policy, Self::Gateway];
+        all.into_iter().find(|kind| kind.name() == text).ok_or_else(|| {
+            let rule = "use service, node, role, policy or gateway; nobody logs in as management";
+            crate::NameError::new("bind type", text, rule)
+        })
     }
 }
 
@@ -288,6 +290,9 @@ pub struct Admission {
     pub judged_at: CatalogIndex,
     /// The services that the agent may stand before; sorted, unique.
     pub services: Vec<ServiceKey>,
+    /// The network that the agent may be a gateway into; none where it may be none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gateway: Option<String>,
     /// The only nodes that it may be on; any that is free where there are none.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub nodes: Vec<NodeName>,

@@ -4,6 +4,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::{Endpoint, NodeName};
 
+/// How long the name of a network may be.
+pub const NETWORK_BYTES_MAX: usize = 63;
+
 /// Is a way into a network from outside: an agent that passes tunnels on by the service that they name.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Gateway {

@@ -118,6 +118,17 @@ pub enum Refusal {
         /// When the caller thought it was.
         expected: CatalogIndex,
     },
+    /// The agent's record does not say that it is a gateway there.
+    #[error(
+        "node `{node}` is not entitled to be a gateway into network `{network}`: make a join token with `--gateway`, or a \
+         binding rule of type `gateway`"
+    )]
+    NoGateway {
+        /// The node.
+        node: NodeName,
+        /// The network that it is in.
+        network: String,
+    },
     /// Somebody else's backup is being restored.
     #[error("another restore is under way, or was broken off within the last ten minutes: try again later")]
     RestoreUnderWay,
@@ -337,6 +348,7 @@ impl Refusal {
             | Self::AgentUnknown { .. }
             | Self::NotOwner { .. }
             | Self::ServiceRevoked { .. }
+            | Self::NoGateway { .. }
             | Self::NotEntitled { .. } => RefusalKind::Forbidden,
             Self::Invalid { .. } => RefusalKind::Invalid,
         }

@@ -30,6 +30,8 @@ pub enum Topic {
     Endpoints(ServiceKey),
     /// The config entries that say how calls to a service go.
     Config(ServiceKey),
+    /// The services that have an instance in a network; for its gateways.
+    Network(String),
 }
 
 impl fmt::Display for Topic {
@@ -42,6 +44,7 @@ impl fmt::Display for Topic {
             Self::Intentions(service) => write!(f, "intentions:{service}"),
             Self::Endpoints(service) => write!(f, "endpoints:{service}"),
             Self::Config(service) => write!(f, "config:{service}"),
+            Self::Network(network) => write!(f, "network:{network}"),
         }
     }
 }
@@ -159,6 +162,8 @@ pub enum Item {
     Endpoint(Box<Endpoint>),
     /// Of [`Topic::Config`], under the entry's kind and name.
     Config(Box<ConfigEntry>),
+    /// Of [`Topic::Network`], under its own name.
+    Service(ServiceKey),
 }
 
 /// Tells a subscriber what a topic holds now.

@@ -202,8 +202,11 @@ pub struct JoinToken {
     pub accessor: AccessorId,
     /// The hash of its secret.
     pub secret: SecretHash,
-    /// The services that the agent will be entitled to; sorted, unique, never empty.
+    /// The services that the agent will be entitled to; sorted, unique, empty only for a gateway.
     pub services: Vec<ServiceKey>,
+    /// The network that the agent will be entitled to be a gateway into; none where it is to be none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gateway: Option<String>,
     /// The only node that may use it; any where there is none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub node: Option<NodeName>,
@@ -245,6 +248,7 @@ impl JoinToken {
             replace_node: false,
             maker: None,
             expires_at,
+            gateway: None,
             used_by: None,
             record: None,
             created: CatalogIndex::default(),

@@ -11,8 +11,8 @@ mod session;
 use std::collections::BTreeMap;
 
 use crate::{
-    Action, Check, Command, DeregisterTarget, Effect, Instance, Intention, JoinToken, Mesh, Node, Refusal,
-    ServicePattern,
+    Action, Check, Command, DeregisterTarget, Effect, Instance, Intention, JoinToken, Mesh, NETWORK_BYTES_MAX, Node,
+    Refusal, ServicePattern,
 };
 
 const META_MAX: usize = 64;
@@ -136,9 +136,10 @@ fn check_mesh(mesh: &Mesh) -> Result<(), Refusal> {
 }
 
 fn check_join_token(token: &JoinToken) -> Result<(), Refusal> {
-    if token.services.is_empty() {
+    if token.services.is_empty() && token.gateway.is_none() {
         return Err(Refusal::invalid("services", "there are none: name at least one that the agent may serve"));
     }
+    bounded("gateway", token.gateway.as_deref().unwrap_or_default(), NETWORK_BYTES_MAX)?;
     few("services", token.services.len(), JOIN_SERVICES_MAX)?;
     if !token.services.is_sorted_by(|a, b| a < b) {
         return Err(Refusal::invalid("services", "they must be sorted, each once"));
@@ -158,7 +159,7 @@ fn check_node(node: &Node, keeps_fields: bool) -> Result<(), Refusal> {
     node.tagged_addresses
         .iter()
         .try_for_each(|(name, address)| check_address(&format!("tagged_addresses.{name}"), address))?;
-    bounded("network", &node.network, 63)?;
+    bounded("network", &node.network, NETWORK_BYTES_MAX)?;
     if node.gateway_port == Some(0) {
         return Err(Refusal::invalid("gateway_port", "it is 0: use 1 to 65535, or leave it out"));
     }

@@ -124,6 +124,7 @@ fn admission(verified: &Verified, request: &LoginRequest, csr: &Csr) -> Admissio
         subject: verified.claims.subject.clone(),
         judged_at: verified.bound.judged_at,
         services: verified.bound.services.iter().cloned().collect(),
+        gateway: verified.bound.gateway(),
         nodes: verified.bound.nodes.iter().cloned().collect(),
         bearer: crypto::secret_hash(&request.bearer),
         bearer_ends: verified.ends,

@@ -29,6 +29,7 @@ struct Session {
     agent: AgentId,
     incarnation: Incarnation,
     services: Vec<ServiceKey>,
+    gateway: Option<String>,
     topics: BTreeMap<Topic, Subscription>,
     waiting_bytes: usize,
     /// Since when nothing of what waits was read.
@@ -94,11 +95,12 @@ impl Hub {
     /// behind.
     pub fn step(&mut self, input: Input, now: Duration, out: &mut dyn FnMut(Output)) {
         match input {
-            Input::Connected { session, agent, incarnation, services } => {
+            Input::Connected { session, agent, incarnation, services, gateway } => {
                 let opened = Session {
                     agent,
                     incarnation,
                     services,
+                    gateway,
                     topics: BTreeMap::new(),
                     waiting_bytes: 0,
                     stalled_since: now,
@@ -142,8 +144,10 @@ impl Hub {
         if !self.is_entitled(open, &topic) {
             return self.close(session, CloseReason::NotEntitled(topic), out);
         }
-        if !open.topics.contains_key(&topic) && open.topics.len() >= self.limits.topics_max {
-            return self.close(session, CloseReason::TooManyTopics(self.limits.topics_max), out);
+        // A gateway follows every service of its network.
+        let topics_max = if open.gateway.is_some() { self.limits.gateway_topics_max } else { self.limits.topics_max };
+        if !open.topics.contains_key(&topic) && open.topics.len() >= topics_max {
+            return self.close(session, CloseReason::TooManyTopics(topics_max), out);
         }
         self.follow(session, &topic);
         match from {
@@ -318,6 +322,10 @@ impl Hub {
         match topic {
             Topic::Mesh | Topic::Roots | Topic::Revocations | Topic::Gateways => true,
             Topic::Endpoints(_) | Topic::Config(_) => true,
+            Topic::Network(network) => match self.catalog.agent_record(&open.agent) {
+                Some(record) => record.entitles_gateway(network),
+                None => open.gateway.as_ref() == Some(network),
+            },
             Topic::Intentions(destination) => match self.catalog.agent_record(&open.agent) {
                 Some(record) => record.entitles(destination),
                 None => open.services.contains(destination),

@@ -74,7 +74,7 @@ pub(super) async fn run(arguments: Dev) -> anyhow::Result<ExitCode> {
     let api = Api::at(&server.http_address().to_string(), None)?;
     let token = bootstrap(&api, &key).await?;
     let api = Api::at(&server.http_address().to_string(), Some(token.clone()))?;
-    let request = JoinTokenRequest { services, ttl: None, node: None, platform: None, replace_node: false };
+    let request = JoinTokenRequest { services, ..JoinTokenRequest::default() };
     let join_token: JoinTokenView = api.put("/v1/join-token", &[], &request).await.context("making a join token")?;
     let join_token = join_token.token.context("the server made a join token without a text")?;
 

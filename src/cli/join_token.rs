@@ -34,8 +34,14 @@ pub(super) enum JoinToken {
 #[derive(Debug, Args)]
 pub(super) struct Create {
     /// A service that the agent may stand before; may be given several times
-    #[arg(long, required = true, value_name = "NAME")]
+    #[arg(long, required_unless_present = "gateway", value_name = "NAME")]
     service: Vec<String>,
+    /// Let the agent be a gateway: other networks reach the services of its own through it
+    #[arg(long)]
+    gateway: bool,
+    /// The network that it may be a gateway into [default: the one without a name]
+    #[arg(long, requires = "gateway", value_name = "NAME")]
+    network: Option<String>,
     /// How long it is good for, at most 24h
     #[arg(long, value_name = "DURATION", value_parser = parse_duration, default_value = "1h")]
     ttl: Duration,
@@ -75,6 +81,8 @@ pub(super) async fn run(verb: JoinToken, options: &ApiOptions) -> anyhow::Result
                 node: create.node,
                 platform: create.platform,
                 replace_node: create.replace_node,
+                gateway: create.gateway,
+                network: create.network.unwrap_or_default(),
             };
             let token: JoinTokenView = api.put("/v1/join-token", &[], &request).await?;
             // The text alone, so that it can go straight into a file.
@@ -108,7 +116,9 @@ fn rows(tokens: &[JoinTokenView]) -> Vec<Vec<String>> {
         .iter()
         .map(|token| {
             let used = token.agent.as_ref().map_or_else(|| "nobody yet".to_owned(), ToString::to_string);
-            vec![token.accessor.to_string(), token.services.join(", "), output::instant(token.expires_at), used]
+            let gateway = token.gateway.then(|| format!("gateway into `{}`", token.network));
+            let services: Vec<String> = token.services.iter().cloned().chain(gateway).collect();
+            vec![token.accessor.to_string(), services.join(", "), output::instant(token.expires_at), used]
         })
         .collect()
 }

@@ -115,10 +115,11 @@ pub(crate) fn nanoseconds<S: serde::Serializer>(duration: &Option<Duration>, ser
 }
 
 /// Asks `PUT /v1/join-token` for a token with which one agent may enrol, once.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "PascalCase")]
 pub struct JoinTokenRequest {
-    /// The services that the agent may stand before; at least one. On the wire `name` or `namespace/name`.
+    /// The services that the agent may stand before; at least one but for a gateway. On the wire `name` or
+    /// `namespace/name`.
     #[serde(serialize_with = "service_texts")]
     pub services: Vec<ServiceKey>,
     /// How long it is good for; [`JOIN_TOKEN_TTL`] where there is none.
@@ -132,6 +133,11 @@ pub struct JoinTokenRequest {
     pub platform: Option<Platform>,
     /// Whether it may take over a node name that an agent with another key holds.
     pub replace_node: bool,
+    /// Whether the agent may be a gateway.
+    pub gateway: bool,
+    /// The network that it may be a gateway into; empty is the default one, and means nothing where it is none.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub network: String,
 }
 
 fn service_texts<S: serde::Serializer>(services: &[ServiceKey], serializer: S) -> Result<S::Ok, S::Error> {
@@ -152,8 +158,13 @@ impl JoinTokenRequest {
 impl Shape for JoinTokenRequest {
     fn read(fields: &mut Fields) -> Result<Self, DecodeError> {
         let mut services: Vec<ServiceKey> = fields.parsed_list("Services")?;
-        if services.is_empty() {
+        let gateway = fields.flag("Gateway")?.unwrap_or(false);
+        if services.is_empty() && !gateway {
             return Err(fields.refuse("Services", "there are none; name at least one that the agent may serve"));
+        }
+        let network = fields.text("Network")?;
+        if !network.is_empty() && !gateway {
+            return Err(fields.refuse("Network", "only a gateway is let into a network by name; set `Gateway`"));
         }
         services.sort();
         services.dedup();
@@ -163,6 +174,8 @@ impl Shape for JoinTokenRequest {
             node: fields.parsed("Node")?,
             platform: fields.parsed("Platform")?,
             replace_node: fields.flag("ReplaceNode")?.unwrap_or(false),
+            gateway,
+            network,
         })
     }
 }
@@ -179,6 +192,12 @@ pub struct JoinTokenView {
     pub token: Option<Secret>,
     /// The services that the agent may stand before, as `namespace/name`.
     pub services: Vec<String>,
+    /// Whether the agent may be a gateway.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub gateway: bool,
+    /// The network that it may be a gateway into; empty is the default one.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub network: String,
     /// The only node that may use it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub node: Option<NodeName>,
@@ -208,6 +227,8 @@ impl JoinTokenView {
             accessor: token.accessor.clone(),
             token: text,
             services: token.services.iter().map(ToString::to_string).collect(),
+            gateway: token.gateway.is_some(),
+            network: token.gateway.clone().unwrap_or_default(),
             node: token.node.clone(),
             platform: token.platform,
             replace_node: token.replace_node,
@@ -404,6 +425,8 @@ mod tests {
             node: Some("vm-1".parse().unwrap()),
             platform: Some(Platform::Ecs),
             replace_node: true,
+            gateway: true,
+            network: "aws".to_owned(),
         };
         assert_eq!(from_value::<JoinTokenRequest>(serde_json::to_value(&request).unwrap(), "").unwrap(), request);
         let proof = BootstrapProof { challenge: vec![1, 255], proof: vec![2] };
@@ -414,7 +437,10 @@ mod tests {
     fn a_join_token_names_services_and_ends_within_a_day() {
         let error = from_json::<JoinTokenRequest>(b"{}").unwrap_err().to_string();
         assert_eq!(error, "`Services`: there are none; name at least one that the agent may serve");
+        let error = from_json::<JoinTokenRequest>(br#"{"Services": ["web"], "Network": "aws"}"#).unwrap_err();
+        assert_eq!(error.to_string(), "`Network`: only a gateway is let into a network by name; set `Gateway`");
         let read = |text: &str| from_json::<JoinTokenRequest>(text.as_bytes()).unwrap();
+        assert!(read(r#"{"Gateway": true}"#).services.is_empty(), "a gateway stands before no service");
         let request = read(r#"{"services": ["web", "default/web", "api"], "ttl": "2h"}"#);
         assert_eq!(request.services, ["api".parse().unwrap(), "web".parse().unwrap()]);
         assert_eq!(request.expires_at(Timestamp(5)), Ok(Timestamp(7_200_005)));

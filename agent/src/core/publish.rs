@@ -256,7 +256,7 @@ impl Core {
                 Topic::Config(service) => {
                     snapshot.protocols.insert(service.clone(), config_entries(state).protocol_of(service));
                 }
-                Topic::Mesh | Topic::Roots | Topic::Revocations | Topic::Gateways => {}
+                Topic::Mesh | Topic::Roots | Topic::Revocations | Topic::Gateways | Topic::Network(_) => {}
             }
         }
         for service in self.local.services() {

@@ -22,8 +22,8 @@ pub(super) fn items(topic: &Topic, items: &BTreeMap<String, Item>, held: Option<
     match topic {
         Topic::Mesh => mesh(items, held),
         Topic::Roots => roots(items),
-        Topic::Revocations | Topic::Gateways | Topic::Intentions(_) | Topic::Endpoints(_) => Ok(()),
         Topic::Config(_) => config(items),
+        Topic::Revocations | Topic::Gateways | Topic::Intentions(_) | Topic::Endpoints(_) | Topic::Network(_) => Ok(()),
     }
 }
 
@@ -32,6 +32,7 @@ fn item_of(topic: &Topic, item: &Item) -> Result<(), String> {
         (Topic::Mesh, Item::Mesh(_))
         | (Topic::Roots, Item::Root { .. })
         | (Topic::Config(_), Item::Config(_))
+        | (Topic::Network(_), Item::Service(_))
         | (
             Topic::Revocations,
             Item::RevokedRecord { .. } | Item::RevokedService { .. } | Item::DistrustedRoot { .. },
@@ -66,6 +67,7 @@ fn item_of(topic: &Topic, item: &Item) -> Result<(), String> {
             Err("a revocation does not belong here".to_owned())
         }
         (_, Item::Intention(_)) => Err("an intention does not belong here".to_owned()),
+        (_, Item::Service(_)) => Err("a service does not belong here".to_owned()),
         (_, Item::Endpoint(_)) => Err("an endpoint does not belong here".to_owned()),
         (_, Item::Config(_)) => Err("a config entry does not belong here".to_owned()),
     }

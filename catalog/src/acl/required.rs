@@ -75,6 +75,9 @@ impl Catalog {
             Command::DeleteToken { accessor } => self.permits_token(authority, accessor),
             Command::CreateJoinToken { token } => {
                 token.services.iter().try_for_each(|service| authority.need_service_write(service))?;
+                if token.gateway.is_some() {
+                    authority.need_operator_write()?;
+                }
                 if token.replace_node {
                     self.permits_takeover(authority, token.node.as_ref())?;
                 }
@@ -86,9 +89,13 @@ impl Catalog {
                 }
             }
             Command::DeleteJoinToken { accessor } => {
-                let services = self.join_tokens.get(accessor).map(|token| token.services.clone()).unwrap_or_default();
-                need(!services.is_empty(), || "a management token: the join token is not known".to_owned())?;
-                services.iter().try_for_each(|service| authority.need_service_write(service))
+                let known = self.join_tokens.get(accessor);
+                if known.is_some_and(|token| token.gateway.is_some()) {
+                    authority.need_operator_write()?;
+                }
+                let unknown = || "a management token: the join token is not known".to_owned();
+                need(known.is_some(), unknown)?;
+                known.iter().flat_map(|token| &token.services).try_for_each(|service| authority.need_service_write(service))
             }
             Command::RevokeAgent { .. } | Command::Revoke { .. } => authority.need_operator_write(),
             Command::Register { node, instances, checks, skip_node_update, .. } => {

@@ -70,8 +70,10 @@ impl<'a> Description<'a> {
             }
             Command::DeleteToken { accessor } => ("delete-token", format!("token {accessor}")),
             Command::CreateJoinToken { token } => {
-                let services: Vec<String> = token.services.iter().map(ToString::to_string).collect();
-                ("create-join-token", format!("join token {} for {}", token.accessor, services.join(", ")))
+                let services = token.services.iter().map(ToString::to_string);
+                let gateway = token.gateway.iter().map(|network| format!("a gateway into `{network}`"));
+                let what: Vec<String> = services.chain(gateway).collect();
+                ("create-join-token", format!("join token {} for {}", token.accessor, what.join(", ")))
             }
             Command::DeleteJoinToken { accessor } => ("delete-join-token", format!("join token {accessor}")),
             Command::Enrol { key, node, platform, .. } => ("enrol", format!("node {node} ({platform}), key {key}")),

@@ -44,13 +44,6 @@ impl Catalog {
         if self.is_past_first_release() {
             self.check_no_other_owner(node)?;
         }
-        if let Some(previous) = previous {
-            // Whoever held the name with another key is out; with the same key it is a change of entitlements, and what is no
-            // longer granted must not live on in a certificate.
-            let keeps_all = previous.services.iter().all(|service| token.services.contains(service));
-            let revoke = previous.key != *key || !keeps_all;
-            self.end_record(&previous, index, revoke, touched);
-        }
         let enrolled = self.number_at(index);
         let id = AgentId::enrolled_at(enrolled);
         let record = AgentRecord {
@@ -59,6 +52,7 @@ impl Catalog {
             platform,
             key: key.clone(),
             services: token.services.clone(),
+            gateway: token.gateway.clone(),
             attestation: Attestation::JoinToken(token.accessor.clone()),
             enrolled,
             incarnation: None,
@@ -66,6 +60,12 @@ impl Catalog {
             presence: Default::default(),
             modified: index,
         };
+        if let Some(previous) = previous {
+            // Whoever held the name with another key is out; with the same key it is a change of entitlements, and what is no
+            // longer granted must not live on in a certificate.
+            let revoke = previous.key != *key || !record.keeps_all_of(&previous);
+            self.end_record(&previous, index, revoke, touched);
+        }
         self.begin_record(&record, touched);
         let used = JoinToken { used_by: Some(key.clone()), record: Some(id.clone()), modified: index, ..token };
         self.join_tokens.insert(used.accessor.clone(), Arc::new(used));
@@ -154,6 +154,7 @@ impl Catalog {
         self.agents_by_key.insert(record.key.clone(), record.id.clone());
         touched.changed(WatchKey::Agents);
         touched.changed(WatchKey::Agent(record.id.clone()));
+        touch_ways_in(record, touched);
     }
 
     pub(super) fn end_record(
@@ -175,6 +176,7 @@ impl Catalog {
         }
         touched.changed(WatchKey::Agents);
         touched.gone(WatchKey::Agent(record.id.clone()));
+        touch_ways_in(record, touched);
     }
 
     /// Drops join tokens whose time is long over; records that came of them stay.
@@ -188,6 +190,13 @@ impl Catalog {
             self.join_secrets.remove(&token.secret);
             self.join_tokens.remove(&token.accessor);
         }
+    }
+}
+
+/// A gateway is one by its record: with this it begins and ends.
+fn touch_ways_in(record: &AgentRecord, touched: &mut Touched) {
+    if record.gateway.is_some() {
+        touched.changed(WatchKey::Gateways);
     }
 }
 

@@ -225,6 +225,7 @@ impl Catalog {
             }
             let same = previous.key == login.key
                 && previous.services == login.services
+                && previous.gateway == login.gateway
                 && previous.platform == login.platform
                 && previous.attestation == attestation;
             if same {
@@ -243,6 +244,7 @@ impl Catalog {
             platform: login.platform,
             key: login.key.clone(),
             services: login.services.clone(),
+            gateway: login.gateway.clone(),
             attestation,
             enrolled,
             incarnation: None,

@@ -54,6 +54,7 @@ fn admission(judged_at: u64, bearer: &str, key: &str, node: &str, services: &[&s
         services: services.iter().map(|service| service.parse().unwrap()).collect(),
         nodes: Vec::new(),
         bearer: SecretHash(bearer.to_owned()),
+        gateway: None,
         bearer_ends: Timestamp(10_000),
         key: KeyFingerprint(key.to_owned()),
         node: node.parse().unwrap(),
@@ -209,6 +210,7 @@ fn a_node_name_is_taken_over_only_where_its_own_method_names_the_node() {
     // An agent that came by a join token is no business of a platform's.
     let record = AgentRecord {
         attestation: Attestation::JoinToken("00000000-0000-0000-0000-000000000001".parse().unwrap()),
+        gateway: None,
         ..second
     };
     log.0.agents.insert(record.id.clone(), Arc::new(record));

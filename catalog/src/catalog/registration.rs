@@ -42,6 +42,9 @@ impl Catalog {
             .ok_or_else(|| Refusal::AgentUnknown { agent: id.to_string() })?;
         self.check_session(&node.name, Some(record), incarnation)?;
         self.check_not_draining(&node.name, record, incarnation)?;
+        if node.gateway_port.is_some() && !record.entitles_gateway(&node.network) {
+            return Err(Refusal::NoGateway { node: node.name.clone(), network: node.network.clone() });
+        }
         for service in instances.iter().map(Instance::service_key) {
             if !record.entitles(&service) {
                 return Err(Refusal::NotEntitled { node: node.name.clone(), service });
@@ -148,6 +151,10 @@ impl Catalog {
             touch_gateway(&held, touched);
             touch_gateway(node, touched);
             touch_services(&state, touched);
+            if held.network != node.network {
+                touched.changed(WatchKey::Network(held.network.clone()));
+                touched.changed(WatchKey::Network(node.network.clone()));
+            }
         }
         state
     }
@@ -166,6 +173,9 @@ impl Catalog {
             }
         }
         let service = instance.service_key();
+        if held.as_ref().is_none_or(|held| held.service != instance.service) {
+            touched.changed(WatchKey::Network(state.node.network.clone()));
+        }
         if held.is_none_or(|held| held.tags != instance.tags || held.service != instance.service) {
             touched.changed(WatchKey::Services(service.namespace.clone()));
         }
@@ -181,6 +191,9 @@ impl Catalog {
         let mut keys: OrdSet<InstanceKey> = self.by_service.get(service).cloned().unwrap_or_default();
         keys.remove(key);
         touched.changed(WatchKey::Services(service.namespace.clone()));
+        if let Some(node) = self.node(&key.node) {
+            touched.changed(WatchKey::Network(node.network.clone()));
+        }
         if keys.is_empty() {
             self.by_service.remove(service);
             touched.gone(WatchKey::Service(service.clone()));

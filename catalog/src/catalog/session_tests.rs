@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use super::tests::{Log, accessor, check, enrol, instance, join_token, node, open, register};
 use crate::{
     AGENT_CHECK, AgentId, AgentRecord, CatalogIndex, CheckStatus, CheckUpdate, Command, DeregisterTarget, Incarnation,
-    InstanceKey, Item, Namespace, Node, Outcome, Owner, Presence, Refusal, RevocationChange, RevokedService,
+    InstanceKey, Item, JoinToken, Namespace, Node, Outcome, Owner, Presence, Refusal, RevocationChange, RevokedService,
     SessionChange, SessionRef, Timestamp, Topic, WatchKey,
 };
 
@@ -39,6 +39,7 @@ pub(super) fn every_change() -> Vec<Command> {
         lost(&agent, 8),
         reaped(&agent, 8),
         register(Node { gateway_port: Some(443), ..node("g1", Owner::External) }, vec![], vec![], None),
+        Command::CreateJoinToken { token: JoinToken { gateway: Some("aws".to_owned()), ..join_token(9, &[]) } },
         revoke(RevocationChange::Service { service: "shop/api".parse().unwrap() }),
         revoke(RevocationChange::JoinToken { accessor: accessor(9) }),
         revoke(RevocationChange::Login { method: "ci".parse().unwrap(), subject: Some("repo:shop".to_owned()) }),
@@ -233,4 +234,51 @@ fn a_gateway_is_advertised_while_its_node_is_well() {
     let plain = register(node("n1", Owner::External), vec![], vec![], None);
     assert!(log.done(plain).contains(&WatchKey::Gateways));
     assert!(items(&log).is_empty());
+}
+
+#[test]
+fn an_agent_is_a_gateway_into_the_network_that_its_record_names_and_into_no_other() {
+    let (mut log, plain, incarnation) = registered();
+    let gateway = |record: &AgentRecord, session: u64, network: &str| {
+        let owner = Owner::Agent(record.id.clone());
+        let node = Node { gateway_port: Some(443), network: network.to_owned(), ..node(record.node.as_str(), owner) };
+        register(node, vec![], vec![], Some(session))
+    };
+    let refused = Refusal::NoGateway { node: plain.node.clone(), network: String::new() };
+    assert_eq!(log.refused(gateway(&plain, incarnation, "")), refused);
+
+    let token = JoinToken { gateway: Some("aws".to_owned()), ..join_token(2, &[]) };
+    log.done(Command::CreateJoinToken { token: token.clone() });
+    let record = log.enrol(2, "key-2", "g1");
+    assert!(record.entitles_gateway("aws") && record.services.is_empty());
+    log.done(open(&record.id));
+    let session = log.catalog.index().0;
+    assert!(matches!(log.refused(gateway(&record, session, "office")), Refusal::NoGateway { .. }));
+    log.done(gateway(&record, session, "aws"));
+    assert_eq!(log.catalog.view(&Topic::Gateways).len(), 1);
+
+    // Who takes over the node with a token that says nothing of gateways is none, even before it registers anything.
+    let replacing = JoinToken { replace_node: true, ..join_token(3, &["web"]) };
+    log.done(Command::CreateJoinToken { token: replacing });
+    assert!(log.done(enrol(3, "key-3", "g1")).contains(&WatchKey::Gateways));
+    assert!(log.catalog.view(&Topic::Gateways).is_empty());
+}
+
+#[test]
+fn the_services_of_a_network_are_those_that_have_an_instance_there() {
+    let mut log = Log::default();
+    let on = |name: &str, network: &str| Node { network: network.to_owned(), ..node(name, Owner::External) };
+    let services = |log: &Log, network: &str| -> Vec<String> {
+        log.catalog.view(&Topic::Network(network.to_owned())).into_keys().collect()
+    };
+    log.done(register(on("n1", "aws"), vec![instance("n1", "web", "web-1")], vec![], None));
+    log.done(register(on("n2", ""), vec![instance("n2", "api", "api-1")], vec![], None));
+    assert_eq!((services(&log, "aws"), services(&log, "")), (vec!["default/web".into()], vec!["default/api".into()]));
+    let moved = log.done(register(on("n2", "aws"), vec![], vec![], None));
+    assert!(moved.contains(&WatchKey::Network("aws".into())) && moved.contains(&WatchKey::Network(String::new())));
+    assert_eq!(services(&log, "aws"), ["default/api", "default/web"]);
+    assert!(services(&log, "").is_empty());
+    let target = DeregisterTarget::Node;
+    log.done(Command::Deregister { node: "n1".parse().unwrap(), target, incarnation: None });
+    assert_eq!(services(&log, "aws"), ["default/api"]);
 }

@@ -585,9 +585,10 @@ fn any_command() -> impl Strategy<Value = Command> {
                 let owner =
                     if external { Owner::External } else { Owner::Agent(AgentId::enrolled_at(CatalogIndex(4))) };
                 let checks = vec![check(&on, &format!("c-{id}"), Some(&id), status)];
-                let gateway_port = incarnation.map(|_| 443);
+                let gateway_port = incarnation.filter(|number| number % 3 > 0).map(|_| 443);
+                let network = if id == "i0" { "aws".to_owned() } else { String::new() };
                 register(
-                    Node { gateway_port, ..node(&on, owner) },
+                    Node { gateway_port, network, ..node(&on, owner) },
                     vec![instance(&on, &service, &id)],
                     checks,
                     incarnation.filter(|_| !external),
@@ -606,7 +607,10 @@ fn any_command() -> impl Strategy<Value = Command> {
             updates: vec![CheckUpdate { key: check(&on, &id, None, status).key, status, output: String::new() }],
             incarnation: None,
         }),
-        (1u8..5).prop_map(|number| Command::CreateJoinToken { token: join_token(number, &["s0", "s1"]) }),
+        (1u8..5).prop_map(|number| {
+            let gateway = (number > 1).then(|| if number == 2 { "aws".to_owned() } else { String::new() });
+            Command::CreateJoinToken { token: JoinToken { gateway, ..join_token(number, &["s0", "s1"]) } }
+        }),
         (1u8..5, name("k"), name("n")).prop_map(|(token, key, on)| enrol(token, &key, &on)),
         acl::any_change(),
         config::tests::any_change(),
@@ -621,7 +625,8 @@ fn topics() -> Vec<Topic> {
     let per_service = services
         .iter()
         .flat_map(|s| [Topic::Intentions(s.clone()), Topic::Endpoints(s.clone()), Topic::Config(s.clone())]);
-    per_service.chain([Topic::Mesh, Topic::Roots, Topic::Revocations, Topic::Gateways]).collect()
+    let networks = ["", "aws"].map(|network| Topic::Network(network.to_owned()));
+    per_service.chain([Topic::Mesh, Topic::Roots, Topic::Revocations, Topic::Gateways]).chain(networks).collect()
 }
 
 proptest! {

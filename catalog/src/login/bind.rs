@@ -5,7 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde_json::json;
 
 use super::{BindKind, BindingRule, Variable};
-use crate::{AuthMethod, AuthMethodName, Catalog, CatalogIndex, NodeName, Refusal, Selector, ServiceKey};
+use crate::{
+    AuthMethod, AuthMethodName, Catalog, CatalogIndex, NETWORK_BYTES_MAX, NodeName, Refusal, Selector, ServiceKey,
+};
 
 /// Is what an auth method found out about somebody, named as its claim mappings say.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -29,13 +31,25 @@ pub struct Bound {
     pub roles: BTreeSet<String>,
     /// The names of policies.
     pub policies: BTreeSet<String>,
+    /// The networks to be a gateway into.
+    pub gateways: BTreeSet<String>,
     /// The index of the state that this was judged by.
     pub judged_at: CatalogIndex,
 }
 
 impl Bound {
+    /// Returns the network that an agent may be a gateway into: it stands in one, so that several mean none.
+    #[must_use]
+    pub fn gateway(&self) -> Option<String> {
+        self.gateways.first().filter(|_| self.gateways.len() == 1).cloned()
+    }
+
     fn is_empty(&self) -> bool {
-        self.services.is_empty() && self.nodes.is_empty() && self.roles.is_empty() && self.policies.is_empty()
+        self.services.is_empty()
+            && self.nodes.is_empty()
+            && self.roles.is_empty()
+            && self.policies.is_empty()
+            && self.gateways.is_empty()
     }
 }
 
@@ -52,6 +66,7 @@ impl Catalog {
             nodes: BTreeSet::new(),
             roles: BTreeSet::new(),
             policies: BTreeSet::new(),
+            gateways: BTreeSet::new(),
             judged_at: self.index(),
         };
         let document = document(method, claims);
@@ -116,6 +131,12 @@ fn apply(rule: &BindingRule, method: &AuthMethod, claims: &LoginClaims, bound: &
         }
         BindKind::Policy => {
             bound.policies.insert(name);
+        }
+        BindKind::Gateway => {
+            if name.is_empty() || name.len() > NETWORK_BYTES_MAX {
+                return None;
+            }
+            bound.gateways.insert(name);
         }
     }
     Some(())

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::bounded;
 use crate::{
-    AuthConfig, AuthMethod, BindingRule, JwtConfig, JwtKeys, LoginChange, Refusal, Rights, Selector,
+    AuthConfig, AuthMethod, BindingRule, JwtConfig, JwtKeys, LoginChange, NETWORK_BYTES_MAX, Refusal, Rights, Selector,
     login::is_variable_name,
 };
 
@@ -29,12 +29,13 @@ pub(super) fn check(change: &LoginChange) -> Result<(), Refusal> {
             bounded("description", &token.description, TEXT_MAX)
         }
         LoginChange::Admit { admission } => {
-            if admission.services.is_empty() {
+            if admission.services.is_empty() && admission.gateway.is_none() {
                 return Err(Refusal::LoginNoService {
                     method: admission.method.clone(),
                     subject: admission.subject.clone(),
                 });
             }
+            bounded("gateway", admission.gateway.as_deref().unwrap_or_default(), NETWORK_BYTES_MAX)?;
             bounded("subject", &admission.subject, TEXT_MAX)
         }
         LoginChange::DeleteMethod { .. } | LoginChange::DeleteRule { .. } | LoginChange::RevokeProvisional { .. } => {

@@ -48,7 +48,8 @@ pub(super) async fn stream(call: Call) -> Result<Response<Body>, PortError> {
     // The hub closes sessions whose records are gone or have newer ones: of one that the mesh has not heard of it cannot
     // know that, and the session ends when the mesh can be asked.
     let fence = if held.is_some() { Incarnation(u64::MAX) } else { incarnation };
-    let opening = Opening { agent: record.id, incarnation: fence, services: record.services, welcome };
+    let opening =
+        Opening { agent: record.id, incarnation: fence, services: record.services, gateway: record.gateway, welcome };
     let (session, body) = port.hub.open(opening).await?;
     info!(%agent, node = %record.node, src.addr = %source, incarnation = incarnation.0, "agent session opened");
     tokio::spawn(async move {

@@ -39,6 +39,7 @@ async fn create(call: Call) -> Result<Response, ApiError> {
     let catalog = with_authority(&call, reading.catalog).await;
     let secret = JoinSecret::generate(active_root(&catalog)?);
     let token = JoinToken {
+        gateway: request.gateway.then_some(request.network),
         node: request.node,
         platform: request.platform,
         replace_node: request.replace_node,
@@ -81,7 +82,10 @@ async fn delete(call: Call) -> Result<Response, ApiError> {
 /// Answers with the join tokens for services that the caller may see, without their secrets.
 async fn list(call: Call) -> Result<Response, ApiError> {
     let reading = call.read(vec![WatchKey::JoinTokens]).await?;
-    let is_visible = |token: &&JoinToken| token.services.iter().all(|service| reading.shows_service(service));
+    let is_visible = |token: &&JoinToken| match token.services.as_slice() {
+        [] => reading.shows_operators(),
+        services => services.iter().all(|service| reading.shows_service(service)),
+    };
     let tokens: Vec<_> =
         reading.catalog.join_tokens().filter(is_visible).map(|token| JoinTokenView::new(token, None)).collect();
     call.answer(&reading, &tokens)

@@ -13,6 +13,11 @@ impl Reading {
         self.keeps(self.authority.node_read(node))
     }
 
+    /// Reports whether the caller may see what is the operators' alone, and notes it where it may not.
+    pub(super) fn shows_operators(&self) -> bool {
+        self.keeps(self.authority.operator_read())
+    }
+
     /// Reports whether the caller may find a service, and notes it where it may not.
     pub(super) fn shows_service(&self, service: &ServiceKey) -> bool {
         self.keeps(self.authority.service_read(service))

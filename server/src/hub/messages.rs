@@ -19,6 +19,8 @@ pub struct Limits {
     pub waiting_bytes_max: usize,
     /// Topics that one agent may subscribe to at once.
     pub topics_max: usize,
+    /// Topics that one gateway may subscribe to at once.
+    pub gateway_topics_max: usize,
     /// Silence after which a session is sent a ping.
     pub ping_interval: Duration,
     /// Time without reading anything of what waits, after which a session is cut.
@@ -32,6 +34,7 @@ impl Default for Limits {
         Limits {
             waiting_bytes_max: 16 << 20,
             topics_max: 4096,
+            gateway_topics_max: 65_536,
             ping_interval: Duration::from_secs(10),
             stall_max: Duration::from_secs(30),
             behind_max: Duration::from_secs(10),
@@ -52,6 +55,8 @@ pub enum Input {
         incarnation: Incarnation,
         /// The services that its record entitled it to then: this server may not have applied that record yet.
         services: Vec<ServiceKey>,
+        /// The network that it may be a gateway into by that record.
+        gateway: Option<String>,
     },
     /// The agent wants to follow a topic.
     Subscribe {

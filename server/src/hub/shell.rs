@@ -42,6 +42,8 @@ pub(crate) struct Opening {
     pub(crate) incarnation: Incarnation,
     /// The services that the agent's record names.
     pub(crate) services: Vec<ServiceKey>,
+    /// The network that the record lets the agent be a gateway into.
+    pub(crate) gateway: Option<String>,
     /// What the agent is told first.
     pub(crate) welcome: Frame,
 }
@@ -210,11 +212,11 @@ impl Task {
             // The connection ended first, and its `Closed` came before this: nobody would ever end the session.
             Request::Open { frames, .. } if frames.is_closed() => {}
             Request::Open { session, opening, frames, counted } => {
-                let Opening { agent, incarnation, services, welcome } = opening;
+                let Opening { agent, incarnation, services, gateway, welcome } = opening;
                 // Not counted as waiting: the machine learns of the session only now.
                 let _ = frames.send(welcome.encoded().clone());
                 self.sessions.insert(session, Outlet { agent: agent.clone(), frames, _counted: counted });
-                self.step(Input::Connected { session, agent, incarnation, services });
+                self.step(Input::Connected { session, agent, incarnation, services, gateway });
             }
         }
     }

@@ -10,6 +10,7 @@ use super::*;
 const TINY: Limits = Limits {
     waiting_bytes_max: 4096,
     topics_max: 3,
+    gateway_topics_max: 5,
     ping_interval: Duration::from_secs(10),
     stall_max: Duration::from_secs(30),
     behind_max: Duration::from_secs(10),
@@ -49,11 +50,15 @@ impl Log {
 
     /// Enrols an agent that may stand before `services`.
     fn enrol(&mut self, node: &str, services: &[&str]) -> AgentId {
+        self.enrol_as(node, services, None)
+    }
+
+    fn enrol_as(&mut self, node: &str, services: &[&str], gateway: Option<String>) -> AgentId {
         let secret = SecretHash(format!("secret of {node}"));
         let mut services: Vec<ServiceKey> = services.iter().map(|name| name.parse().unwrap()).collect();
         services.sort();
         let accessor = wire::crypto::uuid_v4().parse().unwrap();
-        let token = JoinToken::new(accessor, secret.clone(), services, Timestamp(1000));
+        let token = JoinToken { gateway, ..JoinToken::new(accessor, secret.clone(), services, Timestamp(1000)) };
         self.write(Command::CreateJoinToken { token });
         let key = KeyFingerprint(format!("key of {node}"));
         let enrolled = self.write(Command::Enrol { secret, key, node: node.parse().unwrap(), platform: Platform::Vm });
@@ -149,13 +154,19 @@ fn closing(outputs: &[Output]) -> &CloseReason {
 
 /// A hub with one session, and the log behind it.
 fn with_session(limits: Limits, services: &[&str]) -> (Hub, Log, SessionId, AgentId) {
+    with_session_as(limits, services, None)
+}
+
+/// The same, of an agent that may be a gateway.
+fn with_session_as(limits: Limits, services: &[&str], gateway: Option<&str>) -> (Hub, Log, SessionId, AgentId) {
     let mut log = Log::default();
-    let agent = log.enrol("vm-1", services);
+    let agent = log.enrol_as("vm-1", services, gateway.map(str::to_owned));
     let incarnation = log.open_session(&agent);
     let mut hub = Hub::new(limits, Arc::new(log.catalog.clone()));
     let session = SessionId(1);
     let services = services.iter().map(|name| name.parse().unwrap()).collect();
-    let opened = step(&mut hub, Input::Connected { session, agent: agent.clone(), incarnation, services }, 0);
+    let gateway = log.catalog.agent_record(&agent).and_then(|record| record.gateway.clone());
+    let opened = step(&mut hub, Input::Connected { session, agent: agent.clone(), incarnation, services, gateway }, 0);
     assert!(opened.is_empty(), "{opened:?}");
     log.touched.clear();
     (hub, log, session, agent)
@@ -257,6 +268,27 @@ fn an_agent_follows_the_policy_of_its_own_services_only() {
 }
 
 #[test]
+fn a_gateway_follows_the_services_of_its_own_network_only_and_more_of_them_than_others() {
+    let network = |name: &str| Topic::Network(name.to_owned());
+    let (mut hub, mut log, session, _) = with_session_as(TINY, &["web"], Some("aws"));
+    step(&mut hub, subscribe(session, &network("aws"), None), 0);
+    log.write(register("n1", "db", &[]));
+    assert!(step(&mut hub, log.applied(), 1).is_empty(), "that is in another network");
+    for name in ["a", "b", "c", "d"] {
+        step(&mut hub, subscribe(session, &Topic::Endpoints(name.parse().unwrap()), None), 1);
+    }
+    assert_eq!(hub.sessions(), 1);
+    let closed = step(&mut hub, subscribe(session, &Topic::Endpoints("e".parse().unwrap()), None), 1);
+    assert_eq!(closing(&closed), &CloseReason::TooManyTopics(5));
+
+    for (gateway, asked) in [(Some("aws"), ""), (Some(""), "aws"), (None, "")] {
+        let (mut hub, _, session, _) = with_session_as(TINY, &["web"], gateway);
+        let closed = step(&mut hub, subscribe(session, &network(asked), None), 0);
+        assert_eq!(closing(&closed), &CloseReason::NotEntitled(network(asked)), "{gateway:?}");
+    }
+}
+
+#[test]
 fn a_slow_reader_is_cut_and_holds_no_more_than_its_bound() {
     let (mut hub, mut log, session, _) = with_session(TINY, &["web"]);
     let topic = endpoints("api");
@@ -332,7 +364,8 @@ fn a_newer_session_ends_the_older_one_here_and_elsewhere() {
     let (mut hub, mut log, session, agent) = with_session(TINY, &["web"]);
     let incarnation = log.open_session(&agent);
     let newer = SessionId(2);
-    let connected = Input::Connected { session: newer, agent: agent.clone(), incarnation, services: Vec::new() };
+    let (agent, services) = (agent.clone(), Vec::new());
+    let connected = Input::Connected { session: newer, agent: agent.clone(), incarnation, services, gateway: None };
     let closed = step(&mut hub, connected, 0);
     assert!(matches!(&closed[..], [Output::Close { session: of, reason: CloseReason::Superseded }] if *of == session));
     // What the older connection still says changes nothing, not even its end.

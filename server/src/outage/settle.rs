@@ -80,12 +80,16 @@ fn judged_anew(held: &Held, catalog: &Catalog) -> Result<Admission, String> {
         return Err(format!("auth method `{name}` is another one now"));
     }
     let bound = catalog.bind(name, &held.claims).map_err(|refusal| refusal.to_string())?;
+    let gateway = bound.gateway();
     let services: Vec<_> = bound.services.into_iter().collect();
     if services != held.record.services {
         return Err("its binding rules give it other services now".to_owned());
     }
+    if gateway != held.record.gateway {
+        return Err("its binding rules say something else of its being a gateway now".to_owned());
+    }
     let nodes = bound.nodes.into_iter().collect();
-    Ok(Admission { judged_at: bound.judged_at, services, nodes, ..held.admission.clone() })
+    Ok(Admission { judged_at: bound.judged_at, services, gateway, nodes, ..held.admission.clone() })
 }
 
 async fn propose(

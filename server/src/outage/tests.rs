@@ -104,6 +104,7 @@ fn applicant(catalog: &Catalog, key: &str, node: &str, bearer: &str) -> Applican
         subject: claims.subject.clone(),
         judged_at: bound.judged_at,
         services: bound.services.into_iter().collect(),
+        gateway: None,
         nodes: Vec::<NodeName>::new(),
         bearer: SecretHash(bearer.to_owned()),
         bearer_ends: now.saturating_add(Duration::from_secs(600)),

@@ -268,7 +268,7 @@ impl Mesh {
         here.sessions.insert(session, (number, Told::default()));
         let servers = self.servers.keys().map(|id| format!("server-{id}:8300")).collect();
         self.send_down(number, plain(&ServerFrame::Welcome { incarnation, server: server_name(id), servers }));
-        self.hub_step(id, hub::Input::Connected { session, agent, incarnation, services })?;
+        self.hub_step(id, hub::Input::Connected { session, agent, incarnation, services, gateway: None })?;
         for frame in waiting {
             self.session_hears(id, session, frame)?;
         }

@@ -231,7 +231,8 @@ impl World {
         self.at = server;
         self.session = SessionId(old_session.0 + 1);
         let services = SERVICES.iter().map(|name| name.parse().unwrap()).collect();
-        let connected = Input::Connected { session: self.session, agent: self.agent.clone(), incarnation, services };
+        let (session, agent, gateway) = (self.session, self.agent.clone(), None);
+        let connected = Input::Connected { session, agent, incarnation, services, gateway };
         self.step(server, connected)?;
         self.step(old_server, Input::Closed { session: old_session })?;
         for topic in self.followed.clone() {
