@@ -23,6 +23,7 @@ mod acl;
 mod apply;
 mod audit;
 mod backup;
+mod bans;
 mod ca;
 mod config;
 mod enrolment;
@@ -126,6 +127,7 @@ pub struct Catalog {
     /// When each of them was revoked, by the time inside the command.
     pub(crate) revoked_at: OrdMap<AgentId, Timestamp>,
     pub(crate) revoked_services: OrdMap<ServiceKey, Arc<RevokedService>>,
+    pub(crate) bans: OrdMap<crate::Banned, Arc<crate::Ban>>,
     pub(crate) roots: OrdMap<String, Arc<CaRoot>>,
     pub(crate) intermediates: OrdMap<String, Arc<CaIntermediate>>,
     pub(crate) audit: AuditTrail,

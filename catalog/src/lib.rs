@@ -9,6 +9,7 @@ mod audit;
 mod audit_mode;
 mod authorize;
 mod backup;
+mod ban;
 mod ca;
 mod catalog;
 mod command;
@@ -48,6 +49,7 @@ pub use audit::{AuditFault, AuditHash, AuditHead, AuditLine, AuditVerifier, Dige
 pub use audit_mode::{AuditCause, AuditMode, RELAXATION_MAX, Relaxation, RelaxedScope};
 pub use authorize::{Caller, Decision, Policy, Reason, Verdict, authorize};
 pub use backup::{ArrivedBackup, BACKUP_BYTES_MAX, BACKUP_PIECE_BYTES_MAX, BackupStep};
+pub use ban::{Ban, Banned};
 pub use ca::{
     CaChange, CaConfig, CaIntermediate, CaRoot, CaRotation, CrossCertificate, DistrustedRoot, Resealed, RootsAck,
     RotationStep, SealedKind, SealedSecret, TrustBundle,

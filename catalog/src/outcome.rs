@@ -118,6 +118,12 @@ pub enum Refusal {
         /// When the caller thought it was.
         expected: CatalogIndex,
     },
+    /// An operator keeps them out.
+    #[error("{who} was revoked: an operator lets them in again with `weft revoke lift`")]
+    Banned {
+        /// Whom.
+        who: String,
+    },
     /// The agent's record does not say that it is a gateway there.
     #[error(
         "node `{node}` is not entitled to be a gateway into network `{network}`: make a join token with `--gateway`, or a \
@@ -348,6 +354,7 @@ impl Refusal {
             | Self::AgentUnknown { .. }
             | Self::NotOwner { .. }
             | Self::ServiceRevoked { .. }
+            | Self::Banned { .. }
             | Self::NoGateway { .. }
             | Self::NotEntitled { .. } => RefusalKind::Forbidden,
             Self::Invalid { .. } => RefusalKind::Invalid,

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{AccessorId, AgentId, AuthMethodName, CatalogIndex, ServiceKey, Timestamp};
+use crate::{AccessorId, AgentId, AuthMethodName, Banned, CatalogIndex, ServiceKey, Timestamp};
 
 /// The most revocations that one command forgets.
 pub const FORGOTTEN_MAX: usize = 1024;
@@ -33,13 +33,18 @@ pub enum RevocationChange {
         /// Which.
         accessor: AccessorId,
     },
-    /// Ends every agent record that came of logins by an auth method.
+    /// Ends every agent record and API token that came of logins by an auth method, and keeps out whom it vouches for.
     Login {
         /// The method.
         method: AuthMethodName,
         /// Only those of whom the method called this; none for all.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         subject: Option<String>,
+    },
+    /// Lets somebody in again who was kept out. Certificates that were revoked stay so.
+    Lift {
+        /// Whom.
+        banned: Banned,
     },
     /// Forgets revocations that no certificate is left for.
     Forget {

@@ -55,6 +55,12 @@ pub enum SessionChange {
         /// Which.
         sessions: Vec<SessionRef>,
     },
+    /// Ends the records of agents whose platform vouched for them and that stayed away, with their certificates: should one come
+    /// back, it logs in again.
+    Ended {
+        /// Their latest sessions.
+        sessions: Vec<SessionRef>,
+    },
     /// An agent is shutting down: its node turns critical, and stays so whatever that session still says.
     Drain {
         /// Which session.

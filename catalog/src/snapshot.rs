@@ -81,6 +81,8 @@ struct Snapshot {
     revoked_at: BTreeMap<AgentId, Timestamp>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     revoked_services: Vec<Arc<RevokedService>>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    bans: Vec<Arc<crate::Ban>>,
     roots: Vec<Arc<CaRoot>>,
     intermediates: Vec<Arc<CaIntermediate>>,
     #[serde(default)]
@@ -140,6 +142,7 @@ impl Catalog {
             revoked: self.revoked.iter().map(|(id, index)| (id.clone(), *index)).collect(),
             revoked_at: self.revoked_at.iter().map(|(id, at)| (id.clone(), *at)).collect(),
             revoked_services: self.revoked_services.values().cloned().collect(),
+            bans: self.bans.values().cloned().collect(),
             roots: self.roots.values().cloned().collect(),
             intermediates: self.intermediates.values().cloned().collect(),
             audit: (&self.audit).into(),
@@ -193,6 +196,7 @@ impl Catalog {
             revoked: snapshot.revoked.into_iter().collect(),
             revoked_at: snapshot.revoked_at.into_iter().collect(),
             revoked_services: snapshot.revoked_services.into_iter().map(|it| (it.service.clone(), it)).collect(),
+            bans: snapshot.bans.into_iter().map(|ban| (ban.banned.clone(), ban)).collect(),
             auth_methods: snapshot.auth_methods.into_iter().map(|method| (method.name.clone(), method)).collect(),
             binding_rules: snapshot.binding_rules.into_iter().map(|rule| (rule.id.clone(), rule)).collect(),
             roots: snapshot.roots.into_iter().map(|root| (root.id.clone(), root)).collect(),

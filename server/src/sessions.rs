@@ -13,8 +13,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use catalog::{
-    AgentId, AgentRecord, Catalog, Command, FORGOTTEN_MAX, Incarnation, RevocationChange, RevokedService, SESSIONS_MAX,
-    ServerId, SessionChange, SessionRef, Timestamp,
+    AgentId, AgentRecord, Attestation, Catalog, Command, FORGOTTEN_MAX, Incarnation, RevocationChange, RevokedService,
+    SESSIONS_MAX, ServerId, SessionChange, SessionRef, Timestamp,
 };
 
 /// How long a revocation is kept after the last certificate that it is for has expired: clocks differ.
@@ -102,6 +102,7 @@ impl Sessions {
         });
         if seen.heard.is_some() {
             commands.extend(self.reap(seen.catalog, now));
+            commands.extend(self.end(seen));
             commands.extend(self.forget(seen));
         } else {
             self.lost = Waiting::default();
@@ -143,9 +144,36 @@ impl Sessions {
         batches(over, |sessions| Command::Sessions { change: SessionChange::Reaped { sessions } })
     }
 
+    /// Ends the records of agents that a platform vouched for and that have been away for so long that none of their
+    /// certificates is left; of those that said goodbye, sooner. Every task that ever ran would stay in the state otherwise.
+    fn end(&self, seen: &Seen<'_>) -> Vec<Command> {
+        let is_over = |record: &AgentRecord| {
+            let kept = match record.presence.draining {
+                Some(_) => self.periods.reap,
+                None => self.periods.reap + self.leaf_ttl(seen.catalog),
+            };
+            record.presence.lost_at.is_some_and(|at| {
+                let end = at.saturating_add(kept);
+                end < seen.clock && end < seen.catalog.clock()
+            })
+        };
+        let vouched_for = |record: &&AgentRecord| matches!(record.attestation, Attestation::Login { .. });
+        let over = seen.catalog.agent_records().filter(vouched_for).filter(|record| !seen.catalog.holds_node(record));
+        let over = over
+            .filter(|record| is_over(record))
+            .filter_map(|record| Some(SessionRef { agent: record.id.clone(), incarnation: record.incarnation? }));
+        batches(over.collect(), |sessions| Command::Sessions { change: SessionChange::Ended { sessions } })
+    }
+
+    /// Returns how long the longest certificate lives that may be about.
+    fn leaf_ttl(&self, catalog: &Catalog) -> Duration {
+        let unset = self.periods.leaf_ttl;
+        catalog.roots().map(|root| catalog.longest_leaf_ttl(&root.id, unset)).fold(unset, Duration::max)
+    }
+
     /// Forgets what is long over by the time in the log and by this server's clock: one that is wrong forgets nothing.
     fn forget(&self, seen: &Seen<'_>) -> Option<Command> {
-        let kept = self.periods.leaf_ttl + FORGET_AFTER;
+        let kept = self.leaf_ttl(seen.catalog) + FORGET_AFTER;
         let is_over = |at: Timestamp| {
             let end = at.saturating_add(kept);
             end < seen.clock && end < seen.catalog.clock()

@@ -16,7 +16,8 @@ use super::{
 /// Revoke agents and services.
 ///
 /// What is revoked gets no certificate any more, the ones that it holds are refused everywhere, and what it has open is
-/// closed. An agent that is to come back needs a new join token.
+/// closed. It stays out: an agent that is to come back needs a new join token, or `weft revoke lift` where a platform
+/// vouches for it.
 #[derive(Debug, Subcommand)]
 pub(super) enum Revoke {
     /// Revoke one agent
@@ -25,8 +26,11 @@ pub(super) enum Revoke {
     Service(Service),
     /// End a join token, and revoke the agent that it let in
     JoinToken(JoinToken),
-    /// Revoke the agents that an auth method let in
+    /// Revoke the agents and API tokens that an auth method let in, and keep out whom it vouches for
     Login(Login),
+    /// Let in again who was kept out; certificates that were revoked stay so
+    #[command(subcommand)]
+    Lift(Lift),
     /// List what is revoked
     List(List),
 }
@@ -58,6 +62,14 @@ pub(super) struct Login {
     subject: Option<String>,
 }
 
+#[derive(Debug, Subcommand)]
+pub(super) enum Lift {
+    /// Let the key of a revoked agent in again, by its node or the key
+    Agent(Agent),
+    /// Let in again whom an auth method vouches for
+    Login(Login),
+}
+
 #[derive(Debug, Args)]
 pub(super) struct List {
     #[command(flatten)]
@@ -69,10 +81,12 @@ pub(super) async fn run(verb: Revoke, options: &ApiOptions) -> anyhow::Result<Ex
     let (what, path, query) = match verb {
         Revoke::List(list) => {
             let all: Vec<RevocationView> = api.get("/v1/revocations", &[]).await?;
-            list.output.print(&all, |all| table(&["Kind", "Name", "Since"], rows(all), "nothing is revoked"))?;
+            list.output
+                .print(&all, |all| table(&["Kind", "Name", "Node", "Since"], rows(all), "nothing is revoked"))?;
             return Ok(ExitCode::SUCCESS);
         }
         Revoke::Agent(Agent { agent }) => (format!("agent {agent}"), format!("/v1/revoke/agent/{agent}"), Vec::new()),
+        Revoke::Lift(lift) => return let_in_again(&api, lift).await,
         Revoke::Service(Service { service }) => {
             let ServiceKey { namespace, name } = exact(&service, options)?;
             let query = vec![("ns", namespace.to_string())];
@@ -92,6 +106,22 @@ pub(super) async fn run(verb: Revoke, options: &ApiOptions) -> anyhow::Result<Ex
     Ok(ExitCode::SUCCESS)
 }
 
+async fn let_in_again(api: &Api, lift: Lift) -> anyhow::Result<ExitCode> {
+    let what = match lift {
+        Lift::Agent(Agent { agent }) => {
+            api.delete(&format!("/v1/revoke/agent/{agent}"), &[]).await?;
+            format!("agent {agent}")
+        }
+        Lift::Login(Login { method, subject }) => {
+            let query: Vec<(&str, &str)> = subject.iter().map(|subject| ("subject", subject.as_str())).collect();
+            api.delete(&format!("/v1/revoke/login/{method}"), &query).await?;
+            format!("logins by {method}")
+        }
+    };
+    output::line(&format!("Let in again: {what}"))?;
+    Ok(ExitCode::SUCCESS)
+}
+
 fn exact(name: &str, options: &ApiOptions) -> anyhow::Result<ServiceKey> {
     match catalog::ServicePattern::parse(name, &options.namespace)? {
         catalog::ServicePattern::Exact(service) => Ok(service),
@@ -101,5 +131,7 @@ fn exact(name: &str, options: &ApiOptions) -> anyhow::Result<ServiceKey> {
 
 fn rows(all: &[RevocationView]) -> Vec<Vec<String>> {
     let since = |one: &RevocationView| one.revoked_at.map_or_else(|| "unknown".to_owned(), output::instant);
-    all.iter().map(|one| vec![one.kind.clone(), one.name.clone(), since(one)]).collect()
+    all.iter()
+        .map(|one| vec![one.kind.clone(), one.name.clone(), one.node.clone().unwrap_or_default(), since(one)])
+        .collect()
 }

@@ -12,6 +12,9 @@ use crate::{Namespace, NodeName, ServiceKey, ServicePattern, SourcePattern};
 #[serde(rename_all = "PascalCase")]
 pub struct Authority {
     is_management: bool,
+    /// Whether it is of a token that a login made.
+    #[serde(default)]
+    is_by_login: bool,
     acl: Option<Access>,
     operator: Option<Access>,
     mesh: Option<Access>,
@@ -50,6 +53,16 @@ impl Authority {
     #[must_use]
     pub fn is_management(&self) -> bool {
         self.is_management
+    }
+
+    /// Notes that it is of a token that a login made: what that brings about must not outlive the login.
+    pub(crate) fn set_by_login(&mut self) {
+        self.is_by_login = true;
+    }
+
+    /// Reports whether it is of a token that a login made.
+    pub(crate) fn is_by_login(&self) -> bool {
+        self.is_by_login
     }
 
     /// Adds what `rules` grant; what names no namespace is of `namespace`.

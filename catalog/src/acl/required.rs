@@ -74,6 +74,10 @@ impl Catalog {
             Command::Acl { change } => self.permits_acl(authority, change),
             Command::DeleteToken { accessor } => self.permits_token(authority, accessor),
             Command::CreateJoinToken { token } => {
+                // The agent that came of it would be the operator's in name, and outlive the login.
+                need(!authority.is_by_login(), || {
+                    "a token that an operator made: one that came of a login makes no join tokens".to_owned()
+                })?;
                 token.services.iter().try_for_each(|service| authority.need_service_write(service))?;
                 if token.gateway.is_some() {
                     authority.need_operator_write()?;

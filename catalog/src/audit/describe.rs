@@ -86,6 +86,7 @@ impl<'a> Description<'a> {
                     let whom = subject.as_deref().unwrap_or("everybody");
                     ("revoke-login", format!("agents by {method} as {whom}"))
                 }
+                RevocationChange::Lift { banned } => ("lift-ban", banned.to_string()),
                 RevocationChange::Forget { .. } => return None,
             },
             Command::RevokeAgent { agent } => ("revoke-agent", format!("agent {agent}")),

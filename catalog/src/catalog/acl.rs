@@ -16,6 +16,9 @@ impl Catalog {
             return Authority::management();
         }
         let mut authority = Authority::default();
+        if token.auth_method.is_some() {
+            authority.set_by_login();
+        }
         self.add_links(&mut authority, &token.links(), &token.namespace);
         for role in token.roles.iter().filter_map(|id| self.role(id)) {
             if role.namespace == token.namespace {

@@ -204,6 +204,7 @@ impl Catalog {
             next.revoked = self.revoked.clone();
             next.revoked_at = self.revoked_at.clone();
             next.revoked_services = self.revoked_services.clone();
+            next.bans = self.bans.clone();
             next.join_tokens = self.join_tokens.clone();
             next.join_secrets = self.join_secrets.clone();
             next.bearers = self.bearers.clone();
@@ -286,6 +287,7 @@ impl Catalog {
         keys.extend(self.nodes.keys().cloned().map(WatchKey::Node));
         keys.extend(self.by_service.keys().map(|service| WatchKey::Services(service.namespace.clone())));
         keys.extend(self.by_service.keys().cloned().map(WatchKey::Service));
+        keys.extend(self.nodes.values().map(|state| WatchKey::Network(state.node.network.clone())));
         keys.extend(self.intentions.keys().cloned().map(WatchKey::Destination));
         let services = self.config.iter().filter_map(|entry| entry.key().service().cloned());
         keys.extend(services.map(WatchKey::ConfigOf));

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use super::{Attempt, Catalog, Touched};
 use crate::{
-    AgentId, AgentRecord, Attestation, CatalogIndex, DeregisterTarget, Incarnation, JoinToken, KeyFingerprint,
+    AgentId, AgentRecord, Attestation, Banned, CatalogIndex, DeregisterTarget, Incarnation, JoinToken, KeyFingerprint,
     NodeName, Outcome, Owner, Platform, Presence, Refusal, SecretHash, ServerId, Timestamp, WatchKey,
 };
 
@@ -67,6 +67,7 @@ impl Catalog {
             self.end_record(&previous, index, revoke, touched);
         }
         self.begin_record(&record, touched);
+        self.lift_key(key, touched);
         let used = JoinToken { used_by: Some(key.clone()), record: Some(id.clone()), modified: index, ..token };
         self.join_tokens.insert(used.accessor.clone(), Arc::new(used));
         touched.changed(WatchKey::JoinTokens);
@@ -138,14 +139,21 @@ impl Catalog {
         Ok(Outcome::SessionOpened { incarnation: opened })
     }
 
+    /// Ends an agent, and keeps its key out: where it came by a login, it would log in again at once.
     pub(super) fn revoke_agent(&mut self, index: CatalogIndex, agent: &AgentId, touched: &mut Touched) -> Attempt {
         let record =
             self.agent_record(agent).ok_or_else(|| Refusal::AgentUnknown { agent: agent.to_string() })?.clone();
-        self.end_record(&record, index, true, touched);
-        if self.nodes.get(&record.node).is_some_and(|state| state.node.owner == crate::Owner::Agent(agent.clone())) {
+        self.end_agent(index, &record, touched);
+        self.ban(Banned::Key { key: record.key }, Some(record.node), touched);
+        Ok(Outcome::Done)
+    }
+
+    /// Ends a record, revokes its certificates and takes its node out of the catalog.
+    pub(super) fn end_agent(&mut self, index: CatalogIndex, record: &AgentRecord, touched: &mut Touched) {
+        self.end_record(record, index, true, touched);
+        if self.holds_node(record) {
             self.remove(index, &record.node, &DeregisterTarget::Node, touched);
         }
-        Ok(Outcome::Done)
     }
 
     pub(super) fn begin_record(&mut self, record: &AgentRecord, touched: &mut Touched) {

@@ -31,6 +31,7 @@ impl Catalog {
             LoginChange::DeleteRule { id } => self.delete_binding_rule(index, id, touched),
             LoginChange::GrantToken { token, method, judged_at } => {
                 self.check_judged(method, *judged_at)?;
+                self.check_not_banned(method, token.login_subject.as_deref(), None)?;
                 self.check_few_logins(method, token, now)?;
                 self.grant_token(index, token, touched)
             }
@@ -199,6 +200,7 @@ impl Catalog {
 
     fn admit(&mut self, index: CatalogIndex, now: Timestamp, login: &Admission, touched: &mut Touched) -> Attempt {
         self.check_judged(&login.method, login.judged_at)?;
+        self.check_not_banned(&login.method, Some(&login.subject), Some(&login.key))?;
         if now >= login.bearer_ends {
             return Err(Refusal::BearerExpired);
         }

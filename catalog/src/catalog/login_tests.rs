@@ -6,8 +6,8 @@ use std::time::Duration;
 use super::tests::digest;
 use super::*;
 use crate::{
-    Actor, Admission, Attestation, AuthConfig, BindKind, Command, JwtAlgorithm, JwtConfig, JwtKeys, LoginChange, Owner,
-    Platform, Rights,
+    Actor, Admission, Attestation, AuthConfig, Banned, BindKind, Command, JwtAlgorithm, JwtConfig, JwtKeys,
+    LoginChange, Owner, Platform, RevocationChange, Rights, SessionChange, SessionRef,
 };
 
 pub(super) fn method(name: &str) -> AuthMethod {
@@ -210,7 +210,6 @@ fn a_node_name_is_taken_over_only_where_its_own_method_names_the_node() {
     // An agent that came by a join token is no business of a platform's.
     let record = AgentRecord {
         attestation: Attestation::JoinToken("00000000-0000-0000-0000-000000000001".parse().unwrap()),
-        gateway: None,
         ..second
     };
     log.0.agents.insert(record.id.clone(), Arc::new(record));
@@ -359,4 +358,96 @@ fn only_an_index_without_a_record_is_revoked_for_agents_that_had_none() {
     ));
     log.done(login(LoginChange::RevokeProvisional { enrolled: CatalogIndex(1) }));
     assert!(log.0.is_revoked(CatalogIndex(1)) && !log.0.is_revoked(record.enrolled));
+}
+
+fn revoked(method: &str, subject: Option<&str>) -> Command {
+    let (method, subject) = (method.parse().unwrap(), subject.map(str::to_owned));
+    Command::Revoke { change: RevocationChange::Login { method, subject } }
+}
+
+fn lift(banned: Banned) -> Command {
+    Command::Revoke { change: RevocationChange::Lift { banned } }
+}
+
+#[test]
+fn c14_a_revoked_agent_does_not_log_in_again_until_that_is_lifted() {
+    let mut log = Log::with_method();
+    let first = log.enrolled(admission(9, "bearer", "key", "n1", &["web"]));
+    log.done(Command::RevokeAgent { agent: first.id.clone() });
+    // Neither with the credential that it used, nor with a new one, nor elsewhere.
+    for (bearer, node) in [("bearer", "n1"), ("bearer-2", "n1"), ("bearer-3", "n2")] {
+        let refusal = log.refused(1, admit(admission(99, bearer, "key", node, &["web"])));
+        assert!(matches!(refusal, Refusal::Banned { .. }), "{refusal}");
+    }
+    assert_eq!(Catalog::restore(&log.0.snapshot()).unwrap(), log.0);
+    let key = Banned::Key { key: first.key.clone() };
+    assert_eq!(
+        log.0.bans().map(|ban| (&ban.banned, ban.node.as_ref())).collect::<Vec<_>>(),
+        [(&key, Some(&first.node))]
+    );
+    log.done(lift(key.clone()));
+    let second = log.enrolled(admission(99, "bearer-2", "key", "n1", &["web"]));
+    assert!(second.id != first.id && log.0.is_revoked(first.enrolled));
+    assert!(matches!(log.refused(1, lift(key)), Refusal::NotFound { .. }));
+}
+
+#[test]
+fn c14_whom_a_method_vouches_for_is_out_with_its_tokens_and_stays_out() {
+    let subject_of = |subject: &str, admission: Admission| Admission { subject: subject.to_owned(), ..admission };
+    let mut log = Log::with_method();
+    let token = |number: u8, subject: &str| Token {
+        auth_method: Some("jwt".to_owned()),
+        login_subject: Some(subject.to_owned()),
+        ..Token::new(
+            format!("00000000-0000-0000-0000-0000000000{number:02}").parse().unwrap(),
+            SecretHash(format!("secret-{number}")),
+            Rights::Rules,
+            Timestamp(1),
+        )
+    };
+    let grant = |number: u8, subject: &str| {
+        let (token, method) = (Box::new(token(number, subject)), "jwt".parse().unwrap());
+        login(LoginChange::GrantToken { token, method, judged_at: CatalogIndex(99) })
+    };
+    log.done(grant(1, "web-7"));
+    log.done(grant(2, "other"));
+    let first = log.enrolled(admission(99, "b1", "k1", "n1", &["web"]));
+    let other = log.enrolled(subject_of("other", admission(99, "b2", "k2", "n2", &["web"])));
+    assert_eq!(log.at(1, revoked("jwt", Some("web-7"))), Outcome::Revoked { agents: 1 });
+    assert!(log.0.agent_record(&first.id).is_none() && log.0.agent_record(&other.id).is_some());
+    let left: Vec<_> = log.0.tokens().filter_map(|token| token.login_subject.clone()).collect();
+    assert_eq!(left, ["other"]);
+    // Not under another key or on another node either, and no token is made for it.
+    for refused in [admit(admission(99, "b3", "k3", "n3", &["web"])), grant(3, "web-7")] {
+        assert!(matches!(log.refused(1, refused), Refusal::Banned { .. }));
+    }
+    log.enrolled(subject_of("third", admission(99, "b4", "k4", "n4", &["web"])));
+
+    // The method as a whole.
+    assert_eq!(log.at(1, revoked("jwt", None)), Outcome::Revoked { agents: 2 });
+    assert!(log.0.tokens().next().is_none());
+    let refusal = log.refused(1, admit(subject_of("fifth", admission(99, "b5", "k5", "n5", &["web"]))));
+    assert!(matches!(refusal, Refusal::Banned { .. }), "{refusal}");
+    log.done(lift(Banned::Login { method: "jwt".parse().unwrap(), subject: None }));
+    log.enrolled(subject_of("fifth", admission(99, "b5", "k5", "n5", &["web"])));
+    log.refused(1, admit(admission(99, "b6", "k6", "n6", &["web"])));
+}
+
+#[test]
+fn an_agent_that_its_platform_vouched_for_and_that_stayed_away_is_ended_with_its_certificates() {
+    let mut log = Log::with_method();
+    let record = log.enrolled(admission(9, "bearer", "key", "n1", &["web"]));
+    log.at(1, Command::OpenSession { agent: record.id.clone(), server: "s1".parse().unwrap() });
+    let session = SessionRef { agent: record.id.clone(), incarnation: crate::Incarnation(log.0.index().0) };
+    let sessions = vec![session];
+    let change = |change: SessionChange| Command::Sessions { change };
+    let ended = || change(SessionChange::Ended { sessions: sessions.clone() });
+    log.done(ended());
+    assert!(log.0.agent_record(&record.id).is_some(), "nobody has missed it");
+    log.done(change(SessionChange::Lost { sessions: sessions.clone() }));
+    log.done(ended());
+    assert!(log.0.agent_record(&record.id).is_none() && log.0.is_revoked(record.enrolled));
+    // It may come back as what its platform says it is then.
+    let again = log.enrolled(admission(99, "bearer-2", "key", "n1", &["web"]));
+    assert_ne!(again.id, record.id);
 }

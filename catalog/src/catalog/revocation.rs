@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use super::{Attempt, Catalog, Touched};
 use crate::{
-    AccessorId, AgentId, AgentRecord, Attestation, CatalogIndex, DeregisterTarget, Outcome, Refusal, RevocationChange,
-    RevokedService, ServiceKey, Timestamp, WatchKey,
+    AccessorId, AgentId, AgentRecord, Attestation, AuthMethodName, Banned, CatalogIndex, DeregisterTarget, Outcome,
+    Refusal, RevocationChange, RevokedService, ServiceKey, Timestamp, Token, WatchKey,
 };
 
 impl Catalog {
@@ -20,15 +20,9 @@ impl Catalog {
             RevocationChange::Service { service } => Ok(self.revoke_service(index, now, service, touched)),
             RevocationChange::JoinToken { accessor } => self.revoke_join_token(index, accessor, touched),
             RevocationChange::Login { method, subject } => {
-                let came_of_it = |record: &AgentRecord| match &record.attestation {
-                    Attestation::Login { method: by, subject: whom } => {
-                        by == method && subject.as_ref().is_none_or(|subject| subject == whom)
-                    }
-                    _ => false,
-                };
-                let agents = self.revoke_where(index, came_of_it, touched)?;
-                Ok(Outcome::Revoked { agents })
+                Ok(self.revoke_login(index, method, subject.as_deref(), touched))
             }
+            RevocationChange::Lift { banned } => self.lift(banned, touched),
             RevocationChange::Forget { agents, services } => {
                 self.forget_revocations(agents, services, touched);
                 Ok(Outcome::Done)
@@ -65,11 +59,13 @@ impl Catalog {
     }
 
     fn revoke_join_token(&mut self, index: CatalogIndex, accessor: &AccessorId, touched: &mut Touched) -> Attempt {
-        let agents = self.revoke_where(
-            index,
-            |record| matches!(&record.attestation, Attestation::JoinToken(by) if by == accessor),
-            touched,
-        )?;
+        let came_of_it =
+            |record: &AgentRecord| matches!(&record.attestation, Attestation::JoinToken(by) if by == accessor);
+        let hit = self.end_agents_where(index, came_of_it, touched);
+        for record in &hit {
+            self.ban(Banned::Key { key: record.key.clone() }, Some(record.node.clone()), touched);
+        }
+        let agents = count(&hit);
         let token = self.join_tokens.get(accessor).cloned();
         if token.is_none() && agents == 0 {
             return Err(Refusal::not_found("join token", accessor));
@@ -82,17 +78,45 @@ impl Catalog {
         Ok(Outcome::Revoked { agents })
     }
 
-    fn revoke_where(
+    /// Ends what an auth method let in, agents and API tokens, and keeps whom it vouches for from coming back: their
+    /// platform would go on vouching for them.
+    fn revoke_login(
+        &mut self,
+        index: CatalogIndex,
+        method: &AuthMethodName,
+        subject: Option<&str>,
+        touched: &mut Touched,
+    ) -> Outcome {
+        let is_hit =
+            |by: &str, whom: Option<&str>| by == method.as_str() && subject.is_none_or(|subject| whom == Some(subject));
+        let came_of_it = |record: &AgentRecord| match &record.attestation {
+            Attestation::Login { method: by, subject: whom } => is_hit(by.as_str(), Some(whom)),
+            Attestation::JoinToken(_) => false,
+        };
+        let hit = self.end_agents_where(index, came_of_it, touched);
+        let made_by_it =
+            |token: &&Token| token.auth_method.as_ref().is_some_and(|by| is_hit(by, token.login_subject.as_deref()));
+        let tokens: Vec<Token> = self.tokens().filter(made_by_it).cloned().collect();
+        for token in tokens {
+            self.token_secrets.remove(&token.secret);
+            self.tokens.remove(&token.accessor);
+            touched.changed(WatchKey::Tokens);
+        }
+        self.ban(Banned::Login { method: method.clone(), subject: subject.map(str::to_owned) }, None, touched);
+        Outcome::Revoked { agents: count(&hit) }
+    }
+
+    fn end_agents_where(
         &mut self,
         index: CatalogIndex,
         accepts: impl Fn(&AgentRecord) -> bool,
         touched: &mut Touched,
-    ) -> Result<u64, Refusal> {
+    ) -> Vec<AgentRecord> {
         let hit: Vec<AgentRecord> = self.agent_records().filter(|record| accepts(record)).cloned().collect();
         for record in &hit {
-            self.revoke_agent(index, &record.id, touched)?;
+            self.end_agent(index, record, touched);
         }
-        Ok(count(&hit))
+        hit
     }
 
     fn forget_revocations(&mut self, agents: &[AgentId], services: &[RevokedService], touched: &mut Touched) {

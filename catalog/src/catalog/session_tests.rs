@@ -4,9 +4,9 @@ use proptest::prelude::*;
 
 use super::tests::{Log, accessor, check, enrol, instance, join_token, node, open, register};
 use crate::{
-    AGENT_CHECK, AgentId, AgentRecord, CatalogIndex, CheckStatus, CheckUpdate, Command, DeregisterTarget, Incarnation,
-    InstanceKey, Item, JoinToken, Namespace, Node, Outcome, Owner, Presence, Refusal, RevocationChange, RevokedService,
-    SessionChange, SessionRef, Timestamp, Topic, WatchKey,
+    AGENT_CHECK, AgentId, AgentRecord, Banned, CatalogIndex, CheckStatus, CheckUpdate, Command, DeregisterTarget,
+    Incarnation, InstanceKey, Item, JoinToken, KeyFingerprint, Namespace, Node, Outcome, Owner, Presence, Refusal,
+    RevocationChange, RevokedService, SessionChange, SessionRef, Timestamp, Topic, WatchKey,
 };
 
 fn session(agent: &AgentId, incarnation: u64) -> SessionRef {
@@ -38,11 +38,13 @@ pub(super) fn every_change() -> Vec<Command> {
         drain(&agent, 8),
         lost(&agent, 8),
         reaped(&agent, 8),
+        Command::Sessions { change: SessionChange::Ended { sessions: vec![session(&agent, 8)] } },
         register(Node { gateway_port: Some(443), ..node("g1", Owner::External) }, vec![], vec![], None),
         Command::CreateJoinToken { token: JoinToken { gateway: Some("aws".to_owned()), ..join_token(9, &[]) } },
         revoke(RevocationChange::Service { service: "shop/api".parse().unwrap() }),
         revoke(RevocationChange::JoinToken { accessor: accessor(9) }),
         revoke(RevocationChange::Login { method: "ci".parse().unwrap(), subject: Some("repo:shop".to_owned()) }),
+        revoke(RevocationChange::Lift { banned: Banned::Key { key: KeyFingerprint("key-9".to_owned()) } }),
         revoke(RevocationChange::Forget { agents: vec![agent], services: vec![service] }),
     ]
 }
@@ -216,6 +218,11 @@ fn c14_what_a_join_token_let_in_is_revoked_with_it() {
     assert_eq!(at, [(record.id.clone(), true)]);
     log.done(revoke(RevocationChange::Forget { agents: vec![record.id.clone()], services: vec![] }));
     assert!(!log.catalog.is_revoked(record.enrolled));
+    // Its key is kept out, until an operator makes a new token for it.
+    assert_eq!(log.catalog.bans().count(), 1);
+    log.done(Command::CreateJoinToken { token: join_token(3, &["web"]) });
+    log.enrol(3, "key", "n1");
+    assert!(log.catalog.bans().next().is_none());
 }
 
 #[test]

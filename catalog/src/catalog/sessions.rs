@@ -7,8 +7,9 @@ use super::{
     registration::{put_check, touch_check},
 };
 use crate::{
-    AGENT_CHECK, AgentRecord, CatalogIndex, Check, CheckId, CheckKey, CheckStatus, DeregisterTarget, Incarnation,
-    Namespace, NodeName, Outcome, Owner, Presence, Refusal, SessionChange, SessionRef, Timestamp, WatchKey,
+    AGENT_CHECK, AgentRecord, Attestation, CatalogIndex, Check, CheckId, CheckKey, CheckStatus, DeregisterTarget,
+    Incarnation, Namespace, NodeName, Outcome, Owner, Presence, Refusal, SessionChange, SessionRef, Timestamp,
+    WatchKey,
 };
 
 impl Catalog {
@@ -35,6 +36,19 @@ impl Catalog {
                     if let Some(record) = lost.filter(|record| self.holds_node(record)) {
                         self.remove(index, &record.node, &DeregisterTarget::Node, touched);
                     }
+                }
+                Ok(Outcome::Done)
+            }
+            SessionChange::Ended { sessions } => {
+                let is_over = |record: &AgentRecord| {
+                    record.presence.lost_at.is_some()
+                        && !self.holds_node(record)
+                        && matches!(record.attestation, Attestation::Login { .. })
+                };
+                let over: Vec<AgentRecord> =
+                    sessions.iter().filter_map(|session| self.latest(session)).filter(is_over).collect();
+                for record in over {
+                    self.end_record(&record, index, true, touched);
                 }
                 Ok(Outcome::Done)
             }

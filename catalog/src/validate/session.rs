@@ -7,7 +7,7 @@ const SUBJECT_BYTES_MAX: usize = 512;
 
 pub(super) fn check(change: &SessionChange) -> Result<(), Refusal> {
     match change {
-        SessionChange::Lost { sessions } | SessionChange::Reaped { sessions } => {
+        SessionChange::Lost { sessions } | SessionChange::Reaped { sessions } | SessionChange::Ended { sessions } => {
             if sessions.is_empty() {
                 return Err(Refusal::invalid("sessions", "there are none: name at least one"));
             }
@@ -23,7 +23,7 @@ pub(super) fn check_revocation(change: &RevocationChange) -> Result<(), Refusal>
             bounded("subject", subject.as_deref().unwrap_or_default(), SUBJECT_BYTES_MAX)
         }
         RevocationChange::Forget { agents, services } => few("forgotten", agents.len() + services.len(), FORGOTTEN_MAX),
-        RevocationChange::Service { .. } | RevocationChange::JoinToken { .. } => Ok(()),
+        RevocationChange::Service { .. } | RevocationChange::JoinToken { .. } | RevocationChange::Lift { .. } => Ok(()),
     }
 }
 

@@ -1,6 +1,6 @@
 //! Revocation: of an agent, a service, and what a join token or an auth method let in.
 
-use ::catalog::{AgentId, Catalog, Command, NodeName, Outcome, RevocationChange, WatchKey};
+use ::catalog::{AgentId, Ban, Banned, Catalog, Command, NodeName, Outcome, RevocationChange, WatchKey};
 use axum::response::Response;
 use http::Method;
 use wire::api_types::{RevocationView, Revoked};
@@ -17,6 +17,8 @@ pub(super) fn routes() -> Vec<Route> {
         route(Method::PUT, "/v1/revoke/service/{service}", Right::OperatorWrite, service),
         route(Method::PUT, "/v1/revoke/join-token/{accessor}", Right::OperatorWrite, join_token),
         route(Method::PUT, "/v1/revoke/login/{method}", Right::OperatorWrite, login),
+        route(Method::DELETE, "/v1/revoke/agent/{agent}", Right::OperatorWrite, lift_agent),
+        route(Method::DELETE, "/v1/revoke/login/{method}", Right::OperatorWrite, lift_login),
     ]
 }
 
@@ -25,7 +27,8 @@ async fn list(call: Call) -> Result<Response, ApiError> {
     let reading = call.read(vec![WatchKey::Revocations]).await?;
     let agents = reading.catalog.revoked_agents().map(|(id, at)| RevocationView::agent(id, at));
     let services = reading.catalog.revoked_services().map(RevocationView::service);
-    let all: Vec<_> = agents.chain(services).collect();
+    let bans = reading.catalog.bans().map(RevocationView::ban);
+    let all: Vec<_> = agents.chain(services).chain(bans).collect();
     call.answer(&reading, &all)
 }
 
@@ -60,6 +63,33 @@ async fn login(call: Call) -> Result<Response, ApiError> {
     let method = call.path_name("method")?;
     let subject = call.query.get("subject").map(str::to_owned);
     revoke(&call, RevocationChange::Login { method, subject }).await
+}
+
+/// Lets the keys of revoked agents in again that were on a node, or one key.
+async fn lift_agent(call: Call) -> Result<Response, ApiError> {
+    let named = call.path_text("agent").to_owned();
+    let catalog = call.read(vec![WatchKey::Revocations]).await?.catalog;
+    let is_named = |ban: &&Ban| match &ban.banned {
+        Banned::Key { key } => key.0 == named || ban.node.as_ref().is_some_and(|node| node.as_str() == named),
+        Banned::Login { .. } => false,
+    };
+    let bans: Vec<Banned> = catalog.bans().filter(is_named).map(|ban| ban.banned.clone()).collect();
+    if bans.is_empty() {
+        return Err(ApiError::NotFound { what: "revoked agent", name: named });
+    }
+    for banned in bans {
+        call.write(Command::Revoke { change: RevocationChange::Lift { banned } }).await?;
+    }
+    call.json(&true)
+}
+
+/// Lets in again whom an auth method vouches for; with `subject`, only whom it calls so.
+async fn lift_login(call: Call) -> Result<Response, ApiError> {
+    let method = call.path_name("method")?;
+    let subject = call.query.get("subject").map(str::to_owned);
+    let banned = Banned::Login { method, subject };
+    call.write(Command::Revoke { change: RevocationChange::Lift { banned } }).await?;
+    call.json(&true)
 }
 
 async fn revoke(call: &Call, change: RevocationChange) -> Result<Response, ApiError> {

@@ -56,7 +56,9 @@ pub enum Duty {
 /// Returns the agents that have not done yet what the present step of a rotation waits for, and may yet.
 pub fn agents_waited_for<'a>(catalog: &'a Catalog, rotation: &'a CaRotation) -> impl Iterator<Item = &'a AgentRecord> {
     // One that never opened a session holds at most the leaf that it joined with, and hears of the new root before it serves.
-    let live = catalog.agent_records().filter(|record| record.incarnation.is_some());
+    let opened = catalog.agent_records().filter(|record| record.incarnation.is_some());
+    // One that was away for so long that its node was removed serves nobody; should it come back, it hears of the new root first.
+    let live = opened.filter(|record| record.presence.lost_at.is_none() || catalog.holds_node(record));
     live.filter(|record| !catalog.roots_ack(&record.id).is_some_and(|ack| rotation.is_met(ack)))
 }
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use catalog::{Actor, Command, Envelope, Outcome, ServerId, SessionChange};
+use catalog::{Actor, AgentRecord, Command, Envelope, Outcome, ServerId, SessionChange};
 use tokio::time::{Instant, MissedTickBehavior};
 use tracing::{debug, info, warn};
 use wire::crypto;
@@ -35,7 +35,8 @@ pub(crate) async fn watch(server: ServerId, periods: Periods, hub: HubClient, co
         if machine.is_holding() && !was_holding {
             warn!("more than half of all agents are away: their nodes stay in the catalog until fewer are");
         }
-        let away = catalog.agent_records().filter(|record| record.presence.lost_at.is_some()).count();
+        let is_away = |record: &&AgentRecord| record.presence.lost_at.is_some() && catalog.holds_node(record);
+        let away = catalog.agent_records().filter(is_away).count();
         metrics.agents_away(away, machine.is_holding());
         for command in commands {
             carry_out(&server, &consensus, &metrics, command).await;
@@ -47,6 +48,7 @@ async fn carry_out(server: &ServerId, consensus: &Consensus, metrics: &Metrics, 
     let (said, count) = match &command {
         Command::Sessions { change: SessionChange::Lost { sessions } } => ("lost", sessions.len()),
         Command::Sessions { change: SessionChange::Reaped { sessions } } => ("reaped", sessions.len()),
+        Command::Sessions { change: SessionChange::Ended { sessions } } => ("ended", sessions.len()),
         _ => ("forgotten", 0),
     };
     let Ok(request_id) = crypto::uuid_v4().parse() else { return };

@@ -1,8 +1,8 @@
 //! When sessions are reported, nodes removed and revocations forgotten.
 
 use catalog::{
-    AccessorId, Action, Actor, CatalogIndex, DeregisterTarget, Envelope, Intention, JoinToken, KeyFingerprint, Node,
-    NodeName, Outcome, Owner, Platform, SecretHash, WriteMode,
+    AccessorId, Action, Actor, Admission, CatalogIndex, DeregisterTarget, Envelope, Intention, JoinToken,
+    KeyFingerprint, LoginChange, Node, NodeName, Outcome, Owner, Platform, SecretHash, WriteMode,
 };
 use wire::mesh_status::MeshStatus;
 
@@ -67,6 +67,39 @@ impl World {
         let Outcome::Enrolled { record } = outcome else { panic!("not enrolled: {outcome:?}") };
         self.opens(&record.id, holder);
         record.id
+    }
+
+    /// Lets an agent in that its platform vouches for.
+    fn admitted(&mut self, number: usize) -> AgentId {
+        let method = Box::new(crate::login::testing::method(&crate::login::testing::Issuer::new()));
+        self.apply(Command::Login { change: LoginChange::WriteMethod { method, replace: false } });
+        let admission = Admission {
+            method: "jwt".parse().unwrap(),
+            subject: "web-7".to_owned(),
+            judged_at: self.catalog.index(),
+            services: vec!["web".parse().unwrap()],
+            gateway: None,
+            nodes: Vec::new(),
+            bearer: SecretHash("bearer".to_owned()),
+            bearer_ends: Timestamp(u64::MAX),
+            key: KeyFingerprint(number.to_string()),
+            node: node(number),
+            platform: Platform::Vm,
+        };
+        let outcome = self.apply(Command::Login { change: LoginChange::Admit { admission: Box::new(admission) } });
+        let Outcome::Enrolled { record } = outcome else { panic!("not admitted: {outcome:?}") };
+        self.opens(&record.id, "a");
+        record.id
+    }
+
+    /// Puts this server's clock and the one in the log forward.
+    fn set_clock(&mut self, to: Timestamp) {
+        self.clock = to;
+        while self.catalog.clock() < to {
+            let pair = (format!("a{}", self.catalog.index()).parse().unwrap(), "web".parse().unwrap());
+            let intention = Box::new(Intention::new(pair.0, pair.1, Action::Allow));
+            self.apply(Command::WriteIntention { intention, mode: WriteMode::Upsert });
+        }
     }
 
     fn opens(&mut self, agent: &AgentId, holder: &str) {
@@ -227,13 +260,7 @@ fn a_revocation_is_forgotten_when_no_certificate_is_left_for_it_by_either_clock(
     world.clock = end;
     assert_eq!(world.after(Duration::from_secs(1)), []);
     // The time in the log follows, a little with every command.
-    let mut number = 0;
-    while world.catalog.clock() < end {
-        number += 1;
-        let pair = (format!("a{number}").parse().unwrap(), "web".parse().unwrap());
-        let intention = Box::new(Intention::new(pair.0, pair.1, Action::Allow));
-        world.apply(Command::WriteIntention { intention, mode: WriteMode::Upsert });
-    }
+    world.set_clock(end);
     world.clock = Timestamp(1);
     assert_eq!(world.after(Duration::from_secs(1)), [], "the log alone is ahead");
     world.clock = end;
@@ -249,4 +276,19 @@ fn a_node_that_was_deregistered_already_is_not_removed_again() {
     world.apply(Command::Deregister { node: node(1), target: DeregisterTarget::Node, incarnation });
     world.open.clear();
     assert_eq!(world.run(GRACE * 2 + REAP * 2), 1, "its loss is noted, and there is nothing to remove");
+}
+
+#[test]
+fn a_record_that_came_of_a_login_ends_when_none_of_its_certificates_is_left_and_another_does_not() {
+    let mut world = World::new();
+    let (enrolled, admitted) = (world.agent(1, "a"), world.admitted(2));
+    world.open.clear();
+    world.run(GRACE * 2 + REAP * 2);
+    assert!(!world.has_node(1) && !world.has_node(2));
+    world.set_clock(Timestamp(2).saturating_add(REAP + TTL / 2));
+    assert_eq!(world.run(Duration::from_secs(2)), 0, "its certificates still live");
+    world.set_clock(Timestamp(2).saturating_add(REAP + TTL));
+    assert_eq!(world.run(Duration::from_secs(2)), 1);
+    assert!(world.catalog.agent_record(&enrolled).is_some(), "what an operator let in stays");
+    assert!(world.catalog.agent_record(&admitted).is_none());
 }

@@ -158,6 +158,24 @@ fn authority(log: &Log, number: u8) -> Authority {
     log.catalog.authority(log.catalog.token(&accessor(number)).unwrap())
 }
 
+#[test]
+fn c14_a_token_that_came_of_a_login_makes_no_join_tokens() {
+    let mut log = Log::default();
+    let token = |number: u8, auth_method: Option<&str>| Token {
+        auth_method: auth_method.map(str::to_owned),
+        service_identities: vec!["web".parse().unwrap()],
+        templated_policies: vec![TemplatedPolicy::Node { name: "n1".parse().unwrap() }],
+        ..token(number, "default", Links::default())
+    };
+    log.done(acl(AclChange::CreateToken { token: Box::new(token(1, None)) }));
+    log.done(acl(AclChange::CreateToken { token: Box::new(token(2, Some("platform"))) }));
+    let join =
+        Command::CreateJoinToken { token: JoinToken { node: Some("n1".parse().unwrap()), ..join_token(1, &["web"]) } };
+    assert_eq!(log.catalog.permits(&authority(&log, 1), &join), Ok(()));
+    let lack = log.catalog.permits(&authority(&log, 2), &join).unwrap_err();
+    assert!(lack.to_string().contains("one that came of a login makes no join tokens"), "{lack}");
+}
+
 fn may_write(log: &Log, number: u8, service: &str) -> bool {
     authority(log, number).service_write(&service.parse().unwrap())
 }

@@ -86,6 +86,22 @@ async fn c9_an_agent_logs_in_and_a_stolen_credential_is_of_no_use() {
 }
 
 #[tokio::test]
+async fn c14_a_revoked_agent_is_not_let_in_again_by_its_platforms_word() {
+    let (rig, issuer) = rig().await;
+    let key = LeafKey::generate();
+    let bearer = |number: u32| issuer.token(&json!({"team": "blue", "jti": number}));
+    let (status, body) = log_in(&rig, &bearer(1), &key, "pod-1").await;
+    assert_eq!(status, StatusCode::OK, "{body}");
+    let response: JoinResponse = serde_json::from_value(body).unwrap();
+    assert_eq!(rig.write(Command::RevokeAgent { agent: response.record.id.clone() }).await, Outcome::Done);
+    for number in [1, 2] {
+        let refused = log_in(&rig, &bearer(number), &key, "pod-1").await;
+        assert_eq!(refused.0, StatusCode::FORBIDDEN, "{refused:?}");
+    }
+    assert!(rig.catalog().agent_by_key(&response.record.key).is_none());
+}
+
+#[tokio::test]
 async fn a_login_that_does_not_count_writes_nothing() {
     let (rig, issuer) = rig().await;
     let before = rig.catalog().index();

@@ -78,6 +78,19 @@ impl Mesh {
 }
 
 #[test]
+fn p6_nobody_waits_for_an_agent_that_is_gone() {
+    let mut mesh = Mesh::new(2);
+    let new = mesh.rotate(false);
+    mesh.acknowledge(1, false);
+    assert!(matches!(mesh.duty(), Duty::Wait { .. }));
+    let gone = mesh.catalog.agent_records().nth(1).unwrap();
+    let session = catalog::SessionRef { agent: gone.id.clone(), incarnation: gone.incarnation.unwrap() };
+    let change = catalog::SessionChange::Lost { sessions: vec![session] };
+    write(&mut mesh.catalog, Command::Sessions { change });
+    assert_eq!(mesh.duty(), Duty::Activate { root: new, not_before: None });
+}
+
+#[test]
 fn p6_fault_23_each_step_waits_for_every_live_agent_and_any_leader_goes_on_from_there() {
     let mut mesh = Mesh::new(2);
     let old = mesh.active().to_owned();
