@@ -33,6 +33,9 @@ const SETTLE_TIMEOUT: Duration = Duration::from_secs(2);
 /// Why an agent did not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
+    /// The wall clock cannot be right.
+    #[error("cannot start by this clock")]
+    Clock(#[source] wire::wall_clock::ClockError),
     /// The data directory cannot be used.
     #[error("cannot use the agent's data directory")]
     DataDir(#[source] DataDirError),
@@ -82,6 +85,7 @@ pub enum StartError {
 /// [`StartError`] says what is wrong and what to do about it.
 pub async fn start(config: Config) -> Result<Agent, StartError> {
     wire::crypto::install_provider();
+    wire::wall_clock::check(wire::crypto::now()).map_err(StartError::Clock)?;
     // First, so that what cannot be used leaves no trace.
     let definitions = local::read_files(&config.services).map_err(StartError::Services)?;
     let store = Store::open(config.data_dir.as_deref()).map_err(StartError::DataDir)?;

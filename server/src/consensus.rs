@@ -36,6 +36,7 @@ use tokio::sync::watch as latest;
 use tokio::time::{Instant as Deadline, timeout_at};
 use tracing::debug;
 
+use crate::ca::Lifetime;
 use crate::config::RaftTiming;
 use crate::metrics::Metrics;
 use crate::raft::RoomStatus;
@@ -286,6 +287,12 @@ impl Consensus {
     /// Returns a receiver of everything that changes from now on.
     pub(crate) fn touched(&self) -> TouchedReceiver {
         self.shared.watches.touched(self.clone())
+    }
+
+    /// Returns the lifetime of the certificate that this server shows to other servers; none before it can dial them.
+    pub(crate) fn raft_certificate(&self) -> Option<Lifetime> {
+        let (begin, end) = self.shared.forwarder.context()?.identity.lifetime();
+        Some(Lifetime { begin, end })
     }
 
     /// Makes one attempt at a write: here if this server leads, through the leader otherwise.

@@ -14,7 +14,7 @@ mod login;
 mod metrics;
 mod outage;
 pub mod raft;
-mod sessions;
+pub mod sessions;
 #[cfg(test)]
 mod tests;
 
@@ -41,6 +41,9 @@ pub enum StartError {
     /// A setting makes no sense.
     #[error("the server's configuration is not valid")]
     Config(#[source] ConfigError),
+    /// The wall clock cannot be right.
+    #[error("cannot start by this clock")]
+    Clock(#[source] wire::wall_clock::ClockError),
     /// A port cannot be listened on.
     #[error("cannot listen on {address} for {what}: stop what uses the port, or choose another one")]
     Listen {
@@ -91,6 +94,7 @@ impl std::fmt::Debug for Server {
 pub async fn start(config: Config) -> Result<Server, StartError> {
     wire::crypto::install_provider();
     config.validate().map_err(StartError::Config)?;
+    wire::wall_clock::check(wire::crypto::now()).map_err(StartError::Clock)?;
     let advertised = config.advertised().unwrap_or(config.bind);
     let raft = listen("other servers", config.bind, config.raft_port).await?;
     let agents = listen("agents", config.bind, config.agent_port).await?;

@@ -45,6 +45,8 @@ pub(crate) enum Certificate {
     Intermediate,
     /// This server's own, on the port for agents.
     Server,
+    /// This server's own, toward other servers.
+    Raft,
     /// This server's own, on its API over TLS.
     Api,
 }
@@ -56,6 +58,7 @@ impl Certificate {
             Self::Root => "root",
             Self::Intermediate => "intermediate",
             Self::Server => "server",
+            Self::Raft => "raft",
             Self::Api => "api",
         }
     }
@@ -102,6 +105,7 @@ struct Inner {
     leaf_certificates_signed: Counter,
     ca_certificate_expiry: Family<CertificateLabel, Gauge>,
     server_certificate_expiry: Gauge,
+    raft_certificate_expiry: Gauge,
     /// Not a metric itself: what the ages are reckoned from.
     lifetimes: Mutex<BTreeMap<&'static str, Lifetime>>,
     certificate_state: Family<CertificateLabel, Gauge>,
@@ -161,6 +165,7 @@ impl Metrics {
             leaf_certificates_signed: Counter::default(),
             ca_certificate_expiry: Family::default(),
             server_certificate_expiry: Gauge::default(),
+            raft_certificate_expiry: Gauge::default(),
             lifetimes: Mutex::default(),
             certificate_state: Family::default(),
             api_certificate_expiry: Gauge::default(),
@@ -288,6 +293,9 @@ impl Metrics {
             }
             Certificate::Server => {
                 self.inner.server_certificate_expiry.set(seconds);
+            }
+            Certificate::Raft => {
+                self.inner.raft_certificate_expiry.set(seconds);
             }
             Certificate::Api => {
                 self.inner.api_certificate_expiry.set(seconds);
@@ -438,6 +446,11 @@ impl Inner {
             self.server_certificate_expiry.clone(),
         );
         registry.register(
+            "raft_certificate_expiry_timestamp_seconds",
+            "When this server's own certificate toward other servers ends, in Unix time",
+            self.raft_certificate_expiry.clone(),
+        );
+        registry.register(
             "api_certificate_expiry_timestamp_seconds",
             "When this server's certificate of the API over TLS ends, in Unix time; 0 where it has none",
             self.api_certificate_expiry.clone(),
@@ -515,6 +528,7 @@ mod tests {
             "weft_certificate_state gauge",
             "weft_ca_certificate_expiry_timestamp_seconds gauge",
             "weft_server_certificate_expiry_timestamp_seconds gauge",
+            "weft_raft_certificate_expiry_timestamp_seconds gauge",
             "weft_api_certificate_expiry_timestamp_seconds gauge",
         ];
         assert_eq!(names, want);

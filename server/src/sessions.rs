@@ -26,31 +26,31 @@ const HOLD_MIN: usize = 10;
 
 /// Is how long what is patient.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Periods {
+pub struct Periods {
     /// How long an agent may be without a session before its node turns critical.
-    pub(crate) grace: Duration,
+    pub grace: Duration,
     /// How long after that its node leaves the catalog.
-    pub(crate) reap: Duration,
+    pub reap: Duration,
     /// How long a leaf lives.
-    pub(crate) leaf_ttl: Duration,
+    pub leaf_ttl: Duration,
 }
 
 /// Is what a server sees at one moment.
 #[derive(Debug)]
-pub(crate) struct Seen<'a> {
+pub struct Seen<'a> {
     /// What this server has applied.
-    pub(crate) catalog: &'a Catalog,
+    pub catalog: &'a Catalog,
     /// The sessions that this server holds.
-    pub(crate) open: &'a BTreeMap<AgentId, Incarnation>,
+    pub open: &'a BTreeMap<AgentId, Incarnation>,
     /// The servers that this one hears; none where it does not lead.
-    pub(crate) heard: Option<&'a BTreeSet<ServerId>>,
+    pub heard: Option<&'a BTreeSet<ServerId>>,
     /// The wall clock.
-    pub(crate) clock: Timestamp,
+    pub clock: Timestamp,
 }
 
-/// The machine. Show it what the server sees; it answers with what to propose.
+/// Is the machine. Show it what the server sees; it answers with what to propose.
 #[derive(Debug)]
-pub(crate) struct Sessions {
+pub struct Sessions {
     server: ServerId,
     periods: Periods,
     /// Sessions that nobody seems to hold, and since when.
@@ -83,19 +83,19 @@ impl Waiting {
 
 impl Sessions {
     /// Returns the machine of a server.
-    pub(crate) fn new(server: ServerId, periods: Periods) -> Self {
+    pub fn new(server: ServerId, periods: Periods) -> Self {
         Self { server, periods, absent: Waiting::default(), lost: Waiting::default(), is_holding: false }
     }
 
     /// Reports whether nodes stay in the catalog because too many agents seem to be gone at once.
-    pub(crate) fn is_holding(&self) -> bool {
+    pub fn is_holding(&self) -> bool {
         self.is_holding
     }
 
     /// Looks at what the server sees. `now` is the time since any fixed start and never goes back.
     ///
     /// What is proposed and not carried out is proposed again at the next look.
-    pub(crate) fn step(&mut self, seen: &Seen<'_>, now: Duration) -> Vec<Command> {
+    pub fn step(&mut self, seen: &Seen<'_>, now: Duration) -> Vec<Command> {
         let absent = self.absent(seen);
         let mut commands = batches(self.absent.over(now, self.periods.grace, &absent), |sessions| Command::Sessions {
             change: SessionChange::Lost { sessions },

@@ -22,6 +22,7 @@ pub mod pki;
 mod request_fields;
 pub mod rfc3339;
 pub mod tls;
+pub mod wall_clock;
 
 pub use one_line::one_line;
 pub use request_fields::RequestFields;

@@ -13,8 +13,13 @@ pub(super) fn tell(port: &AgentPort, catalog: &Catalog, own: Option<Lifetime>, n
     let root = root.map(|root| Lifetime { begin: root.not_before, end: root.not_after });
     let intermediate = catalog.active_intermediate();
     let intermediate = intermediate.map(|it| Lifetime { begin: it.not_before, end: it.not_after });
-    let certificates =
-        [(Certificate::Root, root), (Certificate::Intermediate, intermediate), (Certificate::Server, own)];
+    let raft = port.consensus.raft_certificate();
+    let certificates = [
+        (Certificate::Root, root),
+        (Certificate::Intermediate, intermediate),
+        (Certificate::Server, own),
+        (Certificate::Raft, raft),
+    ];
     for (certificate, lifetime) in certificates {
         let Some(lifetime) = lifetime else { continue };
         port.metrics.certificate_expires(certificate, lifetime);

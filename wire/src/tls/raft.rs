@@ -31,7 +31,9 @@ pub struct RaftIdentity {
 /// and the wall clock is set by people.
 struct Issued {
     certified: Arc<CertifiedKey>,
+    made_at: Timestamp,
     not_before: Timestamp,
+    not_after: Timestamp,
     renew_at: Timestamp,
     renew_after: Instant,
 }
@@ -53,6 +55,13 @@ impl RaftIdentity {
     /// Returns the server that this is.
     pub fn server(&self) -> &ServerId {
         &self.server
+    }
+
+    /// Returns when the certificate was made that is shown now, and when it ends. One that is past its half-life is made anew.
+    pub fn lifetime(&self) -> (Timestamp, Timestamp) {
+        self.certified_key();
+        let issued = self.issued.lock().unwrap_or_else(PoisonError::into_inner);
+        (issued.made_at, issued.not_after)
     }
 
     fn certified_key(&self) -> Arc<CertifiedKey> {
@@ -80,7 +89,9 @@ fn issue(authority: &Authority, server: &ServerId, now: Timestamp) -> Result<Iss
     let half = LEAF_TTL / 2;
     Ok(Issued {
         certified: identity.certified_key(),
+        made_at: now,
         not_before: identity.not_before(),
+        not_after: identity.not_after(),
         renew_at: now.saturating_add(half),
         renew_after: Instant::now() + half,
     })

@@ -90,12 +90,14 @@ fn the_meshs_own_certificates_do_not_open_the_raft_port() {
 }
 
 #[test]
-fn a_certificate_is_made_anew_at_half_its_life_and_when_the_clock_was_set_back() {
+fn p9_a_certificate_is_made_anew_at_half_its_life_and_when_the_clock_was_set_back() {
     let keys = ClusterKeys::single(ClusterKey::generate());
     let server = identity(&keys, "s1");
     let first = server.certified_key();
     assert_eq!(server.certified_key().cert, first.cert);
     server.issued.lock().unwrap().renew_at = crypto::now();
+    let (made_at, ends_at) = server.lifetime();
+    assert!(ends_at.since(made_at) >= LEAF_TTL / 2 && made_at <= crypto::now());
     let second = server.certified_key();
     assert_ne!(second.cert, first.cert);
     server.issued.lock().unwrap().not_before = Timestamp(u64::MAX);
