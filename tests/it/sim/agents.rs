@@ -190,6 +190,13 @@ impl Mesh {
         self.plan_stream(after, StreamEvent::AgentStarts { agent: id, life });
     }
 
+    /// Ends an agent for as long as is said; it comes back with what it kept.
+    pub(super) fn agent_is_away(&mut self, id: u64, away: Duration) {
+        self.agent_ends(id);
+        let life = self.agent(id).life;
+        self.plan_stream(away, StreamEvent::AgentStarts { agent: id, life });
+    }
+
     pub(super) fn agent_starts(&mut self, id: u64, life: u64) -> Checked {
         let seed = self.random.next();
         let servers = self.servers.keys().map(|id| format!("server-{id}:8300")).collect();

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use catalog::{AgentId, Catalog, CatalogIndex, Outcome, ServicePattern};
+use catalog::{AgentId, Catalog, CatalogIndex, Outcome, ServiceKey, ServicePattern};
 
 use super::history::History;
 use super::random::Random;
@@ -42,6 +42,8 @@ pub(crate) struct Checks {
     pub(crate) history: History,
     /// Agent records that were enrolled, and whether their end was acknowledged.
     records: BTreeMap<AgentId, bool>,
+    /// Services that were revoked, and at which index last.
+    services: BTreeMap<ServiceKey, CatalogIndex>,
 }
 
 impl Checks {
@@ -91,6 +93,15 @@ impl Checks {
     /// Says whether a record's end was acknowledged.
     pub(crate) fn has_ended(&self, record: &AgentId) -> bool {
         self.records.get(record).copied().unwrap_or_default()
+    }
+
+    pub(crate) fn revoked_service(&mut self, service: &ServiceKey, index: CatalogIndex) {
+        self.services.insert(service.clone(), index);
+    }
+
+    /// Says whether the revocation of a service was acknowledged, of those whom it concerns.
+    pub(crate) fn is_revoked(&self, service: &ServiceKey, record: &AgentId) -> bool {
+        self.services.get(service).is_some_and(|index| record.index() < *index)
     }
 
     /// Draws a record, and says whether its end was acknowledged.

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use catalog::{
-    Actor, AgentId, CatalogIndex, Command, ENVELOPE_VERSION, Envelope, Outcome, Refusal, RequestId, RootsAck,
-    ServiceKey,
+    Actor, AgentId, CatalogIndex, Command, ENVELOPE_VERSION, Envelope, Outcome, Refusal, RequestId, RevocationChange,
+    RootsAck, ServiceKey,
 };
 use server::raft::Input;
 
@@ -42,6 +42,8 @@ pub(crate) enum Purpose {
     Steward,
     /// A leader took a step of the certificate authority.
     Authority { server: u64, life: u64 },
+    /// A server speaks of sessions that ended.
+    Sessions { server: u64, life: u64 },
     /// A server brings in what agents said of roots.
     Acks { server: u64, acks: BTreeMap<AgentId, RootsAck> },
 }
@@ -199,13 +201,14 @@ impl Mesh {
 
     fn errand_ends(&mut self, number: u64) -> Checked {
         let Some(errand) = self.streams.errands.remove(&number) else { return Ok(()) };
-        let outcome = errand.answer.map(|(_, outcome)| outcome);
+        let outcome = errand.answer.clone().map(|(_, outcome)| outcome);
         if let Some(Outcome::Refused(Refusal::StaleIncarnation { .. })) = &outcome {
             self.summary.streams.fenced += 1;
         }
         match errand.purpose {
             Purpose::Open { connection, services } => self.session_opens(connection, services, outcome)?,
             Purpose::Write { connection, number, request_id } => {
+                self.count_sessions(&errand.envelope.command, outcome.as_ref());
                 let result = match outcome {
                     Some(outcome) => WriteResult::Answered(outcome),
                     None => WriteResult::Unavailable { retry_after: Some(Duration::from_secs(1)) },
@@ -216,12 +219,22 @@ impl Mesh {
             Purpose::Authority { server, life } => {
                 self.authority_hears(server, life, &errand.envelope.command, outcome.as_ref());
             }
+            Purpose::Sessions { server, life } => {
+                self.sessions_are_told(server, life, &errand.envelope.command, outcome.as_ref())?;
+            }
             Purpose::Acks { server, acks } => {
                 self.count_step(&errand.envelope.command, outcome.as_ref());
                 self.acks_are_taken(server, &acks, outcome.is_some());
             }
             Purpose::Group => self.group_hears(outcome)?,
             Purpose::Operator => {
+                if let (
+                    Command::Revoke { change: RevocationChange::Service { service } },
+                    Some((index, Outcome::Done)),
+                ) = (&errand.envelope.command, &errand.answer)
+                {
+                    self.checks.revoked_service(service, *index);
+                }
                 if let (Command::RevokeAgent { agent }, Some(Outcome::Done)) = (&errand.envelope.command, &outcome) {
                     self.checks.revoked(agent);
                 }

@@ -8,7 +8,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::plan::{Plan, Summary};
-use super::{AGENTS, CHANGING, run};
+use super::{CHANGING, EVERYTHING, run};
 
 /// How often a long run says how far it is.
 const SAID_EVERY: Duration = Duration::from_secs(30);
@@ -23,8 +23,8 @@ fn plan(seed: u64) -> Plan {
         0..3 => (3, Plan::DEFAULT),
         3 => (5, Plan::DEFAULT),
         4 | 5 => (3, CHANGING),
-        6 => (3, AGENTS),
-        _ => (5, AGENTS),
+        6 => (3, EVERYTHING),
+        _ => (5, EVERYTHING),
     };
     Plan { servers, trouble: Duration::from_secs(60), snapshot_entries_max: 300, ..cluster }
 }

@@ -9,6 +9,7 @@ use bytes::Bytes;
 use catalog::{Actor, AgentRecord, Catalog, Command, Outcome, RootsAck, ServerId, ServiceKey, WatchKey};
 use server::Acks;
 use server::hub::{self, CloseReason, Hub, SessionId};
+use server::sessions::Sessions;
 use wire::agent_protocol::{ClientFrame, ServerFrame, WriteRequest};
 use wire::frame::encode_frame;
 
@@ -17,6 +18,7 @@ use super::connections::{Connection, Heard, Said, Stage};
 use super::errands::Purpose;
 use super::mesh::Mesh;
 use super::network::Place;
+use super::sessions;
 use super::streams::StreamEvent;
 use super::views::Told;
 
@@ -31,6 +33,8 @@ pub(crate) struct ServerHub {
     opened: u64,
     pub(super) acks: Acks,
     pub(super) is_acknowledging: bool,
+    pub(super) watch: Sessions,
+    pub(super) is_reporting: bool,
 }
 
 pub(super) fn server_name(id: u64) -> ServerId {
@@ -57,15 +61,19 @@ impl Mesh {
             opened: 0,
             acks: Acks::default(),
             is_acknowledging: false,
+            watch: sessions::machine(id),
+            is_reporting: false,
         };
         self.streams.hubs.insert(id, here);
         self.plan_stream(Duration::from_secs(1), StreamEvent::HubTicks { server: id, life });
+        self.sessions_start(id, life);
         Ok(())
     }
 
     /// A server lost its power: its sessions are gone, and so is what it tried to bring through Raft.
     pub(super) fn hub_falls(&mut self, id: u64) {
         self.streams.hubs.remove(&id);
+        self.streams.given_up.forgets(id);
         self.streams.errands.retain(|_, errand| errand.origin() != Place::Server(id));
         let held = self
             .streams
@@ -92,6 +100,8 @@ impl Mesh {
     ) -> Checked {
         let Some(here) = self.streams.hubs.get_mut(&id) else { return Ok(()) };
         self.streams.truth.applied(id, &catalog)?;
+        self.streams.given_up.applied(id, &catalog)?;
+        self.streams.committed.applied(&catalog);
         let before = std::mem::replace(&mut here.catalog, catalog);
         if restored {
             here.touched.extend(before.watch_keys().chain(here.catalog.watch_keys()).cloned());
@@ -164,6 +174,7 @@ impl Mesh {
                     CloseReason::Superseded => self.summary.streams.superseded += 1,
                     CloseReason::SlowReader => self.summary.streams.slow += 1,
                     CloseReason::ServerBehind { .. } => self.summary.streams.behind += 1,
+                    CloseReason::GivenUp => self.summary.streams.given_up += 1,
                     CloseReason::Revoked => self.summary.streams.revoked += 1,
                     reason => check!(false, "server {id} closed the session of an honest agent: {reason}"),
                 }

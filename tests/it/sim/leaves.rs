@@ -149,7 +149,8 @@ impl Mesh {
         let Ok(record) = self.record(id, connection) else {
             return self.send_down(connection, Heard::Signed { number, leaf: None });
         };
-        let has_ended = self.checks.has_ended(&record.id);
+        let is_revoked = matches!(&subject, Subject::Service(service) if self.checks.is_revoked(service, &record.id));
+        let has_ended = is_revoked || self.checks.has_ended(&record.id);
         let Some(server) = self.servers.get_mut(&id) else { return };
         let asked = Asked::Leaf { connection, record: record.id, subject, has_ended };
         let asker = Asker { place: Place::Server(id), number, floor: catalog::CatalogIndex(0), subject: asked };
@@ -168,7 +169,10 @@ impl Mesh {
         let now = self.clock(Place::Server(id));
         let Some(room) = self.servers.get(&id).and_then(|server| server.room()) else { return Ok(()) };
         let leaf = sign(room.catalog(), record, subject, self.authority.leaf_ttl, now);
-        check!(leaf.is_none() || !has_ended, "a leaf was signed for {record} after its end was acknowledged: {leaf:?}");
+        check!(
+            leaf.is_none() || !has_ended,
+            "a leaf was signed for {record} after the end of what it is entitled to was acknowledged: {leaf:?}"
+        );
         *self.summary.certificates.entry(leaf.is_some()).or_default() += 1;
         self.send_down(*connection, Heard::Signed { number: asker.number, leaf: leaf.map(Box::new) });
         Ok(())
@@ -227,7 +231,8 @@ impl Mesh {
         let Some(leaves) = &self.streams.agents[&shown_by].leaves else { return Ok(()) };
         let newest = self.streams.newest();
         let mut cut = 0;
-        for leaf in leaves.held().values() {
+        // An agent's own leaf is for servers.
+        for leaf in leaves.held().iter().filter(|(of, _)| **of != Subject::Agent).map(|(_, leaf)| leaf) {
             let vouched =
                 [Some(&leaf.root), leaf.cross.as_ref()].into_iter().flatten().any(|root| known.contains(root));
             // Who is under a root that was distrusted on purpose is cut on purpose.

@@ -163,7 +163,7 @@ impl Mesh {
         }
         self.agent(id).published = view;
         self.agent_has_news(id);
-        Ok(())
+        self.agent_is_not_wider(id)
     }
 
     pub(super) fn agent_hears(&mut self, number: u64, heard: Heard) -> Checked {

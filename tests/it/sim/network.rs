@@ -50,6 +50,10 @@ impl Network {
         self.cut.insert((from, to));
     }
 
+    pub(crate) fn is_cut(&self, from: Place, to: Place) -> bool {
+        self.cut.contains(&(from, to))
+    }
+
     pub(crate) fn heal(&mut self) {
         self.cut.clear();
         self.weather = Weather::FAIR;

@@ -88,6 +88,10 @@ impl Operator {
         self.queue.extend([Command::CreateJoinToken { token }, Command::Enrol { secret, key, node, platform }]);
     }
 
+    pub(super) fn push(&mut self, command: Command) {
+        self.queue.push_back(command);
+    }
+
     /// Means to change every topic once more, after a last rotation where there are any.
     pub(super) fn finish(&mut self, rotation: Option<Command>) {
         self.is_done = true;
@@ -219,6 +223,11 @@ impl Mesh {
     }
 
     fn operator_thinks(&mut self) {
+        if self.plan.has_policy && self.random.happens(30) {
+            let command = self.operator_thinks_of_policy();
+            self.streams.operator.queue.extend(command);
+            return;
+        }
         if self.plan.rotates && self.random.happens(20) {
             let command = self.operator_thinks_of_authority();
             self.streams.operator.queue.extend(command);

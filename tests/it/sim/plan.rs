@@ -21,6 +21,12 @@ pub(crate) enum Planted {
     ForgetsFences,
     /// A leader takes the next step of a rotation without waiting for agents.
     HurriesRotations,
+    /// Servers do not know the sessions that they hold.
+    GivesUpOpenSessions,
+    /// Servers report no lost session.
+    GivesNobodyUp,
+    /// Agents decide without the guardrails that they were told of.
+    ForgetsGuardrails,
 }
 
 /// What a run is made of.
@@ -35,6 +41,10 @@ pub(crate) struct Plan {
     pub(crate) has_membership: bool,
     /// Whether the authority's certificates are short-lived, and rotated.
     pub(crate) rotates: bool,
+    /// Whether sessions are given up that nobody holds, and nodes leave whose agents stay away.
+    pub(crate) gives_up: bool,
+    /// Whether policy is more than intentions: guardrails, relaxations and revoked services.
+    pub(crate) has_policy: bool,
     pub(crate) has_honest_disks: bool,
     /// How long things go wrong.
     pub(crate) trouble: Duration,
@@ -51,6 +61,8 @@ impl Plan {
         has_faults: true,
         has_membership: false,
         rotates: false,
+        gives_up: false,
+        has_policy: false,
         has_honest_disks: true,
         trouble: Duration::from_secs(20),
         snapshot_entries_max: 40,

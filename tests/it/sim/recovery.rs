@@ -62,6 +62,11 @@ impl Mesh {
             4 | 5 => self.agent_crashes(agent, true),
             6 => self.agent_crashes(agent, false),
             7 => {
+                if self.plan.gives_up && self.random.happens(50) {
+                    let away = self.random.millis(5_000..30_000);
+                    self.agent_is_away(agent, away);
+                    return Ok(());
+                }
                 let until = self.schedule.now() + self.random.millis(100..12_000);
                 self.agent(agent).paused_until = until;
             }
@@ -90,6 +95,7 @@ impl Mesh {
         if self.plan.planted == Planted::Nothing {
             self.come_into_step(RECOVERY)?;
         }
+        self.an_agent_goes_for_good()?;
         let rotation = self.last_rotation();
         self.streams.operator.finish(rotation);
         self.plan_stream(Duration::ZERO, StreamEvent::Operator);
@@ -176,6 +182,9 @@ fn holds(agent: &Agent, catalog: &Catalog) -> Result<(), String> {
 fn is_registered(agent: &Agent, catalog: &Catalog) -> Result<(), String> {
     let node = catalog.node(&agent.node).ok_or("its node is not registered")?;
     let record = agent.record.as_ref().and_then(|record| catalog.agent_record(record)).ok_or("it has no record")?;
+    if !record.presence.is_plain() {
+        return Err(format!("its session is given up: {:?}", record.presence));
+    }
     if record.incarnation != agent.incarnation || node.incarnation != agent.incarnation {
         return Err(format!(
             "its session is {:?}, its record's {:?}, and {:?} registered",

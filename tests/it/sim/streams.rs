@@ -15,7 +15,9 @@ use super::mesh::{Event, Mesh};
 use super::network::Place;
 use super::operator::Operator;
 use super::plan::Plan;
+use super::policy::Committed;
 use super::random::Random;
+use super::sessions::GivenUp;
 use super::views::Truth;
 
 /// Something about agents and their streams that is going to happen.
@@ -78,6 +80,11 @@ pub(crate) enum StreamEvent {
         server: u64,
         life: u64,
     },
+    /// A server looks at its sessions.
+    SessionsLook {
+        server: u64,
+        life: u64,
+    },
     /// A server looks what its agents said of roots.
     AcksGather {
         server: u64,
@@ -114,6 +121,8 @@ pub(crate) struct Streams {
     pub(super) errands: BTreeMap<u64, Errand>,
     pub(super) operator: Operator,
     pub(super) truth: Truth,
+    pub(super) given_up: GivenUp,
+    pub(super) committed: Committed,
     /// Whose event of which topic the network swallowed.
     pub(super) lost: Option<(u64, Topic)>,
     pub(super) limits: hub::Limits,
@@ -137,6 +146,8 @@ impl Streams {
             errands: BTreeMap::new(),
             operator: Operator::new(plan.servers, plan.agents),
             truth: Truth::default(),
+            given_up: GivenUp::default(),
+            committed: Committed::default(),
             lost: None,
             limits,
             numbers: 0,
@@ -179,6 +190,10 @@ impl Mesh {
                 self.authority_looks(server, life);
                 Ok(())
             }
+            StreamEvent::SessionsLook { server, life } if self.lives(server, life) => {
+                self.sessions_look(server, life);
+                Ok(())
+            }
             StreamEvent::AcksGather { server, life } if self.lives(server, life) => {
                 self.acks_gather(server, life);
                 Ok(())
@@ -191,6 +206,7 @@ impl Mesh {
             | StreamEvent::HubTicks { .. }
             | StreamEvent::Read { .. }
             | StreamEvent::AuthorityLooks { .. }
+            | StreamEvent::SessionsLook { .. }
             | StreamEvent::AcksGather { .. }
             | StreamEvent::LeaderDies { .. } => Ok(()),
             StreamEvent::AgentEnforces { agent, life } => self.agent_enforces(agent, life),
@@ -238,6 +254,7 @@ impl Mesh {
             StreamEvent::HubWakes { server: id, .. }
             | StreamEvent::HubTicks { server: id, .. }
             | StreamEvent::AuthorityLooks { server: id, .. }
+            | StreamEvent::SessionsLook { server: id, .. }
             | StreamEvent::AcksGather { server: id, .. }
             | StreamEvent::Read { server: id, .. } => server(id),
             StreamEvent::Arrives { connection, way: end } | StreamEvent::Notices { connection, end } => {

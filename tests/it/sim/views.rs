@@ -27,6 +27,8 @@ pub(crate) struct Counts {
     pub(crate) slow: u64,
     pub(crate) behind: u64,
     pub(crate) revoked: u64,
+    /// Sessions that ended because the servers had given them up.
+    pub(crate) given_up: u64,
     pub(crate) agent_crashes: u64,
     pub(crate) left: u64,
     /// Events that the network swallowed.
@@ -35,6 +37,8 @@ pub(crate) struct Counts {
     pub(crate) noticed: u64,
     /// Pairs of agents that recognised each other.
     pub(crate) handshakes: u64,
+    /// Decisions of agents that were held against what was committed.
+    pub(crate) decided: u64,
     /// Leaves that nobody recognises because their root was distrusted on purpose.
     pub(crate) distrusted: u64,
 }
@@ -52,11 +56,13 @@ impl Counts {
         self.slow += other.slow;
         self.behind += other.behind;
         self.revoked += other.revoked;
+        self.given_up += other.given_up;
         self.agent_crashes += other.agent_crashes;
         self.left += other.left;
         self.lost += other.lost;
         self.noticed += other.noticed;
         self.handshakes += other.handshakes;
+        self.decided += other.decided;
         self.distrusted += other.distrusted;
     }
 }
