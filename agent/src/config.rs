@@ -56,6 +56,8 @@ pub struct Config {
     pub mesh_port: u16,
     /// Service definition files, or directories of `*.hcl` and `*.json` read in order of their names.
     pub services: Vec<PathBuf>,
+    /// Where a line of JSON is written for each request; `-` is standard output, and there is none when absent.
+    pub access_log: Option<PathBuf>,
     /// How long a stopping agent waits for what is in flight.
     pub drain_deadline: Duration,
 }
@@ -78,6 +80,7 @@ impl Config {
             admin_port: 0,
             mesh_port: 0,
             services: Vec::new(),
+            access_log: None,
             drain_deadline: Duration::from_secs(25),
         }
     }

@@ -3,6 +3,7 @@
 //! [`start`] enrols the agent if need be, puts what an earlier run kept into force, and goes on from there. Servers are
 //! needed for news only: without any the agent serves on with its last good state.
 
+mod access_log;
 mod api;
 mod checks;
 mod config;
@@ -28,6 +29,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::{info, warn};
 
+pub use access_log::AccessLogError;
 pub use config::{ADMIN_PORT, Config, HTTP_PORT, LoginSource, MESH_PORT};
 pub use enrol::EnrolError;
 pub use leaf::{LeafError, renewal};

@@ -1,5 +1,7 @@
 //! What an agent counts, declared in one place.
 
+mod requests;
+
 use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -15,6 +17,9 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
 use wire::agent_protocol::Subject;
+
+pub(crate) use self::requests::PairCounters;
+use self::requests::RequestMetrics;
 
 /// Names which way a connection goes, seen from the local service.
 #[derive(Clone, Copy, Debug, Hash, PartialEq, Eq, PartialOrd, Ord)]
@@ -118,6 +123,8 @@ pub struct ProxyMetrics {
     handshake_duration: Histogram,
     audited: Family<AuditedLabel, Counter>,
     audited_rules: Arc<Mutex<BTreeSet<String>>>,
+    requests: RequestMetrics,
+    access_lines_dropped: Counter,
     accept_pauses: Counter,
     endpoints_ejected: Counter,
     panicking: Gauge,
@@ -179,6 +186,8 @@ impl Default for ProxyMetrics {
             ]),
             audited: Family::default(),
             audited_rules: Arc::default(),
+            requests: RequestMetrics::default(),
+            access_lines_dropped: Counter::default(),
             accept_pauses: Counter::default(),
             endpoints_ejected: Counter::default(),
             panicking: Gauge::default(),
@@ -247,6 +256,16 @@ impl ProxyMetrics {
         self.audited.get_or_create(&AuditedLabel { rule, cause: cause.as_str() }).inc();
     }
 
+    /// Returns the numbers of the requests of one service to another.
+    pub(crate) fn requests(&self, direction: Direction, source: String, destination: String) -> Arc<PairCounters> {
+        self.requests.pair(direction, source, destination)
+    }
+
+    /// Returns what lines are counted with that the access log could not take.
+    pub(crate) fn access_lines_dropped(&self) -> Counter {
+        self.access_lines_dropped.clone()
+    }
+
     /// Counts one pause of accepting because the process or the system ran out of something.
     pub(crate) fn accept_paused(&self) {
         self.accept_pauses.inc();
@@ -307,6 +326,12 @@ impl ProxyMetrics {
             "proxy_audited",
             "Connections let through although a rule denies them, by rule and what suspends it",
             self.audited.clone(),
+        );
+        self.requests.register(registry);
+        registry.register(
+            "proxy_access_lines_dropped",
+            "Lines of the access log that were dropped, since nobody took them in time",
+            self.access_lines_dropped.clone(),
         );
         registry.register(
             "proxy_accept_pauses",
@@ -467,6 +492,9 @@ mod tests {
             "weft_proxy_handshake_duration_seconds histogram",
             "weft_proxy_tunnels_open gauge",
             "weft_proxy_audited counter",
+            "weft_proxy_requests counter",
+            "weft_proxy_request_duration_seconds histogram",
+            "weft_proxy_access_lines_dropped counter",
             "weft_proxy_accept_pauses counter",
             "weft_proxy_endpoints_ejected counter",
             "weft_proxy_panicking_services gauge",

@@ -25,6 +25,7 @@ mod tunnel_settings;
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -40,6 +41,7 @@ use self::forbidden::Forbidden;
 use self::outbound::endpoints::is_panic;
 use self::outbound::upstreams::{self, UpstreamsStatus};
 use self::room::Room;
+use crate::access_log::{AccessLog, AccessLogError};
 use crate::metrics::Direction;
 
 pub use self::distrust::Distrust;
@@ -70,6 +72,8 @@ pub struct ProxyConfig {
     pub clock: Clock,
     /// Where to count.
     pub metrics: ProxyMetrics,
+    /// Where to write a line for each request; `-` is standard output.
+    pub access_log: Option<PathBuf>,
 }
 
 /// Says why a proxy did not start.
@@ -81,6 +85,9 @@ pub enum ProxyStartError {
     /// The listener is not one.
     #[error("cannot use the mesh listener")]
     Listener(#[source] io::Error),
+    /// The access log cannot be written.
+    #[error(transparent)]
+    AccessLog(#[from] AccessLogError),
 }
 
 /// Says how a proxy stands.
@@ -126,7 +133,8 @@ impl Proxy {
     ///
     /// [`ProxyStartError`] if the runtime cannot be made or the listener cannot be used.
     pub fn start(config: ProxyConfig) -> Result<Self, ProxyStartError> {
-        let ProxyConfig { mesh_listener, own_listeners, runtime, limits, clock, metrics } = config;
+        let ProxyConfig { mesh_listener, own_listeners, runtime, limits, clock, metrics, access_log } = config;
+        let access_log = access_log.map(|path| AccessLog::open(&path, metrics.access_lines_dropped())).transpose()?;
         let mesh_address = mesh_listener.local_addr().map_err(ProxyStartError::Listener)?;
         mesh_listener.set_nonblocking(true).map_err(ProxyStartError::Listener)?;
         socket2::SockRef::from(&mesh_listener).listen(BACKLOG).map_err(ProxyStartError::Listener)?;
@@ -137,7 +145,7 @@ impl Proxy {
                 (runtime.handle().clone(), Some(runtime))
             }
         };
-        let room = Arc::new(Room::new(Forbidden::new(mesh_address, own_listeners), limits, clock, metrics));
+        let room = Arc::new(Room::new(Forbidden::new(mesh_address, own_listeners), limits, clock, metrics, access_log));
         let (status, upstreams) = watch::channel(UpstreamsStatus::default());
         let _entered = handle.enter();
         let listener = match tokio::net::TcpListener::from_std(mesh_listener) {

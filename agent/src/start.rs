@@ -110,6 +110,7 @@ pub async fn start(config: Config) -> Result<Agent, StartError> {
         limits: Limits::default(),
         clock: Arc::new(wire::crypto::now),
         metrics: metrics.proxy.clone(),
+        access_log: config.access_log.clone(),
     };
     let proxy = Arc::new(Proxy::start(proxy).map_err(StartError::Proxy)?);
 

@@ -75,7 +75,12 @@ impl Policy {
     /// Reports whether some of it ends by itself, so that what was let through must be decided again as time goes by.
     #[must_use]
     pub fn ends_in_part(&self) -> bool {
-        !self.relaxations.is_empty() || self.intentions.iter().any(|intention| intention.expires_at.is_some())
+        let ends = |intention: &Intention| match &intention.effect {
+            _ if intention.expires_at.is_some() => true,
+            Effect::Action(_) => false,
+            Effect::Permissions(permissions) => permissions.iter().any(|permission| permission.times.is_some()),
+        };
+        !self.relaxations.is_empty() || self.intentions.iter().any(ends)
     }
 
     /// Returns why denials toward `destination` are only logged and counted, whichever rule denies.

@@ -95,6 +95,9 @@ pub(super) struct Settings {
     /// The port that other agents call [default: 20000]
     #[arg(long, value_name = "PORT")]
     mesh_port: Option<u16>,
+    /// Where to write a line of JSON for each request of an HTTP service; `-` is standard output
+    #[arg(long, value_name = "PATH")]
+    access_log: Option<PathBuf>,
     /// How long a stopping agent waits for what is in flight [default: 25s]
     #[arg(long, value_name = "DURATION", value_parser = wire::decode::parse_duration)]
     drain_deadline: Option<Duration>,
@@ -118,6 +121,7 @@ impl Settings {
             http_port: fields.number("http_port")?,
             admin_port: fields.number("admin_port")?,
             mesh_port: fields.number("mesh_port")?,
+            access_log: fields.parsed("access_log")?,
             drain_deadline: fields.duration("drain_deadline")?,
         })
     }
@@ -144,6 +148,7 @@ impl Settings {
             http_port: over.http_port.or(self.http_port),
             admin_port: over.admin_port.or(self.admin_port),
             mesh_port: over.mesh_port.or(self.mesh_port),
+            access_log: over.access_log.or(self.access_log),
             drain_deadline: over.drain_deadline.or(self.drain_deadline),
         }
     }
@@ -180,6 +185,7 @@ impl Settings {
             admin_port: self.admin_port.unwrap_or(agent::ADMIN_PORT),
             mesh_port: self.mesh_port.unwrap_or(agent::MESH_PORT),
             services,
+            access_log: self.access_log,
             drain_deadline: self.drain_deadline.unwrap_or(defaults.drain_deadline),
             ..defaults
         })

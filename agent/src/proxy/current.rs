@@ -1,16 +1,18 @@
 //! The snapshot in force, with what follows from it and is too dear to be made for every connection.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::net::SocketAddr;
+use std::sync::{Arc, OnceLock};
 
-use catalog::{Policy, ServiceKey};
+use catalog::{IdentityScheme, Policy, ServiceKey, SpiffeId};
 use rustls::ServerConfig;
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use wire::tls::{TlsIdentity, TrustAnchors, mesh_server_config};
 
 use super::http::decide::Rules;
-use super::snapshot::{Snapshot, is_same_leaf};
+use super::snapshot::{Snapshot, UpstreamListener, is_same_leaf};
+use crate::metrics::{Direction, PairCounters, ProxyMetrics};
 
 /// Is a published snapshot.
 #[derive(Debug)]
@@ -22,6 +24,7 @@ pub(crate) struct Current {
     /// Whether some rule ends by itself, so that open streams must be decided again as time goes by.
     pub(crate) has_rules_that_end: bool,
     sides: BTreeMap<ServiceKey, Arc<ServerSide>>,
+    calls: BTreeMap<SocketAddr, Arc<Called>>,
     /// Of the services that are called over HTTP.
     rules: BTreeMap<ServiceKey, Rules>,
     nobody: Arc<ServerConfig>,
@@ -34,6 +37,32 @@ pub(crate) struct ServerSide {
     pub(crate) identity: Arc<TlsIdentity>,
     tunnel: Arc<ServerConfig>,
     plain: Arc<ServerConfig>,
+}
+
+/// Is what follows from one upstream listener.
+#[derive(Debug)]
+pub(crate) struct Called {
+    /// Which service calls which.
+    pub(crate) upstream: UpstreamListener,
+    /// The identity that must answer.
+    pub(crate) expected: SpiffeId,
+    counters: OnceLock<Arc<PairCounters>>,
+}
+
+impl Called {
+    fn new(scheme: &IdentityScheme, upstream: &UpstreamListener) -> Self {
+        let expected = scheme.workload(&upstream.destination);
+        Self { upstream: upstream.clone(), expected, counters: OnceLock::new() }
+    }
+
+    /// Returns what its requests are counted with.
+    pub(crate) fn counters(&self, metrics: &ProxyMetrics) -> Arc<PairCounters> {
+        let counters = self.counters.get_or_init(|| {
+            let UpstreamListener { owner, destination, .. } = &self.upstream;
+            metrics.requests(Direction::Outbound, owner.to_string(), destination.to_string())
+        });
+        Arc::clone(counters)
+    }
 }
 
 impl Current {
@@ -66,12 +95,29 @@ impl Current {
                 (service.clone(), Rules::renewed(known, policy, service))
             })
             .collect();
-        Self { snapshot, generation, has_rules_that_end, sides, rules, nobody }
+        let mut calls = BTreeMap::new();
+        for upstream in &snapshot.upstreams {
+            // Of several with one address only the first is heard.
+            calls.entry(upstream.address).or_insert_with(|| {
+                let known = previous.and_then(|previous| previous.call(upstream.address));
+                let known = known.filter(|known| {
+                    known.upstream == *upstream
+                        && previous.is_some_and(|previous| previous.snapshot.scheme == snapshot.scheme)
+                });
+                known.cloned().unwrap_or_else(|| Arc::new(Called::new(&snapshot.scheme, upstream)))
+            });
+        }
+        Self { snapshot, generation, has_rules_that_end, sides, calls, rules, nobody }
     }
 
     /// Returns how a local service answers; nothing while it has no leaf.
     pub(crate) fn server_side(&self, service: &ServiceKey) -> Option<&Arc<ServerSide>> {
         self.sides.get(service)
+    }
+
+    /// Returns which service calls which through a listener.
+    pub(crate) fn call(&self, listener: SocketAddr) -> Option<&Arc<Called>> {
+        self.calls.get(&listener)
     }
 
     /// Returns the rules for the requests to a local service; nothing where it is not called over HTTP, or has none.

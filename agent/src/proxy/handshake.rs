@@ -16,6 +16,7 @@ use super::current::Current;
 use super::decide::asked_for;
 use super::http::inbound::CallerHeaders;
 use super::snapshot::Unfit;
+use crate::metrics::PairCounters;
 
 /// Says why a handshake did not succeed.
 #[derive(Debug, thiserror::Error)]
@@ -92,6 +93,8 @@ pub(crate) struct Connection {
     pub(crate) own: Arc<TlsIdentity>,
     /// Who that is to the rules on requests, once one was decided.
     pub(crate) caller: OnceLock<Caller>,
+    /// What its requests are counted with, once there was one.
+    pub(crate) counters: OnceLock<Arc<PairCounters>>,
     /// What applications are told of the caller, once it has asked one of them over HTTP.
     pub(crate) headers: OnceLock<CallerHeaders>,
 }
@@ -120,9 +123,15 @@ pub(crate) async fn identify(
     if let Some(why) = current.snapshot.unfit(&peer) {
         return Err(HandshakeError::Unfit { id: peer.id, why });
     }
-    let own = Arc::clone(&side.identity);
-    let connection =
-        Connection { from, peer: Arc::new(peer), destination, own, caller: OnceLock::new(), headers: OnceLock::new() };
+    let connection = Connection {
+        from,
+        peer: Arc::new(peer),
+        destination,
+        own: Arc::clone(&side.identity),
+        caller: OnceLock::new(),
+        counters: OnceLock::new(),
+        headers: OnceLock::new(),
+    };
     Ok((connection, tls, speaks_tunnel))
 }
 

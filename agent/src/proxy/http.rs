@@ -15,6 +15,7 @@ pub(crate) mod refusal;
 pub(crate) mod request_id;
 pub(crate) mod send;
 pub(crate) mod server;
+pub(crate) mod story;
 pub(crate) mod tunnel_io;
 pub(crate) mod upgrade;
 

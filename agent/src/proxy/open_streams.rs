@@ -10,9 +10,8 @@ use std::task::{Context, Poll};
 use catalog::{KeyExchange, ServiceKey, SpiffeId, Timestamp};
 use serde::Serialize;
 use tokio::sync::oneshot;
-use wire::tls::PeerIdentity;
 
-use super::current::Current;
+use super::current::{Called, Current};
 use super::decide::still_allows;
 use super::handshake::Connection;
 use super::http::decide::{Facts, still_allows_request};
@@ -71,7 +70,7 @@ type Shard = HashMap<u64, Entry>;
 struct Entry {
     inbound: Option<Inbound>,
     /// Whom an outbound connection reached, once it has.
-    reached: Option<(SpiffeId, KeyExchange, ServiceKey)>,
+    reached: Option<(Arc<Called>, KeyExchange)>,
     close: oneshot::Sender<Closing>,
 }
 
@@ -216,10 +215,10 @@ impl Entry {
                 peer: connection.peer.id.clone(),
                 key_exchange: connection.peer.key_exchange,
             }),
-            (None, Some((peer, key_exchange, destination))) => Some(OpenConnection {
+            (None, Some((called, key_exchange))) => Some(OpenConnection {
                 direction: "outbound",
-                destination: destination.clone(),
-                peer: peer.clone(),
+                destination: called.upstream.destination.clone(),
+                peer: called.expected.clone(),
                 key_exchange: *key_exchange,
             }),
             (None, None) => None,
@@ -234,9 +233,9 @@ fn lock(shard: &Mutex<Shard>) -> MutexGuard<'_, Shard> {
 
 impl Place {
     /// Notes whom an outbound connection reached.
-    pub(crate) fn reached(&self, peer: &PeerIdentity, destination: &ServiceKey) {
+    pub(crate) fn reached(&self, called: Arc<Called>, key_exchange: KeyExchange) {
         if let Some(entry) = self.streams.shard(self.id).get_mut(&self.id) {
-            entry.reached = Some((peer.id.clone(), peer.key_exchange, destination.clone()));
+            entry.reached = Some((called, key_exchange));
         }
     }
 

@@ -10,7 +10,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use catalog::{InstanceKey, SpiffeId};
+use catalog::InstanceKey;
 use h2::client::SendRequest;
 use tokio::net::TcpStream;
 use tokio::time::Instant;
@@ -21,11 +21,10 @@ use self::pool::TunnelKey;
 use self::tunnel::{Lease, Plan};
 use super::accept::Accepted;
 use super::copy::{Ending, Meter, TunnelStream, reset, splice_tunnel};
-use super::current::Current;
+use super::current::{Called, Current};
 use super::http;
 use super::open_streams::Closing;
 use super::room::Room;
-use super::snapshot::UpstreamListener;
 use crate::metrics::Direction;
 
 /// How many tunnels that had been there before may turn out dead before the instance itself is blamed.
@@ -66,7 +65,7 @@ async fn serve(room: Arc<Room>, listener: SocketAddr, accepted: Accepted) {
         Ok(call) => call,
         Err(error) => return refuse(&room, caller, listener, from, &NotOpened::Failed(error)),
     };
-    if call.current.snapshot.protocol(&call.upstream.destination).is_http() {
+    if call.current.snapshot.protocol(&call.called.upstream.destination).is_http() {
         return http::outbound::serve(room, listener, from, caller).await;
     }
     let mut place = room.streams.enter_outbound();
@@ -80,7 +79,7 @@ async fn serve(room: Arc<Room>, listener: SocketAddr, accepted: Accepted) {
         Ok((Opened::Ready(_), ..)) => return,
         Err(why) => return refuse(&room, caller, listener, from, &why),
     };
-    place.reached(lease.peer(), &call.upstream.destination);
+    place.reached(Arc::clone(&call.called), lease.peer().key_exchange);
     let _open = room.metrics.carried(Direction::Outbound);
     let meter = Meter::new(Direction::Outbound, room.metrics.clone());
     let outcome = tokio::select! {
@@ -95,10 +94,10 @@ async fn serve(room: Arc<Room>, listener: SocketAddr, accepted: Accepted) {
     room.metrics.closed(Direction::Outbound, reason);
     tracing::info!(
         direction = "outbound",
-        service = %call.upstream.destination,
+        service = %call.called.upstream.destination,
         instance = %endpoint.key,
-        identity = %call.expected,
-        source = %call.upstream.owner,
+        identity = %call.called.expected,
+        source = %call.called.upstream.owner,
         src.addr = %from,
         dst.addr = endpoint.mesh_address,
         bytes_sent = meter.sent(),
@@ -113,9 +112,9 @@ async fn serve(room: Arc<Room>, listener: SocketAddr, accepted: Accepted) {
 /// Is what a connection or a request asks for.
 #[derive(Debug)]
 pub(crate) struct Call {
-    pub(crate) upstream: UpstreamListener,
-    /// The identity that must answer.
-    pub(crate) expected: SpiffeId,
+    /// Which service calls which.
+    pub(crate) called: Arc<Called>,
+    /// The snapshot that says so.
     pub(crate) current: Arc<Current>,
 }
 
@@ -124,7 +123,8 @@ pub(crate) async fn open(room: &Arc<Room>, call: &Call, wanted: Wanted) -> Resul
     let mut tried: Vec<InstanceKey> = Vec::new();
     let mut failed: Option<CallError> = None;
     while tried.len() < room.limits.attempts_max {
-        let chosen = room.endpoints.choose(&call.current.snapshot, &call.upstream.destination, &tried, Instant::now());
+        let chosen =
+            room.endpoints.choose(&call.current.snapshot, &call.called.upstream.destination, &tried, Instant::now());
         let endpoint = match (chosen, failed.take()) {
             (Ok(endpoint), _) => endpoint,
             // The last failure says more than that nobody is left.
@@ -141,7 +141,7 @@ pub(crate) async fn open(room: &Arc<Room>, call: &Call, wanted: Wanted) -> Resul
             }
             Err(error) if error.may_be_better_elsewhere() => {
                 tracing::debug!(
-                    direction = "outbound", service = %call.upstream.destination, instance = %endpoint.key,
+                    direction = "outbound", service = %call.called.upstream.destination, instance = %endpoint.key,
                     error = %wire::one_line(&error), "endpoint put aside"
                 );
                 endpoint.failed(Instant::now());
@@ -152,17 +152,15 @@ pub(crate) async fn open(room: &Arc<Room>, call: &Call, wanted: Wanted) -> Resul
             Err(error) => return Err(error),
         }
     }
-    let destination = call.upstream.destination.clone();
+    let destination = call.called.upstream.destination.clone();
     Err(failed.unwrap_or(CallError::NoHealthyEndpoint { destination, known: tried.len() }))
 }
 
 /// Finds which service calls which, and with what identity.
 pub(crate) fn identify(room: &Room, listener: SocketAddr) -> Result<Call, CallError> {
     let current = room.current.load_full().ok_or(CallError::NoUpstream(listener))?;
-    let upstream = current.snapshot.upstreams.iter().find(|upstream| upstream.address == listener);
-    let upstream = upstream.ok_or(CallError::NoUpstream(listener))?.clone();
-    let expected = current.snapshot.scheme.workload(&upstream.destination);
-    Ok(Call { upstream, expected, current })
+    let called = Arc::clone(current.call(listener).ok_or(CallError::NoUpstream(listener))?);
+    Ok(Call { called, current })
 }
 
 /// Tries one instance.
@@ -173,17 +171,17 @@ async fn attempt(
     wanted: Wanted,
 ) -> Result<(Lease, Opened), CallError> {
     let snapshot = &call.current.snapshot;
-    let owner = &call.upstream.owner;
+    let owner = &call.called.upstream.owner;
     let own = snapshot.identities.get(owner).ok_or_else(|| CallError::NoLeaf(owner.clone()))?;
     if own.not_after() <= room.now() {
         return Err(CallError::OwnLeafExpired(owner.clone()));
     }
     let address = endpoint.mesh_address.clone();
-    let key = TunnelKey { source: owner.clone(), destination: call.upstream.destination.clone(), address };
+    let key = TunnelKey { source: owner.clone(), destination: call.called.upstream.destination.clone(), address };
     let plan = Plan {
         address: key.address.clone(),
         server_name: snapshot.scheme.sni(&key.destination),
-        expected: call.expected.clone(),
+        expected: call.called.expected.clone(),
         own: Arc::clone(own),
         anchors: Arc::clone(&snapshot.anchors),
     };

@@ -20,6 +20,7 @@ use super::limits::Limits;
 use super::open_streams::OpenStreams;
 use super::outbound::endpoints::Endpoints;
 use super::outbound::pool::Pool;
+use crate::access_log::AccessLog;
 use crate::metrics::ProxyMetrics;
 
 /// Tells the wall-clock time.
@@ -40,6 +41,7 @@ pub(crate) struct Room {
     pub(crate) limits: Limits,
     pub(crate) clock: Clock,
     pub(crate) metrics: ProxyMetrics,
+    pub(crate) access_log: Option<AccessLog>,
     pub(crate) connection_permits: Arc<Semaphore>,
     pub(crate) stream_permits: Arc<Semaphore>,
     pub(crate) outbound_permits: Arc<Semaphore>,
@@ -67,7 +69,13 @@ impl fmt::Debug for Room {
 
 impl Room {
     /// Makes the state of a proxy that has no snapshot yet.
-    pub(crate) fn new(forbidden: Forbidden, limits: Limits, clock: Clock, metrics: ProxyMetrics) -> Self {
+    pub(crate) fn new(
+        forbidden: Forbidden,
+        limits: Limits,
+        clock: Clock,
+        metrics: ProxyMetrics,
+        access_log: Option<AccessLog>,
+    ) -> Self {
         Self {
             current: ArcSwapOption::empty(),
             generation: watch::Sender::new(0),
@@ -84,6 +92,7 @@ impl Room {
             limits,
             clock,
             metrics,
+            access_log,
             inbound: Stage::default(),
             outbound: Stage::default(),
             turn: AtomicUsize::new(0),

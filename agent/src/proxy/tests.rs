@@ -9,6 +9,7 @@ mod cutting;
 mod draining;
 mod ends;
 mod handshakes;
+mod hbone;
 mod http;
 mod listeners;
 mod passing;

@@ -7,11 +7,11 @@ use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use hyper::body::{Body, Frame, SizeHint};
-use tokio::time::Instant;
 
 use super::application::Held;
 use super::body::{BodyError, Received};
 use super::head::{check_trailers_of_request, take_of_trailers};
+use super::story::Story;
 use crate::metrics::{Direction, GaugeGuard};
 use crate::proxy::open_streams::{Closing, Place};
 use crate::proxy::outbound::endpoints::Chosen;
@@ -126,15 +126,6 @@ pub(crate) enum Way {
     Tunnel { lease: Lease, endpoint: Chosen, pump: Option<super::send::Pump> },
 }
 
-/// Is what is told of a request when it ends.
-#[derive(Debug)]
-pub(crate) struct Story {
-    /// When it came.
-    pub(crate) started: Instant,
-    /// What it was answered with.
-    pub(crate) status: http::StatusCode,
-}
-
 /// Is the body of an answer.
 #[derive(Debug)]
 pub(crate) struct Reply {
@@ -200,15 +191,7 @@ impl Exchange {
             Way::Tunnel { lease, endpoint, pump } => drop((pump, lease, endpoint)),
         }
         tally.room.metrics.closed(tally.direction, reason);
-        tracing::debug!(
-            direction = tally.direction.as_str(),
-            status = story.status.as_u16(),
-            bytes_sent = tally.sent.load(Ordering::Relaxed),
-            bytes_recv = tally.received.load(Ordering::Relaxed),
-            duration_s = story.started.elapsed().as_secs_f64(),
-            reason,
-            "request done"
-        );
+        story.tell(reason, tally.sent.load(Ordering::Relaxed), tally.received.load(Ordering::Relaxed));
     }
 }
 

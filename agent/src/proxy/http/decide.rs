@@ -5,8 +5,9 @@ use std::sync::Arc;
 use catalog::http::{CompiledPolicy, DefaultCause, NoTokens, NotNormal, Request, RequestRule, RequestVerdict};
 use catalog::{Caller, Intention, Policy, Reason, ServiceKey, Timestamp};
 use http::header::HeaderMap;
+use wire::RequestFields;
 
-use super::normal::{Fields, Lines, Normal};
+use super::normal::{Lines, Normal};
 use crate::proxy::current::Current;
 use crate::proxy::handshake::Connection;
 use crate::proxy::refusal::Refusal;
@@ -64,9 +65,9 @@ pub(crate) fn decide_request<'p>(
         authority: normal.authority.as_ref(),
         path: &normal.path,
         query: normal.query,
-        headers: &Fields(headers),
+        headers: &RequestFields(headers),
         tokens: &NoTokens,
-        source_platform: None,
+        source_platform: connection.peer.platform,
         now,
     };
     let verdict = rules.compiled.authorize_request(caller(current, connection), &request);

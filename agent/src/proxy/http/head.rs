@@ -8,12 +8,18 @@ use http::request::Parts;
 use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{StatusCode, Uri, Version};
 
+use super::request_id::RequestIds;
+
 /// Names the caller's certificate to an application, as Envoy does.
 pub(crate) const CLIENT_CERT: HeaderName = HeaderName::from_static("x-forwarded-client-cert");
 /// Names the caller's address to an application.
 pub(crate) const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 /// Names a request through all that it causes.
 pub(crate) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+/// Names the trace that a request is part of, as W3C's Trace Context has it.
+pub(crate) const TRACE_PARENT: HeaderName = HeaderName::from_static("traceparent");
+/// What others say of that trace.
+const TRACE_STATE: HeaderName = HeaderName::from_static("tracestate");
 /// Tells the caller that weft answered, and why, and not the application. An application's own never goes out.
 pub(crate) const REFUSED: HeaderName = HeaderName::from_static("x-weft-refused");
 /// Tells the other agent which port of the destination is meant, by name or number.
@@ -89,6 +95,40 @@ pub(crate) fn take(head: &mut Parts, origin: Origin) -> Taken {
     strip_own(&mut head.headers, origin);
     let version = if spoke_http1 { Version::HTTP_11 } else { head.version };
     Taken { upgrade, port, version }
+}
+
+/// Sees to it that a request has an id and is part of a trace: its own, where they can be read, or new ones.
+///
+/// A trace goes on under the caller's own span, for weft sends no spans of its own that others could hang on.
+pub(crate) fn name(headers: &mut HeaderMap, ids: &RequestIds) {
+    if !headers.contains_key(REQUEST_ID) {
+        headers.insert(REQUEST_ID, ids.next());
+    }
+    if !is_trace(headers) {
+        headers.remove(TRACE_STATE);
+        headers.insert(TRACE_PARENT, ids.trace());
+    }
+}
+
+/// Reports whether there is one `traceparent` and it is of the known form: version, trace, span, flags.
+fn is_trace(headers: &HeaderMap) -> bool {
+    let mut values = headers.get_all(TRACE_PARENT).iter();
+    let (Some(value), None) = (values.next(), values.next()) else { return false };
+    let Ok(value) = value.to_str() else { return false };
+    let mut parts = value.split('-');
+    let mut is_hex = |digits: usize, may_be_zero: bool| {
+        parts.next().is_some_and(|part| {
+            part.len() == digits
+                && part.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
+                && (may_be_zero || part.bytes().any(|b| b != b'0'))
+        })
+    };
+    value.starts_with("00-")
+        && is_hex(2, true)
+        && is_hex(32, false)
+        && is_hex(16, false)
+        && is_hex(2, true)
+        && parts.next().is_none()
 }
 
 /// Takes out of the head of an answer what must not go on. The refusal of another agent is passed on, an application's
@@ -270,6 +310,35 @@ mod tests {
         for to in ["h2c", "HTTP/2.0", "TLS/1.3", "websocket, h2c"] {
             assert_eq!(upgrade(to, "upgrade"), None, "{to}");
         }
+    }
+
+    #[test]
+    fn a_request_has_an_id_and_a_trace() {
+        let ids = RequestIds::default();
+        let known = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+        let named = |lines: &[(&str, &str)]| {
+            let mut headers = head(lines).headers;
+            name(&mut headers, &ids);
+            headers
+        };
+        let kept = named(&[("x-request-id", "mine"), ("traceparent", known), ("tracestate", "a=b")]);
+        assert_eq!(
+            (&kept["x-request-id"], &kept["traceparent"], &kept["tracestate"]),
+            (&HeaderValue::from_static("mine"), &HeaderValue::from_static(known), &HeaderValue::from_static("a=b"))
+        );
+        for wrong in [
+            "",
+            "00-0-0-0",
+            "00-00000000000000000000000000000000-00f067aa0ba902b7-01",
+            &known.to_uppercase(),
+            &format!("{known}-x"),
+        ] {
+            let headers = named(&[("traceparent", wrong), ("tracestate", "a=b")]);
+            assert!(is_trace(&headers) && headers["traceparent"] != wrong, "{headers:?}");
+            assert!(!headers.contains_key("tracestate"));
+        }
+        assert!(is_trace(&named(&[])) && named(&[]).contains_key("x-request-id"));
+        assert!(is_trace(&named(&[("traceparent", known), ("traceparent", known)])));
     }
 
     #[test]

@@ -13,20 +13,20 @@ use hyper::body::{Body, Incoming};
 use hyper::upgrade::OnUpgrade;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::OwnedSemaphorePermit;
-use tokio::time::Instant;
 
 use super::application::{self, Held, SendError, connect_http1};
 use super::body::Received;
-use super::carried::{Exchange, Question, Reply, Story, Tally, Way};
+use super::carried::{Exchange, Question, Reply, Tally, Way};
 use super::decide::{Facts, decide_request, reason};
-use super::head::{self, BadRequest, CLIENT_CERT, FORWARDED_FOR, Origin, REQUEST_ID, Taken};
+use super::head::{self, BadRequest, CLIENT_CERT, FORWARDED_FOR, Origin, Taken};
 use super::normal::{Lines, Normal};
 use super::refusal::{NotCarried, answer as refuse, is_grpc};
 use super::send::send_body;
 use super::server::Reader;
+use super::story::Story;
 use super::tunnel_io::TunnelIo;
 use super::upgrade::{self, Granted};
-use crate::metrics::Direction;
+use crate::metrics::{Direction, PairCounters};
 use crate::proxy::copy::TunnelStream;
 use crate::proxy::current::Current;
 use crate::proxy::decide::{are_in_time, target_of_request};
@@ -151,12 +151,35 @@ async fn answer_hyper(caller: Caller, mut request: Request<Incoming>) -> Respons
 /// Answers one request: the path that all of them take.
 pub(crate) async fn answer(caller: Caller, request: Request<Received>, upgrade: Option<OnUpgrade>) -> Response<Reply> {
     let is_grpc = is_grpc(request.headers());
-    match carry(&caller, request, upgrade).await {
+    let mut story = Some(Story::new(Direction::Inbound, caller.counters()));
+    match carry(&caller, request, upgrade, &mut story).await {
         Ok(response) => response,
         Err(why) => {
             note_refused(&caller, &why);
+            if let Some(mut story) = story {
+                story.answered(why.status());
+                story.tell(why.label(), 0, 0);
+            }
             refuse(why.status(), why.label(), is_grpc)
         }
+    }
+}
+
+impl Caller {
+    /// Returns what the caller's requests are counted with.
+    fn counters(&self) -> Arc<PairCounters> {
+        let Self { room, connection, .. } = self;
+        let counters = connection.counters.get_or_init(|| {
+            let scheme =
+                room.current.load().as_ref().map(|current| current.snapshot.scheme.classify(&connection.peer.id));
+            let source = match scheme.map(catalog::Caller::from) {
+                Some(catalog::Caller::Service(service)) => service.to_string(),
+                Some(catalog::Caller::Foreign(_)) => "foreign".to_owned(),
+                Some(catalog::Caller::Unauthenticated) | None => "unauthenticated".to_owned(),
+            };
+            room.metrics.requests(Direction::Inbound, source, connection.destination.to_string())
+        });
+        Arc::clone(counters)
     }
 }
 
@@ -165,14 +188,22 @@ async fn carry(
     caller: &Caller,
     request: Request<Received>,
     upgrade: Option<OnUpgrade>,
+    story: &mut Option<Story>,
 ) -> Result<Response<Reply>, NotCarried> {
-    let started = Instant::now();
     let room = &caller.room;
     let (mut head, body) = request.into_parts();
     let lines = Lines::of(&head)?;
+    if let Some(story) = story {
+        story.take_down(room.access_log.as_ref(), caller.connection.from, &lines);
+    }
     let normal = lines.normal().map_err(BadRequest::from)?;
     let taken = head::take(&mut head, Origin::Mesh);
+    head::name(&mut head.headers, &room.request_ids);
+    if let Some(story) = story {
+        story.name(&head.headers);
+    }
     let (mut place, current) = admit(caller, &lines, &normal, &head.headers)?;
+    introduce(&caller.connection, &mut head.headers);
     let question = Asking { lines: &lines, normal: &normal, head, body, taken, upgrade };
     let tally = Tally::new(Arc::clone(room), Direction::Inbound);
     let forwarded = tokio::select! {
@@ -183,7 +214,8 @@ async fn carry(
     let Forwarded { answer, held, permit, granted } = forwarded;
     let (mut head, body) = answer.into_parts();
     head::take_of_answer(&mut head.headers, Origin::Application);
-    let story = Story { started, status: head.status };
+    let mut story = story.take().unwrap_or_else(|| Story::new(Direction::Inbound, caller.counters()));
+    story.answered(head.status);
     let exchange = exchange(room, place, tally, Way::Application { held, permit }, story);
     Ok(match granted {
         Some(granted) => upgrade::carry(granted, head.headers, exchange),
@@ -261,7 +293,6 @@ async fn forward(
     };
     let limit = room.limits.streams_max;
     let permit = Arc::clone(&room.stream_permits).try_acquire_owned().map_err(|_| Refusal::Overloaded { limit })?;
-    introduce(connection, &mut head.headers, room);
     let question = Question::new(body, Arc::clone(tally));
     let target = lines.target(normal).map_err(BadRequest::from)?;
     let is_http2_only = snapshot.protocol(&connection.destination).is_http2_only();
@@ -303,13 +334,10 @@ async fn ask_to_change(
 }
 
 /// Tells the application who calls.
-fn introduce(connection: &Connection, headers: &mut http::HeaderMap, room: &Room) {
+fn introduce(connection: &Connection, headers: &mut HeaderMap) {
     let caller = connection.headers.get_or_init(|| CallerHeaders::new(connection));
     headers.insert(CLIENT_CERT, caller.certificate.clone());
     headers.insert(FORWARDED_FOR, caller.address.clone());
-    if !headers.contains_key(REQUEST_ID) {
-        headers.insert(REQUEST_ID, room.request_ids.next());
-    }
 }
 
 impl From<SendError> for NotCarried {

@@ -1,7 +1,7 @@
 //! The one normal form of a request, from the head that it was read from: what is decided on is what is forwarded.
 
-use catalog::http::{Headers, HttpVersion, NormalAuthority, NormalPath, NotNormal, check_fields, check_method};
-use http::header::{HOST, HeaderMap, HeaderValue};
+use catalog::http::{HttpVersion, NormalAuthority, NormalPath, NotNormal, check_fields, check_method};
+use http::header::{HOST, HeaderValue};
 use http::request::Parts;
 use http::uri::{Authority, PathAndQuery};
 use http::{Method, Version};
@@ -51,6 +51,11 @@ impl Lines {
             authority: head.uri.authority().cloned(),
             host,
         })
+    }
+
+    /// Returns what was asked for, as it came.
+    pub(crate) fn asked(&self) -> (Method, Option<PathAndQuery>) {
+        (self.method.clone(), self.target.clone())
     }
 
     /// Reads the normal form.
@@ -106,16 +111,6 @@ fn is_text_of(text: &str, authority: &NormalAuthority<'_>) -> bool {
         (None, None) => rest.is_empty(),
         (Some(digits), Some(port)) => !digits.starts_with('0') && digits.parse() == Ok(port),
         _ => false,
-    }
-}
-
-/// Gives the fields of a head to those who decide.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Fields<'a>(pub(crate) &'a HeaderMap);
-
-impl Headers for Fields<'_> {
-    fn values<'s>(&'s self, name: &'s str) -> impl Iterator<Item = &'s [u8]> {
-        self.0.get_all(name).iter().map(HeaderValue::as_bytes)
     }
 }
 

@@ -15,12 +15,13 @@ use tokio::net::TcpStream;
 use tokio::time::Instant;
 
 use super::body::Received;
-use super::carried::{Exchange, Question, Reply, Story, Tally, Way};
-use super::head::{self, BadRequest, Origin, PORT, REFUSED, REQUEST_ID, VERSION};
+use super::carried::{Exchange, Question, Reply, Tally, Way};
+use super::head::{self, BadRequest, Origin, PORT, REFUSED, VERSION};
 use super::normal::Lines;
 use super::refusal::{NotCarried, answer as refuse, is_grpc};
 use super::send::{self, Pump};
 use super::server::Reader;
+use super::story::Story;
 use super::tunnel_io::TunnelIo;
 use super::upgrade::{self, Granted};
 use crate::metrics::Direction;
@@ -51,42 +52,60 @@ async fn answer(
 ) -> Response<Reply> {
     let is_grpc = is_grpc(request.headers());
     let upgrade = request.headers().contains_key(http::header::UPGRADE).then(|| hyper::upgrade::on(&mut request));
-    match carry(&room, listener, request, upgrade).await {
-        Ok(response) => response,
-        Err(why) => {
-            room.metrics.refused(Direction::Outbound, why.phase(), why.label());
-            tracing::info!(
-                direction = "outbound", src.addr = %from, dst.addr = %listener, reason = why.label(),
-                error = %wire::one_line(&why), "request refused"
-            );
-            refuse(why.status(), why.label(), is_grpc)
+    let carried = match identify(&room, listener) {
+        Ok(call) => {
+            let mut story = Some(Story::new(Direction::Outbound, call.called.counters(&room.metrics)));
+            let carried = carry(&room, &call, from, request, upgrade, &mut story).await;
+            if let (Err(why), Some(mut story)) = (&carried, story) {
+                story.answered(why.status());
+                story.tell(why.label(), 0, 0);
+            }
+            carried
         }
-    }
+        Err(error) => Err(NotCarried::Call(error)),
+    };
+    carried.unwrap_or_else(|why| {
+        room.metrics.refused(Direction::Outbound, why.phase(), why.label());
+        tracing::info!(
+            direction = "outbound", src.addr = %from, dst.addr = %listener, reason = why.label(),
+            error = %wire::one_line(&why), "request refused"
+        );
+        refuse(why.status(), why.label(), is_grpc)
+    })
 }
 
 /// Carries one request from its arrival to the head of its answer.
 async fn carry(
     room: &Arc<Room>,
-    listener: SocketAddr,
+    call: &Call,
+    from: SocketAddr,
     request: Request<Incoming>,
     upgrade: Option<OnUpgrade>,
+    story: &mut Option<Story>,
 ) -> Result<Response<Reply>, NotCarried> {
-    let started = Instant::now();
     let mut place = room.streams.enter_outbound();
     let tally = Tally::new(Arc::clone(room), Direction::Outbound);
-    let call = identify(room, listener)?;
+    let (mut head, body) = request.into_parts();
+    let lines = Lines::of(&head)?;
+    head::name(&mut head.headers, &room.request_ids);
+    if let Some(story) = story {
+        story.take_down(room.access_log.as_ref(), from, &lines);
+        story.name(&head.headers);
+    }
     let forwarded = tokio::select! {
         biased;
         closing = place.closing() => return Err(NotCarried::Closed(closing)),
-        forwarded = forward(room, &call, request, upgrade, &tally) => forwarded?,
+        forwarded = forward(room, call, &lines, Request::from_parts(head, body), upgrade, &tally) => forwarded?,
     };
     let Forwarded { answer, way, granted } = forwarded;
     if let Way::Tunnel { lease, .. } = &way {
-        place.reached(lease.peer(), &call.upstream.destination);
+        place.reached(Arc::clone(&call.called), lease.peer().key_exchange);
     }
     let (mut head, body) = answer.into_parts();
     head::take_of_answer(&mut head.headers, Origin::Mesh);
-    let story = Story { started, status: head.status };
+    let counters = || call.called.counters(&room.metrics);
+    let mut story = story.take().unwrap_or_else(|| Story::new(Direction::Outbound, counters()));
+    story.answered(head.status);
     let exchange = Box::new(Exchange::new(place, tally, room.metrics.carried(Direction::Outbound), way, story));
     Ok(match granted {
         Some(granted) => upgrade::carry(granted, head.headers, exchange),
@@ -104,18 +123,15 @@ struct Forwarded {
 async fn forward(
     room: &Arc<Room>,
     call: &Call,
+    lines: &Lines,
     request: Request<Incoming>,
     upgrade: Option<OnUpgrade>,
     tally: &Arc<Tally>,
 ) -> Result<Forwarded, NotCarried> {
     let (mut head, body) = request.into_parts();
-    let lines = Lines::of(&head)?;
     let normal = lines.normal().map_err(BadRequest::from)?;
     let taken = head::take(&mut head, Origin::Application);
     let target = lines.target(&normal).map_err(BadRequest::from)?;
-    if !head.headers.contains_key(REQUEST_ID) {
-        head.headers.insert(REQUEST_ID, room.request_ids.next());
-    }
     let question = Question::new(Received::of_hyper(taken.version, body), Arc::clone(tally));
     match upgrade.zip(taken.upgrade) {
         Some((caller, protocol)) => {
@@ -126,7 +142,7 @@ async fn forward(
             let authority = match lines.authority(&normal).map_err(BadRequest::from)? {
                 Some(authority) => authority,
                 // HTTP/1.0 knows no host, and HTTP/2 not its absence.
-                None => Authority::try_from(call.upstream.destination.name.as_str())
+                None => Authority::try_from(call.called.upstream.destination.name.as_str())
                     .map_err(|_| BadRequest::from(NotNormal::Host))?,
             };
             if taken.version != Version::HTTP_2 {
@@ -142,7 +158,7 @@ async fn forward(
 async fn ask(room: &Arc<Room>, call: &Call, request: Request<Question>) -> Result<Forwarded, NotCarried> {
     let (Opened::Ready(ready), lease, endpoint) = open(room, call, Wanted::Request).await? else {
         // What is opened is what is wanted.
-        return Err(NotCarried::Call(CallError::NoUpstream(call.upstream.address)));
+        return Err(NotCarried::Call(CallError::NoUpstream(call.called.upstream.address)));
     };
     let (mut head, question) = request.into_parts();
     let port = endpoint.authority.rsplit_once(':').and_then(|(_, port)| HeaderValue::from_str(port).ok());
@@ -171,7 +187,7 @@ async fn ask_to_change(
     protocol: HeaderValue,
 ) -> Result<Forwarded, NotCarried> {
     let (Opened::Stream(stream), lease, endpoint) = open(room, call, Wanted::Stream).await? else {
-        return Err(NotCarried::Call(CallError::NoUpstream(call.upstream.address)));
+        return Err(NotCarried::Call(CallError::NoUpstream(call.called.upstream.address)));
     };
     upgrade::mark(request.headers_mut(), protocol.clone());
     let broken = |_: hyper::Error| NotCarried::Tunnel(h2::Error::from(h2::Reason::CANCEL));

@@ -25,6 +25,15 @@ impl Default for RequestIds {
 }
 
 impl RequestIds {
+    /// Makes the start of a trace that nobody has asked to keep (W3C Trace Context, version 00).
+    pub(crate) fn trace(&self) -> HeaderValue {
+        let count = self.count.fetch_add(0x9e37_79b9_7f4a_7c15, Ordering::Relaxed);
+        let mut text = String::with_capacity(55);
+        // Writing to a string cannot fail; neither half is zero but once in a lifetime of the universe.
+        let _ = write!(text, "00-{:016x}{count:016x}-{:016x}-00", self.process | 1, count | 1);
+        HeaderValue::try_from(text).unwrap_or_else(|_| HeaderValue::from_static(""))
+    }
+
     /// Makes one, written like a UUID.
     pub(crate) fn next(&self) -> HeaderValue {
         let count = self.count.fetch_add(0x9e37_79b9_7f4a_7c15, Ordering::Relaxed);

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
@@ -35,6 +36,10 @@ impl Agent {
     }
 
     pub(super) fn start_with(authority: &Authority, limits: Limits) -> Self {
+        Self::start_logging(authority, limits, None)
+    }
+
+    pub(super) fn start_logging(authority: &Authority, limits: Limits, access_log: Option<PathBuf>) -> Self {
         let metrics = Metrics::new();
         let ahead = Arc::new(AtomicU64::new(0));
         let clock = Arc::clone(&ahead);
@@ -45,6 +50,7 @@ impl Agent {
             limits,
             clock: Arc::new(move || Timestamp(crypto::now().0 + ahead.load(Ordering::Relaxed))),
             metrics: metrics.proxy.clone(),
+            access_log,
         };
         let snapshot = Snapshot {
             network: String::new(),

@@ -5,10 +5,12 @@ mod closing;
 mod deciding;
 mod refusing;
 mod strict;
+mod told;
 mod upgrading;
 
 use std::convert::Infallible;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -30,6 +32,7 @@ use tokio::sync::mpsc;
 
 use super::agents::{Agent, endpoint};
 use super::certificates::{Authority, service_key};
+use crate::proxy::Limits;
 
 /// What an application was asked: the head of the request as it arrived.
 #[derive(Debug, Clone)]
@@ -139,14 +142,20 @@ impl HttpPair {
     }
 
     pub(super) async fn start_with(rules: &[&str], protocol: Protocol) -> Self {
+        Self::start_logging(rules, protocol, [None, None]).await
+    }
+
+    /// Starts both, each with an access log of its own or none.
+    pub(super) async fn start_logging(rules: &[&str], protocol: Protocol, logs: [Option<PathBuf>; 2]) -> Self {
+        let [web_log, api_log] = logs;
         let authority = Authority::new("mesh.test");
         let application = Application::start().await;
-        let mut api = Agent::start(&authority);
+        let mut api = Agent::start_logging(&authority, Limits::default(), api_log);
         api.serve(&authority, "api", application.address);
         api.rule("api", Action::Deny, rules);
         api.snapshot.protocols.insert(service_key("api"), protocol);
         api.publish().await;
-        let mut web = Agent::start(&authority);
+        let mut web = Agent::start_logging(&authority, Limits::default(), web_log);
         web.call(&authority, "web", "api", &[endpoint("api", api.proxy.mesh_address(), application.address)]);
         web.snapshot.protocols.insert(service_key("api"), protocol);
         web.publish().await;

@@ -153,6 +153,7 @@ async fn a_proxy_on_threads_of_its_own_carries_and_stops() {
         limits: Limits::default(),
         clock: Arc::new(wire::crypto::now),
         metrics: Metrics::new().proxy,
+        access_log: None,
     })
     .unwrap();
     proxy.publish(Arc::new(pair.web.snapshot.clone()));

@@ -6,6 +6,7 @@ use catalog::CatalogIndex;
 use http::{Method, Response, StatusCode};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
+use tokio::io::AsyncWriteExt;
 
 use super::carrying::connect;
 use super::{HttpPair, Speaker, asking, get, hear, over_http1, over_http2};
@@ -117,4 +118,42 @@ async fn a_draining_agent_finishes_what_is_open_and_takes_no_more() {
     };
     let (is_whole, ()) = tokio::join!(draining, finishing);
     assert!(is_whole, "nothing had to be cut");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn h8_answers_that_nobody_reads_take_nothing_from_the_others() {
+    let pair = HttpPair::start(&["allow web api"]).await;
+    let mut stalled = Vec::new();
+    for _ in 0..63 {
+        // Each says without end, is told the same, and never reads it.
+        let mut stream = tokio::net::TcpStream::connect(pair.web.upstream()).await.unwrap();
+        stream.write_all(b"POST /flood HTTP/1.1\r\nhost: api\r\ntransfer-encoding: chunked\r\n\r\n").await.unwrap();
+        let flooding = tokio::spawn(async move {
+            let mut chunk = b"8000\r\n".to_vec();
+            chunk.extend_from_slice(&[b'x'; 0x8000]);
+            chunk.extend_from_slice(b"\r\n");
+            while stream.write_all(&chunk).await.is_ok() {}
+        });
+        stalled.push(flooding);
+    }
+    // Stalled once nothing moves any more.
+    let received = || pair.web.metric("weft_proxy_received_bytes_total{direction=\"outbound\"}");
+    let mut before = 0;
+    while received() != before || before == 0 {
+        before = received();
+        tokio::time::sleep(Duration::from_millis(300)).await;
+    }
+    assert_eq!(pair.web.proxy.open_streams(), 63);
+    let mut last = pair.http1().await;
+    let (request, body) = asking(Method::POST, "/last", &[("host", "api")]);
+    let saying = tokio::spawn(async move {
+        for _ in 0..10 {
+            body.say(vec![7; 50_000]).await;
+        }
+    });
+    let heard = tokio::time::timeout(DEADLINE, async { hear(last.send_request(request).await.unwrap()).await });
+    assert_eq!(heard.await.expect("in time").body.len(), 500_000);
+    saying.await.unwrap();
+    assert_eq!(pair.web.metric("weft_proxy_handshakes_total{direction=\"outbound\"}"), 1);
+    stalled.into_iter().for_each(|flooding| flooding.abort());
 }

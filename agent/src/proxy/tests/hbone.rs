@@ -1,0 +1,243 @@
+//! A ztunnel as a neighbour, frame by frame: HTTP/2 CONNECT over mutual TLS, as Istio's HBONE has it.
+
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use h2::RecvStream;
+use http::{Method, Response, StatusCode};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::client::TlsStream;
+use wire::tls::mesh_server_config;
+
+use super::agents::{Agent, DEADLINE, Pair, endpoint, say};
+use super::certificates::{Authority, dial};
+
+const DATA: u8 = 0;
+const HEADERS: u8 = 1;
+const RST_STREAM: u8 = 3;
+const SETTINGS: u8 = 4;
+const GOAWAY: u8 = 7;
+const WINDOW_UPDATE: u8 = 8;
+const END_STREAM: u8 = 1;
+const ACK: u8 = 1;
+const END_HEADERS: u8 = 4;
+
+/// A frame of HTTP/2 (RFC 9113 section 4.1).
+struct Frame {
+    kind: u8,
+    flags: u8,
+    stream: u32,
+    payload: Vec<u8>,
+}
+
+fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
+    let mut bytes = vec![length[1], length[2], length[3], kind, flags];
+    bytes.extend_from_slice(&stream.to_be_bytes());
+    bytes.extend_from_slice(payload);
+    bytes
+}
+
+/// A header block of literals that nobody remembers (RFC 7541 section 6.2.2).
+fn block(fields: &[(&str, &str)]) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    for (name, value) in fields {
+        bytes.push(0);
+        for text in [name, value] {
+            bytes.push(u8::try_from(text.len()).unwrap());
+            bytes.extend_from_slice(text.as_bytes());
+        }
+    }
+    bytes
+}
+
+/// The preface and settings of a ztunnel: windows of 4 MiB a stream and 16 MiB in all, frames of 1 MiB, no push.
+fn preface() -> Vec<u8> {
+    let settings: Vec<u8> = [(2_u16, 0_u32), (4, 4 << 20), (5, 1 << 20)]
+        .iter()
+        .flat_map(|(id, value)| id.to_be_bytes().into_iter().chain(value.to_be_bytes()))
+        .collect();
+    let mut bytes = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
+    bytes.extend(frame(SETTINGS, 0, 0, &settings));
+    bytes.extend(frame(WINDOW_UPDATE, 0, 0, &((16_u32 << 20) - 65_535).to_be_bytes()));
+    bytes
+}
+
+async fn read(stream: &mut TlsStream<TcpStream>) -> Option<Frame> {
+    let reading = async {
+        let mut head = [0; 9];
+        stream.read_exact(&mut head).await.ok()?;
+        let length = u32::from_be_bytes([0, head[0], head[1], head[2]]);
+        let mut payload = vec![0; usize::try_from(length).unwrap()];
+        stream.read_exact(&mut payload).await.ok()?;
+        let id = u32::from_be_bytes([head[5], head[6], head[7], head[8]]);
+        Some(Frame { kind: head[3], flags: head[4], stream: id, payload })
+    };
+    tokio::time::timeout(DEADLINE, reading).await.expect("a frame in time")
+}
+
+/// Reads until a frame of the stream comes; acknowledges settings on the way.
+async fn read_of(stream: &mut TlsStream<TcpStream>, id: u32) -> Option<Frame> {
+    loop {
+        let frame_read = read(stream).await?;
+        if frame_read.kind == SETTINGS && frame_read.flags & ACK == 0 {
+            stream.write_all(&frame(SETTINGS, ACK, 0, &[])).await.unwrap();
+        }
+        if frame_read.stream == id && frame_read.kind != WINDOW_UPDATE {
+            return Some(frame_read);
+        }
+    }
+}
+
+/// Dials as a ztunnel does: `h2` alone, and no server name.
+async fn ztunnel(pair: &Pair, caller: &str) -> TlsStream<TcpStream> {
+    let mut config = pair.authority.client_config(caller, "api");
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    config.enable_sni = false;
+    dial(config, "nobody.invalid", pair.api.proxy.mesh_address()).await.unwrap()
+}
+
+/// What a ztunnel asks with.
+fn connect(authority: &str) -> Vec<u8> {
+    block(&[
+        (":method", "CONNECT"),
+        (":authority", authority),
+        ("baggage", "k8s.cluster.name=one,k8s.namespace.name=default,service.name=web"),
+        ("traceparent", "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"),
+        ("forwarded", "for=10.9.9.9"),
+    ])
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_ztunnel_calls_a_service_behind_an_agent() {
+    let pair = Pair::start(&["allow web api"]).await;
+    let mut stream = ztunnel(&pair, "web").await;
+    let mut bytes = preface();
+    bytes.extend(frame(HEADERS, END_HEADERS, 1, &connect(&pair.echo.address.to_string())));
+    for byte in bytes {
+        stream.write_all(&[byte]).await.unwrap();
+    }
+    let answer = read_of(&mut stream, 1).await.unwrap();
+    // 0x88 is `:status 200` in the static table; the stream stays open.
+    assert_eq!((answer.kind, answer.flags & END_STREAM, answer.payload[0]), (HEADERS, 0, 0x88));
+    stream.write_all(&frame(DATA, 0, 1, b"hel")).await.unwrap();
+    stream.write_all(&frame(DATA, END_STREAM, 1, b"lo")).await.unwrap();
+    let mut heard = Vec::new();
+    loop {
+        let data = read_of(&mut stream, 1).await.unwrap();
+        assert_eq!(data.kind, DATA);
+        heard.extend_from_slice(&data.payload);
+        if data.flags & END_STREAM != 0 {
+            break;
+        }
+    }
+    assert_eq!(heard, b"hello.", "half-close is the end of the stream, each way for itself");
+
+    // Another authority than the workload's is not ours (400), and the tunnel goes on.
+    stream.write_all(&frame(HEADERS, END_HEADERS, 3, &connect("10.1.2.3:80"))).await.unwrap();
+    let answer = read_of(&mut stream, 3).await.unwrap();
+    assert_eq!((answer.kind, answer.flags & END_STREAM), (HEADERS, END_STREAM));
+    assert_eq!(answer.payload[0], 0x8c, "`:status 400` in the static table");
+    stream.write_all(&frame(HEADERS, END_HEADERS, 5, &connect(&pair.echo.address.to_string()))).await.unwrap();
+    assert_eq!(read_of(&mut stream, 5).await.unwrap().payload[0], 0x88);
+    stream.write_all(&frame(RST_STREAM, 0, 5, &8_u32.to_be_bytes())).await.unwrap();
+    super::agents::eventually("the reset reaches the application's side", || pair.api.proxy.open_streams() == 0).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_ztunnel_that_is_denied_is_told_so() {
+    let pair = Pair::start(&["allow web api"]).await;
+    let mut stream = ztunnel(&pair, "db").await;
+    stream.write_all(&preface()).await.unwrap();
+    stream.write_all(&frame(HEADERS, END_HEADERS, 1, &connect(&pair.echo.address.to_string()))).await.unwrap();
+    let answer = read_of(&mut stream, 1).await.unwrap();
+    assert_eq!((answer.kind, answer.flags & END_STREAM), (HEADERS, END_STREAM));
+    // A literal under the name `:status` (8), of three digits: 401, plain or by Huffman's code.
+    assert_eq!(answer.payload[0] & 0x0f, 8, "{:02x?}", answer.payload);
+    let huffman_401 = [0x82, 0x68, 0x01];
+    assert!(
+        answer.payload[1..].starts_with(b"\x03401") || answer.payload[1..].starts_with(&huffman_401),
+        "{:02x?}",
+        answer.payload
+    );
+    assert_eq!(pair.echo.accepted(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn h8_streams_that_are_reset_as_soon_as_they_are_opened_cost_their_sender_the_tunnel() {
+    let pair = Pair::start(&["allow web api"]).await;
+    let mut other = pair.connected().await;
+    let mut stream = ztunnel(&pair, "web").await;
+    let mut bytes = preface();
+    for id in 0..2000 {
+        bytes.extend(frame(HEADERS, END_HEADERS, 2 * id + 1, &connect(&pair.echo.address.to_string())));
+        bytes.extend(frame(RST_STREAM, 0, 2 * id + 1, &8_u32.to_be_bytes()));
+    }
+    let _ = stream.write_all(&bytes).await;
+    let mut code = None;
+    while let Some(frame) = read(&mut stream).await {
+        if frame.kind == GOAWAY {
+            code = frame.payload.get(4..8).map(|code| u32::from_be_bytes(code.try_into().unwrap()));
+        }
+    }
+    // ENHANCE_YOUR_CALM, where it still reached us.
+    assert!(code.is_none_or(|code| code == 11), "{code:?}");
+    say(&mut other, "still here").await;
+}
+
+/// Serves as a ztunnel does, and returns the head of what it was asked.
+async fn serve_one(authority: &Authority, listener: &TcpListener, status: StatusCode) -> http::request::Parts {
+    let config = mesh_server_config(authority.anchors(), authority.leaf("api").resolver());
+    let (stream, _) = listener.accept().await.unwrap();
+    let stream = TlsAcceptor::from(Arc::new(config)).accept(stream).await.unwrap();
+    assert_eq!(stream.get_ref().1.alpn_protocol(), Some(b"h2".as_slice()));
+    let mut tunnel = h2::server::handshake(stream).await.unwrap();
+    let (request, mut respond) = tunnel.accept().await.unwrap().unwrap();
+    let (head, body) = request.into_parts();
+    let response = Response::builder().status(status).body(()).unwrap();
+    let send = respond.send_response(response, status != StatusCode::OK).unwrap();
+    if status == StatusCode::OK {
+        tokio::spawn(echo(body, send));
+    }
+    tokio::spawn(async move { while tunnel.accept().await.is_some() {} });
+    head
+}
+
+async fn echo(mut body: RecvStream, mut send: h2::SendStream<Bytes>) {
+    while let Some(Ok(data)) = body.data().await {
+        body.flow_control().release_capacity(data.len()).unwrap();
+        send.send_data(data, false).unwrap();
+    }
+    send.send_data(Bytes::from_static(b"."), true).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_agent_calls_a_service_behind_a_ztunnel() {
+    let authority = Authority::new("mesh.test");
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let application = "127.0.0.1:8080".parse().unwrap();
+    let mut web = Agent::start(&authority);
+    web.call(&authority, "web", "api", &[endpoint("api", listener.local_addr().unwrap(), application)]);
+    web.publish().await;
+    let calling = async {
+        let mut stream = web.connect().await;
+        say(&mut stream, "hello").await;
+        stream.shutdown().await.unwrap();
+        let mut heard = String::new();
+        stream.read_to_string(&mut heard).await.unwrap();
+        assert_eq!(heard, ".");
+    };
+    let ((), head) = tokio::join!(calling, serve_one(&authority, &listener, StatusCode::OK));
+    assert_eq!((head.method, head.uri.authority().unwrap().as_str()), (Method::CONNECT, "127.0.0.1:8080"));
+    assert_eq!((head.uri.path_and_query(), head.uri.scheme()), (None, None), "a CONNECT has neither");
+
+    // Its refusal by policy is final, and is counted as one.
+    let mut web = Agent::start(&authority);
+    web.call(&authority, "web", "api", &[endpoint("api", listener.local_addr().unwrap(), application)]);
+    web.publish().await;
+    tokio::join!(web.expect_refusal(), serve_one(&authority, &listener, StatusCode::UNAUTHORIZED));
+    assert_eq!(web.refused("outbound", "open", "denied"), 1);
+}
