@@ -4,6 +4,7 @@
 use std::{
     collections::BTreeMap,
     fs,
+    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     process::{Command, Output, Stdio},
     time::Duration,
@@ -22,6 +23,10 @@ const SHIMS: [(&str, &str); 2] = [("systemctl", include_str!("systemctl.sh")), (
 
 /// What every machine has for itself: a directory of the test's, and the place that it stands in for.
 const OWN: [(&str, &str); 3] = [("etc", "/etc/weft"), ("lib", "/var/lib/weft"), ("home", "/root")];
+
+/// Makes the user whom the units run as, as the package does.
+const USER: &str = "sed -i /^weft:/d /etc/passwd /etc/group\n\
+    echo weft:x:973:973::/var/lib/weft:/usr/sbin/nologin >> /etc/passwd\necho weft:x:973: >> /etc/group\n";
 
 /// A few machines on one switch.
 pub(crate) struct Machines {
@@ -48,7 +53,12 @@ impl Machines {
             fs::write(&path, script).unwrap();
             executable(&path);
         }
-        std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_weft"), directory.path().join("bin/weft")).unwrap();
+        // Units run as a user of their own, who may not get to where this one's programs are.
+        let weft = directory.path().join("bin/weft");
+        fs::hard_link(env!("CARGO_BIN_EXE_weft"), &weft)
+            .or_else(|_| fs::copy(env!("CARGO_BIN_EXE_weft"), &weft).map(drop))
+            .unwrap();
+        fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o711)).unwrap();
         let units = Path::new(env!("CARGO_MANIFEST_DIR")).join("packaging/systemd");
         std::os::unix::fs::symlink(units, directory.path().join("units")).unwrap();
         let (switch, init) =
@@ -80,7 +90,7 @@ impl Machines {
         let binds: String =
             OWN.iter().map(|(own, place)| format!("mkdir -p {place} && mount --bind {root}/{own} {place}\n")).collect();
         let script = format!(
-            "hostname {name}\nip link set lo up\nupper=$(mktemp -d)\nmount -t tmpfs none $upper\n{overlays}{binds}"
+            "hostname {name}\nip link set lo up\nupper=$(mktemp -d)\nmount -t tmpfs none $upper\n{overlays}{binds}{USER}"
         );
         let (process, init) = namespaces(name, &script, &self.directory);
         let port = format!("port-{name}");
@@ -157,7 +167,6 @@ fn enter(init: u32, what: &str, script: &str) -> Output {
 }
 
 fn executable(path: &Path) {
-    use std::os::unix::fs::PermissionsExt;
     fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
 }
 

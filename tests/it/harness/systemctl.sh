@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Stands in for systemd where there is none: runs what a unit's ExecStart says, and stops it with SIGTERM.
+# Stands in for systemd where there is none: runs what a unit's ExecStart says as the unit's user, who owns its
+# StateDirectory, and stops it with SIGTERM.
 set -euo pipefail
 verb=$1
 shift
@@ -23,11 +24,16 @@ for unit in "$@"; do
   start() {
     is_running && return 0
     rm -f "$state.ended" "$state.pid"
-    command=$(sed -n 's/^ExecStart=//p' "$file")
+    setting() { sed -n "s/^$1=//p" "$file"; }
+    command=$(setting ExecStart) user=$(setting User) group=$(setting Group)
+    directory=/var/lib/$(setting StateDirectory)
+    install -d -m "$(setting StateDirectoryMode)" "$directory"
+    chown -R "$user:$group" "$directory"
     (
       umask 0077
       # shellcheck disable=SC2086
-      setsid ${command/#\/usr\/bin\/weft/weft} </dev/null >>"$state.log" 2>&1 &
+      setsid setpriv --reuid="$user" --regid="$group" --init-groups --no-new-privs --bounding-set=-all \
+        ${command/#\/usr\/bin\/weft/weft} </dev/null >>"$state.log" 2>&1 &
       echo $! >"$state.pid"
       wait $! || echo "$unit ended with $?" >>"$state.log"
       touch "$state.ended"
