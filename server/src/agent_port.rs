@@ -138,7 +138,7 @@ impl AgentPort {
     /// Counts and logs a connection that was closed before it could send a request.
     fn refuse_connection(&self, source: SocketAddr, reason: &'static str, error: &dyn fmt::Display) {
         self.metrics.agent_port_refused(reason);
-        let error = refusal::one_line(&error.to_string());
+        let error = wire::harmless(&error.to_string());
         warn!(src.addr = %source, reason, error, "connection of an agent refused");
     }
 

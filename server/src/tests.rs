@@ -1,5 +1,6 @@
 //! Servers of one process on loopback, with real sockets and real disks.
 
+mod backup;
 mod cluster;
 pub(crate) mod harness;
 mod https;

@@ -24,5 +24,5 @@ pub mod rfc3339;
 pub mod tls;
 pub mod wall_clock;
 
-pub use one_line::one_line;
+pub use one_line::{harmless, one_line};
 pub use request_fields::RequestFields;

@@ -54,10 +54,10 @@ pub fn listed<'a>(manual: &'a str, section: &str) -> Vec<(&'a str, &'a str)> {
 
 /// Describes the routes; `manual` has a sentence on each, in one section.
 pub fn document(title: &str, manual: &str, section: &str, operations: &[Operation]) -> Value {
-    let mut paths: BTreeMap<&str, Map<String, Value>> = BTreeMap::new();
+    let mut paths: BTreeMap<String, Map<String, Value>> = BTreeMap::new();
     for operation in operations {
         let described = describe(operation, manual, section);
-        paths.entry(operation.path).or_default().insert(operation.method.to_lowercase(), described);
+        paths.entry(template(operation.path)).or_default().insert(operation.method.to_lowercase(), described);
     }
     json!({
         "openapi": "3.1.0",
@@ -84,8 +84,8 @@ pub fn document(title: &str, manual: &str, section: &str, operations: &[Operatio
 }
 
 fn describe(operation: &Operation, manual: &str, section: &str) -> Value {
-    let in_path = operation
-        .path
+    let path = template(operation.path);
+    let in_path = path
         .split('/')
         .filter_map(|part| part.strip_prefix('{')?.strip_suffix('}'))
         .map(|name| json!({ "name": name, "in": "path", "required": true, "schema": { "type": "string" } }));
@@ -111,6 +111,11 @@ fn describe(operation: &Operation, manual: &str, section: &str) -> Value {
     }
     described["security"] = if operation.is_public { json!([]) } else { json!([{ "token": [] }, { "bearer": [] }]) };
     described
+}
+
+/// Returns a path as OpenAPI writes it: a parameter that takes several segments has no mark of its own there.
+fn template(path: &str) -> String {
+    path.replace("{*", "{")
 }
 
 fn operation_id(operation: &Operation) -> String {

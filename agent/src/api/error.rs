@@ -5,9 +5,6 @@ use http::{HeaderValue, Method, StatusCode, header};
 
 use crate::local::LocalError;
 
-/// The bound on an error's text; part of it may be what a client sent.
-const TEXT_BYTES_MAX: usize = 2048;
-
 /// What kept a request from being answered as asked.
 ///
 /// Clients written for Consul match on `ACL not found` and `Permission denied` at the start of the line.
@@ -84,7 +81,7 @@ impl ApiError {
 
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
-        let mut response = text(self.status(), one_line(&wire::one_line(&self)));
+        let mut response = text(self.status(), wire::harmless(&wire::one_line(&self)));
         if self.ends_connection() {
             response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
@@ -95,34 +92,4 @@ impl IntoResponse for ApiError {
 /// Returns a plain text answer.
 pub(crate) fn text(status: StatusCode, body: impl Into<String>) -> Response {
     (status, [(header::CONTENT_TYPE, "text/plain; charset=utf-8")], body.into()).into_response()
-}
-
-/// Returns `text` without control characters and cut to a bounded length.
-///
-/// Errors repeat what the caller sent: a line break in it must not forge a second line in somebody's log.
-fn one_line(text: &str) -> String {
-    let mut line = String::with_capacity(text.len().min(TEXT_BYTES_MAX));
-    for character in text.chars() {
-        if line.len() >= TEXT_BYTES_MAX {
-            line.push('…');
-            break;
-        }
-        if character.is_control() {
-            line.extend(character.escape_default());
-        } else {
-            line.push(character);
-        }
-    }
-    line
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a11_what_a_client_sent_cannot_start_a_new_line() {
-        assert_eq!(one_line("a\nb\u{1b}[31m"), "a\\nb\\u{1b}[31m");
-        assert!(one_line(&"x".repeat(10_000)).len() <= TEXT_BYTES_MAX + '…'.len_utf8());
-    }
 }

@@ -1,6 +1,8 @@
 //! What the state machine promises, told by commands and by laws over random logs.
 
 mod acl;
+mod first_release;
+mod takeover;
 
 use std::collections::BTreeMap;
 
@@ -376,81 +378,6 @@ fn a_node_name_with_a_live_record_is_refused_to_another_key_unless_the_token_say
     assert!(log.catalog.is_revoked(first.enrolled), "whoever held the name is out");
     assert!(!log.catalog.is_revoked(second.enrolled));
     assert!(log.catalog.agent_by_key(&KeyFingerprint("key-a".to_owned())).is_none());
-}
-
-#[test]
-fn c9_the_right_to_take_a_node_over_is_judged_again_when_the_join_token_is_used() {
-    let mut log = Log::default();
-    let team = Token {
-        service_identities: vec!["web".parse().unwrap()],
-        expires_at: Some(Timestamp(500)),
-        ..Token::new(accessor(8), SecretHash("team".to_owned()), Rights::Rules, Timestamp(1))
-    };
-    let operator = Token::new(accessor(9), SecretHash("operator".to_owned()), Rights::Management, Timestamp(1));
-    for token in [&team, &operator] {
-        log.done(Command::Acl { change: crate::AclChange::CreateToken { token: Box::new(token.clone()) } });
-    }
-    let replacing = |number: u8, maker: u8| Command::CreateJoinToken {
-        token: JoinToken { replace_node: true, maker: Some(accessor(maker)), ..join_token(number, &["web"]) },
-    };
-    log.done(Command::CreateJoinToken { token: join_token(1, &["web"]) });
-    log.enrol(1, "key-a", "n1");
-    log.done(replacing(2, 8));
-    log.enrol(2, "key-b", "n1");
-    // By the time that it is used, the node has a service that the maker has no say over.
-    log.done(replacing(3, 8));
-    log.done(Command::CreateJoinToken { token: join_token(4, &["db", "web"]) });
-    log.enrol(4, "key-b", "n1");
-    let refusal = log.refused(enrol(3, "key-c", "n1"));
-    assert!(matches!(&refusal, Refusal::TakeoverLacks { lack, .. } if lack.contains("default/db")), "{refusal}");
-    assert_eq!(refusal.kind(), RefusalKind::Forbidden);
-    log.enrol(3, "key-d", "n2");
-    // Nor does a right that has ended live on in a join token.
-    log.done(replacing(5, 9));
-    log.done(replacing(6, 9));
-    log.enrol(5, "key-e", "n1");
-    let spare = Token::new(accessor(10), SecretHash("spare".to_owned()), Rights::Management, Timestamp(1));
-    log.done(Command::Acl { change: crate::AclChange::CreateToken { token: Box::new(spare) } });
-    log.done(Command::DeleteToken { accessor: accessor(9) });
-    assert!(matches!(log.refused(enrol(6, "key-f", "n1")), Refusal::TakeoverLacks { .. }));
-    assert_eq!(log.catalog.agent_on(&"n1".parse().unwrap()).unwrap().key, KeyFingerprint("key-e".to_owned()));
-}
-
-/// What the first release kept of a catalog: it knew neither the audit trail nor when agents were revoked.
-fn as_the_first_release_wrote_it(catalog: &Catalog) -> Vec<u8> {
-    let mut snapshot: serde_json::Value = serde_json::from_slice(&catalog.snapshot()).unwrap();
-    let fields = snapshot.as_object_mut().unwrap();
-    for later in ["speaks", "audit", "revoked_at"] {
-        fields.remove(later);
-    }
-    fields.insert("version".to_owned(), 1.into());
-    serde_json::to_vec(&snapshot).unwrap()
-}
-
-#[test]
-fn r6_servers_that_came_of_a_snapshot_or_of_the_whole_log_of_the_first_release_agree() {
-    let mut log = Log::default();
-    log.done(Command::CreateJoinToken { token: join_token(1, &["web"]) });
-    log.done(intention("web", "api", Action::Allow));
-    let record = log.enrol(1, "key-a", "n1");
-    let mut restored = Catalog::restore(&as_the_first_release_wrote_it(&log.catalog)).unwrap();
-    assert_eq!(log.catalog.audit_lines(CatalogIndex(0)).count(), 0, "the first release kept no trail");
-    let revoke = Command::RevokeAgent { agent: record.id.clone() };
-    let begins = Command::Policy {
-        change: crate::PolicyChange::DeleteDestination {
-            destination: "api".parse().unwrap(),
-            owner: None,
-            compare: None,
-        },
-    };
-    for command in [revoke, begins, intention("web", "db", Action::Deny)] {
-        log.done(command.clone());
-        let index = CatalogIndex(restored.index().0 + 1);
-        restored.apply(index, &envelope(index.0, command), digest);
-        assert!(restored.snapshot() == log.catalog.snapshot(), "they differ at {index}");
-    }
-    assert_eq!(log.catalog.audit_head().sequence, 2);
-    assert_eq!(log.catalog.revoked_agents().next(), Some((&record.id, None)));
 }
 
 #[test]

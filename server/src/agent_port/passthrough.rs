@@ -29,7 +29,7 @@ pub(super) async fn pass_on(call: Call) -> Result<Response<Body>, PortError> {
 
 /// Turns `/v1/api/<rest>` into `/v1/<rest>`.
 fn api_uri(uri: &Uri) -> Result<Uri, PortError> {
-    let malformed = || PortError::NoSuchPath { path: super::refusal::one_line(uri.path()) };
+    let malformed = || PortError::NoSuchPath { path: wire::harmless(uri.path()) };
     let path_and_query = uri.path_and_query().map_or("", PathAndQuery::as_str);
     let rest =
         path_and_query.strip_prefix(API_PATH_PREFIX).filter(|rest| rest.starts_with('/')).ok_or_else(malformed)?;

@@ -91,9 +91,6 @@ pub(crate) enum PortError {
     Internal { reason: String },
 }
 
-/// Longest error text that is sent; what peers sent may be part of it.
-const TEXT_BYTES_MAX: usize = 2048;
-
 impl PortError {
     /// Returns the metric label of the reason, from a closed set.
     pub(crate) fn label(&self) -> &'static str {
@@ -178,7 +175,7 @@ impl PortError {
     /// Builds the answer.
     pub(super) fn to_response(&self) -> Response<Body> {
         let log_in = matches!(self, PortError::RecordGone { .. } | PortError::RecordUnconfirmed { .. });
-        let error = ApiError { error: one_line(&self.to_string()), log_in };
+        let error = ApiError { error: wire::harmless(&self.to_string()), log_in };
         let mut response = super::route::json(self.status(), &error);
         if let Some(retry_after) = self.retry_after() {
             let seconds = HeaderValue::from(retry_after.as_secs().max(1));
@@ -186,23 +183,4 @@ impl PortError {
         }
         response
     }
-}
-
-/// Returns `text` without control characters and cut to a bounded length.
-///
-/// Errors repeat what the peer sent: a line break in it must not forge a second line in somebody's log.
-pub(super) fn one_line(text: &str) -> String {
-    let mut line = String::with_capacity(text.len().min(TEXT_BYTES_MAX));
-    for character in text.chars() {
-        if line.len() >= TEXT_BYTES_MAX {
-            line.push('…');
-            break;
-        }
-        if character.is_control() {
-            line.extend(character.escape_default());
-        } else {
-            line.push(character);
-        }
-    }
-    line
 }

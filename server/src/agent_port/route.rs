@@ -16,7 +16,7 @@ use wire::agent_protocol::{API_PATH_PREFIX, JOIN_PATH, LOGIN_PATH, SIGN_PATH, ST
 
 use super::activity::InFlight;
 use super::caller::{self, Caller, Connection};
-use super::refusal::{PortError, one_line};
+use super::refusal::PortError;
 use super::{AgentPort, passthrough, sign, stream, write};
 use crate::{admit, enrol};
 
@@ -104,7 +104,7 @@ pub(super) async fn answer(
     request: Request<Incoming>,
 ) -> Response<Body> {
     let in_flight = connection.activity().enter();
-    let path = one_line(request.uri().path());
+    let path = wire::harmless(request.uri().path());
     let response = match dispatch(Arc::clone(&port), Arc::clone(&connection), request).await {
         Ok(response) => response,
         Err(error) => {
@@ -113,7 +113,7 @@ pub(super) async fn answer(
             if error.status().is_server_error() {
                 debug!(src.addr = %source, identity, path, reason = error.label(), error = %error, "request failed");
             } else {
-                let error_text = one_line(&error.to_string());
+                let error_text = wire::harmless(&error.to_string());
                 warn!(src.addr = %source, identity, path, reason = error.label(), error = error_text, "request refused");
             }
             error.to_response()
@@ -129,8 +129,10 @@ async fn dispatch(
 ) -> Result<Response<Body>, PortError> {
     let path = request.uri().path();
     let table = table();
-    let route =
-        table.iter().find(|route| route.matches(path)).ok_or_else(|| PortError::NoSuchPath { path: one_line(path) })?;
+    let route = table
+        .iter()
+        .find(|route| route.matches(path))
+        .ok_or_else(|| PortError::NoSuchPath { path: wire::harmless(path) })?;
     // The right comes first: who has none learns nothing but that.
     let caller = caller::authorize(&port, &connection, route.right).await?;
     if let Some(wanted) = route.method.as_ref().filter(|wanted| *wanted != request.method()) {

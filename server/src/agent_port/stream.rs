@@ -11,7 +11,7 @@ use tracing::{debug, info, warn};
 use wire::agent_protocol::{ClientFrame, ServerFrame};
 use wire::frame::{FrameReadError, FrameReader};
 
-use super::refusal::{PortError, one_line};
+use super::refusal::PortError;
 use super::route::Call;
 use super::{AgentPort, Turn, fresh_request_id};
 use crate::hub::Frame;
@@ -58,7 +58,7 @@ pub(super) async fn stream(call: Call) -> Result<Response<Body>, PortError> {
             Err(error) => {
                 port.metrics.agent_port_refused(error.label());
                 let reason = error.label();
-                let error = one_line(&error.to_string());
+                let error = wire::harmless(&error.to_string());
                 warn!(%agent, src.addr = %source, reason, error, "agent session ended by its frames");
             }
         }
@@ -110,7 +110,7 @@ async fn follow(
             }
             Ok(Some(ClientFrame::Rejected { topic, error })) => {
                 port.metrics.agent_port_refused("event_rejected");
-                let error = one_line(&error);
+                let error = wire::harmless(&error);
                 warn!(%agent, %topic, error, "agent cannot take what it was sent, and goes on with what it held");
             }
             Ok(Some(ClientFrame::Unsubscribe { topic })) => session.unsubscribe(topic).await?,

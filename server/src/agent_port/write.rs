@@ -6,7 +6,7 @@ use http::{Response, StatusCode};
 use tracing::warn;
 use wire::agent_protocol::{AgentWrite, WriteRequest, WriteResponse};
 
-use super::refusal::{PortError, one_line};
+use super::refusal::PortError;
 use super::route::{Call, json};
 use super::stream::HELD;
 
@@ -25,7 +25,7 @@ pub(super) async fn write(call: Call) -> Result<Response<Body>, PortError> {
         // An answer, not an error: the agent learns from it what to write next. It is counted like every refusal.
         let refused = PortError::Refused(refusal.clone());
         port.metrics.agent_port_refused(refused.label());
-        let error = one_line(&refused.to_string());
+        let error = wire::harmless(&refused.to_string());
         warn!(agent = %record.id, node = %record.node, reason = refused.label(), error, "write of an agent refused");
     }
     Ok(json(StatusCode::OK, &WriteResponse { index: committed.index, outcome: committed.outcome }))

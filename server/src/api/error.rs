@@ -166,7 +166,7 @@ impl ApiError {
 
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
-        let mut response = text(self.status(), one_line(&self.to_string()));
+        let mut response = text(self.status(), wire::harmless(&self.to_string()));
         if self.ends_connection() {
             response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
@@ -178,26 +178,4 @@ impl IntoResponse for ApiError {
 pub(crate) fn text(status: StatusCode, body: impl Into<String>) -> Response {
     const TYPE: (HeaderName, &str) = (header::CONTENT_TYPE, "text/plain; charset=utf-8");
     (status, [TYPE], body.into()).into_response()
-}
-
-/// Longest error text that is sent; what clients sent may be part of it.
-const TEXT_BYTES_MAX: usize = 2048;
-
-/// Returns `text` without control characters and cut to a bounded length.
-///
-/// Errors repeat what the caller sent: a line break in it must not forge a second line in somebody's log.
-fn one_line(text: &str) -> String {
-    let mut line = String::with_capacity(text.len().min(TEXT_BYTES_MAX));
-    for character in text.chars() {
-        if line.len() >= TEXT_BYTES_MAX {
-            line.push('…');
-            break;
-        }
-        if character.is_control() {
-            line.extend(character.escape_default());
-        } else {
-            line.push(character);
-        }
-    }
-    line
 }

@@ -18,6 +18,7 @@ pub(super) fn routes() -> Vec<Route> {
         route(Method::GET, "/v1/health/state/{state}", Right::Judged, state),
         route(Method::GET, "/v1/health/service/{service}", Right::Judged, service),
         route(Method::GET, "/v1/health/connect/{service}", Right::Judged, connect),
+        route(Method::GET, "/v1/health/ingress/{service}", Right::Judged, ingress),
     ]
 }
 
@@ -74,6 +75,13 @@ async fn service(call: Call) -> Result<Response, ApiError> {
 /// Answers like [`service`] with the instances that have an agent before them.
 async fn connect(call: Call) -> Result<Response, ApiError> {
     entries(call, has_agent).await
+}
+
+/// Answers with the ingress gateways of Consul's kind before a service: there are none, and clients ask in passing.
+async fn ingress(call: Call) -> Result<Response, ApiError> {
+    let service = call.service()?;
+    let reading = call.read(vec![WatchKey::Service(service)]).await?;
+    call.answer(&reading, &[(); 0])
 }
 
 async fn entries(call: Call, is_wanted: fn(&Instance) -> bool) -> Result<Response, ApiError> {

@@ -1,6 +1,6 @@
 //! The services of the catalog, and the instances of each.
 
-use ::catalog::{Instance, ServiceKey, WatchKey};
+use ::catalog::{Instance, ServiceKey, ServiceName, WatchKey};
 use axum::response::Response;
 use http::Method;
 use wire::consul;
@@ -16,6 +16,7 @@ pub(super) fn routes() -> Vec<Route> {
         route(Method::GET, "/v1/catalog/services", Right::Judged, services),
         route(Method::GET, "/v1/catalog/service/{service}", Right::Judged, service),
         route(Method::GET, "/v1/catalog/connect/{service}", Right::Judged, connect),
+        route(Method::GET, "/v1/catalog/gateway-services/{gateway}", Right::Judged, gateway_services),
     ]
 }
 
@@ -72,4 +73,11 @@ impl Call {
             .filter(|tag| !tag.is_empty())
             .all(|asked| instance.tags.iter().any(|tag| tag.eq_ignore_ascii_case(asked)))
     }
+}
+
+/// Answers with the services behind a gateway of Consul's kind: there are none, and clients ask in passing.
+async fn gateway_services(call: Call) -> Result<Response, ApiError> {
+    let _: ServiceName = call.path_name("gateway")?;
+    let reading = call.read(vec![WatchKey::Services(call.namespace()?)]).await?;
+    call.answer(&reading, &[(); 0])
 }

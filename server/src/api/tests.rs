@@ -39,6 +39,7 @@ const PUBLIC: [(Method, &str); 4] = [
 fn example(path: &str) -> String {
     let names = [
         ("{service}", "api"),
+        ("{gateway}", "edge"),
         ("{node}", "node-1"),
         ("{agent}", "node-1"),
         ("{method}", "login"),

@@ -6,7 +6,7 @@ use http::Uri;
 use super::error::ApiError;
 
 /// First path segments under `/v1/`, and what to say of them. The first match counts.
-const ABSENT: [(&str, &str); 23] = [
+const ABSENT: [(&str, &str); 19] = [
     ("kv", "weft has no key-value store; keep such data elsewhere"),
     ("session", "weft has no sessions and no locks; use a service made for them"),
     ("txn", "weft has no transactions on a key-value store; send single writes"),
@@ -19,7 +19,6 @@ const ABSENT: [(&str, &str); 23] = [
     ("exported-services", "weft has no exported services yet"),
     ("imported-services", "weft has no imported services yet"),
     ("internal", "weft has no internal endpoints of Consul's UI"),
-    ("snapshot", "weft cannot save or restore snapshots by its API yet"),
     ("operator", "weft has no such operator endpoint; see /v1/operator/raft and /v1/operator/autopilot"),
     ("agent/join", "weft has no gossip: servers find each other by retry_join, agents are given --server"),
     (
@@ -30,9 +29,6 @@ const ABSENT: [(&str, &str); 23] = [
     ("agent/connect/ca/leaf", "a server makes no leaf certificates for others; ask the agent beside the workload"),
     ("agent", "this is a server; local services, checks and certificates belong to agents: ask one of them"),
     ("acl", "weft has no such ACL endpoint; docs/api.md lists those that there are"),
-    ("config", "weft carries out the config entry `mesh` only so far: PUT /v1/config, GET /v1/config/mesh/mesh"),
-    ("catalog/gateway-services", "weft has no gateways yet"),
-    ("health/ingress", "weft has no ingress gateways of Consul's kind"),
 ];
 
 /// Answers a path that no route takes.
@@ -77,6 +73,14 @@ mod tests {
         says("/v1/operator/segment", "/v1/operator/raft");
         says("/v1/agent/join/10.0.0.1", "no gossip");
         says("/v1/agent/service/register", "agents");
+    }
+
+    #[test]
+    fn nothing_that_is_served_is_said_to_be_absent() {
+        for (_, path, _) in crate::api::routes() {
+            let is_it = |(prefix, _): &&(&str, &str)| path == format!("/v1/{prefix}");
+            assert_eq!(ABSENT.iter().find(is_it), None, "{path} is served");
+        }
     }
 
     #[test]

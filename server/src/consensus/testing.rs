@@ -46,6 +46,12 @@ impl Alone {
 }
 
 impl Consensus {
+    /// Waits until this server knows no leader.
+    pub(crate) async fn leaderless_for_tests(&self) {
+        let mut standing = self.shared.standing.subscribe();
+        let _ = standing.wait_for(|standing| standing.leader.is_none()).await;
+    }
+
     /// Returns what this server has counted.
     pub(crate) fn metrics_text(&self) -> String {
         self.shared.metrics.text()

@@ -364,3 +364,18 @@ async fn templates_are_shown_and_tried() {
     let authority: ::catalog::Authority = serde_json::from_value(rights["Authority"].clone()).unwrap();
     assert!(authority.service_write(&"web".parse().unwrap()) && !authority.service_write(&"api".parse().unwrap()));
 }
+
+#[tokio::test]
+async fn a_right_that_is_taken_away_in_the_middle_ends_what_consists_of_several_writes() {
+    let api = Api::start().await;
+    let made = api.put("/v1/acl/token", json!({"Policies": [{"Name": "global-management"}]})).await.json();
+    let (secret, accessor) = (made["SecretID"].as_str().unwrap(), made["AccessorID"].as_str().unwrap());
+    let call = api.call_as(secret, "/v1/snapshot", Right::Management).await;
+    let step =
+        || ::catalog::Command::Backup { step: ::catalog::BackupStep::Saved { index: ::catalog::CatalogIndex(1) } };
+    assert!(call.write_part(step()).await.is_ok());
+    let gone = api.send(Method::DELETE, &format!("/v1/acl/token/{accessor}"), Some(&api.token), Value::Null).await;
+    assert_eq!(gone.status, StatusCode::OK, "{}", gone.text);
+    let refused = call.write_part(step()).await.unwrap_err();
+    assert_eq!(refused.status(), StatusCode::FORBIDDEN, "{refused}");
+}

@@ -8,7 +8,10 @@ use tower::ServiceExt;
 use wire::api_types::{BootstrapChallenge, BootstrapProof};
 
 use super::*;
-use crate::api::{ApiState, router};
+use crate::api::call::Call;
+use crate::api::query::Query;
+use crate::api::shaping::Shaping;
+use crate::api::{ApiState, auth, router};
 use crate::consensus::Consensus;
 use crate::consensus::testing::Alone;
 use crate::metrics::Metrics;
@@ -75,6 +78,29 @@ impl Api {
                 return mesh.trust_domain.to_string();
             }
             tokio::task::yield_now().await;
+        }
+    }
+
+    /// Returns what a handler is given for a request with `token`, once the guard and the route's right have let it through.
+    pub(super) async fn call_as(&self, token: &str, path: &'static str, right: Right) -> Call {
+        let (alone, uri) = (&self.alone, path.parse::<http::Uri>().unwrap());
+        let keys = alone.cluster_keys.clone();
+        let state =
+            ApiState::new(alone.consensus.clone(), "dc1".to_owned(), alone.server.clone(), keys, Metrics::new());
+        let query = Query::parse(&uri).unwrap();
+        let headers = self.request(Method::PUT, path, Some(token)).body(Body::empty()).unwrap().headers().clone();
+        let caller = auth::authorize(&state, &headers, false, right).await.unwrap().unwrap();
+        Call {
+            state,
+            method: Method::PUT,
+            path,
+            path_parameters: Vec::new(),
+            shaping: Shaping::asked(&query, path).unwrap(),
+            query,
+            caller,
+            source: None,
+            request_id: None,
+            body: bytes::Bytes::new(),
         }
     }
 

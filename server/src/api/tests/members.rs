@@ -56,6 +56,35 @@ async fn a_server_judges_callers_by_the_rules_of_the_whole_mesh() {
 }
 
 #[tokio::test]
+async fn callers_are_judged_for_those_who_may_write_the_service_and_revoked_ones_are_refused() {
+    let api = Api::start().await;
+    let mesh = api.established().await;
+    let web = json!({"ServiceIdentities": [{"ServiceName": "web"}]});
+    let answer = api.put("/v1/acl/token", web).await;
+    assert_eq!(answer.status, StatusCode::OK, "{}", answer.text);
+    let secret = answer.json()["SecretID"].as_str().unwrap().to_owned();
+    let body = |target: &str| {
+        json!({
+            "Target": target, "ClientCertURI": format!("spiffe://{mesh}/ns/default/sa/caller"),
+            "ClientCertSerial": "00:00:00:00:00:00:00:01:01:02:03:04:05:06:07:08",
+        })
+    };
+    let ask =
+        async |target: &str| api.send(Method::POST, "/v1/agent/connect/authorize", Some(&secret), body(target)).await;
+    let denied = ask("api").await;
+    assert_eq!(denied.status, StatusCode::FORBIDDEN, "{}", denied.text);
+    assert!(denied.text.contains("`service:write` on `default/api`"), "{}", denied.text);
+    let allow = json!({"Action": "allow"});
+    api.put("/v1/connect/intentions/exact?source=caller&destination=web", allow).await;
+    assert_eq!(ask("web").await.json()["Authorized"], true);
+    let revoked = api.put("/v1/revoke/service/caller", Value::Null).await;
+    assert_eq!(revoked.status, StatusCode::OK, "{}", revoked.text);
+    let after = ask("web").await.json();
+    assert_eq!(after["Authorized"], false, "{after}");
+    assert!(after["Reason"].as_str().unwrap().contains("revoked"), "{after}");
+}
+
+#[tokio::test]
 async fn a_service_without_entries_is_routed_to_its_own_instances() {
     let api = Api::start().await;
     let mesh = api.established().await;
