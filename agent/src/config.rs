@@ -25,6 +25,9 @@ pub struct LoginSource {
     pub root_fingerprints: Vec<[u8; 32]>,
 }
 
+/// Port at which a gateway takes tunnels of other networks where nobody says otherwise.
+pub const GATEWAY_PORT: u16 = 20443;
+
 /// Tells one agent who it is, where its servers are and where it listens.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -54,6 +57,8 @@ pub struct Config {
     pub admin_port: u16,
     /// Port of the inbound mesh listener; 0 takes a free one, the same one again after a restart if it still is.
     pub mesh_port: u16,
+    /// The port at which tunnels of other networks are passed on into this one, where the agent is a gateway; 0 takes a free one.
+    pub gateway_port: Option<u16>,
     /// Service definition files, or directories of `*.hcl` and `*.json` read in order of their names.
     pub services: Vec<PathBuf>,
     /// Where a line of JSON is written for each request; `-` is standard output, and there is none when absent.
@@ -79,6 +84,7 @@ impl Config {
             http_port: 0,
             admin_port: 0,
             mesh_port: 0,
+            gateway_port: None,
             services: Vec::new(),
             access_log: None,
             drain_deadline: Duration::from_secs(25),

@@ -99,6 +99,8 @@ pub(crate) struct Setup {
     pub(crate) local: Local,
     pub(crate) advertise: IpAddr,
     pub(crate) mesh_port: u16,
+    /// Where tunnels of other networks arrive, of an agent that is a gateway.
+    pub(crate) gateway_port: Option<u16>,
     pub(crate) proxy: Arc<Proxy>,
     pub(crate) metrics: ControlMetrics,
 }
@@ -163,6 +165,7 @@ struct Core {
     store: Store,
     advertise: IpAddr,
     mesh_port: u16,
+    gateway_port: Option<u16>,
     started: Instant,
     events: mpsc::Sender<Event>,
     sync: Sync,
@@ -212,6 +215,7 @@ pub(crate) fn start(setup: Setup) -> (Handle, JoinHandle<()>) {
         store: setup.store,
         advertise: setup.advertise,
         mesh_port: setup.mesh_port,
+        gateway_port: setup.gateway_port,
         started: Instant::now(),
         events: events.clone(),
         sync,
@@ -351,6 +355,10 @@ impl Core {
             self.reconnect();
         }
         self.step(Input::Tick);
+        if self.rules_changed && self.gateway_port.is_some() {
+            // Which services are in the network may be something else now.
+            self.follow_topics();
+        }
         self.look_at_upstreams();
         if self.changed || self.rules_changed {
             self.publish();

@@ -30,7 +30,7 @@ use tokio_util::task::AbortOnDropHandle;
 use tracing::{info, warn};
 
 pub use access_log::AccessLogError;
-pub use config::{ADMIN_PORT, Config, HTTP_PORT, LoginSource, MESH_PORT};
+pub use config::{ADMIN_PORT, Config, GATEWAY_PORT, HTTP_PORT, LoginSource, MESH_PORT};
 pub use enrol::EnrolError;
 pub use leaf::{LeafError, renewal};
 pub use local::{DEFINITION_FIELDS, LocalError, check_definitions};

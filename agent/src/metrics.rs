@@ -28,6 +28,8 @@ pub(crate) enum Direction {
     Inbound,
     /// A local service calls somebody.
     Outbound,
+    /// Somebody of another network calls somebody of this one.
+    Gateway,
 }
 
 impl Direction {
@@ -36,6 +38,7 @@ impl Direction {
         match self {
             Self::Inbound => "inbound",
             Self::Outbound => "outbound",
+            Self::Gateway => "gateway",
         }
     }
 }
@@ -112,6 +115,7 @@ impl Metrics {
 pub struct ProxyMetrics {
     inbound: Ways,
     outbound: Ways,
+    gateway: Ways,
     opened: Family<DirectionLabel, Counter>,
     open: Family<DirectionLabel, Gauge>,
     sent_bytes: Family<DirectionLabel, Counter>,
@@ -173,6 +177,7 @@ impl Default for ProxyMetrics {
         Self {
             inbound: ways(Direction::Inbound),
             outbound: ways(Direction::Outbound),
+            gateway: ways(Direction::Gateway),
             opened,
             open,
             sent_bytes,
@@ -295,6 +300,7 @@ impl ProxyMetrics {
         let ways = match direction {
             Direction::Inbound => &self.inbound,
             Direction::Outbound => &self.outbound,
+            Direction::Gateway => &self.gateway,
         };
         debug_assert_eq!(ways.direction, direction);
         ways

@@ -9,6 +9,7 @@ mod current;
 mod decide;
 mod distrust;
 mod forbidden;
+mod gateway;
 mod handshake;
 mod http;
 mod inbound;
@@ -62,6 +63,8 @@ const BACKLOG: i32 = 1024;
 pub struct ProxyConfig {
     /// The inbound mesh listener.
     pub mesh_listener: std::net::TcpListener,
+    /// The listener for other networks, where the agent is a gateway.
+    pub gateway_listener: Option<std::net::TcpListener>,
     /// Where else this process listens; nobody is carried to such an address.
     pub own_listeners: Vec<SocketAddr>,
     /// The runtime to work on; one of its own, apart from everything else in the process, where absent.
@@ -133,11 +136,24 @@ impl Proxy {
     ///
     /// [`ProxyStartError`] if the runtime cannot be made or the listener cannot be used.
     pub fn start(config: ProxyConfig) -> Result<Self, ProxyStartError> {
-        let ProxyConfig { mesh_listener, own_listeners, runtime, limits, clock, metrics, access_log } = config;
+        let ProxyConfig {
+            mesh_listener,
+            gateway_listener,
+            mut own_listeners,
+            runtime,
+            limits,
+            clock,
+            metrics,
+            access_log,
+        } = config;
         let access_log = access_log.map(|path| AccessLog::open(&path, metrics.access_lines_dropped())).transpose()?;
         let mesh_address = mesh_listener.local_addr().map_err(ProxyStartError::Listener)?;
-        mesh_listener.set_nonblocking(true).map_err(ProxyStartError::Listener)?;
-        socket2::SockRef::from(&mesh_listener).listen(BACKLOG).map_err(ProxyStartError::Listener)?;
+        prepare(&mesh_listener)?;
+        if let Some(listener) = &gateway_listener {
+            prepare(listener)?;
+            // A tunnel that came back would be passed on again, without end.
+            own_listeners.push(listener.local_addr().map_err(ProxyStartError::Listener)?);
+        }
         let (handle, runtime) = match runtime {
             Some(handle) => (handle, None),
             None => {
@@ -148,8 +164,10 @@ impl Proxy {
         let room = Arc::new(Room::new(Forbidden::new(mesh_address, own_listeners), limits, clock, metrics, access_log));
         let (status, upstreams) = watch::channel(UpstreamsStatus::default());
         let _entered = handle.enter();
-        let listener = match tokio::net::TcpListener::from_std(mesh_listener) {
-            Ok(listener) => listener,
+        let gateway = gateway_listener.map(tokio::net::TcpListener::from_std).transpose();
+        let listeners = tokio::net::TcpListener::from_std(mesh_listener).and_then(|mesh| Ok((mesh, gateway?)));
+        let (listener, gateway) = match listeners {
+            Ok(listeners) => listeners,
             Err(error) => {
                 // Dropped like any other value, it would panic on a thread of another runtime.
                 if let Some(runtime) = runtime {
@@ -158,6 +176,9 @@ impl Proxy {
                 return Err(ProxyStartError::Listener(error));
             }
         };
+        if let Some(gateway) = gateway {
+            room.gateway.tasks.spawn(gateway::listen(Arc::clone(&room), gateway));
+        }
         room.inbound.tasks.spawn(inbound::listen(Arc::clone(&room), listener));
         room.outbound.tasks.spawn(upstreams::keep(Arc::clone(&room), status));
         room.outbound.tasks.spawn(keep_house(Arc::clone(&room)));
@@ -258,13 +279,18 @@ impl Proxy {
     pub async fn drain(&self, deadline: Duration) -> bool {
         let deadline = Instant::now() + deadline;
         let room = &self.room;
-        let callers_done = room.inbound.drain(deadline, || room.streams.cut(Direction::Inbound)).await;
-        room.outbound.drain(deadline, || room.streams.cut(Direction::Outbound)).await && callers_done
+        let (passed, callers_done) = tokio::join!(
+            room.gateway.drain(deadline, || {}),
+            room.inbound.drain(deadline, || room.streams.cut(Direction::Inbound)),
+        );
+        room.outbound.drain(deadline, || room.streams.cut(Direction::Outbound)).await && callers_done && passed
     }
 }
 
 impl Drop for Proxy {
     fn drop(&mut self) {
+        self.room.gateway.stopping.cancel();
+        self.room.gateway.cut.cancel();
         for (stage, direction) in [(&self.room.inbound, Direction::Inbound), (&self.room.outbound, Direction::Outbound)]
         {
             stage.stopping.cancel();
@@ -282,6 +308,12 @@ impl fmt::Debug for Proxy {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.debug_struct("Proxy").field("mesh_address", &self.mesh_address).finish_non_exhaustive()
     }
+}
+
+/// Has a listener work without blocking, and lets callers wait for their turn.
+fn prepare(listener: &std::net::TcpListener) -> Result<(), ProxyStartError> {
+    listener.set_nonblocking(true).map_err(ProxyStartError::Listener)?;
+    socket2::SockRef::from(listener).listen(BACKLOG).map_err(ProxyStartError::Listener)
 }
 
 fn own_runtime() -> io::Result<Runtime> {

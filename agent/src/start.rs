@@ -71,6 +71,15 @@ pub enum StartError {
     /// The proxy cannot start.
     #[error("cannot start the proxy")]
     Proxy(#[source] ProxyStartError),
+    /// The agent is told to be what it may not be.
+    #[error(
+        "this agent is not entitled to be a gateway into network `{network}`: join with a token made by `weft join-token \
+         create --gateway --network`, or have a binding rule of type `gateway` say so"
+    )]
+    NoGateway {
+        /// The network that it is in.
+        network: String,
+    },
     /// No address is known that other agents could dial.
     #[error("cannot tell which of this machine's addresses other agents reach it by: name one by --advertise")]
     Advertise,
@@ -102,9 +111,15 @@ pub async fn start(config: Config) -> Result<Agent, StartError> {
     let saved = store.saved(&identity.record.id);
     let mesh = mesh_listener(&config, saved.as_ref()).await?;
     let mesh_address = address_of(&mesh)?;
+    let gateway = gateway_listener(&config, &identity).await?;
+    let gateway_address = gateway.as_ref().map(address_of).transpose()?;
     let advertise = advertised(&config, mesh_address.ip(), &identity, saved.as_ref()).await?;
     let proxy = ProxyConfig {
         mesh_listener: mesh.into_std().map_err(|source| listen_failed("the mesh", mesh_address, source))?,
+        gateway_listener: gateway
+            .map(TcpListener::into_std)
+            .transpose()
+            .map_err(|source| listen_failed("other networks", loopback(0), source))?,
         own_listeners: vec![http_address, admin_address],
         runtime: None,
         limits: Limits::default(),
@@ -114,13 +129,13 @@ pub async fn start(config: Config) -> Result<Agent, StartError> {
     };
     let proxy = Arc::new(Proxy::start(proxy).map_err(StartError::Proxy)?);
 
-    let reserved = Reserved {
-        listeners: vec![
-            (http_address.ip(), http_address.port(), "local API"),
-            (admin_address.ip(), admin_address.port(), "admin listener"),
-            (mesh_address.ip(), mesh_address.port(), "mesh listener"),
-        ],
-    };
+    let mut listeners = vec![
+        (http_address.ip(), http_address.port(), "local API"),
+        (admin_address.ip(), admin_address.port(), "admin listener"),
+        (mesh_address.ip(), mesh_address.port(), "mesh listener"),
+    ];
+    listeners.extend(gateway_address.map(|address| (address.ip(), address.port(), "gateway listener")));
+    let reserved = Reserved { listeners };
     let mut local = Local::new(identity.record.clone(), reserved);
     local.take_files(definitions);
     local.take_registered(store.registered());
@@ -141,6 +156,7 @@ pub async fn start(config: Config) -> Result<Agent, StartError> {
         local,
         advertise,
         mesh_port: mesh_address.port(),
+        gateway_port: gateway_address.map(|address| address.port()),
         proxy: Arc::clone(&proxy),
         metrics: metrics.control.clone(),
     };
@@ -202,6 +218,15 @@ fn is_ours(identity: &Identity, config: &Config, key: &LeafKey) -> bool {
         warn!(kept = %identity.record.node, node = %config.node, "kept identity ignored; it is of another node or key");
     }
     ours
+}
+
+/// Opens the listener for other networks, where the agent is to be a gateway and may be one.
+async fn gateway_listener(config: &Config, identity: &Identity) -> Result<Option<TcpListener>, StartError> {
+    let Some(port) = config.gateway_port else { return Ok(None) };
+    if !identity.record.entitles_gateway(&config.network) {
+        return Err(StartError::NoGateway { network: config.network.clone() });
+    }
+    listen("other networks", SocketAddr::new(config.bind, port)).await.map(Some)
 }
 
 /// Takes the configured port; where that is left open, the port of the last run, for others may still dial it.

@@ -305,7 +305,10 @@ impl Sync {
             Input::Written { request_id, result } => self.written(&request_id, result, now, out),
             Input::Needs(topics) => self.need(&topics, out),
             Input::Readmitted => {
-                self.registrations = Registrations::new(None).counting_from(self.registrations.version())
+                self.registrations = Registrations::new(None).counting_from(self.registrations.version());
+                if self.leaving {
+                    self.registrations.leave();
+                }
             }
             Input::Desired(desired) => self.registrations.desire(*desired, now),
             Input::Saved { version } => self.saved = self.saved.max(version),

@@ -95,6 +95,12 @@ pub(super) struct Settings {
     /// The port that other agents call [default: 20000]
     #[arg(long, value_name = "PORT")]
     mesh_port: Option<u16>,
+    /// Be a gateway: pass tunnels of other networks on into the agent's own, unopened
+    #[arg(long)]
+    gateway: bool,
+    /// The port that agents of other networks call a gateway at [default: 20443]
+    #[arg(long, value_name = "PORT")]
+    gateway_port: Option<u16>,
     /// Where to write a line of JSON for each request of an HTTP service; `-` is standard output
     #[arg(long, value_name = "PATH")]
     access_log: Option<PathBuf>,
@@ -121,6 +127,8 @@ impl Settings {
             http_port: fields.number("http_port")?,
             admin_port: fields.number("admin_port")?,
             mesh_port: fields.number("mesh_port")?,
+            gateway: fields.flag("gateway")?.unwrap_or(false),
+            gateway_port: fields.number("gateway_port")?,
             access_log: fields.parsed("access_log")?,
             drain_deadline: fields.duration("drain_deadline")?,
         })
@@ -148,6 +156,8 @@ impl Settings {
             http_port: over.http_port.or(self.http_port),
             admin_port: over.admin_port.or(self.admin_port),
             mesh_port: over.mesh_port.or(self.mesh_port),
+            gateway: over.gateway || self.gateway,
+            gateway_port: over.gateway_port.or(self.gateway_port),
             access_log: over.access_log.or(self.access_log),
             drain_deadline: over.drain_deadline.or(self.drain_deadline),
         }
@@ -184,6 +194,7 @@ impl Settings {
             http_port: self.http_port.unwrap_or(agent::HTTP_PORT),
             admin_port: self.admin_port.unwrap_or(agent::ADMIN_PORT),
             mesh_port: self.mesh_port.unwrap_or(agent::MESH_PORT),
+            gateway_port: self.gateway.then(|| self.gateway_port.unwrap_or(agent::GATEWAY_PORT)),
             services,
             access_log: self.access_log,
             drain_deadline: self.drain_deadline.unwrap_or(defaults.drain_deadline),

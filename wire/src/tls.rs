@@ -6,6 +6,7 @@
 mod anchors;
 mod api;
 mod config;
+mod hello;
 mod identity;
 mod leaf;
 mod peer;
@@ -22,6 +23,7 @@ pub use config::{
     ALPN_AGENT, ALPN_MESH, ALPN_RAFT, agent_port_client_config, agent_port_server_config, join_client_config,
     mesh_client_config, mesh_server_config, speaks,
 };
+pub use hello::{CLIENT_HELLO_BYTES_MAX, ClientHelloError, ClientHelloReader};
 pub use identity::{TlsIdentity, TlsIdentityError};
 pub use peer::{PeerIdentity, peer_identity};
 pub use raft::{RaftIdentity, raft_client_config, raft_meeting_config, raft_peer, raft_server_config};

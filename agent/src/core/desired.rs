@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use catalog::{Check, CheckKey, Instance, InstanceKey, Node, Owner, ServiceKey, Topic};
+use catalog::{Check, CheckKey, Instance, InstanceKey, Item, Node, Owner, ServiceKey, Topic};
 use wire::agent_protocol::Subject;
 use wire::mesh_status::NODE_VERSION;
 
@@ -17,6 +17,18 @@ impl Core {
         let probes = self.local.checks().into_iter().map(|(key, check)| (key, check.probe)).collect();
         self.checks.set(&probes);
         self.statuses.retain(|key, _| probes.contains_key(key));
+        self.follow_topics();
+        let mut subjects: BTreeSet<Subject> = services.into_iter().map(Subject::Service).collect();
+        subjects.insert(Subject::Agent);
+        if self.leaves.need(&subjects) {
+            self.saver.leaves_changed();
+        }
+        self.rules_changed = true;
+    }
+
+    /// Tells the machine what to follow: what concerns the local services, and of a gateway, who is in its network.
+    pub(super) fn follow_topics(&mut self) {
+        let services: BTreeSet<ServiceKey> = self.local.services().map(|it| it.instance.service_key()).collect();
         let mut topics = BTreeSet::from([Topic::Mesh, Topic::Roots, Topic::Revocations]);
         topics.extend(
             services.iter().flat_map(|service| [Topic::Intentions(service.clone()), Topic::Config(service.clone())]),
@@ -26,13 +38,24 @@ impl Core {
         topics.extend(called.first().map(|_| Topic::Gateways));
         topics
             .extend(called.into_iter().flat_map(|service| [Topic::Endpoints(service.clone()), Topic::Config(service)]));
-        self.step(Input::Needs(topics));
-        let mut subjects: BTreeSet<Subject> = services.into_iter().map(Subject::Service).collect();
-        subjects.insert(Subject::Agent);
-        if self.leaves.need(&subjects) {
-            self.saver.leaves_changed();
+        if let Some(network) = self.leads_into() {
+            topics.insert(Topic::Gateways);
+            let here = self.sync.view().get(&network).into_iter().flat_map(|state| state.items.values());
+            topics.extend(here.filter_map(|item| match item {
+                Item::Service(service) => Some(Topic::Endpoints(service.clone())),
+                _ => None,
+            }));
+            topics.insert(network);
         }
-        self.rules_changed = true;
+        self.step(Input::Needs(topics));
+    }
+
+    /// Returns what tells who is in the network that this agent is a gateway into; none where it is none, or is no longer
+    /// entitled to be one.
+    fn leads_into(&self) -> Option<Topic> {
+        self.gateway_port?;
+        let network = &self.config.network;
+        self.identity.record.entitles_gateway(network).then(|| Topic::Network(network.clone()))
     }
 
     pub(super) fn node(&self) -> Node {
@@ -43,7 +66,10 @@ impl Core {
             platform: self.identity.record.platform,
             zone: self.config.zone.clone(),
             network: self.config.network.clone(),
-            gateway_port: None,
+            // Advertised once it knows whom to pass tunnels to.
+            gateway_port: self
+                .gateway_port
+                .filter(|_| self.leads_into().is_some_and(|network| self.sync.view().contains_key(&network))),
             owner: Owner::Agent(self.identity.record.id.clone()),
             incarnation: None,
             meta: BTreeMap::from([(NODE_VERSION.to_owned(), env!("CARGO_PKG_VERSION").to_owned())]),

@@ -29,6 +29,8 @@ pub(crate) struct Status {
     /// The address that other agents dial.
     pub(crate) address: IpAddr,
     pub(crate) mesh_port: u16,
+    /// The network that the agent is a gateway into.
+    pub(crate) gateway: Option<String>,
     /// What the catalog is told of each service, and what stays here.
     pub(crate) services: Vec<Definition>,
     pub(crate) checks: BTreeMap<CheckKey, Check>,
@@ -53,6 +55,7 @@ impl Status {
             datacenter: identity.mesh.datacenter.clone(),
             address,
             mesh_port,
+            gateway: None,
             services: Vec::new(),
             checks: BTreeMap::new(),
             refused: Vec::new(),
@@ -71,6 +74,11 @@ impl Status {
             .filter(|topic| !self.view.contains_key(topic))
             .map(|topic| format!("{topic}: not received from a server yet"))
             .collect();
+        if let Some(network) = self.gateway.clone().map(Topic::Network)
+            && !self.view.contains_key(&network)
+        {
+            missing.push(format!("{network}: not received from a server yet"));
+        }
         let services: BTreeSet<ServiceKey> = self.services.iter().map(|it| it.instance.service_key()).collect();
         for service in services {
             match self.leaves.get(&service) {
@@ -288,6 +296,7 @@ impl Core {
             datacenter: self.identity.mesh.datacenter.clone(),
             address: self.advertise,
             mesh_port: self.mesh_port,
+            gateway: self.gateway_port.map(|_| self.config.network.clone()),
             services: self.local.services().cloned().collect(),
             checks: self.present_checks(),
             refused: self.local.refused().to_vec(),

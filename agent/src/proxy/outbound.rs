@@ -16,7 +16,7 @@ use tokio::net::TcpStream;
 use tokio::time::Instant;
 
 use self::call_error::CallError;
-use self::endpoints::Chosen;
+use self::endpoints::{Chosen, Scope};
 use self::pool::TunnelKey;
 use self::tunnel::{Lease, Plan};
 use super::accept::Accepted;
@@ -123,8 +123,13 @@ pub(crate) async fn open(room: &Arc<Room>, call: &Call, wanted: Wanted) -> Resul
     let mut tried: Vec<InstanceKey> = Vec::new();
     let mut failed: Option<CallError> = None;
     while tried.len() < room.limits.attempts_max {
-        let chosen =
-            room.endpoints.choose(&call.current.snapshot, &call.called.upstream.destination, &tried, Instant::now());
+        let chosen = room.endpoints.choose(
+            &call.current.snapshot,
+            &call.called.upstream.destination,
+            Scope::Anywhere,
+            &tried,
+            Instant::now(),
+        );
         let endpoint = match (chosen, failed.take()) {
             (Ok(endpoint), _) => endpoint,
             // The last failure says more than that nobody is left.

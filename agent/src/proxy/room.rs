@@ -47,6 +47,8 @@ pub(crate) struct Room {
     pub(crate) outbound_permits: Arc<Semaphore>,
     pub(crate) inbound: Stage,
     pub(crate) outbound: Stage,
+    pub(crate) gateway: Stage,
+    pub(crate) gateway_permits: Arc<Semaphore>,
     turn: AtomicUsize,
 }
 
@@ -88,6 +90,7 @@ impl Room {
             forbidden,
             connection_permits: Arc::new(Semaphore::new(limits.connections_max)),
             stream_permits: Arc::new(Semaphore::new(limits.streams_max)),
+            gateway_permits: Arc::new(Semaphore::new(limits.connections_max)),
             outbound_permits: Arc::new(Semaphore::new(limits.connections_max)),
             limits,
             clock,
@@ -95,6 +98,7 @@ impl Room {
             access_log,
             inbound: Stage::default(),
             outbound: Stage::default(),
+            gateway: Stage::default(),
             turn: AtomicUsize::new(0),
         }
     }

@@ -8,6 +8,7 @@ mod choosing;
 mod cutting;
 mod draining;
 mod ends;
+mod gateways;
 mod handshakes;
 mod hbone;
 mod http;

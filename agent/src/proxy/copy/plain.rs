@@ -1,4 +1,4 @@
-//! Carrying bytes for a caller that speaks plain mutual TLS.
+//! Carrying bytes of a caller that is a connection of its own: one that speaks plain mutual TLS, or one that is passed on.
 
 use std::time::Duration;
 
@@ -9,11 +9,29 @@ use tokio_rustls::server::TlsStream;
 
 use super::{CopyError, Meter, QUIET_BYTES, Way, both, next_room, reset};
 
-/// Carries bytes between a caller's TLS connection and the application until both directions have ended.
+/// Is a caller's connection.
+pub(crate) trait CallerStream: AsyncRead + AsyncWrite + Unpin {
+    /// Returns what carries it.
+    fn tcp(&self) -> &TcpStream;
+}
+
+impl CallerStream for TcpStream {
+    fn tcp(&self) -> &TcpStream {
+        self
+    }
+}
+
+impl CallerStream for TlsStream<TcpStream> {
+    fn tcp(&self) -> &TcpStream {
+        self.get_ref().0
+    }
+}
+
+/// Carries bytes between a caller's connection and the application until both directions have ended.
 ///
 /// On an error, or when dropped, both sides are reset.
 pub(crate) async fn splice_plain(
-    caller: TlsStream<TcpStream>,
+    caller: impl CallerStream,
     application: TcpStream,
     meter: &Meter,
     silence_max: Duration,
@@ -35,16 +53,16 @@ pub(crate) async fn splice_plain(
 }
 
 /// Resets both sides unless told that they ended in order.
-struct ResetOnDrop {
-    caller: TlsStream<TcpStream>,
+struct ResetOnDrop<C: CallerStream> {
+    caller: C,
     application: TcpStream,
     armed: bool,
 }
 
-impl Drop for ResetOnDrop {
+impl<C: CallerStream> Drop for ResetOnDrop<C> {
     fn drop(&mut self) {
         if self.armed {
-            reset(self.caller.get_ref().0);
+            reset(self.caller.tcp());
             reset(&self.application);
         }
     }

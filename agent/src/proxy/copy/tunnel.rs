@@ -35,7 +35,7 @@ pub(crate) async fn splice_tunnel(
     // The application is at the TCP end on the inbound side, the caller on the outbound side.
     let (from_tcp, from_stream) = match meter.direction {
         Direction::Inbound => (Way::Received, Way::Sent),
-        Direction::Outbound => (Way::Sent, Way::Received),
+        Direction::Outbound | Direction::Gateway => (Way::Sent, Way::Received),
     };
     let mut guard = ResetOnDrop { tcp, stream, armed: true };
     let TunnelStream { send, receive } = &mut guard.stream;

@@ -40,6 +40,7 @@ impl Tally {
         match self.direction {
             Direction::Inbound => &self.room.inbound,
             Direction::Outbound => &self.room.outbound,
+            Direction::Gateway => &self.room.gateway,
         }
     }
 

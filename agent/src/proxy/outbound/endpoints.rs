@@ -52,6 +52,15 @@ pub(crate) struct Chosen {
     state: Arc<State>,
 }
 
+/// Says which instances come into question.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Scope {
+    /// Those of the own network, or where there are none, those that a gateway leads to.
+    Anywhere,
+    /// Those of the own network: what a gateway passes on goes no further.
+    OwnNetwork,
+}
+
 /// Is an instance that could be called, with what that takes.
 #[derive(Debug, Clone)]
 struct Callable<'a> {
@@ -98,10 +107,11 @@ impl Endpoints {
         &self,
         snapshot: &Snapshot,
         destination: &ServiceKey,
+        scope: Scope,
         tried: &[InstanceKey],
         now: Instant,
     ) -> Result<Chosen, CallError> {
-        let mut left = callable(snapshot, destination)?;
+        let mut left = callable(snapshot, destination, scope)?;
         let known = left.len();
         left.retain(|callable| !tried.contains(&callable.endpoint.key));
         let states: Vec<Arc<State>> = {
@@ -193,7 +203,11 @@ pub(crate) fn is_panic(known: &[Endpoint]) -> bool {
 }
 
 /// Finds the instances that could be called at all; says why there is none.
-fn callable<'a>(snapshot: &'a Snapshot, destination: &ServiceKey) -> Result<Vec<Callable<'a>>, CallError> {
+fn callable<'a>(
+    snapshot: &'a Snapshot,
+    destination: &ServiceKey,
+    scope: Scope,
+) -> Result<Vec<Callable<'a>>, CallError> {
     let known = snapshot.endpoints.get(destination).map(Vec::as_slice).unwrap_or_default();
     let destination = || destination.clone();
     if known.is_empty() {
@@ -208,7 +222,7 @@ fn callable<'a>(snapshot: &'a Snapshot, destination: &ServiceKey) -> Result<Vec<
     }
     let (near, far) = reached(snapshot, healthy);
     // One's own network first: a gateway is for what is nowhere else.
-    let reachable = if near.is_empty() { far } else { near };
+    let reachable = if near.is_empty() && scope == Scope::Anywhere { far } else { near };
     if reachable.is_empty() {
         return Err(CallError::OtherNetwork { destination: destination(), network: snapshot.network.clone() });
     }
@@ -239,12 +253,18 @@ fn callable<'a>(snapshot: &'a Snapshot, destination: &ServiceKey) -> Result<Vec<
 fn reached<'a>(snapshot: &'a Snapshot, endpoints: Vec<&'a Endpoint>) -> (Vec<Way<'a>>, Vec<Way<'a>>) {
     let ways = endpoints.into_iter().filter_map(|endpoint| {
         match catalog::reach(endpoint, &snapshot.network, &snapshot.gateways) {
+            // A gateway is no instance, whatever somebody registers at its address: the call would go in circles.
+            Reach::Direct if leads_to_gateway(endpoint, &snapshot.gateways) => None,
             Reach::Direct => Some(Way { endpoint, gateways: Vec::new() }),
             Reach::Through(gateways) => Some(Way { endpoint, gateways }),
             Reach::Unreachable => None,
         }
     });
     ways.partition(|way| way.gateways.is_empty())
+}
+
+fn leads_to_gateway(endpoint: &Endpoint, gateways: &[Gateway]) -> bool {
+    gateways.iter().any(|gateway| endpoint.mesh_port == Some(gateway.port) && endpoint.address == gateway.address)
 }
 
 /// Picks one of several instances; `draw` gives a number below its argument.

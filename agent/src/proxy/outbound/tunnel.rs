@@ -201,7 +201,8 @@ impl Drop for Lease {
 }
 
 /// Connects to another agent; refuses addresses at which there can be none.
-async fn dial(room: &Room, address: &str) -> Result<TcpStream, ConnectError> {
+/// Connects to another agent.
+pub(crate) async fn dial(room: &Room, address: &str) -> Result<TcpStream, ConnectError> {
     let found: Vec<SocketAddr> = tokio::net::lookup_host(address).await.map_err(ConnectError::Resolve)?.collect();
     if let Some(forbidden) = found.iter().find(|address| room.forbidden.forbids_agent(**address)) {
         return Err(ConnectError::ForbiddenAddress(*forbidden));

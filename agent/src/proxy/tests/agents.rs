@@ -36,15 +36,32 @@ impl Agent {
     }
 
     pub(super) fn start_with(authority: &Authority, limits: Limits) -> Self {
-        Self::start_logging(authority, limits, None)
+        Self::start_as(authority, limits, None, None)
     }
 
     pub(super) fn start_logging(authority: &Authority, limits: Limits, access_log: Option<PathBuf>) -> Self {
+        Self::start_as(authority, limits, access_log, None)
+    }
+
+    /// Starts an agent that is a gateway; returns it with where other networks reach it.
+    pub(super) fn start_gateway(authority: &Authority, limits: Limits) -> (Self, SocketAddr) {
+        let listener = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let address = listener.local_addr().unwrap();
+        (Self::start_as(authority, limits, None, Some(listener)), address)
+    }
+
+    fn start_as(
+        authority: &Authority,
+        limits: Limits,
+        access_log: Option<PathBuf>,
+        gateway_listener: Option<std::net::TcpListener>,
+    ) -> Self {
         let metrics = Metrics::new();
         let ahead = Arc::new(AtomicU64::new(0));
         let clock = Arc::clone(&ahead);
         let config = ProxyConfig {
             mesh_listener: std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap(),
+            gateway_listener,
             own_listeners: Vec::new(),
             runtime: Some(Handle::current()),
             limits,

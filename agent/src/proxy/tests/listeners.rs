@@ -148,6 +148,7 @@ async fn a_proxy_on_threads_of_its_own_carries_and_stops() {
     let pair = Pair::start(&["allow web api"]).await;
     let proxy = Proxy::start(ProxyConfig {
         mesh_listener: std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap(),
+        gateway_listener: None,
         own_listeners: Vec::new(),
         runtime: None,
         limits: Limits::default(),
