@@ -94,6 +94,6 @@ pub use selector::{Selector, SelectorError, SelectorMismatch};
 pub use session::{AGENT_CHECK, Presence, SESSIONS_MAX, SessionChange, SessionRef};
 pub use snapshot::{SNAPSHOT_VERSION, SnapshotError};
 pub use spiffe::{IdentityScheme, PathTemplate, Principal, SpiffeId, SpiffeIdError, TemplateError, TrustDomain};
-pub use stream::{Endpoint, Event, Item, MeshItem, Topic};
+pub use stream::{BrokenPromise, Endpoint, Event, Follower, Item, MeshItem, Topic};
 pub use time_window::{TimeOfDay, TimeWindow, Weekday};
 pub use token::{AccessorId, JoinToken, Rights, SecretHash, TemplatedPolicy, Token};

@@ -1,5 +1,7 @@
 //! What agents subscribe to: topics, the items that a topic holds, and the events that carry them.
 
+mod follower;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
@@ -11,6 +13,8 @@ use crate::{
     Action, AuditMode, CatalogIndex, CheckStatus, ConfigEntry, Gateway, Guardrail, IdentityScheme, InstanceKey,
     Intention, KeyExchange, PathTemplate, Platform, Relaxation, ServiceKey, TrustDomain, Weights,
 };
+
+pub use follower::{BrokenPromise, Follower};
 
 /// Names something that an agent keeps up with.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]

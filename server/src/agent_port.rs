@@ -40,7 +40,6 @@ use wire::crypto;
 use crate::ca::CertificateAuthority;
 use crate::ca::acks::Acks;
 use crate::consensus::{Committed, Consensus, ReadError};
-use crate::hub::Limits;
 use crate::hub::shell::{self, HubClient};
 use crate::login::Logins;
 use crate::metrics::Metrics;
@@ -100,7 +99,7 @@ pub(crate) async fn serve(
     metrics: Metrics,
     stop: CancellationToken,
 ) {
-    let hub = shell::start(consensus.clone(), metrics.clone(), Limits::default(), stop.clone());
+    let hub = shell::start(consensus.clone(), metrics.clone(), settings.bounds.stream, stop.clone());
     let periods = settings.periods;
     let port = Arc::new(AgentPort {
         authority: CertificateAuthority::new(settings.cluster_keys, settings.leaf_ttl),

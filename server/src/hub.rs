@@ -58,6 +58,8 @@ pub struct Hub {
     readers: BTreeMap<WatchKey, BTreeSet<Topic>>,
     /// Subscriptions that wait for this server to catch up.
     behind: BTreeSet<(SessionId, Topic)>,
+    /// What waits for all sessions together.
+    waiting_bytes: usize,
 }
 
 impl Hub {
@@ -71,6 +73,7 @@ impl Hub {
             feeds: BTreeMap::new(),
             readers: BTreeMap::new(),
             behind: BTreeSet::new(),
+            waiting_bytes: 0,
         }
     }
 
@@ -82,6 +85,11 @@ impl Hub {
     /// Returns the open sessions.
     pub fn open_sessions(&self) -> BTreeMap<AgentId, Incarnation> {
         self.sessions.values().map(|open| (open.agent.clone(), open.incarnation)).collect()
+    }
+
+    /// Returns how many bytes wait for all agents together; what waits for several is held once and counted for each.
+    pub fn all_waiting_bytes(&self) -> usize {
+        self.waiting_bytes
     }
 
     /// Returns how many bytes wait for the agent of `session`; 0 when there is no such session.
@@ -287,13 +295,16 @@ impl Hub {
             open.stalled_since = now;
         }
         open.waiting_bytes = waiting;
+        self.waiting_bytes += frame.encoded().len();
         open.last_sent = now;
         out(Output::Send { session, frame });
     }
 
     fn written(&mut self, session: SessionId, bytes: usize, now: Duration) {
         if let Some(open) = self.sessions.get_mut(&session) {
-            open.waiting_bytes = open.waiting_bytes.saturating_sub(bytes);
+            let read = bytes.min(open.waiting_bytes);
+            open.waiting_bytes -= read;
+            self.waiting_bytes -= read;
             open.stalled_since = now;
         }
     }
@@ -380,6 +391,7 @@ impl Hub {
 
     fn forget(&mut self, session: SessionId) {
         let Some(open) = self.sessions.remove(&session) else { return };
+        self.waiting_bytes -= open.waiting_bytes;
         for topic in open.topics.keys() {
             self.unfollow(session, topic);
         }

@@ -92,6 +92,11 @@ impl std::fmt::Debug for Server {
 /// # Errors
 /// [`StartError`]; nothing runs then.
 pub async fn start(config: Config) -> Result<Server, StartError> {
+    start_within(config, agent_port::Bounds::default()).await
+}
+
+/// Starts a server that does no more than `bounds` for its agents.
+async fn start_within(config: Config, bounds: agent_port::Bounds) -> Result<Server, StartError> {
     wire::crypto::install_provider();
     config.validate().map_err(StartError::Config)?;
     wire::wall_clock::check(wire::crypto::now()).map_err(StartError::Clock)?;
@@ -132,7 +137,7 @@ pub async fn start(config: Config) -> Result<Server, StartError> {
         periods: config.periods(),
         api: api::passed_on_router(state.clone()),
         logins: state.logins().clone(),
-        bounds: agent_port::Bounds::default(),
+        bounds,
     };
     let https_address = https.as_ref().map(|(_, address)| *address);
     if let (Some((listener, _)), Some(doors)) = (https, doors) {

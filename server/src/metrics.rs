@@ -95,6 +95,7 @@ struct Inner {
     api_connections_refused: Family<ReasonLabel, Counter>,
     agent_port_refused: Family<ReasonLabel, Counter>,
     stream_sessions: Gauge,
+    stream_waiting: Gauge,
     logins: Family<OutcomeLabel, Counter>,
     agents_provisional: Gauge,
     leaves_signed_without_quorum: Counter,
@@ -155,6 +156,7 @@ impl Metrics {
             api_connections_refused: Family::default(),
             agent_port_refused: Family::default(),
             stream_sessions: Gauge::default(),
+            stream_waiting: Gauge::default(),
             logins: Family::default(),
             agents_provisional: Gauge::default(),
             leaves_signed_without_quorum: Counter::default(),
@@ -243,6 +245,11 @@ impl Metrics {
     /// Counts an agent's stream as open until the returned guard is dropped.
     pub(crate) fn stream_session(&self) -> GaugeGuard {
         GaugeGuard::enter(&self.inner.stream_sessions)
+    }
+
+    /// Records how much waits to be read by agents.
+    pub(crate) fn stream_waiting(&self, bytes: usize) {
+        self.inner.stream_waiting.set(i64::try_from(bytes).unwrap_or(i64::MAX));
     }
 
     /// Counts a login by how it ended; `outcome` comes from a closed set.
@@ -390,6 +397,11 @@ impl Inner {
             self.agent_port_refused.clone(),
         );
         registry.register("stream_sessions", "Streams to agents that are open", self.stream_sessions.clone());
+        registry.register(
+            "stream_waiting_bytes",
+            "What was sent to agents and not read yet, over all streams",
+            self.stream_waiting.clone(),
+        );
         registry.register("logins", "Logins of agents and for tokens, by outcome", self.logins.clone());
         registry.register(
             "agents_provisional",
@@ -517,6 +529,7 @@ mod tests {
             "weft_api_connections_refused counter",
             "weft_agent_port_refused counter",
             "weft_stream_sessions gauge",
+            "weft_stream_waiting_bytes gauge",
             "weft_logins counter",
             "weft_agents_provisional gauge",
             "weft_agents_away gauge",

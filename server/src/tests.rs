@@ -2,7 +2,9 @@
 
 mod backup;
 mod cluster;
+mod crowd;
 pub(crate) mod harness;
 mod https;
 mod membership;
 mod refusals;
+mod scale;

@@ -3,6 +3,7 @@
 use std::fmt;
 
 use crate::ca::Pace;
+use crate::hub::Limits;
 
 /// Leaves signed for agents at once and per second: ten thousand agents are re-admitted within a minute, and Raft's own
 /// thread keeps its share of the processor.
@@ -51,6 +52,8 @@ pub(crate) struct Bounds {
     pub(crate) joining: Pace,
     /// Turns at opening a session.
     pub(crate) sessions: Pace,
+    /// What one session may cost.
+    pub(crate) stream: Limits,
     /// Connections without an agent's certificate from one address.
     pub(crate) connections_per_address_max: usize,
     /// Connections of one agent, wherever they come from.
@@ -74,6 +77,7 @@ impl Default for Bounds {
             signing: Pace::new(SIGNED_BURST, SIGNED_PER_SECOND),
             joining: Pace::new(JOINED_BURST, JOINED_PER_SECOND),
             sessions: Pace::new(OPENED_BURST, OPENED_PER_SECOND),
+            stream: Limits::default(),
             connections_per_address_max: CONNECTIONS_PER_ADDRESS_MAX,
             connections_per_agent_max: CONNECTIONS_PER_AGENT_MAX,
         }

@@ -1,5 +1,5 @@
 mod login;
-mod rig;
+pub(crate) mod rig;
 
 use std::time::Duration;
 

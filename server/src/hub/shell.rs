@@ -228,6 +228,7 @@ impl Task {
         let now = self.started.elapsed();
         let mut outputs = Vec::new();
         self.hub.step(input, now, &mut |output| outputs.push(output));
+        self.metrics.stream_waiting(self.hub.all_waiting_bytes());
         for output in outputs {
             match output {
                 Output::Send { session, frame } => {

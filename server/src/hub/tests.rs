@@ -393,3 +393,35 @@ fn a_catalog_that_went_back_is_announced_by_a_snapshot() {
     let sent = step(&mut hub, Input::Applied { catalog: earlier, touched }, 1);
     assert!(matches!(event(&sent[0]), Event::Snapshot { items, .. } if items.is_empty()), "{sent:?}");
 }
+
+#[test]
+fn fault_28_ten_thousand_sessions_are_told_of_a_change_with_one_frame() {
+    let mut log = Log::default();
+    log.register("vm-2", "api");
+    let mut hub = Hub::new(Limits::default(), Arc::new(log.catalog.clone()));
+    log.touched.clear();
+    let topic = endpoints("api");
+    let mut snapshot: Option<Arc<Frame>> = None;
+    for number in 1..=10_000 {
+        let session = SessionId(number);
+        let agent = AgentId::enrolled_at(CatalogIndex(number));
+        // Opened through other servers: this one has not heard of any of the records yet.
+        let incarnation = Incarnation(1_000_000 + number);
+        step(&mut hub, Input::Connected { session, agent, incarnation, services: Vec::new() }, 0);
+        let sent = step(&mut hub, subscribe(session, &topic, None), 0);
+        let [Output::Send { frame, .. }] = sent.as_slice() else { panic!("{sent:?}") };
+        assert!(Arc::ptr_eq(snapshot.get_or_insert_with(|| Arc::clone(frame)), frame), "encoded again");
+        step(&mut hub, Input::Written { session, bytes: frame.encoded().len() }, 0);
+    }
+    assert_eq!(hub.all_waiting_bytes(), 0);
+    log.register("vm-3", "api");
+    let sent = step(&mut hub, log.applied(), 1);
+    assert_eq!(sent.len(), 10_000);
+    let Some(Output::Send { frame: first, .. }) = sent.first() else { panic!("nothing is sent") };
+    assert!(sent.iter().all(|output| matches!(output, Output::Send { frame, .. } if Arc::ptr_eq(frame, first))));
+    assert_eq!(hub.all_waiting_bytes(), 10_000 * first.encoded().len());
+    for number in 1..=10_000 {
+        step(&mut hub, Input::Closed { session: SessionId(number) }, 2);
+    }
+    assert_eq!((hub.sessions(), hub.all_waiting_bytes(), hub.feeds.len()), (0, 0, 0));
+}

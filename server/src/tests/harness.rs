@@ -12,11 +12,12 @@ use tokio::time::{Instant, timeout};
 use wire::cluster_key::{ClusterKey, ClusterKeys};
 use wire::crypto::{self, Secret};
 
+use crate::agent_port::Bounds;
 use crate::consensus::{Asker, Committed, Consensus, ProposeError, Role};
-use crate::{Config, RaftTiming, Server, start};
+use crate::{Config, RaftTiming, Server, start_within};
 
 /// Longer than anything may take on a machine that does ten other things.
-const PATIENCE: Duration = Duration::from_secs(30);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Servers by name, each with its data directory, that share a cluster key.
 pub(super) struct Cluster {
@@ -52,9 +53,14 @@ impl Cluster {
     }
 
     pub(super) async fn start(&mut self, name: &str, change: impl FnOnce(&mut Config)) {
+        self.start_within(name, change, Bounds::default()).await;
+    }
+
+    /// Starts a server that does no more than this for its agents.
+    pub(super) async fn start_within(&mut self, name: &str, change: impl FnOnce(&mut Config), bounds: Bounds) {
         let mut config = self.config(name);
         change(&mut config);
-        let server = start(config).await.unwrap();
+        let server = start_within(config, bounds).await.unwrap();
         self.servers.insert(name.to_owned(), server);
     }
 
@@ -119,14 +125,18 @@ impl Cluster {
 
     /// Waits until a server counted a refusal on its Raft port for this reason.
     pub(super) async fn counted(&self, name: &str, reason: &str) {
-        let want = format!("weft_raft_peers_refused_total{{reason=\"{reason}\"}}");
+        self.counts(name, &format!("weft_raft_peers_refused_total{{reason=\"{reason}\"}}")).await;
+    }
+
+    /// Waits until a server's metrics have this.
+    pub(super) async fn counts(&self, name: &str, want: &str) {
         let deadline = Instant::now() + PATIENCE;
         loop {
             let text = self.consensus(name).metrics_text();
-            if text.contains(&want) {
+            if text.contains(want) {
                 return;
             }
-            assert!(Instant::now() < deadline, "server {name} never counted {reason}:\n{text}");
+            assert!(Instant::now() < deadline, "server {name} never counted {want}:\n{text}");
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     }
@@ -173,6 +183,21 @@ pub(crate) async fn register(consensus: &Consensus, name: &str) -> Result<Commit
     };
     command.validate().unwrap();
     consensus.propose(envelope(command)).await
+}
+
+/// Registers an instance with some 24 KiB of facts, other ones each round.
+pub(crate) fn big_instance(node: &str, service: &str, round: usize) -> Command {
+    let meta: BTreeMap<String, String> = (0..48).map(|key| (format!("k{key}"), format!("{round:0500}"))).collect();
+    let command = serde_json::json!({
+        "kind": "register", "incarnation": null, "skip_node_update": false, "checks": [],
+        "node": {"name": node, "address": "192.0.2.1", "platform": "vm", "owner": "external"},
+        "instances": [{
+            "key": {"node": node, "namespace": "default", "id": service}, "service": service, "port": 80, "meta": meta,
+        }],
+    });
+    let command: Command = serde_json::from_value(command).unwrap();
+    command.validate().unwrap();
+    command
 }
 
 pub(crate) fn envelope(command: Command) -> Envelope {

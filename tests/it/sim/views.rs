@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use catalog::{Catalog, CatalogIndex, Event, Incarnation, InstanceKey, Item, NodeName, Owner, Topic};
+use catalog::{Catalog, CatalogIndex, Event, Follower, Incarnation, InstanceKey, Item, NodeName, Owner, Topic};
 
 use super::checks::{Checked, check};
 use super::operator::topics;
@@ -136,78 +136,39 @@ pub(crate) fn version(meta: &BTreeMap<String, String>) -> u64 {
     meta.get("version").and_then(|version| version.parse().ok()).unwrap_or(0)
 }
 
-/// How far a session follows one topic.
-#[derive(Debug, Default)]
-struct Following {
-    /// The index that the agent said it holds.
-    asked: Option<CatalogIndex>,
-    is_answered: bool,
-    held: Option<(CatalogIndex, Items)>,
-}
-
 /// What one session was told: no gap, no repetition, no going back, and always what some server had.
 #[derive(Debug, Default)]
 pub(crate) struct Told {
-    topics: BTreeMap<Topic, Following>,
+    follower: Follower,
 }
 
 impl Told {
     pub(crate) fn subscribes(&mut self, topic: &Topic, from: Option<CatalogIndex>, truth: &Truth) -> Checked {
         if let Some(from) = from {
-            let is_known = truth.at(topic, from).is_some();
-            check!(is_known, "an agent holds {topic} at {from}, where no server ever had it");
+            let Some(items) = truth.at(topic, from) else {
+                check!(false, "an agent holds {topic} at {from}, where no server ever had it");
+                return Ok(());
+            };
+            if self.follower.index(topic).is_none() {
+                self.follower.hold(topic, from, items.clone());
+            }
         }
-        let following = self.topics.entry(topic.clone()).or_default();
-        following.asked = from;
-        following.is_answered = false;
+        self.follower.subscribe_from(topic, from);
         Ok(())
     }
 
     pub(crate) fn unsubscribes(&mut self, topic: &Topic) {
-        self.topics.remove(topic);
+        self.follower.forget(topic);
     }
 
     pub(crate) fn is_told(&mut self, event: &Event, truth: &Truth) -> Checked {
         let (topic, index) = (event.topic(), event.index());
-        let Some(following) = self.topics.get_mut(topic) else {
-            check!(false, "a session is told of {topic}, which it does not follow");
-            return Ok(());
-        };
-        let Some(right) = truth.at(topic, index) else {
-            check!(false, "a session is told of {topic} at {index}, where no server ever had it");
-            return Ok(());
-        };
-        let asked = following.asked;
-        let items = match (event, following.held.take()) {
-            (Event::UpToDate { .. }, _) => {
-                check!(asked == Some(index) && !following.is_answered, "{topic}: {index} is not what was asked for");
-                following.is_answered = true;
-                right.clone()
-            }
-            (Event::Snapshot { items, .. }, held) => {
-                check!(asked <= Some(index), "{topic}: asked from {asked:?} and answered with {index}");
-                let before = held.map(|(before, _)| before);
-                check!(before <= Some(index), "{topic} goes back from {before:?} to {index}");
-                following.is_answered = true;
-                items.clone()
-            }
-            (Event::Delta { .. }, None) => {
-                check!(false, "{topic}: the first thing that is told is a delta to {index}");
-                return Ok(());
-            }
-            (Event::Delta { from, upserts, removes, .. }, Some((before, mut items))) => {
-                check!(*from == before && index > before, "{topic}: {from} to {index} after {before}");
-                let news = upserts.iter().filter(|(key, item)| items.get(*key) != Some(*item)).count();
-                check!(news == upserts.len(), "{topic}: something in the delta to {index} was told before");
-                for key in removes {
-                    check!(items.remove(key).is_some(), "{topic}: the delta to {index} removes what is not there");
-                }
-                items.extend(upserts.clone());
-                items
-            }
-        };
-        check!(items == *right, "{topic} at {index} is told as {items:?} and is {right:?}");
-        following.held = Some((index, items));
+        let right = truth.at(topic, index);
+        check!(right.is_some(), "a session is told of {topic} at {index}, where no server ever had it");
+        let taken = self.follower.take(event);
+        check!(taken.is_ok(), "a session is told what it must not be: {taken:?}");
+        let items = self.follower.items(topic);
+        check!(items == right, "{topic} at {index} is told as {items:?} and is {right:?}");
         Ok(())
     }
 }

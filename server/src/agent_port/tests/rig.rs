@@ -39,14 +39,14 @@ use crate::metrics::Metrics;
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// What a request body of these tests is.
-pub(super) type RequestBody = UnsyncBoxBody<Bytes, std::io::Error>;
+pub(crate) type RequestBody = UnsyncBoxBody<Bytes, std::io::Error>;
 
 async fn listen() -> TcpListener {
     TcpListener::bind("127.0.0.1:0").await.unwrap()
 }
 
-pub(super) struct Rig {
-    pub(super) keys: ClusterKeys,
+pub(crate) struct Rig {
+    pub(crate) keys: ClusterKeys,
     address: SocketAddr,
     metrics: Metrics,
     running: consensus::Running,
@@ -54,11 +54,11 @@ pub(super) struct Rig {
 }
 
 impl Rig {
-    pub(super) async fn start() -> Rig {
+    pub(crate) async fn start() -> Rig {
         Self::start_within(Bounds::default()).await
     }
 
-    pub(super) async fn start_within(bounds: Bounds) -> Rig {
+    pub(crate) async fn start_within(bounds: Bounds) -> Rig {
         crypto::install_provider();
         let keys = ClusterKeys::single(ClusterKey::generate());
         let config = Config::new("s1".parse().unwrap(), keys.clone());
@@ -111,20 +111,20 @@ impl Rig {
         trying.await.unwrap();
     }
 
-    pub(super) fn consensus(&self) -> &Consensus {
+    pub(crate) fn consensus(&self) -> &Consensus {
         &self.running.consensus
     }
 
-    pub(super) fn catalog(&self) -> Arc<Catalog> {
+    pub(crate) fn catalog(&self) -> Arc<Catalog> {
         self.consensus().catalog()
     }
 
-    pub(super) fn metrics(&self) -> String {
+    pub(crate) fn metrics(&self) -> String {
         self.metrics.text()
     }
 
     /// Waits until a metric has this line; what is counted after a connection has ended cannot be awaited otherwise.
-    pub(super) async fn counts(&self, line: &str) {
+    pub(crate) async fn counts(&self, line: &str) {
         let waiting = tokio::time::timeout(PATIENCE, async {
             while !self.metrics().contains(line) {
                 tokio::time::sleep(Duration::from_millis(10)).await;
@@ -133,12 +133,12 @@ impl Rig {
         assert!(waiting.await.is_ok(), "no {line} in {}", self.metrics());
     }
 
-    pub(super) fn address(&self) -> SocketAddr {
+    pub(crate) fn address(&self) -> SocketAddr {
         self.address
     }
 
     /// Waits until this server's catalog is as wanted.
-    pub(super) async fn eventually(&self, wanted: impl Fn(&Catalog) -> bool) {
+    pub(crate) async fn eventually(&self, wanted: impl Fn(&Catalog) -> bool) {
         tokio::time::timeout(PATIENCE, async {
             let mut touched = self.consensus().touched();
             while !wanted(&self.catalog()) {
@@ -149,7 +149,7 @@ impl Rig {
         .unwrap();
     }
 
-    pub(super) async fn write(&self, command: Command) -> Outcome {
+    pub(crate) async fn write(&self, command: Command) -> Outcome {
         let envelope = catalog::Envelope {
             version: catalog::ENVELOPE_VERSION,
             request_id: crypto::uuid_v4().parse().unwrap(),
@@ -163,7 +163,7 @@ impl Rig {
     }
 
     /// Makes a join token and returns its secret.
-    pub(super) async fn join_token(&self, services: &[&str], expires_at: Timestamp) -> Secret {
+    pub(crate) async fn join_token(&self, services: &[&str], expires_at: Timestamp) -> Secret {
         let secret = Secret::new(crypto::random_hex(32));
         let mut services: Vec<ServiceKey> = services.iter().map(|name| name.parse().unwrap()).collect();
         services.sort();
@@ -174,7 +174,7 @@ impl Rig {
     }
 
     /// Makes a management token and returns its secret.
-    pub(super) async fn management_token(&self) -> String {
+    pub(crate) async fn management_token(&self) -> String {
         let secret = crypto::random_hex(32);
         let hash = SecretHash(crypto::sha256_hex(secret.as_bytes()));
         let token = Token::new(crypto::uuid_v4().parse().unwrap(), hash, Rights::Management, crypto::now());
@@ -182,23 +182,23 @@ impl Rig {
         secret
     }
 
-    pub(super) fn anchors(&self) -> Arc<TrustAnchors> {
+    pub(crate) fn anchors(&self) -> Arc<TrustAnchors> {
         Arc::new(TrustAnchors::from_bundles(&self.catalog().trust_bundles()).unwrap())
     }
 
     /// Connects as one who joins: without a certificate, trusting the root's fingerprint only.
-    pub(super) async fn connect_to_join(&self) -> Peer {
+    pub(crate) async fn connect_to_join(&self) -> Peer {
         let root = wire::pki::fingerprint(&self.catalog().active_root().unwrap().certificate_pem).unwrap();
         self.connect(join_client_config(vec![root])).await
     }
 
     /// Connects with a certificate.
-    pub(super) async fn connect_as(&self, identity: &TlsIdentity) -> Peer {
+    pub(crate) async fn connect_as(&self, identity: &TlsIdentity) -> Peer {
         let trust_domain = self.catalog().mesh().unwrap().trust_domain.clone();
         self.connect(agent_port_client_config(self.anchors(), trust_domain, identity)).await
     }
 
-    pub(super) async fn connect(&self, config: rustls::ClientConfig) -> Peer {
+    pub(crate) async fn connect(&self, config: rustls::ClientConfig) -> Peer {
         let tcp = TcpStream::connect(self.address()).await.unwrap();
         let name = ServerName::from(self.address().ip());
         let tls = TlsConnector::from(Arc::new(config)).connect(name, tcp).await.unwrap();
@@ -210,7 +210,7 @@ impl Rig {
     }
 
     /// Enrols an agent that may stand before `services`.
-    pub(super) async fn enrol(&self, node: &str, services: &[&str]) -> Enrolled {
+    pub(crate) async fn enrol(&self, node: &str, services: &[&str]) -> Enrolled {
         let secret = self.join_token(services, Timestamp(crypto::now().0 + 60_000)).await;
         let key = LeafKey::generate();
         let answer = self.connect_to_join().await.join(&secret, &key, node).await;
@@ -222,21 +222,21 @@ impl Rig {
 }
 
 /// An agent that has joined.
-pub(super) struct Enrolled {
-    pub(super) record: AgentRecord,
-    pub(super) key: LeafKey,
-    pub(super) identity: TlsIdentity,
-    pub(super) response: JoinResponse,
+pub(crate) struct Enrolled {
+    pub(crate) record: AgentRecord,
+    pub(crate) key: LeafKey,
+    pub(crate) identity: TlsIdentity,
+    pub(crate) response: JoinResponse,
 }
 
 /// One connection to the port.
 #[derive(Clone)]
-pub(super) struct Peer {
+pub(crate) struct Peer {
     sender: http2::SendRequest<RequestBody>,
 }
 
 impl Peer {
-    pub(super) async fn send(&self, request: Request<RequestBody>) -> Response<Incoming> {
+    pub(crate) async fn send(&self, request: Request<RequestBody>) -> Response<Incoming> {
         let mut sender = self.sender.clone();
         let answer = tokio::time::timeout(PATIENCE, async {
             sender.ready().await.unwrap();
@@ -246,7 +246,7 @@ impl Peer {
     }
 
     /// Sends a body and reads the whole answer, as JSON where it is JSON.
-    pub(super) async fn exchange(
+    pub(crate) async fn exchange(
         &self,
         method: Method,
         path: &str,
@@ -265,18 +265,18 @@ impl Peer {
         (status, serde_json::from_slice(&bytes).unwrap_or_else(|_| text()))
     }
 
-    pub(super) async fn post(&self, path: &str, content: &impl Serialize) -> (StatusCode, serde_json::Value) {
+    pub(crate) async fn post(&self, path: &str, content: &impl Serialize) -> (StatusCode, serde_json::Value) {
         self.exchange(Method::POST, path, &[], serde_json::to_vec(content).unwrap()).await
     }
 
     /// Posts what must succeed, and reads the answer.
-    pub(super) async fn call<A: DeserializeOwned>(&self, path: &str, content: &impl Serialize) -> A {
+    pub(crate) async fn call<A: DeserializeOwned>(&self, path: &str, content: &impl Serialize) -> A {
         let (status, body) = self.post(path, content).await;
         assert_eq!(status, StatusCode::OK, "{body}");
         serde_json::from_value(body).unwrap()
     }
 
-    pub(super) async fn join(&self, secret: &Secret, key: &LeafKey, node: &str) -> (StatusCode, serde_json::Value) {
+    pub(crate) async fn join(&self, secret: &Secret, key: &LeafKey, node: &str) -> (StatusCode, serde_json::Value) {
         let request = JoinRequest {
             secret: secret.clone(),
             csr: key.csr_der(None),
@@ -289,7 +289,7 @@ impl Peer {
     }
 
     /// Opens a stream without saying anything on it yet.
-    pub(super) async fn open(&self, first: &[u8]) -> Result<Stream, (StatusCode, serde_json::Value)> {
+    pub(crate) async fn open(&self, first: &[u8]) -> Result<Stream, (StatusCode, serde_json::Value)> {
         let (frames, mut queue) = mpsc::unbounded_channel::<Bytes>();
         frames.send(Bytes::copy_from_slice(first)).unwrap();
         let body = futures_util::stream::poll_fn(move |context| {
@@ -306,7 +306,7 @@ impl Peer {
     }
 
     /// Opens a session.
-    pub(super) async fn session(&self) -> (Stream, Incarnation) {
+    pub(crate) async fn session(&self) -> (Stream, Incarnation) {
         let mut stream = self.open(&encode_frame(&ClientFrame::Hello {}).unwrap()).await.unwrap();
         let Some(ServerFrame::Welcome { incarnation, .. }) = stream.next().await else { panic!("no welcome") };
         (stream, incarnation)
@@ -314,18 +314,18 @@ impl Peer {
 }
 
 /// One open stream.
-pub(super) struct Stream {
+pub(crate) struct Stream {
     frames: mpsc::UnboundedSender<Bytes>,
     answers: FrameReader<Incoming>,
 }
 
 impl Stream {
-    pub(super) fn say(&self, frame: &ClientFrame) {
+    pub(crate) fn say(&self, frame: &ClientFrame) {
         self.frames.send(encode_frame(frame).unwrap()).unwrap();
     }
 
     /// Waits for the next frame that is no ping; none at the end.
-    pub(super) async fn next(&mut self) -> Option<ServerFrame> {
+    pub(crate) async fn next(&mut self) -> Option<ServerFrame> {
         loop {
             let next = tokio::time::timeout(PATIENCE, self.answers.next::<ServerFrame>()).await.unwrap();
             match next.unwrap() {
@@ -336,7 +336,7 @@ impl Stream {
     }
 
     /// Waits for the server's goodbye and the end after it.
-    pub(super) async fn goodbye(&mut self) -> String {
+    pub(crate) async fn goodbye(&mut self) -> String {
         loop {
             match self.next().await {
                 Some(ServerFrame::Goodbye { reason }) => {

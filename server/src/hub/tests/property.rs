@@ -1,45 +1,10 @@
 //! The hub against a model: two servers at different places of one log, and an agent that moves between them.
 
-use catalog::{Action, CheckStatus, Effect, Intention, Item, ServicePattern, SourcePattern, WriteMode};
+use catalog::{Action, CheckStatus, Effect, Follower, Intention, ServicePattern, SourcePattern, WriteMode};
 use proptest::prelude::*;
 use proptest::test_runner::TestCaseResult;
 
 use super::*;
-
-/// What one agent holds of its topics, applied as agents apply it.
-#[derive(Default)]
-struct Subscriber {
-    held: BTreeMap<Topic, (CatalogIndex, BTreeMap<String, Item>)>,
-}
-
-impl Subscriber {
-    fn take(&mut self, event: &Event) -> TestCaseResult {
-        match event {
-            Event::Snapshot { topic, index, items } => {
-                if let Some((held, _)) = self.held.get(topic) {
-                    prop_assert!(index >= held, "{topic} went back from {held} to {index}");
-                }
-                self.held.insert(topic.clone(), (*index, items.clone()));
-            }
-            Event::Delta { topic, from, index, upserts, removes } => {
-                let Some((held, items)) = self.held.get_mut(topic) else {
-                    return Err(TestCaseError::fail(format!("a delta of {topic} came before its snapshot")));
-                };
-                prop_assert_eq!(&*held, from, "gap or duplicate of {}", topic);
-                prop_assert!(index > from, "{} does not move on", topic);
-                *held = *index;
-                for name in removes {
-                    prop_assert!(items.remove(name).is_some(), "{} removed twice", name);
-                }
-                items.extend(upserts.clone());
-            }
-            Event::UpToDate { topic, index } => {
-                prop_assert_eq!(self.held.get(topic).map(|(held, _)| held), Some(index));
-            }
-        }
-        Ok(())
-    }
-}
 
 #[derive(Debug, Clone)]
 enum Act {
@@ -157,7 +122,7 @@ struct World {
     agent: AgentId,
     at: usize,
     session: SessionId,
-    subscriber: Subscriber,
+    subscriber: Follower,
     followed: BTreeSet<Topic>,
 }
 
@@ -174,7 +139,7 @@ impl World {
             agent,
             at: 0,
             session: SessionId(0),
-            subscriber: Subscriber::default(),
+            subscriber: Follower::default(),
             followed: BTreeSet::new(),
         };
         world.connect(0).unwrap();
@@ -196,12 +161,13 @@ impl World {
                 if !self.followed.insert(topic.clone()) {
                     return Ok(());
                 }
-                let from = self.subscriber.held.get(&topic).map(|(index, _)| *index);
+                let from = self.subscriber.subscribe(&topic);
                 self.step(self.at, Input::Subscribe { session: self.session, topic, from })
             }
             Act::Unsubscribe(topic) => {
                 let topic = topics()[*topic].clone();
                 self.followed.remove(&topic);
+                self.subscriber.unsubscribe(&topic);
                 self.step(self.at, Input::Unsubscribe { session: self.session, topic })
             }
             Act::Read => {
@@ -236,7 +202,7 @@ impl World {
         self.step(server, connected)?;
         self.step(old_server, Input::Closed { session: old_session })?;
         for topic in self.followed.clone() {
-            let from = self.subscriber.held.get(&topic).map(|(index, _)| *index);
+            let from = self.subscriber.subscribe(&topic);
             self.step(server, Input::Subscribe { session: self.session, topic, from })?;
         }
         Ok(())
@@ -245,7 +211,10 @@ impl World {
     fn step(&mut self, server: usize, input: Input) -> TestCaseResult {
         for output in step(&mut self.hubs[server], input, 0) {
             match &output {
-                Output::Send { session, .. } if *session == self.session => self.subscriber.take(event(&output))?,
+                Output::Send { session, .. } if *session == self.session => {
+                    let taken = self.subscriber.take(event(&output));
+                    prop_assert!(taken.is_ok(), "{:?}", taken);
+                }
                 Output::Send { .. } => {}
                 Output::Close { session, reason } => {
                     prop_assert_ne!(*session, self.session, "closed: {}", reason);
@@ -270,7 +239,7 @@ proptest! {
         world.catch_up(0)?;
         world.catch_up(1)?;
         for topic in &world.followed {
-            let held = world.subscriber.held.get(topic).map(|(_, items)| items);
+            let held = world.subscriber.items(topic);
             prop_assert_eq!(held, Some(&world.log.catalog.view(topic)), "{}", topic);
         }
         // Every trace of a session goes with it.
@@ -278,7 +247,7 @@ proptest! {
         step(&mut world.hubs[server], Input::Closed { session }, 0);
         for hub in &world.hubs {
             prop_assert!(hub.feeds.is_empty() && hub.readers.is_empty() && hub.behind.is_empty());
-            prop_assert!(hub.by_agent.is_empty() && hub.sessions.is_empty());
+            prop_assert!(hub.by_agent.is_empty() && hub.sessions.is_empty() && hub.all_waiting_bytes() == 0);
         }
     }
 }
