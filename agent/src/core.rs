@@ -201,11 +201,17 @@ pub(crate) fn start(setup: Setup) -> (Handle, JoinHandle<()>) {
     let mut saver = Saver::new(setup.store.clone(), setup.identity.record.id.clone());
     let saved = setup.saved;
     saver.found(setup.leaves.keys(), saved.as_ref().map(|saved| &saved.view));
-    let (learned, view, known, statuses) = match saved {
-        Some(saved) => (saved.servers, saved.view, saved.known, saved.statuses),
-        None => (setup.identity.servers.clone(), BTreeMap::new(), None, BTreeMap::new()),
+    let configured = setup.config.servers.clone();
+    let (start, statuses) = match saved {
+        Some(Saved { servers, group, view, known, statuses, .. }) => {
+            (Start { servers: configured, learned: servers, group, view, known, seed: jitter.next() }, statuses)
+        }
+        None => {
+            let learned = setup.identity.servers.clone();
+            (Start { servers: configured, learned, seed: jitter.next(), ..Start::default() }, BTreeMap::new())
+        }
     };
-    let sync = Sync::new(Start { servers: setup.config.servers.clone(), learned, view, known, seed: jitter.next() });
+    let sync = Sync::new(start);
     let first = Status::initial(&setup.identity, setup.advertise, setup.mesh_port);
     let (publisher, (status, server)) = Publisher::new(setup.proxy, first);
     let mut core = Core {

@@ -15,7 +15,7 @@ use catalog::{AgentId, AgentRecord, CheckKey, CheckStatus, IdentityScheme, MeshI
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tracing::warn;
-use wire::agent_protocol::Subject;
+use wire::agent_protocol::{GroupEpoch, Subject};
 use wire::crypto::Secret;
 use wire::pki::LeafKey;
 
@@ -62,6 +62,8 @@ impl Identity {
 pub(crate) struct Saved {
     /// Servers that a server told of.
     pub(crate) servers: Vec<String>,
+    /// The history of the servers that `view` is of.
+    pub(crate) group: Option<GroupEpoch>,
     /// Every topic.
     pub(crate) view: View,
     /// What may be registered of this node.
@@ -86,6 +88,8 @@ struct File<T> {
 #[derive(Serialize, Deserialize)]
 struct SavedContent {
     servers: Vec<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    group: Option<GroupEpoch>,
     topics: Vec<(Topic, TopicState)>,
     known: Option<Known>,
     statuses: Vec<(CheckKey, CheckStatus, String)>,
@@ -154,6 +158,7 @@ impl Store {
         let content: SavedContent = self.read(STATE_FILE, Some(agent))?;
         Some(Saved {
             servers: content.servers,
+            group: content.group,
             view: content.topics.into_iter().map(|(topic, state)| (topic, Arc::new(state))).collect(),
             known: content.known,
             statuses: content.statuses.into_iter().map(|(key, status, output)| (key, (status, output))).collect(),
@@ -169,6 +174,7 @@ impl Store {
         let statuses = saved.statuses.iter();
         let content = SavedContent {
             servers: saved.servers.clone(),
+            group: saved.group.clone(),
             topics: saved.view.iter().map(|(topic, state)| (topic.clone(), TopicState::clone(state))).collect(),
             known: saved.known.clone(),
             statuses: statuses.map(|(key, (status, output))| (key.clone(), *status, output.clone())).collect(),

@@ -21,7 +21,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use catalog::{Incarnation, Outcome, RequestId, RootsAck, ServerId, Topic};
-use wire::agent_protocol::{ClientFrame, ServerFrame, WriteRequest};
+use wire::agent_protocol::{ClientFrame, GroupEpoch, ServerFrame, WriteRequest};
 
 use crate::jitter::Jitter;
 use dial::{Choice, Dialler};
@@ -188,6 +188,22 @@ pub enum Lost {
     /// The server does not know what this agent has already been told.
     #[error("the server is behind on {0}")]
     Behind(Topic),
+    /// The server was left behind when the others were rebuilt from a survivor.
+    #[error("the server is of epoch {told}, and its group is in epoch {known}")]
+    OldGroup {
+        /// The newest epoch that any server told of.
+        known: u64,
+        /// The server's.
+        told: u64,
+    },
+    /// The server is of another group.
+    #[error("the server is of cluster {told}, and this agent of {known}")]
+    OtherGroup {
+        /// The cluster of every server so far.
+        known: String,
+        /// The server's.
+        told: String,
+    },
     /// A newer session of this agent has taken over.
     #[error("another session of this agent is newer")]
     Fenced,
@@ -208,6 +224,8 @@ pub struct Start {
     pub servers: Vec<String>,
     /// Servers that an earlier run learned of.
     pub learned: Vec<String>,
+    /// The history of the servers that `view` is of, where that is known.
+    pub group: Option<GroupEpoch>,
     /// The last good state of an earlier run.
     pub view: View,
     /// What an earlier run registered; nothing if that is not known, which empties the node first.
@@ -224,6 +242,10 @@ pub struct Sync {
     topics: Topics,
     registrations: Registrations,
     writes: Writes,
+    /// The newest history that any server told of.
+    group: Option<GroupEpoch>,
+    /// The history before, until nothing that is held is of it.
+    former: Option<GroupEpoch>,
     link: Link,
     attempts: u64,
     forgive_at: Option<Duration>,
@@ -244,6 +266,8 @@ impl Sync {
             topics: Topics::new(start.view),
             registrations: Registrations::new(start.known),
             writes: Writes::new(start.seed),
+            group: start.group,
+            former: None,
             link: Link::Down { retry_at: Duration::ZERO },
             attempts: 0,
             forgive_at: None,
@@ -268,6 +292,11 @@ impl Sync {
     /// Returns the version of [`Sync::known`]: it grows with every thing that may be registered from now on.
     pub fn known_version(&self) -> u64 {
         self.registrations.version()
+    }
+
+    /// Returns the history of the servers that [`Sync::view`] is of; an older one while any of it is.
+    pub fn group(&self) -> Option<&GroupEpoch> {
+        if self.topics.has_foreign() { self.former.as_ref() } else { self.group.as_ref() }
     }
 
     /// Returns the servers that a server told of.
@@ -436,7 +465,10 @@ impl Sync {
             _ => return,
         }
         match frame {
-            ServerFrame::Welcome { incarnation, server, servers } => {
+            ServerFrame::Welcome { incarnation, server, servers, group } => {
+                if !self.follow_group(attempt, group, now, out) {
+                    return;
+                }
                 if let Link::Up { incarnation: held, .. } = &mut self.link {
                     *held = Some(incarnation);
                 }
@@ -447,10 +479,57 @@ impl Sync {
                 }
                 out(Output::Opened { server, incarnation });
             }
+            ServerFrame::Servers { servers } => {
+                if self.dialler.learn(servers, &mut self.jitter) {
+                    out(Output::Persist);
+                }
+            }
             ServerFrame::Event(event) => self.event(attempt, event, now, out),
             ServerFrame::Ping => {}
             ServerFrame::Goodbye { reason } => self.hang_up(Lost::Goodbye(reason), now, out),
         }
+    }
+
+    /// Follows the servers into the history that they are in; false where this one was left behind, or is of other servers.
+    ///
+    /// A group that was rebuilt from a survivor may know less than it told before, under indexes that mean something else
+    /// now. What is held stays in force until it is told anew.
+    fn follow_group(
+        &mut self,
+        attempt: u64,
+        told: Option<GroupEpoch>,
+        now: Duration,
+        out: &mut dyn FnMut(Output),
+    ) -> bool {
+        let Some(told) = told else { return true };
+        match &self.group {
+            Some(known) if known.cluster_id != told.cluster_id => {
+                self.hang_up(Lost::OtherGroup { known: known.cluster_id.clone(), told: told.cluster_id }, now, out);
+                return false;
+            }
+            Some(known) if told.epoch < known.epoch => {
+                self.hang_up(Lost::OldGroup { known: known.epoch, told: told.epoch }, now, out);
+                return false;
+            }
+            Some(known) if told.epoch > known.epoch => {
+                let former = self.group().cloned();
+                self.topics.start_over();
+                self.registrations.start_over();
+                self.enforced = None;
+                self.former = former;
+                self.group = Some(told);
+                for topic in self.topics.needed() {
+                    self.subscribe_from_scratch(attempt, &topic, out);
+                }
+                out(Output::Persist);
+            }
+            Some(_) => {}
+            None => {
+                self.group = Some(told);
+                out(Output::Persist);
+            }
+        }
+        true
     }
 
     fn event(&mut self, attempt: u64, event: catalog::Event, now: Duration, out: &mut dyn FnMut(Output)) {

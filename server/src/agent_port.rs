@@ -55,8 +55,6 @@ pub(crate) use route::{Call, json};
 pub(crate) struct Settings {
     /// This server.
     pub(crate) server: ServerId,
-    /// The address at which agents reach this port.
-    pub(crate) advertised: SocketAddr,
     /// What opens the certificate authority's keys.
     pub(crate) cluster_keys: ClusterKeys,
     /// How long a leaf lives.
@@ -76,7 +74,6 @@ pub(crate) struct AgentPort {
     consensus: Consensus,
     metrics: Metrics,
     server: ServerId,
-    advertised: SocketAddr,
     api: Router,
     authority: CertificateAuthority,
     acks: Acks,
@@ -107,7 +104,6 @@ pub(crate) async fn serve(
         consensus,
         metrics,
         server: settings.server,
-        advertised: settings.advertised,
         api: settings.api,
         logins: settings.logins,
         outage: Outage::default(),
@@ -148,9 +144,7 @@ impl AgentPort {
 
     /// Returns where agents reach the servers, this one first.
     pub(crate) fn addresses(&self) -> Vec<String> {
-        let own = self.advertised.to_string();
-        let others = self.consensus.agent_addresses().into_iter().filter(|address| *address != own);
-        std::iter::once(own.clone()).chain(others).collect()
+        self.consensus.agent_addresses()
     }
 
     /// Takes a turn, or sends the agent away for a while; what it has keeps working meanwhile.

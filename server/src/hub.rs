@@ -121,6 +121,7 @@ impl Hub {
             Input::Applied { catalog, touched } => self.apply(catalog, &touched, now, out),
             Input::Written { session, bytes } => self.written(session, bytes, now),
             Input::Closed { session } => self.forget(session),
+            Input::Servers { only, servers } => self.tell_servers(only, servers, now, out),
             Input::Tick => self.tick(now, out),
         }
     }
@@ -259,6 +260,21 @@ impl Hub {
             {
                 self.answer(session, topic, Some(from), now, out);
             }
+        }
+    }
+
+    fn tell_servers(
+        &mut self,
+        only: Option<SessionId>,
+        servers: Vec<String>,
+        now: Duration,
+        out: &mut dyn FnMut(Output),
+    ) {
+        // A list that fits no frame is not told; agents keep the one that they have.
+        let Ok(frame) = Frame::new(ServerFrame::Servers { servers }).map(Arc::new) else { return };
+        let told = only.map_or_else(|| self.sessions.keys().copied().collect(), |session| vec![session]);
+        for session in told {
+            self.send(session, Arc::clone(&frame), now, out);
         }
     }
 

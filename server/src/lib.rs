@@ -131,7 +131,6 @@ async fn start_within(config: Config, bounds: agent_port::Bounds) -> Result<Serv
     .with_leaf_ttl(config.leaf_ttl);
     let port = agent_port::Settings {
         server: config.node.clone(),
-        advertised: agent_address,
         cluster_keys: config.cluster_keys.clone(),
         leaf_ttl: config.leaf_ttl,
         periods: config.periods(),

@@ -12,7 +12,7 @@
 //! A request that fails is answered with a status and an [`ApiError`].
 
 use catalog::{
-    AgentId, AgentRecord, AuthMethodName, CatalogIndex, Check, CheckUpdate, Command, DeregisterTarget, Event,
+    AgentId, AgentRecord, AuthMethodName, Catalog, CatalogIndex, Check, CheckUpdate, Command, DeregisterTarget, Event,
     Incarnation, Instance, MeshItem, Node, NodeName, Outcome, Platform, RequestId, ServerId, ServiceKey, SessionChange,
     SessionRef, Timestamp, Topic,
 };
@@ -267,6 +267,25 @@ pub enum ClientFrame {
     },
 }
 
+/// Names the history that indexes are of: those of two histories say nothing beside each other.
+///
+/// A group that lost most of its servers for good goes on from one survivor, which may know less than agents were told.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GroupEpoch {
+    /// The Raft group.
+    pub cluster_id: String,
+    /// How often it was rebuilt from one survivor.
+    pub epoch: u64,
+}
+
+impl GroupEpoch {
+    /// Returns the history that a catalog is of; none before the mesh is bootstrapped.
+    pub fn of(catalog: &Catalog) -> Option<Self> {
+        let mesh = catalog.mesh()?;
+        Some(Self { cluster_id: mesh.cluster_id.clone(), epoch: catalog.membership().epoch })
+    }
+}
+
 /// Is what a server says on an agent's stream; the first frame is [`ServerFrame::Welcome`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -277,6 +296,14 @@ pub enum ServerFrame {
         incarnation: Incarnation,
         /// The server that holds the session.
         server: ServerId,
+        /// Where servers serve agents, as `host:port`.
+        servers: Vec<String>,
+        /// The history that the indexes on this stream are of.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        group: Option<GroupEpoch>,
+    },
+    /// There are other servers than before.
+    Servers {
         /// Where servers serve agents, as `host:port`.
         servers: Vec<String>,
     },

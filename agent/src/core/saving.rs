@@ -257,6 +257,7 @@ impl Core {
             content.known = self.sync.known_version();
             Saved {
                 servers: self.sync.servers().to_vec(),
+                group: self.sync.group().cloned(),
                 view: self.sync.view().clone(),
                 known: self.sync.known(),
                 statuses: self.statuses.clone(),
@@ -296,6 +297,7 @@ mod tests {
         let mut saver = Saver::new(store, AgentId::enrolled_at(CatalogIndex(1)));
         let saved = Saved {
             servers: Vec::new(),
+            group: None,
             view: View::new(),
             known: None,
             statuses: BTreeMap::new(),

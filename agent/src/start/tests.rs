@@ -104,6 +104,7 @@ async fn p5_the_advertised_address_of_the_last_run_holds_where_none_is_found() {
     let kept: IpAddr = "10.0.0.7".parse().unwrap();
     let saved = Saved {
         servers: Vec::new(),
+        group: None,
         view: Default::default(),
         known: None,
         statuses: Default::default(),

@@ -18,6 +18,7 @@ fn saved(mesh: &TestMesh) -> Saved {
     };
     Saved {
         servers: vec!["server:8300".to_owned()],
+        group: None,
         view: View::from([(Topic::Mesh, Arc::new(state))]),
         known: Some(Known { instances: BTreeSet::new(), checks: BTreeSet::from([key.clone()]) }),
         statuses: BTreeMap::from([(key, (CheckStatus::Warning, "slow".to_owned()))]),

@@ -10,7 +10,7 @@ use catalog::{
     Item, JoinToken, KeyFingerprint, Mesh, Outcome, PathTemplate, Platform, RequestId, RootsAck, SealedSecret,
     SecretHash, ServerId, ServiceKey, Timestamp, Topic,
 };
-use wire::agent_protocol::{ClientFrame, ServerFrame, WriteRequest};
+use wire::agent_protocol::{ClientFrame, GroupEpoch, ServerFrame, WriteRequest};
 
 use crate::testing::{TestMesh, accessor};
 
@@ -195,6 +195,23 @@ impl Cluster {
         }
     }
 
+    /// Rebuilds the cluster from a survivor that knows the log up to `index` only.
+    pub(crate) fn recover(&mut self, index: CatalogIndex) {
+        let known = usize::try_from(index.0).unwrap();
+        self.history.retain(|(_, at), _| *at <= index);
+        let mut catalog = Catalog::default();
+        self.log.truncate(known);
+        for (at, envelope) in (1..).zip(&self.log) {
+            catalog.apply(CatalogIndex(at), envelope, wire::crypto::sha256);
+        }
+        catalog.recover_membership(CatalogIndex(index.0 + 1), 1);
+        // What stands in the log there is never applied: every server has it as part of its state.
+        self.log.extend(self.log.last().cloned());
+        for server in &mut self.servers {
+            *server = Server { catalog: catalog.clone(), applied: self.log.len(), lags: false, session: None };
+        }
+    }
+
     pub(crate) fn disconnect(&mut self) {
         for server in &mut self.servers {
             server.session = None;
@@ -213,7 +230,8 @@ impl Cluster {
                 let command = Command::OpenSession { agent: self.record.id.clone(), server: name(server) };
                 let Outcome::SessionOpened { incarnation } = self.commit(command) else { panic!("no session") };
                 let servers = self.addresses.clone();
-                let welcome = ServerFrame::Welcome { incarnation, server: name(server), servers };
+                let group = GroupEpoch::of(&self.servers[server].catalog);
+                let welcome = ServerFrame::Welcome { incarnation, server: name(server), servers, group };
                 let outbox = VecDeque::from([welcome]);
                 self.servers[server].session = Some(Session { incarnation, subscriptions: BTreeMap::new(), outbox });
             }

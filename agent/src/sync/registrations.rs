@@ -20,6 +20,8 @@ use super::damping::Damping;
 const BATCH_MAX: usize = 64;
 /// One write carries at most this many status updates.
 const UPDATES_MAX: usize = 256;
+/// More removals than this are not remembered.
+const REMOVED_MAX: usize = 1024;
 /// What one write carries is no longer than this when it is encoded, unless a single item is; servers take 1 MiB.
 const BATCH_BYTES_MAX: usize = 512 * 1024;
 
@@ -100,6 +102,8 @@ pub(super) struct Registrations {
     refused_node: Option<Node>,
     /// Removals that were refused.
     refused_removals: BTreeSet<Removal>,
+    /// What was removed in this life.
+    removed: BTreeSet<Removal>,
     /// After a refused batch everything is written one by one, to find what the refusal is about.
     one_by_one: bool,
     in_flight: Option<Effect>,
@@ -124,6 +128,7 @@ impl Registrations {
             refused_checks: BTreeMap::new(),
             refused_node: None,
             refused_removals: BTreeSet::new(),
+            removed: BTreeSet::new(),
             one_by_one: false,
             in_flight: None,
         }
@@ -178,6 +183,21 @@ impl Registrations {
             acknowledged.instances.values_mut().for_each(|content| *content = None);
             acknowledged.checks.values_mut().for_each(|content| *content = None);
         }
+    }
+
+    /// Takes the news that the servers went back to an earlier state: what was removed since may be there again.
+    pub(super) fn start_over(&mut self) {
+        self.new_session();
+        let removed = std::mem::take(&mut self.removed);
+        let Some(acknowledged) = &mut self.acknowledged else { return };
+        for removal in removed {
+            match removal {
+                Removal::Node => {}
+                Removal::Instance(key) => drop(acknowledged.instances.entry(key).or_insert(None)),
+                Removal::Check(key) => drop(acknowledged.checks.entry(key).or_insert(None)),
+            }
+        }
+        self.version += 1;
     }
 
     /// Tries again what was refused.
@@ -352,6 +372,12 @@ impl Registrations {
     }
 
     fn apply(&mut self, effect: Effect) {
+        if let Effect::Remove(removal) = &effect {
+            if self.removed.len() >= REMOVED_MAX {
+                self.removed.pop_first();
+            }
+            self.removed.insert(removal.clone());
+        }
         let acknowledged = self.acknowledged.get_or_insert_default();
         match effect {
             Effect::Register { node, instances, checks } => {

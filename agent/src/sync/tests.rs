@@ -71,6 +71,105 @@ fn c13_whoever_is_sent_away_turns_to_another_server_and_comes_back_when_told() {
 }
 
 #[test]
+fn fault_11_an_agent_that_knows_more_than_a_recovered_group_starts_over_and_agrees() {
+    let (mut world, mut wanted) = serving(2);
+    world.cluster.commit(intend("kept", "web", Action::Allow));
+    let gone = instance("api", "old", 9);
+    wanted.instances.insert(gone.key.clone(), gone.clone());
+    world.desire(wanted.clone());
+    world.pass(Duration::from_secs(2));
+    world.assert_registered(&wanted);
+    let survivor_knows = world.cluster.leader().index();
+    // The survivor hears of none of this: what was allowed, what went and what came.
+    world.cluster.commit(intend("lost", "web", Action::Allow));
+    wanted.instances.remove(&gone.key);
+    let new = instance("api", "new", 10);
+    wanted.instances.insert(new.key.clone(), new);
+    world.desire(wanted.clone());
+    for number in 0..20 {
+        world.cluster.commit(intend(&format!("lost-{number}"), "web", Action::Allow));
+    }
+    world.pass(Duration::from_secs(2));
+    world.assert_registered(&wanted);
+    let rules = |world: &World| world.published[&Topic::Intentions("web".parse().unwrap())].items.len();
+    assert_eq!(rules(&world), 22);
+
+    let attempt = world.connected.unwrap().0;
+    world.cut();
+    world.cluster.recover(survivor_knows);
+    world.highest.clear();
+    world.seen.clear();
+    world.feed(Input::Closed { attempt });
+    assert_eq!(rules(&world), 22, "what is held stays in force until it is told anew");
+    world.pass(Duration::from_secs(3));
+    world.assert_in_step();
+    assert_eq!(rules(&world), 1);
+    world.assert_registered(&wanted);
+    assert_eq!(world.count(|output| matches!(output, Output::Connect { .. })), 1, "it goes to and fro");
+    let removes_node = |output: &Output| match output {
+        Output::Write { request, .. } => {
+            matches!(&request.command, AgentWrite::Deregister { target: catalog::DeregisterTarget::Node, .. })
+        }
+        _ => false,
+    };
+    assert_eq!(world.count(removes_node), 0, "the node was gone for a moment");
+    // From now on it goes on as ever.
+    world.cluster.commit(intend("later", "web", Action::Allow));
+    world.settle();
+    world.assert_in_step();
+}
+
+#[test]
+fn fault_11_a_server_of_an_older_epoch_or_another_cluster_is_left_and_a_restart_on_the_way_loses_nothing() {
+    let (mut world, _) = serving(1);
+    let before = world.sync.group().cloned().unwrap();
+    let newer = GroupEpoch { epoch: before.epoch + 1, ..before.clone() };
+    let welcome = |group: &GroupEpoch| ServerFrame::Welcome {
+        incarnation: Incarnation(9),
+        server: "server-0".parse().unwrap(),
+        servers: Vec::new(),
+        group: Some(group.clone()),
+    };
+    let attempt = world.connected.unwrap().0;
+    world.said.clear();
+    world.feed(Input::Frame { attempt, frame: welcome(&newer) });
+    assert_eq!(world.said.len(), topics().len(), "every topic is asked for again");
+    // Nothing of it is there yet: whoever starts from what is kept now must start over, too.
+    assert_eq!(world.sync.group(), Some(&before));
+    let elsewhere = GroupEpoch { cluster_id: "other".to_owned(), ..newer.clone() };
+    for wrong in [&before, &elsewhere] {
+        if world.connected.is_none() {
+            world.now += Duration::from_secs(20);
+            world.feed(Input::Tick);
+        }
+        world.seen.clear();
+        let attempt = world.connected.unwrap().0;
+        world.feed(Input::Connected { attempt });
+        world.feed(Input::Frame { attempt, frame: welcome(wrong) });
+        let left = |output: &Output| {
+            let Output::Disconnect { reason, .. } = output else { return false };
+            matches!(reason, Lost::OldGroup { .. } | Lost::OtherGroup { .. })
+        };
+        assert_eq!(world.count(left), 1, "{wrong:?} is followed");
+        world.feed(Input::Closed { attempt });
+    }
+}
+
+#[test]
+fn servers_that_come_and_go_are_learned_during_a_session() {
+    let (mut world, _) = serving(1);
+    world.seen.clear();
+    let attempt = world.connected.unwrap().0;
+    let servers = vec!["server-0:8300".to_owned(), "server-7:8300".to_owned()];
+    for _ in 0..2 {
+        world.feed(Input::Frame { attempt, frame: ServerFrame::Servers { servers: servers.clone() } });
+    }
+    assert_eq!(world.sync.servers(), servers);
+    assert_eq!(world.count(|output| matches!(output, Output::Persist)), 1, "the same list is no news");
+    assert_eq!(world.count(|output| matches!(output, Output::Disconnect { .. })), 0);
+}
+
+#[test]
 fn a_new_session_registers_everything_again_with_the_new_incarnation() {
     let (mut world, wanted) = serving(1);
     let attempt = world.connected.unwrap().0;

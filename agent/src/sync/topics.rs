@@ -54,13 +54,16 @@ enum Flow {
 pub(super) struct Topics {
     flows: BTreeMap<Topic, Flow>,
     held: View,
+    /// What is held of these is of a history that the servers have left: it stays in force until it is told anew, and its
+    /// index says nothing.
+    foreign: BTreeSet<Topic>,
 }
 
 impl Topics {
     /// Starts from what an earlier run held; whatever of it would not be taken from a server is dropped.
     pub(super) fn new(held: View) -> Self {
         let held = held.into_iter().filter(|(topic, state)| accept::items(topic, &state.items, None).is_ok()).collect();
-        Self { flows: BTreeMap::new(), held }
+        Self { flows: BTreeMap::new(), held, foreign: BTreeSet::new() }
     }
 
     pub(super) fn view(&self) -> &View {
@@ -78,6 +81,7 @@ impl Topics {
             self.flows.insert(topic.clone(), Flow::Following);
         }
         self.held.retain(|topic, _| topics.contains(topic));
+        self.foreign.retain(|topic| topics.contains(topic));
         (added, dropped)
     }
 
@@ -90,7 +94,22 @@ impl Topics {
     }
 
     pub(super) fn index_of(&self, topic: &Topic) -> Option<CatalogIndex> {
-        self.held.get(topic).map(|state| state.index)
+        self.held.get(topic).filter(|_| !self.foreign.contains(topic)).map(|state| state.index)
+    }
+
+    /// Takes the news that the servers' history is another one: everything is to be told anew.
+    pub(super) fn start_over(&mut self) {
+        self.foreign = self.held.keys().cloned().collect();
+    }
+
+    /// Whether anything is held that is of an older history.
+    pub(super) fn has_foreign(&self) -> bool {
+        !self.foreign.is_empty()
+    }
+
+    /// Returns every topic that is needed.
+    pub(super) fn needed(&self) -> Vec<Topic> {
+        self.flows.keys().cloned().collect()
     }
 
     /// Notes that the topic is being asked for from scratch.
@@ -128,6 +147,10 @@ impl Topics {
         match (flow, &event) {
             (Flow::Poisoned { .. }, _) => return Taken::Ignored,
             (Flow::AwaitingSnapshot, Event::Delta { .. }) => return Taken::Ignored,
+            // It continues, or confirms, an index of the older history.
+            (_, Event::Delta { .. } | Event::UpToDate { .. }) if self.foreign.contains(&topic) => {
+                return Taken::Ignored;
+            }
             (Flow::Following | Flow::AwaitingSnapshot, _) => {}
         }
         let held = self.held.get(&topic).cloned();
@@ -156,13 +179,15 @@ impl Topics {
         index: CatalogIndex,
         items: BTreeMap<String, Item>,
     ) -> Taken {
-        if held.is_some_and(|held| index < held.index) {
+        let is_foreign = self.foreign.contains(topic);
+        if held.is_some_and(|held| !is_foreign && index < held.index) {
             return Taken::Behind;
         }
         if let Err(reason) = accept::items(topic, &items, held) {
             return Taken::Invalid(reason);
         }
         let same = held.is_some_and(|held| held.items == items);
+        self.foreign.remove(topic);
         self.held.insert(topic.clone(), Arc::new(TopicState { index, items }));
         if same { Taken::Current } else { Taken::Changed }
     }
@@ -296,6 +321,21 @@ mod tests {
         topics.restart(&topic());
         assert_eq!(topics.take(snapshot(7, &["a", "b"])), Taken::Changed);
         assert_eq!(held(&topics), (7, 2));
+    }
+
+    #[test]
+    fn what_is_of_an_older_history_stays_until_it_is_told_anew() {
+        let mut topics = following(50, &["a"]);
+        topics.start_over();
+        assert_eq!(topics.index_of(&topic()), None, "an index of another history is asked from");
+        assert_eq!(topics.take(delta(50, 51, &["b"], &[])), Taken::Ignored);
+        assert_eq!(topics.take(up_to_date(50)), Taken::Ignored);
+        assert_eq!((held(&topics), topics.has_foreign()), ((50, 1), true));
+        // A new connection does not make it any better.
+        assert_eq!(topics.subscriptions(), [(topic(), None)]);
+        assert_eq!(topics.take(snapshot(7, &["b", "c"])), Taken::Changed);
+        assert_eq!((held(&topics), topics.has_foreign()), ((7, 2), false));
+        assert_eq!(topics.take(delta(7, 8, &["d"], &[])), Taken::Changed);
     }
 
     #[test]

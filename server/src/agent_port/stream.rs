@@ -8,7 +8,7 @@ use http::{HeaderValue, Response, header};
 use hyper::body::Incoming;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
-use wire::agent_protocol::{ClientFrame, ServerFrame};
+use wire::agent_protocol::{ClientFrame, GroupEpoch, ServerFrame};
 use wire::frame::{FrameReadError, FrameReader};
 
 use super::refusal::PortError;
@@ -42,14 +42,26 @@ pub(super) async fn stream(call: Call) -> Result<Response<Body>, PortError> {
         Some(incarnation) => (incarnation, None),
         None => (HELD, Some(port.outage.session())),
     };
-    let welcome = ServerFrame::Welcome { incarnation, server: port.server.clone(), servers: port.addresses() };
+    let servers = port.addresses();
+    let welcome = ServerFrame::Welcome {
+        incarnation,
+        server: port.server.clone(),
+        servers: servers.clone(),
+        group: GroupEpoch::of(&port.consensus.catalog()),
+    };
     let welcome = Frame::new(welcome).map_err(|error| PortError::Internal { reason: error.to_string() })?;
     let agent = record.id.clone();
     // The hub closes sessions whose records are gone or have newer ones: of one that the mesh has not heard of it cannot
     // know that, and the session ends when the mesh can be asked.
     let fence = if held.is_some() { Incarnation(u64::MAX) } else { incarnation };
-    let opening =
-        Opening { agent: record.id, incarnation: fence, services: record.services, gateway: record.gateway, welcome };
+    let opening = Opening {
+        agent: record.id,
+        incarnation: fence,
+        services: record.services,
+        gateway: record.gateway,
+        welcome,
+        servers,
+    };
     let (session, body) = port.hub.open(opening).await?;
     info!(%agent, node = %record.node, src.addr = %source, incarnation = incarnation.0, "agent session opened");
     tokio::spawn(async move {

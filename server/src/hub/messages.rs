@@ -93,6 +93,13 @@ pub enum Input {
         /// The session that ended.
         session: SessionId,
     },
+    /// Agents are told where the servers are by now.
+    Servers {
+        /// The only session that is told; all of them where there is none.
+        only: Option<SessionId>,
+        /// Where servers serve agents, as `host:port`.
+        servers: Vec<String>,
+    },
     /// Time passed.
     Tick,
 }

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use catalog::{AgentId, CatalogIndex, Incarnation, ServiceKey, Topic};
+use catalog::{AgentId, CatalogIndex, Incarnation, ServiceKey, Topic, WatchKey};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
@@ -46,6 +46,8 @@ pub(crate) struct Opening {
     pub(crate) gateway: Option<String>,
     /// What the agent is told first.
     pub(crate) welcome: Frame,
+    /// Where it was told that the servers are.
+    pub(crate) servers: Vec<String>,
 }
 
 /// The hub's task has ended, because the server stops.
@@ -134,6 +136,8 @@ pub(crate) fn start(consensus: Consensus, metrics: Metrics, limits: Limits, stop
         sessions: BTreeMap::new(),
         started: Instant::now(),
         metrics: metrics.clone(),
+        servers: consensus.agent_addresses(),
+        consensus,
     };
     tokio::spawn(task.run(touched, requests_receiver, progress_receiver, stop));
     HubClient { requests, progress, next_session: Arc::new(AtomicU64::new(1)), metrics }
@@ -151,6 +155,9 @@ struct Task {
     sessions: BTreeMap<SessionId, Outlet>,
     started: Instant,
     metrics: Metrics,
+    consensus: Consensus,
+    /// Where agents were told last that the servers are.
+    servers: Vec<String>,
 }
 
 impl Task {
@@ -171,11 +178,17 @@ impl Task {
                 (catalog, touched) = touched.next() => {
                     // What was read is counted before anything more is sent, or a reader that keeps up could look slow.
                     self.report(None, &mut progress);
+                    let members_changed = touched.contains(&WatchKey::Members);
                     self.step(Input::Applied { catalog, touched });
+                    if members_changed {
+                        self.tell_servers();
+                    }
                 }
                 _ = ticks.tick() => {
                     self.report(None, &mut progress);
                     self.step(Input::Tick);
+                    // Servers also learn from each other where they are, before the log says so.
+                    self.tell_servers();
                 }
                 taken = requests.recv_many(&mut batch, BATCH_MAX) => {
                     if taken == 0 {
@@ -212,12 +225,24 @@ impl Task {
             // The connection ended first, and its `Closed` came before this: nobody would ever end the session.
             Request::Open { frames, .. } if frames.is_closed() => {}
             Request::Open { session, opening, frames, counted } => {
-                let Opening { agent, incarnation, services, gateway, welcome } = opening;
+                let Opening { agent, incarnation, services, gateway, welcome, servers } = opening;
                 // Not counted as waiting: the machine learns of the session only now.
                 let _ = frames.send(welcome.encoded().clone());
                 self.sessions.insert(session, Outlet { agent: agent.clone(), frames, _counted: counted });
                 self.step(Input::Connected { session, agent, incarnation, services, gateway });
+                if servers != self.servers {
+                    self.step(Input::Servers { only: Some(session), servers: self.servers.clone() });
+                }
             }
+        }
+    }
+
+    /// Tells all agents where the servers are, if that is news.
+    fn tell_servers(&mut self) {
+        let servers = self.consensus.agent_addresses();
+        if servers != self.servers {
+            self.servers.clone_from(&servers);
+            self.step(Input::Servers { only: None, servers });
         }
     }
 

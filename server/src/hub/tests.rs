@@ -407,7 +407,7 @@ fn fault_28_ten_thousand_sessions_are_told_of_a_change_with_one_frame() {
         let agent = AgentId::enrolled_at(CatalogIndex(number));
         // Opened through other servers: this one has not heard of any of the records yet.
         let incarnation = Incarnation(1_000_000 + number);
-        step(&mut hub, Input::Connected { session, agent, incarnation, services: Vec::new() }, 0);
+        step(&mut hub, Input::Connected { session, agent, incarnation, services: Vec::new(), gateway: None }, 0);
         let sent = step(&mut hub, subscribe(session, &topic, None), 0);
         let [Output::Send { frame, .. }] = sent.as_slice() else { panic!("{sent:?}") };
         assert!(Arc::ptr_eq(snapshot.get_or_insert_with(|| Arc::clone(frame)), frame), "encoded again");

@@ -190,6 +190,8 @@ impl Stream {
 pub(crate) struct Standing {
     /// The server of its session, while one is open, and the session's number.
     pub(crate) session: Option<(ServerId, Incarnation)>,
+    /// Where it was told that the servers are.
+    pub(crate) servers: Vec<String>,
     /// How many sessions it opened.
     pub(crate) opened: usize,
     /// What it was told, to the letter of the promise.
@@ -271,7 +273,8 @@ async fn live(agent: Arc<Enrolled>, servers: Vec<SocketAddr>, topics: Vec<Topic>
                 while let Some(frame) = stream.next().await {
                     let mut standing = lock(&standing);
                     match frame {
-                        ServerFrame::Welcome { incarnation, server, .. } => {
+                        ServerFrame::Welcome { incarnation, server, servers, .. } => {
+                            standing.servers = servers;
                             standing.session = Some((server, incarnation));
                             standing.opened += 1;
                         }
@@ -282,6 +285,7 @@ async fn live(agent: Arc<Enrolled>, servers: Vec<SocketAddr>, topics: Vec<Topic>
                                 return;
                             }
                         }
+                        ServerFrame::Servers { servers } => standing.servers = servers,
                         ServerFrame::Goodbye { .. } => break,
                         _ => {}
                     }

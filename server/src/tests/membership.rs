@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
-use catalog::{Autopilot, CatalogIndex, Command, MemberRole, MembershipChange, Outcome};
+use catalog::{Autopilot, CatalogIndex, Command, MemberRole, MembershipChange, Outcome, Topic};
 
+use super::crowd::Crowd;
 use super::harness::{Cluster, envelope, has, operator, register, soon};
 use crate::FatalError;
 use crate::consensus::{Answer, Question, Role, steward};
@@ -41,8 +42,13 @@ async fn r9_a_newcomer_joins_votes_and_the_leader_leaves_without_a_lost_write() 
     let mut cluster = Cluster::of_three().await;
     hurried(&cluster, "a").await;
     register(&cluster.consensus("a"), "before").await.unwrap();
+    let stays = cluster.follower().await;
+    let agents = super::crowd::enrol(&cluster.consensus("a"), &cluster.keys, 2).await;
+    let agents = Crowd::start(&agents, &[cluster.servers[&stays].agent_address()], &[Topic::Roots]);
+    agents.all("told of three", |one| one.session.is_some() && one.servers.len() == 3).await;
     cluster.start("d", |config| config.bootstrap_expect = 0).await;
     eventually("the newcomer to vote", || voters(&cluster, "d") == [1, 2, 3, 4]).await;
+    agents.all("told of four", |one| one.servers.len() == 4).await;
     let newcomer = cluster.consensus("d");
     newcomer.read_index().await.unwrap();
     assert!(has(&newcomer.catalog(), "before"));
@@ -75,6 +81,8 @@ async fn r9_a_newcomer_joins_votes_and_the_leader_leaves_without_a_lost_write() 
         register(&cluster.consensus(name), &format!("after-by-{name}")).await.unwrap();
         assert_eq!(cluster.consensus(name).agent_addresses().len(), 3);
     }
+
+    agents.all("told of the three that are left", |one| one.servers.len() == 3 && one.opened == 1).await;
 
     // With the same disk it is nobody any more; with an empty one it is a newcomer.
     cluster.start(&leader, |_| ()).await;

@@ -9,7 +9,7 @@ use catalog::{
     AgentId, AgentRecord, Check, CheckKey, CheckStatus, Incarnation, Instance, NodeName, Owner, RequestId, ServiceKey,
     Topic,
 };
-use wire::agent_protocol::Subject;
+use wire::agent_protocol::{GroupEpoch, Subject};
 
 use super::checks::Checked;
 use super::leaves::SimLeaf;
@@ -23,6 +23,7 @@ struct Kept {
     view: View,
     known: Option<Known>,
     servers: Vec<String>,
+    group: Option<GroupEpoch>,
     leaves: BTreeMap<Subject, SimLeaf>,
 }
 
@@ -206,7 +207,9 @@ impl Mesh {
         }
         let leaves = agent.kept.as_ref().map(|kept| kept.leaves.clone()).unwrap_or_default();
         let start = match agent.kept.clone() {
-            Some(Kept { view, known, servers: learned, .. }) => Start { servers, learned, view, known, seed },
+            Some(Kept { view, known, servers: learned, group, .. }) => {
+                Start { servers, learned, group, view, known, seed }
+            }
             None => Start { servers, seed, ..Start::default() },
         };
         let machine = Sync::new(start);
@@ -234,9 +237,9 @@ impl Mesh {
         let agent = self.agent(id);
         let Some(machine) = agent.process.as_ref().filter(|_| agent.life == life) else { return Ok(()) };
         let (view, known, servers) = (machine.view().clone(), machine.known(), machine.servers().to_vec());
-        let version = machine.known_version();
+        let (version, group) = (machine.known_version(), machine.group().cloned());
         let leaves = agent.leaves.as_ref().map(|leaves| leaves.held().clone()).unwrap_or_default();
-        agent.kept = Some(Kept { view, known, servers, leaves });
+        agent.kept = Some(Kept { view, known, servers, group, leaves });
         agent.is_changed = false;
         self.agent_step(id, sync::Input::Saved { version })
     }

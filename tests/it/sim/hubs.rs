@@ -10,7 +10,7 @@ use catalog::{Actor, AgentRecord, Catalog, Command, Outcome, RootsAck, ServerId,
 use server::Acks;
 use server::hub::{self, CloseReason, Hub, SessionId};
 use server::sessions::Sessions;
-use wire::agent_protocol::{ClientFrame, ServerFrame, WriteRequest};
+use wire::agent_protocol::{ClientFrame, GroupEpoch, ServerFrame, WriteRequest};
 use wire::frame::encode_frame;
 
 use super::checks::{Checked, check};
@@ -278,7 +278,9 @@ impl Mesh {
         connection.stage = Stage::Open(session);
         here.sessions.insert(session, (number, Told::default()));
         let servers = self.servers.keys().map(|id| format!("server-{id}:8300")).collect();
-        self.send_down(number, plain(&ServerFrame::Welcome { incarnation, server: server_name(id), servers }));
+        let group = GroupEpoch::of(&here.catalog);
+        let welcome = ServerFrame::Welcome { incarnation, server: server_name(id), servers, group };
+        self.send_down(number, plain(&welcome));
         self.hub_step(id, hub::Input::Connected { session, agent, incarnation, services, gateway: None })?;
         for frame in waiting {
             self.session_hears(id, session, frame)?;

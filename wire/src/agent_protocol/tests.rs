@@ -322,9 +322,17 @@ fn golden_stream() {
         incarnation: Incarnation(9),
         server: "server-1".parse().unwrap(),
         servers: vec!["10.0.0.1:8300".to_owned()],
+        group: None,
     }];
     frames.extend(events.into_iter().map(ServerFrame::Event));
     frames.push(ServerFrame::Ping);
+    frames.push(ServerFrame::Welcome {
+        incarnation: Incarnation(9),
+        server: "server-1".parse().unwrap(),
+        servers: Vec::new(),
+        group: Some(GroupEpoch { cluster_id: "c1".to_owned(), epoch: 2 }),
+    });
+    frames.push(ServerFrame::Servers { servers: vec!["10.0.0.2:8300".to_owned()] });
     frames.push(ServerFrame::Goodbye { reason: "the server stops".to_owned() });
     golden("agent_protocol_server_frames.json", &frames);
 }

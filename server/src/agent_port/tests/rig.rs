@@ -74,7 +74,6 @@ impl Rig {
         let settings = super::super::Settings {
             logins: crate::login::Logins::default(),
             server,
-            advertised: address,
             cluster_keys: keys.clone(),
             leaf_ttl: config.leaf_ttl,
             periods: config.periods(),
