@@ -11,7 +11,7 @@ use tokio::{runtime::Runtime, time::timeout};
 use tokio_tungstenite::tungstenite::Message;
 
 use crate::harness::{
-    Conversation, GrpcServer, Mesh, PROMISE_FACTOR, Postgres, Service, eventually, free_port, serve_echo,
+    Conversation, GrpcServer, Mesh, PROMISE_FACTOR, Postgres, Service, eventually, exchange, free_port, serve_echo,
 };
 
 const CUT: Duration = Duration::from_secs(2);
@@ -115,5 +115,68 @@ fn grpc_and_websockets_are_carried_and_cut() {
     mesh.done(&["intention", "delete", "web", "echo"]);
     let cut = runtime.block_on(async { timeout(CUT * PROMISE_FACTOR, conversation.closed()).await });
     assert!(cut.is_ok(), "an open conversation is cut");
+    assert!(runtime.block_on(served.call_all(to_grpc)).is_ok(), "what is still allowed goes on");
+}
+
+/// Writes a config entry.
+fn write_config(mesh: &Mesh, name: &str, entry: &str) {
+    let path = mesh.directory.path().join(format!("{name}.hcl"));
+    std::fs::write(&path, entry).unwrap();
+    mesh.done(&["config", "write", &path.display().to_string()]);
+}
+
+#[test]
+fn h5_requests_of_http_services_are_decided_one_by_one_counted_and_cut() {
+    let runtime = Runtime::new().unwrap();
+    let (grpc, echo) = (free_address(), free_address());
+    let served = runtime.block_on(async {
+        serve_echo(echo).await;
+        GrpcServer::start(grpc).await
+    });
+    let mut mesh = Mesh::start(1);
+    write_config(&mesh, "health", "kind = \"service-defaults\"\nname = \"health\"\nprotocol = \"grpc\"\n");
+    write_config(&mesh, "echo", "kind = \"service-defaults\"\nname = \"echo\"\nprotocol = \"http\"\n");
+    let services = [
+        Service { name: "health", port: grpc.port(), upstreams: vec![] },
+        Service { name: "echo", port: echo.port(), upstreams: vec![] },
+    ];
+    let apps = mesh.join("apps", &services);
+    let (to_grpc, to_echo) = (free_address(), free_address());
+    let upstreams = vec![("health", to_grpc.port()), ("echo", to_echo.port())];
+    let web = mesh.join("web-1", &[Service { name: "web", port: free_port(), upstreams }]);
+
+    let ask = |method: &str, path: &str| exchange(to_echo, method, path, &[], "").unwrap();
+    let refused = ask("GET", "/echo");
+    assert_eq!((refused.status, refused.header("x-weft-refused")), (403, Some("default_deny")), "{refused:?}");
+    assert!(runtime.block_on(served.call_all(to_grpc)).is_err(), "nobody said that web may call health");
+    mesh.done(&["intention", "create", "--allow", "web", "health"]);
+    let permissions = "kind = \"service-intentions\"\nname = \"echo\"\nsources = [{ name = \"web\", permissions = [\n\
+                       { action = \"allow\", http { path_prefix = \"/echo\", methods = [\"GET\"] } }] }]\n";
+    write_config(&mesh, "permissions", permissions);
+    eventually("gRPC to be allowed", CUT * PROMISE_FACTOR, || runtime.block_on(served.call_all(to_grpc)).ok());
+    let mut conversation = eventually("the upgrade to be allowed", CUT * PROMISE_FACTOR, || {
+        runtime.block_on(Conversation::open(to_echo)).ok()
+    });
+    for message in [Message::text("hello"), Message::binary(vec![7; 1 << 20]), Message::text("")] {
+        runtime.block_on(conversation.exchange(message)).unwrap();
+    }
+    for (method, path) in [("POST", "/echo"), ("GET", "/echo/../other"), ("GET", "/other")] {
+        let refused = ask(method, path);
+        assert_eq!((refused.status, refused.header("x-weft-refused")), (403, Some("no_permission")), "{method} {path}");
+    }
+    // Allowed, and not an upgrade: the application hangs up without an answer.
+    let answered = ask("GET", "/%65cho");
+    assert_eq!((answered.status, answered.header("x-weft-refused")), (502, Some("no_http1_answer")), "{answered:?}");
+    for (agent, direction) in [(web, "outbound"), (apps, "inbound")] {
+        let metrics = mesh.agents[agent].metrics();
+        assert!(metrics.sum("weft_proxy_requests_total", &[("direction", direction), ("response", "4xx")]) >= 4);
+        assert!(metrics.sum("weft_proxy_requests_total", &[("direction", direction), ("response", "2xx")]) >= 1);
+        // Requests cost no handshake each.
+        assert!(metrics.sum("weft_proxy_handshakes_total", &[("direction", direction)]) <= 4);
+    }
+    mesh.done(&["intention", "delete", "web", "echo"]);
+    let cut = runtime.block_on(async { timeout(CUT * PROMISE_FACTOR, conversation.closed()).await });
+    assert!(cut.is_ok(), "an open conversation is cut");
+    assert_eq!(ask("GET", "/echo").status, 403);
     assert!(runtime.block_on(served.call_all(to_grpc)).is_ok(), "what is still allowed goes on");
 }
