@@ -9,6 +9,7 @@ mod ca;
 mod config;
 mod consensus;
 mod enrol;
+mod held_body;
 pub mod hub;
 mod login;
 mod metrics;

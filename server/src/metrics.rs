@@ -100,6 +100,7 @@ struct Inner {
     agents_provisional: Gauge,
     leaves_signed_without_quorum: Counter,
     backups_unaudited: Counter,
+    audit_lines_forgotten: Gauge,
     agents_away: Gauge,
     nodes_held: Gauge,
     sessions_reported: Family<ReasonLabel, Counter>,
@@ -161,6 +162,7 @@ impl Metrics {
             agents_provisional: Gauge::default(),
             leaves_signed_without_quorum: Counter::default(),
             backups_unaudited: Counter::default(),
+            audit_lines_forgotten: Gauge::default(),
             agents_away: Gauge::default(),
             nodes_held: Gauge::default(),
             sessions_reported: Family::default(),
@@ -183,6 +185,11 @@ impl Metrics {
         self.inner.raft_term.set(saturating(term));
         self.inner.raft_applied_index.set(saturating(applied_index));
         self.inner.raft_is_leader.set(i64::from(is_leader));
+    }
+
+    /// Records how many lines of the audit trail live in exports only.
+    pub(crate) fn audit_forgotten(&self, lines: u64) {
+        self.inner.audit_lines_forgotten.set(saturating(lines));
     }
 
     /// Records whether the disk is so full that nothing enters the log.
@@ -443,6 +450,11 @@ impl Inner {
             self.backups_unaudited.clone(),
         );
         registry.register(
+            "audit_lines_forgotten",
+            "Lines of the audit trail that the servers no longer keep: they live in exports only",
+            self.audit_lines_forgotten.clone(),
+        );
+        registry.register(
             "certificate_state",
             "How old each certificate in use is: 0 passing, 1 with less than a third of its life left, 2 with less than 15 %",
             self.certificate_state.clone(),
@@ -538,6 +550,7 @@ mod tests {
             "weft_leaf_certificates_signed counter",
             "weft_leaf_certificates_signed_without_quorum counter",
             "weft_backups_unaudited counter",
+            "weft_audit_lines_forgotten gauge",
             "weft_certificate_state gauge",
             "weft_ca_certificate_expiry_timestamp_seconds gauge",
             "weft_server_certificate_expiry_timestamp_seconds gauge",

@@ -1,23 +1,21 @@
 //! The routes of the port, each with the right that it needs, and the one path that every request takes through them.
 
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 
 use axum::body::Body;
 use bytes::Bytes;
 use catalog::AgentRecord;
 use futures_util::future::BoxFuture;
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
-use hyper::body::{Frame, Incoming, SizeHint};
+use hyper::body::Incoming;
 use serde::Serialize;
 use tracing::{debug, warn};
 use wire::agent_protocol::{API_PATH_PREFIX, JOIN_PATH, LOGIN_PATH, SIGN_PATH, STREAM_PATH, WRITE_PATH};
 
-use super::activity::InFlight;
 use super::caller::{self, Caller, Connection};
 use super::refusal::PortError;
 use super::{AgentPort, passthrough, sign, stream, write};
+use crate::held_body::HeldBody;
 use crate::{admit, enrol};
 
 /// The right that a route needs; declared beside its handler.
@@ -119,7 +117,7 @@ pub(super) async fn answer(
             error.to_response()
         }
     };
-    response.map(|body| Body::new(Counted { body, _in_flight: in_flight }))
+    response.map(|body| HeldBody::holding(in_flight, body))
 }
 
 async fn dispatch(
@@ -163,30 +161,4 @@ fn with_status(status: StatusCode, body: Bytes) -> Response<Body> {
     let mut response = Response::new(Body::from(body));
     *response.status_mut() = status;
     response
-}
-
-/// A body during which its request counts as in flight.
-struct Counted {
-    body: Body,
-    _in_flight: InFlight,
-}
-
-impl hyper::body::Body for Counted {
-    type Data = Bytes;
-    type Error = axum::Error;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
-        Pin::new(&mut self.body).poll_frame(context)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
-    }
 }

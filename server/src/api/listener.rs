@@ -8,7 +8,6 @@ use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
 use axum::Router;
-use axum::body::Body;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -22,8 +21,9 @@ use tower::ServiceExt;
 use tracing::{debug, warn};
 
 use super::SourceAddress;
-use super::head_clock::{Clocked, HeadClock, Occupied};
+use super::head_clock::{Clocked, HeadClock};
 use crate::agent_port::places::{Holder, Places};
+use crate::held_body::HeldBody;
 use crate::metrics::Metrics;
 
 /// Connections held at once; the next ones wait in the kernel's queue.
@@ -178,7 +178,7 @@ async fn serve(stream: TcpStream, source: SocketAddr, router: Router, door: Door
         let router = router.clone();
         async move {
             let response = router.oneshot(request).await.map_err(|never: Infallible| match never {})?;
-            Ok::<_, Infallible>(response.map(|body| Body::new(Occupied::new(body, occupied))))
+            Ok::<_, Infallible>(response.map(|body| HeldBody::holding(occupied, body)))
         }
     });
     let connection = http1::Builder::new()
