@@ -149,9 +149,15 @@ impl AgentPort {
 
     /// Takes a turn, or sends the agent away for a while; what it has keeps working meanwhile.
     pub(crate) fn take_turn(&self, turn: Turn) -> Result<(), PortError> {
-        let jitter = f64::from(u16::from_be_bytes(crypto::random())) / f64::from(u16::MAX);
-        let taken = self.bounds.pace(turn).take(self.started.elapsed(), jitter);
+        let taken = self.bounds.pace(turn).take(self.started.elapsed(), jitter());
         taken.map_err(|retry_after| PortError::Busy { turn, retry_after })
+    }
+
+    /// Takes a turn at opening a session: first one of the agent's own, then one of all.
+    fn take_turn_at_session(&self, agent: &AgentId) -> Result<(), PortError> {
+        let own = self.bounds.sessions_of_one.take(agent, self.started.elapsed(), jitter());
+        own.map_err(|retry_after| PortError::Busy { turn: Turn::Session, retry_after })?;
+        self.take_turn(Turn::Session)
     }
 
     /// Signs a leaf for the agent, from its record as it is after everything that was committed before now.
@@ -249,6 +255,11 @@ impl AgentPort {
         };
         Ok(self.consensus.propose(envelope).await?)
     }
+}
+
+/// Draws a number from 0 to 1.
+fn jitter() -> f64 {
+    f64::from(u16::from_be_bytes(crypto::random())) / f64::from(u16::MAX)
 }
 
 /// Draws the id of a request that a server makes on its own.

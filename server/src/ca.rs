@@ -30,7 +30,7 @@ pub(crate) use found::renewed_intermediate;
 pub(crate) use found::{
     AuthorityError, INTERMEDIATE_TTL, ROOT_TTL, SealedPart, can_be_opened, new_authority, operators, rotation,
 };
-pub(crate) use pace::Pace;
+pub(crate) use pace::{Pace, Shares};
 pub(crate) use rekey::{resealed, sealing};
 pub(crate) use steward::{Stewardship, run as steward};
 

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::ca::Pace;
+use crate::ca::{Pace, Shares};
 use crate::hub::Limits;
 
 /// Leaves signed for agents at once and per second: ten thousand agents are re-admitted within a minute, and Raft's own
@@ -17,6 +17,9 @@ const JOINED_PER_SECOND: u32 = 50;
 /// are back within a minute, and what operators write goes on meanwhile.
 const OPENED_BURST: u32 = 500;
 const OPENED_PER_SECOND: u32 = 250;
+/// Sessions that one agent opens at once and per second: one that comes and goes takes nobody else's turns.
+const OPENED_BY_ONE_BURST: u32 = 10;
+const OPENED_BY_ONE_PER_SECOND: f64 = 0.5;
 /// Connections without an agent's certificate that one address may hold at once.
 const CONNECTIONS_PER_ADDRESS_MAX: usize = 200;
 /// Connections that one agent may hold at once. It needs one or two; those that broke count until they are noticed.
@@ -52,6 +55,8 @@ pub(crate) struct Bounds {
     pub(crate) joining: Pace,
     /// Turns at opening a session.
     pub(crate) sessions: Pace,
+    /// Turns of each agent at opening a session.
+    pub(crate) sessions_of_one: Shares,
     /// What one session may cost.
     pub(crate) stream: Limits,
     /// Connections without an agent's certificate from one address.
@@ -77,6 +82,7 @@ impl Default for Bounds {
             signing: Pace::new(SIGNED_BURST, SIGNED_PER_SECOND),
             joining: Pace::new(JOINED_BURST, JOINED_PER_SECOND),
             sessions: Pace::new(OPENED_BURST, OPENED_PER_SECOND),
+            sessions_of_one: Shares::new(OPENED_BY_ONE_BURST, OPENED_BY_ONE_PER_SECOND),
             stream: Limits::default(),
             connections_per_address_max: CONNECTIONS_PER_ADDRESS_MAX,
             connections_per_agent_max: CONNECTIONS_PER_AGENT_MAX,

@@ -6,6 +6,7 @@ use axum::body::Body;
 use catalog::{Actor, AgentId, AgentRecord, Command, Incarnation, Outcome, RootsAck};
 use http::{HeaderValue, Response, header};
 use hyper::body::Incoming;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 use wire::agent_protocol::{ClientFrame, GroupEpoch, ServerFrame};
@@ -13,13 +14,16 @@ use wire::frame::{FrameReadError, FrameReader};
 
 use super::refusal::PortError;
 use super::route::Call;
-use super::{AgentPort, Turn, fresh_request_id};
+use super::{AgentPort, fresh_request_id};
 use crate::hub::Frame;
 use crate::hub::shell::{Opening, Session};
 use crate::outage;
 
 /// Time for the first frame to arrive.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Between two lines about what one session's agent cannot take passes at least this time.
+const REJECTED_PAUSE: Duration = Duration::from_secs(10);
 
 /// The number of a session that was opened without a quorum: nothing is written on it.
 pub(super) const HELD: Incarnation = Incarnation(0);
@@ -37,7 +41,7 @@ pub(super) async fn stream(call: Call) -> Result<Response<Body>, PortError> {
         return Err(PortError::Malformed { what: "stream", reason: "it does not start with a hello".to_owned() });
     };
     // A session that is opened costs a write and a view of every topic: a herd that comes back takes turns.
-    port.take_turn(Turn::Session)?;
+    port.take_turn_at_session(&record.id)?;
     let (incarnation, held) = match open_session(&port, &record, source).await? {
         Some(incarnation) => (incarnation, None),
         None => (HELD, Some(port.outage.session())),
@@ -109,6 +113,7 @@ async fn follow(
     held: Option<CancellationToken>,
 ) -> Result<(), PortError> {
     let held = held.unwrap_or_default();
+    let mut rejected: Option<Instant> = None;
     loop {
         let frame = tokio::select! {
             () = session.ended() => return Ok(()),
@@ -122,8 +127,12 @@ async fn follow(
             }
             Ok(Some(ClientFrame::Rejected { topic, error })) => {
                 port.metrics.agent_port_refused("event_rejected");
-                let error = wire::harmless(&error);
-                warn!(%agent, %topic, error, "agent cannot take what it was sent, and goes on with what it held");
+                // Each is counted; what an agent sends must not fill the log.
+                if rejected.is_none_or(|said| said.elapsed() >= REJECTED_PAUSE) {
+                    rejected = Some(Instant::now());
+                    let error = wire::harmless(&error);
+                    warn!(%agent, %topic, error, "agent cannot take what it was sent, and goes on with what it held");
+                }
             }
             Ok(Some(ClientFrame::Unsubscribe { topic })) => session.unsubscribe(topic).await?,
             Ok(Some(ClientFrame::Hello {})) => {

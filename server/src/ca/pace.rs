@@ -1,18 +1,29 @@
 //! How often a server does something in a while, so that a herd of agents does not starve everything else.
 
+use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use catalog::AgentId;
+
 /// Nobody is sent away for longer than about this, however many were: agents wait no longer than half a minute.
 const QUEUE_MAX: Duration = Duration::from_secs(23);
+
+/// From so many agents on, those that have all of their turns are forgotten.
+const REMEMBERED_MAX: usize = 16 * 1024;
 
 /// A token bucket: a burst at once, then a steady rate. Whoever is sent away is told when a turn of its own is likely, as if
 /// all who were sent away stood in a queue, so that a herd comes back spread over the time that it takes to serve it.
 #[derive(Debug)]
 pub(crate) struct Pace {
+    rate: Rate,
+    state: Mutex<State>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Rate {
     burst: f64,
     per_second: f64,
-    state: Mutex<State>,
 }
 
 #[derive(Debug)]
@@ -23,34 +34,72 @@ struct State {
     at: Duration,
 }
 
+impl Rate {
+    fn new(burst: u32, per_second: f64) -> Rate {
+        Rate { burst: f64::from(burst), per_second }
+    }
+
+    fn begins(self, at: Duration) -> State {
+        State { tokens: self.burst, awaited: 0.0, at }
+    }
+}
+
+impl State {
+    fn take(&mut self, rate: Rate, now: Duration, jitter: f64) -> Result<(), Duration> {
+        let served = now.saturating_sub(self.at).as_secs_f64() * rate.per_second;
+        self.at = self.at.max(now);
+        self.tokens = (self.tokens + served).min(rate.burst);
+        self.awaited = (self.awaited - served).max(0.0);
+        if self.tokens >= 1.0 {
+            self.tokens -= 1.0;
+            return Ok(());
+        }
+        self.awaited = (self.awaited + 1.0).min(QUEUE_MAX.as_secs_f64() * rate.per_second);
+        let queue_s = (self.awaited / rate.per_second).max(1.0);
+        Err(Duration::from_secs_f64(1.0 + queue_s * (0.75 + 0.5 * jitter)))
+    }
+}
+
 impl Pace {
     /// Returns a pace that allows `burst` at once and `per_second` from then on.
     pub(crate) fn new(burst: u32, per_second: u32) -> Pace {
-        let burst = f64::from(burst);
-        Pace {
-            burst,
-            per_second: f64::from(per_second),
-            state: Mutex::new(State { tokens: burst, awaited: 0.0, at: Duration::ZERO }),
-        }
+        let rate = Rate::new(burst, f64::from(per_second));
+        Pace { rate, state: Mutex::new(rate.begins(Duration::ZERO)) }
     }
 
     /// Takes one turn, or says after what time there may be one.
     ///
     /// `now` is the time since any fixed start. `jitter`, from 0 to 1, spreads those who are sent away.
     pub(crate) fn take(&self, now: Duration, jitter: f64) -> Result<(), Duration> {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let elapsed = now.saturating_sub(state.at);
-        state.at = state.at.max(now);
-        let served = elapsed.as_secs_f64() * self.per_second;
-        state.tokens = (state.tokens + served).min(self.burst);
-        state.awaited = (state.awaited - served).max(0.0);
-        if state.tokens >= 1.0 {
-            state.tokens -= 1.0;
-            return Ok(());
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).take(self.rate, now, jitter)
+    }
+}
+
+/// A pace of its own for each agent, so that one that asks again and again does not take the turns of all.
+#[derive(Debug)]
+pub(crate) struct Shares {
+    rate: Rate,
+    states: Mutex<HashMap<AgentId, State>>,
+}
+
+impl Shares {
+    /// Returns shares of `burst` at once and `per_second` from then on.
+    pub(crate) fn new(burst: u32, per_second: f64) -> Shares {
+        Shares { rate: Rate::new(burst, per_second), states: Mutex::default() }
+    }
+
+    /// Takes one turn of an agent's own, or says after what time there may be one.
+    pub(crate) fn take(&self, agent: &AgentId, now: Duration, jitter: f64) -> Result<(), Duration> {
+        let rate = self.rate;
+        let mut states = self.states.lock().unwrap_or_else(PoisonError::into_inner);
+        if states.len() >= REMEMBERED_MAX && !states.contains_key(agent) {
+            // Whose turns have all come back is as good as one who never asked.
+            let full = |state: &State| {
+                state.tokens + now.saturating_sub(state.at).as_secs_f64() * rate.per_second >= rate.burst
+            };
+            states.retain(|_, state| !full(state));
         }
-        state.awaited = (state.awaited + 1.0).min(QUEUE_MAX.as_secs_f64() * self.per_second);
-        let queue_s = (state.awaited / self.per_second).max(1.0);
-        Err(Duration::from_secs_f64(1.0 + queue_s * (0.75 + 0.5 * jitter)))
+        states.entry(agent.clone()).or_insert_with(|| rate.begins(now)).take(rate, now, jitter)
     }
 }
 
@@ -97,6 +146,24 @@ mod tests {
         assert_eq!(served, 10_000);
         assert!(last < Duration::from_secs(60), "the last one was served after {last:?}");
         assert!(asked < 40_000, "{asked} questions for 10000 turns");
+    }
+
+    #[test]
+    fn c13_an_agent_that_asks_again_and_again_takes_its_own_turns_only() {
+        let shares = Shares::new(3, 0.5);
+        let agent = |number| AgentId::enrolled_at(catalog::CatalogIndex(number));
+        let at = Duration::from_secs(100);
+        assert_eq!((0..50).filter(|_| shares.take(&agent(1), at, 0.5).is_ok()).count(), 3);
+        assert!(shares.take(&agent(2), at, 0.5).is_ok());
+        assert!(shares.take(&agent(1), at + Duration::from_secs(2), 0.5).is_ok());
+        assert!(shares.take(&agent(1), at + Duration::from_secs(2), 0.5).is_err());
+        // They are forgotten once they have all of their turns again, however many there were.
+        let later = at + Duration::from_secs(3600);
+        for number in 0..REMEMBERED_MAX as u64 {
+            shares.take(&agent(number), at, 0.5).ok();
+        }
+        assert!(shares.take(&agent(1 << 32), later, 0.5).is_ok());
+        assert_eq!(shares.states.lock().unwrap().len(), 1);
     }
 
     #[test]
