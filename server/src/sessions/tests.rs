@@ -253,8 +253,9 @@ fn many_agents_that_seem_gone_at_once_keep_their_nodes() {
 fn a_revocation_is_forgotten_when_no_certificate_is_left_for_it_by_either_clock() {
     let mut world = World::new();
     let agent = world.agent(1, "a");
-    world.apply(Command::RevokeAgent { agent: agent.clone() });
+    // The log notes when somebody was revoked from the first command on that the first release does not know.
     world.apply(Command::Revoke { change: RevocationChange::Service { service: "web".parse().unwrap() } });
+    world.apply(Command::RevokeAgent { agent: agent.clone() });
     let end = Timestamp(1).saturating_add(TTL + FORGET_AFTER + Duration::from_secs(1));
     // This server's clock alone is ahead.
     world.clock = end;

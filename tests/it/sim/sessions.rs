@@ -141,7 +141,7 @@ impl Mesh {
                 SessionChange::Lost { .. } => "sessions are given up",
                 SessionChange::Reaped { .. } => "nodes leave whose agents stay away",
                 SessionChange::Drain { .. } => "an agent says that it shuts down",
-                SessionChange::Ended { .. } => "a session is ended",
+                SessionChange::Ended { .. } => "records end whose agents stay away",
             };
             *self.summary.steps.entry(step).or_default() += 1;
         }
