@@ -276,7 +276,10 @@ impl Mesh {
             8 => drop(agent.desired.node.meta.insert("version".to_owned(), version)),
             _ => {
                 let topic = Topic::Endpoints(service(followed));
-                if !agent.needs.remove(&topic) {
+                if agent.needs.remove(&topic) {
+                    // What is followed anew later may come from a server that is behind.
+                    agent.published.remove(&topic);
+                } else {
                     agent.needs.insert(topic);
                 }
                 let needs = agent.needs.clone();

@@ -51,6 +51,7 @@ impl Mesh {
         }
         let catalog = room.catalog().clone();
         self.streams.truth.starts(id, &catalog)?;
+        self.streams.committed.applied(&catalog);
         let hub = Hub::new(self.streams.limits, Arc::new(catalog.clone()));
         let here = ServerHub {
             hub,

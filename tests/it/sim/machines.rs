@@ -153,7 +153,8 @@ impl Mesh {
             }
             let index = state.index;
             let is_forward = old.is_none_or(|old| old.index <= index);
-            check!(is_forward, "agent {id} went back on {topic} to {index}");
+            let before = old.map(|old| old.index);
+            check!(is_forward, "agent {id} went back on {topic} from {before:?} to {index}");
             let truth = self.streams.truth.at(topic, index);
             check!(
                 truth == Some(&state.items),
