@@ -75,12 +75,7 @@ impl Policy {
     /// Reports whether some of it ends by itself, so that what was let through must be decided again as time goes by.
     #[must_use]
     pub fn ends_in_part(&self) -> bool {
-        let ends = |intention: &Intention| match &intention.effect {
-            _ if intention.expires_at.is_some() => true,
-            Effect::Action(_) => false,
-            Effect::Permissions(permissions) => permissions.iter().any(|permission| permission.times.is_some()),
-        };
-        !self.relaxations.is_empty() || self.intentions.iter().any(ends)
+        !self.relaxations.is_empty() || self.intentions.iter().any(Intention::ends_in_part)
     }
 
     /// Returns why denials toward `destination` are only logged and counted, whichever rule denies.
@@ -109,13 +104,21 @@ pub enum Decision {
     PerRequest,
 }
 
-impl fmt::Display for Decision {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(match self {
+impl Decision {
+    /// Returns the decision as users write it.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
             Self::Allow => "allow",
             Self::Deny => "deny",
             Self::PerRequest => "per-request",
-        })
+        }
+    }
+}
+
+impl fmt::Display for Decision {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
     }
 }
 

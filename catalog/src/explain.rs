@@ -21,6 +21,19 @@ pub enum CandidateOutcome {
     Expired,
 }
 
+impl CandidateOutcome {
+    /// Returns the outcome as one word.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Decided => "decided",
+            Self::Outranked => "outranked",
+            Self::OtherSource => "other-source",
+            Self::Expired => "expired",
+        }
+    }
+}
+
 /// Is an intention toward the destination, and what became of it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Candidate {

@@ -7,6 +7,7 @@ mod authority;
 mod claims;
 mod compile;
 mod decide;
+mod explain;
 mod fields;
 mod header_rule;
 mod not_normal;
@@ -22,7 +23,11 @@ pub use claims::{TokenState, Tokens};
 pub(crate) use compile::check_jwt;
 pub use compile::{CompiledPolicy, PermissionError, check_permission};
 pub use decide::{DefaultCause, RequestRule, RequestVerdict, Undecidable};
-pub use fields::{FIELDS_BYTES_MAX, FIELDS_MAX, HttpVersion, check_fields, check_trailers};
+pub use explain::{Miss, PermissionOutcome, RequestExplanation, WeighedIntention};
+pub use fields::{
+    CALLER_FIELDS, CONNECTION_FIELDS, FIELDS_BYTES_MAX, FIELDS_MAX, HttpVersion, OWN_FIELD_PREFIX, check_fields,
+    check_trailers,
+};
 pub use not_normal::NotNormal;
 pub use path::NormalPath;
 pub use request::{Headers, NoHeaders, NoTokens, Request, check_method};

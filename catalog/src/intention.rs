@@ -188,6 +188,16 @@ impl Intention {
         self.jwt.is_some() || of_requests
     }
 
+    /// Reports whether it, or a permission of it, counts at some times and not at others.
+    #[must_use]
+    pub fn ends_in_part(&self) -> bool {
+        let has_times = match &self.effect {
+            Effect::Action(_) => false,
+            Effect::Permissions(permissions) => permissions.iter().any(|permission| permission.times.is_some()),
+        };
+        self.expires_at.is_some() || has_times
+    }
+
     /// Returns the names of the providers whose tokens it asks for, perhaps several times each.
     pub fn providers(&self) -> impl Iterator<Item = &str> {
         let permissions = match &self.effect {

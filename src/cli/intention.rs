@@ -1,17 +1,20 @@
 //! `weft intention`: who may call whom.
 
+mod explain;
+mod judge;
+mod test;
+
 use std::{collections::BTreeMap, process::ExitCode};
 
 use catalog::{IntentionOwner, Namespace, ServicePattern, SourcePattern};
 use clap::{Args, Subcommand};
 use serde::{Deserialize, Serialize};
-use wire::api_types::Explanation;
 
 use super::{
     ApiOptions,
     api::Api,
     error::hinted,
-    output::{self, Output, pairs, printable, table},
+    output::{self, Output, pairs, table},
 };
 
 const EXACT: &str = "/v1/connect/intentions/exact";
@@ -36,8 +39,10 @@ pub(super) enum Intention {
     Match(Match),
     /// Say whether a call is allowed: status 0 if it is, 1 if it is not
     Check(Pair),
-    /// Say why a call is allowed or refused: the rule that decided, and what became of every other
-    Explain(Explain),
+    /// Say why a call or a request is allowed or refused: the rule that decided, and what became of every other
+    Explain(explain::Explain),
+    /// Hold expectations against the rules: status 0 if all of them hold, 1 if one does not
+    Test(test::Test),
 }
 
 #[derive(Debug, Args)]
@@ -133,14 +138,6 @@ pub(super) struct Match {
     output: Output,
 }
 
-#[derive(Debug, Args)]
-pub(super) struct Explain {
-    #[command(flatten)]
-    pair: Pair,
-    #[command(flatten)]
-    output: Output,
-}
-
 #[derive(Serialize)]
 #[serde(rename_all = "PascalCase")]
 struct Written<'a> {
@@ -203,21 +200,22 @@ fn list_table<'a>(shown: impl IntoIterator<Item = &'a Shown>) -> String {
 }
 
 pub(super) async fn run(verb: Intention, options: &ApiOptions) -> anyhow::Result<ExitCode> {
-    let api = Api::new(options)?;
+    // Some need no server, and so no token, where files are named.
+    let api = Api::new(options);
     let namespace = &options.namespace;
     match verb {
-        Intention::Create(create) => self::create(&api, &create, namespace).await?,
+        Intention::Create(create) => self::create(&api?, &create, namespace).await?,
         Intention::Delete(delete) => {
             let (source, destination) = delete.pair.resolve(namespace)?;
             let mut query = vec![("source", source.as_str()), ("destination", destination.as_str())];
             query.extend(delete.ownership.owner.as_ref().map(|owner| ("owner", owner.as_str())));
             query.extend(delete.ownership.take_over.then_some(TAKE_OVER));
-            api.delete(EXACT, &query).await?;
+            api?.delete(EXACT, &query).await?;
             output::line(&format!("Deleted: {source} => {destination}"))?;
         }
         Intention::Get(get) => {
             let (source, destination) = get.pair.resolve(namespace)?;
-            let found: Option<Shown> = api.find(EXACT, &[("source", &source), ("destination", &destination)]).await?;
+            let found: Option<Shown> = api?.find(EXACT, &[("source", &source), ("destination", &destination)]).await?;
             get.output.print(&found, |found| match found {
                 None => format!("No intention {source} => {destination}"),
                 Some(one) => pairs(&[
@@ -232,7 +230,7 @@ pub(super) async fn run(verb: Intention, options: &ApiOptions) -> anyhow::Result
             return Ok(ExitCode::from(u8::from(found.is_none())));
         }
         Intention::List(list) => {
-            let found: Vec<Shown> = api.get("/v1/connect/intentions", &[]).await?;
+            let found: Vec<Shown> = api?.get("/v1/connect/intentions", &[]).await?;
             list.output.print(&found, |found| list_table(found))?;
         }
         Intention::Match(find) => {
@@ -242,16 +240,12 @@ pub(super) async fn run(verb: Intention, options: &ApiOptions) -> anyhow::Result
                 (None, None) => return Err(hinted("no service is named", "name one with --source or --destination")),
             };
             let query = [("by", by), ("name", name.as_str()), ("ns", namespace.as_str())];
-            let found: BTreeMap<String, Vec<Shown>> = api.get("/v1/connect/intentions/match", &query).await?;
+            let found: BTreeMap<String, Vec<Shown>> = api?.get("/v1/connect/intentions/match", &query).await?;
             find.output.print(&found, |found| list_table(found.values().flatten()))?;
         }
-        Intention::Check(pair) => return check(&api, &pair, namespace).await,
-        Intention::Explain(explain) => {
-            let (source, destination) = explain.pair.resolve(namespace)?;
-            let query = [("source", source.as_str()), ("destination", destination.as_str())];
-            let found: Explanation = api.get("/v1/connect/intentions/explain", &query).await?;
-            explain.output.print(&found, explanation_text)?;
-        }
+        Intention::Check(pair) => return check(&api?, &pair, namespace).await,
+        Intention::Explain(explain) => return explain::run(&explain, options).await,
+        Intention::Test(test) => return test::run(&test, options).await,
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -290,35 +284,4 @@ async fn check(api: &Api, pair: &Pair, namespace: &Namespace) -> anyhow::Result<
     let answer: Answer = api.get("/v1/connect/intentions/check", &query).await?;
     output::line(if answer.allowed { "Allowed" } else { "Denied" })?;
     Ok(if answer.allowed { ExitCode::SUCCESS } else { ExitCode::from(1) })
-}
-
-fn explanation_text(explanation: &Explanation) -> String {
-    let mut text = printable(&format!(
-        "{} => {}: {}, by {}",
-        explanation.source, explanation.destination, explanation.decision, explanation.reason
-    ));
-    if explanation.audited {
-        text += &printable(&format!(" (only logged and counted: {})", explanation.audited_by));
-    }
-    for guardrail in explanation.guardrails.iter().filter(|guardrail| guardrail.matches) {
-        let line = format!("guardrail `{}`: {} => {}", guardrail.name, guardrail.source, guardrail.destination);
-        text += &format!("\n{}", printable(&line));
-    }
-    for relaxation in &explanation.relaxations {
-        let scope = relaxation.namespace.as_ref().map_or("the whole mesh".to_owned(), ToString::to_string);
-        let until = output::instant(relaxation.ends_at);
-        text += &format!("\n{}", printable(&format!("relaxed until {until} ({scope}): {}", relaxation.reason)));
-    }
-    if !explanation.candidates.is_empty() {
-        let rows = explanation.candidates.iter().map(|one| {
-            let outcome = serde_json::to_value(one.outcome).ok();
-            let outcome = outcome.as_ref().and_then(|outcome| outcome.as_str()).unwrap_or_default().to_owned();
-            let owner = one.owner.as_ref().map(ToString::to_string).unwrap_or_default();
-            let precedence = one.precedence.to_string();
-            vec![one.source.clone(), one.action.clone(), one.destination.clone(), precedence, owner, outcome]
-        });
-        let rows = table(&["Source", "Action", "Destination", "Precedence", "Owner", "Outcome"], rows.collect(), "");
-        text += &format!("\n{rows}");
-    }
-    text
 }

@@ -80,6 +80,7 @@ fn every_command_explains_itself() {
         "join-token create",
         "intention create",
         "intention explain",
+        "intention test",
         "services register",
         "catalog nodes",
         "ca roots",

@@ -20,6 +20,7 @@ mod membership;
 mod one_mesh_on_machines;
 mod operations;
 mod packaging;
+mod permissions;
 mod refused;
 mod sessions;
 mod sim;

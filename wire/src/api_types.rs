@@ -18,6 +18,7 @@ use crate::decode::{DecodeError, Fields, Shape};
 use crate::rfc3339;
 
 mod audit;
+mod explained_request;
 mod relaxation;
 mod revocation;
 
@@ -26,6 +27,7 @@ pub use ca::{
     CaConfigurationLives, CaConfigurationRequest, CaConfigurationView, CaIntermediateRequest, CaReplacedRoot,
     CaRotateRequest, CaRotationStatus, CaRotationView, CertificateAge, RekeyView,
 };
+pub use explained_request::{ExplainedRequest, WeighedRule};
 pub use relaxation::{RelaxRequest, RelaxationView};
 pub use revocation::{RevocationView, Revoked};
 
@@ -269,6 +271,10 @@ pub struct Explanation {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schema(value_type = Vec<Object>)]
     pub relaxations: Vec<RelaxationView>,
+    /// What is decided of the request that was described; none where none was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Object>)]
+    pub request: Option<ExplainedRequest>,
 }
 
 /// Shows a guardrail, and whether it speaks of the caller.
@@ -336,6 +342,7 @@ impl Explanation {
                 })
                 .collect(),
             relaxations: explanation.relaxations.iter().map(RelaxationView::from).collect(),
+            request: None,
         }
     }
 }

@@ -5,12 +5,12 @@ use std::sync::Arc;
 use regex::Regex;
 
 use super::{
-    Headers, NormalPath, NotNormal, Request, Tokens, Undecidable, decide::Match, header_rule::HeaderRule,
+    Headers, Miss, NormalPath, NotNormal, Request, Tokens, Undecidable, decide::Match, header_rule::HeaderRule,
     path::rule_text, sources::Sources,
 };
 use crate::{
-    Action, AuditCause, Effect, Guardrail, Intention, IntentionKey, JwtRequirement, PathMatch, Permission, Platform,
-    Policy, Relaxation, ServiceKey, TimeWindow,
+    Action, AuditCause, Effect, Guardrail, HeaderTest, Intention, IntentionKey, JwtRequirement, PathMatch, Permission,
+    Platform, Policy, Relaxation, ServiceKey, TimeWindow,
 };
 
 /// Explains why a permission cannot be carried out.
@@ -74,6 +74,20 @@ pub enum PermissionError {
         /// What is wrong with it, on one line.
         problem: String,
     },
+    /// It has more of something than every request could be held against.
+    #[error("it has {found} {what}: use at most {PARTS_MAX}")]
+    TooMany {
+        /// Of what.
+        what: &'static str,
+        /// How many.
+        found: usize,
+    },
+    /// A text in it is too long.
+    #[error("`{}...` has {} bytes: use at most {TEXT_BYTES_MAX}", text.chars().take(64).collect::<String>().escape_debug(), text.len())]
+    TooLong {
+        /// The text.
+        text: String,
+    },
     /// A condition on the token of a deny.
     #[error("a JWT condition on a deny means nothing: put it on an allow")]
     JwtOnDeny,
@@ -90,6 +104,10 @@ pub enum PermissionError {
 
 /// How long a regular expression is at most.
 const EXPRESSION_BYTES_MAX: usize = 1024;
+/// How long any other text is at most that requests are held against.
+const TEXT_BYTES_MAX: usize = 2048;
+/// How many methods, headers, providers or claims a permission has at most.
+const PARTS_MAX: usize = 32;
 
 /// Compiles the expressions of rules: of a whole value, linear in its length, and bounded in size.
 pub(super) mod expression {
@@ -146,6 +164,20 @@ pub fn check_permission(permission: &Permission) -> Result<(), PermissionError> 
     if says_nothing && source_platforms.is_empty() && times.is_none() {
         return Err(PermissionError::Empty);
     }
+    few("methods", http.methods.len())?;
+    few("headers", http.headers.len())?;
+    let path = http.path.iter().map(|path| match path {
+        PathMatch::Exact(text) | PathMatch::Prefix(text) | PathMatch::Regex(text) => text,
+    });
+    let values = http.headers.iter().filter_map(|header| match &header.test {
+        HeaderTest::Present => None,
+        HeaderTest::Exact(text)
+        | HeaderTest::Prefix(text)
+        | HeaderTest::Suffix(text)
+        | HeaderTest::Contains(text)
+        | HeaderTest::Regex(text) => Some(text),
+    });
+    short(path.chain(http.headers.iter().map(|header| &header.name)).chain(values))?;
     if let Some(path) = &http.path {
         PathRule::new(path)?;
     }
@@ -170,6 +202,12 @@ pub fn check_permission(permission: &Permission) -> Result<(), PermissionError> 
 
 /// Checks that a condition on tokens can hold.
 pub(crate) fn check_jwt(requirement: &JwtRequirement) -> Result<(), PermissionError> {
+    few("providers", requirement.providers.len())?;
+    for provider in &requirement.providers {
+        few("claims", provider.verify_claims.len())?;
+        let steps = provider.verify_claims.iter().flat_map(|claim| claim.path.iter().chain([&claim.value]));
+        short(steps.chain([&provider.name]))?;
+    }
     let is_whole = |path: &Vec<String>| !path.is_empty() && path.iter().all(|step| !step.is_empty());
     let claims = requirement.providers.iter().flat_map(|provider| &provider.verify_claims);
     let names = requirement.providers.iter().all(|provider| !provider.name.is_empty());
@@ -177,6 +215,17 @@ pub(crate) fn check_jwt(requirement: &JwtRequirement) -> Result<(), PermissionEr
         return Err(PermissionError::Jwt);
     }
     Ok(())
+}
+
+fn few(what: &'static str, found: usize) -> Result<(), PermissionError> {
+    if found > PARTS_MAX { Err(PermissionError::TooMany { what, found }) } else { Ok(()) }
+}
+
+fn short<'t>(texts: impl IntoIterator<Item = &'t String>) -> Result<(), PermissionError> {
+    match texts.into_iter().find(|text| text.len() > TEXT_BYTES_MAX) {
+        Some(text) => Err(PermissionError::TooLong { text: text.clone() }),
+        None => Ok(()),
+    }
 }
 
 fn check_words<W: PartialEq>(words: &[W], text: impl Fn(&W) -> &'static str) -> Result<(), PermissionError> {
@@ -253,26 +302,39 @@ impl CompiledPermission {
         }
     }
 
-    /// Holds a request against all that the permission says but for tokens: one condition that fails is enough to know.
+    /// Holds a request against all that the permission says but for tokens.
     pub(super) fn judge<H: Headers + ?Sized, T: Tokens + ?Sized>(&self, request: &Request<'_, H, T>) -> Match {
+        self.weigh(request).unwrap_or(Match::No)
+    }
+
+    /// Holds a request against all that the permission says but for tokens. One condition that fails is enough to know, and
+    /// is the error.
+    pub(super) fn weigh<H: Headers + ?Sized, T: Tokens + ?Sized>(
+        &self,
+        request: &Request<'_, H, T>,
+    ) -> Result<Match, Miss<'_>> {
         if !self.methods.is_empty() && !self.methods.iter().any(|method| method == request.method) {
-            return Match::No;
+            return Err(Miss::Method);
         }
         if self.times.as_ref().is_some_and(|window| !window.contains(request.now)) {
-            return Match::No;
+            return Err(Miss::Times);
         }
         let host = request.authority.map(super::NormalAuthority::host);
-        if !self.headers.iter().all(|header| header.matches(request.headers, host)) {
-            return Match::No;
+        if let Some(header) = self.headers.iter().find(|header| !header.matches(request.headers, host)) {
+            return Err(Miss::Header { name: header.name() });
         }
         let platform = match request.source_platform {
             _ if self.platforms.is_empty() => Match::Yes,
-            Some(platform) => Match::from(self.platforms.contains(&platform)),
+            Some(platform) if self.platforms.contains(&platform) => Match::Yes,
+            Some(_) => return Err(Miss::SourcePlatform),
             None => Match::Unknown(Undecidable::SourcePlatform),
         };
         let path = self.path.as_ref().map_or(Match::Yes, |path| path.judge(request.path));
+        if path == Match::No {
+            return Err(Miss::Path);
+        }
         let compiled = if self.broken { Match::Unknown(Undecidable::Permission) } else { Match::Yes };
-        platform.and(path).and(compiled)
+        Ok(platform.and(path).and(compiled))
     }
 }
 

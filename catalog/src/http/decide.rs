@@ -216,7 +216,7 @@ impl CompiledPolicy {
     }
 
     /// Decides by the intention that captured the caller.
-    fn judge<'p, H: Headers + ?Sized, T: Tokens + ?Sized>(
+    pub(super) fn judge<'p, H: Headers + ?Sized, T: Tokens + ?Sized>(
         &'p self,
         winner: &'p CompiledIntention,
         request: &Request<'_, H, T>,

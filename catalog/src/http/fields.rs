@@ -16,35 +16,31 @@ pub enum HttpVersion {
     Two,
 }
 
-/// What `connection` may name: the fields that are of the connection, and the two words. Whoever could name another would
-/// have it taken away on the way to the application.
-const OF_CONNECTION: [&str; 8] =
-    ["close", "keep-alive", "upgrade", "te", "trailer", "http2-settings", "proxy-connection", "transfer-encoding"];
+/// The fields that are of one connection and never go on (RFC 9110 §7.6.1), `te: trailers` apart.
+pub const CONNECTION_FIELDS: [&str; 7] =
+    ["connection", "http2-settings", "keep-alive", "proxy-connection", "te", "transfer-encoding", "upgrade"];
 
-/// What a trailer must not be: it would frame, route, authorize or qualify a message that is on its way already.
-const NO_TRAILERS: [&str; 22] = [
+/// The fields that say who calls: an application gets weft's word for it, never a caller's.
+pub const CALLER_FIELDS: [&str; 3] = ["forwarded", "x-forwarded-client-cert", "x-forwarded-for"];
+
+/// What the names of weft's own fields begin with.
+pub const OWN_FIELD_PREFIX: &str = "x-weft-";
+
+/// What a trailer must not be, besides: it would frame, route, authorize or qualify a message that is on its way already.
+const NO_TRAILERS: [&str; 13] = [
     "authorization",
     "cache-control",
-    "connection",
     "content-encoding",
     "content-length",
     "content-range",
     "content-type",
     "cookie",
     "expect",
-    "forwarded",
     "host",
-    "keep-alive",
     "max-forwards",
     "proxy-authorization",
-    "proxy-connection",
     "set-cookie",
-    "te",
     "trailer",
-    "transfer-encoding",
-    "upgrade",
-    "x-forwarded-client-cert",
-    "x-forwarded-for",
 ];
 
 /// Checks that there is one way to read a request's fields, the Host apart.
@@ -100,7 +96,10 @@ pub fn check_trailers<'a>(fields: impl IntoIterator<Item = (&'a str, &'a [u8])>)
         if !value.iter().copied().all(is_value_byte) {
             return Err(NotNormal::FieldValue);
         }
-        if NO_TRAILERS.iter().any(|forbidden| name.eq_ignore_ascii_case(forbidden)) {
+        let mut forbidden = NO_TRAILERS.iter().chain(&CONNECTION_FIELDS).chain(&CALLER_FIELDS);
+        let is_own =
+            name.get(..OWN_FIELD_PREFIX.len()).is_some_and(|start| start.eq_ignore_ascii_case(OWN_FIELD_PREFIX));
+        if is_own || forbidden.any(|forbidden| name.eq_ignore_ascii_case(forbidden)) {
             return Err(NotNormal::Trailer);
         }
     }
@@ -128,23 +127,23 @@ fn is_value_byte(b: u8) -> bool {
     b == b'\t' || !b.is_ascii_control()
 }
 
+/// Whoever could name another field would have it taken away on the way to the application.
 fn check_connection(name: &str, value: &[u8]) -> Result<(), NotNormal> {
     if !name.eq_ignore_ascii_case("connection") {
         return Ok(());
     }
     let is_of_connection = |word: &[u8]| {
         let word = word.trim_ascii();
-        word.is_empty() || OF_CONNECTION.iter().any(|known| word.eq_ignore_ascii_case(known.as_bytes()))
+        let is_known = |known: &&str| word.eq_ignore_ascii_case(known.as_bytes());
+        word.is_empty() || is_known(&"close") || CONNECTION_FIELDS.iter().any(is_known)
     };
     if value.split(|b| *b == b',').all(is_of_connection) { Ok(()) } else { Err(NotNormal::Connection) }
 }
 
 fn refuse_of_connection(name: &str, value: &[u8]) -> Result<(), NotNormal> {
-    match name {
-        "connection" | "keep-alive" | "proxy-connection" | "transfer-encoding" | "upgrade" | "http2-settings" => {
-            Err(NotNormal::ConnectionField)
-        }
-        "te" if !value.trim_ascii().eq_ignore_ascii_case(b"trailers") => Err(NotNormal::ConnectionField),
-        _ => Ok(()),
-    }
+    let is_fine = match name {
+        "te" => value.trim_ascii().eq_ignore_ascii_case(b"trailers"),
+        name => !CONNECTION_FIELDS.contains(&name),
+    };
+    if is_fine { Ok(()) } else { Err(NotNormal::ConnectionField) }
 }

@@ -1,7 +1,8 @@
 //! A rule on one header, compiled.
 //!
 //! A header is the list of its values: those of repeated fields and those between commas are one list (RFC 9110 §5.3), for
-//! applications read either. An allow matches if all of them do, a deny if any does.
+//! applications read either. An allow matches if all of them do, a deny if any does. Where applications differ in how they
+//! split or join a header, an allow must hold of it in each way, and a deny in one.
 
 use regex::bytes::Regex;
 
@@ -92,6 +93,11 @@ impl HeaderRule {
         })
     }
 
+    /// Returns the header's name.
+    pub(super) fn name(&self) -> &str {
+        &self.name
+    }
+
     /// Reports whether the request's header is what the rule says.
     ///
     /// Where a field can be read as one value or as several, a deny takes it as an application may, and an allow only if it
@@ -107,16 +113,20 @@ impl HeaderRule {
         if matches!(self.test, Test::Present) {
             return lines().next().is_some() != self.invert;
         }
+        // Taken in every way in which an application may take it: by line, by element with or without regard to quotes
+        // and with or without them, and as one line.
         let any = || {
-            let mut all = lines();
-            all.any(|line| self.passes(line.trim_ascii()) || elements(line).any(|one| self.passes(one)))
+            let either = |one| self.passes(one) || self.passes(unquoted(one));
+            let split = |line| elements(line).chain(parts(line)).any(either);
+            lines().any(|line| self.passes(line.trim_ascii()) || split(line)) || self.passes_joined(lines())
         };
         let every = || {
             let mut all = lines().peekable();
             let is_there = all.peek().is_some();
             is_there
                 && all.all(|line| {
-                    if self.whole { self.passes(line.trim_ascii()) } else { elements(line).all(|one| self.passes(one)) }
+                    let split = || elements(line).chain(parts(line)).all(|one| self.passes(one));
+                    if self.whole { self.passes(line.trim_ascii()) } else { split() }
                 })
         };
         match (self.action, self.invert) {
@@ -125,6 +135,16 @@ impl HeaderRule {
             (Action::Allow, false) => every(),
             (Action::Allow, true) => !any(),
         }
+    }
+
+    /// Reports whether repeated fields pass once they are one line (RFC 9110 §5.3; RFC 9113 §8.2.3 for cookies).
+    fn passes_joined<'v>(&self, lines: impl Iterator<Item = &'v [u8]>) -> bool {
+        let mut lines = lines.map(<[u8]>::trim_ascii);
+        let (Some(first), Some(second)) = (lines.next(), lines.next()) else { return false };
+        // Repeated fields are rare, so that it is these that cost an allocation.
+        let all: Vec<&[u8]> = [first, second].into_iter().chain(lines).collect();
+        let separators: [&[u8]; 2] = if self.name == "cookie" { [b"; ", b";"] } else { [b", ", b","] };
+        separators.iter().any(|separator| self.passes(&all.join(*separator)))
     }
 
     fn passes(&self, value: &[u8]) -> bool {
@@ -167,6 +187,19 @@ fn elements(line: &[u8]) -> impl Iterator<Item = &[u8]> {
             }
         }
     })
+}
+
+/// Returns what stands between the commas of a field, those within quotes too: not everybody knows of quotes.
+fn parts(line: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let is_quoted = line.contains(&b'"');
+    let parts = is_quoted.then(|| line.split(|b| *b == b',').map(<[u8]>::trim_ascii));
+    parts.into_iter().flatten().filter(|part| !part.is_empty())
+}
+
+/// Returns an element without the quotes at its ends, which are no part of it for some.
+fn unquoted(element: &[u8]) -> &[u8] {
+    let start = element.strip_prefix(b"\"").unwrap_or(element);
+    start.strip_suffix(b"\"").unwrap_or(start)
 }
 
 /// Returns where the first element of a list ends: at a comma outside of quotes, or at the end.

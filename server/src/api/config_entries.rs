@@ -42,20 +42,7 @@ enum Kind {
 async fn write(call: Call) -> Result<Response, ApiError> {
     let entry: ConfigEntry = call.decode()?;
     let compare = call.compare()?;
-    let command = match entry {
-        ConfigEntry::Mesh(entry) => {
-            let entry = entry.into_entry().map_err(|error| call.body_error(&error))?;
-            Command::WriteMesh { entry, compare }
-        }
-        ConfigEntry::ServiceIntentions(entry) => {
-            let change = entry.into_change(&call.namespace()?, compare).map_err(|error| call.body_error(&error))?;
-            Command::Policy { change }
-        }
-        ConfigEntry::Traffic(entry) => {
-            let entry = entry.into_entry(&call.namespace()?).map_err(|error| call.body_error(&error))?;
-            Command::Config { change: ConfigChange::Write { entry: Box::new(entry), compare } }
-        }
-    };
+    let command = entry.into_command(&call.namespace()?, compare).map_err(|error| call.body_error(&error))?;
     call.change(command, compare).await
 }
 

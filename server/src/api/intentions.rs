@@ -4,10 +4,12 @@ use std::collections::BTreeMap;
 
 use ::catalog::{
     Caller, Command, Decision, Intention, IntentionKey, Namespace, PolicyChange, ServiceKey, ServicePattern,
-    SourcePattern, WatchKey, WriteMode, authorize, explain,
+    SourcePattern, WatchKey, WriteMode, authorize,
 };
 use axum::response::Response;
 use http::Method;
+use wire::api_types::Explanation;
+use wire::asked_request::{AskedRequest, AskedRequestError};
 use wire::{consul, crypto};
 
 use super::auth::Right;
@@ -160,16 +162,20 @@ async fn check(call: Call) -> Result<Response, ApiError> {
     call.answer(&reading, &consul::CheckAnswer { allowed: verdict.decision == Decision::Allow })
 }
 
-/// Answers what is decided and why, with every intention that was weighed.
+/// Answers what is decided and why, with every intention that was weighed: of a connection, or of the request that the other
+/// parameters describe.
 async fn explanation(call: Call) -> Result<Response, ApiError> {
     let (source, destination) = call.pair()?;
-    let reading = call.read(WatchKey::policy_of(&destination)).await?;
+    let mut keys = WatchKey::policy_of(&destination);
+    keys.push(WatchKey::Config);
+    let reading = call.read(keys).await?;
     if !reading.authority.intentions_of_read(&destination) {
         return Err(call.denied(format_args!("`intentions = \"read\"` on {destination}")));
     }
-    let policy = reading.catalog.policy_for(&destination);
-    let explanation = explain(&policy, &Caller::Service(source.clone()), &destination, crypto::now());
-    call.answer(&reading, &wire::api_types::Explanation::new(&source, &destination, &explanation))
+    let unfit = |error: AskedRequestError| ApiError::Query { reason: error.to_string() };
+    let request = AskedRequest::from_parameters(call.query.pairs()).map_err(unfit)?;
+    let explanation = Explanation::of(&reading.catalog, &source, &destination, request.as_ref(), crypto::now());
+    call.answer(&reading, &explanation.map_err(unfit)?)
 }
 
 impl Reading {

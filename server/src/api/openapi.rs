@@ -62,7 +62,11 @@ const QUERIES: [(&str, &str, &[&str]); 15] = [
     ("DELETE", "/v1/connect/intentions/exact", &["source", "destination", "cas"]),
     ("GET", "/v1/connect/intentions/match", &["by", "name"]),
     ("GET", "/v1/connect/intentions/check", &["source", "destination"]),
-    ("GET", "/v1/connect/intentions/explain", &["source", "destination"]),
+    (
+        "GET",
+        "/v1/connect/intentions/explain",
+        &["source", "destination", "method", "path", "host", "header", "jwt", "platform"],
+    ),
     ("PUT", "/v1/config", &["cas"]),
     ("DELETE", "/v1/config/{kind}/{name}", &["cas"]),
     ("GET", "/v1/agent/metrics", &["format"]),

@@ -10,7 +10,7 @@ use super::error::ApiError;
 const UNSUPPORTED: [&str; 5] = ["partition", "peer", "sg", "merge-central-config", "max_stale"];
 
 /// Parameters that may stand more than once.
-const REPEATABLE: [&str; 3] = ["tag", "name", "node-meta"];
+const REPEATABLE: [&str; 5] = ["tag", "name", "node-meta", "header", "jwt"];
 
 /// The decoded pairs of a query string, in the order in which they were sent.
 #[derive(Clone, Debug, Default)]
@@ -65,6 +65,11 @@ impl Query {
     /// Returns the parameter's value where it was sent and is not empty.
     pub(crate) fn get(&self, name: &'static str) -> Option<&str> {
         self.all(name).find(|value| !value.is_empty())
+    }
+
+    /// Returns all parameters, in the order in which they were sent.
+    pub(crate) fn pairs(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.pairs.iter().map(|(name, value)| (name.as_str(), value.as_str()))
     }
 
     /// Returns every value of a parameter that may be repeated.

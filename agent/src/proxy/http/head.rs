@@ -1,8 +1,8 @@
 //! The head of a message: what is refused in it, and what is taken off or put on before it goes on.
 
-use catalog::http::{NotNormal, check_trailers};
+use catalog::http::{CALLER_FIELDS, CONNECTION_FIELDS, NotNormal, OWN_FIELD_PREFIX, check_trailers};
 use http::header::{
-    CONNECTION, CONTENT_LENGTH, FORWARDED, HOST, HeaderMap, HeaderName, HeaderValue, TE, TRANSFER_ENCODING, UPGRADE,
+    CONNECTION, CONTENT_LENGTH, HOST, HeaderMap, HeaderName, HeaderValue, TE, TRANSFER_ENCODING, UPGRADE,
 };
 use http::request::Parts;
 use http::uri::{Authority, PathAndQuery, Scheme};
@@ -26,13 +26,6 @@ pub(crate) const REFUSED: HeaderName = HeaderName::from_static("x-weft-refused")
 pub(crate) const PORT: HeaderName = HeaderName::from_static("x-weft-port");
 /// Tells the other agent which HTTP the application that calls spoke, where it was not HTTP/2.
 pub(crate) const VERSION: HeaderName = HeaderName::from_static("x-weft-version");
-
-const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
-const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
-const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
-
-/// What starts the names of weft's own headers.
-const OWN_PREFIX: &str = "x-weft-";
 
 /// Says why a request is refused for its form.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -178,7 +171,7 @@ fn upgrade_of(head: &Parts) -> Option<HeaderValue> {
 /// Takes out what concerns one connection only (RFC 9110 section 7.6.1).
 fn strip_connection(headers: &mut HeaderMap) {
     let wants_trailers = tokens(headers, &TE).any(|token| token.eq_ignore_ascii_case("trailers"));
-    for name in [CONNECTION, KEEP_ALIVE, PROXY_CONNECTION, TRANSFER_ENCODING, UPGRADE, HTTP2_SETTINGS, TE] {
+    for name in CONNECTION_FIELDS {
         headers.remove(name);
     }
     if wants_trailers {
@@ -188,7 +181,7 @@ fn strip_connection(headers: &mut HeaderMap) {
 
 /// Takes out the headers that only weft sets, and what others say of the caller.
 fn strip_own(headers: &mut HeaderMap, origin: Origin) {
-    let is_own = |name: &HeaderName| name.as_str().starts_with(OWN_PREFIX);
+    let is_own = |name: &HeaderName| name.as_str().starts_with(OWN_FIELD_PREFIX);
     if headers.keys().any(is_own) {
         let own: Vec<HeaderName> = headers.keys().filter(|name| is_own(name)).cloned().collect();
         for name in own {
@@ -196,7 +189,7 @@ fn strip_own(headers: &mut HeaderMap, origin: Origin) {
         }
     }
     if origin == Origin::Mesh {
-        for name in [CLIENT_CERT, FORWARDED_FOR, FORWARDED] {
+        for name in CALLER_FIELDS {
             headers.remove(name);
         }
     }

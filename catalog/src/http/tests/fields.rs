@@ -40,7 +40,16 @@ fn h1_trailers_frame_and_authorize_nothing() {
     let trailers =
         |fields: &[(&str, &str)]| check_trailers(fields.iter().map(|(name, value)| (*name, value.as_bytes())));
     assert_eq!(trailers(&[("grpc-status", "0"), ("grpc-message", "fine"), ("x-checksum", "7")]), Ok(()));
-    for name in ["Content-Length", "transfer-encoding", "host", "authorization", "x-forwarded-client-cert", "cookie"] {
+    for name in [
+        "Content-Length",
+        "transfer-encoding",
+        "host",
+        "authorization",
+        "x-forwarded-client-cert",
+        "cookie",
+        "X-Weft-Port",
+        "forwarded",
+    ] {
         assert_eq!(trailers(&[(name, "5")]), Err(NotNormal::Trailer), "{name}");
     }
     assert_eq!(trailers(&[("x\r\ny", "5")]), Err(NotNormal::FieldName));

@@ -11,10 +11,13 @@ use proptest::{
 };
 use serde_json::{Map, Value, json};
 
-use super::super::{CompiledPolicy, NormalPath, Request, RequestRule, TokenState, Tokens};
+use super::super::{
+    CompiledPolicy, DefaultCause, Headers, NormalPath, PermissionOutcome, Request, RequestRule, RequestVerdict,
+    TokenState, Tokens,
+};
 use crate::{
-    Action, Caller, Effect, Guardrail, HeaderMatch, HeaderTest, HttpMatch, Intention, JwtProvider, JwtRequirement,
-    PathMatch, Permission, Platform, Policy, Timestamp, VerifyClaim,
+    Action, Caller, CandidateOutcome, Effect, Guardrail, HeaderMatch, HeaderTest, HttpMatch, Intention, JwtProvider,
+    JwtRequirement, PathMatch, Permission, Platform, Policy, Timestamp, VerifyClaim,
 };
 
 const NAMES: [&str; 4] = ["a/x", "a/y", "b/x", "b/y"];
@@ -23,7 +26,8 @@ const SOURCES: [&str; 8] =
 const DESTINATIONS: [&str; 4] = ["a/x", "a/*", "*/*", "b/x"];
 const PATHS: [&str; 6] = ["/", "/v1", "/v1/users", "/v2/admin", "/v1;q", "/caf%C3%A9"];
 const METHODS: [&str; 3] = ["GET", "POST", "DELETE"];
-const VALUES: [&str; 5] = ["prod", "dev", "prod, dev", "Prod", "pro"];
+/// What rules are about, and behind it what only requests have.
+const VALUES: [&str; 6] = ["prod", "dev", "prod, dev", "Prod", "pro", "\"x, prod\""];
 const PROVIDERS: [&str; 3] = ["okta", "google", "lost"];
 const PLATFORMS: [Platform; 3] = [Platform::Vm, Platform::Ecs, Platform::Kubernetes];
 
@@ -212,9 +216,17 @@ fn header_fits((kind, wanted, invert, ignore_case): (u8, usize, bool, bool), all
         3 => value.ends_with(&wanted),
         _ => value.contains(&wanted),
     };
-    let parts: Vec<&str> = lines.iter().flat_map(|line| line.split(", ")).collect();
+    // Quotes hold a list together for some, and for others they do not.
+    let quoted = lines.iter().map(String::as_str).filter(|line| line.contains('"'));
+    let parts: Vec<&str> = lines.iter().flat_map(|line| line.split(", ")).chain(quoted).collect();
     let whole: Vec<&str> = lines.iter().map(String::as_str).collect();
-    let any = parts.iter().chain(&whole).any(|value| test(value));
+    let joined = [whole.join(", "), whole.join(",")];
+    let joined = joined.iter().filter(|_| !whole.is_empty()).map(String::as_str);
+    let unquoted = parts.iter().map(|part| {
+        let part = part.strip_prefix('"').unwrap_or(part);
+        part.strip_suffix('"').unwrap_or(part)
+    });
+    let any = parts.iter().chain(&whole).copied().chain(unquoted).chain(joined).any(test);
     let chosen = if wanted.contains(',') { &whole } else { &parts };
     let every = !chosen.is_empty() && chosen.iter().all(|value| test(value));
     match (allow, invert) {
@@ -332,6 +344,9 @@ fn answer(compiled: &CompiledPolicy, case: &Case) -> Answer {
         now: Timestamp(if case.late { 100 } else { 99 }),
     };
     let verdict = compiled.authorize_request(&caller, &request);
+    if case.late {
+        is_explained(compiled, &caller, &request, verdict);
+    }
     let allowed = verdict.decision == Action::Allow;
     match verdict.rule {
         RequestRule::Guardrail { .. } if !allowed => Answer::Guardrail,
@@ -340,6 +355,30 @@ fn answer(compiled: &CompiledPolicy, case: &Case) -> Answer {
         RequestRule::Default { .. } => Answer::ByDefault(allowed),
         RequestRule::Undecidable { .. } if !allowed => Answer::Unknown,
         other => panic!("{other}"),
+    }
+}
+
+/// Checks that an explanation says what was decided, and that at most one intention did.
+fn is_explained<H: Headers + ?Sized, T: Tokens>(
+    compiled: &CompiledPolicy,
+    caller: &Caller,
+    request: &Request<'_, H, T>,
+    verdict: RequestVerdict<'_>,
+) {
+    let explanation = compiled.explain_request(caller, request);
+    assert_eq!(explanation.verdict, verdict);
+    let decided: Vec<_> =
+        explanation.intentions.iter().filter(|one| one.outcome == CandidateOutcome::Decided).collect();
+    match (decided.as_slice(), verdict.rule) {
+        ([], RequestRule::Guardrail { .. } | RequestRule::Default { cause: DefaultCause::NoIntention, .. }) => {}
+        ([one], rule) => {
+            assert_eq!(one.says, Some((verdict.decision, rule)));
+            let chosen = |outcome: &&PermissionOutcome<'_>| {
+                !matches!(outcome, PermissionOutcome::Missed(_) | PermissionOutcome::NotReached)
+            };
+            assert!(one.permissions.iter().filter(chosen).count() <= 1, "{:?}", one.permissions);
+        }
+        other => panic!("{other:?}"),
     }
 }
 
@@ -384,7 +423,7 @@ fn any_rules() -> impl Strategy<Value = Rules> {
 
 fn any_case() -> impl Strategy<Value = Case> {
     let path = prop_oneof![12 => 0usize..4, 1 => 4usize..6];
-    let request = (0usize..5, path, 0usize..3, proptest::collection::vec(0usize..5, 0..3));
+    let request = (0usize..5, path, 0usize..3, proptest::collection::vec(0usize..6, 0..3));
     let tokens = proptest::collection::btree_map(0usize..2, proptest::bool::weighted(0.8), 0..3);
     (request, tokens, proptest::option::weighted(0.8, 0usize..3), proptest::bool::weighted(0.2)).prop_map(
         |((caller, path, method, headers), tokens, platform, late)| Case {

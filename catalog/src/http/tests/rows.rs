@@ -314,6 +314,24 @@ fn h6_a_deny_on_a_header_needs_one_value_that_matches() {
 }
 
 #[test]
+fn h6_a_deny_takes_a_header_however_an_application_may_join_or_split_it() {
+    let deny = |rule: &str| Rules::new(&[]).with("web", vec![header(Deny, rule), prefix(Allow, "/")]);
+    let joined = deny("x-tags exact a, b");
+    joined.denies(get("/").header("x-tags", "a").header("x-tags", "b"), "permissions[0]");
+    joined.allows(get("/").header("x-tags", "b").header("x-tags", "a"), "permissions[1]");
+    deny("x-tags exact a,b").denies(get("/").header("x-tags", "a").header("x-tags", "b"), "permissions[0]");
+    deny("cookie contains a=1; b=2").denies(get("/").header("cookie", "a=1").header("cookie", "b=2"), "permissions[0]");
+    let admin = deny("x-role exact admin");
+    for hidden in ["\"x, admin", "\"x,admin,y\"", "x, \"admin, y", "\"\\\", admin"] {
+        admin.denies(get("/").header("x-role", hidden), "permissions[0]");
+    }
+    let allow = |rule: &str| Rules::new(&[]).with("web", vec![header(Allow, rule)]);
+    allow("!x-role exact admin").denies(get("/").header("x-role", "\"x, admin"), "no permission");
+    allow("!x-tags exact a, b").denies(get("/").header("x-tags", "a").header("x-tags", "b"), "no permission");
+    allow("x-role prefix \"user").denies(get("/").header("x-role", "\"user, admin\""), "no permission");
+}
+
+#[test]
 fn h6_an_absent_header_fails_a_test_and_so_passes_its_inversion() {
     let deny = Rules::new(&[]).with("web", vec![header(Deny, "!x-env exact prod"), prefix(Allow, "/")]);
     deny.denies(get("/"), "permissions[0]");
@@ -502,4 +520,47 @@ fn permissions_end_with_their_intention() {
     });
     rules.allows(Asked { now: Timestamp(99), ..get("/") }, "permissions[0]");
     rules.denies(Asked { now: Timestamp(100), ..get("/") }, "default/* => default/api");
+}
+
+#[test]
+fn every_permission_is_told_why_it_did_not_decide() {
+    let http = HttpMatch { methods: vec!["POST".to_owned()], ..HttpMatch::default() };
+    let rules = Rules::new(&["deny * api", "allow db api"]).with(
+        "web",
+        vec![
+            on(Allow, http),
+            header(Allow, "x-env exact prod"),
+            Permission { source_platforms: vec![Platform::Ecs], ..on(Deny, HttpMatch::default()) },
+            prefix(Deny, "/v2"),
+            prefix(Allow, "/v1"),
+            prefix(Deny, "/"),
+        ],
+    );
+    let compiled = CompiledPolicy::new(rules.policy, "api".parse().unwrap());
+    let path = NormalPath::of("/v1/users").unwrap();
+    let request = Request {
+        method: "GET",
+        authority: None,
+        path: &path,
+        query: None,
+        headers: &super::super::NoHeaders,
+        tokens: &super::super::NoTokens,
+        source_platform: Some(Platform::Vm),
+        now: Timestamp(0),
+    };
+    let explanation = compiled.explain_request(&Caller::Service("web".parse().unwrap()), &request);
+    let want = [
+        "the method is another",
+        "header `x-env` is not as it says",
+        "the caller runs on something else",
+        "the path is another",
+        "decided",
+        "one before it was chosen",
+    ];
+    let web = explanation.intentions.iter().find(|one| !one.permissions.is_empty()).unwrap();
+    let web: Vec<String> = web.permissions.iter().map(ToString::to_string).collect();
+    assert_eq!(web, want);
+    let runner_up = explanation.runner_up().unwrap();
+    assert_eq!(runner_up.intention.key().to_string(), "default/* => default/api");
+    assert_eq!(runner_up.says.map(|(action, _)| action), Some(Deny));
 }
