@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use http::StatusCode;
+use http::uri::Authority;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio_rustls::server::TlsStream;
@@ -132,6 +133,8 @@ async fn carry(room: Arc<Room>, connection: Arc<Connection>, carrier: Carrier) {
     let admitted = tokio::select! {
         biased;
         closing = place.closing() => Err(NotAdmitted::Closed(closing)),
+        // Entered too late to be walked, it is seen here that its bytes must be read.
+        () = std::future::ready(()), if speaks_http(&room, &connection) => Err(NotAdmitted::Closed(Closing::Changed)),
         admitted = admit(&room, &connection, &carrier) => admitted.map_err(NotAdmitted::Refused),
     };
     let Admitted { admission, application, address, permit: _permit } = match admitted {
@@ -175,8 +178,8 @@ async fn carry(room: Arc<Room>, connection: Arc<Connection>, carrier: Carrier) {
 /// Opens a CONNECT stream whose bytes are requests to an application; each of them is decided for itself.
 async fn carry_requests(room: Arc<Room>, connection: Arc<Connection>, carrier: Carrier) {
     match may_carry_requests(&room, &connection, &carrier) {
-        Ok(address) => match carrier.grant() {
-            Ok(Some(stream)) => serve_connect(Caller { room, connection, target: Some(address) }, stream).await,
+        Ok(target) => match carrier.grant() {
+            Ok(Some(stream)) => serve_connect(Caller { room, connection, target }, stream).await,
             Ok(None) => {}
             Err(error) => tracing::debug!(%error, "stream lost before it was opened"),
         },
@@ -188,12 +191,12 @@ async fn carry_requests(room: Arc<Room>, connection: Arc<Connection>, carrier: C
     }
 }
 
-fn may_carry_requests(room: &Room, connection: &Connection, carrier: &Carrier) -> Result<SocketAddr, Refusal> {
+fn may_carry_requests(room: &Room, connection: &Connection, carrier: &Carrier) -> Result<Option<Authority>, Refusal> {
     let destination = &connection.destination;
     let current = room.current.load_full().ok_or_else(|| Refusal::Undecidable { destination: destination.clone() })?;
-    let address = carrier.target(&current.snapshot, destination, room.turn())?;
+    carrier.target(&current.snapshot, destination, room.turn())?;
     may_ask(&current.snapshot, &connection.peer, destination, connection.own.not_after(), room.now())?;
-    Ok(address)
+    Ok(carrier.authority())
 }
 
 /// Decides one stream and dials its application: the path that all carriers take.
@@ -242,7 +245,7 @@ impl NotAdmitted {
         match self {
             Self::Refused(refusal) => refusal.status(),
             Self::Closed(Closing::Refused(_)) => StatusCode::UNAUTHORIZED,
-            Self::Closed(Closing::Cut) => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Closed(Closing::Cut | Closing::Changed) => StatusCode::SERVICE_UNAVAILABLE,
         }
     }
 }

@@ -22,6 +22,8 @@ use crate::metrics::Direction;
 pub(crate) enum Closing {
     /// The rules or the revocations of a newer snapshot refuse it; the label of the refusal.
     Refused(&'static str),
+    /// It is carried as bytes, and its destination is one of HTTP now: each of its requests would have to be decided.
+    Changed,
     /// The agent is stopping and its deadline has passed.
     Cut,
 }
@@ -31,6 +33,7 @@ impl Closing {
     pub(crate) fn label(self) -> &'static str {
         match self {
             Self::Refused(label) => label,
+            Self::Changed => "protocol_changed",
             Self::Cut => "cut",
         }
     }
@@ -71,6 +74,8 @@ struct Entry {
     inbound: Option<Inbound>,
     /// Whom an outbound connection reached, once it has.
     reached: Option<(Arc<Called>, KeyExchange)>,
+    /// What it is carried to as bytes, where nothing is read in it.
+    bytes_to: Option<ServiceKey>,
     close: oneshot::Sender<Closing>,
 }
 
@@ -91,36 +96,56 @@ pub(crate) struct Place {
 }
 
 impl OpenStreams {
-    /// Enters an inbound stream.
+    /// Enters an inbound stream that is carried as bytes.
     ///
     /// To be called before the stream is decided: whoever publishes a snapshot first swaps it and then walks the open
     /// streams, so a stream that is entered too late to be walked is decided by the new snapshot.
     pub(crate) fn enter_inbound(self: &Arc<Self>, connection: Arc<Connection>) -> Place {
-        self.enter(Some(Inbound { connection, request: None }))
+        let bytes_to = Some(connection.destination.clone());
+        self.enter(Some(Inbound { connection, request: None }), bytes_to)
     }
 
     /// Enters a request, with what it says where the rules may look at that.
     ///
     /// To be called after the request is decided, by a snapshot that is seen to be in force still when this has returned.
     pub(crate) fn enter_request(self: &Arc<Self>, connection: Arc<Connection>, request: Option<Arc<Facts>>) -> Place {
-        self.enter(Some(Inbound { connection, request }))
+        self.enter(Some(Inbound { connection, request }), None)
     }
 
-    /// Enters an outbound connection.
-    pub(crate) fn enter_outbound(self: &Arc<Self>) -> Place {
-        self.enter(None)
+    /// Enters an outbound connection that is carried as bytes to a service, or a request.
+    pub(crate) fn enter_outbound(self: &Arc<Self>, bytes_to: Option<ServiceKey>) -> Place {
+        self.enter(None, bytes_to)
     }
 
-    fn enter(self: &Arc<Self>, inbound: Option<Inbound>) -> Place {
+    fn enter(self: &Arc<Self>, inbound: Option<Inbound>, bytes_to: Option<ServiceKey>) -> Place {
         let (close, closing) = oneshot::channel();
         let id = self.next.fetch_add(1, Ordering::Relaxed);
         self.counter(inbound.is_some()).fetch_add(1, Ordering::Relaxed);
-        self.shard(id).insert(id, Entry { inbound, reached: None, close });
+        self.shard(id).insert(id, Entry { inbound, reached: None, bytes_to, close });
         Place { streams: Arc::clone(self), id, closing }
     }
 
-    /// Decides every open inbound stream again, closes those that are refused now and returns how many that were.
+    /// Decides every open inbound stream again, closes those that are refused now and returns how many that were. Streams of
+    /// either direction whose bytes would have to be read from now on are closed too.
     pub(crate) fn decide_again(&self, current: &Current, now: Timestamp) -> usize {
+        let unread = self.close_unread(current);
+        unread + self.close_refused(current, now)
+    }
+
+    fn close_unread(&self, current: &Current) -> usize {
+        let must_be_read = |entry: &Entry| {
+            entry.bytes_to.as_ref().is_some_and(|destination| current.snapshot.protocol(destination).is_http())
+        };
+        let mut closed = 0;
+        for shard in &self.shards {
+            let unread: Vec<u64> =
+                lock(shard).iter().filter(|(_, entry)| must_be_read(entry)).map(|(id, _)| *id).collect();
+            closed += unread.into_iter().filter(|id| self.close(*id, Closing::Changed)).count();
+        }
+        closed
+    }
+
+    fn close_refused(&self, current: &Current, now: Timestamp) -> usize {
         // Streams of one connection share its answer, requests that the rules look at have each their own. No lock is held
         // while it is decided.
         let mut decided: HashMap<*const Connection, (Arc<Connection>, Option<&'static str>)> = HashMap::new();

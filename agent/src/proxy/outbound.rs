@@ -68,7 +68,12 @@ async fn serve(room: Arc<Room>, listener: SocketAddr, accepted: Accepted) {
     if call.current.snapshot.protocol(&call.called.upstream.destination).is_http() {
         return http::outbound::serve(room, listener, from, caller).await;
     }
-    let mut place = room.streams.enter_outbound();
+    let destination = &call.called.upstream.destination;
+    let mut place = room.streams.enter_outbound(Some(destination.clone()));
+    // Entered too late to be walked, it is seen here that its bytes must be read.
+    if room.current.load().as_ref().is_some_and(|current| current.snapshot.protocol(destination).is_http()) {
+        return refuse(&room, caller, listener, from, &NotOpened::Closed(Closing::Changed));
+    }
     let opened = tokio::select! {
         closing = place.closing() => Err(NotOpened::Closed(closing)),
         opened = open(&room, &call, Wanted::Stream) => opened.map_err(NotOpened::Failed),

@@ -8,6 +8,7 @@ use h2::server::SendResponse;
 use h2::{Reason, RecvStream};
 use http::header::{HeaderMap, HeaderValue};
 use http::request::Parts;
+use http::uri::Authority;
 use http::{Request, Response, StatusCode, Version};
 use hyper::body::{Body, Incoming};
 use hyper::upgrade::OnUpgrade;
@@ -18,9 +19,9 @@ use super::application::{self, Held, SendError, connect_http1};
 use super::body::Received;
 use super::carried::{Exchange, Question, Reply, Tally, Way};
 use super::decide::{Facts, decide_request, reason};
-use super::head::{self, BadRequest, CLIENT_CERT, FORWARDED_FOR, Origin, Taken};
+use super::head::{self, BadRequest, CLIENT_CERT, FORWARDED_FOR, Origin};
 use super::normal::{Lines, Normal};
-use super::refusal::{NotCarried, answer as refuse, is_grpc};
+use super::refusal::{Manner, NotCarried};
 use super::send::send_body;
 use super::server::Reader;
 use super::story::Story;
@@ -29,7 +30,7 @@ use super::upgrade::{self, Granted};
 use crate::metrics::{Direction, PairCounters};
 use crate::proxy::copy::TunnelStream;
 use crate::proxy::current::Current;
-use crate::proxy::decide::{are_in_time, target_of_request};
+use crate::proxy::decide::{are_in_time, target_of_authority, target_of_request};
 use crate::proxy::handshake::Connection;
 use crate::proxy::inbound::{Standing, note_audited, standing};
 use crate::proxy::open_streams::Place;
@@ -44,8 +45,9 @@ pub(crate) struct Caller {
     pub(crate) room: Arc<Room>,
     /// Who calls whom.
     pub(crate) connection: Arc<Connection>,
-    /// The application that the carrier was opened to; each request says for itself where there is none.
-    pub(crate) target: Option<SocketAddr>,
+    /// What the carrier was opened to; each request says for itself where there is none. Where that is, is looked up for
+    /// each request: it may have moved.
+    pub(crate) target: Option<Authority>,
 }
 
 /// Is what is told to applications of a caller, written once.
@@ -150,7 +152,7 @@ async fn answer_hyper(caller: Caller, mut request: Request<Incoming>) -> Respons
 
 /// Answers one request: the path that all of them take.
 pub(crate) async fn answer(caller: Caller, request: Request<Received>, upgrade: Option<OnUpgrade>) -> Response<Reply> {
-    let is_grpc = is_grpc(request.headers());
+    let manner = Manner::of(&request);
     let mut story = Some(Story::new(Direction::Inbound, caller.counters()));
     match carry(&caller, request, upgrade, &mut story).await {
         Ok(response) => response,
@@ -160,12 +162,18 @@ pub(crate) async fn answer(caller: Caller, request: Request<Received>, upgrade: 
                 story.answered(why.status());
                 story.tell(why.label(), 0, 0);
             }
-            refuse(why.status(), why.label(), is_grpc)
+            manner.refuse(&why)
         }
     }
 }
 
 impl Caller {
+    /// Reports whether what is called is spoken to in HTTP/2 alone.
+    fn is_http2_only(&self) -> bool {
+        let current = self.room.current.load();
+        current.as_ref().is_some_and(|current| current.snapshot.protocol(&self.connection.destination).is_http2_only())
+    }
+
     /// Returns what the caller's requests are counted with.
     fn counters(&self) -> Arc<PairCounters> {
         let Self { room, connection, .. } = self;
@@ -202,9 +210,14 @@ async fn carry(
     if let Some(story) = story {
         story.name(&head.headers);
     }
-    let (mut place, current) = admit(caller, &lines, &normal, &head.headers)?;
     introduce(&caller.connection, &mut head.headers);
-    let question = Asking { lines: &lines, normal: &normal, head, body, taken, upgrade };
+    let is_http2 = taken.version == Version::HTTP_2 || caller.is_http2_only();
+    let upgrade = upgrade.zip(taken.upgrade).filter(|_| !is_http2);
+    let protocol = upgrade.as_ref().map(|(_, protocol)| protocol);
+    finish(&mut head, &lines, &normal, Onward { is_http2, protocol, is_empty: body.is_end_stream() })?;
+    // From here on nothing is written into the head: it is judged as the application gets it.
+    let (mut place, current) = admit(caller, &lines, &normal, &head.headers)?;
+    let question = Asking { request: Request::from_parts(head, body), port: taken.port, upgrade };
     let tally = Tally::new(Arc::clone(room), Direction::Inbound);
     let forwarded = tokio::select! {
         biased;
@@ -254,13 +267,34 @@ fn admit(
 }
 
 /// Is a request that may pass, ready to be written for its application.
-struct Asking<'a> {
-    lines: &'a Lines,
-    normal: &'a Normal<'a>,
-    head: Parts,
-    body: Received,
-    taken: Taken,
-    upgrade: Option<OnUpgrade>,
+struct Asking {
+    request: Request<Received>,
+    port: Option<HeaderValue>,
+    upgrade: Option<(OnUpgrade, HeaderValue)>,
+}
+
+/// Says how a request goes on to its application.
+struct Onward<'a> {
+    is_http2: bool,
+    /// The protocol that the caller wants to change to.
+    protocol: Option<&'a HeaderValue>,
+    is_empty: bool,
+}
+
+/// Writes into the head of a request all that is still missing there.
+fn finish(head: &mut Parts, lines: &Lines, normal: &Normal<'_>, onward: Onward<'_>) -> Result<(), BadRequest> {
+    let target = lines.target(normal)?;
+    if onward.is_http2 {
+        let authority = lines.authority(normal)?.ok_or(NotNormal::Host)?;
+        head::target_http2(head, target, authority);
+        return Ok(());
+    }
+    head::target_http1(head, target, lines.host(normal)?);
+    head::frame_http1(&mut head.headers, onward.is_empty);
+    if let Some(protocol) = onward.protocol {
+        upgrade::mark(&mut head.headers, protocol.clone());
+    }
+    Ok(())
 }
 
 fn exchange(room: &Room, place: Place, tally: Arc<Tally>, way: Way, story: Story) -> Box<Exchange> {
@@ -279,35 +313,25 @@ struct Forwarded {
 async fn forward(
     caller: &Caller,
     snapshot: &Snapshot,
-    asking: Asking<'_>,
+    asking: Asking,
     tally: &Arc<Tally>,
 ) -> Result<Forwarded, NotCarried> {
     let Caller { room, connection, target } = caller;
-    let Asking { lines, normal, mut head, body, taken, upgrade } = asking;
+    let Asking { request, port, upgrade } = asking;
     let address = match target {
-        Some(address) => *address,
+        Some(authority) => target_of_authority(snapshot, &connection.destination, authority, room.turn())?,
         None => {
-            let port = taken.port.as_ref().and_then(|port| port.to_str().ok());
+            let port = port.as_ref().and_then(|port| port.to_str().ok());
             target_of_request(snapshot, &connection.destination, port, room.turn())?
         }
     };
     let limit = room.limits.streams_max;
     let permit = Arc::clone(&room.stream_permits).try_acquire_owned().map_err(|_| Refusal::Overloaded { limit })?;
-    let question = Question::new(body, Arc::clone(tally));
-    let target = lines.target(normal).map_err(BadRequest::from)?;
-    let is_http2_only = snapshot.protocol(&connection.destination).is_http2_only();
-    if is_http2_only || taken.version == Version::HTTP_2 {
-        let authority = lines.authority(normal).map_err(BadRequest::from)?.ok_or(BadRequest::from(NotNormal::Host))?;
-        head::target_http2(&mut head, target, authority);
-    } else {
-        head::target_http1(&mut head, target, lines.host(normal).map_err(BadRequest::from)?);
-        if let Some((caller, protocol)) = upgrade.zip(taken.upgrade) {
-            let request = Request::from_parts(head, question);
-            return ask_to_change(room, address, request, permit, caller, protocol).await;
-        }
-        head::frame_http1(&mut head.headers, question.is_end_stream());
+    let request = request.map(|body| Question::new(body, Arc::clone(tally)));
+    if let Some((caller, protocol)) = upgrade {
+        return ask_to_change(room, address, request, permit, caller, protocol).await;
     }
-    let (answer, held) = application::send(room, address, Request::from_parts(head, question)).await?;
+    let (answer, held) = application::send(room, address, request).await?;
     Ok(Forwarded { answer, held, permit, granted: None })
 }
 
@@ -315,12 +339,11 @@ async fn forward(
 async fn ask_to_change(
     room: &Room,
     address: SocketAddr,
-    mut request: Request<Question>,
+    request: Request<Question>,
     permit: OwnedSemaphorePermit,
     caller: OnUpgrade,
     protocol: HeaderValue,
 ) -> Result<Forwarded, NotCarried> {
-    upgrade::mark(request.headers_mut(), protocol.clone());
     let mut sender = connect_http1(room, address).await?;
     let sent = sender.send_request(request).await;
     let mut answer = sent.map_err(|source| application::ApplicationError::Http1 { address, source })?;

@@ -18,7 +18,7 @@ use super::body::Received;
 use super::carried::{Exchange, Question, Reply, Tally, Way};
 use super::head::{self, BadRequest, Origin, PORT, REFUSED, VERSION};
 use super::normal::Lines;
-use super::refusal::{NotCarried, answer as refuse, is_grpc};
+use super::refusal::{Manner, NotCarried};
 use super::send::{self, Pump};
 use super::server::Reader;
 use super::story::Story;
@@ -50,7 +50,7 @@ async fn answer(
     from: SocketAddr,
     mut request: Request<Incoming>,
 ) -> Response<Reply> {
-    let is_grpc = is_grpc(request.headers());
+    let manner = Manner::of(&request);
     let upgrade = request.headers().contains_key(http::header::UPGRADE).then(|| hyper::upgrade::on(&mut request));
     let carried = match identify(&room, listener) {
         Ok(call) => {
@@ -70,7 +70,7 @@ async fn answer(
             direction = "outbound", src.addr = %from, dst.addr = %listener, reason = why.label(),
             error = %wire::one_line(&why), "request refused"
         );
-        refuse(why.status(), why.label(), is_grpc)
+        manner.refuse(&why)
     })
 }
 
@@ -83,7 +83,7 @@ async fn carry(
     upgrade: Option<OnUpgrade>,
     story: &mut Option<Story>,
 ) -> Result<Response<Reply>, NotCarried> {
-    let mut place = room.streams.enter_outbound();
+    let mut place = room.streams.enter_outbound(None);
     let tally = Tally::new(Arc::clone(room), Direction::Outbound);
     let (mut head, body) = request.into_parts();
     let lines = Lines::of(&head)?;

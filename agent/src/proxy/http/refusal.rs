@@ -1,8 +1,8 @@
 //! Why a request was not carried, and how its caller is told.
 
 use bytes::Bytes;
-use http::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
-use http::{Response, StatusCode};
+use http::header::{CONNECTION, CONTENT_TYPE, HeaderMap, HeaderValue};
+use http::{Method, Request, Response, StatusCode, Version};
 
 use super::application::ApplicationError;
 use super::carried::Reply;
@@ -66,13 +66,13 @@ impl NotCarried {
             Self::Refused(refusal) => refusal.answer(),
             Self::Closed(Closing::Refused(_)) | Self::Call(CallError::Denied { .. }) => StatusCode::FORBIDDEN,
             Self::Application(_) | Self::Tunnel(_) => StatusCode::BAD_GATEWAY,
-            Self::Closed(Closing::Cut) | Self::Call(_) => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Closed(Closing::Cut | Closing::Changed) | Self::Call(_) => StatusCode::SERVICE_UNAVAILABLE,
         }
     }
 }
 
 /// Reports whether the caller of a request expects the answer of a gRPC server.
-pub(crate) fn is_grpc(headers: &HeaderMap) -> bool {
+fn is_grpc(headers: &HeaderMap) -> bool {
     let content_type = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
     content_type.and_then(|value| value.strip_prefix("application/grpc")).is_some_and(|rest| {
         // Not `application/grpc-web`, which is plain HTTP to its caller.
@@ -80,9 +80,39 @@ pub(crate) fn is_grpc(headers: &HeaderMap) -> bool {
     })
 }
 
-/// Makes the answer to a request that is not carried. A gRPC caller is told in its own words.
-pub(crate) fn answer(status: StatusCode, label: &'static str, is_grpc: bool) -> Response<Reply> {
-    let body = if is_grpc { None } else { Some(text(label)) };
+/// Says how the caller of a request is told that it is not carried.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Manner {
+    is_grpc: bool,
+    is_head: bool,
+    is_http1: bool,
+}
+
+impl Manner {
+    /// Reads it from a request.
+    pub(crate) fn of<B>(request: &Request<B>) -> Self {
+        Self {
+            is_grpc: is_grpc(request.headers()),
+            is_head: request.method() == Method::HEAD,
+            is_http1: request.version() <= Version::HTTP_11,
+        }
+    }
+
+    /// Makes the answer. Over HTTP/1 it is the last one after a request of a refused form: where such a request ends, its
+    /// sender may see otherwise.
+    pub(crate) fn refuse(self, why: &NotCarried) -> Response<Reply> {
+        let mut response = answer(why.status(), why.label(), self);
+        if self.is_http1 && matches!(why, NotCarried::Bad(_)) {
+            response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+        }
+        response
+    }
+}
+
+/// Makes the answer to a request that is not carried. A gRPC caller is told in its own words; to HEAD none has a body.
+fn answer(status: StatusCode, label: &'static str, manner: Manner) -> Response<Reply> {
+    let is_grpc = manner.is_grpc;
+    let body = if is_grpc || manner.is_head { None } else { Some(text(label)) };
     let mut response = Response::new(Reply::own(body));
     *response.status_mut() = if is_grpc { StatusCode::OK } else { status };
     let headers = response.headers_mut();
@@ -130,14 +160,15 @@ mod tests {
             let headers = HeaderMap::from_iter([(CONTENT_TYPE, HeaderValue::from_static(content_type))]);
             assert_eq!(is_grpc(&headers), expected, "{content_type}");
         }
-        let denied = answer(StatusCode::FORBIDDEN, "intention", true);
+        let manner = |is_grpc| Manner { is_grpc, is_head: false, is_http1: false };
+        let denied = answer(StatusCode::FORBIDDEN, "intention", manner(true));
         assert_eq!(
             (denied.status(), &denied.headers()["grpc-status"]),
             (StatusCode::OK, &HeaderValue::from_static("7"))
         );
-        let gone = answer(StatusCode::SERVICE_UNAVAILABLE, "unreachable", true);
+        let gone = answer(StatusCode::SERVICE_UNAVAILABLE, "unreachable", manner(true));
         assert_eq!(gone.headers()["grpc-status"], "14");
-        let plain = answer(StatusCode::FORBIDDEN, "intention", false);
+        let plain = answer(StatusCode::FORBIDDEN, "intention", manner(false));
         assert_eq!(
             (plain.status(), &plain.headers()["x-weft-refused"]),
             (StatusCode::FORBIDDEN, &HeaderValue::from_static("intention"))

@@ -54,6 +54,14 @@ impl Carrier {
         }
     }
 
+    /// Returns what a CONNECT asks for.
+    pub(super) fn authority(&self) -> Option<Authority> {
+        match self {
+            Self::Tunnel { authority, .. } => authority.clone(),
+            Self::Plain(_) => None,
+        }
+    }
+
     /// Tells the caller that the stream is refused.
     pub(super) fn refuse(self, status: StatusCode) {
         match self {

@@ -6,11 +6,12 @@ use catalog::CatalogIndex;
 use http::{Method, Response, StatusCode};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::carrying::connect;
 use super::{HttpPair, Speaker, asking, get, hear, over_http1, over_http2};
 use crate::proxy::tests::agents::{DEADLINE, eventually};
+use crate::proxy::tests::certificates::service_key;
 
 /// An exchange in which both sides have spoken and neither has finished.
 struct Open {
@@ -156,4 +157,35 @@ async fn h8_answers_that_nobody_reads_take_nothing_from_the_others() {
     saying.await.unwrap();
     assert_eq!(pair.web.metric("weft_proxy_handshakes_total{direction=\"outbound\"}"), 1);
     stalled.into_iter().for_each(|flooding| flooding.abort());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn l5_streams_of_bytes_end_when_their_service_becomes_one_of_requests() {
+    let mut pair = HttpPair::start_with(&["allow web api"], catalog::Protocol::Tcp).await;
+    let ask = b"GET / HTTP/1.1\r\nhost: api\r\n\r\n";
+    let mut through_tunnel = pair.web.connect().await;
+    let mut plain = pair.dial("web", None).await;
+    let mut first = [0; 12];
+    through_tunnel.write_all(ask).await.unwrap();
+    through_tunnel.read_exact(&mut first).await.unwrap();
+    plain.write_all(ask).await.unwrap();
+    plain.read_exact(&mut first).await.unwrap();
+    assert_eq!(&first, b"HTTP/1.1 200");
+    pair.api.snapshot.protocols.insert(service_key("api"), catalog::Protocol::Http);
+    pair.api.publish().await;
+    for stream in [&mut through_tunnel as &mut (dyn tokio::io::AsyncRead + Unpin), &mut plain] {
+        let mut rest = Vec::new();
+        let ended = tokio::time::timeout(DEADLINE, stream.read_to_end(&mut rest)).await.expect("closed in time");
+        assert!(ended.is_err(), "a reset, not an end of stream");
+    }
+    eventually("both are counted", || pair.api.closed("inbound", "protocol_changed") == 2).await;
+    // The caller's side ends its own, if it hears of the change first.
+    pair.api.snapshot.protocols.insert(service_key("api"), catalog::Protocol::Tcp);
+    pair.api.publish().await;
+    let mut stream = pair.web.connect().await;
+    stream.write_all(ask).await.unwrap();
+    stream.read_exact(&mut first).await.unwrap();
+    pair.web.snapshot.protocols.insert(service_key("api"), catalog::Protocol::Http);
+    pair.web.publish().await;
+    eventually("it is counted", || pair.web.closed("outbound", "protocol_changed") == 1).await;
 }

@@ -128,3 +128,26 @@ async fn h11_what_cannot_be_decided_is_refused_and_a_trial_lets_only_denials_thr
     let counted = pair.api.metric("weft_proxy_audited_total{rule=\"default\",cause=\"mesh\"}");
     assert_eq!(counted, 3);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn h5_rules_see_the_very_head_that_goes_on_and_what_weft_writes_into_it() {
+    let mut pair = HttpPair::start(&[]).await;
+    let not_changing = json!([
+        {"action": "deny", "http": {"headers": [{"name": "upgrade", "test": {"exact": "websocket"}}]}},
+        {"action": "allow", "http": {"path": {"prefix": "/"}}},
+    ]);
+    pair.permit(Action::Deny, not_changing).await;
+    let websocket = [("host", "api"), ("connection", "Upgrade"), ("upgrade", "websocket"), ("sec-websocket-key", "x")];
+    for requests in [&mut pair.http1().await, &mut over_http1(pair.dial("web", None).await).await] {
+        let heard = hear(requests.send_request(get("/chat", &websocket)).await.unwrap()).await;
+        assert_eq!(heard.status, StatusCode::FORBIDDEN);
+    }
+    assert_eq!(pair.application.accepted(), 0);
+    check(&pair, asks(Method::GET, "/", &[]), StatusCode::OK, None).await;
+
+    let from_here = json!([
+        {"action": "allow", "http": {"headers": [{"name": "x-forwarded-for", "test": {"exact": "127.0.0.1"}}]}},
+    ]);
+    pair.permit(Action::Deny, from_here).await;
+    check(&pair, asks(Method::GET, "/", &[("x-forwarded-for", "10.9.9.9")]), StatusCode::OK, None).await;
+}

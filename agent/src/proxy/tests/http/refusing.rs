@@ -105,3 +105,23 @@ async fn what_cannot_be_reached_is_said_to_be_unavailable() {
     );
     eventually("it is counted", || pair.web.refused("outbound", "choose", "no_endpoint") == 1).await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn h8_a_refused_head_has_no_body_and_leaves_the_tunnel_alone() {
+    let pair = HttpPair::start(&[]).await;
+    let head = |target: &str| {
+        let mut request = get(target, &[]);
+        *request.method_mut() = Method::HEAD;
+        request
+    };
+    let mut tunnel = over_http2(pair.dial("web", Some(b"h2")).await).await;
+    let mut local = pair.http2().await;
+    for requests in [&mut tunnel, &mut local] {
+        for _ in 0..3 {
+            let response = requests.send_request(head("http://api/")).await.unwrap();
+            assert!(http_body_util::BodyExt::collect(response.into_body()).await.unwrap().to_bytes().is_empty());
+        }
+        let heard = hear(requests.send_request(get("http://api/", &[])).await.unwrap()).await;
+        assert_eq!((heard.status, heard.body.is_empty()), (StatusCode::FORBIDDEN, false));
+    }
+}
