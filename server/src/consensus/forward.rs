@@ -5,14 +5,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use bytes::Bytes;
-use catalog::{CatalogIndex, Outcome, ServerMember};
+use catalog::{CatalogIndex, Command, Envelope, LoginChange, Outcome, ServerMember, Timestamp};
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio_rustls::client::TlsStream;
 use tracing::debug;
-use wire::one_line;
+use wire::{crypto, one_line};
 
 use super::budget::{ByteBudget, HeldBytes};
 use super::inbox::Unanswered;
@@ -217,6 +217,19 @@ async fn read_answers<R: AsyncRead + Unpin>(reader: &mut R, waiting: &Waiting) -
     }
 }
 
+/// Puts the leader's own time on a follower's write: one server whose clock is wrong must not move everybody's.
+///
+/// An admission that was given while there was no leader keeps the time at which its credential was good, unless that lies
+/// ahead. What is no write is left to the Raft thread to refuse.
+fn stamped(data: Vec<u8>, now: Timestamp) -> Vec<u8> {
+    let Ok(mut envelope) = Envelope::decode(&data) else { return data };
+    envelope.proposed_at = match envelope.command {
+        Command::Login { change: LoginChange::Admit { .. } } => envelope.proposed_at.min(now),
+        _ => now,
+    };
+    envelope.encode()
+}
+
 /// Proposes what a follower forwards, and answers in the order in which the outcomes are known.
 pub(crate) async fn serve<R, W>(consensus: &Consensus, mut reader: R, mut writer: W) -> Result<(), FrameError>
 where
@@ -233,7 +246,7 @@ where
                     let Ok(permit) = Arc::clone(&room).acquire_owned().await else { return Ok(()) };
                     let (inbox, answers) = (consensus.shared.inbox.clone(), answers.clone());
                     tokio::spawn(async move {
-                        let result = inbox.propose(data.into()).await.into();
+                        let result = inbox.propose(stamped(data.into(), crypto::now())).await.into();
                         // The follower is gone if nobody takes the answer; it knows that it does not know.
                         let _ = answers.send(ForwardAnswer { id, result }).await;
                         drop(permit);
@@ -256,5 +269,60 @@ where
     tokio::select! {
         ended = reading => ended,
         ended = writing => ended,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use catalog::{Actor, Admission, Platform, SecretHash};
+
+    use super::*;
+
+    fn write(proposed_at: u64, command: Command) -> Vec<u8> {
+        let envelope = Envelope {
+            version: command.reads_from(),
+            request_id: "r-1".parse().unwrap(),
+            actor: Actor::Server("s2".parse().unwrap()),
+            source_address: None,
+            proposed_at: Timestamp(proposed_at),
+            command,
+        };
+        envelope.encode()
+    }
+
+    fn admission() -> Command {
+        let admission = Admission {
+            method: "cluster".parse().unwrap(),
+            subject: "pod".to_owned(),
+            judged_at: CatalogIndex(1),
+            services: Vec::new(),
+            gateway: None,
+            nodes: Vec::new(),
+            bearer: SecretHash(String::new()),
+            bearer_ends: Timestamp(9_000),
+            key: catalog::KeyFingerprint(String::new()),
+            node: "n1".parse().unwrap(),
+            platform: Platform::Vm,
+        };
+        Command::Login { change: LoginChange::Admit { admission: Box::new(admission) } }
+    }
+
+    #[track_caller]
+    fn check(data: Vec<u8>, want: u64) {
+        let before = Envelope::decode(&data).unwrap();
+        let after = Envelope::decode(&stamped(data, Timestamp(5_000))).unwrap();
+        assert_eq!(after.proposed_at, Timestamp(want));
+        assert_eq!(Envelope { proposed_at: before.proposed_at, ..after }, before);
+    }
+
+    #[test]
+    fn r6_a_followers_write_bears_the_leaders_time() {
+        let deletion = || Command::DeleteMesh { compare: None };
+        check(write(1_000, deletion()), 5_000);
+        check(write(900_000, deletion()), 5_000);
+        // A credential that was good while there was no leader does not end by the wait for one.
+        check(write(1_000, admission()), 1_000);
+        check(write(900_000, admission()), 5_000);
+        assert_eq!(stamped(b"no write".to_vec(), Timestamp(5_000)), b"no write");
     }
 }
