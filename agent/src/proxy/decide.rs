@@ -77,7 +77,7 @@ pub(crate) fn still_allows(
         Decision::Allow => Ok(Admission { reason: verdict.reason, audit: None }),
         Decision::Deny if verdict.audit.is_some() => Ok(Admission { reason: verdict.reason, audit: verdict.audit }),
         Decision::Deny => Err(Refusal::Denied { reason: verdict.reason }),
-        // Nothing here reads requests yet, and what cannot be decided is denied, audited or not.
+        // Nobody reads requests in a stream of bytes, and what cannot be decided is denied, audited or not.
         Decision::PerRequest => Err(Refusal::Undecidable { destination: destination.clone() }),
     }
 }

@@ -16,6 +16,8 @@ pub struct Limits {
     pub streams_max: usize,
     /// The time for a TLS handshake, from accept to the end.
     pub handshake_timeout: Duration,
+    /// The time for the first request on a connection of an HTTP service, and between two of them.
+    pub request_timeout: Duration,
     /// The time for a connection to an application, and for a tunnel to another agent.
     pub connect_timeout: Duration,
     /// The time for an answer to a CONNECT; longer than another agent gives its application to take a connection.
@@ -38,6 +40,7 @@ impl Default for Limits {
             connections_max: share.min(50_000),
             streams_max: share.min(50_000),
             handshake_timeout: Duration::from_secs(5),
+            request_timeout: Duration::from_secs(60),
             connect_timeout: Duration::from_secs(5),
             answer_timeout: Duration::from_secs(8),
             attempts_max: 3,

@@ -77,6 +77,8 @@ struct Entry {
     /// What it is carried to as bytes, where nothing is read in it.
     bytes_to: Option<ServiceKey>,
     close: oneshot::Sender<Closing>,
+    /// Tells the body of a request the same, where there is one.
+    close_question: Option<oneshot::Sender<Closing>>,
 }
 
 /// Is who opened an inbound stream, and what it is.
@@ -121,7 +123,7 @@ impl OpenStreams {
         let (close, closing) = oneshot::channel();
         let id = self.next.fetch_add(1, Ordering::Relaxed);
         self.counter(inbound.is_some()).fetch_add(1, Ordering::Relaxed);
-        self.shard(id).insert(id, Entry { inbound, reached: None, bytes_to, close });
+        self.shard(id).insert(id, Entry { inbound, reached: None, bytes_to, close, close_question: None });
         Place { streams: Arc::clone(self), id, closing }
     }
 
@@ -214,7 +216,12 @@ impl OpenStreams {
     }
 
     fn close(&self, id: u64, why: Closing) -> bool {
-        self.leave(id).is_some_and(|entry| entry.close.send(why).is_ok())
+        let Some(Entry { close, close_question, .. }) = self.leave(id) else { return false };
+        if let Some(question) = close_question {
+            // An error only says that it has been sent.
+            let _ = question.send(why);
+        }
+        close.send(why).is_ok()
     }
 
     fn leave(&self, id: u64) -> Option<Entry> {
@@ -262,6 +269,20 @@ impl Place {
         if let Some(entry) = self.streams.shard(self.id).get_mut(&self.id) {
             entry.reached = Some((called, key_exchange));
         }
+    }
+
+    /// Returns what tells the body of a request that it must close, whatever becomes of the answer.
+    pub(crate) fn closing_of_question(&self) -> oneshot::Receiver<Closing> {
+        let (close, closing) = oneshot::channel();
+        if let Some(entry) = self.streams.shard(self.id).get_mut(&self.id) {
+            entry.close_question = Some(close);
+        }
+        closing
+    }
+
+    /// Returns why the stream must close, if it must and nobody has heard of it.
+    pub(crate) fn closed(&mut self) -> Option<Closing> {
+        self.closing.try_recv().ok()
     }
 
     /// Waits until the stream must close.

@@ -85,7 +85,7 @@ impl Room {
             pool: Pool::default(),
             endpoints: Endpoints::default(),
             applications: Applications::default(),
-            server: Server::default(),
+            server: Server::new(&limits),
             request_ids: RequestIds::default(),
             forbidden,
             connection_permits: Arc::new(Semaphore::new(limits.connections_max)),

@@ -1,5 +1,6 @@
 //! A request on its way: its bodies are counted, and its answer closes when it must.
 
+use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -7,10 +8,12 @@ use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use hyper::body::{Body, Frame, SizeHint};
+use tokio::sync::oneshot;
 
 use super::application::Held;
 use super::body::{BodyError, Received};
 use super::head::{check_trailers_of_request, take_of_trailers};
+use super::send::Closes;
 use super::story::Story;
 use crate::metrics::{Direction, GaugeGuard};
 use crate::proxy::open_streams::{Closing, Place};
@@ -57,20 +60,36 @@ impl Tally {
     }
 }
 
-/// Is the body of a request as it goes on: counted, and cut short before trailers that must not go on.
+/// Is the body of a request as it goes on: counted, and cut short before trailers that must not go on. It closes when its
+/// request must, be the answer read or not.
 #[derive(Debug)]
 pub(crate) struct Question {
     body: Received,
     tally: Arc<Tally>,
+    closing: Option<oneshot::Receiver<Closing>>,
 }
 
 impl Question {
-    /// Takes a body over.
-    pub(crate) fn new(body: Received, tally: Arc<Tally>) -> Self {
-        if body.is_end_stream() {
+    /// Takes over the body of the request that stands at `place`.
+    pub(crate) fn new(body: Received, tally: Arc<Tally>, place: &Place) -> Self {
+        let is_empty = body.is_end_stream();
+        if is_empty {
             tally.is_sent.store(true, Ordering::Release);
         }
-        Self { body, tally }
+        Self { body, tally, closing: (!is_empty).then(|| place.closing_of_question()) }
+    }
+}
+
+impl Closes for Question {
+    fn poll_must_close(&mut self, context: &mut Context<'_>) -> Poll<BodyError> {
+        let Some(closing) = &mut self.closing else { return Poll::Pending };
+        let closing = ready!(Pin::new(closing).poll(context));
+        self.closing = None;
+        match closing {
+            Ok(closing) => Poll::Ready(BodyError::Closed(closing.label())),
+            // The request is over, and nobody closes it any more.
+            Err(_) => Poll::Pending,
+        }
     }
 }
 
@@ -80,6 +99,9 @@ impl Body for Question {
 
     fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = self.get_mut();
+        if let Poll::Ready(why) = this.poll_must_close(context) {
+            return Poll::Ready(Some(Err(why)));
+        }
         let frame = ready!(Pin::new(&mut this.body).poll_frame(context));
         let frame = match frame {
             Some(Ok(frame)) => {
@@ -133,6 +155,8 @@ pub(crate) struct Reply {
     body: ReplyBody,
     /// Given back at the end.
     exchange: Option<Box<Exchange>>,
+    /// Says that it is open for as long as it is.
+    open: Option<Arc<AtomicBool>>,
 }
 
 #[derive(Debug)]
@@ -146,12 +170,17 @@ enum ReplyBody {
 impl Reply {
     /// Makes a body of weft's own words.
     pub(crate) fn own(text: Option<Bytes>) -> Self {
-        Self { body: ReplyBody::Own(text), exchange: None }
+        Self { body: ReplyBody::Own(text), exchange: None, open: None }
     }
 
     /// Carries a body; ends what it belongs to when it has gone out or is dropped.
     pub(crate) fn carried(body: Received, exchange: Box<Exchange>) -> Self {
-        Self { body: ReplyBody::Carried(body), exchange: Some(exchange) }
+        Self { body: ReplyBody::Carried(body), exchange: Some(exchange), open: None }
+    }
+
+    /// Holds what its connection counts its open answers by, until it has gone out.
+    pub(crate) fn hold(&mut self, open: Arc<AtomicBool>) {
+        self.open = Some(open);
     }
 
     fn finish(&mut self, reason: &'static str, is_whole: bool) {
@@ -196,23 +225,30 @@ impl Exchange {
     }
 }
 
+impl Closes for Reply {
+    fn poll_must_close(&mut self, context: &mut Context<'_>) -> Poll<BodyError> {
+        let Some(exchange) = &mut self.exchange else { return Poll::Pending };
+        let label = ready!(exchange.poll_closing(context)).label();
+        self.body = ReplyBody::Carried(Received::Empty);
+        self.finish(label, false);
+        Poll::Ready(BodyError::Closed(label))
+    }
+}
+
 impl Body for Reply {
     type Data = Bytes;
     type Error = BodyError;
 
     fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = self.get_mut();
+        if let Poll::Ready(why) = this.poll_must_close(context) {
+            return Poll::Ready(Some(Err(why)));
+        }
         let body = match &mut this.body {
             ReplyBody::Own(text) => return Poll::Ready(text.take().map(|text| Ok(Frame::data(text)))),
             ReplyBody::Carried(body) => body,
         };
         let Some(exchange) = &mut this.exchange else { return Poll::Ready(None) };
-        if let Poll::Ready(closing) = exchange.poll_closing(context) {
-            let label = closing.label();
-            *body = Received::Empty;
-            this.finish(label, false);
-            return Poll::Ready(Some(Err(BodyError::Closed(label))));
-        }
         match ready!(Pin::new(body).poll_frame(context)) {
             Some(Ok(frame)) => {
                 if let Some(data) = frame.data_ref() {
@@ -252,7 +288,8 @@ impl Drop for Reply {
         if self.is_end_stream() {
             self.finish("done", true);
         } else {
-            self.finish("caller_gone", false);
+            let closed = self.exchange.as_mut().and_then(|exchange| exchange.place.closed());
+            self.finish(closed.map_or("caller_gone", Closing::label), false);
         }
     }
 }

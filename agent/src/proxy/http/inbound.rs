@@ -217,12 +217,13 @@ async fn carry(
     finish(&mut head, &lines, &normal, Onward { is_http2, protocol, is_empty: body.is_end_stream() })?;
     // From here on nothing is written into the head: it is judged as the application gets it.
     let (mut place, current) = admit(caller, &lines, &normal, &head.headers)?;
-    let question = Asking { request: Request::from_parts(head, body), port: taken.port, upgrade };
     let tally = Tally::new(Arc::clone(room), Direction::Inbound);
+    let body = Question::new(body, Arc::clone(&tally), &place);
+    let question = Asking { request: Request::from_parts(head, body), port: taken.port, upgrade };
     let forwarded = tokio::select! {
         biased;
         closing = place.closing() => return Err(NotCarried::Closed(closing)),
-        forwarded = forward(caller, &current.snapshot, question, &tally) => forwarded?,
+        forwarded = forward(caller, &current.snapshot, question) => forwarded?,
     };
     let Forwarded { answer, held, permit, granted } = forwarded;
     let (mut head, body) = answer.into_parts();
@@ -268,7 +269,7 @@ fn admit(
 
 /// Is a request that may pass, ready to be written for its application.
 struct Asking {
-    request: Request<Received>,
+    request: Request<Question>,
     port: Option<HeaderValue>,
     upgrade: Option<(OnUpgrade, HeaderValue)>,
 }
@@ -310,12 +311,7 @@ struct Forwarded {
 }
 
 /// Sends a request to its application and waits for the head of the answer.
-async fn forward(
-    caller: &Caller,
-    snapshot: &Snapshot,
-    asking: Asking,
-    tally: &Arc<Tally>,
-) -> Result<Forwarded, NotCarried> {
+async fn forward(caller: &Caller, snapshot: &Snapshot, asking: Asking) -> Result<Forwarded, NotCarried> {
     let Caller { room, connection, target } = caller;
     let Asking { request, port, upgrade } = asking;
     let address = match target {
@@ -327,7 +323,6 @@ async fn forward(
     };
     let limit = room.limits.streams_max;
     let permit = Arc::clone(&room.stream_permits).try_acquire_owned().map_err(|_| Refusal::Overloaded { limit })?;
-    let request = request.map(|body| Question::new(body, Arc::clone(tally)));
     if let Some((caller, protocol)) = upgrade {
         return ask_to_change(room, address, request, permit, caller, protocol).await;
     }

@@ -87,6 +87,7 @@ async fn carry(
     let tally = Tally::new(Arc::clone(room), Direction::Outbound);
     let (mut head, body) = request.into_parts();
     let lines = Lines::of(&head)?;
+    let body = Question::new(Received::of_hyper(head.version, body), Arc::clone(&tally), &place);
     head::name(&mut head.headers, &room.request_ids);
     if let Some(story) = story {
         story.take_down(room.access_log.as_ref(), from, &lines);
@@ -95,7 +96,7 @@ async fn carry(
     let forwarded = tokio::select! {
         biased;
         closing = place.closing() => return Err(NotCarried::Closed(closing)),
-        forwarded = forward(room, call, &lines, Request::from_parts(head, body), upgrade, &tally) => forwarded?,
+        forwarded = forward(room, call, &lines, Request::from_parts(head, body), upgrade) => forwarded?,
     };
     let Forwarded { answer, way, granted } = forwarded;
     if let Way::Tunnel { lease, .. } = &way {
@@ -124,15 +125,13 @@ async fn forward(
     room: &Arc<Room>,
     call: &Call,
     lines: &Lines,
-    request: Request<Incoming>,
+    request: Request<Question>,
     upgrade: Option<OnUpgrade>,
-    tally: &Arc<Tally>,
 ) -> Result<Forwarded, NotCarried> {
-    let (mut head, body) = request.into_parts();
+    let (mut head, question) = request.into_parts();
     let normal = lines.normal().map_err(BadRequest::from)?;
     let taken = head::take(&mut head, Origin::Application);
     let target = lines.target(&normal).map_err(BadRequest::from)?;
-    let question = Question::new(Received::of_hyper(taken.version, body), Arc::clone(tally));
     match upgrade.zip(taken.upgrade) {
         Some((caller, protocol)) => {
             head::target_http1(&mut head, target, lines.host(&normal).map_err(BadRequest::from)?);

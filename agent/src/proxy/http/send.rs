@@ -2,7 +2,7 @@
 
 use std::future::poll_fn;
 use std::pin::Pin;
-use std::task::Poll;
+use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use h2::client::SendRequest;
@@ -25,6 +25,12 @@ pub(crate) enum SendError {
     /// The connection failed.
     #[error("the connection failed")]
     Connection(#[from] h2::Error),
+}
+
+/// Is a body that may have to close before its end, also while it waits for its reader.
+pub(crate) trait Closes: Body<Data = Bytes, Error = BodyError> + Unpin {
+    /// Asks whether it must close, and has the task woken when it must.
+    fn poll_must_close(&mut self, context: &mut Context<'_>) -> Poll<BodyError>;
 }
 
 /// Sends the body of a request beside its answer, until dropped.
@@ -52,7 +58,7 @@ pub(crate) async fn request<B>(
     body: B,
 ) -> Result<(Response<Received>, Option<Pump>), h2::Error>
 where
-    B: Body<Data = Bytes, Error = BodyError> + Send + Unpin + 'static,
+    B: Closes + Send + 'static,
 {
     let is_whole = body.is_end_stream();
     let (answer, send) = ready.send_request(head, is_whole)?;
@@ -70,7 +76,7 @@ where
 /// Sends a body and ends the stream; resets it if the body fails.
 pub(crate) async fn send_body<B>(mut body: B, mut send: SendStream<Bytes>) -> Result<(), SendError>
 where
-    B: Body<Data = Bytes, Error = BodyError> + Unpin,
+    B: Closes,
 {
     let result = send_frames(&mut body, &mut send).await;
     if result.is_err() {
@@ -81,7 +87,7 @@ where
 
 async fn send_frames<B>(body: &mut B, send: &mut SendStream<Bytes>) -> Result<(), SendError>
 where
-    B: Body<Data = Bytes, Error = BodyError> + Unpin,
+    B: Closes,
 {
     loop {
         let frame = match next(body, send).await? {
@@ -91,7 +97,7 @@ where
         match frame.into_data() {
             Ok(data) => {
                 let is_last = body.is_end_stream();
-                send_data(send, data, is_last).await?;
+                send_data(body, send, data, is_last).await?;
                 if is_last {
                     return Ok(());
                 }
@@ -108,7 +114,7 @@ where
 /// Waits for the next of a body, or until nobody wants it any more.
 async fn next<B>(body: &mut B, send: &mut SendStream<Bytes>) -> Result<Option<Frame<Bytes>>, SendError>
 where
-    B: Body<Data = Bytes, Error = BodyError> + Unpin,
+    B: Closes,
 {
     poll_fn(|context| {
         if let Poll::Ready(reset) = send.poll_reset(context) {
@@ -120,14 +126,16 @@ where
 }
 
 /// Sends bytes as fast as the other side's window lets them go.
-async fn send_data(send: &mut SendStream<Bytes>, mut data: Bytes, is_last: bool) -> Result<(), SendError> {
+async fn send_data<B: Closes>(
+    body: &mut B,
+    send: &mut SendStream<Bytes>,
+    mut data: Bytes,
+    is_last: bool,
+) -> Result<(), SendError> {
     while !data.is_empty() {
         send.reserve_capacity(data.len());
         let granted = match send.capacity() {
-            0 => match poll_fn(|context| send.poll_capacity(context)).await {
-                Some(granted) => granted?,
-                None => return Err(SendError::Reset(Reason::STREAM_CLOSED)),
-            },
+            0 => poll_fn(|context| poll_capacity(body, send, context)).await?,
             granted => granted,
         };
         let piece = data.split_to(granted.min(data.len()));
@@ -140,4 +148,19 @@ async fn send_data(send: &mut SendStream<Bytes>, mut data: Bytes, is_last: bool)
     }
     // It was empty from the start.
     if is_last { Ok(send.send_data(Bytes::new(), true)?) } else { Ok(()) }
+}
+
+/// Asks how much the other side takes, for as long as the body need not close: a reader that has stalled keeps nothing open.
+fn poll_capacity<B: Closes>(
+    body: &mut B,
+    send: &mut SendStream<Bytes>,
+    context: &mut Context<'_>,
+) -> Poll<Result<usize, SendError>> {
+    if let Poll::Ready(why) = body.poll_must_close(context) {
+        return Poll::Ready(Err(SendError::Body(why)));
+    }
+    Poll::Ready(match ready!(send.poll_capacity(context)) {
+        Some(granted) => granted.map_err(SendError::Connection),
+        None => Err(SendError::Reset(Reason::STREAM_CLOSED)),
+    })
 }

@@ -3,6 +3,8 @@
 use std::convert::Infallible;
 use std::future::Future;
 use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use catalog::http::FIELDS_MAX;
@@ -12,15 +14,21 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at};
 
 use super::carried::Reply;
 use super::{CONNECTION_WINDOW, HEADER_BYTES_MAX, STREAM_WINDOW, STREAMS_MAX};
+use crate::proxy::limits::Limits;
 
-/// How long a caller from the mesh may take for the head of a request, the wait for it included.
-const HEAD_TIMEOUT_INBOUND: Duration = Duration::from_secs(60);
-
-/// How long a local application may: it keeps connections for its next call, and nobody else uses them.
+/// How long a local application may take for the head of a request, the wait for it included: it keeps connections for
+/// its next call, and nobody else uses them.
 const HEAD_TIMEOUT_OUTBOUND: Duration = Duration::from_secs(600);
+
+/// How often the other end of an HTTP/2 connection is asked whether it is still there.
+const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(30);
+
+/// How long it may take to say so.
+const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// The most that is read ahead of a request over HTTP/1; its head must fit.
 const BUFFER_BYTES_MAX: usize = HEADER_BYTES_MAX as usize;
@@ -34,9 +42,20 @@ const ERROR_STREAMS_MAX: usize = 100;
 /// Knows how requests are read off connections.
 #[derive(Debug)]
 pub(crate) struct Server {
-    inbound: auto::Builder<TokioExecutor>,
-    outbound: auto::Builder<TokioExecutor>,
+    inbound: Side,
+    outbound: Side,
 }
+
+#[derive(Debug)]
+struct Side {
+    builder: auto::Builder<TokioExecutor>,
+    head_timeout: Duration,
+}
+
+/// Says that a connection was opened and nothing asked over it.
+#[derive(Debug, thiserror::Error)]
+#[error("no request came within {0:?}")]
+struct Silent(Duration);
 
 /// Names whose connections are read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,9 +66,16 @@ pub(crate) enum Reader {
     Outbound,
 }
 
-impl Default for Server {
-    fn default() -> Self {
-        Self { inbound: builder(HEAD_TIMEOUT_INBOUND), outbound: builder(HEAD_TIMEOUT_OUTBOUND) }
+impl Side {
+    fn new(head_timeout: Duration) -> Self {
+        Self { builder: builder(head_timeout), head_timeout }
+    }
+
+    /// Returns when to look whether anything is asked.
+    fn looks(&self) -> Interval {
+        let mut looks = interval_at(Instant::now() + self.head_timeout, self.head_timeout);
+        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        looks
     }
 }
 
@@ -64,6 +90,8 @@ fn builder(head_timeout: Duration) -> auto::Builder<TokioExecutor> {
     builder
         .http2()
         .timer(TokioTimer::new())
+        .keep_alive_interval(KEEP_ALIVE_INTERVAL)
+        .keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_concurrent_streams(STREAMS_MAX)
@@ -74,12 +102,17 @@ fn builder(head_timeout: Duration) -> auto::Builder<TokioExecutor> {
 }
 
 impl Server {
-    /// Answers the requests of a connection until it ends. Once `leave` is over it takes no more of them, once `cut` is
-    /// it ends at once.
+    /// Reads connections within these bounds.
+    pub(crate) fn new(limits: &Limits) -> Self {
+        Self { inbound: Side::new(limits.request_timeout), outbound: Side::new(HEAD_TIMEOUT_OUTBOUND) }
+    }
+
+    /// Answers the requests of a connection until it ends, or nothing has been asked over it for a while. Once `leave` is over
+    /// it takes no more of them, once `cut` is it ends at once.
     ///
     /// # Errors
     ///
-    /// What hyper says of a connection that failed or carried no HTTP.
+    /// What hyper says of a connection that failed or carried no HTTP; that nothing came over it at all.
     pub(crate) async fn serve<I, A>(
         &self,
         reader: Reader,
@@ -92,26 +125,42 @@ impl Server {
         I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
         A: Future<Output = Response<Reply>> + Send + 'static,
     {
-        let builder = match reader {
+        let side = match reader {
             Reader::Inbound => &self.inbound,
             Reader::Outbound => &self.outbound,
         };
+        // Set by every request, and held by every one that is open.
+        let asked = Arc::new(AtomicBool::new(false));
         let service = service_fn(|request| {
-            let answer = answer(request);
-            async move { Ok::<_, Infallible>(answer.await) }
+            asked.store(true, Ordering::Relaxed);
+            let (answer, open) = (answer(request), Arc::clone(&asked));
+            async move {
+                let mut answer = answer.await;
+                answer.body_mut().hold(open);
+                Ok::<_, Infallible>(answer)
+            }
         });
-        let mut connection = pin!(builder.serve_connection_with_upgrades(TokioIo::new(io), service));
+        let mut connection = pin!(side.builder.serve_connection_with_upgrades(TokioIo::new(io), service));
         let (mut leave, mut cut) = (pin!(leave), pin!(cut));
-        let mut leaving = false;
+        let (mut leaving, mut was_asked, mut looks) = (false, false, side.looks());
         loop {
             tokio::select! {
                 ended = connection.as_mut() => return ended,
                 () = cut.as_mut() => return Ok(()),
-                () = leave.as_mut(), if !leaving => {
-                    leaving = true;
-                    connection.as_mut().graceful_shutdown();
+                _ = looks.tick(), if !leaving => {
+                    let is_quiet = !asked.swap(false, Ordering::Relaxed) && Arc::strong_count(&asked) == 1;
+                    if !is_quiet {
+                        was_asked = true;
+                        continue;
+                    }
+                    if !was_asked {
+                        return Err(Silent(side.head_timeout).into());
+                    }
                 }
+                () = leave.as_mut(), if !leaving => {}
             }
+            leaving = true;
+            connection.as_mut().graceful_shutdown();
         }
     }
 }

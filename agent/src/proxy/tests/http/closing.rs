@@ -10,7 +10,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::carrying::connect;
 use super::{HttpPair, Speaker, asking, get, hear, over_http1, over_http2};
-use crate::proxy::tests::agents::{DEADLINE, eventually};
+use crate::proxy::Limits;
+use crate::proxy::tests::agents::{Agent, DEADLINE, eventually};
 use crate::proxy::tests::certificates::service_key;
 
 /// An exchange in which both sides have spoken and neither has finished.
@@ -188,4 +189,65 @@ async fn l5_streams_of_bytes_end_when_their_service_becomes_one_of_requests() {
     pair.web.snapshot.protocols.insert(service_key("api"), catalog::Protocol::Http);
     pair.web.publish().await;
     eventually("it is counted", || pair.web.closed("outbound", "protocol_changed") == 1).await;
+}
+
+/// An application that answers at once and takes what it is told; returns when that ends.
+async fn listening(listener: tokio::net::TcpListener) -> usize {
+    let (mut stream, _) = listener.accept().await.unwrap();
+    // Not before it is asked.
+    stream.read_exact(&mut [0; 10]).await.unwrap();
+    stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 1000\r\n\r\nbegun").await.unwrap();
+    let mut told = Vec::new();
+    let _ = stream.read_to_end(&mut told).await;
+    told.len()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn l5_a_deny_ends_the_upload_of_a_caller_that_does_not_read() {
+    for protocol in [Some(b"h2".as_slice()), None] {
+        let mut pair = HttpPair::start(&["allow web api"]).await;
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        pair.api.snapshot.locals.get_mut(&service_key("api")).unwrap()[0].port = port;
+        pair.api.publish().await;
+        let application = tokio::spawn(listening(listener));
+        let stream = pair.dial("web", protocol).await;
+        let (requests, connection) =
+            h2::client::Builder::new().initial_window_size(0).handshake::<_, bytes::Bytes>(stream).await.unwrap();
+        tokio::spawn(connection);
+        let request = http::Request::post("http://api/").header("x-weft-version", "1.1").body(()).unwrap();
+        let (answer, mut send) = requests.ready().await.unwrap().send_request(request, false).unwrap();
+        send.send_data("x".into(), false).unwrap();
+        let answer = answer.await.unwrap();
+        assert_eq!(answer.status(), StatusCode::OK);
+        pair.rule(&["deny web api"]).await;
+        tokio::time::timeout(DEADLINE, application).await.expect("closed in time").unwrap();
+        drop((answer, send));
+        eventually("it is counted as closed", || pair.api.closed("inbound", "intention") == 1).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn l2_a_connection_over_which_nothing_is_asked_ends_in_time() {
+    let mut pair = HttpPair::start(&["allow web api"]).await;
+    let limits = Limits { request_timeout: Duration::from_millis(500), ..Limits::default() };
+    pair.api = Agent::start_with(&pair.authority, limits);
+    pair.api.serve(&pair.authority, "api", pair.application.address);
+    pair.api.snapshot.protocols.insert(service_key("api"), catalog::Protocol::Http);
+    pair.rule(&["allow web api"]).await;
+    let mut busy = over_http2(pair.dial("web", None).await).await;
+    let mut open = open!(busy);
+    let mut once = over_http2(pair.dial("web", None).await).await;
+    assert_eq!(hear(once.send_request(get("http://api/", &[])).await.unwrap()).await.status, StatusCode::OK);
+    let never = over_http2(pair.dial("web", None).await).await;
+    let inside = over_http1(connect(&pair, "web", &pair.application.address.to_string()).await.unwrap()).await;
+    for said in ["", "PRI * HTTP/2.0"] {
+        let mut stream = pair.dial("web", None).await;
+        stream.write_all(said.as_bytes()).await.unwrap();
+        let ended = tokio::time::timeout(DEADLINE, stream.read_to_end(&mut Vec::new())).await;
+        assert!(ended.is_ok(), "closed in time: {said}");
+    }
+    eventually("they are closed", || once.is_closed() && never.is_closed() && inside.is_closed()).await;
+    open.body.say("still").await;
+    assert_eq!(open.answer.body_mut().frame().await.unwrap().unwrap().into_data().unwrap(), "still");
 }
