@@ -76,6 +76,7 @@ impl TestMesh {
             key: key.fingerprint(),
             services,
             attestation: Attestation::JoinToken(accessor()),
+            earlier: Vec::new(),
             gateway: None,
             enrolled: CatalogIndex(4),
             incarnation: None,

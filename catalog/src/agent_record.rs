@@ -104,6 +104,10 @@ pub struct AgentRecord {
     pub gateway: Option<String>,
     /// How the agent proved what it is.
     pub attestation: Attestation,
+    /// The indexes that serials of its certificates carry beside its own: those of its earlier records, and of what a server
+    /// gave it alone. They are revoked with it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub earlier: Vec<CatalogIndex>,
     /// The index at which it was enrolled; it names the record in the serials of its certificates and never changes.
     pub enrolled: CatalogIndex,
     /// The agent's latest session.

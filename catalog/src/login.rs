@@ -296,6 +296,9 @@ pub struct Admission {
     /// The only nodes that it may be on; any that is free where there are none.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub nodes: Vec<NodeName>,
+    /// The index in the serials of the certificates that a server gave the agent alone, before the mesh could be asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub provisional: Option<CatalogIndex>,
     /// The hash of the credential.
     pub bearer: SecretHash,
     /// When the credential ends.

@@ -127,6 +127,7 @@ fn admission(verified: &Verified, request: &LoginRequest, csr: &Csr) -> Admissio
         gateway: verified.bound.gateway(),
         nodes: verified.bound.nodes.iter().cloned().collect(),
         bearer: crypto::secret_hash(&request.bearer),
+        provisional: None,
         bearer_ends: verified.ends,
         key: csr.fingerprint().clone(),
         node: request.node.clone(),

@@ -52,6 +52,8 @@ pub(crate) fn is_platform_attested(record: &AgentRecord) -> bool {
 pub(crate) struct Held {
     /// What the agent is as long as the mesh has not been asked.
     pub(crate) record: AgentRecord,
+    /// The indexes in serials of what it was given before, as something else: they are revoked.
+    superseded: Vec<CatalogIndex>,
     /// How it logged in.
     admission: Admission,
     claims: LoginClaims,
@@ -123,7 +125,12 @@ impl Outage {
         state.given.insert(enrolled);
         state.what_if = Some((catalog.index(), what_if));
         let Applicant { admission, claims, now: admitted_at, source } = applicant;
-        let held = Held { record: record.clone(), admission, claims, admitted_at, source };
+        let mut superseded = Vec::new();
+        if let Some(before) = state.held.remove(&record.key) {
+            superseded = before.superseded;
+            superseded.push(before.record.enrolled);
+        }
+        let held = Held { record: record.clone(), superseded, admission, claims, admitted_at, source };
         state.held.insert(record.key.clone(), held);
         drop(state);
         self.pending.notify_one();
@@ -190,7 +197,8 @@ impl State {
             let is_taken = self.given.contains(&index)
                 || signers.contains(&index)
                 || catalog.is_revoked(index)
-                || catalog.agent_record(&AgentId::enrolled_at(index)).is_some();
+                || catalog.agent_record(&AgentId::enrolled_at(index)).is_some()
+                || catalog.agent_records().any(|record| record.earlier.contains(&index));
             if !is_taken {
                 return Some(index);
             }

@@ -68,6 +68,7 @@ impl Cluster {
                 key: KeyFingerprint("key".to_owned()),
                 services: services.to_vec(),
                 attestation: catalog::Attestation::JoinToken(accessor()),
+                earlier: Vec::new(),
                 gateway: None,
                 enrolled: CatalogIndex(0),
                 incarnation: None,

@@ -11,6 +11,9 @@ use crate::{
 /// How long a join token is kept after its end, so that whoever comes with it is told what is wrong with it.
 const SPENT_JOIN_TOKEN_KEPT: Duration = Duration::from_secs(24 * 3600);
 
+/// How many indexes an agent's record holds beside its own.
+const EARLIER_MAX: usize = 16;
+
 impl Catalog {
     #[expect(clippy::too_many_arguments, reason = "they are the fields of one command")]
     pub(super) fn enrol(
@@ -46,7 +49,7 @@ impl Catalog {
         }
         let enrolled = self.number_at(index);
         let id = AgentId::enrolled_at(enrolled);
-        let record = AgentRecord {
+        let mut record = AgentRecord {
             id: id.clone(),
             node: node.clone(),
             platform,
@@ -54,6 +57,7 @@ impl Catalog {
             services: token.services.clone(),
             gateway: token.gateway.clone(),
             attestation: Attestation::JoinToken(token.accessor.clone()),
+            earlier: Vec::new(),
             enrolled,
             incarnation: None,
             server: None,
@@ -65,6 +69,10 @@ impl Catalog {
             // longer granted must not live on in a certificate.
             let revoke = previous.key != *key || !record.keeps_all_of(&previous);
             self.end_record(&previous, index, revoke, touched);
+            if !revoke && self.is_past_first_release() {
+                let earlier = previous.earlier.iter().copied().chain([previous.enrolled]);
+                self.hold_earlier(&mut record, earlier, index, touched);
+            }
         }
         self.begin_record(&record, touched);
         self.lift_key(key, touched);
@@ -176,15 +184,43 @@ impl Catalog {
         self.agents_by_node.remove(&record.node);
         self.agents_by_key.remove(&record.key);
         if revoke {
-            self.revoked.insert(record.id.clone(), index);
-            if self.is_past_first_release() {
-                self.revoked_at.insert(record.id.clone(), self.clock);
+            for enrolled in record.earlier.iter().copied().chain([record.enrolled]) {
+                self.revoke_serials(enrolled, index, touched);
             }
-            touched.changed(WatchKey::Revocations);
         }
         touched.changed(WatchKey::Agents);
         touched.gone(WatchKey::Agent(record.id.clone()));
         touch_ways_in(record, touched);
+    }
+
+    /// Notes what else stands in serials of an agent's certificates. Beyond a few, the oldest are revoked at once: nothing may
+    /// be left that a revocation of the agent does not reach.
+    pub(super) fn hold_earlier(
+        &mut self,
+        record: &mut AgentRecord,
+        earlier: impl Iterator<Item = CatalogIndex>,
+        index: CatalogIndex,
+        touched: &mut Touched,
+    ) {
+        for enrolled in earlier {
+            if !record.earlier.contains(&enrolled) && enrolled != record.enrolled {
+                record.earlier.push(enrolled);
+            }
+        }
+        while record.earlier.len() > EARLIER_MAX {
+            let oldest = record.earlier.remove(0);
+            self.revoke_serials(oldest, index, touched);
+        }
+    }
+
+    /// Has every certificate refused that carries an index in its serial.
+    pub(super) fn revoke_serials(&mut self, enrolled: CatalogIndex, index: CatalogIndex, touched: &mut Touched) {
+        let id = AgentId::enrolled_at(enrolled);
+        self.revoked.insert(id.clone(), index);
+        if self.is_past_first_release() {
+            self.revoked_at.insert(id, self.clock);
+        }
+        touched.changed(WatchKey::Revocations);
     }
 
     /// Drops join tokens whose time is long over; records that came of them stay.

@@ -219,8 +219,12 @@ impl Catalog {
             return Err(Refusal::exists("agent key", format!("of node {}", elsewhere.node)));
         }
         self.check_no_other_owner(&login.node)?;
+        if let Some(provisional) = login.provisional {
+            self.check_provisional(index, provisional)?;
+        }
         let attestation = Attestation::Login { method: login.method.clone(), subject: login.subject.clone() };
         let previous = self.agent_on(&login.node).cloned();
+        let mut earlier = Vec::new();
         if let Some(previous) = &previous {
             if previous.key != login.key && !may_take_over(previous, login) {
                 return Err(Refusal::NodeTaken { node: login.node.clone() });
@@ -232,15 +236,26 @@ impl Catalog {
                 && previous.attestation == attestation;
             if same {
                 self.remember_bearer(login);
-                return Ok(Outcome::Enrolled { record: Box::new(previous.clone()) });
+                let mut record = previous.clone();
+                self.hold_earlier(&mut record, login.provisional.into_iter(), index, touched);
+                if record.earlier != previous.earlier {
+                    record.modified = index;
+                    self.begin_record(&record, touched);
+                }
+                return Ok(Outcome::Enrolled { record: Box::new(record) });
             }
             // As with join tokens: what is no longer granted must not live on in a certificate.
             let keeps_all = previous.services.iter().all(|service| login.services.contains(service));
-            self.end_record(previous, index, previous.key != login.key || !keeps_all, touched);
+            let revoke = previous.key != login.key || !keeps_all;
+            self.end_record(previous, index, revoke, touched);
+            if !revoke {
+                earlier = previous.earlier.clone();
+                earlier.push(previous.enrolled);
+            }
         }
         self.remember_bearer(login);
         let enrolled = self.number_at(index);
-        let record = AgentRecord {
+        let mut record = AgentRecord {
             id: AgentId::enrolled_at(enrolled),
             node: login.node.clone(),
             platform: login.platform,
@@ -248,12 +263,14 @@ impl Catalog {
             services: login.services.clone(),
             gateway: login.gateway.clone(),
             attestation,
+            earlier: Vec::new(),
             enrolled,
             incarnation: None,
             server: None,
             presence: Default::default(),
             modified: index,
         };
+        self.hold_earlier(&mut record, earlier.into_iter().chain(login.provisional), index, touched);
         self.begin_record(&record, touched);
         Ok(Outcome::Enrolled { record: Box::new(record) })
     }
@@ -284,18 +301,19 @@ impl Catalog {
     }
 
     fn revoke_provisional(&mut self, index: CatalogIndex, enrolled: CatalogIndex, touched: &mut Touched) -> Attempt {
-        let id = AgentId::enrolled_at(enrolled);
-        if enrolled >= index || self.agent_record(&id).is_some() {
-            return Err(Refusal::invalid(
-                "enrolled",
-                format!("index {enrolled} is not one of agents without a record"),
-            ));
-        }
-        if !self.revoked.contains_key(&id) {
-            self.revoked.insert(id, index);
-            touched.changed(WatchKey::Revocations);
+        self.check_provisional(index, enrolled)?;
+        if !self.is_revoked(enrolled) {
+            self.revoke_serials(enrolled, index, touched);
         }
         Ok(Outcome::Done)
+    }
+
+    /// Refuses a number that a record has, or will have.
+    fn check_provisional(&self, index: CatalogIndex, enrolled: CatalogIndex) -> Result<(), Refusal> {
+        if enrolled < self.number_at(index) && self.agent_record(&AgentId::enrolled_at(enrolled)).is_none() {
+            return Ok(());
+        }
+        Err(Refusal::invalid("enrolled", format!("index {enrolled} is not one of agents without a record")))
     }
 }
 

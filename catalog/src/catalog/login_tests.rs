@@ -54,6 +54,7 @@ fn admission(judged_at: u64, bearer: &str, key: &str, node: &str, services: &[&s
         services: services.iter().map(|service| service.parse().unwrap()).collect(),
         nodes: Vec::new(),
         bearer: SecretHash(bearer.to_owned()),
+        provisional: None,
         gateway: None,
         bearer_ends: Timestamp(10_000),
         key: KeyFingerprint(key.to_owned()),
@@ -99,6 +100,11 @@ pub(super) fn every_login(token: Token) -> Vec<Command> {
         login(LoginChange::RevokeProvisional { enrolled: CatalogIndex(3) }),
         login(LoginChange::DeleteMethod { name: "other".parse().unwrap() }),
     ]
+}
+
+/// Returns a login that a server judged alone before, for the golden files.
+pub(super) fn admitted_alone() -> Command {
+    admit(Admission { provisional: Some(CatalogIndex(4)), ..admission(1_000, "bearer-8", "key-8", "n8", &["a-web"]) })
 }
 
 struct Log(Catalog);
@@ -450,4 +456,60 @@ fn an_agent_that_its_platform_vouched_for_and_that_stayed_away_is_ended_with_its
     // It may come back as what its platform says it is then.
     let again = log.enrolled(admission(99, "bearer-2", "key", "n1", &["web"]));
     assert_ne!(again.id, record.id);
+}
+
+#[test]
+fn c14_what_a_server_gave_an_agent_alone_and_what_its_earlier_records_gave_it_is_revoked_with_it() {
+    let mut log = Log::with_method();
+    for _ in 0..20 {
+        log.at(1, login(LoginChange::DeleteMethod { name: "none".parse().unwrap() }));
+    }
+    let alone = |number: u64, bearer: &str, services: &[&str]| Admission {
+        provisional: Some(CatalogIndex(number)),
+        ..admission(99, bearer, "key", "n1", services)
+    };
+    let first = log.enrolled(alone(5, "b1", &["web"]));
+    assert_eq!(first.earlier, [CatalogIndex(5)]);
+    // The same once more, in the next outage.
+    let again = log.enrolled(alone(4, "b2", &["web"]));
+    assert_eq!((&again.id, again.earlier.as_slice()), (&first.id, [CatalogIndex(5), CatalogIndex(4)].as_slice()));
+    let more = log.enrolled(admission(99, "b3", "key", "n1", &["api", "web"]));
+    assert!(more.id != first.id && !log.0.is_revoked(first.enrolled));
+    assert_eq!(Catalog::restore(&log.0.snapshot()).unwrap(), log.0);
+    log.done(Command::RevokeAgent { agent: more.id.clone() });
+    for enrolled in [CatalogIndex(5), CatalogIndex(4), first.enrolled, more.enrolled] {
+        assert!(log.0.is_revoked(enrolled), "{enrolled}");
+        assert!(
+            log.0.revoked_agents().any(|(id, at)| id.index() == enrolled && at.is_some()),
+            "{enrolled} is kept for good"
+        );
+    }
+    // What a record has, or will have, is nothing that a server gave alone.
+    let other = log.enrolled(admission(99, "b4", "key-2", "n2", &["web"]));
+    for number in [other.enrolled, CatalogIndex(log.0.index().0 + 2), CatalogIndex(9_999)] {
+        let claimed = Admission { provisional: Some(number), ..admission(99, "b5", "key-3", "n3", &["web"]) };
+        assert!(matches!(log.refused(1, admit(claimed)), Refusal::Invalid { .. }), "{number}");
+    }
+}
+
+#[test]
+fn c14_an_agent_that_enrolled_again_and_again_with_its_key_is_revoked_with_all_it_had() {
+    let mut log = Log::with_method();
+    let mut had = Vec::new();
+    for number in 1..=20u8 {
+        let token = super::tests::join_token(number, &["web"]);
+        let secret = token.secret.clone();
+        log.done(Command::CreateJoinToken { token });
+        let (key, node) = (KeyFingerprint("key".to_owned()), "n1".parse().unwrap());
+        match log.at(1, Command::Enrol { secret, key, node, platform: Platform::Kubernetes }) {
+            Outcome::Enrolled { record } => had.push(record.enrolled),
+            other => panic!("{other:?}"),
+        }
+    }
+    let last = log.0.agent_on(&"n1".parse().unwrap()).unwrap().clone();
+    assert_eq!(last.earlier, had[3..19], "the oldest are revoked, for they are too many to hold");
+    let is_revoked: Vec<bool> = had.iter().map(|enrolled| log.0.is_revoked(*enrolled)).collect();
+    assert_eq!(is_revoked, [vec![true; 3], vec![false; 17]].concat());
+    log.done(Command::RevokeAgent { agent: last.id });
+    assert!(had.iter().all(|enrolled| log.0.is_revoked(*enrolled)));
 }

@@ -773,7 +773,8 @@ pub(crate) fn every_kind() -> Vec<Envelope> {
         .chain(policy::tests::every_change())
         .chain(config::tests::every_change())
         .chain([Command::CreateJoinToken { token: takeover }, Command::Backup { step: commit }])
-        .chain([Some(2), None].map(|to| member_change(crate::MembershipChange::HandOver { to })));
+        .chain([Some(2), None].map(|to| member_change(crate::MembershipChange::HandOver { to })))
+        .chain([super::login_tests::admitted_alone()]);
     commands.into_iter().chain(more).zip(1..).map(|(command, number)| envelope(number, command)).collect()
 }
 

@@ -62,6 +62,7 @@ fn record(key: &LeafKey) -> AgentRecord {
         key: key.fingerprint(),
         services: vec!["web".parse().unwrap(), "team/web".parse().unwrap()],
         attestation: Attestation::JoinToken(wire::crypto::uuid_v4().parse().unwrap()),
+        earlier: Vec::new(),
         gateway: None,
         enrolled,
         incarnation: None,

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use catalog::{Actor, Admission, Catalog, Command, ENVELOPE_VERSION, Envelope, LoginChange, Outcome, ServerId};
+use catalog::{
+    Actor, Admission, Catalog, CatalogIndex, Command, ENVELOPE_VERSION, Envelope, LoginChange, Outcome, ServerId,
+};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
@@ -37,7 +39,10 @@ async fn settle_all(outage: &Outage, consensus: &Consensus, server: &ServerId, m
             return false;
         }
         let mut state = outage.state();
-        state.held.remove(&held.record.key);
+        // Whoever came again meanwhile as something else is settled next.
+        if state.held.get(&held.record.key).is_some_and(|now| now.record.id == held.record.id) {
+            state.held.remove(&held.record.key);
+        }
         state.what_if = None;
         drop(state);
         metrics.agents_provisional(outage.len());
@@ -49,6 +54,9 @@ async fn settle_all(outage: &Outage, consensus: &Consensus, server: &ServerId, m
 /// Has the mesh decide about one agent; whoever does not hold is revoked.
 async fn settle_one(held: &Held, consensus: &Consensus, server: &ServerId) -> Result<(), ProposeError> {
     let (node, agent) = (&held.record.node, &held.record.id);
+    for &superseded in &held.superseded {
+        revoke(held, superseded, consensus, server).await?;
+    }
     let why = match judged_anew(held, &consensus.catalog()) {
         Ok(admission) => {
             let actor = Actor::Login(admission.method.clone());
@@ -65,9 +73,19 @@ async fn settle_one(held: &Held, consensus: &Consensus, server: &ServerId) -> Re
         Err(why) => why,
     };
     warn!(%node, %agent, reason = why, "agent admitted without a quorum; the mesh has not agreed, and it is revoked");
-    let change = LoginChange::RevokeProvisional { enrolled: held.record.enrolled };
+    revoke(held, held.record.enrolled, consensus, server).await
+}
+
+/// Has what was given to an agent under a number refused from now on.
+async fn revoke(
+    held: &Held,
+    enrolled: CatalogIndex,
+    consensus: &Consensus,
+    server: &ServerId,
+) -> Result<(), ProposeError> {
+    let change = LoginChange::RevokeProvisional { enrolled };
     if let Outcome::Refused(refusal) = propose(consensus, Actor::Server(server.clone()), change, held).await? {
-        warn!(%agent, error = %refusal, "cannot revoke an agent that was admitted without a quorum");
+        warn!(node = %held.record.node, %enrolled, error = %refusal, "cannot revoke what an agent was given without a quorum");
     }
     Ok(())
 }
@@ -89,7 +107,14 @@ fn judged_anew(held: &Held, catalog: &Catalog) -> Result<Admission, String> {
         return Err("its binding rules say something else of its being a gateway now".to_owned());
     }
     let nodes = bound.nodes.into_iter().collect();
-    Ok(Admission { judged_at: bound.judged_at, services, gateway, nodes, ..held.admission.clone() })
+    Ok(Admission {
+        judged_at: bound.judged_at,
+        services,
+        gateway,
+        nodes,
+        provisional: Some(held.record.enrolled),
+        ..held.admission.clone()
+    })
 }
 
 async fn propose(

@@ -107,6 +107,7 @@ fn applicant(catalog: &Catalog, key: &str, node: &str, bearer: &str) -> Applican
         gateway: None,
         nodes: Vec::<NodeName>::new(),
         bearer: SecretHash(bearer.to_owned()),
+        provisional: None,
         bearer_ends: now.saturating_add(Duration::from_secs(600)),
         key: KeyFingerprint(key.to_owned()),
         node: node.parse().unwrap(),
@@ -145,6 +146,30 @@ fn who_is_admitted_alone_is_judged_as_the_mesh_would_and_has_a_number_of_their_o
         let record = elsewhere.admit(&catalog, &other, applicant).unwrap();
         assert!(record.enrolled != first.enrolled && record.enrolled != second.enrolled);
     }
+}
+
+#[test]
+fn c14_whoever_comes_again_as_something_else_leaves_nothing_behind_that_is_not_revoked() {
+    let catalog = mesh();
+    let server: ServerId = "s1".parse().unwrap();
+    let outage = Outage::default();
+    let given = |services: &[&str]| {
+        let mut applicant = applicant(&catalog, "key-1", "n1", "b1");
+        applicant.admission.services = services.iter().map(|service| service.parse().unwrap()).collect();
+        outage.admit(&catalog, &server, applicant).unwrap()
+    };
+    let (first, second, third) = (given(&["api", "web"]), given(&["web"]), given(&["db"]));
+    let held = outage.state().held.get(&third.key).cloned().unwrap();
+    assert_eq!((held.record, held.superseded), (third, vec![first.enrolled, second.enrolled]));
+    // What the record of somebody has noted is given to nobody else.
+    let mut later = catalog.clone();
+    let mut settled = applicant(&catalog, "key-2", "n2", "b2").admission;
+    settled.provisional = Some(later.index());
+    let change = LoginChange::Admit { admission: Box::new(settled) };
+    assert!(matches!(apply(&mut later, Command::Login { change }), Outcome::Enrolled { .. }));
+    let next: ServerId = "s2".parse().unwrap();
+    let other = Outage::default().admit(&later, &next, applicant(&later, "key-3", "n3", "b3")).unwrap();
+    assert!(later.agent_records().all(|record| record.id != other.id && !record.earlier.contains(&other.enrolled)));
 }
 
 #[test]

@@ -81,6 +81,7 @@ impl World {
             gateway: None,
             nodes: Vec::new(),
             bearer: SecretHash("bearer".to_owned()),
+            provisional: None,
             bearer_ends: Timestamp(u64::MAX),
             key: KeyFingerprint(number.to_string()),
             node: node(number),

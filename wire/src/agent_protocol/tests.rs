@@ -81,6 +81,7 @@ fn record() -> AgentRecord {
         key: KeyFingerprint("ab".repeat(32)),
         services: vec!["web".parse().unwrap()],
         attestation: Attestation::JoinToken("0b1f3c52-9f7e-4c1b-8a52-3f2f0c6f0a11".parse().unwrap()),
+        earlier: Vec::new(),
         gateway: None,
         enrolled: CatalogIndex(7),
         incarnation: Some(Incarnation(9)),
