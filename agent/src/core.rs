@@ -9,6 +9,7 @@ mod link;
 mod login;
 mod publish;
 mod requests;
+mod routing;
 mod saving;
 
 use std::collections::BTreeMap;
@@ -185,6 +186,8 @@ struct Core {
     changed: bool,
     /// What the proxy decides by is something else now.
     rules_changed: bool,
+    /// Where calls of local services go.
+    routing: routing::Routing,
     upstreams_looked_at: Instant,
     last_failure: Option<String>,
     login: login::Standing,
@@ -237,6 +240,7 @@ pub(crate) fn start(setup: Setup) -> (Handle, JoinHandle<()>) {
         reconnect_at: None,
         changed: false,
         rules_changed: true,
+        routing: routing::Routing::default(),
         upstreams_looked_at: Instant::now(),
         last_failure: None,
         login: login::Standing::default(),

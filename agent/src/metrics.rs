@@ -131,6 +131,7 @@ pub struct ProxyMetrics {
     access_lines_dropped: Counter,
     accept_pauses: Counter,
     endpoints_ejected: Counter,
+    requests_repeated: Counter,
     panicking: Gauge,
     upstreams_failed: Gauge,
     snapshots_published: Counter,
@@ -195,6 +196,7 @@ impl Default for ProxyMetrics {
             access_lines_dropped: Counter::default(),
             accept_pauses: Counter::default(),
             endpoints_ejected: Counter::default(),
+            requests_repeated: Counter::default(),
             panicking: Gauge::default(),
             upstreams_failed: Gauge::default(),
             snapshots_published: Counter::default(),
@@ -286,6 +288,11 @@ impl ProxyMetrics {
         self.endpoints_ejected.inc();
     }
 
+    /// Counts one request that was asked of another instance again.
+    pub(crate) fn request_repeated(&self) {
+        self.requests_repeated.inc();
+    }
+
     /// Records how many upstream listeners could not be opened.
     pub(crate) fn upstreams_failed(&self, count: usize) {
         self.upstreams_failed.set(i64::try_from(count).unwrap_or(i64::MAX));
@@ -348,6 +355,11 @@ impl ProxyMetrics {
             "proxy_endpoints_ejected",
             "Endpoints put aside because they could not be reached",
             self.endpoints_ejected.clone(),
+        );
+        registry.register(
+            "proxy_requests_repeated",
+            "Requests that were asked of another instance again, as their route says",
+            self.requests_repeated.clone(),
         );
         registry.register(
             "proxy_panicking_services",
@@ -503,6 +515,7 @@ mod tests {
             "weft_proxy_access_lines_dropped counter",
             "weft_proxy_accept_pauses counter",
             "weft_proxy_endpoints_ejected counter",
+            "weft_proxy_requests_repeated counter",
             "weft_proxy_panicking_services gauge",
             "weft_proxy_upstreams_failed gauge",
             "weft_proxy_snapshots_published counter",

@@ -2,12 +2,16 @@
 //!
 //! The `mesh` entry and intentions have forms of their own.
 
-use std::{collections::BTreeMap, fmt, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    sync::Arc,
+};
 
 use imbl::OrdMap;
 use serde::{Deserialize, Serialize};
 
-use crate::{CatalogIndex, Protocol, ServiceKey};
+use crate::{CatalogIndex, Protocol, ServiceKey, ServiceResolver, ServiceRouter, ServiceSplitter};
 
 /// Is one config entry.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -39,6 +43,27 @@ impl ConfigEntry {
         match &self.content {
             ConfigContent::ProxyDefaults(_) => ConfigKey::ProxyDefaults,
             ConfigContent::ServiceDefaults(defaults) => ConfigKey::ServiceDefaults(defaults.service.clone()),
+            ConfigContent::ServiceRouter(router) => ConfigKey::ServiceRouter(router.service.clone()),
+            ConfigContent::ServiceSplitter(splitter) => ConfigKey::ServiceSplitter(splitter.service.clone()),
+            ConfigContent::ServiceResolver(resolver) => ConfigKey::ServiceResolver(resolver.service.clone()),
+        }
+    }
+
+    /// Returns the services that the entry sends calls to; perhaps its own among them.
+    #[must_use]
+    pub fn references(&self) -> Vec<&ServiceKey> {
+        match &self.content {
+            ConfigContent::ProxyDefaults(_) | ConfigContent::ServiceDefaults(_) => Vec::new(),
+            ConfigContent::ServiceRouter(router) => {
+                router.routes.iter().filter_map(|route| route.to.service.as_ref()).collect()
+            }
+            ConfigContent::ServiceSplitter(splitter) => {
+                splitter.splits.iter().filter_map(|split| split.service.as_ref()).collect()
+            }
+            ConfigContent::ServiceResolver(resolver) => {
+                let failover = resolver.failover.values().flatten().filter_map(|target| target.service.as_ref());
+                failover.chain(resolver.redirect.iter().filter_map(|redirect| redirect.service.as_ref())).collect()
+            }
         }
     }
 }
@@ -51,6 +76,12 @@ pub enum ConfigContent {
     ProxyDefaults(ProxyDefaults),
     /// What holds for one service, whoever calls it.
     ServiceDefaults(ServiceDefaults),
+    /// Where requests to a service go by what they say.
+    ServiceRouter(ServiceRouter),
+    /// Where they go by weight.
+    ServiceSplitter(ServiceSplitter),
+    /// What a service's name stands for.
+    ServiceResolver(ServiceResolver),
 }
 
 /// Is what holds for every service that says nothing else.
@@ -81,6 +112,12 @@ pub enum ConfigKey {
     ProxyDefaults,
     /// The `service-defaults` of a service.
     ServiceDefaults(ServiceKey),
+    /// Its `service-router`.
+    ServiceRouter(ServiceKey),
+    /// Its `service-splitter`.
+    ServiceSplitter(ServiceKey),
+    /// Its `service-resolver`.
+    ServiceResolver(ServiceKey),
 }
 
 impl ConfigKey {
@@ -90,7 +127,21 @@ impl ConfigKey {
         match self {
             Self::ProxyDefaults => "proxy-defaults",
             Self::ServiceDefaults(_) => "service-defaults",
+            Self::ServiceRouter(_) => "service-router",
+            Self::ServiceSplitter(_) => "service-splitter",
+            Self::ServiceResolver(_) => "service-resolver",
         }
+    }
+
+    /// Returns the keys of all entries that one service may have.
+    #[must_use]
+    pub fn all_of(service: &ServiceKey) -> [Self; 4] {
+        [
+            Self::ServiceDefaults(service.clone()),
+            Self::ServiceRouter(service.clone()),
+            Self::ServiceSplitter(service.clone()),
+            Self::ServiceResolver(service.clone()),
+        ]
     }
 
     /// Returns the service that the entry is of; none where it is of all.
@@ -98,7 +149,10 @@ impl ConfigKey {
     pub fn service(&self) -> Option<&ServiceKey> {
         match self {
             Self::ProxyDefaults => None,
-            Self::ServiceDefaults(service) => Some(service),
+            Self::ServiceDefaults(service)
+            | Self::ServiceRouter(service)
+            | Self::ServiceSplitter(service)
+            | Self::ServiceResolver(service) => Some(service),
         }
     }
 }
@@ -178,20 +232,58 @@ impl ConfigEntries {
     pub fn protocol_of(&self, service: &ServiceKey) -> Protocol {
         let own = self.get(&ConfigKey::ServiceDefaults(service.clone())).and_then(|entry| match &entry.content {
             ConfigContent::ServiceDefaults(defaults) => defaults.protocol,
-            ConfigContent::ProxyDefaults(_) => None,
+            _ => None,
         });
         let of_all = || match &self.get(&ConfigKey::ProxyDefaults)?.content {
             ConfigContent::ProxyDefaults(defaults) => defaults.protocol,
-            ConfigContent::ServiceDefaults(_) => None,
+            _ => None,
         };
         own.or_else(of_all).unwrap_or_default()
     }
 
-    /// Returns the entries that say how calls to a service go.
+    /// Returns the entries that say how calls to a service go: what holds for all, its own, and those of every service
+    /// that these lead to.
     pub fn bearing_on(&self, service: &ServiceKey) -> impl Iterator<Item = &Arc<ConfigEntry>> {
-        let keys = [ConfigKey::ProxyDefaults, ConfigKey::ServiceDefaults(service.clone())];
-        keys.into_iter().filter_map(|key| self.by_key.get(&key))
+        let global = std::iter::once(ConfigKey::ProxyDefaults);
+        let keys = global.chain(self.reached_from(service).into_iter().flat_map(|reached| ConfigKey::all_of(&reached)));
+        keys.filter_map(|key| self.by_key.get(&key))
     }
+
+    /// Returns the services that calls to one may lead to, itself among them.
+    fn reached_from(&self, service: &ServiceKey) -> BTreeSet<ServiceKey> {
+        closure(service, |next| {
+            let entries = ConfigKey::all_of(next).into_iter().filter_map(|key| self.by_key.get(&key));
+            entries.flat_map(|entry| entry.references()).cloned().collect()
+        })
+    }
+
+    /// Returns the services whose calls may lead to one, itself among them.
+    #[must_use]
+    pub fn leading_to(&self, service: &ServiceKey) -> BTreeSet<ServiceKey> {
+        let mut backwards: BTreeMap<&ServiceKey, Vec<ServiceKey>> = BTreeMap::new();
+        for entry in self.by_key.values() {
+            let key = entry.key();
+            for to in entry.references() {
+                backwards.entry(to).or_default().extend(key.service().cloned());
+            }
+        }
+        closure(service, |next| backwards.get(next).cloned().unwrap_or_default())
+    }
+
+    /// Returns the services that have an entry of their own.
+    pub(crate) fn services(&self) -> BTreeSet<ServiceKey> {
+        self.by_key.keys().filter_map(|key| key.service().cloned()).collect()
+    }
+}
+
+/// Returns everything that `next` leads to from a service, and the service.
+fn closure(from: &ServiceKey, next: impl Fn(&ServiceKey) -> Vec<ServiceKey>) -> BTreeSet<ServiceKey> {
+    let mut found = BTreeSet::from([from.clone()]);
+    let mut open = vec![from.clone()];
+    while let Some(service) = open.pop() {
+        open.extend(next(&service).into_iter().filter(|one| found.insert(one.clone())));
+    }
+    found
 }
 
 impl FromIterator<Arc<ConfigEntry>> for ConfigEntries {

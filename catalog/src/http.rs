@@ -20,14 +20,15 @@ mod tests;
 
 pub use authority::NormalAuthority;
 pub use claims::{TokenState, Tokens};
-pub(crate) use compile::check_jwt;
 pub use compile::{CompiledPolicy, PermissionError, check_permission};
+pub(crate) use compile::{check_jwt, expression};
 pub use decide::{DefaultCause, RequestRule, RequestVerdict, Undecidable};
 pub use explain::{Miss, PermissionOutcome, RequestExplanation, WeighedIntention};
 pub use fields::{
     CALLER_FIELDS, CONNECTION_FIELDS, FIELDS_BYTES_MAX, FIELDS_MAX, HttpVersion, OWN_FIELD_PREFIX, check_fields,
     check_trailers,
 };
+pub(crate) use header_rule::HeaderRule;
 pub use not_normal::NotNormal;
 pub use path::NormalPath;
 pub use request::{Headers, NoHeaders, NoTokens, Request, check_method};

@@ -31,6 +31,7 @@ mod permission;
 mod policy_change;
 mod protocol;
 mod revocation;
+mod routing;
 mod selector;
 mod session;
 mod snapshot;
@@ -90,6 +91,11 @@ pub use permission::{
 pub use policy_change::PolicyChange;
 pub use protocol::Protocol;
 pub use revocation::{FORGOTTEN_MAX, RevocationChange, RevokedService};
+pub use routing::{
+    Balance, FailoverTarget, HeaderEdits, Leg, QueryMatch, QueryTest, Redirect, RetryBudget, RetryOn, RetryRule,
+    RouteAction, RouteDestination, RouteMatch, RouteRule, RoutedRequest, Routes, RoutingError, ServiceResolver,
+    ServiceRouter, ServiceSplitter, Split, Subset, Target, TargetKey, Turn,
+};
 pub use selector::{Selector, SelectorError, SelectorMismatch};
 pub use session::{AGENT_CHECK, Presence, SESSIONS_MAX, SessionChange, SessionRef};
 pub use snapshot::{SNAPSHOT_VERSION, SnapshotError};

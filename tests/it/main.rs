@@ -22,6 +22,7 @@ mod operations;
 mod packaging;
 mod permissions;
 mod refused;
+mod routing;
 mod sessions;
 mod sim;
 mod tidy;

@@ -19,6 +19,7 @@ mod native;
 mod operator;
 mod permission;
 mod register;
+mod route_entry;
 mod service;
 mod service_intentions;
 mod traffic_entry;
@@ -31,7 +32,9 @@ pub use catalog::{
     AgentService, CatalogService, Node, NodeServiceList, NodeServices, ServiceAddress, ServiceProxy, ServiceUpstream,
     ServiceWeights,
 };
-pub use chain::{ChainNode, ChainResolver, ChainTarget, DiscoveryChain, DiscoveryChainAnswer};
+pub use chain::{
+    ChainFailover, ChainNode, ChainResolver, ChainRoute, ChainSplit, ChainTarget, DiscoveryChain, DiscoveryChainAnswer,
+};
 pub use check::{CheckDefinition, CheckKind};
 pub use config_entry::{CONFIG_KINDS, ConfigEntry};
 pub use health::{HealthCheck, HealthEntry};
@@ -48,7 +51,9 @@ pub use permission::{HttpHeader, HttpPermission, IntentionJwt, IntentionPermissi
 pub use register::{CatalogDeregister, CatalogRegister};
 pub use service::{Definitions, ServiceDefinition};
 pub use service_intentions::{IntentionSource, SERVICE_INTENTIONS, ServiceIntentions};
-pub use traffic_entry::{GLOBAL, PROXY_DEFAULTS, SERVICE_DEFAULTS, TrafficEntry};
+pub use traffic_entry::{
+    GLOBAL, PROXY_DEFAULTS, SERVICE_DEFAULTS, SERVICE_RESOLVER, SERVICE_ROUTER, SERVICE_SPLITTER, TrafficEntry,
+};
 pub use usage::{Usage, UsageAnswer};
 
 use crate::decode::{DecodeError, Fields};

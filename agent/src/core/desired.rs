@@ -26,18 +26,17 @@ impl Core {
         self.rules_changed = true;
     }
 
-    /// Tells the machine what to follow: what concerns the local services, and of a gateway, who is in its network.
+    /// Tells the machine what to follow: what concerns the local services and whom they call, and of a gateway, who is in
+    /// its network.
     pub(super) fn follow_topics(&mut self) {
-        let services: BTreeSet<ServiceKey> = self.local.services().map(|it| it.instance.service_key()).collect();
         let mut topics = BTreeSet::from([Topic::Mesh, Topic::Roots, Topic::Revocations]);
-        topics.extend(
-            services.iter().flat_map(|service| [Topic::Intentions(service.clone()), Topic::Config(service.clone())]),
-        );
-        let upstreams = self.local.services().flat_map(|service| &service.upstreams);
-        let called: Vec<ServiceKey> = upstreams.map(|upstream| upstream.destination.clone()).collect();
+        for service in self.local.services().map(|it| it.instance.service_key()) {
+            topics.extend([Topic::Intentions(service.clone()), Topic::Config(service)]);
+        }
+        let called = self.called();
         topics.extend(called.first().map(|_| Topic::Gateways));
-        topics
-            .extend(called.into_iter().flat_map(|service| [Topic::Endpoints(service.clone()), Topic::Config(service)]));
+        topics.extend(called.iter().cloned().map(Topic::Config));
+        topics.extend(called.into_iter().chain(self.routing.targets()).map(Topic::Endpoints));
         if let Some(network) = self.leads_into() {
             topics.insert(Topic::Gateways);
             let here = self.sync.view().get(&network).into_iter().flat_map(|state| state.items.values());
@@ -56,6 +55,21 @@ impl Core {
         self.gateway_port?;
         let network = &self.config.network;
         self.identity.record.entitles_gateway(network).then(|| Topic::Network(network.clone()))
+    }
+
+    /// Follows where calls of local services go; what they may end at is followed too.
+    pub(super) fn follow_routes(&mut self) {
+        let before = self.routing.targets();
+        self.routing.follow(&self.called(), self.sync.view());
+        if self.routing.targets() != before {
+            self.follow_topics();
+        }
+    }
+
+    /// Returns the services that local ones call.
+    pub(super) fn called(&self) -> BTreeSet<ServiceKey> {
+        let upstreams = self.local.services().flat_map(|service| &service.upstreams);
+        upstreams.map(|upstream| upstream.destination.clone()).collect()
     }
 
     pub(super) fn node(&self) -> Node {

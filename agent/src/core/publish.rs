@@ -193,6 +193,9 @@ impl Core {
     /// Publishes what the core knows now.
     pub(super) fn publish(&mut self) {
         // What the proxy refuses comes first: a deny is in force before anybody is told of anything else.
+        if self.rules_changed {
+            self.follow_routes();
+        }
         if std::mem::take(&mut self.rules_changed)
             && let Some(snapshot) = self.snapshot()
         {
@@ -249,9 +252,12 @@ impl Core {
             gateways: view.get(&Topic::Gateways).map(|state| gateways(state)).unwrap_or_default(),
             locals: BTreeMap::new(),
             protocols: BTreeMap::new(),
+            routes: self.routing.in_force(),
+            subsets: self.routing.subsets(&view),
             upstreams: Vec::new(),
         };
-        for (topic, state) in &view {
+        let called = self.called();
+        for (topic, state) in view.iter().filter(|(topic, _)| is_gone_by(topic, &called, &view)) {
             match topic {
                 Topic::Intentions(service) => {
                     let policy = Policy::new(mesh.default_action, mesh.guardrails.clone(), intentions(state))
@@ -309,6 +315,17 @@ impl Core {
     }
 }
 
+/// Reports whether what a topic says counts yet: until it is known how a service is read, nothing is decided for it, and
+/// nobody is called as if it were.
+fn is_gone_by(topic: &Topic, called: &BTreeSet<ServiceKey>, view: &View) -> bool {
+    let is_read = |service: &ServiceKey| view.contains_key(&Topic::Config(service.clone()));
+    match topic {
+        Topic::Intentions(service) => is_read(service),
+        Topic::Endpoints(service) => !called.contains(service) || is_read(service),
+        _ => true,
+    }
+}
+
 fn mesh_of(view: &View) -> Option<MeshItem> {
     view.get(&Topic::Mesh)?.items.values().find_map(|item| match item {
         Item::Mesh(mesh) => Some(MeshItem::clone(mesh)),
@@ -355,7 +372,7 @@ fn gateways(state: &TopicState) -> Vec<Gateway> {
     gateways.collect()
 }
 
-fn config_entries(state: &TopicState) -> ConfigEntries {
+pub(super) fn config_entries(state: &TopicState) -> ConfigEntries {
     let entries = state.items.values().filter_map(|item| match item {
         Item::Config(entry) => Some(Arc::new(ConfigEntry::clone(entry))),
         _ => None,
@@ -363,10 +380,30 @@ fn config_entries(state: &TopicState) -> ConfigEntries {
     entries.collect()
 }
 
-fn endpoints(state: &TopicState) -> Vec<Endpoint> {
+pub(super) fn endpoints(state: &TopicState) -> Vec<Endpoint> {
     let endpoints = state.items.values().filter_map(|item| match item {
         Item::Endpoint(endpoint) => Some(Endpoint::clone(endpoint)),
         _ => None,
     });
     endpoints.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn h11_nothing_is_decided_or_called_until_it_is_known_how_a_service_is_read() {
+        let (api, db): (ServiceKey, ServiceKey) = ("api".parse().unwrap(), "db".parse().unwrap());
+        let called = BTreeSet::from([db.clone()]);
+        let mut view = View::new();
+        let counts = |topic: Topic, view: &View| is_gone_by(&topic, &called, view);
+        assert!(!counts(Topic::Intentions(api.clone()), &view) && !counts(Topic::Endpoints(db.clone()), &view));
+        assert!(counts(Topic::Endpoints(api.clone()), &view), "it is followed for others");
+        let nothing = Arc::new(TopicState { index: catalog::CatalogIndex(1), items: BTreeMap::new() });
+        for service in [&api, &db] {
+            view.insert(Topic::Config(service.clone()), Arc::clone(&nothing));
+        }
+        assert!(counts(Topic::Intentions(api), &view) && counts(Topic::Endpoints(db), &view));
+    }
 }

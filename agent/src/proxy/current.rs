@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
 
-use catalog::{IdentityScheme, Policy, ServiceKey, SpiffeId};
+use catalog::{Policy, Routes, ServiceKey, SpiffeId};
 use rustls::ServerConfig;
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
@@ -44,15 +44,47 @@ pub(crate) struct ServerSide {
 pub(crate) struct Called {
     /// Which service calls which.
     pub(crate) upstream: UpstreamListener,
-    /// The identity that must answer.
-    pub(crate) expected: SpiffeId,
+    /// Where its calls go.
+    pub(crate) routes: Arc<Routes>,
+    ends: BTreeMap<ServiceKey, Arc<End>>,
     counters: OnceLock<Arc<PairCounters>>,
 }
 
+/// Is a service that calls may end at.
+#[derive(Debug)]
+pub(crate) struct End {
+    /// Which.
+    pub(crate) service: ServiceKey,
+    /// The identity that must answer.
+    pub(crate) expected: SpiffeId,
+}
+
 impl Called {
-    fn new(scheme: &IdentityScheme, upstream: &UpstreamListener) -> Self {
-        let expected = scheme.workload(&upstream.destination);
-        Self { upstream: upstream.clone(), expected, counters: OnceLock::new() }
+    fn new(snapshot: &Snapshot, upstream: &UpstreamListener) -> Self {
+        let routes = snapshot.routes(&upstream.destination);
+        let end = |service: &ServiceKey| {
+            let expected = snapshot.scheme.workload(service);
+            (service.clone(), Arc::new(End { service: service.clone(), expected }))
+        };
+        let ends = routes.targets().map(|target| end(&target.key.service)).collect();
+        Self { upstream: upstream.clone(), routes, ends, counters: OnceLock::new() }
+    }
+
+    /// Returns a service that calls may end at.
+    pub(crate) fn end(&self, service: &ServiceKey) -> Option<&Arc<End>> {
+        self.ends.get(service)
+    }
+
+    /// Reports whether the same follows from another snapshot.
+    fn is_of(&self, snapshot: &Snapshot, before: &Snapshot, upstream: &UpstreamListener) -> bool {
+        let same_routes = match snapshot.routes.get(&upstream.destination) {
+            Some(routes) => Arc::ptr_eq(routes, &self.routes),
+            None => {
+                !before.routes.contains_key(&upstream.destination)
+                    && self.routes.protocol() == snapshot.protocol(&upstream.destination)
+            }
+        };
+        same_routes && self.upstream == *upstream && before.scheme == snapshot.scheme
     }
 
     /// Returns what its requests are counted with.
@@ -99,12 +131,11 @@ impl Current {
         for upstream in &snapshot.upstreams {
             // Of several with one address only the first is heard.
             calls.entry(upstream.address).or_insert_with(|| {
-                let known = previous.and_then(|previous| previous.call(upstream.address));
-                let known = known.filter(|known| {
-                    known.upstream == *upstream
-                        && previous.is_some_and(|previous| previous.snapshot.scheme == snapshot.scheme)
+                let known = previous.and_then(|previous| {
+                    let known = previous.call(upstream.address)?;
+                    known.is_of(&snapshot, &previous.snapshot, upstream).then(|| Arc::clone(known))
                 });
-                known.cloned().unwrap_or_else(|| Arc::new(Called::new(&snapshot.scheme, upstream)))
+                known.unwrap_or_else(|| Arc::new(Called::new(&snapshot, upstream)))
             });
         }
         Self { snapshot, generation, has_rules_that_end, sides, calls, rules, nobody }

@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use catalog::{InstanceKey, ServiceKey};
+use catalog::{InstanceKey, Leg, ServiceKey};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::Instant;
@@ -159,10 +159,11 @@ async fn open(room: &Arc<Room>, client: &mut TcpStream) -> Result<Passed, NotPas
     let current = room.current.load_full().ok_or(NotPassed::NotReady)?;
     let snapshot = &current.snapshot;
     let service = snapshot.scheme.service_of_sni(&name).ok_or(NotPassed::OtherMesh(name))?;
+    let leg = Leg::plain(service.clone());
     let mut tried: Vec<InstanceKey> = Vec::new();
     let mut failed: Option<CallError> = None;
     while tried.len() < room.limits.attempts_max {
-        let endpoint = match room.endpoints.choose(snapshot, &service, Scope::OwnNetwork, &tried, Instant::now()) {
+        let endpoint = match room.endpoints.choose(snapshot, &leg, Scope::OwnNetwork, &tried, Instant::now()) {
             Ok(endpoint) => endpoint,
             // The last failure says more than that nobody is left.
             Err(none) => return Err(NotPassed::NoInstance { service, source: failed.unwrap_or(none) }),

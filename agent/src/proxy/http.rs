@@ -13,6 +13,7 @@ pub(crate) mod normal;
 pub(crate) mod outbound;
 pub(crate) mod refusal;
 pub(crate) mod request_id;
+pub(crate) mod route;
 pub(crate) mod send;
 pub(crate) mod server;
 pub(crate) mod story;

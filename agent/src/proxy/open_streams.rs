@@ -11,7 +11,7 @@ use catalog::{KeyExchange, ServiceKey, SpiffeId, Timestamp};
 use serde::Serialize;
 use tokio::sync::oneshot;
 
-use super::current::{Called, Current};
+use super::current::{Current, End};
 use super::decide::still_allows;
 use super::handshake::Connection;
 use super::http::decide::{Facts, still_allows_request};
@@ -73,7 +73,7 @@ type Shard = HashMap<u64, Entry>;
 struct Entry {
     inbound: Option<Inbound>,
     /// Whom an outbound connection reached, once it has.
-    reached: Option<(Arc<Called>, KeyExchange)>,
+    reached: Option<(Arc<End>, KeyExchange)>,
     /// What it is carried to as bytes, where nothing is read in it.
     bytes_to: Option<ServiceKey>,
     close: oneshot::Sender<Closing>,
@@ -247,10 +247,10 @@ impl Entry {
                 peer: connection.peer.id.clone(),
                 key_exchange: connection.peer.key_exchange,
             }),
-            (None, Some((called, key_exchange))) => Some(OpenConnection {
+            (None, Some((end, key_exchange))) => Some(OpenConnection {
                 direction: "outbound",
-                destination: called.upstream.destination.clone(),
-                peer: called.expected.clone(),
+                destination: end.service.clone(),
+                peer: end.expected.clone(),
                 key_exchange: *key_exchange,
             }),
             (None, None) => None,
@@ -265,9 +265,9 @@ fn lock(shard: &Mutex<Shard>) -> MutexGuard<'_, Shard> {
 
 impl Place {
     /// Notes whom an outbound connection reached.
-    pub(crate) fn reached(&self, called: Arc<Called>, key_exchange: KeyExchange) {
+    pub(crate) fn reached(&self, end: Arc<End>, key_exchange: KeyExchange) {
         if let Some(entry) = self.streams.shard(self.id).get_mut(&self.id) {
-            entry.reached = Some((called, key_exchange));
+            entry.reached = Some((end, key_exchange));
         }
     }
 

@@ -10,7 +10,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use catalog::InstanceKey;
+use catalog::{InstanceKey, Leg};
 use h2::client::SendRequest;
 use tokio::net::TcpStream;
 use tokio::time::Instant;
@@ -76,7 +76,7 @@ async fn serve(room: Arc<Room>, listener: SocketAddr, accepted: Accepted) {
     }
     let opened = tokio::select! {
         closing = place.closing() => Err(NotOpened::Closed(closing)),
-        opened = open(&room, &call, Wanted::Stream) => opened.map_err(NotOpened::Failed),
+        opened = open_unread(&room, &call) => opened.map_err(NotOpened::Failed),
     };
     // The last two count the stream where it runs, for as long as it does.
     let (stream, lease, endpoint) = match opened {
@@ -84,7 +84,9 @@ async fn serve(room: Arc<Room>, listener: SocketAddr, accepted: Accepted) {
         Ok((Opened::Ready(_), ..)) => return,
         Err(why) => return refuse(&room, caller, listener, from, &why),
     };
-    place.reached(Arc::clone(&call.called), lease.peer().key_exchange);
+    if let Some(end) = call.called.end(&endpoint.service) {
+        place.reached(Arc::clone(end), lease.peer().key_exchange);
+    }
     let _open = room.metrics.carried(Direction::Outbound);
     let meter = Meter::new(Direction::Outbound, room.metrics.clone());
     let outcome = tokio::select! {
@@ -99,9 +101,9 @@ async fn serve(room: Arc<Room>, listener: SocketAddr, accepted: Accepted) {
     room.metrics.closed(Direction::Outbound, reason);
     tracing::info!(
         direction = "outbound",
-        service = %call.called.upstream.destination,
+        service = %endpoint.service,
         instance = %endpoint.key,
-        identity = %call.called.expected,
+        identity = call.called.end(&endpoint.service).map(|end| tracing::field::display(&end.expected)),
         source = %call.called.upstream.owner,
         src.addr = %from,
         dst.addr = endpoint.mesh_address,
@@ -123,18 +125,24 @@ pub(crate) struct Call {
     pub(crate) current: Arc<Current>,
 }
 
-/// Opens a way to an instance of the call's destination: one after the other, each at most once, a few in all.
-pub(crate) async fn open(room: &Arc<Room>, call: &Call, wanted: Wanted) -> Result<(Opened, Lease, Chosen), CallError> {
-    let mut tried: Vec<InstanceKey> = Vec::new();
+/// Opens a way for a connection that nobody looks into.
+async fn open_unread(room: &Arc<Room>, call: &Call) -> Result<(Opened, Lease, Chosen), CallError> {
+    let turn = call.called.routes.otherwise(room.endpoints.draw_any()).ok_or(CallError::NoRoute)?;
+    open(room, call, turn.leg, &mut Vec::new(), Wanted::Stream).await
+}
+
+/// Opens a way to an instance that a call may end at: one after the other, each at most once, a few in all, and none that
+/// was tried already.
+pub(crate) async fn open(
+    room: &Arc<Room>,
+    call: &Call,
+    leg: &Leg,
+    tried: &mut Vec<InstanceKey>,
+    wanted: Wanted,
+) -> Result<(Opened, Lease, Chosen), CallError> {
     let mut failed: Option<CallError> = None;
-    while tried.len() < room.limits.attempts_max {
-        let chosen = room.endpoints.choose(
-            &call.current.snapshot,
-            &call.called.upstream.destination,
-            Scope::Anywhere,
-            &tried,
-            Instant::now(),
-        );
+    for _ in 0..room.limits.attempts_max {
+        let chosen = room.endpoints.choose(&call.current.snapshot, leg, Scope::Anywhere, tried, Instant::now());
         let endpoint = match (chosen, failed.take()) {
             (Ok(endpoint), _) => endpoint,
             // The last failure says more than that nobody is left.
@@ -151,7 +159,7 @@ pub(crate) async fn open(room: &Arc<Room>, call: &Call, wanted: Wanted) -> Resul
             }
             Err(error) if error.may_be_better_elsewhere() => {
                 tracing::debug!(
-                    direction = "outbound", service = %call.called.upstream.destination, instance = %endpoint.key,
+                    direction = "outbound", service = %endpoint.service, instance = %endpoint.key,
                     error = %wire::one_line(&error), "endpoint put aside"
                 );
                 endpoint.failed(Instant::now());
@@ -187,11 +195,12 @@ async fn attempt(
         return Err(CallError::OwnLeafExpired(owner.clone()));
     }
     let address = endpoint.mesh_address.clone();
-    let key = TunnelKey { source: owner.clone(), destination: call.called.upstream.destination.clone(), address };
+    let key = TunnelKey { source: owner.clone(), destination: endpoint.service.clone(), address };
+    let expected = call.called.end(&endpoint.service).ok_or(CallError::NoRoute)?.expected.clone();
     let plan = Plan {
         address: key.address.clone(),
         server_name: snapshot.scheme.sni(&key.destination),
-        expected: call.called.expected.clone(),
+        expected,
         own: Arc::clone(own),
         anchors: Arc::clone(&snapshot.anchors),
     };

@@ -15,6 +15,7 @@ use super::current::Current;
 use super::forbidden::Forbidden;
 use super::http::application::Applications;
 use super::http::request_id::RequestIds;
+use super::http::route::Retries;
 use super::http::server::Server;
 use super::limits::Limits;
 use super::open_streams::OpenStreams;
@@ -37,6 +38,7 @@ pub(crate) struct Room {
     pub(crate) applications: Applications,
     pub(crate) server: Server,
     pub(crate) request_ids: RequestIds,
+    pub(crate) retries: Retries,
     pub(crate) forbidden: Forbidden,
     pub(crate) limits: Limits,
     pub(crate) clock: Clock,
@@ -87,6 +89,7 @@ impl Room {
             applications: Applications::default(),
             server: Server::new(&limits),
             request_ids: RequestIds::default(),
+            retries: Retries::default(),
             forbidden,
             connection_permits: Arc::new(Semaphore::new(limits.connections_max)),
             stream_permits: Arc::new(Semaphore::new(limits.streams_max)),

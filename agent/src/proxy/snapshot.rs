@@ -5,7 +5,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use catalog::{
-    CatalogIndex, Endpoint, Gateway, IdentityScheme, InstanceKey, KeyExchange, Policy, Protocol, ServiceKey, SpiffeId,
+    CatalogIndex, Endpoint, Gateway, IdentityScheme, InstanceKey, KeyExchange, Policy, Protocol, Routes, ServiceKey,
+    SpiffeId, Target, TargetKey,
 };
 use wire::tls::{PeerIdentity, TlsIdentity, TrustAnchors};
 
@@ -39,6 +40,10 @@ pub struct Snapshot {
     pub locals: BTreeMap<ServiceKey, Vec<LocalInstance>>,
     /// How the bytes of each local service and of each that is called are read; `tcp` without an entry.
     pub protocols: BTreeMap<ServiceKey, Protocol>,
+    /// Where calls go to each service that some local service calls; to its own instances without an entry.
+    pub routes: BTreeMap<ServiceKey, Arc<Routes>>,
+    /// The instances of each subset that these lead to.
+    pub subsets: BTreeMap<TargetKey, Vec<Endpoint>>,
     /// The loopback listeners to hold open. Of several with one address only the first is.
     pub upstreams: Vec<UpstreamListener>,
 }
@@ -130,6 +135,19 @@ impl Snapshot {
     /// Returns how the bytes of a service are read.
     pub(crate) fn protocol(&self, service: &ServiceKey) -> Protocol {
         self.protocols.get(service).copied().unwrap_or_default()
+    }
+
+    /// Returns where calls to a service go.
+    pub(crate) fn routes(&self, service: &ServiceKey) -> Arc<Routes> {
+        let plain = || Arc::new(Routes::plain(service.clone(), self.protocol(service)));
+        self.routes.get(service).map_or_else(plain, Arc::clone)
+    }
+
+    /// Returns the instances of what calls end at.
+    pub(crate) fn instances(&self, target: &Target) -> &[Endpoint] {
+        let instances =
+            if target.is_whole() { self.endpoints.get(&target.key.service) } else { self.subsets.get(&target.key) };
+        instances.map(Vec::as_slice).unwrap_or_default()
     }
 }
 

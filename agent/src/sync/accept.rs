@@ -4,8 +4,9 @@
 //! an event that fails here is dropped whole, the last good state stays in force, and the operator hears of it.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
-use catalog::{Item, Topic};
+use catalog::{ConfigEntries, ConfigEntry, Item, ServiceKey, Topic};
 use wire::tls::TrustAnchors;
 
 use super::TopicState;
@@ -22,7 +23,7 @@ pub(super) fn items(topic: &Topic, items: &BTreeMap<String, Item>, held: Option<
     match topic {
         Topic::Mesh => mesh(items, held),
         Topic::Roots => roots(items),
-        Topic::Config(_) => config(items),
+        Topic::Config(service) => config(service, items),
         Topic::Revocations | Topic::Gateways | Topic::Intentions(_) | Topic::Endpoints(_) | Topic::Network(_) => Ok(()),
     }
 }
@@ -101,13 +102,21 @@ fn roots(items: &BTreeMap<String, Item>) -> Result<(), String> {
     TrustAnchors::check(&certificates).map_err(|error| error.to_string())
 }
 
-/// Every entry under its own name: of two that say they are one, only the later would count.
-fn config(items: &BTreeMap<String, Item>) -> Result<(), String> {
+/// Every entry under its own name: of two that say they are one, only the later would count. Together they make routes.
+fn config(service: &ServiceKey, items: &BTreeMap<String, Item>) -> Result<(), String> {
     let misnamed = items.iter().find_map(|(key, item)| match item {
         Item::Config(entry) if entry.key().to_string() != *key => Some((key, entry.key())),
         _ => None,
     });
-    misnamed.map_or(Ok(()), |(key, own)| Err(format!("item `{}` is the entry {own}", key.escape_debug())))
+    if let Some((key, own)) = misnamed {
+        return Err(format!("item `{}` is the entry {own}", key.escape_debug()));
+    }
+    let entries = items.values().filter_map(|item| match item {
+        Item::Config(entry) => Some(Arc::new(ConfigEntry::clone(entry))),
+        _ => None,
+    });
+    let routes = entries.collect::<ConfigEntries>().routes_of(service);
+    routes.map(drop).map_err(|error| format!("calls to `{service}`: {error}"))
 }
 
 #[cfg(test)]

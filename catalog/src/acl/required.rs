@@ -4,8 +4,8 @@ use std::fmt;
 
 use super::{AclChange, Authority};
 use crate::{
-    AccessorId, CaChange, Catalog, Check, CheckKey, Command, DeregisterTarget, Instance, InstanceKey, LoginChange,
-    Namespace, Node, NodeName, PolicyChange, ServiceKey, ServicePattern,
+    AccessorId, CaChange, Catalog, Check, CheckKey, Command, ConfigChange, DeregisterTarget, Instance, InstanceKey,
+    LoginChange, Namespace, Node, NodeName, PolicyChange, ServiceKey, ServicePattern,
 };
 
 /// Names the right that somebody lacks.
@@ -26,6 +26,10 @@ fn need(is_granted: bool, what: impl FnOnce() -> String) -> Result<(), Lack> {
 impl Authority {
     fn need_service_write(&self, service: &ServiceKey) -> Result<(), Lack> {
         need(self.service_write(service), || format!("`service:write` on {service}"))
+    }
+
+    fn need_service_read(&self, service: &ServiceKey) -> Result<(), Lack> {
+        need(self.service_read(service), || format!("`service:read` on {service}"))
     }
 
     fn need_node_write(&self, node: &NodeName) -> Result<(), Lack> {
@@ -133,7 +137,12 @@ impl Catalog {
             },
             // What holds for every service bears on whether rules are enforced, as the `mesh` entry does.
             Command::Config { change } => match change.key().service() {
-                Some(service) => authority.need_service_write(service),
+                // Who sends calls somewhere must be able to see what is there.
+                Some(service) => {
+                    authority.need_service_write(service)?;
+                    let ConfigChange::Write { entry, .. } = change else { return Ok(()) };
+                    entry.references().into_iter().try_for_each(|to| authority.need_service_read(to))
+                }
                 None => {
                     authority.need_mesh_write()?;
                     authority.need_operator_write()

@@ -65,12 +65,18 @@ impl Catalog {
     /// Puts `next` in place, which differs in `key` only.
     fn adopt_config(&mut self, key: &ConfigKey, next: ConfigEntries, touched: &mut Touched) -> Attempt {
         self.check_rules_enforceable(key, &next)?;
+        self.check_routes(key, &next)?;
+        // Who leads to the service does so by entries of others, which stay: before and after are the same.
+        let leading = key.service().map(|service| next.leading_to(service)).unwrap_or_default();
         self.config = next;
         touched.changed(WatchKey::Config);
         match key.service() {
             None => touched.changed(WatchKey::ProxyDefaults),
-            Some(service) if self.has_config(service) => touched.changed(WatchKey::ConfigOf(service.clone())),
-            Some(service) => touched.gone(WatchKey::ConfigOf(service.clone())),
+            Some(service) if !self.has_config(service) => touched.gone(WatchKey::ConfigOf(service.clone())),
+            Some(_) => {}
+        }
+        for service in leading.into_iter().filter(|service| self.has_config(service)) {
+            touched.changed(WatchKey::ConfigOf(service));
         }
         Ok(Outcome::Done)
     }
@@ -92,6 +98,19 @@ impl Catalog {
         Err(Refusal::invalid(format!("{key}: protocol"), problem))
     }
 
+    /// Refuses what leaves calls without a way that they had.
+    fn check_routes(&self, key: &ConfigKey, next: &ConfigEntries) -> Result<(), Refusal> {
+        let concerned = key.service().map_or_else(|| next.services(), |service| next.leading_to(service));
+        for service in concerned {
+            if let Err(problem) = next.routes_of(&service)
+                && self.config.routes_of(&service).is_ok()
+            {
+                return Err(Refusal::invalid(key.to_string(), format!("calls to `{service}`: {problem}")));
+            }
+        }
+        Ok(())
+    }
+
     fn check_config_unchanged(&self, key: &ConfigKey, compare: Option<CatalogIndex>) -> Result<(), Refusal> {
         let modified = self.config.get(key).map(|entry| entry.modified).unwrap_or_default();
         match compare.filter(|expected| *expected != modified) {
@@ -102,7 +121,7 @@ impl Catalog {
 
     /// Reports whether a service has a config entry of its own.
     pub(super) fn has_config(&self, service: &ServiceKey) -> bool {
-        self.config.bearing_on(service).any(|entry| entry.key().service() == Some(service))
+        ConfigKey::all_of(service).iter().any(|key| self.config.get(key).is_some())
     }
 
     pub(super) fn config_items(&self, service: &ServiceKey) -> BTreeMap<String, Item> {

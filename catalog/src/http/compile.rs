@@ -110,7 +110,7 @@ const TEXT_BYTES_MAX: usize = 2048;
 const PARTS_MAX: usize = 32;
 
 /// Compiles the expressions of rules: of a whole value, linear in its length, and bounded in size.
-pub(super) mod expression {
+pub(crate) mod expression {
     use regex::{Error, Regex, RegexBuilder, bytes};
 
     use super::{EXPRESSION_BYTES_MAX, PermissionError};
@@ -118,7 +118,7 @@ pub(super) mod expression {
     const COMPILED_BYTES_MAX: usize = 256 * 1024;
 
     /// Compiles an expression over text.
-    pub(in crate::http) fn of_text(pattern: &str) -> Result<Regex, PermissionError> {
+    pub(crate) fn of_text(pattern: &str) -> Result<Regex, PermissionError> {
         compile(pattern, |text| {
             RegexBuilder::new(text).size_limit(COMPILED_BYTES_MAX).dot_matches_new_line(true).build()
         })

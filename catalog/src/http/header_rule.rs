@@ -29,7 +29,7 @@ const SINGLE: [&str; 14] = [
 
 /// Is a rule on one header.
 #[derive(Debug, Clone)]
-pub(super) struct HeaderRule {
+pub(crate) struct HeaderRule {
     /// Lower case.
     name: String,
     test: Test,
@@ -52,7 +52,7 @@ enum Test {
 
 impl HeaderRule {
     /// Compiles a condition of a permission with this action.
-    pub(super) fn new(header: &HeaderMatch, action: Action) -> Result<Self, PermissionError> {
+    pub(crate) fn new(header: &HeaderMatch, action: Action) -> Result<Self, PermissionError> {
         let name = header.name.as_str();
         let is_name = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'-' | b'.');
         if name != ":authority" && (name.is_empty() || !name.bytes().all(is_name)) {
@@ -102,7 +102,7 @@ impl HeaderRule {
     ///
     /// Where a field can be read as one value or as several, a deny takes it as an application may, and an allow only if it
     /// holds either way.
-    pub(super) fn matches<H: Headers + ?Sized>(&self, headers: &H, host: Option<&str>) -> bool {
+    pub(crate) fn matches<H: Headers + ?Sized>(&self, headers: &H, host: Option<&str>) -> bool {
         if is_host(&self.name) {
             return self.judge(|| host.into_iter().map(str::as_bytes));
         }

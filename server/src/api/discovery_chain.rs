@@ -14,16 +14,19 @@ pub(super) fn routes() -> Vec<Route> {
     vec![route(Method::GET, "/v1/discovery-chain/{service}", Right::Judged, chain)]
 }
 
-/// Answers with the route of a service's calls: to its own instances, for no entry that is carried out routes otherwise.
+/// Answers with the route of a service's calls, as its callers' agents have it.
 async fn chain(call: Call) -> Result<Response, ApiError> {
     let service = call.service()?;
-    let reading = call.read(vec![WatchKey::Mesh, WatchKey::Service(service.clone())]).await?;
+    let keys = vec![WatchKey::Mesh, WatchKey::ProxyDefaults, WatchKey::ConfigOf(service.clone())];
+    let reading = call.read(keys).await?;
     if !reading.authority.service_read(&service) {
         return Err(call.denied(format!("`service:read` on `{service}`")));
     }
     let scheme = reading.catalog.scheme().ok_or_else(|| ApiError::Internal {
         reason: "the mesh is not established yet; try again in a moment".to_owned(),
     })?;
-    let chain = DiscoveryChain::unrouted(&service, call.state.datacenter(), &scheme);
+    let entries = reading.catalog.config();
+    let chain = DiscoveryChain::compiled(&service, entries, call.state.datacenter(), &scheme)
+        .map_err(|error| ApiError::Internal { reason: format!("calls to `{service}`: {error}") })?;
     call.answer(&reading, &DiscoveryChainAnswer { chain })
 }

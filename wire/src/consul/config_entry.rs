@@ -1,12 +1,15 @@
 //! Config entries: documents whose kind says what they hold.
 
 use super::service_intentions::{SERVICE_INTENTIONS, ServiceIntentions};
-use super::traffic_entry::{PROXY_DEFAULTS, SERVICE_DEFAULTS, TrafficEntry};
+use super::traffic_entry::{
+    PROXY_DEFAULTS, SERVICE_DEFAULTS, SERVICE_RESOLVER, SERVICE_ROUTER, SERVICE_SPLITTER, TrafficEntry,
+};
 use super::{MeshConfigEntry, mesh_entry::MESH};
 use crate::decode::{DecodeError, Fields, Shape};
 
 /// The kinds that something carries out.
-pub const CONFIG_KINDS: [&str; 4] = [MESH, PROXY_DEFAULTS, SERVICE_DEFAULTS, SERVICE_INTENTIONS];
+pub const CONFIG_KINDS: [&str; 7] =
+    [MESH, PROXY_DEFAULTS, SERVICE_DEFAULTS, SERVICE_INTENTIONS, SERVICE_RESOLVER, SERVICE_ROUTER, SERVICE_SPLITTER];
 
 /// Writes a config entry.
 #[derive(Debug, Clone, PartialEq, Eq)]

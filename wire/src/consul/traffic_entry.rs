@@ -9,6 +9,7 @@ use ::catalog::{
 use serde::Serialize;
 
 use super::default_partition;
+use super::route_entry::{ResolverEntry, RouterEntry, SplitterEntry};
 use crate::decode::{DecodeError, Fields};
 
 /// The kind of the entry that holds for every service.
@@ -17,6 +18,12 @@ pub const PROXY_DEFAULTS: &str = "proxy-defaults";
 pub const GLOBAL: &str = "global";
 /// The kind of entries that hold for one service.
 pub const SERVICE_DEFAULTS: &str = "service-defaults";
+/// The kind of entries that send requests by what they say.
+pub const SERVICE_ROUTER: &str = "service-router";
+/// The kind of entries that send requests by weight.
+pub const SERVICE_SPLITTER: &str = "service-splitter";
+/// The kind of entries that say what a service's name stands for.
+pub const SERVICE_RESOLVER: &str = "service-resolver";
 
 /// Writes or shows a config entry that shapes the traffic of services.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -42,11 +49,25 @@ pub struct TrafficEntry {
 }
 
 /// What an entry says, by kind.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[serde(untagged)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 enum Content {
     ProxyDefaults(ProxyDefaultsContent),
     ServiceDefaults(ServiceDefaultsContent),
+    Router(RouterEntry),
+    Splitter(SplitterEntry),
+    Resolver(Box<ResolverEntry>),
+}
+
+impl Serialize for Content {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::ProxyDefaults(says) => says.serialize(serializer),
+            Self::ServiceDefaults(says) => says.serialize(serializer),
+            Self::Router(says) => says.show().serialize(serializer),
+            Self::Splitter(says) => says.show().serialize(serializer),
+            Self::Resolver(says) => says.show().serialize(serializer),
+        }
+    }
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
@@ -77,6 +98,18 @@ impl TrafficEntry {
             SERVICE_DEFAULTS => {
                 let content = |fields: &mut Fields| read_service_defaults(fields).map(Content::ServiceDefaults);
                 Self::read_of_service(SERVICE_DEFAULTS, fields, content).map(Some)
+            }
+            SERVICE_ROUTER => {
+                let content = |fields: &mut Fields| RouterEntry::read(fields).map(Content::Router);
+                Self::read_of_service(SERVICE_ROUTER, fields, content).map(Some)
+            }
+            SERVICE_SPLITTER => {
+                let content = |fields: &mut Fields| SplitterEntry::read(fields).map(Content::Splitter);
+                Self::read_of_service(SERVICE_SPLITTER, fields, content).map(Some)
+            }
+            SERVICE_RESOLVER => {
+                let content = |fields: &mut Fields| Ok(Content::Resolver(Box::new(ResolverEntry::read(fields)?)));
+                Self::read_of_service(SERVICE_RESOLVER, fields, content).map(Some)
             }
             _ => Ok(None),
         }
@@ -153,6 +186,9 @@ impl TrafficEntry {
             Content::ServiceDefaults(says) => {
                 ConfigContent::ServiceDefaults(ServiceDefaults { service: named(&self.name)?, protocol: says.protocol })
             }
+            Content::Router(says) => ConfigContent::ServiceRouter(says.into_router(named(&self.name)?)),
+            Content::Splitter(says) => ConfigContent::ServiceSplitter(says.into_splitter(named(&self.name)?)),
+            Content::Resolver(says) => ConfigContent::ServiceResolver(says.into_resolver(named(&self.name)?)),
         };
         Ok(::catalog::ConfigEntry { meta: self.meta, ..::catalog::ConfigEntry::new(content) })
     }
@@ -171,6 +207,9 @@ impl TrafficEntry {
             PROXY_DEFAULTS if name == GLOBAL => Ok(Some(ConfigKey::ProxyDefaults)),
             PROXY_DEFAULTS => Err(format!("the one entry of this kind is named `{GLOBAL}`")),
             SERVICE_DEFAULTS => Ok(Some(ConfigKey::ServiceDefaults(service()?))),
+            SERVICE_ROUTER => Ok(Some(ConfigKey::ServiceRouter(service()?))),
+            SERVICE_SPLITTER => Ok(Some(ConfigKey::ServiceSplitter(service()?))),
+            SERVICE_RESOLVER => Ok(Some(ConfigKey::ServiceResolver(service()?))),
             _ => Ok(None),
         }
     }
@@ -187,6 +226,9 @@ impl From<&::catalog::ConfigEntry> for TrafficEntry {
             ConfigContent::ServiceDefaults(says) => {
                 Content::ServiceDefaults(ServiceDefaultsContent { protocol: says.protocol })
             }
+            ConfigContent::ServiceRouter(says) => Content::Router(RouterEntry::of(says)),
+            ConfigContent::ServiceSplitter(says) => Content::Splitter(SplitterEntry::of(says)),
+            ConfigContent::ServiceResolver(says) => Content::Resolver(Box::new(ResolverEntry::of(says))),
         };
         Self {
             kind: key.kind(),
@@ -252,6 +294,27 @@ mod tests {
             "Kind = \"service-defaults\"\nName = \"api\"\nNamespace = \"pay\"\nMaxInboundConnections = 0\n",
             "Kind = \"proxy-defaults\"\nName = \"global\"\nConfig { protocol = \"http\" }\n",
             "Kind = \"proxy-defaults\"\nExpose {}\n",
+            r#"kind = "service-router"
+               name = "api"
+               routes = [
+                 { match { http { path_prefix = "/v2", methods = ["get"],
+                     header = [{ name = "X-Canary", exact = "true" }], query_param = [{ name = "debug", present = true }] } }
+                   destination { service = "api-next", prefix_rewrite = "/", request_timeout = "1500ms", num_retries = 2,
+                     retry_on_connect_failure = true, retry_on = ["5xx"], retry_on_status_codes = [429],
+                     request_headers { set = { "X-Up" = "a" }, remove = ["x-down"] } } },
+                 { match { http { path_regex = "/a.*" } }, destination { service = "db", namespace = "pay", service_subset = "v1" } }
+               ]"#,
+            r#"kind = "service-splitter"
+               name = "api"
+               splits = [{ weight = 99.5 }, { weight = 0.5, service = "api-next", service_subset = "v2" }]"#,
+            r#"kind = "service-resolver"
+               name = "api"
+               default_subset = "v1"
+               subsets = { v1 = { filter = "Service.Meta.version == v1" }, v2 = { only_passing = true } }
+               failover = { v1 = { service_subset = "v2" }, "*" = { targets = [{ service = "old" }, { service = "older", namespace = "pay" }] } }
+               request_timeout = "2s"
+               load_balancer { policy = "round_robin" }"#,
+            "kind = \"service-resolver\"\nname = \"www\"\nredirect { service = \"api\" }\n",
         ] {
             let entry = traffic(from_value(Format::Hcl.read(text.as_bytes()).unwrap(), "")).unwrap();
             let kept = entry.into_entry(&current).unwrap();
@@ -285,6 +348,22 @@ mod tests {
         refused(&defaults(r#""Protocols": "http""#), "unknown field `Protocols`");
         refused(r#"{"Kind": "service-defaults", "Name": "*"}"#, "invalid service name");
         refused(r#"{"Kind": "service-defaults"}"#, "`Name` is missing");
+        let route = |more: &str| format!(r#"{{"Kind": "service-router", "Name": "api", "Routes": [{{{more}}}]}}"#);
+        refused(&route(r#""Match": {"HTTP": {"PathExact": "/a", "PathPrefix": "/b"}}"#), "use one of PathExact");
+        refused(&route(r#""Match": {"HTTP": {"CaseInsensitive": true}}"#), "`Routes[0].Match.HTTP.CaseInsensitive`");
+        refused(&route(r#""Match": {"HTTP": {"Header": [{"Name": "a"}]}}"#), "set exactly one of the tests");
+        refused(&route(r#""Destination": {"IdleTimeout": "5s"}"#), "`Routes[0].Destination.IdleTimeout`");
+        refused(&route(r#""Destination": {"RetryOn": ["cancelled"]}"#), "use connect-failure, reset");
+        refused(&route(r#""Destination": {"Namespace": "shop"}"#), "it is of no service");
+        let of = |kind: &str, more: &str| format!(r#"{{"Kind": "service-{kind}", "Name": "api", {more}}}"#);
+        refused(&of("splitter", r#""Splits": [{"Weight": 33.333}]"#), "at most two decimals");
+        refused(
+            &of("splitter", r#""Splits": [{"Weight": 100, "RequestHeaders": {"Add": {"a": "b"}}}]"#),
+            "RequestHeaders",
+        );
+        refused(&of("resolver", r#""LoadBalancer": {"Policy": "maglev"}"#), "use least_request, round_robin or random");
+        refused(&of("resolver", r#""Redirect": {"Service": "b", "Datacenter": "dc2"}"#), "`Redirect.Datacenter`");
+        refused(&of("resolver", r#""ConnectTimeout": "5s""#), "`ConnectTimeout`");
         refused(r#"{"Kind": "proxy-defaults", "Name": "web"}"#, "is named `global`");
         refused(r#"{"Kind": "proxy-defaults", "Config": {"connect_timeout_ms": 5}}"#, "`Config.connect_timeout_ms`");
     }

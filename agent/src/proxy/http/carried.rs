@@ -78,6 +78,11 @@ impl Question {
         }
         Self { body, tally, closing: (!is_empty).then(|| place.closing_of_question()) }
     }
+
+    /// Stands in for the body of a request that has none, when it is sent again.
+    pub(crate) fn empty(tally: Arc<Tally>) -> Self {
+        Self { body: Received::Empty, tally, closing: None }
+    }
 }
 
 impl Closes for Question {

@@ -4,10 +4,12 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use catalog::http::NotNormal;
+use catalog::{InstanceKey, Leg, Turn};
 use http::header::HeaderValue;
+use http::request::Parts;
 use http::uri::Authority;
 use http::{Request, Response, StatusCode, Version};
-use hyper::body::Incoming;
+use hyper::body::{Body, Incoming};
 use hyper::client::conn::http1;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
@@ -19,6 +21,7 @@ use super::carried::{Exchange, Question, Reply, Tally, Way};
 use super::head::{self, BadRequest, Origin, PORT, REFUSED, VERSION};
 use super::normal::Lines;
 use super::refusal::{Manner, NotCarried};
+use super::route;
 use super::send::{self, Pump};
 use super::server::Reader;
 use super::story::Story;
@@ -96,11 +99,13 @@ async fn carry(
     let forwarded = tokio::select! {
         biased;
         closing = place.closing() => return Err(NotCarried::Closed(closing)),
-        forwarded = forward(room, call, &lines, Request::from_parts(head, body), upgrade) => forwarded?,
+        forwarded = forward(room, call, &lines, Request::from_parts(head, body), upgrade, &tally) => forwarded?,
     };
     let Forwarded { answer, way, granted } = forwarded;
-    if let Way::Tunnel { lease, .. } = &way {
-        place.reached(Arc::clone(&call.called), lease.peer().key_exchange);
+    if let Way::Tunnel { lease, endpoint, .. } = &way
+        && let Some(end) = call.called.end(&endpoint.service)
+    {
+        place.reached(Arc::clone(end), lease.peer().key_exchange);
     }
     let (mut head, body) = answer.into_parts();
     head::take_of_answer(&mut head.headers, Origin::Mesh);
@@ -127,39 +132,97 @@ async fn forward(
     lines: &Lines,
     request: Request<Question>,
     upgrade: Option<OnUpgrade>,
+    tally: &Arc<Tally>,
 ) -> Result<Forwarded, NotCarried> {
     let (mut head, question) = request.into_parts();
     let normal = lines.normal().map_err(BadRequest::from)?;
     let taken = head::take(&mut head, Origin::Application);
-    let target = lines.target(&normal).map_err(BadRequest::from)?;
-    match upgrade.zip(taken.upgrade) {
-        Some((caller, protocol)) => {
-            head::target_http1(&mut head, target, lines.host(&normal).map_err(BadRequest::from)?);
-            ask_to_change(room, call, Request::from_parts(head, question), caller, protocol).await
-        }
-        None => {
-            let authority = match lines.authority(&normal).map_err(BadRequest::from)? {
-                Some(authority) => authority,
-                // HTTP/1.0 knows no host, and HTTP/2 not its absence.
-                None => Authority::try_from(call.called.upstream.destination.name.as_str())
-                    .map_err(|_| BadRequest::from(NotNormal::Host))?,
-            };
-            if taken.version != Version::HTTP_2 {
-                head.headers.insert(VERSION, HeaderValue::from_static("1.1"));
-            }
-            head::target_http2(&mut head, target, authority);
-            ask(room, call, Request::from_parts(head, question)).await
-        }
+    let turn = route::choose(&call.called.routes, &normal, &head.headers, room.endpoints.draw_any())?;
+    let target = route::target(turn, lines, &normal).map_err(BadRequest::from)?;
+    if let Some(action) = turn.action {
+        route::edit(&mut head.headers, &action.request_headers);
     }
+    let limit = turn.action.and_then(|action| action.request_timeout).or(turn.leg.request_timeout);
+    let asked = async {
+        match upgrade.zip(taken.upgrade) {
+            Some((caller, protocol)) => {
+                head::target_http1(&mut head, target, lines.host(&normal).map_err(BadRequest::from)?);
+                ask_to_change(room, call, turn, Request::from_parts(head, question), caller, protocol).await
+            }
+            None => {
+                let authority = match lines.authority(&normal).map_err(BadRequest::from)? {
+                    Some(authority) => authority,
+                    // HTTP/1.0 knows no host, and HTTP/2 not its absence.
+                    None => Authority::try_from(call.called.upstream.destination.name.as_str())
+                        .map_err(|_| BadRequest::from(NotNormal::Host))?,
+                };
+                if taken.version != Version::HTTP_2 {
+                    head.headers.insert(VERSION, HeaderValue::from_static("1.1"));
+                }
+                head::target_http2(&mut head, target, authority);
+                ask(room, call, turn, Request::from_parts(head, question), tally).await
+            }
+        }
+    };
+    let mut forwarded = match limit {
+        Some(limit) => tokio::time::timeout(limit, asked).await.unwrap_or(Err(NotCarried::Timeout(limit)))?,
+        None => asked.await?,
+    };
+    if let Some(action) = turn.action {
+        route::edit(forwarded.answer.headers_mut(), &action.response_headers);
+    }
+    Ok(forwarded)
+}
+
+/// Sends a request, and where its route says so and it can be sent again whole, to another instance after a failure.
+async fn ask(
+    room: &Arc<Room>,
+    call: &Call,
+    turn: Turn<'_>,
+    request: Request<Question>,
+    tally: &Arc<Tally>,
+) -> Result<Forwarded, NotCarried> {
+    let mut tried = Vec::new();
+    let (head, question) = request.into_parts();
+    let rule = turn.action.and_then(|action| action.retry.as_ref()).filter(|_| question.is_end_stream());
+    let Some(rule) = rule else { return ask_once(room, call, turn.leg, head, question, &mut tried).await };
+    let service = &call.called.upstream.destination;
+    room.retries.deposit(service);
+    let mut asked = ask_once(room, call, turn.leg, head.clone(), question, &mut tried).await;
+    for number in 0..rule.attempts {
+        let is_repeated = match &asked {
+            Ok(forwarded) => route::is_repeated_after_answer(rule, &forwarded.answer),
+            Err(why) => route::is_repeated_after_failure(rule, why),
+        };
+        if !is_repeated || !room.retries.spend(service) {
+            break;
+        }
+        tokio::time::sleep(route::pause(number, room.endpoints.draw_any())).await;
+        let question = Question::empty(Arc::clone(tally));
+        match ask_once(room, call, turn.leg, head.clone(), question, &mut tried).await {
+            // Nobody is left to ask: what the last one said stands.
+            Err(NotCarried::Call(CallError::NoHealthyEndpoint { .. })) => break,
+            again => asked = again,
+        }
+        room.metrics.request_repeated();
+    }
+    asked
 }
 
 /// Sends a request as a stream of its own on a tunnel.
-async fn ask(room: &Arc<Room>, call: &Call, request: Request<Question>) -> Result<Forwarded, NotCarried> {
-    let (Opened::Ready(ready), lease, endpoint) = open(room, call, Wanted::Request).await? else {
+async fn ask_once(
+    room: &Arc<Room>,
+    call: &Call,
+    leg: &Leg,
+    mut head: Parts,
+    question: Question,
+    tried: &mut Vec<InstanceKey>,
+) -> Result<Forwarded, NotCarried> {
+    let (Opened::Ready(ready), lease, endpoint) = open(room, call, leg, tried, Wanted::Request).await? else {
         // What is opened is what is wanted.
         return Err(NotCarried::Call(CallError::NoUpstream(call.called.upstream.address)));
     };
-    let (mut head, question) = request.into_parts();
+    tried.push(endpoint.key.clone());
     let port = endpoint.authority.rsplit_once(':').and_then(|(_, port)| HeaderValue::from_str(port).ok());
     head.headers.extend(port.map(|port| (PORT, port)));
     match send::request(ready, Request::from_parts(head, ()), question).await {
@@ -181,11 +244,13 @@ async fn ask(room: &Arc<Room>, call: &Call, request: Request<Question>) -> Resul
 async fn ask_to_change(
     room: &Arc<Room>,
     call: &Call,
+    turn: Turn<'_>,
     mut request: Request<Question>,
     caller: OnUpgrade,
     protocol: HeaderValue,
 ) -> Result<Forwarded, NotCarried> {
-    let (Opened::Stream(stream), lease, endpoint) = open(room, call, Wanted::Stream).await? else {
+    let (Opened::Stream(stream), lease, endpoint) = open(room, call, turn.leg, &mut Vec::new(), Wanted::Stream).await?
+    else {
         return Err(NotCarried::Call(CallError::NoUpstream(call.called.upstream.address)));
     };
     upgrade::mark(request.headers_mut(), protocol.clone());

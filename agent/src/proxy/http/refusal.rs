@@ -1,5 +1,7 @@
 //! Why a request was not carried, and how its caller is told.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use http::header::{CONNECTION, CONTENT_TYPE, HeaderMap, HeaderValue};
 use http::{Method, Request, Response, StatusCode, Version};
@@ -29,6 +31,9 @@ pub(crate) enum NotCarried {
     /// The call did not go through.
     #[error(transparent)]
     Call(#[from] CallError),
+    /// The answer did not begin in the time that the route gives.
+    #[error("no answer within {0:?}")]
+    Timeout(Duration),
     /// The tunnel failed before the answer came.
     #[error("the tunnel failed before the answer came")]
     Tunnel(#[source] h2::Error),
@@ -43,6 +48,7 @@ impl NotCarried {
             Self::Closed(closing) => closing.label(),
             Self::Application(error) => error.label(),
             Self::Call(error) => error.label(),
+            Self::Timeout(_) => "request_timeout",
             Self::Tunnel(_) => "tunnel_lost",
         }
     }
@@ -55,7 +61,7 @@ impl NotCarried {
             Self::Closed(_) => "decide",
             Self::Application(_) => "application",
             Self::Call(error) => error.phase(),
-            Self::Tunnel(_) => "open",
+            Self::Timeout(_) | Self::Tunnel(_) => "open",
         }
     }
 
@@ -65,6 +71,7 @@ impl NotCarried {
             Self::Bad(bad) => bad.status(),
             Self::Refused(refusal) => refusal.answer(),
             Self::Closed(Closing::Refused(_)) | Self::Call(CallError::Denied { .. }) => StatusCode::FORBIDDEN,
+            Self::Timeout(_) => StatusCode::GATEWAY_TIMEOUT,
             Self::Application(_) | Self::Tunnel(_) => StatusCode::BAD_GATEWAY,
             Self::Closed(Closing::Cut | Closing::Changed) | Self::Call(_) => StatusCode::SERVICE_UNAVAILABLE,
         }
@@ -135,10 +142,11 @@ fn text(label: &'static str) -> Bytes {
     Bytes::from(text)
 }
 
-/// Returns the gRPC status that stands for one of HTTP: 3 invalid, 7 not permitted, 14 unavailable.
+/// Returns the gRPC status that stands for one of HTTP: 3 invalid, 4 too late, 7 not permitted, 14 unavailable.
 fn grpc_status(status: StatusCode) -> &'static str {
     match status {
         StatusCode::FORBIDDEN => "7",
+        StatusCode::GATEWAY_TIMEOUT => "4",
         status if status.is_client_error() => "3",
         _ => "14",
     }

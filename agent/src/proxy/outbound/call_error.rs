@@ -24,6 +24,9 @@ pub(crate) enum CallError {
     /// The calling service's leaf has ended.
     #[error("the leaf certificate of `{0}` has expired")]
     OwnLeafExpired(ServiceKey),
+    /// Its routes lead nowhere.
+    #[error("the routes of the service lead nowhere")]
+    NoRoute,
     /// Nobody serves the destination.
     #[error("no instance of `{destination}` is registered")]
     NoEndpoint { destination: ServiceKey },
@@ -69,6 +72,7 @@ impl CallError {
     pub(crate) fn label(&self) -> &'static str {
         match self {
             Self::NoUpstream(_) => "no_upstream",
+            Self::NoRoute => "no_route",
             Self::NoLeaf(_) => "no_leaf",
             Self::OwnLeafExpired(_) => "own_leaf_expired",
             Self::NoEndpoint { .. } => "no_endpoint",
@@ -92,7 +96,8 @@ impl CallError {
     pub(crate) fn phase(&self) -> &'static str {
         match self {
             Self::NoUpstream(_) | Self::NoLeaf(_) | Self::OwnLeafExpired(_) => "identify",
-            Self::NoEndpoint { .. }
+            Self::NoRoute
+            | Self::NoEndpoint { .. }
             | Self::NoHealthyEndpoint { .. }
             | Self::OtherNetwork { .. }
             | Self::NoMeshPort { .. }

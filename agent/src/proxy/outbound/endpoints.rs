@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use catalog::{CheckStatus, Endpoint, Gateway, InstanceKey, Reach, ServiceKey};
+use catalog::{Balance, CheckStatus, Endpoint, Gateway, InstanceKey, Leg, Reach, ServiceKey, Target, TargetKey};
 use tokio::time::Instant;
 use wire::crypto;
 
@@ -24,6 +24,8 @@ const PANIC_MIN: usize = 3;
 #[derive(Debug)]
 pub(crate) struct Endpoints {
     states: Mutex<HashMap<InstanceKey, Arc<State>>>,
+    /// How often each target was chosen from that is called one instance after the other.
+    turns: Mutex<HashMap<TargetKey, usize>>,
     seed: u64,
     draws: AtomicU64,
 }
@@ -45,6 +47,8 @@ struct Trouble {
 pub(crate) struct Chosen {
     /// Which instance.
     pub(crate) key: InstanceKey,
+    /// The service that it is an instance of.
+    pub(crate) service: ServiceKey,
     /// Where its agent is dialled.
     pub(crate) mesh_address: String,
     /// How a CONNECT names it.
@@ -72,6 +76,15 @@ struct Callable<'a> {
     weight: u32,
 }
 
+/// Is an instance that would be called, and whether nothing speaks against it.
+#[derive(Debug)]
+struct Candidate<'a> {
+    callable: Callable<'a>,
+    state: Arc<State>,
+    service: &'a ServiceKey,
+    is_fit: bool,
+}
+
 /// Is an instance with what leads to it: nothing where it is dialled directly.
 #[derive(Debug)]
 struct Way<'a> {
@@ -90,28 +103,53 @@ struct Load {
 impl Default for Endpoints {
     fn default() -> Self {
         let seed = u64::from_le_bytes(crypto::random());
-        Self { states: Mutex::default(), seed, draws: AtomicU64::new(0) }
+        Self { states: Mutex::default(), turns: Mutex::default(), seed, draws: AtomicU64::new(0) }
     }
 }
 
 impl Endpoints {
-    /// Chooses an instance of a service that has not been tried yet.
+    /// Chooses an instance that has not been tried yet, of the first target that has one in good health.
     ///
-    /// Of two drawn at random it takes the one with fewer open connections for its weight. Endpoints that were put aside
-    /// come into play only when no other is left: to try them is better than to refuse.
+    /// Endpoints that were put aside come into play only when no other is left, of any target: to try them is better than to
+    /// refuse.
     ///
     /// # Errors
     ///
-    /// Why no instance of the service can be called; after the last has been tried, that none is healthy.
+    /// Why no instance of the first target can be called; after the last has been tried, that none is healthy.
     pub(crate) fn choose(
         &self,
         snapshot: &Snapshot,
-        destination: &ServiceKey,
+        leg: &Leg,
         scope: Scope,
         tried: &[InstanceKey],
         now: Instant,
     ) -> Result<Chosen, CallError> {
-        let mut left = callable(snapshot, destination, scope)?;
+        let (mut last_resort, mut failure) = (None, None);
+        let is_alone = leg.targets.len() == 1;
+        for target in &leg.targets {
+            match self.candidate(snapshot, target, (leg.balance, is_alone, scope), tried, now) {
+                Ok(candidate) if candidate.is_fit => return Ok(self.take(candidate)),
+                Ok(candidate) => drop(last_resort.get_or_insert(candidate)),
+                Err(error) => drop(failure.get_or_insert(error)),
+            }
+        }
+        match (last_resort, failure) {
+            (Some(candidate), _) => Ok(self.take(candidate)),
+            (None, Some(error)) => Err(error),
+            (None, None) => Err(CallError::NoRoute),
+        }
+    }
+
+    /// Finds the instance of one target that would be called.
+    fn candidate<'a>(
+        &self,
+        snapshot: &'a Snapshot,
+        target: &'a Target,
+        (balance, is_alone, scope): (Balance, bool, Scope),
+        tried: &[InstanceKey],
+        now: Instant,
+    ) -> Result<Candidate<'a>, CallError> {
+        let mut left = callable(snapshot, target, is_alone, scope)?;
         let known = left.len();
         left.retain(|callable| !tried.contains(&callable.endpoint.key));
         let states: Vec<Arc<State>> = {
@@ -120,17 +158,45 @@ impl Endpoints {
         };
         let loads: Vec<Load> =
             left.iter().zip(&states).map(|(callable, state)| state.load(callable.weight, now)).collect();
-        let picked = pick(&loads, |bound| self.draw(bound));
-        let Some((callable, state)) = picked.and_then(|index| left.get(index).zip(states.get(index))) else {
-            return Err(CallError::NoHealthyEndpoint { destination: destination.clone(), known });
+        let picked = match balance {
+            Balance::LeastRequest => pick(&loads, |bound| self.draw(bound)),
+            Balance::RoundRobin => one_of(&loads, |field| self.turn(&target.key) % field.len().max(1)),
+            Balance::Random => one_of(&loads, |field| self.draw(field.len())),
         };
+        let service = &target.key.service;
+        let chosen = picked.and_then(|index| Some((left.get(index)?, states.get(index)?, loads.get(index)?)));
+        match chosen {
+            Some((callable, state, load)) => {
+                let (callable, state) = (callable.clone(), Arc::clone(state));
+                Ok(Candidate { callable, state, service, is_fit: load.is_fit() })
+            }
+            None => Err(CallError::NoHealthyEndpoint { destination: service.clone(), known }),
+        }
+    }
+
+    /// Counts a call as open at an instance.
+    fn take(&self, candidate: Candidate<'_>) -> Chosen {
+        let Candidate { callable, state, service, .. } = candidate;
         state.open.fetch_add(1, Ordering::Relaxed);
-        Ok(Chosen {
+        Chosen {
             key: callable.endpoint.key.clone(),
-            mesh_address: self.mesh_address(callable),
-            authority: authority(callable, destination),
-            state: Arc::clone(state),
-        })
+            service: service.clone(),
+            mesh_address: self.mesh_address(&callable),
+            authority: authority(&callable, service),
+            state,
+        }
+    }
+
+    /// Counts up what is chosen from in turn.
+    fn turn(&self, target: &TargetKey) -> usize {
+        let mut turns = self.turns.lock().unwrap_or_else(PoisonError::into_inner);
+        match turns.get_mut(target) {
+            Some(turn) => {
+                *turn = turn.wrapping_add(1);
+                *turn
+            }
+            None => *turns.entry(target.clone()).or_default(),
+        }
     }
 
     /// Returns where an instance is dialled: at its agent's address, or at a gateway's, drawn from several.
@@ -146,20 +212,34 @@ impl Endpoints {
         let known: HashSet<&InstanceKey> =
             snapshot.endpoints.values().flatten().map(|endpoint| &endpoint.key).collect();
         self.lock().retain(|key, _| known.contains(key));
+        let targets: HashSet<&TargetKey> =
+            snapshot.routes.values().flat_map(|routes| routes.targets()).map(|target| &target.key).collect();
+        self.turns.lock().unwrap_or_else(PoisonError::into_inner).retain(|key, _| targets.contains(key));
     }
 
     /// Draws a number below `bound`. Good enough to spread load, and nothing else hangs on it (SplitMix64).
     fn draw(&self, bound: usize) -> usize {
+        usize::try_from(self.draw_any() % (bound.max(1) as u64)).unwrap_or(0)
+    }
+
+    /// Draws any number.
+    pub(crate) fn draw_any(&self) -> u64 {
         let count = self.draws.fetch_add(1, Ordering::Relaxed);
         let mut bits = self.seed.wrapping_add(count.wrapping_mul(0x9e37_79b9_7f4a_7c15));
         bits = (bits ^ (bits >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         bits = (bits ^ (bits >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        bits ^= bits >> 31;
-        usize::try_from(bits % (bound.max(1) as u64)).unwrap_or(0)
+        bits ^ (bits >> 31)
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<InstanceKey, Arc<State>>> {
         self.states.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Load {
+    /// Reports whether nothing speaks against the instance: it did not just fail, and it asks for traffic.
+    fn is_fit(&self) -> bool {
+        !self.aside && self.weight > 0
     }
 }
 
@@ -205,16 +285,20 @@ pub(crate) fn is_panic(known: &[Endpoint]) -> bool {
 /// Finds the instances that could be called at all; says why there is none.
 fn callable<'a>(
     snapshot: &'a Snapshot,
-    destination: &ServiceKey,
+    target: &Target,
+    is_alone: bool,
     scope: Scope,
 ) -> Result<Vec<Callable<'a>>, CallError> {
-    let known = snapshot.endpoints.get(destination).map(Vec::as_slice).unwrap_or_default();
-    let destination = || destination.clone();
+    // A gateway picks among all instances of a service.
+    let scope = if target.is_whole() { scope } else { Scope::OwnNetwork };
+    let known = snapshot.instances(target);
+    let destination = || target.key.service.clone();
     if known.is_empty() {
         return Err(CallError::NoEndpoint { destination: destination() });
     }
-    // In a panic what the checks say counts for nothing: to try is better than to overwhelm the few that are left.
-    let ignores_checks = is_panic(known);
+    // In a panic what the checks say counts for nothing: to try is better than to overwhelm the few that are left. Where
+    // something else takes over, it does.
+    let ignores_checks = is_alone && is_panic(known);
     let healthy: Vec<&Endpoint> =
         known.iter().filter(|endpoint| ignores_checks || endpoint.status != CheckStatus::Critical).collect();
     if healthy.is_empty() {
@@ -267,15 +351,28 @@ fn leads_to_gateway(endpoint: &Endpoint, gateways: &[Gateway]) -> bool {
     gateways.iter().any(|gateway| endpoint.mesh_port == Some(gateway.port) && endpoint.address == gateway.address)
 }
 
-/// Picks one of several instances; `draw` gives a number below its argument.
-fn pick(loads: &[Load], mut draw: impl FnMut(usize) -> usize) -> Option<usize> {
-    let all: Vec<usize> = (0..loads.len()).collect();
+/// Picks the one of the best instances that `choice` says, by number.
+fn one_of(loads: &[Load], choice: impl FnOnce(&[usize]) -> usize) -> Option<usize> {
+    let field = best(loads);
+    field.get(choice(&field)).copied()
+}
+
+/// Returns the instances that come into question: those that nothing speaks against, or else all that are left.
+fn best(loads: &[Load]) -> Vec<usize> {
     // From the most to the least demanding: weight 0 asks for no traffic, and aside means that it just failed.
     let wanted = |accepts: fn(&Load) -> bool| -> Vec<usize> {
         loads.iter().enumerate().filter(|(_, load)| accepts(load)).map(|(index, _)| index).collect()
     };
-    let best = [wanted(|load| !load.aside && load.weight > 0), wanted(|load| load.weight > 0), all];
-    let field = best.iter().find(|field| !field.is_empty())?;
+    let best = [wanted(Load::is_fit), wanted(|load| load.weight > 0), (0..loads.len()).collect()];
+    best.into_iter().find(|field| !field.is_empty()).unwrap_or_default()
+}
+
+/// Picks one of several instances; `draw` gives a number below its argument.
+fn pick(loads: &[Load], mut draw: impl FnMut(usize) -> usize) -> Option<usize> {
+    let field = best(loads);
+    if field.is_empty() {
+        return None;
+    }
     let first = draw(field.len());
     // Drawn from the others, so that the two are never the same one.
     let second = (first + 1 + draw(field.len().saturating_sub(1))) % field.len();
@@ -358,7 +455,8 @@ mod tests {
                 namespace: "default".parse().unwrap(),
                 id: "i".parse().unwrap(),
             };
-            Chosen { key, mesh_address: String::new(), authority: String::new(), state: Arc::clone(state) }
+            let service = "api".parse().unwrap();
+            Chosen { key, service, mesh_address: String::new(), authority: String::new(), state: Arc::clone(state) }
         };
         let mut asides = Vec::new();
         for _ in 0..7 {

@@ -81,6 +81,8 @@ impl Agent {
             gateways: Vec::new(),
             locals: BTreeMap::new(),
             protocols: BTreeMap::new(),
+            routes: BTreeMap::new(),
+            subsets: BTreeMap::new(),
             upstreams: Vec::new(),
         };
         Self { proxy: Proxy::start(config).unwrap(), metrics, snapshot, clock }

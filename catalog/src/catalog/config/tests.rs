@@ -5,8 +5,9 @@ use proptest::prelude::*;
 use super::super::tests::Log;
 use super::*;
 use crate::{
-    Action, Command, ConfigContent, Effect, HttpMatch, PathMatch, Permission, ProxyDefaults, RefusalKind,
-    ServiceDefaults, Topic, WriteMode,
+    Action, Command, ConfigContent, Effect, HeaderEdits, HttpMatch, PathMatch, Permission, ProxyDefaults, Redirect,
+    RefusalKind, RetryOn, RetryRule, RouteDestination, RouteMatch, RouteRule, ServiceDefaults, ServiceResolver,
+    ServiceRouter, ServiceSplitter, Split, Subset, Topic, WriteMode,
 };
 
 pub(in crate::catalog) fn write(content: ConfigContent) -> Command {
@@ -46,6 +47,11 @@ pub(in crate::catalog) fn every_change() -> Vec<Command> {
         write(defaults("web", Some(Protocol::Grpc))),
         delete(ConfigKey::ServiceDefaults(service("web"))),
         every_condition("shop/api"),
+        write(resolver("shop/api", Some(("v1", "Service.Meta.version == v1")), None)),
+        write(splitter("shop/api", &[(9_000, "shop/api"), (1_000, "shop/api-next")])),
+        write(defaults("shop/api-next", Some(Protocol::Http))),
+        write(splitter("shop/api", &[(9_000, "shop/api"), (1_000, "shop/api-next")])),
+        write(router("shop/api", "shop/api-next")),
     ]
 }
 
@@ -114,6 +120,40 @@ fn h11_rules_on_requests_are_not_written_where_nobody_reads_requests() {
     log.done(every_condition("api"));
 }
 
+pub(in crate::catalog) fn resolver(name: &str, subset: Option<(&str, &str)>, redirect: Option<&str>) -> ConfigContent {
+    let subset =
+        subset.map(|(name, filter)| (name.to_owned(), Subset { filter: Some(filter.to_owned()), only_passing: false }));
+    ConfigContent::ServiceResolver(ServiceResolver {
+        service: service(name),
+        default_subset: None,
+        subsets: subset.into_iter().collect(),
+        redirect: redirect.map(|to| Redirect { service: Some(service(to)), subset: None }),
+        failover: BTreeMap::new(),
+        request_timeout_ms: Some(15_000),
+        balance: None,
+    })
+}
+
+pub(in crate::catalog) fn splitter(name: &str, parts: &[(u16, &str)]) -> ConfigContent {
+    let splits = parts.iter().map(|(weight, to)| Split { weight: *weight, service: Some(service(to)), subset: None });
+    ConfigContent::ServiceSplitter(ServiceSplitter { service: service(name), splits: splits.collect() })
+}
+
+pub(in crate::catalog) fn router(name: &str, to: &str) -> ConfigContent {
+    let http = HttpMatch { path: Some(PathMatch::Prefix("/next".to_owned())), ..HttpMatch::default() };
+    let retry = RetryRule { attempts: 2, on: [RetryOn::ServerError].into(), on_status: [429].into() };
+    let to = RouteDestination {
+        service: Some(service(to)),
+        prefix_rewrite: Some("/".to_owned()),
+        request_timeout_ms: Some(500),
+        retry: Some(retry),
+        request_headers: HeaderEdits { remove: ["x-debug".to_owned()].into(), ..HeaderEdits::default() },
+        ..RouteDestination::default()
+    };
+    let routes = vec![RouteRule { matches: RouteMatch { http, query: Vec::new() }, to }];
+    ConfigContent::ServiceRouter(ServiceRouter { service: service(name), routes })
+}
+
 /// Draws changes over few names.
 pub(in crate::catalog) fn any_change() -> impl Strategy<Value = Command> {
     let name = || prop_oneof![Just("s0"), Just("s1"), Just("other/s0")];
@@ -122,7 +162,12 @@ pub(in crate::catalog) fn any_change() -> impl Strategy<Value = Command> {
         protocol().prop_map(|protocol| write(global(protocol))),
         Just(delete(ConfigKey::ProxyDefaults)),
         (name(), protocol()).prop_map(|(name, protocol)| write(defaults(name, protocol))),
-        name().prop_map(|name| delete(ConfigKey::ServiceDefaults(service(name)))),
+        (name(), 0..4_usize).prop_map(|(name, kind)| delete(ConfigKey::all_of(&service(name))[kind].clone())),
+        (name(), name(), name(), 0..=10_000_u16)
+            .prop_map(|(name, one, other, weight)| write(splitter(name, &[(weight, one), (10_000 - weight, other)]))),
+        (name(), name()).prop_map(|(name, to)| write(resolver(name, None, Some(to)))),
+        name().prop_map(|name| write(resolver(name, Some(("v1", "Service.ID == i0")), None))),
+        (name(), name()).prop_map(|(name, to)| write(router(name, to))),
     ]
 }
 
@@ -202,4 +247,37 @@ fn watchers_of_a_service_wake_for_its_entries_and_for_those_of_all() {
     let items: Vec<String> = log.catalog.view(&Topic::Config(service("api"))).into_keys().collect();
     assert_eq!(items, ["proxy-defaults/global", "service-defaults/default/api"]);
     assert_eq!(log.catalog.view(&Topic::Config(service("db"))).len(), 1);
+}
+
+#[test]
+fn a_change_that_would_leave_calls_without_a_way_is_refused_and_names_them() {
+    let mut log = Log::default();
+    log.refused(write(splitter("web", &[(10_000, "api")])));
+    for name in ["web", "api"] {
+        log.done(write(defaults(name, Some(Protocol::Http))));
+    }
+    log.done(write(splitter("web", &[(10_000, "api")])));
+    log.done(write(resolver("api", Some(("v1", "Service.ID == a")), None)));
+    let refusal = log.refused(write(splitter("api", &[(10_000, "web")]))).to_string();
+    assert!(
+        refusal.starts_with("service-splitter/default/api: calls to `default/api`: `default/api` leads back"),
+        "{refusal}"
+    );
+    let refusal = log.refused(write(defaults("api", None))).to_string();
+    assert!(refusal.contains("calls to `default/web`: `default/api` is read as tcp"), "{refusal}");
+    log.refused(delete(ConfigKey::ServiceDefaults(service("web"))));
+    log.done(delete(ConfigKey::ServiceSplitter(service("web"))));
+    log.done(delete(ConfigKey::ServiceDefaults(service("web"))));
+}
+
+#[test]
+fn watchers_of_whoever_leads_to_a_service_wake_for_its_entries() {
+    let mut log = Log::default();
+    log.done(write(resolver("www", None, Some("api"))));
+    let touched = log.done(write(resolver("api", Some(("v1", "Service.ID == a")), None)));
+    assert!(touched.contains(&WatchKey::ConfigOf(service("www"))), "{touched:?}");
+    assert_eq!(log.catalog.view(&Topic::Config(service("www"))).len(), 2);
+    assert_eq!(log.catalog.view(&Topic::Config(service("api"))).len(), 1);
+    let touched = log.done(delete(ConfigKey::ServiceResolver(service("api"))));
+    assert!(touched.contains(&WatchKey::ConfigOf(service("www"))), "{touched:?}");
 }

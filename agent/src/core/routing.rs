@@ -1,0 +1,140 @@
+//! Where calls of local services go: compiled when it changes, and put in force once there is somewhere to go.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use catalog::{Endpoint, Routes, ServiceKey, TargetKey, Topic};
+
+use super::publish::{config_entries, endpoints};
+use crate::sync::{TopicState, View};
+
+/// Holds where calls to each upstream go.
+#[derive(Debug, Default)]
+pub(super) struct Routing {
+    held: BTreeMap<ServiceKey, Held>,
+}
+
+#[derive(Debug)]
+struct Held {
+    /// What the newest routes were compiled from.
+    from: Arc<TopicState>,
+    newest: Arc<Routes>,
+    /// What calls go by: older ones as long as the instances of the newest are not known.
+    in_force: Arc<Routes>,
+}
+
+impl Routing {
+    /// Follows what is known of the services that are called.
+    pub(super) fn follow(&mut self, called: &BTreeSet<ServiceKey>, view: &View) {
+        self.held.retain(|service, _| called.contains(service));
+        for service in called {
+            let Some(from) = view.get(&Topic::Config(service.clone())) else { continue };
+            let held = self.held.get_mut(service);
+            let is_new = held.as_ref().is_none_or(|held| !Arc::ptr_eq(&held.from, from));
+            let newest = match is_new.then(|| config_entries(from).routes_of(service)) {
+                Some(Ok(routes)) => Some(Arc::new(routes)),
+                // It was looked at before it was taken. Were it wrong after all, what is in force stays.
+                Some(Err(_)) | None => None,
+            };
+            match (held, newest) {
+                (Some(held), newest) => {
+                    if let Some(newest) = newest {
+                        (held.newest, held.from) = (newest, Arc::clone(from));
+                    }
+                    if is_known(&held.newest, view) {
+                        held.in_force = Arc::clone(&held.newest);
+                    }
+                }
+                (None, Some(newest)) => {
+                    let held = Held { from: Arc::clone(from), in_force: Arc::clone(&newest), newest };
+                    self.held.insert(service.clone(), held);
+                }
+                (None, None) => {}
+            }
+        }
+    }
+
+    /// Returns the services whose instances calls may end at, now or as soon as they are known.
+    pub(super) fn targets(&self) -> BTreeSet<ServiceKey> {
+        let routes = self.held.values().flat_map(|held| [&held.newest, &held.in_force]);
+        routes.flat_map(|routes| routes.targets()).map(|target| target.key.service.clone()).collect()
+    }
+
+    /// Returns what calls go by.
+    pub(super) fn in_force(&self) -> BTreeMap<ServiceKey, Arc<Routes>> {
+        self.held.iter().map(|(service, held)| (service.clone(), Arc::clone(&held.in_force))).collect()
+    }
+
+    /// Returns the instances of each subset that calls may end at.
+    pub(super) fn subsets(&self, view: &View) -> BTreeMap<TargetKey, Vec<Endpoint>> {
+        let mut subsets = BTreeMap::new();
+        let targets = self.held.values().flat_map(|held| held.in_force.targets());
+        for target in targets.filter(|target| !target.is_whole()) {
+            let all = view.get(&Topic::Endpoints(target.key.service.clone())).map(|state| endpoints(state));
+            let selected = all.unwrap_or_default().into_iter().filter(|endpoint| target.selects(endpoint));
+            subsets.insert(target.key.clone(), selected.collect());
+        }
+        subsets
+    }
+}
+
+/// Reports whether the instances of everything that routes lead to are known.
+fn is_known(routes: &Routes, view: &View) -> bool {
+    routes.targets().all(|target| view.contains_key(&Topic::Endpoints(target.key.service.clone())))
+}
+
+#[cfg(test)]
+mod tests {
+    use catalog::{CatalogIndex, ConfigContent, ConfigEntry, Item, Redirect, ServiceResolver};
+
+    use super::*;
+
+    fn key(name: &str) -> ServiceKey {
+        name.parse().unwrap()
+    }
+
+    fn config(to: Option<&str>) -> Arc<TopicState> {
+        let entry = to.map(|to| {
+            ConfigEntry::new(ConfigContent::ServiceResolver(ServiceResolver {
+                service: key("api"),
+                default_subset: None,
+                subsets: BTreeMap::new(),
+                redirect: Some(Redirect { service: Some(key(to)), subset: None }),
+                failover: BTreeMap::new(),
+                request_timeout_ms: None,
+                balance: None,
+            }))
+        });
+        let items = entry.map(|entry| (entry.key().to_string(), Item::Config(Box::new(entry)))).into_iter().collect();
+        Arc::new(TopicState { index: CatalogIndex(1), items })
+    }
+
+    fn goes_to(routing: &Routing) -> String {
+        routing.in_force()[&key("api")].targets().next().unwrap().key.service.to_string()
+    }
+
+    #[test]
+    fn calls_go_where_they_went_until_the_instances_of_the_new_place_are_known() {
+        let called = BTreeSet::from([key("api")]);
+        let nothing = Arc::new(TopicState { index: CatalogIndex(1), items: BTreeMap::new() });
+        let mut view = View::new();
+        let mut routing = Routing::default();
+        routing.follow(&called, &view);
+        assert!(routing.in_force().is_empty(), "nothing is known yet");
+        view.insert(Topic::Config(key("api")), config(None));
+        view.insert(Topic::Endpoints(key("api")), Arc::clone(&nothing));
+        routing.follow(&called, &view);
+        assert_eq!(goes_to(&routing), "default/api");
+
+        view.insert(Topic::Config(key("api")), config(Some("next")));
+        routing.follow(&called, &view);
+        assert_eq!(goes_to(&routing), "default/api");
+        assert_eq!(routing.targets(), BTreeSet::from([key("api"), key("next")]), "both are followed meanwhile");
+        view.insert(Topic::Endpoints(key("next")), nothing);
+        routing.follow(&called, &view);
+        assert_eq!(goes_to(&routing), "default/next");
+        assert_eq!(routing.targets(), BTreeSet::from([key("next")]));
+        routing.follow(&BTreeSet::new(), &view);
+        assert!(routing.in_force().is_empty());
+    }
+}
