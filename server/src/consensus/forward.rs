@@ -296,6 +296,7 @@ mod tests {
             subject: "pod".to_owned(),
             judged_at: CatalogIndex(1),
             services: Vec::new(),
+            provisional: None,
             gateway: None,
             nodes: Vec::new(),
             bearer: SecretHash(String::new()),
