@@ -197,7 +197,8 @@ fn requests_go_where_routers_splitters_and_resolvers_send_them() {
     eventually("the failing instance to be called", deadline, || {
         ask(listener, "/", &[]).filter(|answer| answer.status == 503)
     });
-    assert_eq!(tally(listener, 40, "/retried"), [("one".to_owned(), 40)].into());
+    // So few that the budget of retries saves each of them, however the instances are drawn.
+    assert_eq!(tally(listener, 12, "/retried"), [("one".to_owned(), 12)].into());
     assert!(mesh.agents[2].metrics().sum("weft_proxy_requests_repeated_total", &[]) > 0);
 
     // What takes over does when nobody is left, and goes back when somebody is.

@@ -346,10 +346,10 @@ async fn the_mesh_entry_is_written_and_read_and_other_kinds_are_refused_by_name(
     let answer = api.put(&overtaken, json!({"Kind": "mesh", "DefaultIntentionPolicy": "deny"})).await;
     assert_eq!((answer.status, answer.text.as_str()), (StatusCode::OK, "false"));
     assert_eq!(api.get(check).await.json(), json!({"Allowed": true}));
-    let answer = api.put("/v1/config", json!({"Kind": "service-router", "Name": "api"})).await;
+    let answer = api.put("/v1/config", json!({"Kind": "ingress-gateway", "Name": "api"})).await;
     assert_eq!(answer.status, StatusCode::BAD_REQUEST);
-    assert!(answer.text.contains("service-router"), "{}", answer.text);
-    let answer = api.get("/v1/config/service-router/api").await;
+    assert!(answer.text.contains("ingress-gateway"), "{}", answer.text);
+    let answer = api.get("/v1/config/ingress-gateway/api").await;
     assert_eq!(answer.status, StatusCode::BAD_REQUEST, "{}", answer.text);
     assert_eq!(api.get("/v1/config/mesh/other").await.status, StatusCode::NOT_FOUND);
 }
