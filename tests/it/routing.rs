@@ -160,7 +160,8 @@ fn requests_go_where_routers_splitters_and_resolvers_send_them() {
         "splitter",
         "kind = \"service-splitter\"\nname = \"api\"\nsplits = [{ weight = 90 }, { weight = 10, service = \"api-next\" }]\n",
     );
-    eventually("a part to go elsewhere", deadline, is_from("next", "/", &[]));
+    // One in ten is soon missed by asking one at a time.
+    eventually("a part to go elsewhere", deadline, || tally(listener, 50, "/").contains_key("next").then_some(()));
     let requests = if std::env::var("WEFT_TEST_SCALE").is_ok_and(|scale| scale == "full") { 10_000 } else { 2_000 };
     let counted = tally(listener, requests, "/");
     let share = |name: &str| counted.get(name).copied().unwrap_or(0) as f64 / requests as f64;
