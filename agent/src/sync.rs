@@ -20,8 +20,8 @@ mod writes;
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use catalog::{Incarnation, Outcome, RequestId, RootsAck, ServerId, Topic};
-use wire::agent_protocol::{ClientFrame, GroupEpoch, ServerFrame, WriteRequest};
+use catalog::{CatalogIndex, Incarnation, Outcome, RequestId, RootsAck, ServerId, Topic};
+use wire::agent_protocol::{Capabilities, Capability, ClientFrame, GroupEpoch, ServerFrame, WriteRequest};
 
 use crate::jitter::Jitter;
 use dial::{Choice, Dialler};
@@ -217,6 +217,17 @@ enum Link {
     Up { attempt: u64, since: Duration, heard: Duration, incarnation: Option<Incarnation> },
 }
 
+/// What became of the history that a server named.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Followed {
+    /// It is the one that is held, or the server did not name one.
+    GoesOn,
+    /// It is a newer one: every topic was asked for anew.
+    StartedOver,
+    /// The server was left.
+    Left,
+}
+
 /// What an agent starts its synchronisation with.
 #[derive(Clone, Debug, Default)]
 pub struct Start {
@@ -247,6 +258,8 @@ pub struct Sync {
     /// The history before, until nothing that is held is of it.
     former: Option<GroupEpoch>,
     link: Link,
+    /// What the server of the present session understands; nothing before its welcome.
+    server_knows: Capabilities,
     attempts: u64,
     forgive_at: Option<Duration>,
     /// What is in force, and what of it the present connection was told.
@@ -269,6 +282,7 @@ impl Sync {
             group: start.group,
             former: None,
             link: Link::Down { retry_at: Duration::ZERO },
+            server_knows: Capabilities::default(),
             attempts: 0,
             forgive_at: None,
             enforced: None,
@@ -407,9 +421,10 @@ impl Sync {
             _ => return,
         }
         self.link = Link::Up { attempt, since: now, heard: now, incarnation: None };
-        out(Output::Send { attempt, frame: ClientFrame::Hello {} });
+        self.server_knows = Capabilities::default();
+        out(Output::Send { attempt, frame: ClientFrame::hello() });
         for (topic, from) in self.topics.subscriptions() {
-            out(Output::Send { attempt, frame: ClientFrame::Subscribe { topic, from } });
+            self.subscribe(attempt, topic, from, out);
         }
         self.acknowledged = None;
         self.acknowledge(out);
@@ -465,9 +480,12 @@ impl Sync {
             _ => return,
         }
         match frame {
-            ServerFrame::Welcome { incarnation, server, servers, group } => {
-                if !self.follow_group(attempt, group, now, out) {
-                    return;
+            ServerFrame::Welcome { incarnation, server, servers, group, knows } => {
+                self.server_knows = knows;
+                match self.follow_group(attempt, group, now, out) {
+                    Followed::Left => return,
+                    Followed::StartedOver => {}
+                    Followed::GoesOn => self.subscribe_to_later_topics(attempt, out),
                 }
                 if let Link::Up { incarnation: held, .. } = &mut self.link {
                     *held = Some(incarnation);
@@ -490,7 +508,7 @@ impl Sync {
         }
     }
 
-    /// Follows the servers into the history that they are in; false where this one was left behind, or is of other servers.
+    /// Follows the servers into the history that they are in, unless this one was left behind, or is of other servers.
     ///
     /// A group that was rebuilt from a survivor may know less than it told before, under indexes that mean something else
     /// now. What is held stays in force until it is told anew.
@@ -500,16 +518,16 @@ impl Sync {
         told: Option<GroupEpoch>,
         now: Duration,
         out: &mut dyn FnMut(Output),
-    ) -> bool {
-        let Some(told) = told else { return true };
+    ) -> Followed {
+        let Some(told) = told else { return Followed::GoesOn };
         match &self.group {
             Some(known) if known.cluster_id != told.cluster_id => {
                 self.hang_up(Lost::OtherGroup { known: known.cluster_id.clone(), told: told.cluster_id }, now, out);
-                return false;
+                return Followed::Left;
             }
             Some(known) if told.epoch < known.epoch => {
                 self.hang_up(Lost::OldGroup { known: known.epoch, told: told.epoch }, now, out);
-                return false;
+                return Followed::Left;
             }
             Some(known) if told.epoch > known.epoch => {
                 let former = self.group().cloned();
@@ -522,6 +540,7 @@ impl Sync {
                     self.subscribe_from_scratch(attempt, &topic, out);
                 }
                 out(Output::Persist);
+                return Followed::StartedOver;
             }
             Some(_) => {}
             None => {
@@ -529,7 +548,7 @@ impl Sync {
                 out(Output::Persist);
             }
         }
-        true
+        Followed::GoesOn
     }
 
     fn event(&mut self, attempt: u64, event: catalog::Event, now: Duration, out: &mut dyn FnMut(Output)) {
@@ -543,8 +562,10 @@ impl Sync {
             Taken::Gap => self.subscribe_from_scratch(attempt, &topic, out),
             Taken::Behind => self.hang_up(Lost::Behind(topic), now, out),
             Taken::Invalid(error) => {
-                let rejected = ClientFrame::Rejected { topic: topic.clone(), error: error.clone() };
-                out(Output::Send { attempt, frame: rejected });
+                if self.server_knows.has(Capability::Rejected) {
+                    let rejected = ClientFrame::Rejected { topic: topic.clone(), error: error.clone() };
+                    out(Output::Send { attempt, frame: rejected });
+                }
                 let pause = POISON_PAUSE + self.jitter.up_to(POISON_PAUSE / 2);
                 self.topics.poison(&topic, now + pause);
                 out(Output::Dropped { topic, error });
@@ -554,18 +575,35 @@ impl Sync {
 
     fn subscribe_from_scratch(&mut self, attempt: u64, topic: &Topic, out: &mut dyn FnMut(Output)) {
         self.topics.restart(topic);
-        out(Output::Send { attempt, frame: ClientFrame::Subscribe { topic: topic.clone(), from: None } });
+        self.subscribe(attempt, topic.clone(), None, out);
+    }
+
+    /// Asks for a topic, of a server that knows what it is: another would end the stream. What is held of it stays.
+    fn subscribe(&self, attempt: u64, topic: Topic, from: Option<CatalogIndex>, out: &mut dyn FnMut(Output)) {
+        if self.server_knows.has_topic(&topic) {
+            out(Output::Send { attempt, frame: ClientFrame::Subscribe { topic, from } });
+        }
+    }
+
+    /// Asks for what could not be asked for before the server had said that it knows it.
+    fn subscribe_to_later_topics(&self, attempt: u64, out: &mut dyn FnMut(Output)) {
+        let later = self.topics.needed().into_iter().filter(|topic| Capability::of_topic(topic).is_some());
+        for topic in later {
+            let from = self.topics.index_of(&topic);
+            self.subscribe(attempt, topic, from, out);
+        }
     }
 
     fn need(&mut self, topics: &BTreeSet<Topic>, out: &mut dyn FnMut(Output)) {
         let (added, dropped) = self.topics.need(topics);
         let Link::Up { attempt, .. } = &self.link else { return };
-        for topic in dropped {
-            out(Output::Send { attempt: *attempt, frame: ClientFrame::Unsubscribe { topic } });
+        let attempt = *attempt;
+        for topic in dropped.into_iter().filter(|topic| self.server_knows.has_topic(topic)) {
+            out(Output::Send { attempt, frame: ClientFrame::Unsubscribe { topic } });
         }
         for topic in added {
             let from = self.topics.index_of(&topic);
-            out(Output::Send { attempt: *attempt, frame: ClientFrame::Subscribe { topic, from } });
+            self.subscribe(attempt, topic, from, out);
         }
     }
 

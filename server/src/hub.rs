@@ -17,7 +17,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use catalog::{AgentId, Catalog, CatalogIndex, Event, Incarnation, ServiceKey, Topic, WatchKey};
-use wire::agent_protocol::ServerFrame;
+use wire::agent_protocol::{Capabilities, Capability, ServerFrame};
 
 use feed::Feed;
 pub use feed::Frame;
@@ -30,6 +30,7 @@ struct Session {
     incarnation: Incarnation,
     services: Vec<ServiceKey>,
     gateway: Option<String>,
+    knows: Capabilities,
     topics: BTreeMap<Topic, Subscription>,
     waiting_bytes: usize,
     /// Since when nothing of what waits was read.
@@ -103,12 +104,13 @@ impl Hub {
     /// behind.
     pub fn step(&mut self, input: Input, now: Duration, out: &mut dyn FnMut(Output)) {
         match input {
-            Input::Connected { session, agent, incarnation, services, gateway } => {
+            Input::Connected { session, agent, incarnation, services, gateway, knows } => {
                 let opened = Session {
                     agent,
                     incarnation,
                     services,
                     gateway,
+                    knows,
                     topics: BTreeMap::new(),
                     waiting_bytes: 0,
                     stalled_since: now,
@@ -272,7 +274,11 @@ impl Hub {
     ) {
         // A list that fits no frame is not told; agents keep the one that they have.
         let Ok(frame) = Frame::new(ServerFrame::Servers { servers }).map(Arc::new) else { return };
-        let told = only.map_or_else(|| self.sessions.keys().copied().collect(), |session| vec![session]);
+        let told = self
+            .sessions
+            .iter()
+            .filter(|(session, open)| only.is_none_or(|only| only == **session) && open.knows.has(Capability::Servers));
+        let told: Vec<SessionId> = told.map(|(session, _)| *session).collect();
         for session in told {
             self.send(session, Arc::clone(&frame), now, out);
         }

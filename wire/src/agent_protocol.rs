@@ -9,7 +9,10 @@
 //! | `POST /v1/stream` | frames of [`ClientFrame`] | frames of [`ServerFrame`] |
 //! | any `/v1/api/...` | as on the HTTP API | as on the HTTP API, judged by the caller's own token |
 //!
-//! A request that fails is answered with a status and an [`ApiError`].
+//! A request that fails is answered with a status and an [`ApiError`]. Agents and servers of two releases run side by side:
+//! what a peer understands is told in the first frame of each side, see [`Capabilities`].
+
+mod capability;
 
 use catalog::{
     AgentId, AgentRecord, AuthMethodName, Catalog, CatalogIndex, Check, CheckUpdate, Command, DeregisterTarget, Event,
@@ -19,6 +22,7 @@ use catalog::{
 use serde::{Deserialize, Serialize};
 
 use crate::crypto::Secret;
+pub use capability::{Capabilities, Capability};
 
 /// The path of [`JoinRequest`].
 pub const JOIN_PATH: &str = "/v1/join";
@@ -238,7 +242,11 @@ pub struct WriteResponse {
 #[serde(rename_all = "kebab-case")]
 pub enum ClientFrame {
     /// Opens the agent's session.
-    Hello {},
+    Hello {
+        /// What the agent understands.
+        #[serde(default, skip_serializing_if = "Capabilities::is_empty")]
+        knows: Capabilities,
+    },
     /// Asks to be kept up with a topic.
     Subscribe {
         /// Which.
@@ -286,6 +294,13 @@ impl GroupEpoch {
     }
 }
 
+impl ClientFrame {
+    /// Returns the hello of this release.
+    pub fn hello() -> Self {
+        Self::Hello { knows: Capabilities::ours() }
+    }
+}
+
 /// Is what a server says on an agent's stream; the first frame is [`ServerFrame::Welcome`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -301,6 +316,9 @@ pub enum ServerFrame {
         /// The history that the indexes on this stream are of.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         group: Option<GroupEpoch>,
+        /// What the server understands.
+        #[serde(default, skip_serializing_if = "Capabilities::is_empty")]
+        knows: Capabilities,
     },
     /// There are other servers than before.
     Servers {

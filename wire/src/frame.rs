@@ -1,15 +1,19 @@
 //! Messages on a stream: four bytes of length, big endian, then that many bytes of JSON.
 
+use std::collections::BTreeMap;
 use std::io;
 
 use bytes::{Buf, Bytes, BytesMut};
 use http_body_util::BodyExt;
 use hyper::body::Body;
 use serde::Serialize;
-use serde::de::DeserializeOwned;
+use serde::de::{DeserializeOwned, IgnoredAny};
 
 /// The largest message, without its length.
 pub const FRAME_BYTES_MAX: usize = 8 * 1024 * 1024;
+
+/// How the kind of a message starts that whoever does not know it passes over.
+pub const OPTIONAL_KIND: &str = "may-";
 
 const LENGTH_BYTES: usize = 4;
 
@@ -98,22 +102,28 @@ impl FrameDecoder {
         self.arrived.extend_from_slice(bytes);
     }
 
-    /// Returns the next message if all of it has arrived.
+    /// Returns the next message if all of it has arrived. Those of a later release that may be passed over are.
     ///
     /// # Errors
     ///
     /// [`FrameError`] for anything that is not a message. The stream is of no use afterwards.
     pub fn decode<T: DeserializeOwned>(&mut self) -> Result<Option<T>, FrameError> {
-        let Some(length) = self.announced() else { return Ok(None) };
-        if length > FRAME_BYTES_MAX {
-            return Err(FrameError::TooLarge { length });
+        loop {
+            let Some(length) = self.announced() else { return Ok(None) };
+            if length > FRAME_BYTES_MAX {
+                return Err(FrameError::TooLarge { length });
+            }
+            if self.arrived.len() < LENGTH_BYTES + length {
+                return Ok(None);
+            }
+            self.arrived.advance(LENGTH_BYTES);
+            let message = self.arrived.split_to(length);
+            match serde_json::from_slice(&message) {
+                Ok(message) => return Ok(Some(message)),
+                Err(_) if is_optional(&message) => {}
+                Err(source) => return Err(FrameError::Unreadable { length, source }),
+            }
         }
-        if self.arrived.len() < LENGTH_BYTES + length {
-            return Ok(None);
-        }
-        self.arrived.advance(LENGTH_BYTES);
-        let message = self.arrived.split_to(length);
-        serde_json::from_slice(&message).map(Some).map_err(|source| FrameError::Unreadable { length, source })
     }
 
     /// Checks, at the end of the stream, that no message was cut short.
@@ -133,6 +143,15 @@ impl FrameDecoder {
         let header: [u8; LENGTH_BYTES] = self.arrived.get(..LENGTH_BYTES)?.try_into().ok()?;
         // On the platforms that weft builds for a u32 fits; elsewhere the length is refused as too large.
         Some(usize::try_from(u32::from_be_bytes(header)).unwrap_or(usize::MAX))
+    }
+}
+
+/// Reports whether a message is of a kind that may be passed over: its kind alone, or the only key of an object.
+fn is_optional(message: &[u8]) -> bool {
+    let is_optional = |kind: &String| kind.starts_with(OPTIONAL_KIND);
+    match serde_json::from_slice::<BTreeMap<String, IgnoredAny>>(message) {
+        Ok(tagged) => tagged.len() == 1 && tagged.keys().all(is_optional),
+        Err(_) => serde_json::from_slice::<String>(message).as_ref().is_ok_and(is_optional),
     }
 }
 
@@ -246,6 +265,27 @@ mod tests {
         decoder.push(b"\0\0");
         assert!(matches!(decoder.finish(), Err(FrameError::Truncated { missing: 2 })));
         FrameDecoder::default().finish().unwrap();
+    }
+
+    #[test]
+    fn fault_22_an_unknown_message_is_passed_over_only_where_its_kind_says_so() {
+        #[derive(Debug, PartialEq, serde::Deserialize)]
+        #[serde(rename_all = "kebab-case")]
+        enum Known {
+            Ping,
+        }
+        let next = |first: &Value| {
+            let mut decoder = FrameDecoder::default();
+            decoder.push(&encode_frame(first).unwrap());
+            decoder.push(&encode_frame("ping").unwrap());
+            decoder.decode::<Known>()
+        };
+        for optional in [json!("may-dance"), json!({"may-dance": {"steps": [1, 2]}})] {
+            assert_eq!(next(&optional).unwrap(), Some(Known::Ping), "{optional}");
+        }
+        for needed in [json!("dance"), json!({"dance": {}}), json!({"may-dance": 1, "dance": 2}), json!({}), json!(7)] {
+            assert!(matches!(next(&needed), Err(FrameError::Unreadable { .. })), "{needed}");
+        }
     }
 
     #[tokio::test]

@@ -10,7 +10,7 @@ use catalog::{
     Item, JoinToken, KeyFingerprint, Mesh, Outcome, PathTemplate, Platform, RequestId, RootsAck, SealedSecret,
     SecretHash, ServerId, ServiceKey, Timestamp, Topic,
 };
-use wire::agent_protocol::{ClientFrame, GroupEpoch, ServerFrame, WriteRequest};
+use wire::agent_protocol::{Capabilities, ClientFrame, GroupEpoch, ServerFrame, WriteRequest};
 
 use crate::testing::{TestMesh, accessor};
 
@@ -42,6 +42,8 @@ pub(crate) struct Cluster {
     pub(crate) record: AgentRecord,
     /// What agents are told of where the servers are.
     pub(crate) addresses: Vec<String>,
+    /// What agents are told that the servers understand.
+    pub(crate) knows: Capabilities,
     next_request: u64,
     next_accessor: u64,
     /// What the agent last said of the roots that it has in force.
@@ -77,6 +79,7 @@ impl Cluster {
                 modified: CatalogIndex(0),
             },
             addresses: (0..servers).map(|number| format!("server-{number}:8300")).collect(),
+            knows: Capabilities::ours(),
             next_request: 0,
             next_accessor: 0,
             acknowledged: None,
@@ -227,12 +230,13 @@ impl Cluster {
 
     pub(crate) fn receive(&mut self, server: usize, frame: ClientFrame) {
         match frame {
-            ClientFrame::Hello {} => {
+            ClientFrame::Hello { .. } => {
                 let command = Command::OpenSession { agent: self.record.id.clone(), server: name(server) };
                 let Outcome::SessionOpened { incarnation } = self.commit(command) else { panic!("no session") };
                 let servers = self.addresses.clone();
                 let group = GroupEpoch::of(&self.servers[server].catalog);
-                let welcome = ServerFrame::Welcome { incarnation, server: name(server), servers, group };
+                let knows = self.knows.clone();
+                let welcome = ServerFrame::Welcome { incarnation, server: name(server), servers, group, knows };
                 let outbox = VecDeque::from([welcome]);
                 self.servers[server].session = Some(Session { incarnation, subscriptions: BTreeMap::new(), outbox });
             }

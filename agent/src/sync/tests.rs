@@ -9,8 +9,8 @@ use std::sync::Arc;
 use catalog::{Action, CatalogIndex, CheckStatus, Incarnation, Outcome, Refusal};
 use wire::agent_protocol::AgentWrite;
 
-use self::world::{World, check, desired, instance, serving};
-use super::model::{intend, topics};
+use self::world::{World, check, desired, instance, services, serving};
+use super::model::{Cluster, intend, topics};
 use super::*;
 
 #[test]
@@ -129,6 +129,7 @@ fn fault_11_a_server_of_an_older_epoch_or_another_cluster_is_left_and_a_restart_
         server: "server-0".parse().unwrap(),
         servers: Vec::new(),
         group: Some(group.clone()),
+        knows: Capabilities::ours(),
     };
     let attempt = world.connected.unwrap().0;
     world.said.clear();
@@ -422,6 +423,43 @@ fn fault_31_a_poisoned_update_keeps_the_last_good_state_and_is_asked_for_again()
     assert_eq!(world.published, before);
     world.pass(Duration::from_secs(31));
     world.assert_in_step();
+}
+
+#[test]
+fn fault_22_a_server_one_release_behind_is_told_nothing_that_it_does_not_know() {
+    let mut cluster = Cluster::new(1, &services());
+    cluster.knows = Capabilities::default();
+    let start = Start { servers: vec!["server-0:8300".to_owned()], seed: 3, ..Start::default() };
+    let mut world = World::with(cluster, start);
+    let web: catalog::ServiceKey = "web".parse().unwrap();
+    let later = [Topic::Config(web), Topic::Network("eu".to_owned())];
+    let needs = |later: &[Topic]| Input::Needs(topics().into_iter().chain(later.iter().cloned()).collect());
+    world.feed(needs(&later));
+    world.pass(Duration::from_secs(1));
+    world.poison = true;
+    world.cluster.commit(intend("shop", "web", Action::Allow));
+    world.settle();
+    assert_eq!(world.count(|output| matches!(output, Output::Dropped { .. })), 1);
+    world.feed(needs(&[]));
+    let is_later = |output: &Output| match output {
+        Output::Send { frame: ClientFrame::Rejected { .. }, .. } => true,
+        Output::Send { frame: ClientFrame::Subscribe { topic, .. } | ClientFrame::Unsubscribe { topic }, .. } => {
+            later.contains(topic)
+        }
+        _ => false,
+    };
+    assert_eq!(world.count(is_later), 0, "{:#?}", world.seen);
+    world.pass(Duration::from_secs(31));
+    world.assert_in_step();
+
+    // The server was upgraded in the meantime: it is asked for everything, each once.
+    world.cluster.knows = Capabilities::ours();
+    world.feed(needs(&later));
+    let (attempt, _) = world.connected.unwrap();
+    world.cut();
+    world.feed(Input::Closed { attempt });
+    world.pass(Duration::from_secs(3));
+    assert_eq!(world.count(is_later), later.len());
 }
 
 #[test]

@@ -9,7 +9,7 @@ use hyper::body::Incoming;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
-use wire::agent_protocol::{ClientFrame, GroupEpoch, ServerFrame};
+use wire::agent_protocol::{Capabilities, ClientFrame, GroupEpoch, ServerFrame};
 use wire::frame::{FrameReadError, FrameReader};
 
 use super::refusal::PortError;
@@ -37,7 +37,7 @@ pub(super) async fn stream(call: Call) -> Result<Response<Body>, PortError> {
     let hello = tokio::time::timeout(HELLO_TIMEOUT, next(&mut frames))
         .await
         .map_err(|_| PortError::BodyTooSlow { limit_s: HELLO_TIMEOUT.as_secs() })??;
-    let Some(ClientFrame::Hello {}) = hello else {
+    let Some(ClientFrame::Hello { knows }) = hello else {
         return Err(PortError::Malformed { what: "stream", reason: "it does not start with a hello".to_owned() });
     };
     // A session that is opened costs a write and a view of every topic: a herd that comes back takes turns.
@@ -52,6 +52,7 @@ pub(super) async fn stream(call: Call) -> Result<Response<Body>, PortError> {
         server: port.server.clone(),
         servers: servers.clone(),
         group: GroupEpoch::of(&port.consensus.catalog()),
+        knows: Capabilities::ours(),
     };
     let welcome = Frame::new(welcome).map_err(|error| PortError::Internal { reason: error.to_string() })?;
     let agent = record.id.clone();
@@ -63,6 +64,7 @@ pub(super) async fn stream(call: Call) -> Result<Response<Body>, PortError> {
         incarnation: fence,
         services: record.services,
         gateway: record.gateway,
+        knows,
         welcome,
         servers,
     };
@@ -135,7 +137,7 @@ async fn follow(
                 }
             }
             Ok(Some(ClientFrame::Unsubscribe { topic })) => session.unsubscribe(topic).await?,
-            Ok(Some(ClientFrame::Hello {})) => {
+            Ok(Some(ClientFrame::Hello { .. })) => {
                 return Err(PortError::Malformed { what: "stream", reason: "it says hello twice".to_owned() });
             }
             // A connection that breaks is how most sessions end.

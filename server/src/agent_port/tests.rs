@@ -11,7 +11,8 @@ use http::{Method, StatusCode};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use wire::agent_protocol::{
-    AgentWrite, ClientFrame, JoinResponse, ServerFrame, SignRequest, SignResponse, Subject, WriteRequest, WriteResponse,
+    AgentWrite, Capabilities, ClientFrame, JoinResponse, ServerFrame, SignRequest, SignResponse, Subject, WriteRequest,
+    WriteResponse,
 };
 use wire::crypto::{self, Secret};
 use wire::frame::encode_frame;
@@ -373,6 +374,26 @@ async fn a_stream_brings_a_snapshot_then_what_changes() {
 }
 
 #[tokio::test]
+async fn fault_22_an_agent_one_release_behind_and_one_ahead_are_served() {
+    let rig = Rig::start().await;
+    let agent = rig.enrol("vm-1", &["web"]).await;
+    let peer = rig.connect_as(&agent.identity).await;
+    let behind = serde_json::json!({"hello": {}});
+    let ahead = serde_json::json!({"hello": {"knows": ["dance"], "steps": 3}});
+    for hello in [behind, ahead] {
+        let mut stream = peer.open(&encode_frame(&hello).unwrap()).await.unwrap();
+        let Some(ServerFrame::Welcome { knows, .. }) = stream.next().await else { panic!("no welcome") };
+        assert_eq!(knows, Capabilities::ours());
+        stream.say_raw(&serde_json::json!({"may-dance": {"steps": 3}}));
+        stream.say(&ClientFrame::Subscribe { topic: Topic::Mesh, from: None });
+        assert!(matches!(stream.next().await, Some(ServerFrame::Event(Event::Snapshot { topic: Topic::Mesh, .. }))));
+        // What is not optional ends the stream: the agent thinks that it was heard.
+        stream.say_raw(&serde_json::json!({"dance": {"steps": 3}}));
+        assert_eq!(stream.next().await, None);
+    }
+}
+
+#[tokio::test]
 async fn a_stream_that_asks_for_foreign_policy_or_makes_no_sense_ends() {
     let rig = Rig::start().await;
     let agent = rig.enrol("vm-1", &["web"]).await;
@@ -382,7 +403,7 @@ async fn a_stream_that_asks_for_foreign_policy_or_makes_no_sense_ends() {
     assert!(stream.goodbye().await.contains("billing"));
 
     let (mut twice, _) = peer.session().await;
-    twice.say(&ClientFrame::Hello {});
+    twice.say(&ClientFrame::hello());
     assert_eq!(twice.next().await, None);
 
     let subscribe = encode_frame(&ClientFrame::Subscribe { topic: Topic::Roots, from: None }).unwrap();

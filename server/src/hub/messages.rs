@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use catalog::{AgentId, Catalog, CatalogIndex, Incarnation, ServiceKey, Topic, WatchKey};
+use wire::agent_protocol::Capabilities;
 
 use super::Frame;
 
@@ -57,6 +58,8 @@ pub enum Input {
         services: Vec<ServiceKey>,
         /// The network that it may be a gateway into by that record.
         gateway: Option<String>,
+        /// What the agent understands.
+        knows: Capabilities,
     },
     /// The agent wants to follow a topic.
     Subscribe {

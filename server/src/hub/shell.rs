@@ -11,7 +11,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
-use wire::agent_protocol::ServerFrame;
+use wire::agent_protocol::{Capabilities, ServerFrame};
 
 use super::session_body::{Progress, SessionBody};
 use super::{CloseReason, Frame, Hub, Input, Limits, Output, SessionId};
@@ -44,6 +44,8 @@ pub(crate) struct Opening {
     pub(crate) services: Vec<ServiceKey>,
     /// The network that the record lets the agent be a gateway into.
     pub(crate) gateway: Option<String>,
+    /// What the agent understands.
+    pub(crate) knows: Capabilities,
     /// What the agent is told first.
     pub(crate) welcome: Frame,
     /// Where it was told that the servers are.
@@ -225,11 +227,11 @@ impl Task {
             // The connection ended first, and its `Closed` came before this: nobody would ever end the session.
             Request::Open { frames, .. } if frames.is_closed() => {}
             Request::Open { session, opening, frames, counted } => {
-                let Opening { agent, incarnation, services, gateway, welcome, servers } = opening;
+                let Opening { agent, incarnation, services, gateway, knows, welcome, servers } = opening;
                 // Not counted as waiting: the machine learns of the session only now.
                 let _ = frames.send(welcome.encoded().clone());
                 self.sessions.insert(session, Outlet { agent: agent.clone(), frames, _counted: counted });
-                self.step(Input::Connected { session, agent, incarnation, services, gateway });
+                self.step(Input::Connected { session, agent, incarnation, services, gateway, knows });
                 if servers != self.servers {
                     self.step(Input::Servers { only: Some(session), servers: self.servers.clone() });
                 }

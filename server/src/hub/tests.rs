@@ -166,7 +166,9 @@ fn with_session_as(limits: Limits, services: &[&str], gateway: Option<&str>) -> 
     let session = SessionId(1);
     let services = services.iter().map(|name| name.parse().unwrap()).collect();
     let gateway = log.catalog.agent_record(&agent).and_then(|record| record.gateway.clone());
-    let opened = step(&mut hub, Input::Connected { session, agent: agent.clone(), incarnation, services, gateway }, 0);
+    let knows = Capabilities::ours();
+    let connected = Input::Connected { session, agent: agent.clone(), incarnation, services, gateway, knows };
+    let opened = step(&mut hub, connected, 0);
     assert!(opened.is_empty(), "{opened:?}");
     log.touched.clear();
     (hub, log, session, agent)
@@ -365,7 +367,8 @@ fn a_newer_session_ends_the_older_one_here_and_elsewhere() {
     let incarnation = log.open_session(&agent);
     let newer = SessionId(2);
     let (agent, services) = (agent.clone(), Vec::new());
-    let connected = Input::Connected { session: newer, agent: agent.clone(), incarnation, services, gateway: None };
+    let (gateway, knows) = (None, Capabilities::ours());
+    let connected = Input::Connected { session: newer, agent: agent.clone(), incarnation, services, gateway, knows };
     let closed = step(&mut hub, connected, 0);
     assert!(matches!(&closed[..], [Output::Close { session: of, reason: CloseReason::Superseded }] if *of == session));
     // What the older connection still says changes nothing, not even its end.
@@ -379,6 +382,30 @@ fn a_newer_session_ends_the_older_one_here_and_elsewhere() {
     log.open_session(&agent);
     assert_eq!(closing(&step(&mut hub, log.applied(), 0)), &CloseReason::Superseded);
     assert_eq!(hub.sessions(), 0);
+}
+
+#[test]
+fn fault_22_an_agent_one_release_behind_is_not_told_where_the_servers_are() {
+    let mut log = Log::default();
+    let mut hub = Hub::new(TINY, Arc::new(log.catalog.clone()));
+    let sessions = [(SessionId(1), Capabilities::default()), (SessionId(2), Capabilities::ours())];
+    for (session, knows) in sessions.clone() {
+        let agent = log.enrol(&format!("vm-{}", session.0), &["web"]);
+        let incarnation = log.open_session(&agent);
+        step(&mut hub, log.applied(), 0);
+        let (services, gateway) = (Vec::new(), None);
+        step(&mut hub, Input::Connected { session, agent, incarnation, services, gateway, knows }, 0);
+    }
+    let mut told = Vec::new();
+    for only in [None, Some(SessionId(1)), Some(SessionId(2))] {
+        let servers = vec!["10.0.0.1:8300".to_owned()];
+        let sent = step(&mut hub, Input::Servers { only, servers }, 1);
+        told.extend(sent.iter().map(|output| match output {
+            Output::Send { session, .. } => *session,
+            Output::Close { .. } => panic!("{output:?}"),
+        }));
+    }
+    assert_eq!(told, [SessionId(2), SessionId(2)]);
 }
 
 #[test]
@@ -407,7 +434,8 @@ fn fault_28_ten_thousand_sessions_are_told_of_a_change_with_one_frame() {
         let agent = AgentId::enrolled_at(CatalogIndex(number));
         // Opened through other servers: this one has not heard of any of the records yet.
         let incarnation = Incarnation(1_000_000 + number);
-        step(&mut hub, Input::Connected { session, agent, incarnation, services: Vec::new(), gateway: None }, 0);
+        let (services, gateway, knows) = (Vec::new(), None, Capabilities::ours());
+        step(&mut hub, Input::Connected { session, agent, incarnation, services, gateway, knows }, 0);
         let sent = step(&mut hub, subscribe(session, &topic, None), 0);
         let [Output::Send { frame, .. }] = sent.as_slice() else { panic!("{sent:?}") };
         assert!(Arc::ptr_eq(snapshot.get_or_insert_with(|| Arc::clone(frame)), frame), "encoded again");

@@ -127,7 +127,7 @@ impl Enrolled {
         window: Option<u32>,
     ) -> Option<Opened> {
         let mut connection = self.connect(server, window).await?;
-        let mut said = BytesMut::from(&encode_frame(&ClientFrame::Hello {}).unwrap()[..]);
+        let mut said = BytesMut::from(&encode_frame(&ClientFrame::hello()).unwrap()[..]);
         for (topic, from) in topics {
             said.extend(encode_frame(&ClientFrame::Subscribe { topic: topic.clone(), from: *from }).unwrap());
         }

@@ -10,7 +10,7 @@ use catalog::{Actor, AgentRecord, Catalog, Command, Outcome, RootsAck, ServerId,
 use server::Acks;
 use server::hub::{self, CloseReason, Hub, SessionId};
 use server::sessions::Sessions;
-use wire::agent_protocol::{ClientFrame, GroupEpoch, ServerFrame, WriteRequest};
+use wire::agent_protocol::{Capabilities, ClientFrame, GroupEpoch, ServerFrame, WriteRequest};
 use wire::frame::encode_frame;
 
 use super::checks::{Checked, check};
@@ -202,7 +202,7 @@ impl Mesh {
         match (said, stage) {
             (_, _) if !is_up => self.cut(number, true),
             (Said::Connect, Stage::Fresh) => self.send_down(number, Heard::Accepted),
-            (Said::Frame(ClientFrame::Hello {}), stage @ Stage::Fresh) => {
+            (Said::Frame(ClientFrame::Hello { .. }), stage @ Stage::Fresh) => {
                 *stage = Stage::Opening(Vec::new());
                 self.opens_session(id, number);
             }
@@ -237,7 +237,7 @@ impl Mesh {
                 Ok(())
             }
             ClientFrame::Unsubscribe { topic } => self.hub_step(id, hub::Input::Unsubscribe { session, topic }),
-            ClientFrame::Hello {} => {
+            ClientFrame::Hello { .. } => {
                 check!(false, "an agent said hello twice");
                 Ok(())
             }
@@ -280,9 +280,12 @@ impl Mesh {
         here.sessions.insert(session, (number, Told::default()));
         let servers = self.servers.keys().map(|id| format!("server-{id}:8300")).collect();
         let group = GroupEpoch::of(&here.catalog);
-        let welcome = ServerFrame::Welcome { incarnation, server: server_name(id), servers, group };
+        let knows = Capabilities::ours();
+        let welcome =
+            ServerFrame::Welcome { incarnation, server: server_name(id), servers, group, knows: knows.clone() };
         self.send_down(number, plain(&welcome));
-        self.hub_step(id, hub::Input::Connected { session, agent, incarnation, services, gateway: None })?;
+        let gateway = None;
+        self.hub_step(id, hub::Input::Connected { session, agent, incarnation, services, gateway, knows })?;
         for frame in waiting {
             self.session_hears(id, session, frame)?;
         }

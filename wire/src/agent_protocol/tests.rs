@@ -40,7 +40,84 @@ fn fault_22_what_an_agent_one_release_behind_says_is_understood() {
     let writes: Vec<WriteRequest> = of_release_0_1("agent_protocol_write_requests.json");
     assert!(writes.iter().all(|write| write.command.clone().into_command().validate().is_ok()));
     let frames: Vec<ClientFrame> = of_release_0_1("agent_protocol_client_frames.json");
-    assert!(matches!(frames.first(), Some(ClientFrame::Hello { .. })), "{frames:?}");
+    let Some(ClientFrame::Hello { knows }) = frames.first() else { panic!("{frames:?}") };
+    assert!(knows.is_empty(), "{knows:?}");
+}
+
+/// The frames of the first release, as it reads them: what is sent to a peer that names no capability must be among them.
+mod first_form {
+    use super::*;
+
+    #[derive(Debug, Deserialize)]
+    #[serde(rename_all = "kebab-case")]
+    pub(super) enum ClientFrame {
+        Hello {},
+        Subscribe { topic: Topic, from: Option<CatalogIndex> },
+        Acknowledge { roots: CatalogIndex, renewed: bool },
+        Unsubscribe { topic: Topic },
+    }
+
+    #[derive(Debug, PartialEq, Eq, Deserialize)]
+    #[serde(rename_all = "kebab-case")]
+    pub(super) enum Topic {
+        Mesh,
+        Roots,
+        Revocations,
+        Gateways,
+        Intentions(ServiceKey),
+        Endpoints(ServiceKey),
+    }
+
+    #[derive(Debug, Deserialize)]
+    #[serde(rename_all = "kebab-case")]
+    pub(super) enum ServerFrame {
+        Welcome { incarnation: Incarnation, server: ServerId, servers: Vec<String> },
+    }
+}
+
+#[test]
+fn fault_22_a_peer_one_release_behind_reads_the_first_frames_of_today() {
+    let read = |frame: &ClientFrame| {
+        let text = serde_json::to_string(frame).unwrap();
+        serde_json::from_str::<first_form::ClientFrame>(&text).map_err(|error| format!("{text}: {error}"))
+    };
+    assert!(matches!(read(&ClientFrame::hello()), Ok(first_form::ClientFrame::Hello {})));
+    let web = || "web".parse().unwrap();
+    for topic in [
+        Topic::Mesh,
+        Topic::Roots,
+        Topic::Revocations,
+        Topic::Gateways,
+        Topic::Intentions(web()),
+        Topic::Endpoints(web()),
+        Topic::Config(web()),
+        Topic::Network("eu".to_owned()),
+    ] {
+        let subscribe = ClientFrame::Subscribe { topic: topic.clone(), from: Some(CatalogIndex(3)) };
+        let is_known = Capabilities::default().has_topic(&topic);
+        let asked = read(&subscribe).map(|frame| match frame {
+            first_form::ClientFrame::Subscribe { topic, from } => (topic, from),
+            other => panic!("{other:?}"),
+        });
+        let left = read(&ClientFrame::Unsubscribe { topic: topic.clone() }).map(|frame| match frame {
+            first_form::ClientFrame::Unsubscribe { topic } => (topic, Some(CatalogIndex(3))),
+            other => panic!("{other:?}"),
+        });
+        assert_eq!((asked.is_ok(), left.is_ok()), (is_known, is_known), "{topic}: {asked:?}");
+        assert_eq!(asked.ok(), left.ok());
+    }
+    let acknowledge = read(&ClientFrame::Acknowledge { roots: CatalogIndex(2), renewed: true });
+    assert!(matches!(acknowledge, Ok(first_form::ClientFrame::Acknowledge { roots: CatalogIndex(2), renewed: true })));
+    let welcome = ServerFrame::Welcome {
+        incarnation: Incarnation(9),
+        server: "server-1".parse().unwrap(),
+        servers: vec!["10.0.0.1:8300".to_owned()],
+        group: Some(GroupEpoch { cluster_id: "c1".to_owned(), epoch: 2 }),
+        knows: Capabilities::ours(),
+    };
+    let text = serde_json::to_string(&welcome).unwrap();
+    let first_form::ServerFrame::Welcome { incarnation, server, servers } = serde_json::from_str(&text).unwrap();
+    assert_eq!((incarnation, server.as_str(), servers.len()), (Incarnation(9), "server-1", 1));
 }
 
 #[test]
@@ -250,7 +327,7 @@ fn golden_stream() {
     golden(
         "agent_protocol_client_frames.json",
         &vec![
-            ClientFrame::Hello {},
+            ClientFrame::Hello { knows: Capabilities::default() },
             ClientFrame::Subscribe { topic: Topic::Mesh, from: None },
             ClientFrame::Subscribe {
                 topic: Topic::Endpoints("shop/db".parse().unwrap()),
@@ -259,6 +336,7 @@ fn golden_stream() {
             ClientFrame::Unsubscribe { topic: Topic::Intentions("web".parse().unwrap()) },
             ClientFrame::Acknowledge { roots: CatalogIndex(12), renewed: true },
             ClientFrame::Rejected { topic: Topic::Roots, error: "no root is left".to_owned() },
+            ClientFrame::hello(),
         ],
     );
     let endpoint = Endpoint {
@@ -324,6 +402,7 @@ fn golden_stream() {
         server: "server-1".parse().unwrap(),
         servers: vec!["10.0.0.1:8300".to_owned()],
         group: None,
+        knows: Capabilities::default(),
     }];
     frames.extend(events.into_iter().map(ServerFrame::Event));
     frames.push(ServerFrame::Ping);
@@ -332,9 +411,17 @@ fn golden_stream() {
         server: "server-1".parse().unwrap(),
         servers: Vec::new(),
         group: Some(GroupEpoch { cluster_id: "c1".to_owned(), epoch: 2 }),
+        knows: Capabilities::default(),
     });
     frames.push(ServerFrame::Servers { servers: vec!["10.0.0.2:8300".to_owned()] });
     frames.push(ServerFrame::Goodbye { reason: "the server stops".to_owned() });
+    frames.push(ServerFrame::Welcome {
+        incarnation: Incarnation(9),
+        server: "server-1".parse().unwrap(),
+        servers: Vec::new(),
+        group: None,
+        knows: Capabilities::ours(),
+    });
     golden("agent_protocol_server_frames.json", &frames);
 }
 

@@ -306,7 +306,7 @@ impl Peer {
 
     /// Opens a session.
     pub(crate) async fn session(&self) -> (Stream, Incarnation) {
-        let mut stream = self.open(&encode_frame(&ClientFrame::Hello {}).unwrap()).await.unwrap();
+        let mut stream = self.open(&encode_frame(&ClientFrame::hello()).unwrap()).await.unwrap();
         let Some(ServerFrame::Welcome { incarnation, .. }) = stream.next().await else { panic!("no welcome") };
         (stream, incarnation)
     }
@@ -320,6 +320,11 @@ pub(crate) struct Stream {
 
 impl Stream {
     pub(crate) fn say(&self, frame: &ClientFrame) {
+        self.frames.send(encode_frame(frame).unwrap()).unwrap();
+    }
+
+    /// Says what this release has no frame for.
+    pub(crate) fn say_raw(&self, frame: &serde_json::Value) {
         self.frames.send(encode_frame(frame).unwrap()).unwrap();
     }
 

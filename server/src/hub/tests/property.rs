@@ -198,7 +198,8 @@ impl World {
         self.session = SessionId(old_session.0 + 1);
         let services = SERVICES.iter().map(|name| name.parse().unwrap()).collect();
         let (session, agent, gateway) = (self.session, self.agent.clone(), None);
-        let connected = Input::Connected { session, agent, incarnation, services, gateway };
+        let knows = Capabilities::ours();
+        let connected = Input::Connected { session, agent, incarnation, services, gateway, knows };
         self.step(server, connected)?;
         self.step(old_server, Input::Closed { session: old_session })?;
         for topic in self.followed.clone() {
