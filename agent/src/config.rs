@@ -14,6 +14,9 @@ pub const ADMIN_PORT: u16 = 19000;
 /// Port of the inbound mesh listener where nobody says otherwise.
 pub const MESH_PORT: u16 = 20000;
 
+/// How often an agent tells what it has seen where nobody says otherwise.
+const REPORT_INTERVAL: Duration = Duration::from_secs(300);
+
 /// Says how an agent logs in by the word of its platform.
 #[derive(Clone, Debug)]
 pub struct LoginSource {
@@ -63,6 +66,8 @@ pub struct Config {
     pub services: Vec<PathBuf>,
     /// Where a line of JSON is written for each request; `-` is standard output, and there is none when absent.
     pub access_log: Option<PathBuf>,
+    /// How often servers are told which rules decided and who called; what they know of that is as old.
+    pub report_interval: Duration,
     /// How long a stopping agent waits for what is in flight.
     pub drain_deadline: Duration,
 }
@@ -87,6 +92,7 @@ impl Config {
             gateway_port: None,
             services: Vec::new(),
             access_log: None,
+            report_interval: REPORT_INTERVAL,
             drain_deadline: Duration::from_secs(25),
         }
     }

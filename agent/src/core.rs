@@ -151,6 +151,31 @@ impl Handle {
         }
     }
 
+    /// Waits for a connection to a server, however long that takes.
+    pub(crate) async fn connected(&self) -> Connection {
+        let mut server = self.server.clone();
+        loop {
+            if let Reach::Connected(connection) = &*server.borrow_and_update()
+                && connection.is_open()
+            {
+                return connection.clone();
+            }
+            if server.changed().await.is_err() {
+                // The core has stopped, and whoever waits is stopped with it.
+                std::future::pending::<()>().await;
+            }
+        }
+    }
+
+    /// Waits until `connection` is no longer the one to the server.
+    pub(crate) async fn disconnected(&self, connection: &Connection) {
+        let mut server = self.server.clone();
+        let is_over = |reach: &Reach| !matches!(reach, Reach::Connected(other) if other.is_same(connection));
+        if server.wait_for(is_over).await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+
     /// Asks the core for something; nothing comes back when it has stopped.
     pub(crate) async fn ask<T>(&self, request: impl FnOnce(oneshot::Sender<T>) -> Request) -> Option<T> {
         let (reply, answer) = oneshot::channel();

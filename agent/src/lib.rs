@@ -14,9 +14,11 @@ mod leaf;
 mod local;
 mod metrics;
 pub mod proxy;
+mod report;
 mod start;
 mod state;
 pub mod sync;
+mod tally;
 #[cfg(test)]
 mod testing;
 

@@ -1,5 +1,6 @@
 //! What an agent counts, declared in one place.
 
+mod decisions;
 mod requests;
 
 use std::collections::BTreeSet;
@@ -18,8 +19,10 @@ use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
 use wire::agent_protocol::Subject;
 
+use self::decisions::Decisions;
 pub(crate) use self::requests::PairCounters;
 use self::requests::RequestMetrics;
+use crate::tally::Tally;
 
 /// Names which way a connection goes, seen from the local service.
 #[derive(Clone, Copy, Debug, Hash, PartialEq, Eq, PartialOrd, Ord)]
@@ -135,6 +138,7 @@ pub struct ProxyMetrics {
     panicking: Gauge,
     upstreams_failed: Gauge,
     snapshots_published: Counter,
+    tally: Arc<Tally>,
 }
 
 /// The numbers of one direction, looked up once: counting a chunk of bytes must not take a lock.
@@ -200,6 +204,7 @@ impl Default for ProxyMetrics {
             panicking: Gauge::default(),
             upstreams_failed: Gauge::default(),
             snapshots_published: Counter::default(),
+            tally: Arc::default(),
         }
     }
 }
@@ -261,6 +266,11 @@ impl ProxyMetrics {
         drop(known);
         let rule = if is_counted { rule } else { "other".to_owned() };
         self.audited.get_or_create(&AuditedLabel { rule, cause: cause.as_str() }).inc();
+    }
+
+    /// Returns what is counted of rules and of callers.
+    pub(crate) fn tally(&self) -> &Arc<Tally> {
+        &self.tally
     }
 
     /// Returns the numbers of the requests of one service to another.
@@ -340,6 +350,7 @@ impl ProxyMetrics {
             "Connections let through although a rule denies them, by rule and what suspends it",
             self.audited.clone(),
         );
+        registry.register_collector(Box::new(Decisions(Arc::clone(&self.tally))));
         self.requests.register(registry);
         registry.register(
             "proxy_access_lines_dropped",
@@ -526,6 +537,7 @@ mod tests {
             "weft_agent_state_unsaved gauge",
             "weft_leaf_signings_failed counter",
             "weft_leaf_certificate_expiry_timestamp_seconds gauge",
+            "weft_proxy_decisions counter",
         ];
         // A family without a member yet may show no line; those that are listed come in this order and nothing else does.
         let mut rest = want.iter();

@@ -200,7 +200,8 @@ impl Proxy {
         let room = &self.room;
         let previous = room.current.load_full();
         let generation = previous.as_ref().map_or(1, |previous| previous.generation + 1);
-        let current = Arc::new(Current::new(Arc::clone(&snapshot), generation, previous.as_deref()));
+        let current =
+            Arc::new(Current::new(Arc::clone(&snapshot), generation, previous.as_deref(), room.metrics.tally()));
         room.current.store(Some(Arc::clone(&current)));
         let closed = room.streams.decide_again(&current, room.now());
         room.pool.review(&snapshot);

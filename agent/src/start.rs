@@ -23,7 +23,7 @@ use crate::local::{self, Local, LocalError, Reserved};
 use crate::metrics::Metrics;
 use crate::proxy::{Limits, Proxy, ProxyConfig, ProxyStartError};
 use crate::state::{DataDirError, Identity, Saved, Store};
-use crate::{Agent, api};
+use crate::{Agent, api, report};
 
 /// Finding the address that others dial may hold up an agent's start for this long, however many servers there are.
 const ROUTE_TIMEOUT: Duration = Duration::from_millis(300);
@@ -140,7 +140,7 @@ pub async fn start(config: Config) -> Result<Agent, StartError> {
     local.take_files(definitions);
     local.take_registered(store.registered());
     info!(node = %config.node, agent = %identity.record.id, mesh = %mesh_address, http = %http_address, "agent started");
-    let drain_deadline = config.drain_deadline;
+    let (drain_deadline, report_interval) = (config.drain_deadline, config.report_interval);
     let mut leaves = store.leaves(&identity);
     if let Entry::Vacant(place) = leaves.entry(Subject::Agent) {
         let first = HeldLeaf::load(identity.leaf.clone(), &leaf::named(&Subject::Agent, &identity));
@@ -167,9 +167,11 @@ pub async fn start(config: Config) -> Result<Agent, StartError> {
     }
     ready.running(core.clone(), Arc::clone(&proxy));
     let leaving = CancellationToken::new();
+    let reporting = tokio::spawn(report::keep(core.clone(), Arc::clone(metrics.proxy.tally()), report_interval));
     let state = api::ApiState::new(core.clone(), Arc::clone(&proxy), metrics, leaving.clone());
     let http = tokio::spawn(api::serve_http(http, state, stopping.clone()));
-    let tasks = vec![AbortOnDropHandle::new(task), AbortOnDropHandle::new(http), admin];
+    let tasks =
+        vec![AbortOnDropHandle::new(task), AbortOnDropHandle::new(http), AbortOnDropHandle::new(reporting), admin];
     Ok(Agent {
         core,
         proxy,

@@ -12,6 +12,7 @@ mod listener;
 mod passthrough;
 pub(crate) mod places;
 mod refusal;
+mod report;
 mod route;
 mod sign;
 mod signing;

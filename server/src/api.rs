@@ -10,6 +10,7 @@ mod auth;
 mod auth_methods;
 mod body;
 mod call;
+mod callers;
 mod certificate;
 mod challenge;
 mod config_entries;
@@ -276,6 +277,7 @@ fn table() -> Vec<Route> {
         connect_ca::routes(),
         config_entries::routes(),
         relaxations::routes(),
+        callers::routes(),
         audit::routes(),
         acl::routes(),
         join_tokens::routes(),

@@ -7,6 +7,7 @@ mod bootstrap;
 mod budget;
 mod establish;
 mod forward;
+mod gather;
 mod identity;
 mod inbox;
 mod io;
@@ -31,15 +32,17 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
-use catalog::{Catalog, CatalogIndex, Envelope, Outcome, RequestId, ServerId, WatchKey};
+use catalog::{AgentId, Catalog, CatalogIndex, Envelope, Outcome, RequestId, ServerId, WatchKey};
 use tokio::sync::watch as latest;
 use tokio::time::{Instant as Deadline, timeout_at};
 use tracing::debug;
+use wire::report::AgentReport;
 
 use crate::ca::Lifetime;
 use crate::config::RaftTiming;
 use crate::metrics::Metrics;
 use crate::raft::RoomStatus;
+use crate::reports::{NotTaken, Reports};
 use forward::Forwarder;
 use inbox::{Inbox, Unanswered};
 use members::Members;
@@ -163,6 +166,8 @@ pub(crate) struct Shared {
     states: States,
     inbox: Inbox,
     forwarder: Forwarder,
+    /// What agents tell of what they see.
+    reports: Reports,
     metrics: Metrics,
 }
 
@@ -293,6 +298,14 @@ impl Consensus {
     pub(crate) fn raft_certificate(&self) -> Option<Lifetime> {
         let (begin, end) = self.shared.forwarder.context()?.identity.lifetime();
         Some(Lifetime { begin, end })
+    }
+
+    /// Takes what an agent tells of what it sees; it is never written to the log.
+    ///
+    /// # Errors
+    /// [`NotTaken`].
+    pub(crate) fn take_report(&self, agent: &AgentId, report: AgentReport) -> Result<(), NotTaken> {
+        self.shared.reports.take(&self.catalog(), &self.shared.server, agent, report)
     }
 
     /// Makes one attempt at a write: here if this server leads, through the leader otherwise.

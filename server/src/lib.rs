@@ -15,6 +15,7 @@ mod login;
 mod metrics;
 mod outage;
 pub mod raft;
+mod reports;
 pub mod sessions;
 #[cfg(test)]
 mod tests;

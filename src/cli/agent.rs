@@ -104,6 +104,9 @@ pub(super) struct Settings {
     /// Where to write a line of JSON for each request of an HTTP service; `-` is standard output
     #[arg(long, value_name = "PATH")]
     access_log: Option<PathBuf>,
+    /// How often to tell servers which rules decided and who called, 1s or more [default: 5m]
+    #[arg(long, value_name = "DURATION", value_parser = wire::decode::parse_duration)]
+    report_interval: Option<Duration>,
     /// How long a stopping agent waits for what is in flight [default: 25s]
     #[arg(long, value_name = "DURATION", value_parser = wire::decode::parse_duration)]
     drain_deadline: Option<Duration>,
@@ -130,6 +133,7 @@ impl Settings {
             gateway: fields.flag("gateway")?.unwrap_or(false),
             gateway_port: fields.number("gateway_port")?,
             access_log: fields.parsed("access_log")?,
+            report_interval: fields.duration("report_interval")?,
             drain_deadline: fields.duration("drain_deadline")?,
         })
     }
@@ -159,6 +163,7 @@ impl Settings {
             gateway: over.gateway || self.gateway,
             gateway_port: over.gateway_port.or(self.gateway_port),
             access_log: over.access_log.or(self.access_log),
+            report_interval: over.report_interval.or(self.report_interval),
             drain_deadline: over.drain_deadline.or(self.drain_deadline),
         }
     }
@@ -197,6 +202,7 @@ impl Settings {
             gateway_port: self.gateway.then(|| self.gateway_port.unwrap_or(agent::GATEWAY_PORT)),
             services,
             access_log: self.access_log,
+            report_interval: self.report_interval.unwrap_or(defaults.report_interval),
             drain_deadline: self.drain_deadline.unwrap_or(defaults.drain_deadline),
             ..defaults
         })

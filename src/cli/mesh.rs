@@ -1,5 +1,7 @@
 //! `weft mesh`: how strictly the mesh takes its own rules.
 
+mod callers;
+
 use std::{process::ExitCode, time::Duration};
 
 use anyhow::Context;
@@ -28,6 +30,10 @@ pub(super) enum Mesh {
     Relax(Relax),
     /// Show the default, the guardrails, and what is in audit mode
     Status(Status),
+    /// List who calls whom, and how each pair agreed on its keys
+    Callers(Status),
+    /// List who still speaks plaintext to whom; ends with 1 where somebody does
+    Plaintext(Status),
 }
 
 /// Let calls pass that rules deny, for a limited time; they are logged and counted.
@@ -90,6 +96,8 @@ pub(super) async fn run(verb: Mesh, options: &ApiOptions) -> anyhow::Result<Exit
             let until = made.map_or_else(String::new, |made| format!(" until {}", output::instant(made.ends_at)));
             output::line(&format!("Relaxed: {scope}{until}"))?;
         }
+        Mesh::Callers(how) => return callers::run(&api, &how.output, false).await,
+        Mesh::Plaintext(how) => return callers::run(&api, &how.output, true).await,
         Mesh::Status(status) => {
             debug_assert!(CONFIG_KINDS.contains(&MESH));
             let shown = Shown {

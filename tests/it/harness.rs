@@ -2,6 +2,7 @@
 //!
 //! Everything listens on loopback, keeps its files in a temporary directory and ends with the test.
 
+mod application;
 mod curl;
 mod grpc;
 mod http;
@@ -15,6 +16,7 @@ mod tool;
 mod wait;
 mod websocket;
 
+pub(crate) use application::application;
 pub(crate) use curl::Curl;
 pub(crate) use grpc::GrpcServer;
 pub(crate) use http::{Response, exchange};

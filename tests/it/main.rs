@@ -23,6 +23,7 @@ mod packaging;
 mod permissions;
 mod refused;
 mod routing;
+mod seen;
 mod sessions;
 mod sim;
 mod tidy;

@@ -1,12 +1,8 @@
 //! Rules on requests, from the file that somebody writes to the answer that a caller gets.
 
-use std::{
-    io::{BufRead, BufReader, Read, Write},
-    net::{SocketAddr, TcpListener},
-    time::Duration,
-};
+use std::{net::SocketAddr, time::Duration};
 
-use crate::harness::{Mesh, PROMISE_FACTOR, Service, eventually, exchange, free_port, weft};
+use crate::harness::{Mesh, PROMISE_FACTOR, Service, application, eventually, exchange, free_port, weft};
 
 /// How long a change of policy may take to be felt.
 const FELT: Duration = Duration::from_secs(2);
@@ -36,38 +32,6 @@ const EXPECTATIONS: &str = r#"Expect = [
   { Source = "batch", Destination = "api", Path = "/v9", Decision = "allow", Rule = "precedence 8" },
   { Source = "web", Destination = "api", Decision = "per-request" } ]
 "#;
-
-/// Answers each request with its first line.
-fn application() -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let port = listener.local_addr().unwrap().port();
-    std::thread::spawn(move || {
-        for stream in listener.incoming() {
-            let Ok(mut stream) = stream else { return };
-            std::thread::spawn(move || {
-                let mut reader = BufReader::new(stream.try_clone().unwrap());
-                let mut first = String::new();
-                while reader.read_line(&mut first).is_ok_and(|read| read > 0) {
-                    let (mut line, mut length) = (String::new(), 0);
-                    while reader.read_line(&mut line).is_ok_and(|read| read > 2) {
-                        if let Some(text) = line.to_ascii_lowercase().strip_prefix("content-length:") {
-                            length = text.trim().parse().unwrap();
-                        }
-                        line.clear();
-                    }
-                    let mut body = vec![0; length];
-                    let text = first.trim().to_owned();
-                    let answer = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{text}", text.len());
-                    if reader.read_exact(&mut body).is_err() || stream.write_all(answer.as_bytes()).is_err() {
-                        return;
-                    }
-                    first.clear();
-                }
-            });
-        }
-    });
-    port
-}
 
 /// Sends a request through a listener; returns the answer's status and body.
 fn ask(listener: SocketAddr, method: &str, path: &str, env: &str) -> (u16, String) {

@@ -6,6 +6,7 @@
 //! | `POST /v1/login` | [`LoginRequest`] | [`JoinResponse`]; needs no client certificate either |
 //! | `POST /v1/sign` | [`SignRequest`] | [`SignResponse`]; works under an expired leaf too |
 //! | `POST /v1/write` | [`WriteRequest`] | [`WriteResponse`] |
+//! | `POST /v1/report` | [`AgentReport`](crate::report::AgentReport) | an empty object; servers before it have no such path |
 //! | `POST /v1/stream` | frames of [`ClientFrame`] | frames of [`ServerFrame`] |
 //! | any `/v1/api/...` | as on the HTTP API | as on the HTTP API, judged by the caller's own token |
 //!
@@ -32,6 +33,8 @@ pub const LOGIN_PATH: &str = "/v1/login";
 pub const SIGN_PATH: &str = "/v1/sign";
 /// The path of [`WriteRequest`].
 pub const WRITE_PATH: &str = "/v1/write";
+/// The path of [`AgentReport`](crate::report::AgentReport).
+pub const REPORT_PATH: &str = "/v1/report";
 /// The path of the stream.
 pub const STREAM_PATH: &str = "/v1/stream";
 /// What stands before the path of a request for the HTTP API that an agent passes on.

@@ -18,6 +18,7 @@ use crate::decode::{DecodeError, Fields, Shape};
 use crate::rfc3339;
 
 mod audit;
+mod callers;
 mod explained_request;
 mod relaxation;
 mod revocation;
@@ -27,6 +28,7 @@ pub use ca::{
     CaConfigurationLives, CaConfigurationRequest, CaConfigurationView, CaIntermediateRequest, CaReplacedRoot,
     CaRotateRequest, CaRotationStatus, CaRotationView, CertificateAge, RekeyView,
 };
+pub use callers::{CallerView, CallersView, WatchedView};
 pub use explained_request::{ExplainedRequest, WeighedRule};
 pub use relaxation::{RelaxRequest, RelaxationView};
 pub use revocation::{RevocationView, Revoked};

@@ -21,6 +21,7 @@ pub mod mesh_status;
 mod one_line;
 pub mod openapi;
 pub mod pki;
+pub mod report;
 mod request_fields;
 pub mod rfc3339;
 pub mod tls;

@@ -13,6 +13,7 @@ use wire::tls::{TlsIdentity, TrustAnchors, mesh_server_config};
 use super::http::decide::Rules;
 use super::snapshot::{Snapshot, UpstreamListener, is_same_leaf};
 use crate::metrics::{Direction, PairCounters, ProxyMetrics};
+use crate::tally::{RuleCounts, Tally};
 
 /// Is a published snapshot.
 #[derive(Debug)]
@@ -27,6 +28,8 @@ pub(crate) struct Current {
     calls: BTreeMap<SocketAddr, Arc<Called>>,
     /// Of the services that are called over HTTP.
     rules: BTreeMap<ServiceKey, Rules>,
+    /// What decisions are counted with, by the service that is called.
+    counts: BTreeMap<ServiceKey, Arc<RuleCounts>>,
     nobody: Arc<ServerConfig>,
 }
 
@@ -99,7 +102,7 @@ impl Called {
 
 impl Current {
     /// Derives what follows from a snapshot; takes over from `previous` what has not changed.
-    pub(crate) fn new(snapshot: Arc<Snapshot>, generation: u64, previous: Option<&Self>) -> Self {
+    pub(crate) fn new(snapshot: Arc<Snapshot>, generation: u64, previous: Option<&Self>, tally: &Tally) -> Self {
         let same_anchors = previous.filter(|previous| Arc::ptr_eq(&previous.snapshot.anchors, &snapshot.anchors));
         let nobody = match same_anchors {
             Some(previous) => Arc::clone(&previous.nobody),
@@ -127,6 +130,14 @@ impl Current {
                 (service.clone(), Rules::renewed(known, policy, service))
             })
             .collect();
+        let counts = snapshot.policies.iter().map(|(service, policy)| {
+            let known = previous
+                .filter(|previous| previous.snapshot.policies.get(service) == Some(policy))
+                .and_then(|previous| previous.counts.get(service));
+            let counts = known.map_or_else(|| Arc::new(RuleCounts::of(tally, service, policy)), Arc::clone);
+            (service.clone(), counts)
+        });
+        let counts = counts.collect();
         let mut calls = BTreeMap::new();
         for upstream in &snapshot.upstreams {
             // Of several with one address only the first is heard.
@@ -138,7 +149,7 @@ impl Current {
                 known.unwrap_or_else(|| Arc::new(Called::new(&snapshot, upstream)))
             });
         }
-        Self { snapshot, generation, has_rules_that_end, sides, calls, rules, nobody }
+        Self { snapshot, generation, has_rules_that_end, sides, calls, rules, counts, nobody }
     }
 
     /// Returns how a local service answers; nothing while it has no leaf.
@@ -154,6 +165,11 @@ impl Current {
     /// Returns the rules for the requests to a local service; nothing where it is not called over HTTP, or has none.
     pub(crate) fn rules(&self, service: &ServiceKey) -> Option<&Rules> {
         self.rules.get(service)
+    }
+
+    /// Returns what decisions about a local service are counted with.
+    pub(crate) fn counts(&self, service: &ServiceKey) -> Option<&RuleCounts> {
+        self.counts.get(service).map(Arc::as_ref)
     }
 
     /// Returns the configuration that ends every handshake with an alert, for clients that ask for no service of ours.

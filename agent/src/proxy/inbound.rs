@@ -7,18 +7,21 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
+use catalog::{Caller, Reason, ServiceKey, Timestamp};
 use http::StatusCode;
 use http::uri::Authority;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio_rustls::server::TlsStream;
+use wire::report::{Pair, PairSource};
 
 use self::carrier::Carrier;
 use super::accept::{Accepted, accept_all, prepare};
 use super::copy::{Ending, Meter};
+use super::current::Current;
 use super::decide::{Admission, decide, may_ask};
 use super::handshake::{Connection, HandshakeError, identify};
-use super::http::inbound::{Caller, serve_bytes, serve_connect};
+use super::http::inbound::{Caller as HttpCaller, serve_bytes, serve_connect};
 use super::open_streams::Closing;
 use super::refusal::Refusal;
 use super::room::Room;
@@ -52,11 +55,12 @@ async fn serve(room: Arc<Room>, accepted: Accepted) {
         }
     };
     room.metrics.handshake(Direction::Inbound, started.elapsed());
+    note_pair(&room, &connection);
     let connection = Arc::new(connection);
     if speaks_tunnel {
         tunnel::serve(room, connection, stream).await;
     } else if speaks_http(&room, &connection) {
-        serve_bytes(Caller { room, connection, target: None }, stream).await;
+        serve_bytes(HttpCaller { room, connection, target: None }, stream).await;
     } else {
         carry(room, connection, Carrier::Plain(Box::new(stream))).await;
     }
@@ -179,7 +183,7 @@ async fn carry(room: Arc<Room>, connection: Arc<Connection>, carrier: Carrier) {
 async fn carry_requests(room: Arc<Room>, connection: Arc<Connection>, carrier: Carrier) {
     match may_carry_requests(&room, &connection, &carrier) {
         Ok(target) => match carrier.grant() {
-            Ok(Some(stream)) => serve_connect(Caller { room, connection, target }, stream).await,
+            Ok(Some(stream)) => serve_connect(HttpCaller { room, connection, target }, stream).await,
             Ok(None) => {}
             Err(error) => tracing::debug!(%error, "stream lost before it was opened"),
         },
@@ -205,11 +209,43 @@ async fn admit(room: &Room, connection: &Connection, carrier: &Carrier) -> Resul
     let current = room.current.load_full().ok_or_else(|| Refusal::Undecidable { destination: destination.clone() })?;
     let address = carrier.target(&current.snapshot, destination, room.turn())?; // What is asked for.
     let own_not_after = connection.own.not_after();
-    let admission = decide(&current.snapshot, &connection.peer, destination, own_not_after, room.now())?; // May it pass.
+    let admission = decide(&current.snapshot, &connection.peer, destination, own_not_after, room.now()); // May it pass.
+    count(&current, destination, &admission, room.now());
+    let admission = admission?;
     let limit = room.limits.streams_max;
     let permit = Arc::clone(&room.stream_permits).try_acquire_owned().map_err(|_| Refusal::Overloaded { limit })?;
     let application = dial(room, address).await?;
     Ok(Admitted { admission, application, address, permit })
+}
+
+/// Counts a decision about a stream with the rule that made it.
+fn count(current: &Current, destination: &ServiceKey, decided: &Result<Admission, Refusal>, now: Timestamp) {
+    let Some(counts) = current.counts(destination) else { return };
+    let (reason, is_allowed) = match decided {
+        Ok(admission) => (&admission.reason, admission.audit.is_none()),
+        Err(Refusal::Denied { reason }) => (reason, false),
+        // No rule was asked.
+        Err(_) => return,
+    };
+    let counts = match reason {
+        Reason::Intention { key, .. } => counts.intention(key, None),
+        Reason::Guardrail { name } => counts.guardrail(name),
+        Reason::Default { .. } | Reason::Unauthenticated => counts.default(),
+    };
+    counts.decided(is_allowed, now);
+}
+
+/// Counts who has connected, and how the keys were agreed on.
+fn note_pair(room: &Room, connection: &Connection) {
+    let Connection { peer, destination, .. } = connection;
+    let current = room.current.load();
+    let caller = current.as_ref().map(|current| Caller::from(current.snapshot.scheme.classify(&peer.id)));
+    let source = match caller {
+        Some(Caller::Service(service)) => PairSource::Service(service),
+        Some(Caller::Foreign(_) | Caller::Unauthenticated) | None => PairSource::Identity(peer.id.clone()),
+    };
+    let pair = Pair { destination: destination.clone(), source, link: peer.key_exchange.into() };
+    room.metrics.tally().opened(pair, room.now());
 }
 
 /// Connects to a local application.

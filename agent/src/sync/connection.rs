@@ -198,6 +198,11 @@ impl Connection {
         !self.driver.is_finished() && !self.sender.is_closed()
     }
 
+    /// Reports whether both are clones of one connection.
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.driver, &other.driver)
+    }
+
     /// Asks one question in JSON and reads the whole answer.
     pub(crate) async fn call<Q: Serialize, A: DeserializeOwned>(
         &self,

@@ -10,11 +10,11 @@ use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use hyper::body::Incoming;
 use serde::Serialize;
 use tracing::{debug, warn};
-use wire::agent_protocol::{API_PATH_PREFIX, JOIN_PATH, LOGIN_PATH, SIGN_PATH, STREAM_PATH, WRITE_PATH};
+use wire::agent_protocol::{API_PATH_PREFIX, JOIN_PATH, LOGIN_PATH, REPORT_PATH, SIGN_PATH, STREAM_PATH, WRITE_PATH};
 
 use super::caller::{self, Caller, Connection};
 use super::refusal::PortError;
-use super::{AgentPort, passthrough, sign, stream, write};
+use super::{AgentPort, passthrough, report, sign, stream, write};
 use crate::held_body::HeldBody;
 use crate::{admit, enrol};
 
@@ -41,12 +41,13 @@ struct Route {
 }
 
 /// Lists what the port serves.
-fn table() -> [Route; 6] {
+fn table() -> [Route; 7] {
     [
         route(Some(Method::POST), JOIN_PATH, Right::Join, |call| Box::pin(enrol::join(call))),
         route(Some(Method::POST), LOGIN_PATH, Right::Join, |call| Box::pin(admit::log_in(call))),
         route(Some(Method::POST), SIGN_PATH, Right::AgentRenewal, |call| Box::pin(sign::sign(call))),
         route(Some(Method::POST), WRITE_PATH, Right::AgentOwn, |call| Box::pin(write::write(call))),
+        route(Some(Method::POST), REPORT_PATH, Right::AgentOwn, |call| Box::pin(report::report(call))),
         route(Some(Method::POST), STREAM_PATH, Right::AgentOwn, |call| Box::pin(stream::stream(call))),
         route(None, API_PATH_PREFIX, Right::AgentOwn, |call| Box::pin(passthrough::pass_on(call))),
     ]

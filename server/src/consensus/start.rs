@@ -32,6 +32,7 @@ use super::{Consensus, Forwarder, Shared, Watches, establish, reap, thread};
 use crate::config::Config;
 use crate::metrics::Metrics;
 use crate::raft::{Disk, Fatal, FileDisk, FileDiskError, MemoryDisk, OpenError, Room, RoomConfig};
+use crate::reports::Reports;
 
 /// Where the log is within the data directory.
 pub(super) const LOG_DIRECTORY: &str = "raft";
@@ -321,6 +322,7 @@ pub(super) fn new_consensus(config: &Config, agent_address: String, inbox: Inbox
         states: States::default(),
         inbox,
         forwarder: Forwarder::default(),
+        reports: Reports::default(),
         metrics,
     };
     Consensus { shared: Arc::new(shared) }

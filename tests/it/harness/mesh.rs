@@ -144,6 +144,8 @@ pub(crate) struct Mesh {
     pub(crate) servers: Vec<Server>,
     pub(crate) agents: Vec<Agent>,
     pub(crate) token: String,
+    /// What every agent is told besides.
+    pub(crate) agent_arguments: Vec<String>,
     // Last, for the others write to it until they are dropped.
     pub(crate) directory: tempfile::TempDir,
 }
@@ -162,7 +164,13 @@ impl Mesh {
         let key = weft(&["keygen"], &[]);
         assert_eq!(key.status, Some(0), "{}", key.stderr);
         write_secret(&directory.path().join("cluster.key"), &key.stdout);
-        let mut mesh = Self { directory, servers: Vec::new(), agents: Vec::new(), token: String::new() };
+        let mut mesh = Self {
+            directory,
+            servers: Vec::new(),
+            agents: Vec::new(),
+            token: String::new(),
+            agent_arguments: Vec::new(),
+        };
         let ports: Vec<[u16; 3]> = (0..count).map(|_| [free_port(), free_port(), free_port()]).collect();
         for (number, own) in (1..).zip(&ports) {
             let others: Vec<u16> = ports.iter().map(|ports| ports[2]).filter(|raft| *raft != own[2]).collect();
@@ -291,6 +299,7 @@ impl Mesh {
         ] {
             arguments.extend([flag.to_owned(), value.to_owned()]);
         }
+        arguments.extend(self.agent_arguments.iter().cloned());
         arguments.extend(proof.iter().map(|argument| (*argument).to_owned()));
         for server in &self.servers {
             arguments.extend(["--server".to_owned(), server.agent.to_string()]);

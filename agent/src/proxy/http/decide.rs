@@ -43,12 +43,25 @@ impl Facts {
     }
 }
 
-/// Decides whether a request may pass, be it a new one or one that is open already.
+/// Decides whether a new request may pass, and counts it.
 ///
 /// # Errors
 ///
 /// Which rule refuses it.
 pub(crate) fn decide_request<'p>(
+    current: &'p Current,
+    connection: &Connection,
+    normal: &Normal<'_>,
+    headers: &HeaderMap,
+    now: Timestamp,
+) -> Result<RequestVerdict<'p>, Refusal> {
+    let verdict = judge(current, connection, normal, headers, now)?;
+    count(current, &connection.destination, &verdict, now);
+    permitted(verdict)
+}
+
+/// Asks the rules for a request.
+fn judge<'p>(
     current: &'p Current,
     connection: &Connection,
     normal: &Normal<'_>,
@@ -70,7 +83,24 @@ pub(crate) fn decide_request<'p>(
         source_platform: connection.peer.platform,
         now,
     };
-    let verdict = rules.compiled.authorize_request(caller(current, connection), &request);
+    Ok(rules.compiled.authorize_request(caller(current, connection), &request))
+}
+
+/// Counts a decision with the rule that made it.
+fn count(current: &Current, destination: &ServiceKey, verdict: &RequestVerdict<'_>, now: Timestamp) {
+    let Some(counts) = current.counts(destination) else { return };
+    let counts = match &verdict.rule {
+        RequestRule::Intention { key, permission } | RequestRule::Undecidable { key, permission, .. } => {
+            counts.intention(key, *permission)
+        }
+        RequestRule::Guardrail { name } => counts.guardrail(name),
+        RequestRule::Default { .. } | RequestRule::Unauthenticated => counts.default(),
+    };
+    counts.decided(verdict.passes() && verdict.audit.is_none(), now);
+}
+
+/// Turns a verdict into what follows from it.
+fn permitted(verdict: RequestVerdict<'_>) -> Result<RequestVerdict<'_>, Refusal> {
     if verdict.passes() {
         return Ok(verdict);
     }
@@ -86,7 +116,7 @@ pub(crate) fn still_allows_request(
 ) -> Result<(), Refusal> {
     let undecidable = |_: NotNormal| Refusal::Undecidable { destination: connection.destination.clone() };
     let normal = facts.lines.normal().map_err(undecidable)?;
-    decide_request(current, connection, &normal, &facts.headers, now).map(drop)
+    judge(current, connection, &normal, &facts.headers, now).and_then(permitted).map(drop)
 }
 
 /// Returns who calls. How identities are written is fixed for as long as the mesh is, so that it is read once.

@@ -16,6 +16,7 @@ use crate::consensus::admit::{Admission, Applicant};
 use crate::consensus::ask::{Answer, Question};
 use crate::consensus::bootstrap::PledgeAnswer;
 use crate::consensus::forward::ForwardAnswer;
+use crate::consensus::gather::{Inquiry, Reply};
 
 /// Largest frame that carries a greeting, a pledge or the answer to one.
 const SMALL_BYTES_MAX: usize = 64 << 10;
@@ -77,6 +78,10 @@ pub(crate) enum Frame {
     Ask(Box<Question>),
     /// The answer to it.
     Answered(Box<Answer>),
+    /// Asks a server what it knows for itself.
+    Inquire(Box<Inquiry>),
+    /// The answer to it.
+    Replied(Box<Reply>),
 }
 
 /// Explains why a frame could not be read or written.
@@ -129,14 +134,16 @@ const ADMIT: u8 = 11;
 const ADMITTED: u8 = 12;
 const ASK: u8 = 13;
 const ANSWERED: u8 = 14;
+const INQUIRE: u8 = 15;
+const REPLIED: u8 = 16;
 const SNAPSHOT_FROM: u8 = 20;
 const SNAPSHOT_PIECE: u8 = 21;
 
 fn bytes_max(kind: u8) -> Result<usize, FrameError> {
     match kind {
-        HELLO | HELLO_ANSWER | PLEDGE | PLEDGED | ADMIT | ADMITTED | ASK | ANSWERED => Ok(SMALL_BYTES_MAX),
+        HELLO | HELLO_ANSWER | PLEDGE | PLEDGED | ADMIT | ADMITTED | ASK | ANSWERED | INQUIRE => Ok(SMALL_BYTES_MAX),
         ALIVE | SNAPSHOT_TAKEN => Ok(0),
-        MESSAGE | FORWARD | FORWARDED => Ok(MESSAGE_BYTES_MAX),
+        MESSAGE | FORWARD | FORWARDED | REPLIED => Ok(MESSAGE_BYTES_MAX),
         SNAPSHOT_OFFER => Ok(SMALL_BYTES_MAX),
         SNAPSHOT_FROM => Ok(8),
         SNAPSHOT_PIECE => Ok(PIECE_BYTES_MAX),
@@ -163,6 +170,8 @@ impl Frame {
             Self::Admitted(_) => ADMITTED,
             Self::Ask(_) => ASK,
             Self::Answered(_) => ANSWERED,
+            Self::Inquire(_) => INQUIRE,
+            Self::Replied(_) => REPLIED,
         }
     }
 
@@ -204,6 +213,8 @@ impl Frame {
             Self::Admitted(admission) => put_json(buffer, admission),
             Self::Ask(question) => put_json(buffer, question),
             Self::Answered(answer) => put_json(buffer, answer),
+            Self::Inquire(inquiry) => put_json(buffer, inquiry),
+            Self::Replied(reply) => put_json(buffer, reply),
         }
         let kind = self.kind();
         let bytes = buffer.len() - start - HEAD_BYTES;
@@ -250,6 +261,8 @@ impl Frame {
             ADMITTED => json(kind, &payload).map(Self::Admitted),
             ASK => json(kind, &payload).map(Self::Ask),
             ANSWERED => json(kind, &payload).map(Self::Answered),
+            INQUIRE => json(kind, &payload).map(Self::Inquire),
+            REPLIED => json(kind, &payload).map(Self::Replied),
             kind => Err(FrameError::UnknownKind { kind }),
         }
     }

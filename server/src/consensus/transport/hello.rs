@@ -24,6 +24,8 @@ pub(crate) enum Purpose {
     Forward,
     /// One question to the leader, and its answer.
     Ask,
+    /// One question about what the server knows for itself, and its answer.
+    Gather,
 }
 
 /// Is what a server tells others about itself.

@@ -21,7 +21,7 @@ use super::frame::{self, Frame, FrameError};
 use super::hello::{Hello, HelloAnswer, PROTOCOL_VERSION, Purpose, Refusal, Verdict, judge};
 use super::pieces::Partials;
 use super::{Context, HANDSHAKE_TIMEOUT, raft_id_of, read_alive, snapshots, write_alive, write_only_alive};
-use crate::consensus::{admit, ask, forward};
+use crate::consensus::{admit, ask, forward, gather};
 
 /// Connections that may be in their handshake at once; the next ones wait in the kernel's queue.
 const HANDSHAKES_MAX: usize = 256;
@@ -97,6 +97,9 @@ async fn carry(
     let (mut reader, mut writer) = tokio::io::split(stream);
     let ended = if purpose == Purpose::Meet {
         meet(context, &peer, &mut reader, &mut writer).await
+    } else if purpose == Purpose::Gather {
+        // Several may be asked at once, for as many who want to know.
+        gather::serve(&context.consensus, &mut reader, &mut writer).await
     } else {
         let session = begin_session(sessions, &peer, purpose);
         tokio::select! {
@@ -106,7 +109,7 @@ async fn carry(
                     Purpose::Snapshot => snapshots::receive(context, &peer, partials, &mut reader, &mut writer).await,
                     Purpose::Ask => ask::serve(&context.consensus, &mut reader, &mut writer).await,
                     Purpose::Forward => forward::serve(&context.consensus, reader, writer).await,
-                    Purpose::Messages | Purpose::Meet => tokio::select! {
+                    Purpose::Messages | Purpose::Meet | Purpose::Gather => tokio::select! {
                         ended = receive(context, &peer, &mut reader) => ended,
                         error = write_only_alive(&mut writer) => Err(error),
                     },

@@ -1,9 +1,10 @@
 //! Rules on requests, at the proxy: what is decided on is what the application gets.
 
-use catalog::{Action, AuditMode, Effect, Intention, Permission, Policy};
+use catalog::{Action, AuditMode, Effect, Intention, Permission, Policy, Timestamp};
 use http::{Method, StatusCode};
 use http_body_util::BodyExt;
 use serde_json::json;
+use wire::report::Link;
 
 use super::{Asking, HttpPair, asking, get, hear, over_http1, over_http2};
 use crate::proxy::tests::agents::{DEADLINE, eventually, intention};
@@ -81,6 +82,33 @@ async fn h5_h6_permissions_decide_each_request_by_what_the_application_gets() {
     let (first, last) = (&targets[0], &targets[targets.len() - 1]);
     assert_eq!((targets.len(), first.as_str(), last.as_str()), (9, "/public/x?y", "http://api/a/public/x"));
     assert_eq!(pair.api.refused("inbound", "decide", "undecidable"), 3);
+    let decided = |rule: &str, decision: &str| {
+        let labels = format!("destination=\"default/api\",rule=\"{rule}\",decision=\"{decision}\"");
+        pair.api.metric(&format!("weft_proxy_decisions_total{{{labels}}}"))
+    };
+    let intention = "default/web => default/api";
+    // What cannot be decided counts with the rule that could not decide it.
+    assert_eq!(decided(&format!("{intention} permissions[0]"), "deny"), 9);
+    assert_eq!(decided(&format!("{intention} permissions[1]"), "allow"), 3);
+    assert_eq!(decided(&format!("{intention} permissions[2]"), "allow"), 6);
+    assert_eq!(decided("default", "deny"), 9);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_told_of_rules_and_callers_is_what_was_decided() {
+    let mut pair = HttpPair::start(&[]).await;
+    pair.permit(Action::Deny, json!([{"action": "allow", "http": {"methods": ["GET"]}}])).await;
+    check(&pair, asks(Method::GET, "/", &[]), StatusCode::OK, None).await;
+    let tally = pair.api.metrics.proxy.tally();
+    let report = tally.report(Timestamp(1), vec![service_key("api")]);
+    let [rule] = &report.rules[..] else { panic!("{report:?}") };
+    assert_eq!(
+        (rule.rule.to_string().as_str(), rule.allowed, rule.denied),
+        ("default/web => default/api permissions[0]", 3, 0)
+    );
+    let [used] = &report.pairs[..] else { panic!("{report:?}") };
+    assert_eq!((used.pair.source.to_string().as_str(), used.pair.link, used.opened), ("default/web", Link::Hybrid, 3));
+    assert_eq!(tally.report(Timestamp(1), vec![service_key("db")]).rules, []);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
