@@ -19,13 +19,16 @@ mod daemon;
 mod demo;
 mod dev;
 mod error;
+mod force_leave;
 mod intention;
 mod join_token;
 mod keygen;
 mod leave;
+mod log_monitor;
 mod log_writer;
 mod login;
 mod mesh;
+mod monitor;
 mod operator;
 mod output;
 mod revoke;
@@ -136,6 +139,10 @@ enum Verb {
     Operator(operator::Operator),
     /// Let the asked server or agent leave
     Leave(leave::Leave),
+    /// Give up the session of a node's agent at once
+    ForceLeave(force_leave::ForceLeave),
+    /// Show the log of the asked server or agent as it is written
+    Monitor(monitor::Monitor),
     /// Look at the certificate authority, and rotate it
     #[command(subcommand)]
     Ca(ca::Ca),
@@ -185,6 +192,8 @@ async fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Verb::Status(status) => status::run(status, api).await,
         Verb::Operator(operator) => operator::run(operator, api).await,
         Verb::Leave(leave) => leave::run(leave, api).await,
+        Verb::ForceLeave(leave) => force_leave::run(leave, api).await,
+        Verb::Monitor(monitor) => monitor::run(monitor, api).await,
         Verb::Ca(ca) => ca::run(ca, api).await,
         Verb::Validate(validate) => validate::run(&validate),
         Verb::Completions(completions) => completions::run(&completions, &mut Cli::command()),

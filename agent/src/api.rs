@@ -12,6 +12,7 @@ mod error;
 mod forward;
 mod health;
 mod listener;
+mod monitor;
 mod native;
 mod node;
 mod openapi;
@@ -160,6 +161,7 @@ fn table() -> Vec<Route> {
         own::routes(),
         openapi::routes(),
         node::routes(),
+        monitor::routes(),
         native::routes(),
         services::routes(),
         checks::routes(),

@@ -24,6 +24,7 @@ mod join_tokens;
 mod listener;
 mod login;
 mod members;
+mod monitor;
 mod nodes;
 mod openapi;
 mod operator;
@@ -265,6 +266,7 @@ fn table() -> Vec<Route> {
         openapi::routes(),
         agent::routes(),
         members::routes(),
+        monitor::routes(),
         nodes::routes(),
         operator::routes(),
         services::routes(),

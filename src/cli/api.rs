@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::Context;
 use serde::{Serialize, de::DeserializeOwned};
 use wire::{
-    client::{Answer, ApiClient, Call},
+    client::{Answer, ApiClient, Call, Streamed},
     crypto::{Secret, read_secret_file},
 };
 
@@ -111,6 +111,11 @@ impl Api {
     pub(super) async fn write_to(&self, path: &str, id: &str, query: &[(&str, &str)]) -> anyhow::Result<()> {
         asking(self.client.put(path).segment(id), query).send().await?;
         Ok(())
+    }
+
+    /// Asks for an answer that has no end.
+    pub(super) async fn stream(&self, path: &str, query: &[(&str, &str)]) -> anyhow::Result<Streamed> {
+        Ok(asking(self.client.get(path), query).stream().await?)
     }
 
     /// Fetches what is no JSON, of at most `bytes_max` bytes.

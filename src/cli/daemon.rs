@@ -7,9 +7,10 @@ use std::time::Duration;
 use anyhow::Context;
 use clap::{Args, ValueEnum};
 use rustix::process::{DumpableBehavior, Signal, set_dumpable_behavior, set_parent_process_death_signal};
-use tracing_subscriber::{EnvFilter, fmt, prelude::*};
+use tracing_subscriber::{EnvFilter, Layer, fmt, prelude::*};
+use wire::log_monitor::LineForm;
 
-use super::log_writer::LogWriter;
+use super::{log_monitor::Monitor, log_writer::LogWriter};
 
 /// The way out for log lines, of commands that run long.
 static LOG: OnceLock<LogWriter> = OnceLock::new();
@@ -43,11 +44,16 @@ pub(super) fn prepare(options: &LogOptions) -> anyhow::Result<()> {
         EnvFilter::try_new(&options.log).with_context(|| format!("reading the log filter `{}`", options.log))?;
     let writer = LogWriter::start(std::io::stderr()).context("starting the thread that writes the log")?;
     let lines = fmt::layer().with_writer(LOG.get_or_init(|| writer).clone());
-    let registry = tracing_subscriber::registry().with(filter);
-    match options.log_format {
-        LogForm::Text => registry.with(lines.with_ansi(false)).try_init()?,
-        LogForm::Json => registry.with(lines.json().flatten_event(true)).try_init()?,
-    }
+    let lines = match options.log_format {
+        LogForm::Text => lines.with_ansi(false).boxed(),
+        LogForm::Json => lines.json().flatten_event(true).boxed(),
+    };
+    let (text, json) = (Monitor(LineForm::Text), Monitor(LineForm::Json));
+    tracing_subscriber::registry()
+        .with(lines.with_filter(filter))
+        .with(fmt::layer().with_writer(text).with_ansi(false).with_filter(text))
+        .with(fmt::layer().with_writer(json).json().flatten_event(true).with_filter(json))
+        .try_init()?;
     set_dumpable_behavior(DumpableBehavior::NotDumpable).context("forbidding core dumps")?;
     // Whoever starts us for a demo or a test may be killed; we must not outlive it.
     if std::env::var_os("WEFT_STOP_WITH_PARENT").is_some() {

@@ -17,6 +17,7 @@ mod harness;
 mod log_sink;
 mod logins;
 mod membership;
+mod monitor;
 mod one_mesh_on_machines;
 mod operations;
 mod packaging;

@@ -53,14 +53,24 @@ fn c14_fault_26_an_agent_that_vanishes_is_critical_and_back_with_it_and_a_revoke
     let listener = free_port();
     let api = mesh.join("api-1", &[Service { name: "api", port: echo(), upstreams: vec![] }]);
     let web = Service { name: "web", port: free_port(), upstreams: vec![("api", listener)] };
-    mesh.join("web-1", &[web]);
+    let web = mesh.join("web-1", &[web]);
     mesh.done(&["intention", "create", "--allow", "web", "api"]);
     eventually("the call to be allowed", REVOKED * PROMISE_FACTOR, || call(listener));
+
+    // It is there after all, and goes on in another session.
+    mesh.done(&["force-leave", "web-1"]);
+    eventually("the next session", LOST * PROMISE_FACTOR, || {
+        (mesh.agents[web].log().matches("session open").count() > 1).then_some(())
+    });
+    eventually("the node to be well", LOST * PROMISE_FACTOR, || agent_check(&mesh, "web-1").is_none().then_some(()));
 
     mesh.agents[api].kill();
     let lost = eventually("the session to be lost", LOST * PROMISE_FACTOR, || agent_check(&mesh, "api-1"));
     assert_eq!(lost, "critical");
     assert_eq!(agent_check(&mesh, "web-1"), None);
+    mesh.done(&["force-leave", "--prune", "api-1"]);
+    let nodes = mesh.done(&["catalog", "nodes", "--output", "json"]);
+    assert!(!nodes.contains("api-1") && nodes.contains("web-1"), "{nodes}");
     mesh.agents[api].start();
     mesh.agents[api].wait_until_ready(REVOKED * PROMISE_FACTOR);
     eventually("the node to be well", LOST * PROMISE_FACTOR, || agent_check(&mesh, "api-1").is_none().then_some(()));

@@ -6,6 +6,7 @@
 mod address;
 mod connect;
 mod error;
+mod stream;
 
 use std::fmt;
 use std::path::Path;
@@ -24,6 +25,7 @@ use serde::de::DeserializeOwned;
 
 pub use address::ApiAddress;
 pub use error::ApiError;
+pub use stream::Streamed;
 
 use crate::crypto::Secret;
 use error::first_line;

@@ -15,6 +15,7 @@ pub mod expectation;
 pub mod frame;
 pub mod front_door;
 pub mod join_token;
+pub mod log_monitor;
 pub mod login;
 pub mod lost_lines;
 pub mod mesh_status;

@@ -44,6 +44,8 @@ pub(crate) enum ApiError {
     TokenUnchecked { reason: String },
     #[error("the leaf of `{service}` is not signed yet; try again once a server is reachable, see /v1/agent/self")]
     NoLeaf { service: catalog::ServiceKey },
+    #[error(transparent)]
+    TooManyListeners(wire::log_monitor::TooManyListeners),
     #[error("the agent is stopping")]
     Stopping,
     #[error("the agent cannot answer: {reason}")]
@@ -65,6 +67,7 @@ impl ApiError {
             Self::BodyTooSlow { .. } => StatusCode::REQUEST_TIMEOUT,
             Self::Local(error) => error.status(),
             Self::NoSuchPath { .. } => StatusCode::NOT_FOUND,
+            Self::TooManyListeners(_) => StatusCode::TOO_MANY_REQUESTS,
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Self::NoServer { .. } | Self::TokenUnchecked { .. } | Self::NoLeaf { .. } | Self::Stopping => {
                 StatusCode::SERVICE_UNAVAILABLE

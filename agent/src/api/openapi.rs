@@ -24,7 +24,8 @@ const ANSWERS: [(&str, &str); 7] = [
 ];
 
 /// Parameters that single routes read, besides `ns` and `pretty`.
-const QUERIES: [(&str, &[&str]); 11] = [
+const QUERIES: [(&str, &[&str]); 12] = [
+    ("/v1/agent/monitor", &["loglevel", "logjson"]),
     ("/v1/agent/services", &["filter", "hash", "wait"]),
     ("/v1/agent/service/{id}", &["hash", "wait"]),
     ("/v1/agent/checks", &["filter", "hash", "wait"]),

@@ -99,6 +99,11 @@ impl Call {
         Err(ApiError::PermissionDenied { method: self.parts.method.clone(), path: self.path, needs: needs() })
     }
 
+    /// Judges the caller's token anew; what is left of a long answer depends on it.
+    pub(super) async fn may_still(&self, right: Right) -> bool {
+        self.state.authorize(&self.parts.headers, right, &self.parts.method, self.path).await.is_ok()
+    }
+
     /// Checks that the caller may see a service.
     pub(super) fn need_service_read(&self, service: &ServiceKey) -> Result<(), ApiError> {
         self.need(self.authority.service_read(service), || format!("`service:read` on {service}"))

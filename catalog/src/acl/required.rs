@@ -5,7 +5,7 @@ use std::fmt;
 use super::{AclChange, Authority};
 use crate::{
     AccessorId, CaChange, Catalog, Check, CheckKey, Command, ConfigChange, DeregisterTarget, Instance, InstanceKey,
-    LoginChange, Namespace, Node, NodeName, PolicyChange, ServiceKey, ServicePattern,
+    LoginChange, Namespace, Node, NodeName, PolicyChange, ServiceKey, ServicePattern, SessionChange,
 };
 
 /// Names the right that somebody lacks.
@@ -158,7 +158,10 @@ impl Catalog {
                     authority.need_management()
                 }
             },
-            Command::Membership { .. } => authority.need_operator_write(),
+            Command::Membership { .. }
+            | Command::Sessions { change: SessionChange::Lost { .. } | SessionChange::Reaped { .. } } => {
+                authority.need_operator_write()
+            }
             Command::Ca { change, .. } => match change {
                 CaChange::StartRotation { root, .. } if root.sealed_key.is_some() => authority.need_operator_write(),
                 CaChange::CancelRotation { .. } | CaChange::Configure { .. } | CaChange::Reseal { .. } => {

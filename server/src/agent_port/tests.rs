@@ -430,6 +430,46 @@ async fn c14_a_revoked_agent_is_cut_off_and_told_to_enrol_again() {
 }
 
 #[tokio::test]
+async fn a_node_that_is_forced_to_leave_loses_its_session_and_with_prune_its_place() {
+    let rig = Rig::start().await;
+    let token = rig.management_token().await;
+    let peer = rig.connect_as(&rig.enrol("vm-1", &["web"]).await.identity).await;
+    let other = rig.connect_as(&rig.enrol("vm-2", &["api"]).await.identity).await;
+    let force = async |token: &str, path: &str| {
+        let path = format!("/v1/api/agent/force-leave/{path}");
+        other.exchange(Method::PUT, &path, &[("x-consul-token", token)], Vec::new()).await
+    };
+    let (mut stream, incarnation) = peer.session().await;
+    let _: WriteResponse = peer.call("/v1/write", &register("vm-1", &["web"], incarnation)).await;
+    assert_eq!(force("guessed", "vm-1").await.0, StatusCode::FORBIDDEN);
+    assert_eq!(force(&token, "vm-1").await.0, StatusCode::OK);
+    assert!(stream.goodbye().await.contains("gave the session up"));
+    let late: WriteResponse = peer.call("/v1/write", &register("vm-1", &["web"], incarnation)).await;
+    assert!(matches!(late.outcome, Outcome::Refused(Refusal::StaleIncarnation { .. })), "{:?}", late.outcome);
+    let node: catalog::NodeName = "vm-1".parse().unwrap();
+    assert!(rig.catalog().checks_on(&node).any(|check| check.key.id.as_str() == catalog::AGENT_CHECK));
+
+    // It is there after all, and is back with its next session.
+    let (mut stream, incarnation) = peer.session().await;
+    let back: WriteResponse = peer.call("/v1/write", &register("vm-1", &["web"], incarnation)).await;
+    assert_eq!(back.outcome, Outcome::Done);
+    assert!(!rig.catalog().checks_on(&node).any(|check| check.key.id.as_str() == catalog::AGENT_CHECK));
+    assert_eq!(force(&token, "vm-1?prune").await.0, StatusCode::OK);
+    assert!(stream.goodbye().await.contains("gave the session up"));
+    assert!(rig.catalog().node(&node).is_none() && rig.catalog().agent_on(&node).is_some());
+
+    for (path, status, says) in [
+        ("nobody", StatusCode::NOT_FOUND, "does not exist"),
+        ("vm-2", StatusCode::BAD_REQUEST, "opened no session"),
+        ("vm-1?prune=perhaps", StatusCode::BAD_REQUEST, "prune"),
+    ] {
+        let answer = force(&token, path).await;
+        assert_eq!(answer.0, status, "{path}: {answer:?}");
+        assert!(answer.1.to_string().contains(says), "{path}: {answer:?}");
+    }
+}
+
+#[tokio::test]
 async fn what_an_agent_passes_on_is_judged_by_its_own_token() {
     let rig = Rig::start().await;
     let agent = rig.enrol("vm-1", &["web"]).await;

@@ -82,6 +82,12 @@ pub(crate) enum ApiError {
     /// The path exists, but not for this method.
     #[error("the path does not take this method; see the Allow header")]
     MethodNotAllowed,
+    /// The name is no node that has an agent.
+    #[error("`{name}` is no node with an agent: {reason}")]
+    NoAgentsNode { name: String, reason: &'static str },
+    /// The log has as many listeners as it may have.
+    #[error(transparent)]
+    TooManyListeners(#[from] wire::log_monitor::TooManyListeners),
     /// The body is no backup that can be restored.
     #[error("cannot restore: {}", wire::one_line(.0))]
     Backup(#[from] wire::backup::BackupError),
@@ -131,13 +137,15 @@ impl ApiError {
             | Self::PathUnreadable { .. }
             | Self::BodyBroken { .. }
             | Self::Body { .. }
-            | Self::ForeignSecret(_) => StatusCode::BAD_REQUEST,
+            | Self::ForeignSecret(_)
+            | Self::NoAgentsNode { .. } => StatusCode::BAD_REQUEST,
             Self::Backup(wire::backup::BackupError::TooLarge { .. }) => StatusCode::PAYLOAD_TOO_LARGE,
             Self::Backup(_) => StatusCode::BAD_REQUEST,
             Self::BodyTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
             Self::BodyTooSlow { .. } => StatusCode::REQUEST_TIMEOUT,
             Self::NotFound { .. } | Self::NoSuchPath { .. } => StatusCode::NOT_FOUND,
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
+            Self::TooManyListeners(_) => StatusCode::TOO_MANY_REQUESTS,
             Self::SecretGone | Self::OtherCluster { .. } => StatusCode::CONFLICT,
             Self::Refused(refusal) => match refusal.kind() {
                 RefusalKind::NotFound => StatusCode::NOT_FOUND,

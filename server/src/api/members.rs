@@ -2,9 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use ::catalog::{Caller, Catalog, CheckStatus, Decision, Owner, ServerId, WatchKey, authorize as decide};
+use ::catalog::{
+    Caller, Catalog, CheckStatus, Command, Decision, NodeName, Owner, ServerId, SessionChange, SessionRef, WatchKey,
+    authorize as decide,
+};
 use axum::response::Response;
 use http::Method;
+use tracing::info;
 use wire::consul::{AgentHost, AgentMember, AuthorizeAnswer, AuthorizeRequest, Usage, UsageAnswer};
 use wire::crypto;
 use wire::mesh_status::{MeshStatus, NODE_VERSION};
@@ -20,6 +24,7 @@ pub(super) fn routes() -> Vec<Route> {
         route(Method::GET, "/v1/agent/members", Right::Judged, members),
         route(Method::GET, "/v1/agent/host", Right::OperatorRead, host),
         route(Method::POST, "/v1/agent/connect/authorize", Right::Judged, authorize),
+        route(Method::PUT, "/v1/agent/force-leave/{node}", Right::OperatorWrite, force_leave),
         route(Method::GET, "/v1/operator/usage", Right::OperatorRead, usage),
         route(Method::GET, "/v1/status/mesh", Right::OperatorRead, mesh),
     ]
@@ -49,6 +54,40 @@ async fn members(call: Call) -> Result<Response, ApiError> {
         });
     }
     call.answer(&reading, &members)
+}
+
+/// Gives up the session of a node's agent, as if it had been away for long; with `prune` its node leaves the catalog, too.
+/// An agent that is there after all opens another session.
+async fn force_leave(call: Call) -> Result<Response, ApiError> {
+    call.check_no_body()?;
+    let (node, prunes) = (call.node()?, call.query.flag("prune")?);
+    // Who stands there may have been decided a moment ago.
+    call.state.consensus().read_index().await?;
+    let sessions = vec![session_on(&call.state.consensus().catalog(), &node)?];
+    let lost = SessionChange::Lost { sessions: sessions.clone() };
+    call.write_part(Command::Sessions { change: lost }).await?;
+    if prunes {
+        call.write_part(Command::Sessions { change: SessionChange::Reaped { sessions } }).await?;
+    }
+    info!(%node, prunes, "session of a node's agent given up, for somebody asked for it");
+    call.json(&true)
+}
+
+/// Returns the latest session of the agent that stands on a node.
+fn session_on(catalog: &Catalog, node: &NodeName) -> Result<SessionRef, ApiError> {
+    let no = |reason| Err(ApiError::NoAgentsNode { name: node.to_string(), reason });
+    let Some(record) = catalog.agent_on(node) else {
+        let is_server = node.as_str().parse().is_ok_and(|id| catalog.membership().member_named(&id).is_some());
+        return match catalog.node(node) {
+            _ if is_server => no("it is a server; take it out with `weft operator raft remove-peer`"),
+            Some(_) => no("others registered it; deregister it with /v1/catalog/deregister"),
+            None => Err(ApiError::NotFound { what: "node", name: node.to_string() }),
+        };
+    };
+    match record.incarnation {
+        Some(incarnation) => Ok(SessionRef { agent: record.id.clone(), incarnation }),
+        None => no("its agent has opened no session yet; end its record with `weft revoke agent`"),
+    }
 }
 
 /// Lists the servers. Those that this one has no word of count as alive: only the leader hears from all.

@@ -14,7 +14,7 @@ use super::{shaping, table};
 pub(super) const MANUAL: &str = include_str!("../../../docs/api.md");
 
 /// What routes answer with, where a type says it all.
-const ANSWERS: [(&str, &str, &str); 34] = [
+const ANSWERS: [(&str, &str, &str); 35] = [
     ("GET", "/v1/status/leader", "text"),
     ("GET", "/v1/status/peers", "[text]"),
     ("GET", "/v1/status/raft", "RaftStatusView"),
@@ -23,6 +23,7 @@ const ANSWERS: [(&str, &str, &str); 34] = [
     ("GET", "/v1/agent/version", "AgentVersion"),
     ("GET", "/v1/agent/host", "AgentHost"),
     ("GET", "/v1/agent/members", "[AgentMember]"),
+    ("PUT", "/v1/agent/force-leave/{node}", "bool"),
     ("POST", "/v1/agent/connect/authorize", "AuthorizeAnswer"),
     ("GET", "/v1/agent/connect/ca/roots", "CaRoots"),
     ("GET", "/v1/connect/ca/roots", "CaRoots"),
@@ -52,7 +53,7 @@ const ANSWERS: [(&str, &str, &str); 34] = [
 ];
 
 /// Parameters that single routes read, besides those that all reads take.
-const QUERIES: [(&str, &str, &[&str]); 15] = [
+const QUERIES: [(&str, &str, &[&str]); 17] = [
     ("GET", "/v1/catalog/service/{service}", &["tag"]),
     ("GET", "/v1/catalog/connect/{service}", &["tag"]),
     ("GET", "/v1/health/service/{service}", &["tag", "passing"]),
@@ -70,6 +71,8 @@ const QUERIES: [(&str, &str, &[&str]); 15] = [
     ("PUT", "/v1/config", &["cas"]),
     ("DELETE", "/v1/config/{kind}/{name}", &["cas"]),
     ("GET", "/v1/agent/metrics", &["format"]),
+    ("GET", "/v1/agent/monitor", &["loglevel", "logjson"]),
+    ("PUT", "/v1/agent/force-leave/{node}", &["prune"]),
     ("GET", "/v1/audit", &["from"]),
     ("PUT", "/v1/revoke/login/{method}", &["subject"]),
 ];

@@ -6,7 +6,7 @@ use http::Uri;
 use super::error::ApiError;
 
 /// First path segments under `/v1/`, and what to say of them. The first match counts.
-const ABSENT: [(&str, &str); 19] = [
+const ABSENT: [(&str, &str); 17] = [
     ("kv", "weft has no key-value store; keep such data elsewhere"),
     ("session", "weft has no sessions and no locks; use a service made for them"),
     ("txn", "weft has no transactions on a key-value store; send single writes"),
@@ -21,11 +21,6 @@ const ABSENT: [(&str, &str); 19] = [
     ("internal", "weft has no internal endpoints of Consul's UI"),
     ("operator", "weft has no such operator endpoint; see /v1/operator/raft and /v1/operator/autopilot"),
     ("agent/join", "weft has no gossip: servers find each other by retry_join, agents are given --server"),
-    (
-        "agent/force-leave",
-        "weft has no gossip and so nobody to force out; revoke the agent, or remove the server as a peer",
-    ),
-    ("agent/monitor", "weft streams no log over its API; read what the process writes to standard error"),
     ("agent/connect/ca/leaf", "a server makes no leaf certificates for others; ask the agent beside the workload"),
     ("agent", "this is a server; local services, checks and certificates belong to agents: ask one of them"),
     ("acl", "weft has no such ACL endpoint; docs/api.md lists those that there are"),

@@ -16,6 +16,23 @@ async fn servers_are_members_and_the_mesh_says_how_it_stands() {
 }
 
 #[tokio::test]
+async fn only_a_node_with_an_agent_is_forced_to_leave_and_only_by_operators() {
+    let api = Api::start().await;
+    let body = json!({"Node": "legacy", "Address": "10.0.0.9"});
+    assert_eq!(api.put("/v1/catalog/register", body).await.status, StatusCode::OK);
+    let server = api.get("/v1/agent/members").await.json()[0]["Name"].as_str().unwrap().to_owned();
+    for (name, says) in [("legacy", "/v1/catalog/deregister"), (server.as_str(), "weft operator raft remove-peer")] {
+        let answer = api.put(&format!("/v1/agent/force-leave/{name}"), Value::Null).await;
+        assert_eq!(answer.status, StatusCode::BAD_REQUEST, "{}", answer.text);
+        assert!(answer.text.contains(says), "{}", answer.text);
+    }
+    let web = api.put("/v1/acl/token", json!({"NodeIdentities": [{"NodeName": "legacy"}]})).await.json();
+    let secret = web["SecretID"].as_str().unwrap();
+    let denied = api.send(Method::PUT, "/v1/agent/force-leave/legacy", Some(secret), Value::Null).await;
+    assert_eq!(denied.status, StatusCode::FORBIDDEN, "{}", denied.text);
+}
+
+#[tokio::test]
 async fn usage_and_services_are_counted() {
     let api = Api::start().await;
     for (node, status) in [("node-1", "passing"), ("node-2", "critical")] {
