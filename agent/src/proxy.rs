@@ -39,7 +39,7 @@ use wire::tls::PeerIdentity;
 
 use self::current::Current;
 use self::forbidden::Forbidden;
-use self::outbound::endpoints::is_panic;
+use self::outbound::cluster::is_panic;
 use self::outbound::upstreams::{self, UpstreamsStatus};
 use self::room::Room;
 use crate::access_log::{AccessLog, AccessLogError};
@@ -200,8 +200,8 @@ impl Proxy {
         let room = &self.room;
         let previous = room.current.load_full();
         let generation = previous.as_ref().map_or(1, |previous| previous.generation + 1);
-        let current =
-            Arc::new(Current::new(Arc::clone(&snapshot), generation, previous.as_deref(), room.metrics.tally()));
+        let (tally, endpoints) = (room.metrics.tally(), &room.endpoints);
+        let current = Arc::new(Current::new(Arc::clone(&snapshot), generation, previous.as_deref(), tally, endpoints));
         room.current.store(Some(Arc::clone(&current)));
         let closed = room.streams.decide_again(&current, room.now());
         room.pool.review(&snapshot);

@@ -91,6 +91,9 @@ pub struct ProxyDefaults {
     /// How bytes are read.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub protocol: Option<Protocol>,
+    /// Whether instances of a caller's own zone come first where no resolver says otherwise.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub by_locality: bool,
 }
 
 /// Is what holds for one service, whoever calls it.

@@ -92,9 +92,10 @@ pub use policy_change::PolicyChange;
 pub use protocol::Protocol;
 pub use revocation::{FORGOTTEN_MAX, RevocationChange, RevokedService};
 pub use routing::{
-    Balance, FailoverTarget, HeaderEdits, Leg, QueryMatch, QueryTest, Redirect, RetryBudget, RetryOn, RetryRule,
-    RouteAction, RouteDestination, RouteMatch, RouteRule, RoutedRequest, Routes, RoutingError, ServiceResolver,
-    ServiceRouter, ServiceSplitter, Split, Subset, Target, TargetKey, Turn,
+    Balance, Balancing, FailoverTarget, HashBy, HashPolicy, Hashing, HeaderEdits, IssuedCookie, Leg, QueryMatch,
+    QueryTest, Redirect, RetryBudget, RetryOn, RetryRule, RouteAction, RouteDestination, RouteMatch, RouteRule,
+    RoutedRequest, Routes, RoutingError, ServiceResolver, ServiceRouter, ServiceSplitter, Split, Subset, Target,
+    TargetKey, Turn,
 };
 pub use selector::{Selector, SelectorError, SelectorMismatch};
 pub use session::{AGENT_CHECK, Presence, SESSIONS_MAX, SessionChange, SessionRef};

@@ -4,6 +4,7 @@
 //! resolver, which says what a name stands for and what takes over where nothing of it is left. [`Routes`] is all of that in
 //! one value, compiled from config entries alike by servers, which refuse what does not compile, and agents.
 
+mod balance;
 mod check;
 mod compile;
 mod entries;
@@ -12,11 +13,12 @@ mod retry;
 #[cfg(test)]
 mod tests;
 
+pub use balance::{Balance, Balancing, HashBy, HashPolicy, Hashing, IssuedCookie};
 pub(crate) use check::check_content;
 pub use compile::RoutingError;
 pub use entries::{
-    Balance, FailoverTarget, HeaderEdits, QueryMatch, QueryTest, Redirect, RetryOn, RetryRule, RouteDestination,
-    RouteMatch, RouteRule, ServiceResolver, ServiceRouter, ServiceSplitter, Split, Subset,
+    FailoverTarget, HeaderEdits, QueryMatch, QueryTest, Redirect, RetryOn, RetryRule, RouteDestination, RouteMatch,
+    RouteRule, ServiceResolver, ServiceRouter, ServiceSplitter, Split, Subset,
 };
 pub use evaluate::{Leg, RouteAction, RoutedRequest, Routes, Target, TargetKey, Turn};
 pub use retry::RetryBudget;

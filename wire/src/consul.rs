@@ -5,6 +5,7 @@
 //! further fields, which Consul's clients skip.
 
 mod agent;
+mod balance_entry;
 mod ca;
 mod catalog;
 mod chain;

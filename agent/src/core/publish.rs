@@ -242,6 +242,7 @@ impl Core {
         let identities: BTreeMap<ServiceKey, Arc<TlsIdentity>> = identities.collect();
         let mut snapshot = Snapshot {
             network: self.config.network.clone(),
+            zone: self.config.zone.clone(),
             scheme: mesh.scheme(),
             anchors,
             identities,

@@ -96,13 +96,8 @@ mod tests {
     fn config(to: Option<&str>) -> Arc<TopicState> {
         let entry = to.map(|to| {
             ConfigEntry::new(ConfigContent::ServiceResolver(ServiceResolver {
-                service: key("api"),
-                default_subset: None,
-                subsets: BTreeMap::new(),
                 redirect: Some(Redirect { service: Some(key(to)), subset: None }),
-                failover: BTreeMap::new(),
-                request_timeout_ms: None,
-                balance: None,
+                ..ServiceResolver::new(key("api"))
             }))
         });
         let items = entry.map(|entry| (entry.key().to_string(), Item::Config(Box::new(entry)))).into_iter().collect();

@@ -11,6 +11,8 @@ use rustls::sign::CertifiedKey;
 use wire::tls::{TlsIdentity, TrustAnchors, mesh_server_config};
 
 use super::http::decide::Rules;
+use super::outbound::cluster::Cluster;
+use super::outbound::endpoints::{Endpoints, Scope, Targets};
 use super::snapshot::{Snapshot, UpstreamListener, is_same_leaf};
 use crate::metrics::{Direction, PairCounters, ProxyMetrics};
 use crate::tally::{RuleCounts, Tally};
@@ -26,6 +28,8 @@ pub(crate) struct Current {
     pub(crate) has_rules_that_end: bool,
     sides: BTreeMap<ServiceKey, Arc<ServerSide>>,
     calls: BTreeMap<SocketAddr, Arc<Called>>,
+    /// Among which instances the calls of each way choose, by the service that is called.
+    ways: BTreeMap<ServiceKey, Arc<[Targets]>>,
     /// Of the services that are called over HTTP.
     rules: BTreeMap<ServiceKey, Rules>,
     /// What decisions are counted with, by the service that is called.
@@ -102,7 +106,13 @@ impl Called {
 
 impl Current {
     /// Derives what follows from a snapshot; takes over from `previous` what has not changed.
-    pub(crate) fn new(snapshot: Arc<Snapshot>, generation: u64, previous: Option<&Self>, tally: &Tally) -> Self {
+    pub(crate) fn new(
+        snapshot: Arc<Snapshot>,
+        generation: u64,
+        previous: Option<&Self>,
+        tally: &Tally,
+        endpoints: &Endpoints,
+    ) -> Self {
         let same_anchors = previous.filter(|previous| Arc::ptr_eq(&previous.snapshot.anchors, &snapshot.anchors));
         let nobody = match same_anchors {
             Some(previous) => Arc::clone(&previous.nobody),
@@ -149,7 +159,14 @@ impl Current {
                 known.unwrap_or_else(|| Arc::new(Called::new(&snapshot, upstream)))
             });
         }
-        Self { snapshot, generation, has_rules_that_end, sides, calls, rules, counts, nobody }
+        let mut ways = BTreeMap::new();
+        for called in calls.values() {
+            ways.entry(called.upstream.destination.clone()).or_insert_with(|| {
+                let legs = called.routes.legs().iter();
+                legs.map(|leg| endpoints.targets(&snapshot, leg, Scope::Anywhere)).collect()
+            });
+        }
+        Self { snapshot, generation, has_rules_that_end, sides, calls, ways, rules, counts, nobody }
     }
 
     /// Returns how a local service answers; nothing while it has no leaf.
@@ -160,6 +177,11 @@ impl Current {
     /// Returns which service calls which through a listener.
     pub(crate) fn call(&self, listener: SocketAddr) -> Option<&Arc<Called>> {
         self.calls.get(&listener)
+    }
+
+    /// Returns among which instances calls of a service choose that go a way.
+    pub(crate) fn targets(&self, called: &ServiceKey, way: usize) -> &[Arc<Cluster>] {
+        self.ways.get(called).and_then(|ways| ways.get(way)).map(Vec::as_slice).unwrap_or_default()
     }
 
     /// Returns the rules for the requests to a local service; nothing where it is not called over HTTP, or has none.

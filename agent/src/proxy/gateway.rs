@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use catalog::{InstanceKey, Leg, ServiceKey};
+use catalog::{Leg, ServiceKey};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::Instant;
@@ -16,7 +16,7 @@ use wire::tls::{ClientHelloError, ClientHelloReader};
 use super::accept::{Accepted, accept_all};
 use super::copy::{CopyError, Meter, reset, splice_plain};
 use super::outbound::call_error::{CallError, ConnectError};
-use super::outbound::endpoints::{Chosen, Scope};
+use super::outbound::endpoints::{Chosen, Scope, Tried};
 use super::outbound::tunnel::dial;
 use super::room::Room;
 use crate::metrics::Direction;
@@ -159,11 +159,11 @@ async fn open(room: &Arc<Room>, client: &mut TcpStream) -> Result<Passed, NotPas
     let current = room.current.load_full().ok_or(NotPassed::NotReady)?;
     let snapshot = &current.snapshot;
     let service = snapshot.scheme.service_of_sni(&name).ok_or(NotPassed::OtherMesh(name))?;
-    let leg = Leg::plain(service.clone());
-    let mut tried: Vec<InstanceKey> = Vec::new();
+    let targets = room.endpoints.targets(snapshot, &Leg::plain(service.clone()), Scope::OwnNetwork);
+    let mut tried = Tried::default();
     let mut failed: Option<CallError> = None;
     while tried.len() < room.limits.attempts_max {
-        let endpoint = match room.endpoints.choose(snapshot, &leg, Scope::OwnNetwork, &tried, Instant::now()) {
+        let endpoint = match room.endpoints.choose(&targets, None, &tried, Instant::now()) {
             Ok(endpoint) => endpoint,
             // The last failure says more than that nobody is left.
             Err(none) => return Err(NotPassed::NoInstance { service, source: failed.unwrap_or(none) }),
@@ -177,8 +177,9 @@ async fn open(room: &Arc<Room>, client: &mut TcpStream) -> Result<Passed, NotPas
             Err(source) => {
                 endpoint.failed(Instant::now());
                 room.metrics.endpoint_ejected();
-                tried.push(endpoint.key.clone());
-                failed = Some(CallError::Connect { address: endpoint.mesh_address.clone(), source: Arc::new(source) });
+                tried.add(&endpoint);
+                failed =
+                    Some(CallError::Connect { address: endpoint.mesh_address.to_string(), source: Arc::new(source) });
             }
         }
     }

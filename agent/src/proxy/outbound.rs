@@ -1,8 +1,12 @@
 //! The outbound side: accept on loopback, choose an instance, find a tunnel, ask for a stream, carry.
 
 pub(crate) mod call_error;
+pub(crate) mod cluster;
 pub(crate) mod endpoints;
+pub(crate) mod hashing;
 pub(crate) mod pool;
+mod ring;
+mod standing;
 pub(crate) mod tunnel;
 pub(crate) mod upstreams;
 
@@ -10,13 +14,12 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use catalog::{InstanceKey, Leg};
 use h2::client::SendRequest;
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
 use self::call_error::CallError;
-use self::endpoints::{Chosen, Scope};
+use self::endpoints::{Chosen, Tried};
 use self::pool::TunnelKey;
 use self::tunnel::{Lease, Plan};
 use super::accept::Accepted;
@@ -76,7 +79,7 @@ async fn serve(room: Arc<Room>, listener: SocketAddr, accepted: Accepted) {
     }
     let opened = tokio::select! {
         closing = place.closing() => Err(NotOpened::Closed(closing)),
-        opened = open_unread(&room, &call) => opened.map_err(NotOpened::Failed),
+        opened = open_unread(&room, &call, from) => opened.map_err(NotOpened::Failed),
     };
     // The last two count the stream where it runs, for as long as it does.
     let (stream, lease, endpoint) = match opened {
@@ -106,7 +109,7 @@ async fn serve(room: Arc<Room>, listener: SocketAddr, accepted: Accepted) {
         identity = call.called.end(&endpoint.service).map(|end| tracing::field::display(&end.expected)),
         source = %call.called.upstream.owner,
         src.addr = %from,
-        dst.addr = endpoint.mesh_address,
+        dst.addr = &*endpoint.mesh_address,
         bytes_sent = meter.sent(),
         bytes_recv = meter.received(),
         duration_s = started.elapsed().as_secs_f64(),
@@ -126,9 +129,19 @@ pub(crate) struct Call {
 }
 
 /// Opens a way for a connection that nobody looks into.
-async fn open_unread(room: &Arc<Room>, call: &Call) -> Result<(Opened, Lease, Chosen), CallError> {
+async fn open_unread(room: &Arc<Room>, call: &Call, from: SocketAddr) -> Result<(Opened, Lease, Chosen), CallError> {
     let turn = call.called.routes.otherwise(room.endpoints.draw_any()).ok_or(CallError::NoRoute)?;
-    open(room, call, turn.leg, &mut Vec::new(), Wanted::Stream).await
+    let hash = hashing::of_connection(&turn.leg.balancing.hashing, from);
+    open(room, call, Course { way: turn.way, hash }, &mut Tried::default(), Wanted::Stream).await
+}
+
+/// Says which way a call goes.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Course {
+    /// The number of the way.
+    pub(crate) way: usize,
+    /// What leads to an instance where these stand on a ring.
+    pub(crate) hash: Option<u64>,
 }
 
 /// Opens a way to an instance that a call may end at: one after the other, each at most once, a few in all, and none that
@@ -136,13 +149,14 @@ async fn open_unread(room: &Arc<Room>, call: &Call) -> Result<(Opened, Lease, Ch
 pub(crate) async fn open(
     room: &Arc<Room>,
     call: &Call,
-    leg: &Leg,
-    tried: &mut Vec<InstanceKey>,
+    course: Course,
+    tried: &mut Tried,
     wanted: Wanted,
 ) -> Result<(Opened, Lease, Chosen), CallError> {
     let mut failed: Option<CallError> = None;
+    let targets = call.current.targets(&call.called.upstream.destination, course.way);
     for _ in 0..room.limits.attempts_max {
-        let chosen = room.endpoints.choose(&call.current.snapshot, leg, Scope::Anywhere, tried, Instant::now());
+        let chosen = room.endpoints.choose(targets, course.hash, tried, Instant::now());
         let endpoint = match (chosen, failed.take()) {
             (Ok(endpoint), _) => endpoint,
             // The last failure says more than that nobody is left.
@@ -153,6 +167,7 @@ pub(crate) async fn open(
             Ok((lease, opened)) => {
                 // Of a request nothing is known before its answer.
                 if wanted == Wanted::Stream {
+                    endpoint.answered(Instant::now(), false);
                     endpoint.succeeded();
                 }
                 return Ok((opened, lease, endpoint));
@@ -164,7 +179,7 @@ pub(crate) async fn open(
                 );
                 endpoint.failed(Instant::now());
                 room.metrics.endpoint_ejected();
-                tried.push(endpoint.key.clone());
+                tried.add(&endpoint);
                 failed = Some(error);
             }
             Err(error) => return Err(error),
@@ -194,7 +209,7 @@ async fn attempt(
     if own.not_after() <= room.now() {
         return Err(CallError::OwnLeafExpired(owner.clone()));
     }
-    let address = endpoint.mesh_address.clone();
+    let address = endpoint.mesh_address.to_string();
     let key = TunnelKey { source: owner.clone(), destination: endpoint.service.clone(), address };
     let expected = call.called.end(&endpoint.service).ok_or(CallError::NoRoute)?.expected.clone();
     let plan = Plan {

@@ -20,6 +20,8 @@ pub const DEFAULT_PORT_NAME: &str = "default";
 pub struct Snapshot {
     /// The flat address space that this agent is in; endpoints of another are reached through a gateway, or not at all.
     pub network: String,
+    /// The failure zone of this agent's node.
+    pub zone: Option<String>,
     /// How identities and server names of the mesh are built and read.
     pub scheme: IdentityScheme,
     /// The roots that peers must chain to.

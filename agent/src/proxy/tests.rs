@@ -15,3 +15,5 @@ mod http;
 mod listeners;
 mod passing;
 mod renewing;
+
+pub(in crate::proxy) use agents::bare_snapshot;

@@ -1,7 +1,8 @@
 //! The form of entries that say where calls go: what can be judged without any other entry.
 
 use super::{
-    HeaderEdits, QueryTest, RouteRule, ServiceResolver, ServiceRouter, ServiceSplitter, Subset, evaluate::PATHS,
+    HeaderEdits, QueryTest, RouteRule, ServiceResolver, ServiceRouter, ServiceSplitter, Subset, balance::check_balance,
+    evaluate::PATHS,
 };
 use crate::{
     Action, ConfigContent, HttpMatch, PathMatch, Permission, Refusal, Selector,
@@ -168,6 +169,7 @@ fn check_resolver(resolver: &ServiceResolver) -> Result<(), Refusal> {
         check_subset_name(Some(name))?;
         check_subset(name, subset)?;
     }
+    check_balance(resolver)?;
     let is_there = |name: &str| resolver.subsets.contains_key(name);
     let no_subset = |field: &str, name: &str| {
         Err(Refusal::invalid(field, format!("there is no subset `{}`: define it", name.escape_debug())))
@@ -189,7 +191,8 @@ fn check_resolver(resolver: &ServiceResolver) -> Result<(), Refusal> {
         return Err(Refusal::invalid("redirect", "it names neither a service nor a subset"));
     }
     let says_more = !resolver.subsets.is_empty() || !resolver.failover.is_empty() || resolver.default_subset.is_some();
-    if says_more || resolver.balance.is_some() || resolver.request_timeout_ms.is_some() {
+    let says_how = resolver.balance.is_some() || resolver.by_locality.is_some();
+    if says_more || says_how || resolver.request_timeout_ms.is_some() {
         let problem = "a name that stands for another has nothing else to say: write it to the other's entry";
         return Err(Refusal::invalid("redirect", problem));
     }

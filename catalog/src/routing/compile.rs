@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use super::{
-    Balance, FailoverTarget, QueryTest, RouteRule, ServiceResolver, ServiceRouter, ServiceSplitter,
+    Balancing, FailoverTarget, QueryTest, RouteRule, ServiceResolver, ServiceRouter, ServiceSplitter,
     check::paths_are_known,
     evaluate::{
         Fork, Leg, PathRule, QueryCheck, QueryRule, Rewrite, RouteAction, Routes, Rule, Target, TargetKey, WHOLE,
@@ -89,6 +89,14 @@ impl ConfigEntries {
     /// [`RoutingError`] says which entries do not fit together.
     pub fn routes_of(&self, service: &ServiceKey) -> Result<Routes, RoutingError> {
         Compiler { entries: self, called: service, legs: Vec::new(), known: BTreeMap::new() }.compile()
+    }
+
+    /// Reports whether instances of a caller's own zone come first where no resolver says otherwise.
+    fn is_by_locality(&self) -> bool {
+        self.get(&ConfigKey::ProxyDefaults).is_some_and(|entry| match &entry.content {
+            ConfigContent::ProxyDefaults(defaults) => defaults.by_locality,
+            _ => false,
+        })
     }
 
     fn router(&self, service: &ServiceKey) -> Option<&ServiceRouter> {
@@ -256,8 +264,8 @@ impl Compiler<'_> {
             }
         }
         let request_timeout = resolver.and_then(|resolver| resolver.request_timeout_ms).map(Duration::from_millis);
-        let balance = resolver.and_then(|resolver| resolver.balance).unwrap_or(Balance::LeastRequest);
-        self.legs.push(Leg { targets, request_timeout, balance });
+        let balancing = Balancing::of(resolver, self.entries.is_by_locality());
+        self.legs.push(Leg { targets, request_timeout, balancing });
         self.known.insert(key, self.legs.len() - 1);
         Ok(self.legs.len() - 1)
     }

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
+use super::{Balance, Hashing};
 use crate::{HttpMatch, ServiceKey};
 
 /// Chooses where a request goes by what it says. The first rule that matches decides; what none matches goes on to the
@@ -190,6 +191,34 @@ pub struct ServiceResolver {
     /// How one of several instances is chosen.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub balance: Option<Balance>,
+    /// What requests are told apart by, where instances are chosen on a ring.
+    #[serde(default, skip_serializing_if = "Hashing::is_empty")]
+    pub hashing: Hashing,
+    /// Among how many the least loaded is looked for; two where nothing is said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub choices: Option<u32>,
+    /// Whether instances of the caller's own zone come first; as `proxy-defaults` has it where nothing is said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub by_locality: Option<bool>,
+}
+
+impl ServiceResolver {
+    /// Makes one that says nothing yet.
+    #[must_use]
+    pub fn new(service: ServiceKey) -> Self {
+        Self {
+            service,
+            default_subset: None,
+            subsets: BTreeMap::new(),
+            redirect: None,
+            failover: BTreeMap::new(),
+            request_timeout_ms: None,
+            balance: None,
+            hashing: Hashing::default(),
+            choices: None,
+            by_locality: None,
+        }
+    }
 }
 
 /// Names some of a service's instances.
@@ -226,17 +255,4 @@ pub struct FailoverTarget {
     /// The subset of it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub subset: Option<String>,
-}
-
-/// Names how one of several instances is chosen.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Balance {
-    /// Of two drawn at random the one with less to do for its weight.
-    #[default]
-    LeastRequest,
-    /// One after the other.
-    RoundRobin,
-    /// Any.
-    Random,
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use regex::Regex;
 
-use super::{Balance, HeaderEdits, RetryRule};
+use super::{Balancing, HeaderEdits, RetryRule};
 use crate::{
     CheckStatus, Endpoint, Protocol, Selector, ServiceKey,
     http::{HeaderRule, Headers, NormalPath},
@@ -110,7 +110,7 @@ pub struct Leg {
     /// How long until an answer begins, where no route says otherwise.
     pub request_timeout: Option<Duration>,
     /// How one of several instances is chosen.
-    pub balance: Balance,
+    pub balancing: Balancing,
 }
 
 /// Is a service, or a subset of one, that calls end at.
@@ -137,7 +137,7 @@ impl Leg {
     pub fn plain(service: ServiceKey) -> Self {
         let key = TargetKey { service, subset: None };
         let targets = vec![Target { key, filter: None, only_passing: false }];
-        Self { targets, request_timeout: None, balance: Balance::default() }
+        Self { targets, request_timeout: None, balancing: Balancing::default() }
     }
 }
 
@@ -195,6 +195,8 @@ pub struct Turn<'r> {
     pub action: Option<&'r RouteAction>,
     /// Where it goes.
     pub leg: &'r Leg,
+    /// The number of that among [`Routes::legs`].
+    pub way: usize,
 }
 
 impl Routes {
@@ -256,8 +258,8 @@ impl Routes {
     pub fn choose<H: Headers + ?Sized>(&self, request: &RoutedRequest<'_, H>, draw: u64) -> Option<Turn<'_>> {
         match self.rules.iter().enumerate().find(|(_, rule)| rule.matches(request)) {
             Some((number, rule)) => {
-                let leg = self.leg(&rule.fork, draw)?;
-                Some(Turn { rule: Some(number), action: Some(&rule.action), leg })
+                let (way, leg) = self.leg(&rule.fork, draw)?;
+                Some(Turn { rule: Some(number), action: Some(&rule.action), leg, way })
             }
             None => self.otherwise(draw),
         }
@@ -266,13 +268,14 @@ impl Routes {
     /// Returns where goes what no rule is for, such as a connection that nobody looks into.
     #[must_use]
     pub fn otherwise(&self, draw: u64) -> Option<Turn<'_>> {
-        Some(Turn { rule: None, action: None, leg: self.leg(&self.otherwise, draw)? })
+        let (way, leg) = self.leg(&self.otherwise, draw)?;
+        Some(Turn { rule: None, action: None, leg, way })
     }
 
-    fn leg(&self, fork: &Fork, draw: u64) -> Option<&Leg> {
+    fn leg(&self, fork: &Fork, draw: u64) -> Option<(usize, &Leg)> {
         let point = draw % WHOLE;
         let (_, leg) = fork.0.iter().find(|(until, _)| point < *until)?;
-        self.legs.get(*leg)
+        Some((*leg, self.legs.get(*leg)?))
     }
 }
 

@@ -34,15 +34,7 @@ fn splitter(name: &str, parts: &[(u16, &str, Option<&str>)]) -> ConfigContent {
 }
 
 fn resolver(name: &str) -> ServiceResolver {
-    ServiceResolver {
-        service: key(name),
-        default_subset: None,
-        subsets: BTreeMap::new(),
-        redirect: None,
-        failover: BTreeMap::new(),
-        request_timeout_ms: None,
-        balance: None,
-    }
+    ServiceResolver::new(key(name))
 }
 
 fn versions(name: &str) -> ServiceResolver {
@@ -184,7 +176,7 @@ fn a_resolver_says_what_a_name_stands_for_and_what_takes_over() {
     let leg = routes.otherwise(0).unwrap().leg;
     let targets: Vec<String> = leg.targets.iter().map(shown).collect();
     assert_eq!(targets, ["api:v1", "api:v2", "older"]);
-    assert_eq!((leg.request_timeout.unwrap().as_millis(), leg.balance), (1500, Balance::RoundRobin));
+    assert_eq!((leg.request_timeout.unwrap().as_millis(), leg.balancing.policy), (1500, Balance::RoundRobin));
     assert!(!routes.reads_requests() && !leg.targets[0].is_whole() && leg.targets[2].is_whole());
 }
 
@@ -273,6 +265,33 @@ fn f1_an_entry_that_makes_no_sense_by_itself_is_refused_by_field() {
         refused(of(RouteDestination { request_headers: set(name, value), ..plain() }), "request_headers");
         refused(of(RouteDestination { response_headers: set(name, value), ..plain() }), "response_headers");
     }
+    let balanced = |change: fn(&mut ServiceResolver)| {
+        let mut content = resolver("a");
+        change(&mut content);
+        ConfigContent::ServiceResolver(content)
+    };
+    let policy = |by: HashBy| Hashing { policies: vec![HashPolicy { by, terminal: false }], ..Hashing::default() };
+    let on_ring = |hashing: Hashing| {
+        ConfigContent::ServiceResolver(ServiceResolver { balance: Some(Balance::RingHash), hashing, ..resolver("a") })
+    };
+    refused(
+        ConfigContent::ServiceResolver(ServiceResolver { hashing: policy(HashBy::Source), ..resolver("a") }),
+        "set policy to ring_hash",
+    );
+    refused(balanced(|one| one.choices = Some(1)), "choice_count: use 2 to 10");
+    refused(
+        balanced(|one| (one.choices, one.balance) = (Some(2), Some(Balance::Random))),
+        "only least_request goes by it",
+    );
+    refused(on_ring(Hashing { ring_min: Some(9), ring_max: Some(8), ..Hashing::default() }), "more places at least");
+    refused(on_ring(Hashing { ring_max: Some(8_388_608), ..Hashing::default() }), "a ring has 1 to 65536 places");
+    refused(on_ring(policy(HashBy::Header("X-User".to_owned()))), "hash_policies, 1: `X-User` is no header");
+    let cookie = |path: &str| HashBy::Cookie {
+        name: "s".to_owned(),
+        issued: Some(IssuedCookie { ttl_s: None, path: Some(path.to_owned()) }),
+    };
+    refused(on_ring(policy(cookie("/;secure"))), "a cookie's path");
+    assert!(check_content(&on_ring(policy(cookie("/")))).is_ok());
     let regex = RouteMatch {
         query: vec![QueryMatch { name: "q".to_owned(), test: QueryTest::Regex("(".to_owned()) }],
         ..RouteMatch::default()

@@ -4,12 +4,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use ::catalog::{
-    Balance, FailoverTarget, HeaderEdits, HeaderMatch, HeaderTest, HttpMatch, Namespace, PathMatch, QueryMatch,
-    QueryTest, Redirect, RetryOn, RetryRule, RouteDestination, RouteMatch, RouteRule, ServiceKey, ServiceName,
-    ServiceResolver, ServiceRouter, ServiceSplitter, Split, Subset,
+    FailoverTarget, HeaderEdits, HeaderMatch, HeaderTest, HttpMatch, Namespace, PathMatch, QueryMatch, QueryTest,
+    Redirect, RetryOn, RetryRule, RouteDestination, RouteMatch, RouteRule, ServiceKey, ServiceName, ServiceResolver,
+    ServiceRouter, ServiceSplitter, Split, Subset,
 };
 use serde_json::{Map, Value, json};
 
+use super::balance_entry::BalanceEntry;
 use super::default_partition;
 use crate::decode::{DecodeError, Fields};
 
@@ -51,10 +52,10 @@ impl Reference {
 
 /// Gathers the fields of an object that say something.
 #[derive(Default)]
-struct Shown(Map<String, Value>);
+pub(super) struct Shown(Map<String, Value>);
 
 impl Shown {
-    fn put(&mut self, name: &str, value: impl Into<Value>) {
+    pub(super) fn put(&mut self, name: &str, value: impl Into<Value>) {
         let value = value.into();
         let says_nothing = match &value {
             Value::Null | Value::Bool(false) => true,
@@ -68,7 +69,7 @@ impl Shown {
         }
     }
 
-    fn done(self) -> Value {
+    pub(super) fn done(self) -> Value {
         Value::Object(self.0)
     }
 }
@@ -372,7 +373,7 @@ struct Says {
     default_subset: Option<String>,
     subsets: BTreeMap<String, Subset>,
     request_timeout_ms: Option<u64>,
-    balance: Option<Balance>,
+    balance: BalanceEntry,
 }
 
 impl ResolverEntry {
@@ -405,27 +406,13 @@ impl ResolverEntry {
             }
             Ok(targets)
         })?;
-        let balance = fields.object("LoadBalancer", |balancer| {
-            let policy = balancer.text("Policy")?;
-            let balance = match policy.as_str() {
-                "" | "least_request" => Balance::LeastRequest,
-                "round_robin" => Balance::RoundRobin,
-                "random" => Balance::Random,
-                _ => {
-                    let reason = format!("`{}`: use least_request, round_robin or random", policy.escape_debug());
-                    return Err(balancer.refuse("Policy", reason));
-                }
-            };
-            balancer.unsupported(&["RingHashConfig", "LeastRequestConfig", "HashPolicies"])?;
-            Ok(balance)
-        })?;
         let says = Says {
             default_subset: fields.parsed("DefaultSubset")?,
             subsets,
             request_timeout_ms: fields.duration("RequestTimeout")?.map(milliseconds),
-            balance,
+            balance: BalanceEntry::read(fields)?,
         };
-        fields.unsupported(&["ConnectTimeout", "PrioritizeByLocality"])?;
+        fields.unsupported(&["ConnectTimeout"])?;
         Ok(Self { says, redirect, failover })
     }
 
@@ -439,7 +426,12 @@ impl ResolverEntry {
                 default_subset: resolver.default_subset.clone(),
                 subsets: resolver.subsets.clone(),
                 request_timeout_ms: resolver.request_timeout_ms,
-                balance: resolver.balance,
+                balance: BalanceEntry {
+                    balance: resolver.balance,
+                    hashing: resolver.hashing.clone(),
+                    choices: resolver.choices,
+                    by_locality: resolver.by_locality,
+                },
             },
             redirect: resolver.redirect.as_ref().map(|to| named(&to.service, &to.subset)),
             failover: resolver.failover.iter().map(|(of, to)| (of.clone(), targets(to))).collect(),
@@ -459,7 +451,10 @@ impl ResolverEntry {
             redirect: self.redirect.map(|(reference, subset)| Redirect { service: named(reference), subset }),
             failover: self.failover.into_iter().map(|(of, to)| (of, targets(to))).collect(),
             request_timeout_ms: self.says.request_timeout_ms,
-            balance: self.says.balance,
+            balance: self.says.balance.balance,
+            hashing: self.says.balance.hashing,
+            choices: self.says.balance.choices,
+            by_locality: self.says.balance.by_locality,
             service,
         }
     }
@@ -489,14 +484,7 @@ impl ResolverEntry {
         });
         shown.put("Failover", failover.collect::<Map<_, _>>());
         shown.put("RequestTimeout", self.says.request_timeout_ms.map(shown_duration).unwrap_or_default());
-        let policy = self.says.balance.map(|balance| {
-            json!({ "Policy": match balance {
-                Balance::LeastRequest => "least_request",
-                Balance::RoundRobin => "round_robin",
-                Balance::Random => "random",
-            }})
-        });
-        shown.put("LoadBalancer", policy);
+        self.says.balance.show(&mut shown);
         shown.0
     }
 }

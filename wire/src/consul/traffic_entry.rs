@@ -8,6 +8,7 @@ use ::catalog::{
 };
 use serde::Serialize;
 
+use super::balance_entry::read_locality;
 use super::default_partition;
 use super::route_entry::{ResolverEntry, RouterEntry, SplitterEntry};
 use crate::decode::{DecodeError, Fields};
@@ -74,6 +75,15 @@ impl Serialize for Content {
 #[serde(rename_all = "PascalCase")]
 struct ProxyDefaultsContent {
     config: ProxyConfig,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    prioritize_by_locality: Option<LocalityMode>,
+}
+
+/// Says whether instances of a caller's own zone come first.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct LocalityMode {
+    mode: &'static str,
 }
 
 /// Consul's free-form `Config`, of which one field is carried out.
@@ -124,6 +134,8 @@ impl TrafficEntry {
             }
         }
         let config = fields.object("Config", |config| Ok(ProxyConfig { protocol: config.parsed("protocol")? }))?;
+        let prioritize_by_locality =
+            read_locality(fields)?.filter(|is_first| *is_first).map(|_| LocalityMode { mode: "failover" });
         fields.unsupported(&[
             "Namespace",
             "Mode",
@@ -134,9 +146,9 @@ impl TrafficEntry {
             "AccessLogs",
             "EnvoyExtensions",
             "FailoverPolicy",
-            "PrioritizeByLocality",
         ])?;
-        let content = Content::ProxyDefaults(ProxyDefaultsContent { config: config.unwrap_or_default() });
+        let config = config.unwrap_or_default();
+        let content = Content::ProxyDefaults(ProxyDefaultsContent { config, prioritize_by_locality });
         Self::read_ends(PROXY_DEFAULTS, GLOBAL.to_owned(), None, content, fields)
     }
 
@@ -181,7 +193,8 @@ impl TrafficEntry {
         };
         let content = match self.content {
             Content::ProxyDefaults(says) => {
-                ConfigContent::ProxyDefaults(ProxyDefaults { protocol: says.config.protocol })
+                let by_locality = says.prioritize_by_locality.is_some();
+                ConfigContent::ProxyDefaults(ProxyDefaults { protocol: says.config.protocol, by_locality })
             }
             Content::ServiceDefaults(says) => {
                 ConfigContent::ServiceDefaults(ServiceDefaults { service: named(&self.name)?, protocol: says.protocol })
@@ -221,7 +234,8 @@ impl From<&::catalog::ConfigEntry> for TrafficEntry {
         let content = match &entry.content {
             ConfigContent::ProxyDefaults(says) => {
                 let config = ProxyConfig { protocol: says.protocol };
-                Content::ProxyDefaults(ProxyDefaultsContent { config })
+                let prioritize_by_locality = says.by_locality.then_some(LocalityMode { mode: "failover" });
+                Content::ProxyDefaults(ProxyDefaultsContent { config, prioritize_by_locality })
             }
             ConfigContent::ServiceDefaults(says) => {
                 Content::ServiceDefaults(ServiceDefaultsContent { protocol: says.protocol })
@@ -293,7 +307,7 @@ mod tests {
             "kind = \"service-defaults\"\nname = \"api\"\nprotocol = \"grpc\"\nmeta { team = \"api\" }\n",
             "Kind = \"service-defaults\"\nName = \"api\"\nNamespace = \"pay\"\nMaxInboundConnections = 0\n",
             "Kind = \"proxy-defaults\"\nName = \"global\"\nConfig { protocol = \"http\" }\n",
-            "Kind = \"proxy-defaults\"\nExpose {}\n",
+            "Kind = \"proxy-defaults\"\nExpose {}\nPrioritizeByLocality { Mode = \"failover\" }\n",
             r#"kind = "service-router"
                name = "api"
                routes = [
@@ -315,6 +329,15 @@ mod tests {
                request_timeout = "2s"
                load_balancer { policy = "round_robin" }"#,
             "kind = \"service-resolver\"\nname = \"www\"\nredirect { service = \"api\" }\n",
+            r#"kind = "service-resolver"
+               name = "cache"
+               prioritize_by_locality { mode = "none" }
+               load_balancer { policy = "ring_hash", ring_hash_config { minimum_ring_size = 64, maximum_ring_size = 256 }
+                 hash_policies = [{ field = "header", field_value = "X-User", terminal = true }, { field = "query_parameter", field_value = "q" },
+                   { field = "cookie", field_value = "s", cookie_config { ttl = "1h", path = "/" } }, { source_ip = true }] }"#,
+            r#"kind = "service-resolver"
+               name = "cache"
+               load_balancer { policy = "least_request", least_request_config { choice_count = 3 } }"#,
         ] {
             let entry = traffic(from_value(Format::Hcl.read(text.as_bytes()).unwrap(), "")).unwrap();
             let kept = entry.into_entry(&current).unwrap();
@@ -361,7 +384,20 @@ mod tests {
             &of("splitter", r#""Splits": [{"Weight": 100, "RequestHeaders": {"Add": {"a": "b"}}}]"#),
             "RequestHeaders",
         );
-        refused(&of("resolver", r#""LoadBalancer": {"Policy": "maglev"}"#), "use least_request, round_robin or random");
+        refused(
+            &of("resolver", r#""LoadBalancer": {"Policy": "maglev"}"#),
+            "use least_request, round_robin, random or",
+        );
+        let hashed = |policy: &str| {
+            of("resolver", &format!(r#""LoadBalancer": {{"Policy": "ring_hash", "HashPolicies": [{policy}]}}"#))
+        };
+        refused(&hashed(r#"{"Field": "path", "FieldValue": "a"}"#), "use header, cookie or query_parameter");
+        refused(&hashed(r#"{"SourceIP": true, "FieldValue": "a"}"#), "it stands alone");
+        refused(
+            &hashed(r#"{"Field": "header", "FieldValue": "a", "CookieConfig": {"Session": true}}"#),
+            "a cookie only",
+        );
+        refused(&of("resolver", r#""PrioritizeByLocality": {"Mode": "all"}"#), "use failover or none");
         refused(&of("resolver", r#""Redirect": {"Service": "b", "Datacenter": "dc2"}"#), "`Redirect.Datacenter`");
         refused(&of("resolver", r#""ConnectTimeout": "5s""#), "`ConnectTimeout`");
         refused(r#"{"Kind": "proxy-defaults", "Name": "web"}"#, "is named `global`");

@@ -3,9 +3,9 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use catalog::Turn;
 use catalog::http::NotNormal;
-use catalog::{InstanceKey, Leg, Turn};
-use http::header::HeaderValue;
+use http::header::{HeaderValue, SET_COOKIE};
 use http::request::Parts;
 use http::uri::Authority;
 use http::{Request, Response, StatusCode, Version};
@@ -29,8 +29,9 @@ use super::tunnel_io::TunnelIo;
 use super::upgrade::{self, Granted};
 use crate::metrics::Direction;
 use crate::proxy::outbound::call_error::CallError;
-use crate::proxy::outbound::endpoints::Chosen;
-use crate::proxy::outbound::{Call, Opened, Wanted, identify, open};
+use crate::proxy::outbound::endpoints::{Chosen, Tried};
+use crate::proxy::outbound::hashing::{self, HashedRequest};
+use crate::proxy::outbound::{Call, Course, Opened, Wanted, identify, open};
 use crate::proxy::room::Room;
 
 /// Answers the requests of a local application's connection until it ends.
@@ -99,7 +100,7 @@ async fn carry(
     let forwarded = tokio::select! {
         biased;
         closing = place.closing() => return Err(NotCarried::Closed(closing)),
-        forwarded = forward(room, call, &lines, Request::from_parts(head, body), upgrade, &tally) => forwarded?,
+        forwarded = forward(room, call, from, &lines, Request::from_parts(head, body), upgrade, &tally) => forwarded?,
     };
     let Forwarded { answer, way, granted } = forwarded;
     if let Way::Tunnel { lease, endpoint, .. } = &way
@@ -129,6 +130,7 @@ struct Forwarded {
 async fn forward(
     room: &Arc<Room>,
     call: &Call,
+    from: SocketAddr,
     lines: &Lines,
     request: Request<Question>,
     upgrade: Option<OnUpgrade>,
@@ -138,6 +140,9 @@ async fn forward(
     let normal = lines.normal().map_err(BadRequest::from)?;
     let taken = head::take(&mut head, Origin::Application);
     let turn = route::choose(&call.called.routes, &normal, &head.headers, room.endpoints.draw_any())?;
+    let hashed = HashedRequest { headers: &head.headers, query: normal.query, from };
+    let hashed = hashing::of_request(&turn.leg.balancing.hashing, hashed, room.endpoints.draw_any());
+    let course = Course { way: turn.way, hash: hashed.hash };
     let target = route::target(turn, lines, &normal).map_err(BadRequest::from)?;
     if let Some(action) = turn.action {
         route::edit(&mut head.headers, &action.request_headers);
@@ -147,7 +152,7 @@ async fn forward(
         match upgrade.zip(taken.upgrade) {
             Some((caller, protocol)) => {
                 head::target_http1(&mut head, target, lines.host(&normal).map_err(BadRequest::from)?);
-                ask_to_change(room, call, turn, Request::from_parts(head, question), caller, protocol).await
+                ask_to_change(room, call, course, Request::from_parts(head, question), caller, protocol).await
             }
             None => {
                 let authority = match lines.authority(&normal).map_err(BadRequest::from)? {
@@ -160,7 +165,7 @@ async fn forward(
                     head.headers.insert(VERSION, HeaderValue::from_static("1.1"));
                 }
                 head::target_http2(&mut head, target, authority);
-                ask(room, call, turn, Request::from_parts(head, question), tally).await
+                ask(room, call, turn, course, Request::from_parts(head, question), tally).await
             }
         }
     };
@@ -171,6 +176,9 @@ async fn forward(
     if let Some(action) = turn.action {
         route::edit(forwarded.answer.headers_mut(), &action.response_headers);
     }
+    if let Some(cookie) = hashed.cookie {
+        forwarded.answer.headers_mut().append(SET_COOKIE, cookie);
+    }
     Ok(forwarded)
 }
 
@@ -179,16 +187,17 @@ async fn ask(
     room: &Arc<Room>,
     call: &Call,
     turn: Turn<'_>,
+    course: Course,
     request: Request<Question>,
     tally: &Arc<Tally>,
 ) -> Result<Forwarded, NotCarried> {
-    let mut tried = Vec::new();
+    let mut tried = Tried::default();
     let (head, question) = request.into_parts();
     let rule = turn.action.and_then(|action| action.retry.as_ref()).filter(|_| question.is_end_stream());
-    let Some(rule) = rule else { return ask_once(room, call, turn.leg, head, question, &mut tried).await };
+    let Some(rule) = rule else { return ask_once(room, call, course, head, question, &mut tried).await };
     let service = &call.called.upstream.destination;
     room.retries.deposit(service);
-    let mut asked = ask_once(room, call, turn.leg, head.clone(), question, &mut tried).await;
+    let mut asked = ask_once(room, call, course, head.clone(), question, &mut tried).await;
     for number in 0..rule.attempts {
         let is_repeated = match &asked {
             Ok(forwarded) => route::is_repeated_after_answer(rule, &forwarded.answer),
@@ -199,7 +208,7 @@ async fn ask(
         }
         tokio::time::sleep(route::pause(number, room.endpoints.draw_any())).await;
         let question = Question::empty(Arc::clone(tally));
-        match ask_once(room, call, turn.leg, head.clone(), question, &mut tried).await {
+        match ask_once(room, call, course, head.clone(), question, &mut tried).await {
             // Nobody is left to ask: what the last one said stands.
             Err(NotCarried::Call(CallError::NoHealthyEndpoint { .. })) => break,
             again => asked = again,
@@ -213,16 +222,16 @@ async fn ask(
 async fn ask_once(
     room: &Arc<Room>,
     call: &Call,
-    leg: &Leg,
+    course: Course,
     mut head: Parts,
     question: Question,
-    tried: &mut Vec<InstanceKey>,
+    tried: &mut Tried,
 ) -> Result<Forwarded, NotCarried> {
-    let (Opened::Ready(ready), lease, endpoint) = open(room, call, leg, tried, Wanted::Request).await? else {
+    let (Opened::Ready(ready), lease, endpoint) = open(room, call, course, tried, Wanted::Request).await? else {
         // What is opened is what is wanted.
         return Err(NotCarried::Call(CallError::NoUpstream(call.called.upstream.address)));
     };
-    tried.push(endpoint.key.clone());
+    tried.add(&endpoint);
     let port = endpoint.authority.rsplit_once(':').and_then(|(_, port)| HeaderValue::from_str(port).ok());
     head.headers.extend(port.map(|port| (PORT, port)));
     match send::request(ready, Request::from_parts(head, ()), question).await {
@@ -231,9 +240,11 @@ async fn ask_once(
             Ok(Forwarded { answer, way: Way::Tunnel { lease, endpoint, pump }, granted: None })
         }
         Err(error) => {
+            let now = Instant::now();
+            endpoint.answered(now, true);
             if !error.is_reset() {
                 lease.retire();
-                endpoint.failed(Instant::now());
+                endpoint.failed(now);
             }
             Err(NotCarried::Tunnel(error))
         }
@@ -244,12 +255,13 @@ async fn ask_once(
 async fn ask_to_change(
     room: &Arc<Room>,
     call: &Call,
-    turn: Turn<'_>,
+    course: Course,
     mut request: Request<Question>,
     caller: OnUpgrade,
     protocol: HeaderValue,
 ) -> Result<Forwarded, NotCarried> {
-    let (Opened::Stream(stream), lease, endpoint) = open(room, call, turn.leg, &mut Vec::new(), Wanted::Stream).await?
+    let (Opened::Stream(stream), lease, endpoint) =
+        open(room, call, course, &mut Tried::default(), Wanted::Stream).await?
     else {
         return Err(NotCarried::Call(CallError::NoUpstream(call.called.upstream.address)));
     };
@@ -277,8 +289,10 @@ async fn ask_to_change(
 
 /// Remembers how the instance fared: one whose agent could not reach it is put aside.
 fn judge(endpoint: &Chosen, answer: &Response<Received>) {
+    let now = Instant::now();
+    endpoint.answered(now, answer.status().is_server_error());
     if answer.status() == StatusCode::SERVICE_UNAVAILABLE && answer.headers().contains_key(REFUSED) {
-        endpoint.failed(Instant::now());
+        endpoint.failed(now);
     } else {
         endpoint.succeeded();
     }

@@ -69,22 +69,7 @@ impl Agent {
             metrics: metrics.proxy.clone(),
             access_log,
         };
-        let snapshot = Snapshot {
-            network: String::new(),
-            scheme: authority.scheme.clone(),
-            anchors: authority.anchors(),
-            identities: BTreeMap::new(),
-            policies: BTreeMap::new(),
-            revocations: Revocations::default(),
-            min_key_exchange: KeyExchange::default(),
-            endpoints: BTreeMap::new(),
-            gateways: Vec::new(),
-            locals: BTreeMap::new(),
-            protocols: BTreeMap::new(),
-            routes: BTreeMap::new(),
-            subsets: BTreeMap::new(),
-            upstreams: Vec::new(),
-        };
+        let snapshot = Snapshot { scheme: authority.scheme.clone(), anchors: authority.anchors(), ..bare_snapshot() };
         Self { proxy: Proxy::start(config).unwrap(), metrics, snapshot, clock }
     }
 
@@ -179,6 +164,31 @@ impl Agent {
 
     pub(super) fn closed(&self, direction: &str, reason: &str) -> u64 {
         self.metric(&format!("weft_proxy_connections_closed_total{{direction=\"{direction}\",reason=\"{reason}\"}}"))
+    }
+}
+
+/// What an agent knows that stands beside nothing.
+pub(in crate::proxy) fn bare_snapshot() -> Snapshot {
+    Snapshot {
+        network: String::new(),
+        zone: None,
+        scheme: catalog::IdentityScheme {
+            trust_domain: "mesh.test".parse().unwrap(),
+            template: Default::default(),
+            datacenter: "dc1".to_owned(),
+        },
+        anchors: Arc::default(),
+        identities: BTreeMap::new(),
+        policies: BTreeMap::new(),
+        revocations: Revocations::default(),
+        min_key_exchange: KeyExchange::default(),
+        endpoints: BTreeMap::new(),
+        gateways: Vec::new(),
+        locals: BTreeMap::new(),
+        protocols: BTreeMap::new(),
+        routes: BTreeMap::new(),
+        subsets: BTreeMap::new(),
+        upstreams: Vec::new(),
     }
 }
 

@@ -32,7 +32,7 @@ pub(in crate::catalog) fn defaults(name: &str, protocol: Option<Protocol>) -> Co
 }
 
 pub(in crate::catalog) fn global(protocol: Option<Protocol>) -> ConfigContent {
-    ConfigContent::ProxyDefaults(ProxyDefaults { protocol })
+    ConfigContent::ProxyDefaults(ProxyDefaults { protocol, ..ProxyDefaults::default() })
 }
 
 /// One command of each kind of change, in an order in which all of them take effect.
@@ -124,13 +124,10 @@ pub(in crate::catalog) fn resolver(name: &str, subset: Option<(&str, &str)>, red
     let subset =
         subset.map(|(name, filter)| (name.to_owned(), Subset { filter: Some(filter.to_owned()), only_passing: false }));
     ConfigContent::ServiceResolver(ServiceResolver {
-        service: service(name),
-        default_subset: None,
         subsets: subset.into_iter().collect(),
         redirect: redirect.map(|to| Redirect { service: Some(service(to)), subset: None }),
-        failover: BTreeMap::new(),
         request_timeout_ms: Some(15_000),
-        balance: None,
+        ..ServiceResolver::new(service(name))
     })
 }
 
