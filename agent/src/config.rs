@@ -7,6 +7,9 @@ use std::time::Duration;
 use catalog::{AuthMethodName, NodeName, Platform};
 use wire::join_token::JoinSecret;
 
+use crate::access_log::AccessLogSettings;
+use crate::spans::TracingSettings;
+
 /// Port of the local HTTP API where nobody says otherwise.
 pub const HTTP_PORT: u16 = 8500;
 /// Port of the admin listener where nobody says otherwise.
@@ -64,8 +67,10 @@ pub struct Config {
     pub gateway_port: Option<u16>,
     /// Service definition files, or directories of `*.hcl` and `*.json` read in order of their names.
     pub services: Vec<PathBuf>,
-    /// Where a line of JSON is written for each request; `-` is standard output, and there is none when absent.
-    pub access_log: Option<PathBuf>,
+    /// Where a line of JSON is written for each request, and which; there is none when absent.
+    pub access_log: Option<AccessLogSettings>,
+    /// Where spans of requests are sent, and how many; none when absent.
+    pub tracing: Option<TracingSettings>,
     /// How often servers are told which rules decided and who called; what they know of that is as old.
     pub report_interval: Duration,
     /// How long a stopping agent waits for what is in flight.
@@ -92,6 +97,7 @@ impl Config {
             gateway_port: None,
             services: Vec::new(),
             access_log: None,
+            tracing: None,
             report_interval: REPORT_INTERVAL,
             drain_deadline: Duration::from_secs(25),
         }

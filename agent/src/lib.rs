@@ -15,6 +15,7 @@ mod local;
 mod metrics;
 pub mod proxy;
 mod report;
+mod spans;
 mod start;
 mod state;
 pub mod sync;
@@ -31,11 +32,12 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::{info, warn};
 
-pub use access_log::AccessLogError;
+pub use access_log::{AccessLogError, AccessLogSettings, Fields, UnknownField};
 pub use config::{ADMIN_PORT, Config, GATEWAY_PORT, HTTP_PORT, LoginSource, MESH_PORT};
 pub use enrol::EnrolError;
 pub use leaf::{LeafError, renewal};
 pub use local::{DEFINITION_FIELDS, LocalError, check_definitions};
+pub use spans::{TracingError, TracingSettings};
 pub use start::{StartError, start};
 pub use state::DataDirError;
 

@@ -73,6 +73,22 @@ struct ClosedLabel {
     reason: &'static str,
 }
 
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct SpansLabel {
+    outcome: &'static str,
+}
+
+/// What becomes of spans.
+#[derive(Clone, Debug)]
+pub(crate) struct SpanMetrics {
+    /// The collector took them.
+    pub(crate) sent: Counter,
+    /// It did not, or could not be reached.
+    pub(crate) lost: Counter,
+    /// There was no room for them.
+    pub(crate) dropped: Counter,
+}
+
 /// The metrics of one agent process; a clone counts into the same numbers.
 #[derive(Clone)]
 pub(crate) struct Metrics {
@@ -132,6 +148,7 @@ pub struct ProxyMetrics {
     audited_rules: Arc<Mutex<BTreeSet<String>>>,
     requests: RequestMetrics,
     access_lines_dropped: Counter,
+    spans: Family<SpansLabel, Counter>,
     accept_pauses: Counter,
     endpoints_ejected: Counter,
     requests_repeated: Counter,
@@ -198,6 +215,7 @@ impl Default for ProxyMetrics {
             audited_rules: Arc::default(),
             requests: RequestMetrics::default(),
             access_lines_dropped: Counter::default(),
+            spans: Family::default(),
             accept_pauses: Counter::default(),
             endpoints_ejected: Counter::default(),
             requests_repeated: Counter::default(),
@@ -283,6 +301,12 @@ impl ProxyMetrics {
         self.access_lines_dropped.clone()
     }
 
+    /// Returns what spans are counted with.
+    pub(crate) fn spans(&self) -> SpanMetrics {
+        let counter = |outcome| self.spans.get_or_create_owned(&SpansLabel { outcome });
+        SpanMetrics { sent: counter("sent"), lost: counter("lost"), dropped: counter("dropped") }
+    }
+
     /// Counts one pause of accepting because the process or the system ran out of something.
     pub(crate) fn accept_paused(&self) {
         self.accept_pauses.inc();
@@ -356,6 +380,11 @@ impl ProxyMetrics {
             "proxy_access_lines_dropped",
             "Lines of the access log that were dropped, since nobody took them in time",
             self.access_lines_dropped.clone(),
+        );
+        registry.register(
+            "proxy_spans",
+            "Spans of requests, by whether the collector took them; dropped are those that there was no room for",
+            self.spans.clone(),
         );
         registry.register(
             "proxy_accept_pauses",
@@ -524,6 +553,7 @@ mod tests {
             "weft_proxy_requests counter",
             "weft_proxy_request_duration_seconds histogram",
             "weft_proxy_access_lines_dropped counter",
+            "weft_proxy_spans counter",
             "weft_proxy_accept_pauses counter",
             "weft_proxy_endpoints_ejected counter",
             "weft_proxy_requests_repeated counter",

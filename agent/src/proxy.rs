@@ -14,6 +14,7 @@ mod handshake;
 mod http;
 mod inbound;
 mod limits;
+mod observers;
 mod open_streams;
 mod outbound;
 mod refusal;
@@ -26,7 +27,6 @@ mod tunnel_settings;
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -39,11 +39,13 @@ use wire::tls::PeerIdentity;
 
 use self::current::Current;
 use self::forbidden::Forbidden;
+use self::observers::Observers;
 use self::outbound::cluster::is_panic;
 use self::outbound::upstreams::{self, UpstreamsStatus};
 use self::room::Room;
-use crate::access_log::{AccessLog, AccessLogError};
+use crate::access_log::{AccessLog, AccessLogError, AccessLogSettings};
 use crate::metrics::Direction;
+use crate::spans::{Spans, TracingError, TracingSettings};
 
 pub use self::distrust::Distrust;
 pub use self::limits::Limits;
@@ -75,8 +77,10 @@ pub struct ProxyConfig {
     pub clock: Clock,
     /// Where to count.
     pub metrics: ProxyMetrics,
-    /// Where to write a line for each request; `-` is standard output.
-    pub access_log: Option<PathBuf>,
+    /// Where to write a line for each request, and which.
+    pub access_log: Option<AccessLogSettings>,
+    /// Where to send spans, and how many.
+    pub tracing: Option<TracingSettings>,
 }
 
 /// Says why a proxy did not start.
@@ -91,6 +95,9 @@ pub enum ProxyStartError {
     /// The access log cannot be written.
     #[error(transparent)]
     AccessLog(#[from] AccessLogError),
+    /// Spans cannot be sent.
+    #[error(transparent)]
+    Tracing(#[from] TracingError),
 }
 
 /// Says how a proxy stands.
@@ -145,8 +152,12 @@ impl Proxy {
             clock,
             metrics,
             access_log,
+            tracing,
         } = config;
-        let access_log = access_log.map(|path| AccessLog::open(&path, metrics.access_lines_dropped())).transpose()?;
+        let access_log =
+            access_log.map(|settings| AccessLog::open(&settings, metrics.access_lines_dropped())).transpose()?;
+        let spans = tracing.map(|settings| Spans::start(&settings, metrics.spans())).transpose()?;
+        let observers = Observers { access_log, spans };
         let mesh_address = mesh_listener.local_addr().map_err(ProxyStartError::Listener)?;
         prepare(&mesh_listener)?;
         if let Some(listener) = &gateway_listener {
@@ -161,7 +172,7 @@ impl Proxy {
                 (runtime.handle().clone(), Some(runtime))
             }
         };
-        let room = Arc::new(Room::new(Forbidden::new(mesh_address, own_listeners), limits, clock, metrics, access_log));
+        let room = Arc::new(Room::new(Forbidden::new(mesh_address, own_listeners), limits, clock, metrics, observers));
         let (status, upstreams) = watch::channel(UpstreamsStatus::default());
         let _entered = handle.enter();
         let gateway = gateway_listener.map(tokio::net::TcpListener::from_std).transpose();

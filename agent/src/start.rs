@@ -126,6 +126,7 @@ pub async fn start(config: Config) -> Result<Agent, StartError> {
         clock: Arc::new(wire::crypto::now),
         metrics: metrics.proxy.clone(),
         access_log: config.access_log.clone(),
+        tracing: config.tracing.clone(),
     };
     let proxy = Arc::new(Proxy::start(proxy).map_err(StartError::Proxy)?);
 

@@ -16,6 +16,9 @@ use super::{
     error::hinted,
 };
 
+/// Of how many traces there are spans where nobody says otherwise.
+const TRACE_SAMPLE: f64 = 0.01;
+
 /// Run an agent.
 ///
 /// It joins the mesh with a token, once, and from then on with its own key. It registers the services that its files
@@ -104,6 +107,18 @@ pub(super) struct Settings {
     /// Where to write a line of JSON for each request of an HTTP service; `-` is standard output
     #[arg(long, value_name = "PATH")]
     access_log: Option<PathBuf>,
+    /// What a line tells, separated by commas [default: all but authority, user_agent and span_id]
+    #[arg(long, value_name = "NAMES")]
+    access_log_fields: Option<agent::Fields>,
+    /// Of how many requests there is a line, 0 to 1; of what failed or was denied there always is one [default: 1]
+    #[arg(long, value_name = "SHARE")]
+    access_log_sample: Option<Share>,
+    /// A collector's address for spans by OTLP over gRPC, as http://host:port
+    #[arg(long, value_name = "URL")]
+    otlp_endpoint: Option<String>,
+    /// Of how many traces that begin at this agent there are spans, 0 to 1 [default: 0.01]
+    #[arg(long, value_name = "SHARE")]
+    trace_sample: Option<Share>,
     /// How often to tell servers which rules decided and who called, 1s or more [default: 5m]
     #[arg(long, value_name = "DURATION", value_parser = wire::decode::parse_duration)]
     report_interval: Option<Duration>,
@@ -133,6 +148,10 @@ impl Settings {
             gateway: fields.flag("gateway")?.unwrap_or(false),
             gateway_port: fields.number("gateway_port")?,
             access_log: fields.parsed("access_log")?,
+            access_log_fields: fields.parsed("access_log_fields")?,
+            access_log_sample: fields.share("access_log_sample")?.map(Share),
+            otlp_endpoint: fields.parsed("otlp_endpoint")?,
+            trace_sample: fields.share("trace_sample")?.map(Share),
             report_interval: fields.duration("report_interval")?,
             drain_deadline: fields.duration("drain_deadline")?,
         })
@@ -163,6 +182,10 @@ impl Settings {
             gateway: over.gateway || self.gateway,
             gateway_port: over.gateway_port.or(self.gateway_port),
             access_log: over.access_log.or(self.access_log),
+            access_log_fields: over.access_log_fields.or(self.access_log_fields),
+            access_log_sample: over.access_log_sample.or(self.access_log_sample),
+            otlp_endpoint: over.otlp_endpoint.or(self.otlp_endpoint),
+            trace_sample: over.trace_sample.or(self.trace_sample),
             report_interval: over.report_interval.or(self.report_interval),
             drain_deadline: over.drain_deadline.or(self.drain_deadline),
         }
@@ -186,6 +209,17 @@ impl Settings {
             ));
         }
         let join_token = self.join_token_file.as_deref().map(JoinSecret::load).transpose()?;
+        let sample = |share: Option<Share>, unset: f64| share.map_or(unset, |share| share.0);
+        let access_log = self.access_log.map(|path| agent::AccessLogSettings {
+            path,
+            fields: self.access_log_fields.unwrap_or_default(),
+            sample: sample(self.access_log_sample, 1.0),
+        });
+        let tracing = self.otlp_endpoint.map(|endpoint| agent::TracingSettings {
+            endpoint,
+            sample: sample(self.trace_sample, TRACE_SAMPLE),
+            node: node.clone(),
+        });
         let defaults = agent::Config::in_memory(node, self.servers);
         Ok(agent::Config {
             platform: self.platform.unwrap_or(surroundings.platform),
@@ -201,11 +235,25 @@ impl Settings {
             mesh_port: self.mesh_port.unwrap_or(agent::MESH_PORT),
             gateway_port: self.gateway.then(|| self.gateway_port.unwrap_or(agent::GATEWAY_PORT)),
             services,
-            access_log: self.access_log,
+            access_log,
+            tracing,
             report_interval: self.report_interval.unwrap_or(defaults.report_interval),
             drain_deadline: self.drain_deadline.unwrap_or(defaults.drain_deadline),
             ..defaults
         })
+    }
+}
+
+/// Is a share of all, from 0 to 1.
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct Share(f64);
+
+impl std::str::FromStr for Share {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let share = text.parse::<f64>().ok().filter(|share| (0.0..=1.0).contains(share));
+        share.map(Self).ok_or_else(|| format!("`{text}` is no share: write a number from 0 to 1, such as 0.1"))
     }
 }
 

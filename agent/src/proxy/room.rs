@@ -18,10 +18,10 @@ use super::http::request_id::RequestIds;
 use super::http::route::Retries;
 use super::http::server::Server;
 use super::limits::Limits;
+use super::observers::Observers;
 use super::open_streams::OpenStreams;
 use super::outbound::endpoints::Endpoints;
 use super::outbound::pool::Pool;
-use crate::access_log::AccessLog;
 use crate::metrics::ProxyMetrics;
 
 /// Tells the wall-clock time.
@@ -43,7 +43,7 @@ pub(crate) struct Room {
     pub(crate) limits: Limits,
     pub(crate) clock: Clock,
     pub(crate) metrics: ProxyMetrics,
-    pub(crate) access_log: Option<AccessLog>,
+    pub(crate) observers: Observers,
     pub(crate) connection_permits: Arc<Semaphore>,
     pub(crate) stream_permits: Arc<Semaphore>,
     pub(crate) outbound_permits: Arc<Semaphore>,
@@ -78,7 +78,7 @@ impl Room {
         limits: Limits,
         clock: Clock,
         metrics: ProxyMetrics,
-        access_log: Option<AccessLog>,
+        observers: Observers,
     ) -> Self {
         Self {
             current: ArcSwapOption::empty(),
@@ -98,7 +98,7 @@ impl Room {
             limits,
             clock,
             metrics,
-            access_log,
+            observers,
             inbound: Stage::default(),
             outbound: Stage::default(),
             gateway: Stage::default(),

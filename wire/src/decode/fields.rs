@@ -142,6 +142,16 @@ impl Fields {
         }
     }
 
+    /// Takes a share of all, a number from 0 to 1; none if it is absent.
+    pub fn share(&mut self, name: &str) -> Result<Option<f64>, DecodeError> {
+        let Some((value, path)) = self.take(name) else { return Ok(None) };
+        let Value::Number(number) = &value else { return Err(mistyped(path, "a number from 0 to 1", &value)) };
+        match number.as_f64().filter(|share| (0.0..=1.0).contains(share)) {
+            Some(share) => Ok(Some(share)),
+            None => Err(DecodeError::Value { path, reason: format!("{number} is no share; use a number from 0 to 1") }),
+        }
+    }
+
     /// Takes a port; 0 if it is absent.
     pub fn port(&mut self, name: &str) -> Result<u16, DecodeError> {
         let path = self.written_path(name);

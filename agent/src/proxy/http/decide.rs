@@ -43,11 +43,11 @@ impl Facts {
     }
 }
 
-/// Decides whether a new request may pass, and counts it.
+/// Asks the rules for a new request, and counts what they say.
 ///
 /// # Errors
 ///
-/// Which rule refuses it.
+/// Why they cannot be asked.
 pub(crate) fn decide_request<'p>(
     current: &'p Current,
     connection: &Connection,
@@ -57,7 +57,7 @@ pub(crate) fn decide_request<'p>(
 ) -> Result<RequestVerdict<'p>, Refusal> {
     let verdict = judge(current, connection, normal, headers, now)?;
     count(current, &connection.destination, &verdict, now);
-    permitted(verdict)
+    Ok(verdict)
 }
 
 /// Asks the rules for a request.
@@ -100,7 +100,11 @@ fn count(current: &Current, destination: &ServiceKey, verdict: &RequestVerdict<'
 }
 
 /// Turns a verdict into what follows from it.
-fn permitted(verdict: RequestVerdict<'_>) -> Result<RequestVerdict<'_>, Refusal> {
+///
+/// # Errors
+///
+/// Which rule refuses the request.
+pub(crate) fn permitted(verdict: RequestVerdict<'_>) -> Result<RequestVerdict<'_>, Refusal> {
     if verdict.passes() {
         return Ok(verdict);
     }

@@ -92,15 +92,17 @@ pub(crate) fn take(head: &mut Parts, origin: Origin) -> Taken {
 
 /// Sees to it that a request has an id and is part of a trace: its own, where they can be read, or new ones.
 ///
-/// A trace goes on under the caller's own span, for weft sends no spans of its own that others could hang on.
-pub(crate) fn name(headers: &mut HeaderMap, ids: &RequestIds) {
+/// Returns whether the trace is a new one.
+pub(crate) fn name(headers: &mut HeaderMap, ids: &RequestIds) -> bool {
     if !headers.contains_key(REQUEST_ID) {
         headers.insert(REQUEST_ID, ids.next());
     }
-    if !is_trace(headers) {
+    let begins = !is_trace(headers);
+    if begins {
         headers.remove(TRACE_STATE);
         headers.insert(TRACE_PARENT, ids.trace());
     }
+    begins
 }
 
 /// Reports whether there is one `traceparent` and it is of the known form: version, trace, span, flags.

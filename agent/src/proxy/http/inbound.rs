@@ -18,7 +18,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use super::application::{self, Held, SendError, connect_http1};
 use super::body::Received;
 use super::carried::{Exchange, Question, Reply, Tally, Way};
-use super::decide::{Facts, decide_request, reason};
+use super::decide::{Facts, decide_request, permitted, reason};
 use super::head::{self, BadRequest, CLIENT_CERT, FORWARDED_FOR, Origin};
 use super::normal::{Lines, Normal};
 use super::refusal::{Manner, NotCarried};
@@ -202,13 +202,13 @@ async fn carry(
     let (mut head, body) = request.into_parts();
     let lines = Lines::of(&head)?;
     if let Some(story) = story {
-        story.take_down(room.access_log.as_ref(), caller.connection.from, &lines);
+        story.take_down(&room.observers, caller.connection.from, &lines);
     }
     let normal = lines.normal().map_err(BadRequest::from)?;
     let taken = head::take(&mut head, Origin::Mesh);
-    head::name(&mut head.headers, &room.request_ids);
+    let begins_trace = head::name(&mut head.headers, &room.request_ids);
     if let Some(story) = story {
-        story.name(&head.headers);
+        story.name(&room.observers, &mut head.headers, begins_trace);
     }
     introduce(&caller.connection, &mut head.headers);
     let is_http2 = taken.version == Version::HTTP_2 || caller.is_http2_only();
@@ -216,7 +216,7 @@ async fn carry(
     let protocol = upgrade.as_ref().map(|(_, protocol)| protocol);
     finish(&mut head, &lines, &normal, Onward { is_http2, protocol, is_empty: body.is_end_stream() })?;
     // From here on nothing is written into the head: it is judged as the application gets it.
-    let (mut place, current) = admit(caller, &lines, &normal, &head.headers)?;
+    let (mut place, current) = admit(caller, &lines, &normal, &head.headers, story)?;
     let tally = Tally::new(Arc::clone(room), Direction::Inbound);
     let body = Question::new(body, Arc::clone(&tally), &place);
     let question = Asking { request: Request::from_parts(head, body), port: taken.port, upgrade };
@@ -243,6 +243,7 @@ fn admit(
     lines: &Lines,
     normal: &Normal<'_>,
     headers: &HeaderMap,
+    story: &mut Option<Story>,
 ) -> Result<(Place, Arc<Current>), Refusal> {
     let Caller { room, connection, .. } = caller;
     let destination = &connection.destination;
@@ -252,6 +253,10 @@ fn admit(
         let now = room.now();
         are_in_time(&connection.peer, destination, connection.own.not_after(), now)?;
         let verdict = decide_request(&current, connection, normal, headers, now)?;
+        if let Some(story) = story {
+            story.decided(&verdict);
+        }
+        let verdict = permitted(verdict)?;
         let is_judged = current.rules(destination).is_some_and(|rules| rules.judge_requests);
         let facts = is_judged.then(|| Facts::new(lines, headers));
         let place = room.streams.enter_request(Arc::clone(connection), facts);

@@ -58,6 +58,12 @@ impl Lines {
         (self.method.clone(), self.target.clone())
     }
 
+    /// Returns the host that was asked for, as it came.
+    pub(crate) fn asked_host(&self) -> Option<String> {
+        let named = self.authority.as_ref().map(Authority::as_str);
+        named.or_else(|| self.host.as_ref().and_then(|host| host.to_str().ok())).map(str::to_owned)
+    }
+
     /// Reads the normal form.
     pub(crate) fn normal(&self) -> Result<Normal<'_>, NotNormal> {
         check_method(self.method.as_str())?;

@@ -92,10 +92,10 @@ async fn carry(
     let (mut head, body) = request.into_parts();
     let lines = Lines::of(&head)?;
     let body = Question::new(Received::of_hyper(head.version, body), Arc::clone(&tally), &place);
-    head::name(&mut head.headers, &room.request_ids);
+    let begins_trace = head::name(&mut head.headers, &room.request_ids);
     if let Some(story) = story {
-        story.take_down(room.access_log.as_ref(), from, &lines);
-        story.name(&head.headers);
+        story.take_down(&room.observers, from, &lines);
+        story.name(&room.observers, &mut head.headers, begins_trace);
     }
     let forwarded = tokio::select! {
         biased;

@@ -1,18 +1,24 @@
-//! What is told of a request when it is over: in the metrics, and in the access log where there is one.
+//! What is told of a request when it is over: in the metrics, and where somebody wants to know more.
+
+mod line;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use http::header::{HeaderMap, HeaderValue};
+use catalog::Action;
+use catalog::http::RequestVerdict;
+use http::header::{HeaderMap, HeaderValue, USER_AGENT};
 use http::uri::PathAndQuery;
 use http::{Method, StatusCode};
-use serde::Serialize;
+use opentelemetry::KeyValue;
 use tokio::time::Instant;
 
 use super::head::{REQUEST_ID, TRACE_PARENT};
 use super::normal::Lines;
-use crate::access_log::AccessLog;
+use crate::access_log::{AccessLog, Field};
 use crate::metrics::{Direction, PairCounters};
+use crate::proxy::observers::Observers;
+use crate::spans::{About, Open};
 
 /// Is what is told of a request when it is over.
 #[derive(Debug)]
@@ -21,61 +27,99 @@ pub(crate) struct Story {
     started: Instant,
     status: StatusCode,
     counters: Arc<PairCounters>,
-    /// What only the access log tells.
-    line: Option<Box<Line>>,
+    /// What is taken down only where somebody wants to know.
+    notes: Option<Box<Notes>>,
 }
 
+/// Is what there is to tell of a request besides numbers.
 #[derive(Debug)]
-struct Line {
-    log: AccessLog,
+struct Notes {
+    log: Option<AccessLog>,
+    span: Option<Box<Open>>,
     from: SocketAddr,
     method: Method,
     target: Option<PathAndQuery>,
+    authority: Option<String>,
+    user_agent: Option<HeaderValue>,
     request_id: Option<HeaderValue>,
     trace: Option<HeaderValue>,
+    decided: Option<Decided>,
 }
 
-/// One line of the access log. A query is left out, for it may hold what is nobody's business.
-#[derive(Serialize)]
-struct Written<'a> {
-    time_ms: u64,
-    direction: &'static str,
-    source: &'a str,
-    destination: &'a str,
-    from: SocketAddr,
-    method: &'a str,
-    path: &'a str,
-    status: u16,
+/// Is what the rules said.
+#[derive(Debug)]
+struct Decided {
+    decision: &'static str,
+    rule: String,
+}
+
+/// Is how a request ended.
+struct End {
+    status: StatusCode,
     /// Why it ended, or was refused: the words of the metrics.
     reason: &'static str,
     bytes_sent: u64,
     bytes_recv: u64,
     duration_ms: f64,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    request_id: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    trace_id: Option<&'a str>,
+}
+
+impl End {
+    /// Reports whether there is always a line of it.
+    fn is_notable(&self) -> bool {
+        self.status.as_u16() >= 400 || self.reason != "done"
+    }
 }
 
 impl Story {
     /// Begins when the request has come.
     pub(crate) fn new(direction: Direction, counters: Arc<PairCounters>) -> Self {
-        Self { direction, started: Instant::now(), status: StatusCode::OK, counters, line: None }
+        Self { direction, started: Instant::now(), status: StatusCode::OK, counters, notes: None }
     }
 
-    /// Takes down what the access log will tell.
-    pub(crate) fn take_down(&mut self, log: Option<&AccessLog>, from: SocketAddr, lines: &Lines) {
-        self.line = log.map(|log| {
-            let (method, target) = lines.asked();
-            Box::new(Line { log: log.clone(), from, method, target, request_id: None, trace: None })
-        });
+    /// Takes down what will be told, where somebody wants to know.
+    pub(crate) fn take_down(&mut self, observers: &Observers, from: SocketAddr, lines: &Lines) {
+        if !observers.are_any() {
+            return;
+        }
+        let (method, target) = lines.asked();
+        let is_host_told = |log: &AccessLog| log.fields().has(Field::Authority);
+        let authority = observers.access_log.as_ref().is_some_and(is_host_told).then(|| lines.asked_host()).flatten();
+        self.notes = Some(Box::new(Notes {
+            log: observers.access_log.clone(),
+            span: None,
+            from,
+            method,
+            target,
+            authority,
+            user_agent: None,
+            request_id: None,
+            trace: None,
+            decided: None,
+        }));
     }
 
-    /// Takes down by which names the request goes on.
-    pub(crate) fn name(&mut self, headers: &HeaderMap) {
-        if let Some(line) = &mut self.line {
-            line.request_id = headers.get(REQUEST_ID).cloned();
-            line.trace = headers.get(TRACE_PARENT).cloned();
+    /// Takes down by which names the request goes on, and begins its span; `begins_trace` says that it came with none.
+    pub(crate) fn name(&mut self, observers: &Observers, headers: &mut HeaderMap, begins_trace: bool) {
+        let Some(notes) = &mut self.notes else { return };
+        if let Some(spans) = &observers.spans {
+            notes.span = spans.begin(self.direction, headers, begins_trace);
+        }
+        notes.request_id = headers.get(REQUEST_ID).cloned();
+        notes.trace = headers.get(TRACE_PARENT).cloned();
+        if notes.log.as_ref().is_some_and(|log| log.fields().has(Field::UserAgent)) {
+            notes.user_agent = headers.get(USER_AGENT).cloned();
+        }
+    }
+
+    /// Takes down what the rules say.
+    pub(crate) fn decided(&mut self, verdict: &RequestVerdict<'_>) {
+        if let Some(notes) = &mut self.notes {
+            let decision = match (verdict.decision, verdict.audit) {
+                (Action::Allow, _) => "allow",
+                (Action::Deny, Some(_)) => "audit",
+                (Action::Deny, None) => "deny",
+            };
+            notes.decided = Some(Decided { decision, rule: verdict.rule.to_string() });
         }
     }
 
@@ -88,27 +132,58 @@ impl Story {
     pub(crate) fn tell(self, reason: &'static str, bytes_sent: u64, bytes_recv: u64) {
         let took = self.started.elapsed();
         self.counters.answered(self.status, took);
-        let Some(line) = self.line else { return };
-        let trace = line.trace.as_ref().and_then(|trace| trace.to_str().ok());
-        let written = Written {
-            time_ms: wire::crypto::now().0,
-            direction: self.direction.as_str(),
-            source: &self.counters.source,
-            destination: &self.counters.destination,
-            from: line.from,
-            method: line.method.as_str(),
-            path: line.target.as_ref().map_or("", PathAndQuery::path),
-            status: self.status.as_u16(),
-            reason,
-            bytes_sent,
-            bytes_recv,
-            duration_ms: took.as_secs_f64() * 1000.0,
-            request_id: line.request_id.as_ref().and_then(|id| id.to_str().ok()),
-            trace_id: trace.and_then(|trace| trace.split('-').nth(1)),
-        };
-        match serde_json::to_vec(&written) {
-            Ok(text) => line.log.write(text),
-            Err(error) => tracing::debug!(%error, "a line of the access log cannot be written"),
+        let Some(notes) = self.notes else { return };
+        let duration_ms = took.as_secs_f64() * 1000.0;
+        let end = End { status: self.status, reason, bytes_sent, bytes_recv, duration_ms };
+        notes.tell(self.direction, &self.counters, &end);
+    }
+}
+
+impl Notes {
+    fn tell(mut self, direction: Direction, counters: &PairCounters, end: &End) {
+        let span = self.span.take();
+        if let Some(log) = self.log.as_ref().filter(|log| end.is_notable() || log.draws()) {
+            match serde_json::to_vec(&line::Line { notes: &self, direction, counters, end, fields: log.fields() }) {
+                Ok(text) => log.write(text),
+                Err(error) => tracing::debug!(%error, "a line of the access log cannot be written"),
+            }
         }
+        if let Some(span) = span {
+            span.end(self.about(direction, counters, end));
+        }
+    }
+
+    /// Writes what a span tells, in the words of the semantic conventions where they have them.
+    fn about(self, direction: Direction, counters: &PairCounters, end: &End) -> About {
+        let is_inbound = direction == Direction::Inbound;
+        let status = end.status.as_u16();
+        let path = self.target.as_ref().map_or("/", PathAndQuery::path).to_owned();
+        let mut attributes = vec![
+            KeyValue::new("http.request.method", self.method.as_str().to_owned()),
+            KeyValue::new("http.response.status_code", i64::from(status)),
+            KeyValue::new("url.path", path),
+            KeyValue::new("url.scheme", "http"),
+            KeyValue::new("server.address", counters.destination.clone()),
+            KeyValue::new("weft.source", counters.source.clone()),
+            KeyValue::new("weft.destination", counters.destination.clone()),
+            KeyValue::new("weft.reason", end.reason),
+        ];
+        if is_inbound {
+            attributes.push(KeyValue::new("client.address", self.from.ip().to_canonical().to_string()));
+        }
+        if let Some(id) = self.request_id.as_ref().and_then(|id| id.to_str().ok()) {
+            attributes.push(KeyValue::new("weft.request_id", id.to_owned()));
+        }
+        if let Some(Decided { decision, rule }) = self.decided {
+            attributes.extend([KeyValue::new("weft.decision", decision), KeyValue::new("weft.rule", rule)]);
+        }
+        // What the caller did wrong is no failure of the server's.
+        let is_error = status >= if is_inbound { 500 } else { 400 } || end.reason != "done" && status < 400;
+        if is_error {
+            let kind = if status >= 400 { status.to_string() } else { end.reason.to_owned() };
+            attributes.push(KeyValue::new("error.type", kind));
+        }
+        let own = if is_inbound { &counters.destination } else { &counters.source };
+        About { service: Arc::from(own.as_str()), attributes, name: self.method.as_str().to_owned().into(), is_error }
     }
 }

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
@@ -30,30 +29,37 @@ pub(super) struct Agent {
     clock: Arc<AtomicU64>,
 }
 
+/// Says who is told of an agent's requests.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Told {
+    pub(super) access_log: Option<crate::AccessLogSettings>,
+    pub(super) tracing: Option<crate::TracingSettings>,
+}
+
 impl Agent {
     pub(super) fn start(authority: &Authority) -> Self {
         Self::start_with(authority, Limits::default())
     }
 
     pub(super) fn start_with(authority: &Authority, limits: Limits) -> Self {
-        Self::start_as(authority, limits, None, None)
+        Self::start_as(authority, limits, Told::default(), None)
     }
 
-    pub(super) fn start_logging(authority: &Authority, limits: Limits, access_log: Option<PathBuf>) -> Self {
-        Self::start_as(authority, limits, access_log, None)
+    pub(super) fn start_telling(authority: &Authority, limits: Limits, told: Told) -> Self {
+        Self::start_as(authority, limits, told, None)
     }
 
     /// Starts an agent that is a gateway; returns it with where other networks reach it.
     pub(super) fn start_gateway(authority: &Authority, limits: Limits) -> (Self, SocketAddr) {
         let listener = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let address = listener.local_addr().unwrap();
-        (Self::start_as(authority, limits, None, Some(listener)), address)
+        (Self::start_as(authority, limits, Told::default(), Some(listener)), address)
     }
 
     fn start_as(
         authority: &Authority,
         limits: Limits,
-        access_log: Option<PathBuf>,
+        told: Told,
         gateway_listener: Option<std::net::TcpListener>,
     ) -> Self {
         let metrics = Metrics::new();
@@ -67,7 +73,8 @@ impl Agent {
             limits,
             clock: Arc::new(move || Timestamp(crypto::now().0 + ahead.load(Ordering::Relaxed))),
             metrics: metrics.proxy.clone(),
-            access_log,
+            access_log: told.access_log,
+            tracing: told.tracing,
         };
         let snapshot = Snapshot { scheme: authority.scheme.clone(), anchors: authority.anchors(), ..bare_snapshot() };
         Self { proxy: Proxy::start(config).unwrap(), metrics, snapshot, clock }

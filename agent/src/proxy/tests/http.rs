@@ -10,7 +10,6 @@ mod upgrading;
 
 use std::convert::Infallible;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -30,7 +29,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 
-use super::agents::{Agent, endpoint};
+use super::agents::{Agent, Told, endpoint};
 use super::certificates::{Authority, service_key};
 use crate::proxy::Limits;
 
@@ -142,20 +141,20 @@ impl HttpPair {
     }
 
     pub(super) async fn start_with(rules: &[&str], protocol: Protocol) -> Self {
-        Self::start_logging(rules, protocol, [None, None]).await
+        Self::start_telling(rules, protocol, [Told::default(), Told::default()]).await
     }
 
-    /// Starts both, each with an access log of its own or none.
-    pub(super) async fn start_logging(rules: &[&str], protocol: Protocol, logs: [Option<PathBuf>; 2]) -> Self {
-        let [web_log, api_log] = logs;
+    /// Starts both, each with an access log of its own or none, and so on.
+    pub(super) async fn start_telling(rules: &[&str], protocol: Protocol, told: [Told; 2]) -> Self {
+        let [web_told, api_told] = told;
         let authority = Authority::new("mesh.test");
         let application = Application::start().await;
-        let mut api = Agent::start_logging(&authority, Limits::default(), api_log);
+        let mut api = Agent::start_telling(&authority, Limits::default(), api_told);
         api.serve(&authority, "api", application.address);
         api.rule("api", Action::Deny, rules);
         api.snapshot.protocols.insert(service_key("api"), protocol);
         api.publish().await;
-        let mut web = Agent::start_logging(&authority, Limits::default(), web_log);
+        let mut web = Agent::start_telling(&authority, Limits::default(), web_told);
         web.call(&authority, "web", "api", &[endpoint("api", api.proxy.mesh_address(), application.address)]);
         web.snapshot.protocols.insert(service_key("api"), protocol);
         web.publish().await;

@@ -155,6 +155,7 @@ async fn a_proxy_on_threads_of_its_own_carries_and_stops() {
         clock: Arc::new(wire::crypto::now),
         metrics: Metrics::new().proxy,
         access_log: None,
+        tracing: None,
     })
     .unwrap();
     proxy.publish(Arc::new(pair.web.snapshot.clone()));
