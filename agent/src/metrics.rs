@@ -2,6 +2,7 @@
 
 mod decisions;
 mod requests;
+mod tokens;
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -22,6 +23,7 @@ use wire::agent_protocol::Subject;
 use self::decisions::Decisions;
 pub(crate) use self::requests::PairCounters;
 use self::requests::RequestMetrics;
+pub(crate) use self::tokens::TokenMetrics;
 use crate::tally::Tally;
 
 /// Names which way a connection goes, seen from the local service.
@@ -147,6 +149,7 @@ pub struct ProxyMetrics {
     audited: Family<AuditedLabel, Counter>,
     audited_rules: Arc<Mutex<BTreeSet<String>>>,
     requests: RequestMetrics,
+    tokens: TokenMetrics,
     access_lines_dropped: Counter,
     spans: Family<SpansLabel, Counter>,
     accept_pauses: Counter,
@@ -214,6 +217,7 @@ impl Default for ProxyMetrics {
             audited: Family::default(),
             audited_rules: Arc::default(),
             requests: RequestMetrics::default(),
+            tokens: TokenMetrics::default(),
             access_lines_dropped: Counter::default(),
             spans: Family::default(),
             accept_pauses: Counter::default(),
@@ -296,6 +300,11 @@ impl ProxyMetrics {
         self.requests.pair(direction, source, destination)
     }
 
+    /// Returns what tokens of requests are counted with.
+    pub(crate) fn tokens(&self) -> &TokenMetrics {
+        &self.tokens
+    }
+
     /// Returns what lines are counted with that the access log could not take.
     pub(crate) fn access_lines_dropped(&self) -> Counter {
         self.access_lines_dropped.clone()
@@ -376,6 +385,7 @@ impl ProxyMetrics {
         );
         registry.register_collector(Box::new(Decisions(Arc::clone(&self.tally))));
         self.requests.register(registry);
+        self.tokens.register(registry);
         registry.register(
             "proxy_access_lines_dropped",
             "Lines of the access log that were dropped, since nobody took them in time",

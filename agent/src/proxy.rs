@@ -211,8 +211,10 @@ impl Proxy {
         let room = &self.room;
         let previous = room.current.load_full();
         let generation = previous.as_ref().map_or(1, |previous| previous.generation + 1);
+        let providers = room.providers.follow(&snapshot.providers);
         let (tally, endpoints) = (room.metrics.tally(), &room.endpoints);
-        let current = Arc::new(Current::new(Arc::clone(&snapshot), generation, previous.as_deref(), tally, endpoints));
+        let (snapshot_in_force, previous) = (Arc::clone(&snapshot), previous.as_deref());
+        let current = Arc::new(Current::new(snapshot_in_force, generation, previous, providers, tally, endpoints));
         room.current.store(Some(Arc::clone(&current)));
         let closed = room.streams.decide_again(&current, room.now());
         room.pool.review(&snapshot);

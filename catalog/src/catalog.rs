@@ -470,7 +470,8 @@ impl Catalog {
             Topic::Revocations => vec![WatchKey::Revocations],
             Topic::Gateways => vec![WatchKey::Gateways],
             Topic::Intentions(destination) => {
-                ServicePattern::covering(destination).into_iter().map(WatchKey::Destination).collect()
+                let rules = ServicePattern::covering(destination).into_iter().map(WatchKey::Destination);
+                rules.chain([WatchKey::TokenProviders]).collect()
             }
             Topic::Endpoints(service) => vec![WatchKey::Service(service.clone())],
             Topic::Config(service) => vec![WatchKey::ConfigOf(service.clone()), WatchKey::ProxyDefaults],
@@ -499,12 +500,7 @@ impl Catalog {
                 .filter_map(|node| self.gateway(node))
                 .map(|gateway| (gateway.node.to_string(), Item::Gateway(Box::new(gateway))))
                 .collect(),
-            Topic::Intentions(destination) => self
-                .policy_for(destination)
-                .intentions
-                .into_iter()
-                .map(|intention| (intention.key().to_string(), Item::Intention(Box::new(intention))))
-                .collect(),
+            Topic::Intentions(destination) => self.rule_items(self.policy_for(destination)),
             Topic::Config(service) => self.config_items(service),
             Topic::Endpoints(service) => self
                 .instances_of(service)

@@ -11,7 +11,9 @@ use std::{
 use imbl::OrdMap;
 use serde::{Deserialize, Serialize};
 
-use crate::{CatalogIndex, Protocol, ServiceKey, ServiceResolver, ServiceRouter, ServiceSplitter};
+use crate::{
+    CatalogIndex, Protocol, ProviderName, ServiceKey, ServiceResolver, ServiceRouter, ServiceSplitter, TokenProvider,
+};
 
 /// Is one config entry.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -46,6 +48,7 @@ impl ConfigEntry {
             ConfigContent::ServiceRouter(router) => ConfigKey::ServiceRouter(router.service.clone()),
             ConfigContent::ServiceSplitter(splitter) => ConfigKey::ServiceSplitter(splitter.service.clone()),
             ConfigContent::ServiceResolver(resolver) => ConfigKey::ServiceResolver(resolver.service.clone()),
+            ConfigContent::JwtProvider(provider) => ConfigKey::JwtProvider(provider.name.clone()),
         }
     }
 
@@ -53,7 +56,9 @@ impl ConfigEntry {
     #[must_use]
     pub fn references(&self) -> Vec<&ServiceKey> {
         match &self.content {
-            ConfigContent::ProxyDefaults(_) | ConfigContent::ServiceDefaults(_) => Vec::new(),
+            ConfigContent::ProxyDefaults(_) | ConfigContent::ServiceDefaults(_) | ConfigContent::JwtProvider(_) => {
+                Vec::new()
+            }
             ConfigContent::ServiceRouter(router) => {
                 router.routes.iter().filter_map(|route| route.to.service.as_ref()).collect()
             }
@@ -82,6 +87,8 @@ pub enum ConfigContent {
     ServiceSplitter(ServiceSplitter),
     /// What a service's name stands for.
     ServiceResolver(ServiceResolver),
+    /// Who issues tokens that intentions ask for.
+    JwtProvider(Box<TokenProvider>),
 }
 
 /// Is what holds for every service that says nothing else.
@@ -121,6 +128,8 @@ pub enum ConfigKey {
     ServiceSplitter(ServiceKey),
     /// Its `service-resolver`.
     ServiceResolver(ServiceKey),
+    /// A `jwt-provider`.
+    JwtProvider(ProviderName),
 }
 
 impl ConfigKey {
@@ -133,6 +142,7 @@ impl ConfigKey {
             Self::ServiceRouter(_) => "service-router",
             Self::ServiceSplitter(_) => "service-splitter",
             Self::ServiceResolver(_) => "service-resolver",
+            Self::JwtProvider(_) => "jwt-provider",
         }
     }
 
@@ -147,11 +157,11 @@ impl ConfigKey {
         ]
     }
 
-    /// Returns the service that the entry is of; none where it is of all.
+    /// Returns the service that the entry is of; none where it is of none or of all.
     #[must_use]
     pub fn service(&self) -> Option<&ServiceKey> {
         match self {
-            Self::ProxyDefaults => None,
+            Self::ProxyDefaults | Self::JwtProvider(_) => None,
             Self::ServiceDefaults(service)
             | Self::ServiceRouter(service)
             | Self::ServiceSplitter(service)
@@ -162,9 +172,13 @@ impl ConfigKey {
 
 impl fmt::Display for ConfigKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.service() {
-            None => write!(f, "{}/global", self.kind()),
-            Some(service) => write!(f, "{}/{service}", self.kind()),
+        match self {
+            Self::ProxyDefaults => write!(f, "{}/global", self.kind()),
+            Self::JwtProvider(name) => write!(f, "{}/{name}", self.kind()),
+            Self::ServiceDefaults(service)
+            | Self::ServiceRouter(service)
+            | Self::ServiceSplitter(service)
+            | Self::ServiceResolver(service) => write!(f, "{}/{service}", self.kind()),
         }
     }
 }
@@ -242,6 +256,12 @@ impl ConfigEntries {
             _ => None,
         };
         own.or_else(of_all).unwrap_or_default()
+    }
+
+    /// Returns the provider of tokens that intentions name so.
+    #[must_use]
+    pub fn provider(&self, name: &str) -> Option<&Arc<ConfigEntry>> {
+        self.by_key.get(&ConfigKey::JwtProvider(name.parse().ok()?))
     }
 
     /// Returns the entries that say how calls to a service go: what holds for all, its own, and those of every service

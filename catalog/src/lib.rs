@@ -39,6 +39,7 @@ mod spiffe;
 mod stream;
 mod time_window;
 mod token;
+mod token_provider;
 mod validate;
 
 pub use acl::{
@@ -77,7 +78,7 @@ pub use membership::{
 pub use mesh::{Mesh, MeshEntry, ServerMember};
 pub use name::{
     AclName, AuthMethodName, BindingRuleId, CheckId, InstanceId, InstanceKey, NameError, Namespace, NodeName, PolicyId,
-    RoleId, ServerId, ServiceKey, ServiceName,
+    ProviderName, RoleId, ServerId, ServiceKey, ServiceName,
 };
 pub use network::{Gateway, NETWORK_BYTES_MAX, Reach, reach};
 pub use node::{
@@ -104,3 +105,4 @@ pub use spiffe::{IdentityScheme, PathTemplate, Principal, SpiffeId, SpiffeIdErro
 pub use stream::{BrokenPromise, Endpoint, Event, Follower, Item, MeshItem, Topic};
 pub use time_window::{TimeOfDay, TimeWindow, Weekday};
 pub use token::{AccessorId, JoinToken, Rights, SecretHash, TemplatedPolicy, Token};
+pub use token_provider::{TokenForwarding, TokenLocation, TokenProvider};

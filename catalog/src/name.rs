@@ -174,6 +174,14 @@ name!(
         && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-'))
 );
 name!(
+    /// Names a provider of tokens: a `jwt-provider` config entry.
+    ProviderName,
+    "jwt-provider name",
+    "use 1 to 128 of A-Z, a-z, 0-9, `.`, `_` and `-`",
+    |text| (1..=128).contains(&text.len())
+        && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'))
+);
+name!(
     /// Names an ACL policy for good, whatever it is called: a random UUID.
     PolicyId,
     "policy id",

@@ -28,7 +28,7 @@ pub enum Topic {
     Revocations,
     /// The ways into networks.
     Gateways,
-    /// The intentions that can concern calls to a service.
+    /// The intentions that can concern calls to a service, and the providers of tokens that they name.
     Intentions(ServiceKey),
     /// The instances of a service.
     Endpoints(ServiceKey),
@@ -164,7 +164,8 @@ pub enum Item {
     Intention(Box<Intention>),
     /// Of [`Topic::Endpoints`], under the instance's key.
     Endpoint(Box<Endpoint>),
-    /// Of [`Topic::Config`], under the entry's kind and name.
+    /// Of [`Topic::Config`], under the entry's kind and name; and of [`Topic::Intentions`], the providers of tokens that
+    /// these name.
     Config(Box<ConfigEntry>),
     /// Of [`Topic::Network`], under its own name.
     Service(ServiceKey),

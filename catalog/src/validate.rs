@@ -10,6 +10,8 @@ mod session;
 
 use std::collections::BTreeMap;
 
+pub(crate) use login::check_address as check_https;
+
 use crate::{
     Action, Check, Command, DeregisterTarget, Effect, Instance, Intention, JoinToken, Mesh, NETWORK_BYTES_MAX, Node,
     Refusal, ServicePattern,

@@ -7,6 +7,7 @@
 
 mod feed;
 mod messages;
+mod older;
 mod session_body;
 pub(crate) mod shell;
 #[cfg(test)]
@@ -309,6 +310,7 @@ impl Hub {
     /// Sends a frame, or cuts the session when too much waits for it already.
     fn send(&mut self, session: SessionId, frame: Arc<Frame>, now: Duration, out: &mut dyn FnMut(Output)) {
         let Some(open) = self.sessions.get_mut(&session) else { return };
+        let frame = older::readable(frame, &open.knows);
         let waiting = open.waiting_bytes + frame.encoded().len();
         if open.waiting_bytes > 0 && waiting > self.limits.waiting_bytes_max {
             return self.close(session, CloseReason::SlowReader, out);

@@ -1,11 +1,7 @@
 //! Logins: whose credential it is, and what the binding rules make of them.
 
 mod failure;
-mod fetch;
 mod jwt;
-mod keys;
-mod reach;
-mod remote;
 #[cfg(test)]
 pub(crate) mod testing;
 mod turns;

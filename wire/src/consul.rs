@@ -23,6 +23,7 @@ mod register;
 mod route_entry;
 mod service;
 mod service_intentions;
+mod token_provider;
 mod traffic_entry;
 mod upstream;
 mod usage;
@@ -52,6 +53,7 @@ pub use permission::{HttpHeader, HttpPermission, IntentionJwt, IntentionPermissi
 pub use register::{CatalogDeregister, CatalogRegister};
 pub use service::{Definitions, ServiceDefinition};
 pub use service_intentions::{IntentionSource, SERVICE_INTENTIONS, ServiceIntentions};
+pub use token_provider::JWT_PROVIDER;
 pub use traffic_entry::{
     GLOBAL, PROXY_DEFAULTS, SERVICE_DEFAULTS, SERVICE_RESOLVER, SERVICE_ROUTER, SERVICE_SPLITTER, TrafficEntry,
 };

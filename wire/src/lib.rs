@@ -1,5 +1,9 @@
 //! What two weft processes say to each other: API types, the client, mutual TLS with SPIFFE.
 
+// The tests of other crates share files with those of this one, and name it.
+#[cfg(test)]
+extern crate self as wire;
+
 pub mod acl;
 pub mod agent_protocol;
 pub mod api_name;
@@ -15,6 +19,7 @@ pub mod expectation;
 pub mod frame;
 pub mod front_door;
 pub mod join_token;
+pub mod jwt;
 pub mod log_monitor;
 pub mod login;
 pub mod lost_lines;

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use catalog::{
-    AgentRecord, Check, CheckKey, ConfigEntries, ConfigEntry, Endpoint, Gateway, IdentityScheme, Intention, Item,
-    MeshItem, Policy, ServiceKey, Timestamp, Topic, TrustDomain,
+    AgentRecord, Check, CheckKey, ConfigContent, ConfigEntries, ConfigEntry, Endpoint, Gateway, IdentityScheme,
+    Intention, Item, MeshItem, Policy, ServiceKey, Timestamp, TokenProvider, Topic, TrustDomain,
 };
 use tokio::sync::watch;
 use wire::agent_protocol::Subject;
@@ -247,6 +247,7 @@ impl Core {
             anchors,
             identities,
             policies: BTreeMap::new(),
+            providers: BTreeMap::new(),
             revocations: Revocations { distrust, ..revoked(revocations, &mesh.scheme()) },
             min_key_exchange: mesh.min_key_exchange,
             endpoints: BTreeMap::new(),
@@ -264,6 +265,7 @@ impl Core {
                     let policy = Policy::new(mesh.default_action, mesh.guardrails.clone(), intentions(state))
                         .with_audit(mesh.audit.clone(), mesh.relaxations.clone());
                     snapshot.policies.insert(service.clone(), policy);
+                    snapshot.providers.insert(service.clone(), token_providers(state));
                 }
                 Topic::Endpoints(service) => {
                     snapshot.endpoints.insert(service.clone(), endpoints(state));
@@ -363,6 +365,17 @@ fn intentions(state: &TopicState) -> Vec<Intention> {
         _ => None,
     });
     intentions.collect()
+}
+
+fn token_providers(state: &TopicState) -> Vec<Arc<TokenProvider>> {
+    let providers = state.items.values().filter_map(|item| match item {
+        Item::Config(entry) => match &entry.content {
+            ConfigContent::JwtProvider(provider) => Some(Arc::new(TokenProvider::clone(provider))),
+            _ => None,
+        },
+        _ => None,
+    });
+    providers.collect()
 }
 
 fn gateways(state: &TopicState) -> Vec<Gateway> {

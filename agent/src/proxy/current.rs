@@ -11,6 +11,7 @@ use rustls::sign::CertifiedKey;
 use wire::tls::{TlsIdentity, TrustAnchors, mesh_server_config};
 
 use super::http::decide::Rules;
+use super::http::provider::{Provider, ProvidersOf};
 use super::outbound::cluster::Cluster;
 use super::outbound::endpoints::{Endpoints, Scope, Targets};
 use super::snapshot::{Snapshot, UpstreamListener, is_same_leaf};
@@ -32,6 +33,7 @@ pub(crate) struct Current {
     ways: BTreeMap<ServiceKey, Arc<[Targets]>>,
     /// Of the services that are called over HTTP.
     rules: BTreeMap<ServiceKey, Rules>,
+    providers: BTreeMap<ServiceKey, ProvidersOf>,
     /// What decisions are counted with, by the service that is called.
     counts: BTreeMap<ServiceKey, Arc<RuleCounts>>,
     nobody: Arc<ServerConfig>,
@@ -110,6 +112,7 @@ impl Current {
         snapshot: Arc<Snapshot>,
         generation: u64,
         previous: Option<&Self>,
+        providers: BTreeMap<ServiceKey, ProvidersOf>,
         tally: &Tally,
         endpoints: &Endpoints,
     ) -> Self {
@@ -166,7 +169,7 @@ impl Current {
                 legs.map(|leg| endpoints.targets(&snapshot, leg, Scope::Anywhere)).collect()
             });
         }
-        Self { snapshot, generation, has_rules_that_end, sides, calls, ways, rules, counts, nobody }
+        Self { snapshot, generation, has_rules_that_end, sides, calls, ways, rules, providers, counts, nobody }
     }
 
     /// Returns how a local service answers; nothing while it has no leaf.
@@ -187,6 +190,11 @@ impl Current {
     /// Returns the rules for the requests to a local service; nothing where it is not called over HTTP, or has none.
     pub(crate) fn rules(&self, service: &ServiceKey) -> Option<&Rules> {
         self.rules.get(service)
+    }
+
+    /// Returns the providers whose tokens the rules for a local service ask for.
+    pub(crate) fn providers(&self, service: &ServiceKey) -> &[Arc<Provider>] {
+        self.providers.get(service).map_or(&[], |providers| providers)
     }
 
     /// Returns what decisions about a local service are counted with.

@@ -11,12 +11,15 @@ pub(crate) mod head;
 pub(crate) mod inbound;
 pub(crate) mod normal;
 pub(crate) mod outbound;
+pub(crate) mod provider;
 pub(crate) mod refusal;
 pub(crate) mod request_id;
 pub(crate) mod route;
 pub(crate) mod send;
 pub(crate) mod server;
 pub(crate) mod story;
+mod token_place;
+pub(crate) mod tokens;
 pub(crate) mod tunnel_io;
 pub(crate) mod upgrade;
 

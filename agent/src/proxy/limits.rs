@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use rustix::process::{Resource, getrlimit};
+use wire::jwt::Reach;
 
 /// Files that the rest of the process may need: the API, checks, the stream to a server, logs.
 const FILES_KEPT_BACK: u64 = 128;
@@ -28,6 +29,8 @@ pub struct Limits {
     pub tunnel_idle_max: Duration,
     /// How long a connection that is closed in one direction may be silent in the other.
     pub half_closed_silence_max: Duration,
+    /// How far away the keys of providers of tokens are fetched from.
+    pub keys_reach: Reach,
 }
 
 impl Default for Limits {
@@ -46,6 +49,7 @@ impl Default for Limits {
             attempts_max: 3,
             tunnel_idle_max: Duration::from_secs(90),
             half_closed_silence_max: Duration::from_secs(3600),
+            keys_reach: Reach::Others,
         }
     }
 }

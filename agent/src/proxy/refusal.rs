@@ -30,6 +30,9 @@ pub(crate) enum Refusal {
     /// The rules on requests refuse it.
     #[error("denied: {rule}")]
     NotPermitted { label: &'static str, rule: String },
+    /// The rule asks for a token that the request does not have.
+    #[error("denied: {rule}: {why}")]
+    Token { label: &'static str, status: StatusCode, is_invalid: bool, rule: String, why: String },
     /// There is no policy, or it needs a reader of requests.
     #[error("the rules for `{destination}` cannot be decided here; that counts as a deny")]
     Undecidable { destination: ServiceKey },
@@ -72,7 +75,7 @@ impl Refusal {
             Self::Denied { reason: Reason::Guardrail { .. } } => "guardrail",
             Self::Denied { reason: Reason::Intention { .. } } => "intention",
             Self::Denied { reason: Reason::Default { .. } } => "default_deny",
-            Self::NotPermitted { label, .. } => label,
+            Self::NotPermitted { label, .. } | Self::Token { label, .. } => label,
             Self::Undecidable { .. } => "undecidable",
             Self::Unfit(unfit) => unfit.label(),
             Self::PeerLeafExpired => "peer_leaf_expired",
@@ -92,6 +95,7 @@ impl Refusal {
             }
             Self::Denied { .. }
             | Self::NotPermitted { .. }
+            | Self::Token { .. }
             | Self::Undecidable { .. }
             | Self::Unfit(_)
             | Self::PeerLeafExpired
@@ -116,10 +120,26 @@ impl Refusal {
 impl Refusal {
     /// Returns the answer to a request of HTTP.
     pub(crate) fn answer(&self) -> StatusCode {
+        if let Self::Token { status, .. } = self {
+            return *status;
+        }
         match self.status() {
             StatusCode::UNAUTHORIZED => StatusCode::FORBIDDEN,
             StatusCode::BAD_REQUEST if matches!(self, Self::NoPort { .. }) => StatusCode::SERVICE_UNAVAILABLE,
             status => status,
+        }
+    }
+}
+
+impl Refusal {
+    /// Returns how a caller that may come back with a token is told so (RFC 6750 section 3); nothing for all others.
+    pub(crate) fn challenge(&self) -> Option<&'static str> {
+        match self {
+            Self::Token { status: StatusCode::UNAUTHORIZED, is_invalid: true, .. } => {
+                Some("Bearer error=\"invalid_token\"")
+            }
+            Self::Token { status: StatusCode::UNAUTHORIZED, .. } => Some("Bearer"),
+            _ => None,
         }
     }
 }

@@ -14,6 +14,7 @@ use tokio_util::task::TaskTracker;
 use super::current::Current;
 use super::forbidden::Forbidden;
 use super::http::application::Applications;
+use super::http::provider::Providers;
 use super::http::request_id::RequestIds;
 use super::http::route::Retries;
 use super::http::server::Server;
@@ -37,6 +38,7 @@ pub(crate) struct Room {
     pub(crate) endpoints: Endpoints,
     pub(crate) applications: Applications,
     pub(crate) server: Server,
+    pub(crate) providers: Providers,
     pub(crate) request_ids: RequestIds,
     pub(crate) retries: Retries,
     pub(crate) forbidden: Forbidden,
@@ -88,6 +90,7 @@ impl Room {
             endpoints: Endpoints::default(),
             applications: Applications::default(),
             server: Server::new(&limits),
+            providers: Providers::new(limits.keys_reach, metrics.clone()),
             request_ids: RequestIds::default(),
             retries: Retries::default(),
             forbidden,

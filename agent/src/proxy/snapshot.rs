@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use catalog::{
     CatalogIndex, Endpoint, Gateway, IdentityScheme, InstanceKey, KeyExchange, Policy, Protocol, Routes, ServiceKey,
-    SpiffeId, Target, TargetKey,
+    SpiffeId, Target, TargetKey, TokenProvider,
 };
 use wire::tls::{PeerIdentity, TlsIdentity, TrustAnchors};
 
@@ -30,6 +30,8 @@ pub struct Snapshot {
     pub identities: BTreeMap<ServiceKey, Arc<TlsIdentity>>,
     /// The rules for each local service. One without an entry is undecidable: every call to it is refused.
     pub policies: BTreeMap<ServiceKey, Policy>,
+    /// The providers of the tokens that the rules for each local service ask for.
+    pub providers: BTreeMap<ServiceKey, Vec<Arc<TokenProvider>>>,
     /// The certificates that are trusted no longer.
     pub revocations: Revocations,
     /// The weakest key exchange that connections of the mesh may have.

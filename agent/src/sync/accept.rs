@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use catalog::{ConfigEntries, ConfigEntry, Item, ServiceKey, Topic};
+use catalog::{ConfigContent, ConfigEntries, ConfigEntry, Item, ServiceKey, Topic};
 use wire::tls::TrustAnchors;
 
 use super::TopicState;
@@ -24,7 +24,8 @@ pub(super) fn items(topic: &Topic, items: &BTreeMap<String, Item>, held: Option<
         Topic::Mesh => mesh(items, held),
         Topic::Roots => roots(items),
         Topic::Config(service) => config(service, items),
-        Topic::Revocations | Topic::Gateways | Topic::Intentions(_) | Topic::Endpoints(_) | Topic::Network(_) => Ok(()),
+        Topic::Intentions(_) => under_own_names(items),
+        Topic::Revocations | Topic::Gateways | Topic::Endpoints(_) | Topic::Network(_) => Ok(()),
     }
 }
 
@@ -45,6 +46,7 @@ fn item_of(topic: &Topic, item: &Item) -> Result<(), String> {
                 Ok(())
             }
         }
+        (Topic::Intentions(_), Item::Config(entry)) if matches!(entry.content, ConfigContent::JwtProvider(_)) => Ok(()),
         (Topic::Intentions(service), Item::Intention(intention)) => {
             if intention.destination.matches(service) {
                 Ok(())
@@ -102,15 +104,21 @@ fn roots(items: &BTreeMap<String, Item>) -> Result<(), String> {
     TrustAnchors::check(&certificates).map_err(|error| error.to_string())
 }
 
-/// Every entry under its own name: of two that say they are one, only the later would count. Together they make routes.
-fn config(service: &ServiceKey, items: &BTreeMap<String, Item>) -> Result<(), String> {
+/// Every entry under its own name: of two that say they are one, only the later would count.
+fn under_own_names(items: &BTreeMap<String, Item>) -> Result<(), String> {
     let misnamed = items.iter().find_map(|(key, item)| match item {
         Item::Config(entry) if entry.key().to_string() != *key => Some((key, entry.key())),
         _ => None,
     });
-    if let Some((key, own)) = misnamed {
-        return Err(format!("item `{}` is the entry {own}", key.escape_debug()));
+    match misnamed {
+        Some((key, own)) => Err(format!("item `{}` is the entry {own}", key.escape_debug())),
+        None => Ok(()),
     }
+}
+
+/// Entries that together make routes.
+fn config(service: &ServiceKey, items: &BTreeMap<String, Item>) -> Result<(), String> {
+    under_own_names(items)?;
     let entries = items.values().filter_map(|item| match item {
         Item::Config(entry) => Some(Arc::new(ConfigEntry::clone(entry))),
         _ => None,

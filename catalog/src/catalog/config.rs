@@ -4,9 +4,12 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use super::{Attempt, Catalog, Touched};
 use crate::{
-    CatalogIndex, ConfigChange, ConfigEntries, ConfigEntry, ConfigKey, Intention, Item, Outcome, Protocol, Refusal,
-    ServiceKey, ServicePattern, WatchKey,
+    CatalogIndex, ConfigChange, ConfigEntries, ConfigEntry, ConfigKey, Intention, Item, Outcome, Policy, Protocol,
+    Refusal, ServiceKey, ServicePattern, WatchKey,
 };
+
+/// How many rules a refusal names at most.
+const NAMED_MAX: usize = 8;
 
 impl Catalog {
     /// Returns the config entries.
@@ -66,11 +69,13 @@ impl Catalog {
     fn adopt_config(&mut self, key: &ConfigKey, next: ConfigEntries, touched: &mut Touched) -> Attempt {
         self.check_rules_enforceable(key, &next)?;
         self.check_routes(key, &next)?;
+        self.check_providers(key, &next)?;
         // Who leads to the service does so by entries of others, which stay: before and after are the same.
         let leading = key.service().map(|service| next.leading_to(service)).unwrap_or_default();
         self.config = next;
         touched.changed(WatchKey::Config);
         match key.service() {
+            None if matches!(key, ConfigKey::JwtProvider(_)) => touched.changed(WatchKey::TokenProviders),
             None => touched.changed(WatchKey::ProxyDefaults),
             Some(service) if !self.has_config(service) => touched.gone(WatchKey::ConfigOf(service.clone())),
             Some(_) => {}
@@ -98,8 +103,27 @@ impl Catalog {
         Err(Refusal::invalid(format!("{key}: protocol"), problem))
     }
 
+    /// Refuses to take away a provider of tokens that rules ask for.
+    fn check_providers(&self, key: &ConfigKey, next: &ConfigEntries) -> Result<(), Refusal> {
+        let ConfigKey::JwtProvider(name) = key else { return Ok(()) };
+        if next.get(key).is_some() {
+            return Ok(());
+        }
+        let asks = |intention: &&Intention| intention.providers().any(|asked| asked == name.as_str());
+        let asking: Vec<String> =
+            self.intentions().filter(asks).take(NAMED_MAX).map(|one| one.key().to_string()).collect();
+        if asking.is_empty() {
+            return Ok(());
+        }
+        let problem = format!("its tokens are asked for by {}: change these first", asking.join(", "));
+        Err(Refusal::invalid(key.to_string(), problem))
+    }
+
     /// Refuses what leaves calls without a way that they had.
     fn check_routes(&self, key: &ConfigKey, next: &ConfigEntries) -> Result<(), Refusal> {
+        if matches!(key, ConfigKey::JwtProvider(_)) {
+            return Ok(());
+        }
         let concerned = key.service().map_or_else(|| next.services(), |service| next.leading_to(service));
         for service in concerned {
             if let Err(problem) = next.routes_of(&service)
@@ -122,6 +146,22 @@ impl Catalog {
     /// Reports whether a service has a config entry of its own.
     pub(super) fn has_config(&self, service: &ServiceKey) -> bool {
         ConfigKey::all_of(service).iter().any(|key| self.config.get(key).is_some())
+    }
+
+    /// Returns what a destination's agents are told: its rules, and the providers of the tokens that they ask for.
+    pub(super) fn rule_items(&self, policy: Policy) -> BTreeMap<String, Item> {
+        let providers = policy.intentions.iter().flat_map(Intention::providers).filter_map(|name| {
+            let entry = self.config.provider(name)?;
+            Some((entry.key().to_string(), Item::Config(Box::new((**entry).clone()))))
+        });
+        let mut items: BTreeMap<String, Item> = providers.collect();
+        items.extend(
+            policy
+                .intentions
+                .into_iter()
+                .map(|intention| (intention.key().to_string(), Item::Intention(Box::new(intention)))),
+        );
+        items
     }
 
     pub(super) fn config_items(&self, service: &ServiceKey) -> BTreeMap<String, Item> {

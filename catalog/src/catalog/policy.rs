@@ -137,10 +137,10 @@ impl Catalog {
                 ),
             ));
         }
-        if let Some(provider) = intention.providers().next() {
+        if let Some(provider) = intention.providers().find(|name| self.config.provider(name).is_none()) {
             return Err(Refusal::invalid(
                 format!("intention {key}"),
-                format!("there is no jwt-provider `{}`: tokens are not judged yet", provider.escape_debug()),
+                format!("there is no jwt-provider `{}`: write that config entry first", provider.escape_debug()),
             ));
         }
         Ok(())

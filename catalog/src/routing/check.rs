@@ -45,6 +45,7 @@ pub(crate) fn check_content(content: &ConfigContent) -> Result<(), Refusal> {
         ConfigContent::ServiceRouter(router) => check_router(router),
         ConfigContent::ServiceSplitter(splitter) => check_splitter(splitter),
         ConfigContent::ServiceResolver(resolver) => check_resolver(resolver),
+        ConfigContent::JwtProvider(provider) => provider.check(),
     }
 }
 

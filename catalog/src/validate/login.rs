@@ -117,8 +117,8 @@ fn check_keys(keys: &JwtKeys) -> Result<(), Refusal> {
     }
 }
 
-/// What the address leads to is judged by the server that dials it.
-fn check_address(field: &str, url: &str, ca_field: &str, ca_pem: Option<&str>) -> Result<(), Refusal> {
+/// Checks that keys can be fetched from an address. What it leads to is judged by whoever dials it.
+pub(crate) fn check_address(field: &str, url: &str, ca_field: &str, ca_pem: Option<&str>) -> Result<(), Refusal> {
     bounded(field, url, TEXT_MAX)?;
     let authority = url.strip_prefix("https://").map(|rest| rest.split('/').next().unwrap_or_default());
     match authority {

@@ -21,6 +21,8 @@ pub enum Capability {
     Rejected,
     /// An agent takes [`ServerFrame::Servers`](super::ServerFrame::Servers).
     Servers,
+    /// An agent takes providers of tokens among the items of [`Topic::Intentions`].
+    TokenProviders,
     /// The topic [`Topic::Config`].
     TopicConfig,
     /// The topic [`Topic::Network`].
@@ -29,7 +31,8 @@ pub enum Capability {
 
 impl Capability {
     /// Is every capability of this release.
-    pub const ALL: [Self; 4] = [Self::Rejected, Self::Servers, Self::TopicConfig, Self::TopicNetwork];
+    pub const ALL: [Self; 5] =
+        [Self::Rejected, Self::Servers, Self::TokenProviders, Self::TopicConfig, Self::TopicNetwork];
 
     /// Returns what a server has to understand to be asked for a topic; none for those of the first form.
     #[must_use]

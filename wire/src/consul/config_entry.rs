@@ -1,6 +1,7 @@
 //! Config entries: documents whose kind says what they hold.
 
 use super::service_intentions::{SERVICE_INTENTIONS, ServiceIntentions};
+use super::token_provider::JWT_PROVIDER;
 use super::traffic_entry::{
     PROXY_DEFAULTS, SERVICE_DEFAULTS, SERVICE_RESOLVER, SERVICE_ROUTER, SERVICE_SPLITTER, TrafficEntry,
 };
@@ -8,8 +9,16 @@ use super::{MeshConfigEntry, mesh_entry::MESH};
 use crate::decode::{DecodeError, Fields, Shape};
 
 /// The kinds that something carries out.
-pub const CONFIG_KINDS: [&str; 7] =
-    [MESH, PROXY_DEFAULTS, SERVICE_DEFAULTS, SERVICE_INTENTIONS, SERVICE_RESOLVER, SERVICE_ROUTER, SERVICE_SPLITTER];
+pub const CONFIG_KINDS: [&str; 8] = [
+    JWT_PROVIDER,
+    MESH,
+    PROXY_DEFAULTS,
+    SERVICE_DEFAULTS,
+    SERVICE_INTENTIONS,
+    SERVICE_RESOLVER,
+    SERVICE_ROUTER,
+    SERVICE_SPLITTER,
+];
 
 /// Writes a config entry.
 #[derive(Debug, Clone, PartialEq, Eq)]

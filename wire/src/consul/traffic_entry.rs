@@ -3,14 +3,15 @@
 use std::collections::BTreeMap;
 
 use ::catalog::{
-    CatalogIndex, ConfigContent, ConfigKey, Namespace, Protocol, ProxyDefaults, ServiceDefaults, ServiceKey,
-    ServiceName,
+    CatalogIndex, ConfigContent, ConfigKey, Namespace, Protocol, ProviderName, ProxyDefaults, ServiceDefaults,
+    ServiceKey, ServiceName,
 };
 use serde::Serialize;
 
 use super::balance_entry::read_locality;
 use super::default_partition;
 use super::route_entry::{ResolverEntry, RouterEntry, SplitterEntry};
+use super::token_provider::{JWT_PROVIDER, TokenProviderEntry};
 use crate::decode::{DecodeError, Fields};
 
 /// The kind of the entry that holds for every service.
@@ -57,6 +58,7 @@ enum Content {
     Router(RouterEntry),
     Splitter(SplitterEntry),
     Resolver(Box<ResolverEntry>),
+    TokenProvider(Box<TokenProviderEntry>),
 }
 
 impl Serialize for Content {
@@ -67,6 +69,7 @@ impl Serialize for Content {
             Self::Router(says) => says.show().serialize(serializer),
             Self::Splitter(says) => says.show().serialize(serializer),
             Self::Resolver(says) => says.show().serialize(serializer),
+            Self::TokenProvider(says) => says.serialize(serializer),
         }
     }
 }
@@ -121,8 +124,18 @@ impl TrafficEntry {
                 let content = |fields: &mut Fields| Ok(Content::Resolver(Box::new(ResolverEntry::read(fields)?)));
                 Self::read_of_service(SERVICE_RESOLVER, fields, content).map(Some)
             }
+            JWT_PROVIDER => Self::read_provider(fields).map(Some),
             _ => Ok(None),
         }
+    }
+
+    fn read_provider(fields: &mut Fields) -> Result<Self, DecodeError> {
+        let name: ProviderName = fields.required("Name")?;
+        if !matches!(fields.text("Namespace")?.as_str(), "" | "default") {
+            return Err(fields.refuse("Namespace", "a provider is of the whole mesh; leave it out"));
+        }
+        let content = Content::TokenProvider(Box::new(TokenProviderEntry::read(name.clone(), fields)?));
+        Self::read_ends(JWT_PROVIDER, name.to_string(), None, content, fields)
     }
 
     fn read_global(fields: &mut Fields) -> Result<Self, DecodeError> {
@@ -202,6 +215,7 @@ impl TrafficEntry {
             Content::Router(says) => ConfigContent::ServiceRouter(says.into_router(named(&self.name)?)),
             Content::Splitter(says) => ConfigContent::ServiceSplitter(says.into_splitter(named(&self.name)?)),
             Content::Resolver(says) => ConfigContent::ServiceResolver(says.into_resolver(named(&self.name)?)),
+            Content::TokenProvider(says) => ConfigContent::JwtProvider(Box::new(says.into_provider())),
         };
         Ok(::catalog::ConfigEntry { meta: self.meta, ..::catalog::ConfigEntry::new(content) })
     }
@@ -223,6 +237,10 @@ impl TrafficEntry {
             SERVICE_ROUTER => Ok(Some(ConfigKey::ServiceRouter(service()?))),
             SERVICE_SPLITTER => Ok(Some(ConfigKey::ServiceSplitter(service()?))),
             SERVICE_RESOLVER => Ok(Some(ConfigKey::ServiceResolver(service()?))),
+            JWT_PROVIDER => {
+                let name = name.parse().map_err(|error: ::catalog::NameError| error.to_string())?;
+                Ok(Some(ConfigKey::JwtProvider(name)))
+            }
             _ => Ok(None),
         }
     }
@@ -243,10 +261,14 @@ impl From<&::catalog::ConfigEntry> for TrafficEntry {
             ConfigContent::ServiceRouter(says) => Content::Router(RouterEntry::of(says)),
             ConfigContent::ServiceSplitter(says) => Content::Splitter(SplitterEntry::of(says)),
             ConfigContent::ServiceResolver(says) => Content::Resolver(Box::new(ResolverEntry::of(says))),
+            ConfigContent::JwtProvider(says) => Content::TokenProvider(Box::new(TokenProviderEntry::of(says))),
         };
         Self {
             kind: key.kind(),
-            name: key.service().map_or_else(|| GLOBAL.to_owned(), |service| service.name.to_string()),
+            name: match &key {
+                ConfigKey::JwtProvider(name) => name.to_string(),
+                key => key.service().map_or_else(|| GLOBAL.to_owned(), |service| service.name.to_string()),
+            },
             namespace: key.service().map(|service| service.namespace.clone()),
             content,
             meta: entry.meta.clone(),

@@ -2,12 +2,13 @@
 
 use std::sync::Arc;
 
-use catalog::http::{CompiledPolicy, DefaultCause, NoTokens, NotNormal, Request, RequestRule, RequestVerdict};
+use catalog::http::{CompiledPolicy, DefaultCause, NotNormal, Request, RequestRule, RequestVerdict};
 use catalog::{Caller, Intention, Policy, Reason, ServiceKey, Timestamp};
 use http::header::HeaderMap;
 use wire::RequestFields;
 
 use super::normal::{Lines, Normal};
+use super::tokens::{Accepted, RequestTokens};
 use crate::proxy::current::Current;
 use crate::proxy::handshake::Connection;
 use crate::proxy::refusal::Refusal;
@@ -34,12 +35,13 @@ impl Rules {
 pub(crate) struct Facts {
     lines: Lines,
     headers: HeaderMap,
+    accepted: Vec<Accepted>,
 }
 
 impl Facts {
-    /// Keeps what a request says.
-    pub(crate) fn new(lines: &Lines, headers: &HeaderMap) -> Arc<Self> {
-        Arc::new(Self { lines: lines.clone(), headers: headers.clone() })
+    /// Keeps what a request says, and the tokens that let it in.
+    pub(crate) fn new(lines: &Lines, headers: &HeaderMap, accepted: Vec<Accepted>) -> Arc<Self> {
+        Arc::new(Self { lines: lines.clone(), headers: headers.clone(), accepted })
     }
 }
 
@@ -53,10 +55,14 @@ pub(crate) fn decide_request<'p>(
     connection: &Connection,
     normal: &Normal<'_>,
     headers: &HeaderMap,
+    tokens: &RequestTokens<'_>,
     now: Timestamp,
 ) -> Result<RequestVerdict<'p>, Refusal> {
-    let verdict = judge(current, connection, normal, headers, now)?;
-    count(current, &connection.destination, &verdict, now);
+    let verdict = judge(current, connection, normal, headers, tokens, now)?;
+    // Whoever waits for keys is decided again, and counted then.
+    if verdict.passes() || !tokens.may_wait() {
+        count(current, &connection.destination, &verdict, now);
+    }
     Ok(verdict)
 }
 
@@ -66,6 +72,7 @@ fn judge<'p>(
     connection: &Connection,
     normal: &Normal<'_>,
     headers: &HeaderMap,
+    tokens: &RequestTokens<'_>,
     now: Timestamp,
 ) -> Result<RequestVerdict<'p>, Refusal> {
     let destination = &connection.destination;
@@ -79,7 +86,7 @@ fn judge<'p>(
         path: &normal.path,
         query: normal.query,
         headers: &RequestFields(headers),
-        tokens: &NoTokens,
+        tokens,
         source_platform: connection.peer.platform,
         now,
     };
@@ -104,9 +111,15 @@ fn count(current: &Current, destination: &ServiceKey, verdict: &RequestVerdict<'
 /// # Errors
 ///
 /// Which rule refuses the request.
-pub(crate) fn permitted(verdict: RequestVerdict<'_>) -> Result<RequestVerdict<'_>, Refusal> {
+pub(crate) fn permitted<'p>(
+    verdict: RequestVerdict<'p>,
+    tokens: &RequestTokens<'_>,
+) -> Result<RequestVerdict<'p>, Refusal> {
     if verdict.passes() {
         return Ok(verdict);
+    }
+    if let RequestRule::Default { cause: DefaultCause::Token { .. }, .. } = verdict.rule {
+        return Err(tokens.refusal(verdict.rule.to_string()));
     }
     Err(Refusal::NotPermitted { label: label(&verdict.rule), rule: verdict.rule.to_string() })
 }
@@ -120,7 +133,11 @@ pub(crate) fn still_allows_request(
 ) -> Result<(), Refusal> {
     let undecidable = |_: NotNormal| Refusal::Undecidable { destination: connection.destination.clone() };
     let normal = facts.lines.normal().map_err(undecidable)?;
-    judge(current, connection, &normal, &facts.headers, now).and_then(permitted).map(drop)
+    let providers = current.providers(&connection.destination);
+    let tokens = RequestTokens::new(providers, &facts.headers, normal.query, now, true).of_open(&facts.accepted);
+    judge(current, connection, &normal, &facts.headers, &tokens, now)
+        .and_then(|verdict| permitted(verdict, &tokens))
+        .map(drop)
 }
 
 /// Returns who calls. How identities are written is fixed for as long as the mesh is, so that it is read once.

@@ -25,6 +25,7 @@ use super::refusal::{Manner, NotCarried};
 use super::send::send_body;
 use super::server::Reader;
 use super::story::Story;
+use super::tokens::{Accepted, RequestTokens, Wanted};
 use super::tunnel_io::TunnelIo;
 use super::upgrade::{self, Granted};
 use crate::metrics::{Direction, PairCounters};
@@ -215,8 +216,12 @@ async fn carry(
     let upgrade = upgrade.zip(taken.upgrade).filter(|_| !is_http2);
     let protocol = upgrade.as_ref().map(|(_, protocol)| protocol);
     finish(&mut head, &lines, &normal, Onward { is_http2, protocol, is_empty: body.is_end_stream() })?;
-    // From here on nothing is written into the head: it is judged as the application gets it.
-    let (mut place, current) = admit(caller, &lines, &normal, &head.headers, story)?;
+    // From here on nothing is written into the head but for the token that let the request in, which is taken out, and what
+    // it says, which nobody else can have written there: all else is judged as the application gets it.
+    let Admission { mut place, current, accepted } = admit(caller, &lines, &normal, &mut head.headers, story).await?;
+    for Accepted { provider, token } in &accepted {
+        provider.forward(token, &mut head.headers);
+    }
     let tally = Tally::new(Arc::clone(room), Direction::Inbound);
     let body = Question::new(body, Arc::clone(&tally), &place);
     let question = Asking { request: Request::from_parts(head, body), port: taken.port, upgrade };
@@ -237,14 +242,50 @@ async fn carry(
     })
 }
 
-/// Decides one request, and enters it among the open ones.
-fn admit(
+/// Is a request that may pass.
+struct Admission {
+    place: Place,
+    current: Arc<Current>,
+    /// The tokens that let it in.
+    accepted: Vec<Accepted>,
+}
+
+/// Decides one request, and enters it among the open ones. Where the keys of a token's provider are not at hand, they are
+/// waited for once.
+async fn admit(
     caller: &Caller,
     lines: &Lines,
     normal: &Normal<'_>,
-    headers: &HeaderMap,
+    headers: &mut HeaderMap,
     story: &mut Option<Story>,
-) -> Result<(Place, Arc<Current>), Refusal> {
+) -> Result<Admission, Refusal> {
+    let wanted = match try_admit(caller, lines, normal, headers, story, false)? {
+        Tried::Admitted(admission) => return Ok(admission),
+        Tried::Wanting(wanted, _) => wanted,
+    };
+    let waiting = wanted.iter().map(|(provider, newer_than)| provider.wait_for_keys(*newer_than));
+    futures_util::future::join_all(waiting).await;
+    match try_admit(caller, lines, normal, headers, story, true)? {
+        Tried::Admitted(admission) => Ok(admission),
+        Tried::Wanting(_, refusal) => Err(refusal),
+    }
+}
+
+/// Says what came of deciding a request.
+enum Tried {
+    Admitted(Admission),
+    /// It is refused unless these providers have other keys.
+    Wanting(Vec<Wanted>, Refusal),
+}
+
+fn try_admit(
+    caller: &Caller,
+    lines: &Lines,
+    normal: &Normal<'_>,
+    headers: &mut HeaderMap,
+    story: &mut Option<Story>,
+    is_last: bool,
+) -> Result<Tried, Refusal> {
     let Caller { room, connection, .. } = caller;
     let destination = &connection.destination;
     loop {
@@ -252,13 +293,22 @@ fn admit(
         let current = current.ok_or_else(|| Refusal::Undecidable { destination: destination.clone() })?;
         let now = room.now();
         are_in_time(&connection.peer, destination, connection.own.not_after(), now)?;
-        let verdict = decide_request(&current, connection, normal, headers, now)?;
+        let providers = current.providers(destination);
+        providers.iter().for_each(|provider| provider.clean(headers));
+        let headers = &*headers;
+        let tokens = RequestTokens::new(providers, headers, normal.query, now, is_last);
+        let verdict = decide_request(&current, connection, normal, headers, &tokens, now)?;
         if let Some(story) = story {
             story.decided(&verdict);
         }
-        let verdict = permitted(verdict)?;
+        let verdict = match permitted(verdict, &tokens) {
+            Ok(verdict) => verdict,
+            Err(refusal) if tokens.may_wait() => return Ok(Tried::Wanting(tokens.wanting(), refusal)),
+            Err(refusal) => return Err(refusal),
+        };
+        let accepted = tokens.accepted();
         let is_judged = current.rules(destination).is_some_and(|rules| rules.judge_requests);
-        let facts = is_judged.then(|| Facts::new(lines, headers));
+        let facts = is_judged.then(|| Facts::new(lines, headers, accepted.clone()));
         let place = room.streams.enter_request(Arc::clone(connection), facts);
         // Whoever publishes first puts the snapshot into force and then walks the open streams: one that came between the
         // decision and the entry is seen here, and any later one walks past the entry.
@@ -267,7 +317,7 @@ fn admit(
             if let Some(cause) = verdict.audit {
                 note_audited(room, connection, &reason(&verdict.rule), cause);
             }
-            return Ok((place, current));
+            return Ok(Tried::Admitted(Admission { place, current, accepted }));
         }
     }
 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{CONNECTION, CONTENT_TYPE, HeaderMap, HeaderValue};
+use http::header::{CONNECTION, CONTENT_TYPE, HeaderMap, HeaderValue, WWW_AUTHENTICATE};
 use http::{Method, Request, Response, StatusCode, Version};
 
 use super::application::ApplicationError;
@@ -109,6 +109,11 @@ impl Manner {
     /// sender may see otherwise.
     pub(crate) fn refuse(self, why: &NotCarried) -> Response<Reply> {
         let mut response = answer(why.status(), why.label(), self);
+        if let NotCarried::Refused(refusal) = why
+            && let Some(challenge) = refusal.challenge()
+        {
+            response.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static(challenge));
+        }
         if self.is_http1 && matches!(why, NotCarried::Bad(_)) {
             response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         }
@@ -142,10 +147,12 @@ fn text(label: &'static str) -> Bytes {
     Bytes::from(text)
 }
 
-/// Returns the gRPC status that stands for one of HTTP: 3 invalid, 4 too late, 7 not permitted, 14 unavailable.
+/// Returns the gRPC status that stands for one of HTTP: 3 invalid, 4 too late, 7 not permitted, 14 unavailable, 16 without
+/// a token that counts.
 fn grpc_status(status: StatusCode) -> &'static str {
     match status {
         StatusCode::FORBIDDEN => "7",
+        StatusCode::UNAUTHORIZED => "16",
         StatusCode::GATEWAY_TIMEOUT => "4",
         status if status.is_client_error() => "3",
         _ => "14",

@@ -187,6 +187,7 @@ pub(in crate::proxy) fn bare_snapshot() -> Snapshot {
         anchors: Arc::default(),
         identities: BTreeMap::new(),
         policies: BTreeMap::new(),
+        providers: BTreeMap::new(),
         revocations: Revocations::default(),
         min_key_exchange: KeyExchange::default(),
         endpoints: BTreeMap::new(),

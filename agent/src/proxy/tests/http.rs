@@ -5,6 +5,7 @@ mod closing;
 mod deciding;
 mod refusing;
 mod strict;
+mod tokens;
 mod told;
 mod upgrading;
 
@@ -146,10 +147,20 @@ impl HttpPair {
 
     /// Starts both, each with an access log of its own or none, and so on.
     pub(super) async fn start_telling(rules: &[&str], protocol: Protocol, told: [Told; 2]) -> Self {
+        Self::start_within(Limits::default(), rules, protocol, told).await
+    }
+
+    /// Starts both; the keys of tokens may be on this machine.
+    pub(super) async fn start_reaching(rules: &[&str]) -> Self {
+        let limits = Limits { keys_reach: wire::jwt::Reach::Loopback, ..Limits::default() };
+        Self::start_within(limits, rules, Protocol::Http, [Told::default(), Told::default()]).await
+    }
+
+    async fn start_within(limits: Limits, rules: &[&str], protocol: Protocol, told: [Told; 2]) -> Self {
         let [web_told, api_told] = told;
         let authority = Authority::new("mesh.test");
         let application = Application::start().await;
-        let mut api = Agent::start_telling(&authority, Limits::default(), api_told);
+        let mut api = Agent::start_telling(&authority, limits, api_told);
         api.serve(&authority, "api", application.address);
         api.rule("api", Action::Deny, rules);
         api.snapshot.protocols.insert(service_key("api"), protocol);

@@ -1,5 +1,7 @@
 //! What changes of config entries promise.
 
+mod providers;
+
 use proptest::prelude::*;
 
 use super::super::tests::Log;
@@ -52,6 +54,10 @@ pub(in crate::catalog) fn every_change() -> Vec<Command> {
         write(defaults("shop/api-next", Some(Protocol::Http))),
         write(splitter("shop/api", &[(9_000, "shop/api"), (1_000, "shop/api-next")])),
         write(router("shop/api", "shop/api-next")),
+        write(providers::full("okta")),
+        write(providers::plain("auth0", "https://auth0.example")),
+        providers::asking("shop/api", "okta"),
+        delete(providers::key("auth0")),
     ]
 }
 
@@ -165,6 +171,9 @@ pub(in crate::catalog) fn any_change() -> impl Strategy<Value = Command> {
         (name(), name()).prop_map(|(name, to)| write(resolver(name, None, Some(to)))),
         name().prop_map(|name| write(resolver(name, Some(("v1", "Service.ID == i0")), None))),
         (name(), name()).prop_map(|(name, to)| write(router(name, to))),
+        (0..2_u8).prop_map(|issuer| write(providers::plain("okta", &format!("https://okta.example/{issuer}")))),
+        Just(delete(providers::key("okta"))),
+        name().prop_map(|name| providers::asking(name, "okta")),
     ]
 }
 

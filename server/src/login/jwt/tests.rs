@@ -1,7 +1,8 @@
 use catalog::{JwtAlgorithm, JwtKeys};
 use jsonwebtoken::jwk::Jwk;
-use jsonwebtoken::{EncodingKey, encode};
+use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
 use serde_json::json;
+use wire::jwt::TOKEN_BYTES_MAX;
 
 use super::super::testing::{AUDIENCE, ISSUER, Issuer, Website, claims, config, ok};
 use super::*;

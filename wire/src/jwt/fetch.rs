@@ -18,53 +18,99 @@ use tokio_rustls::TlsConnector;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::reach::Reach;
+use crate::tls::web_client_config;
 
-/// Time for everything, from the name's lookup to the last byte.
-const TIMEOUT: Duration = Duration::from_secs(10);
 /// Time for one address of a name to answer the TCP handshake.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 /// Addresses of one name that are tried.
 const ADDRESSES_MAX: usize = 4;
-/// The largest document; a key set of some dozens of keys is a tenth of it.
-pub(super) const BODY_BYTES_MAX: usize = 256 * 1024;
+/// Is the size of the largest document that is read; a key set of some dozens of keys is a tenth of it.
+pub const DOCUMENT_BYTES_MAX: usize = 256 * 1024;
 
-/// Why a document could not be fetched.
+/// Explains why a document could not be fetched.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum FetchError {
+pub enum FetchError {
     /// The address makes no sense.
     #[error("`{url}` is no https address")]
-    Address { url: String },
+    Address {
+        /// The address.
+        url: String,
+    },
     /// The roots that are to be trusted cannot be read.
     #[error("the CA certificates cannot be read: {reason}")]
-    Roots { reason: String },
+    Roots {
+        /// What is wrong with them.
+        reason: String,
+    },
     /// The name has no address that may be asked.
     #[error(
         "`{host}` has no address that keys may be fetched from: loopback, link-local and metadata addresses are refused"
     )]
-    Forbidden { host: String },
+    Forbidden {
+        /// The name.
+        host: String,
+    },
     /// It cannot be reached.
     #[error("cannot reach `{host}`: {source}")]
     Connect {
+        /// Whom.
         host: String,
+        /// What went wrong.
         #[source]
         source: io::Error,
     },
     /// It does not speak HTTP, or stopped in the middle.
     #[error("`{host}` does not answer over HTTP: {source}")]
     Http {
+        /// Who.
         host: String,
+        /// What went wrong.
         #[source]
         source: hyper::Error,
     },
     /// It took too long.
-    #[error("`{host}` did not answer within {} s", TIMEOUT.as_secs())]
-    Timeout { host: String },
+    #[error("`{host}` did not answer within {timeout:?}")]
+    Timeout {
+        /// Who.
+        host: String,
+        /// The time that there was.
+        timeout: Duration,
+    },
     /// It answered with something else than the document; a redirect is not followed.
     #[error("`{url}` was answered with status {status}; redirects are not followed")]
-    Status { url: String, status: StatusCode },
+    Status {
+        /// What was asked for.
+        url: String,
+        /// The answer's status.
+        status: StatusCode,
+    },
     /// The document is too large, or encoded.
     #[error("the answer of `{url}` cannot be used: {reason}")]
-    Body { url: String, reason: String },
+    Body {
+        /// What was asked for.
+        url: String,
+        /// What is wrong with the answer.
+        reason: String,
+    },
+}
+
+/// Checks that certificates can be trusted as roots.
+///
+/// # Errors
+///
+/// [`FetchError::Roots`] if one cannot be read, or there is none.
+pub fn check_roots(pem: &str) -> Result<(), FetchError> {
+    read_roots(pem).map(drop)
+}
+
+fn read_roots(pem: &str) -> Result<RootCertStore, FetchError> {
+    let refused = |reason: String| FetchError::Roots { reason };
+    let mut roots = RootCertStore::empty();
+    for certificate in CertificateDer::pem_slice_iter(pem.as_bytes()) {
+        let certificate = certificate.map_err(|error| refused(error.to_string()))?;
+        roots.add(certificate).map_err(|error| refused(error.to_string()))?;
+    }
+    if roots.is_empty() { Err(refused("there is no certificate in it".to_owned())) } else { Ok(roots) }
 }
 
 /// Fetches documents from hosts that its roots vouch for.
@@ -72,28 +118,25 @@ pub(super) enum FetchError {
 pub(super) struct Fetcher {
     tls: Arc<ClientConfig>,
     reach: Reach,
+    /// Time for everything, from the name's lookup to the last byte.
+    timeout: Duration,
 }
 
 impl Fetcher {
     /// Trusts the roots in `ca_pem`, or the system's.
-    pub(super) fn new(ca_pem: Option<&str>, reach: Reach) -> Result<Self, FetchError> {
-        let refused = |reason: String| FetchError::Roots { reason };
+    pub(super) fn new(ca_pem: Option<&str>, reach: Reach, timeout: Duration) -> Result<Self, FetchError> {
         let mut roots = RootCertStore::empty();
         match ca_pem {
-            Some(pem) => {
-                for certificate in CertificateDer::pem_slice_iter(pem.as_bytes()) {
-                    let certificate = certificate.map_err(|error| refused(error.to_string()))?;
-                    roots.add(certificate).map_err(|error| refused(error.to_string()))?;
-                }
-            }
+            Some(pem) => roots = read_roots(pem)?,
             None => {
                 roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
             }
         }
         if roots.is_empty() {
-            return Err(refused("there are none: install the system's, or give the method's own".to_owned()));
+            let reason = "there are none: install the system's, or name some".to_owned();
+            return Err(FetchError::Roots { reason });
         }
-        Ok(Self { tls: Arc::new(wire::tls::web_client_config(roots)), reach })
+        Ok(Self { tls: Arc::new(web_client_config(roots)), reach, timeout })
     }
 
     /// Fetches one document.
@@ -109,9 +152,9 @@ impl Fetcher {
         }
         let host = authority.host().trim_start_matches('[').trim_end_matches(']').to_owned();
         let port = authority.port_u16().unwrap_or(443);
-        match tokio::time::timeout(TIMEOUT, self.ask(url, &uri, authority.as_str(), &host, port)).await {
+        match tokio::time::timeout(self.timeout, self.ask(url, &uri, authority.as_str(), &host, port)).await {
             Ok(answer) => answer,
-            Err(_) => Err(FetchError::Timeout { host }),
+            Err(_) => Err(FetchError::Timeout { host, timeout: self.timeout }),
         }
     }
 
@@ -147,10 +190,10 @@ impl Fetcher {
         if response.headers().get(header::CONTENT_ENCODING).is_some_and(|encoding| encoding != "identity") {
             return Err(unusable("it is compressed, which was not asked for"));
         }
-        match Limited::new(response.into_body(), BODY_BYTES_MAX).collect().await {
+        match Limited::new(response.into_body(), DOCUMENT_BYTES_MAX).collect().await {
             Ok(body) => Ok(body.to_bytes()),
             Err(error) if error.is::<LengthLimitError>() => {
-                Err(unusable(&format!("it has more than {BODY_BYTES_MAX} bytes")))
+                Err(unusable(&format!("it has more than {DOCUMENT_BYTES_MAX} bytes")))
             }
             Err(error) => Err(unusable(&error.to_string())),
         }

@@ -1,7 +1,12 @@
 use serde_json::json;
 
+use super::super::fetch::DOCUMENT_BYTES_MAX;
 use super::super::testing::{ISSUER, Issuer, Website, ok};
 use super::*;
+
+fn fresh() -> Freshness {
+    Freshness::default()
+}
 
 fn keys() -> KeySet {
     KeySet::from_jwks(Issuer::new().jwks("k1").to_string().as_bytes()).unwrap()
@@ -12,24 +17,27 @@ fn j4_keys_are_kept_for_a_day_and_then_every_login_is_denied() {
     let start = Instant::now();
     let at = |seconds: u64| start + Duration::from_secs(seconds);
     let mut held = Held::default();
-    assert!(matches!(held.decide(at(0), None), Step::Fetch));
-    assert!(matches!(held.decide(at(1), None), Step::Wait), "one fetches for all");
+    assert!(matches!(held.decide(at(0), None, fresh()), Step::Fetch));
+    assert!(matches!(held.decide(at(1), None, fresh()), Step::Wait), "one fetches for all");
     held.end(at(2), Ok(keys()));
-    assert!(matches!(held.decide(at(3), None), Step::Use(_)));
-    assert!(matches!(held.decide(at(602), None), Step::Use(_)), "young");
-    assert!(matches!(held.decide(at(700), None), Step::UseAndFetch(_)), "old: used, and somebody looks for new ones");
-    assert!(matches!(held.decide(at(701), None), Step::Use(_)), "and nobody else does");
+    assert!(matches!(held.decide(at(3), None, fresh()), Step::Use(_)));
+    assert!(matches!(held.decide(at(602), None, fresh()), Step::Use(_)), "young");
+    assert!(
+        matches!(held.decide(at(700), None, fresh()), Step::UseAndFetch(_)),
+        "old: used, and somebody looks for new ones"
+    );
+    assert!(matches!(held.decide(at(701), None, fresh()), Step::Use(_)), "and nobody else does");
     held.end(at(702), Err("it is down".to_owned()));
-    assert!(matches!(held.decide(at(703), None), Step::Use(_)), "no one asks again so soon");
-    assert!(matches!(held.decide(at(731), None), Step::UseAndFetch(_)));
+    assert!(matches!(held.decide(at(703), None, fresh()), Step::Use(_)), "no one asks again so soon");
+    assert!(matches!(held.decide(at(731), None, fresh()), Step::UseAndFetch(_)));
     held.end(at(732), Err("it is down".to_owned()));
     let day = 24 * 3600;
-    assert!(matches!(held.decide(at(day), None), Step::UseAndFetch(_)));
+    assert!(matches!(held.decide(at(day), None, fresh()), Step::UseAndFetch(_)));
     held.end(at(day + 1), Err("it is down".to_owned()));
-    assert!(matches!(held.decide(at(day + 10), None), Step::Fail(reason) if reason == "it is down"));
-    assert!(matches!(held.decide(at(day + 60), None), Step::Fetch), "without keys, a login waits for them");
+    assert!(matches!(held.decide(at(day + 10), None, fresh()), Step::Fail(reason) if reason == "it is down"));
+    assert!(matches!(held.decide(at(day + 60), None, fresh()), Step::Fetch), "without keys, a login waits for them");
     held.end(at(day + 61), Ok(keys()));
-    assert!(matches!(held.decide(at(day + 62), None), Step::Use(_)));
+    assert!(matches!(held.decide(at(day + 62), None, fresh()), Step::Use(_)));
 }
 
 #[test]
@@ -37,19 +45,22 @@ fn j4_an_unknown_key_is_looked_for_once_in_a_while() {
     let start = Instant::now();
     let at = |seconds: u64| start + Duration::from_secs(seconds);
     let mut held = Held::default();
-    assert!(matches!(held.decide(at(0), None), Step::Fetch));
+    assert!(matches!(held.decide(at(0), None, fresh()), Step::Fetch));
     held.end(at(1), Ok(keys()));
-    assert!(matches!(held.decide(at(5), Some(at(1))), Step::Use(_)), "asked a moment ago: what there is must do");
-    assert!(matches!(held.decide(at(31), Some(at(1))), Step::Fetch));
-    assert!(matches!(held.decide(at(31), Some(at(1))), Step::Wait));
-    assert!(matches!(held.decide(at(31), None), Step::Use(_)), "who needs no new key does not wait");
+    assert!(
+        matches!(held.decide(at(5), Some(at(1)), fresh()), Step::Use(_)),
+        "asked a moment ago: what there is must do"
+    );
+    assert!(matches!(held.decide(at(31), Some(at(1)), fresh()), Step::Fetch));
+    assert!(matches!(held.decide(at(31), Some(at(1)), fresh()), Step::Wait));
+    assert!(matches!(held.decide(at(31), None, fresh()), Step::Use(_)), "who needs no new key does not wait");
     held.end(at(32), Ok(keys()));
-    assert!(matches!(held.decide(at(33), Some(at(1))), Step::Use(_)));
+    assert!(matches!(held.decide(at(33), Some(at(1)), fresh()), Step::Use(_)));
 }
 
 async fn fetched(url: &str, ca_pem: &str) -> Result<(), String> {
     let place = JwtKeys::Url { url: url.to_owned(), ca_pem: Some(ca_pem.to_owned()) };
-    let remote = RemoteKeys::new(&place, ISSUER, Reach::Loopback).unwrap().unwrap();
+    let remote = RemoteKeys::new(&place, ISSUER, Reach::Loopback, Freshness::default(), None).unwrap().unwrap();
     remote.get(None).await.map(drop).map_err(|error| error.to_string())
 }
 
@@ -58,7 +69,7 @@ async fn j4_what_is_no_small_plain_key_set_is_refused() {
     let jwks = Issuer::new().jwks("k1");
     let site = Website::start(move |path, _| match path {
         "/good" => ok(&jwks),
-        "/giant" => ok(&json!({"keys": [], "filler": "x".repeat(super::super::fetch::BODY_BYTES_MAX)})),
+        "/giant" => ok(&json!({"keys": [], "filler": "x".repeat(DOCUMENT_BYTES_MAX)})),
         "/empty" => ok(&json!({"keys": []})),
         "/redirect" => b"HTTP/1.1 302 Found\r\nlocation: https://localhost/good\r\ncontent-length: 0\r\n\r\n".to_vec(),
         "/packed" => b"HTTP/1.1 200 OK\r\ncontent-encoding: gzip\r\ncontent-length: 2\r\n\r\n{}".to_vec(),
@@ -96,7 +107,7 @@ async fn discovery_speaks_of_the_issuer_that_was_asked() {
     ] {
         let site = Website::start(move |_, _| ok(&configuration)).await;
         let place = JwtKeys::Discovery { url: site.url.clone(), ca_pem: Some(site.ca_pem.clone()) };
-        let remote = RemoteKeys::new(&place, ISSUER, Reach::Loopback).unwrap().unwrap();
+        let remote = RemoteKeys::new(&place, ISSUER, Reach::Loopback, Freshness::default(), None).unwrap().unwrap();
         let error = remote.get(None).await.map(drop).unwrap_err().to_string();
         assert!(error.contains(want), "{error}");
     }
@@ -105,8 +116,8 @@ async fn discovery_speaks_of_the_issuer_that_was_asked() {
 #[tokio::test]
 async fn j4_a_fetch_that_breaks_off_ends_as_failed() {
     let place = JwtKeys::Url { url: "https://localhost:1/".to_owned(), ca_pem: None };
-    let remote = RemoteKeys::new(&place, ISSUER, Reach::Loopback).unwrap().unwrap();
-    assert!(matches!(remote.shared.held().decide(Instant::now(), None), Step::Fetch));
+    let remote = RemoteKeys::new(&place, ISSUER, Reach::Loopback, Freshness::default(), None).unwrap().unwrap();
+    assert!(matches!(remote.shared.held().decide(Instant::now(), None, fresh()), Step::Fetch));
     let waiting = remote.get(None);
     let broken = async { drop(Fetching { shared: Arc::clone(&remote.shared), result: None }) };
     let (waited, ()) = tokio::join!(waiting, broken);
@@ -118,8 +129,8 @@ async fn j4_a_fetch_that_breaks_off_ends_as_failed() {
 #[tokio::test]
 async fn j4_nobody_waits_for_keys_without_end() {
     let place = JwtKeys::Url { url: "https://localhost:1/".to_owned(), ca_pem: None };
-    let remote = RemoteKeys::new(&place, ISSUER, Reach::Loopback).unwrap().unwrap();
-    assert!(matches!(remote.shared.held().decide(Instant::now(), None), Step::Fetch));
+    let remote = RemoteKeys::new(&place, ISSUER, Reach::Loopback, Freshness::default(), None).unwrap().unwrap();
+    assert!(matches!(remote.shared.held().decide(Instant::now(), None, fresh()), Step::Fetch));
     let soon = Instant::now() + Duration::from_millis(20);
     let error = remote.get_by(None, soon).await.map(drop).unwrap_err().to_string();
     assert!(error.contains("in time"), "{error}");
@@ -130,9 +141,23 @@ fn c13_keys_are_all_there_are_only_while_no_others_can_come() {
     let start = Instant::now();
     let at = |seconds: u64| start + Duration::from_secs(seconds);
     let mut held = Held::default();
-    assert!(held.all_there_are(at(0)).is_none());
-    held.decide(at(0), None);
+    assert!(held.all_there_are(at(0), fresh()).is_none());
+    held.decide(at(0), None, fresh());
     held.end(at(1), Ok(keys()));
-    assert!(held.all_there_are(at(2)).is_some());
-    assert!(held.all_there_are(at(31)).is_none(), "the issuer may be asked again");
+    assert!(held.all_there_are(at(2), fresh()).is_some());
+    assert!(held.all_there_are(at(31), fresh()).is_none(), "the issuer may be asked again");
+}
+
+#[tokio::test]
+async fn j4_whoever_needs_keys_at_once_has_them_fetched_for_the_next() {
+    let jwks = Issuer::new().jwks("k1");
+    let site = Website::start(move |_, _| ok(&jwks)).await;
+    let place = JwtKeys::Url { url: site.url.clone(), ca_pem: Some(site.ca_pem.clone()) };
+    let (told, mut heard) = tokio::sync::mpsc::unbounded_channel();
+    let told: Told = Arc::new(move |is_fetched| told.send(is_fetched).unwrap());
+    let remote = RemoteKeys::new(&place, ISSUER, Reach::Loopback, fresh(), Some(told)).unwrap().unwrap();
+    assert!(remote.at_hand().is_none() && remote.at_hand().is_none());
+    assert_eq!(heard.recv().await, Some(true));
+    assert!(remote.at_hand().is_some());
+    assert_eq!(site.asked(), 1, "one fetches for all");
 }

@@ -16,9 +16,9 @@ const RSA: [JwtAlgorithm; 6] = [
     JwtAlgorithm::PS512,
 ];
 
-/// Why keys cannot be used.
+/// Explains why keys cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub(super) enum KeysError {
+pub enum KeysError {
     /// A PEM text is no public key.
     #[error("key {number} is no PEM public key: give it as `openssl pkey -pubout` prints it")]
     Pem {
@@ -50,19 +50,27 @@ impl std::fmt::Debug for IssuerKey {
     }
 }
 
-/// The keys of one issuer.
+/// Holds the keys of one issuer.
 #[derive(Debug)]
-pub(super) struct KeySet(Vec<IssuerKey>);
+pub struct KeySet(Vec<IssuerKey>);
 
 impl KeySet {
     /// Reads public keys, each a PEM text of its own.
-    pub(super) fn from_pem(texts: &[String]) -> Result<Self, KeysError> {
+    ///
+    /// # Errors
+    ///
+    /// [`KeysError::Pem`] names the first that is none.
+    pub fn from_pem(texts: &[String]) -> Result<Self, KeysError> {
         let keys = texts.iter().zip(1..).map(|(text, number)| pem_key(text).ok_or(KeysError::Pem { number }));
         Ok(Self(keys.collect::<Result<_, _>>()?))
     }
 
     /// Reads a JSON Web Key Set (RFC 7517). Keys of other kinds or uses are passed over, as its section 5 says.
-    pub(super) fn from_jwks(bytes: &[u8]) -> Result<Self, KeysError> {
+    ///
+    /// # Errors
+    ///
+    /// [`KeysError`] if it is none, or has no key that can be used.
+    pub fn from_jwks(bytes: &[u8]) -> Result<Self, KeysError> {
         let refused = |reason: &str| KeysError::Set { reason: reason.to_owned() };
         let set: Value = serde_json::from_slice(bytes).map_err(|error| refused(&error.to_string()))?;
         let keys = set.get("keys").and_then(Value::as_array).ok_or_else(|| refused("it has no list `keys`"))?;

@@ -9,20 +9,37 @@ use serde_json::Value;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 use tracing::{info, warn};
-use wire::login::LoginError;
 
 use super::fetch::Fetcher;
 use super::keys::KeySet;
 use super::reach::Reach;
+use super::source::KeysUnavailable;
+use crate::one_line;
 
-/// For so long keys count as new: nobody asks again.
-const YOUNG: Duration = Duration::from_secs(600);
-/// For so long the last keys that there were are good enough while the issuer does not answer; then every login is denied.
+/// For so long the last keys that there were are good enough while the issuer does not answer; then what needs them is denied.
 const KEPT_MAX: Duration = Duration::from_secs(24 * 3600);
-/// The issuer is asked no more often than this, whatever key ids are sent and however often it fails.
-const PAUSE: Duration = Duration::from_secs(30);
-/// The longest that a login waits for keys: a fetch asks two addresses at most, and each answers in time or not at all.
-const WAIT_MAX: Duration = Duration::from_secs(25);
+/// What somebody waits for keys beyond the time of two fetches: each answers in time or not at all.
+const WAIT_MORE: Duration = Duration::from_secs(5);
+
+/// Says how often keys are fetched, and how long that may take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Freshness {
+    /// For so long keys count as new: nobody asks again.
+    pub young: Duration,
+    /// The time that one fetch has, from the name's lookup to the last byte.
+    pub timeout: Duration,
+    /// The issuer is asked no more often than this, whatever key ids are sent and however often it fails.
+    pub pause: Duration,
+}
+
+/// Is told when a fetch has ended, and whether there are new keys.
+pub type Told = Arc<dyn Fn(bool) + Send + Sync>;
+
+impl Default for Freshness {
+    fn default() -> Self {
+        Self { young: Duration::from_secs(600), timeout: Duration::from_secs(10), pause: Duration::from_secs(30) }
+    }
+}
 
 /// Where an issuer publishes its keys.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -31,8 +48,8 @@ enum Place {
     Discovery(String),
 }
 
-/// The published keys of one issuer.
-pub(super) struct RemoteKeys {
+/// Holds the published keys of one issuer: whoever needs them shares one fetch.
+pub struct RemoteKeys {
     shared: Arc<Shared>,
 }
 
@@ -40,6 +57,8 @@ struct Shared {
     fetcher: Fetcher,
     place: Place,
     issuer: String,
+    freshness: Freshness,
+    told: Option<Told>,
     held: Mutex<Held>,
     fetched: Notify,
 }
@@ -72,12 +91,12 @@ impl fmt::Debug for RemoteKeys {
 
 impl Held {
     /// Decides what to do. `newer_than` is when the keys were fetched that did not have the one that is looked for.
-    fn decide(&mut self, now: Instant, newer_than: Option<Instant>) -> Step {
+    fn decide(&mut self, now: Instant, newer_than: Option<Instant>, freshness: Freshness) -> Step {
         let usable = self.keys.as_ref().filter(|(_, at)| now.duration_since(*at) <= KEPT_MAX);
         let new_enough = usable.filter(|(_, at)| newer_than.is_none_or(|than| *at > than));
         if let Some((keys, at)) = new_enough {
             let keys = Arc::clone(keys);
-            let is_due = now.duration_since(*at) > YOUNG && !self.is_fetching && self.may_ask(now);
+            let is_due = now.duration_since(*at) > freshness.young && !self.is_fetching && self.may_ask(now, freshness);
             if is_due {
                 self.begin(now);
                 return Step::UseAndFetch(keys);
@@ -87,7 +106,7 @@ impl Held {
         if self.is_fetching {
             return Step::Wait;
         }
-        if self.may_ask(now) {
+        if self.may_ask(now, freshness) {
             self.begin(now);
             return Step::Fetch;
         }
@@ -100,13 +119,13 @@ impl Held {
     }
 
     /// Returns the keys if they are all that there are for now: the issuer is not being asked, and would not be.
-    fn all_there_are(&self, now: Instant) -> Option<Arc<KeySet>> {
+    fn all_there_are(&self, now: Instant, freshness: Freshness) -> Option<Arc<KeySet>> {
         let usable = self.keys.as_ref().filter(|(_, at)| now.duration_since(*at) <= KEPT_MAX);
-        usable.filter(|_| !self.is_fetching && !self.may_ask(now)).map(|(keys, _)| Arc::clone(keys))
+        usable.filter(|_| !self.is_fetching && !self.may_ask(now, freshness)).map(|(keys, _)| Arc::clone(keys))
     }
 
-    fn may_ask(&self, now: Instant) -> bool {
-        self.asked_at.is_none_or(|at| now.duration_since(at) >= PAUSE)
+    fn may_ask(&self, now: Instant, freshness: Freshness) -> bool {
+        self.asked_at.is_none_or(|at| now.duration_since(at) >= freshness.pause)
     }
 
     fn begin(&mut self, now: Instant) {
@@ -128,38 +147,81 @@ impl Held {
 
 impl RemoteKeys {
     /// Returns the keys at `keys`; none where these are not published.
-    pub(super) fn new(keys: &JwtKeys, issuer: &str, reach: Reach) -> Result<Option<Self>, LoginError> {
+    ///
+    /// # Errors
+    ///
+    /// [`KeysUnavailable`] if the roots that vouch for the place cannot be read.
+    pub fn new(
+        keys: &JwtKeys,
+        issuer: &str,
+        reach: Reach,
+        freshness: Freshness,
+        told: Option<Told>,
+    ) -> Result<Option<Self>, KeysUnavailable> {
         let (place, ca_pem) = match keys {
             JwtKeys::Url { url, ca_pem } => (Place::Set(url.clone()), ca_pem),
             JwtKeys::Discovery { url, ca_pem } => (Place::Discovery(url.clone()), ca_pem),
             JwtKeys::Pem(_) | JwtKeys::Set(_) => return Ok(None),
         };
-        let fetcher =
-            Fetcher::new(ca_pem.as_deref(), reach).map_err(|error| LoginError::unavailable(wire::one_line(&error)))?;
+        let fetcher = Fetcher::new(ca_pem.as_deref(), reach, freshness.timeout)
+            .map_err(|error| KeysUnavailable::new(one_line(&error)))?;
         let (held, fetched) = (Mutex::default(), Notify::new());
-        Ok(Some(Self { shared: Arc::new(Shared { fetcher, place, issuer: issuer.to_owned(), held, fetched }) }))
+        Ok(Some(Self {
+            shared: Arc::new(Shared { fetcher, place, issuer: issuer.to_owned(), freshness, told, held, fetched }),
+        }))
     }
 
     /// Returns the keys if no others can be had for now, without asking anybody.
-    pub(super) fn all_there_are(&self, now: Instant) -> Option<Arc<KeySet>> {
-        self.shared.held().all_there_are(now)
+    #[must_use]
+    pub fn all_there_are(&self, now: Instant) -> Option<Arc<KeySet>> {
+        self.shared.held().all_there_are(now, self.shared.freshness)
+    }
+
+    /// Returns the keys that can be used at once and when they were fetched, and has somebody fetch them where it is time to.
+    ///
+    /// # Panics
+    ///
+    /// If it is called outside of a runtime.
+    #[must_use]
+    pub fn at_hand(&self) -> Option<(Arc<KeySet>, Instant)> {
+        let mut held = self.shared.held();
+        let step = held.decide(Instant::now(), None, self.shared.freshness);
+        let at = held.keys.as_ref().map(|(_, at)| *at);
+        drop(held);
+        match step {
+            Step::Use(keys) => Some((keys, at?)),
+            Step::UseAndFetch(keys) => {
+                self.fetch();
+                Some((keys, at?))
+            }
+            Step::Fetch => {
+                self.fetch();
+                None
+            }
+            Step::Wait | Step::Fail(_) => None,
+        }
     }
 
     /// Returns the keys and when they were fetched; newer ones than `newer_than` if the issuer may be asked.
-    pub(super) async fn get(&self, newer_than: Option<Instant>) -> Result<(Arc<KeySet>, Instant), LoginError> {
-        self.get_by(newer_than, Instant::now() + WAIT_MAX).await
+    ///
+    /// # Errors
+    ///
+    /// [`KeysUnavailable`] if there are none that may still be used, or none came in time.
+    pub async fn get(&self, newer_than: Option<Instant>) -> Result<(Arc<KeySet>, Instant), KeysUnavailable> {
+        let wait = 2 * self.shared.freshness.timeout + WAIT_MORE;
+        self.get_by(newer_than, Instant::now() + wait).await
     }
 
     async fn get_by(
         &self,
         newer_than: Option<Instant>,
         deadline: Instant,
-    ) -> Result<(Arc<KeySet>, Instant), LoginError> {
+    ) -> Result<(Arc<KeySet>, Instant), KeysUnavailable> {
         loop {
             // Registered before anything is looked at, or an end in between would be slept through.
             let mut fetched = std::pin::pin!(self.shared.fetched.notified());
             fetched.as_mut().enable();
-            let step = self.shared.held().decide(Instant::now(), newer_than);
+            let step = self.shared.held().decide(Instant::now(), newer_than, self.shared.freshness);
             match step {
                 Step::Use(keys) => return Ok((keys, self.shared.fetched_at())),
                 Step::UseAndFetch(keys) => {
@@ -169,10 +231,10 @@ impl RemoteKeys {
                 }
                 Step::Fetch => self.fetch(),
                 Step::Wait => {}
-                Step::Fail(reason) => return Err(LoginError::unavailable(reason)),
+                Step::Fail(reason) => return Err(KeysUnavailable::new(reason)),
             }
             if tokio::time::timeout_at(deadline, fetched).await.is_err() {
-                return Err(LoginError::unavailable("the issuer's keys did not come in time"));
+                return Err(KeysUnavailable::new("the issuer's keys did not come in time"));
             }
         }
     }
@@ -207,7 +269,11 @@ impl Fetching {
 impl Drop for Fetching {
     fn drop(&mut self) {
         let result = self.result.take().unwrap_or_else(|| Err("the fetch of the issuer's keys broke off".to_owned()));
+        let is_fetched = result.is_ok();
         self.shared.held().end(Instant::now(), result);
+        if let Some(told) = &self.shared.told {
+            told(is_fetched);
+        }
         self.shared.fetched.notify_waiters();
     }
 }
@@ -222,7 +288,7 @@ impl Shared {
     }
 
     async fn fetch(&self) -> Result<KeySet, String> {
-        let text = |error: &dyn std::error::Error| wire::one_line(error);
+        let text = |error: &dyn std::error::Error| one_line(error);
         let url = match &self.place {
             Place::Set(url) => url.clone(),
             Place::Discovery(url) => self.discover(url).await?,
@@ -234,7 +300,7 @@ impl Shared {
     /// Asks the issuer where its keys are (OpenID Connect Discovery 1.0 §4).
     async fn discover(&self, url: &str) -> Result<String, String> {
         let at = format!("{}/.well-known/openid-configuration", url.trim_end_matches('/'));
-        let body = self.fetcher.get(&at).await.map_err(|error| wire::one_line(&error))?;
+        let body = self.fetcher.get(&at).await.map_err(|error| one_line(&error))?;
         let found: Value = serde_json::from_slice(&body).map_err(|error| format!("`{at}`: {error}"))?;
         let field = |name: &str| found.get(name).and_then(Value::as_str);
         // Section 4.3: it must speak of the very issuer that was asked, and we take no other one's word.

@@ -1,23 +1,22 @@
-//! Which addresses a server fetches keys from: what an operator of the ACL writes must not reach past the network's edge
-//! into the machine itself or the platform's metadata.
+//! Which addresses keys are fetched from: what an operator writes must not reach past the network's edge into the machine
+//! itself or the platform's metadata.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// Says whom keys may be fetched from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Reach {
+pub enum Reach {
     /// Other machines only.
     Others,
-    /// This machine, too; for tests, whose issuers are on loopback.
-    #[cfg(test)]
+    /// This machine, too: for tests, whose issuers are on loopback.
     Loopback,
 }
 
 impl Reach {
     /// Says whether keys may be fetched from `address`.
-    pub(crate) fn allows(self, address: IpAddr) -> bool {
+    #[must_use]
+    pub fn allows(self, address: IpAddr) -> bool {
         let address = plain(address);
-        #[cfg(test)]
         if self == Self::Loopback && address.is_loopback() {
             return true;
         }

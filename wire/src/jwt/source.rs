@@ -1,0 +1,72 @@
+//! Where the keys of an issuer come from: from its configuration, or from a place that publishes them.
+
+use std::sync::Arc;
+
+use catalog::JwtKeys;
+use tokio::time::Instant;
+
+use super::keys::{KeySet, KeysError};
+use super::reach::Reach;
+use super::remote::{Freshness, RemoteKeys, Told};
+
+/// Explains why an issuer's keys cannot be had.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{reason}")]
+pub struct KeysUnavailable {
+    /// What is wrong, on one line.
+    pub reason: String,
+}
+
+impl KeysUnavailable {
+    pub(super) fn new(reason: impl Into<String>) -> Self {
+        Self { reason: reason.into() }
+    }
+}
+
+impl From<KeysError> for KeysUnavailable {
+    fn from(error: KeysError) -> Self {
+        Self::new(error.to_string())
+    }
+}
+
+/// Gives the keys of an issuer.
+#[derive(Debug)]
+pub enum KeySource {
+    /// They are part of its configuration.
+    Fixed(Arc<KeySet>),
+    /// They are published somewhere.
+    Remote(RemoteKeys),
+}
+
+impl KeySource {
+    /// Reads the keys, or gets ready to fetch them; nobody is asked yet.
+    ///
+    /// # Errors
+    ///
+    /// [`KeysUnavailable`] if they, or the roots for fetching them, cannot be used.
+    pub fn new(
+        keys: &JwtKeys,
+        issuer: &str,
+        reach: Reach,
+        freshness: Freshness,
+        told: Option<Told>,
+    ) -> Result<Self, KeysUnavailable> {
+        match keys {
+            JwtKeys::Pem(texts) => Ok(Self::Fixed(Arc::new(KeySet::from_pem(texts)?))),
+            JwtKeys::Set(text) => Ok(Self::Fixed(Arc::new(KeySet::from_jwks(text.as_bytes())?))),
+            JwtKeys::Url { .. } | JwtKeys::Discovery { .. } => {
+                let remote = RemoteKeys::new(keys, issuer, reach, freshness, told)?;
+                remote.map(Self::Remote).ok_or_else(|| KeysUnavailable::new("there are no keys"))
+            }
+        }
+    }
+
+    /// Returns the keys if no others can be had for now, without asking anybody.
+    #[must_use]
+    pub fn all_there_are(&self, now: Instant) -> Option<Arc<KeySet>> {
+        match self {
+            Self::Fixed(keys) => Some(Arc::clone(keys)),
+            Self::Remote(remote) => remote.all_there_are(now),
+        }
+    }
+}
