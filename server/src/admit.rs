@@ -77,7 +77,7 @@ async fn admit(
     for _ in 0..ATTEMPTS_MAX {
         // The rules are asked as they are after everything that was committed before now.
         port.consensus().read_index().await?;
-        let verified = verify(port, request, csr).await?;
+        let verified = verify(port, source, request, csr).await?;
         port.take_turn(Turn::Joining)?;
         let change = LoginChange::Admit { admission: Box::new(admission(&verified, request, csr)) };
         let (actor, command) = (Actor::Login(request.method.clone()), Command::Login { change });
@@ -99,7 +99,7 @@ async fn admit_alone(
     request: &LoginRequest,
     csr: &Csr,
 ) -> Result<AgentRecord, PortError> {
-    let verified = verify(port, request, csr).await?;
+    let verified = verify(port, source, request, csr).await?;
     port.take_turn(Turn::Joining)?;
     let admission = admission(&verified, request, csr);
     let applicant = Applicant { admission, claims: verified.claims, now: crypto::now(), source: source.to_string() };
@@ -109,9 +109,15 @@ async fn admit_alone(
     Ok(record)
 }
 
-async fn verify(port: &AgentPort, request: &LoginRequest, csr: &Csr) -> Result<Verified, PortError> {
+async fn verify(
+    port: &AgentPort,
+    source: std::net::SocketAddr,
+    request: &LoginRequest,
+    csr: &Csr,
+) -> Result<Verified, PortError> {
     let catalog = port.consensus().catalog();
-    let verified = port.logins().verify_agent(&catalog, &request.method, &request.bearer, csr.fingerprint()).await;
+    let key = csr.fingerprint();
+    let verified = port.logins().verify_agent(&catalog, &request.method, &request.bearer, key, source.ip()).await;
     verified.map_err(|error| match error {
         LoginFailed::Busy { retry_after } => PortError::Busy { turn: Turn::Joining, retry_after },
         error => PortError::Login(error),

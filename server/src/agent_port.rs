@@ -29,7 +29,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
 use axum::Router;
-use catalog::{Actor, AgentId, AgentRecord, Command, Envelope, Refusal, RequestId, ServerId};
+use catalog::{Actor, AgentId, AgentRecord, Command, Envelope, NodeName, Refusal, RequestId, ServerId};
 use tokio::net::TcpListener;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -48,6 +48,7 @@ use crate::outage::{self, Applicant, Outage};
 use crate::sessions::{self, Periods};
 
 pub(crate) use body::read_json;
+use bounds::WriteUnderWay;
 pub(crate) use bounds::{Bounds, Turn};
 pub(crate) use refusal::PortError;
 pub(crate) use route::{Call, json};
@@ -159,6 +160,27 @@ impl AgentPort {
         let own = self.bounds.sessions_of_one.take(agent, self.started.elapsed(), jitter());
         own.map_err(|retry_after| PortError::Busy { turn: Turn::Session, retry_after })?;
         self.take_turn(Turn::Session)
+    }
+
+    /// Takes a turn at having a leaf signed: first one of the agent's own, then one of all.
+    fn take_turn_at_signing(&self, record: &AgentRecord) -> Result<(), PortError> {
+        let burst = Bounds::signing_burst(record);
+        let own = self.bounds.signing_of_one.take_of(burst, &record.id, self.started.elapsed(), jitter());
+        own.map_err(|retry_after| PortError::Busy { turn: Turn::Signing, retry_after })?;
+        self.take_turn(Turn::Signing)
+    }
+
+    /// Takes a turn at writing: first one of the agent's own, then one of all.
+    fn take_turn_at_writing(&self, agent: &AgentId) -> Result<(), PortError> {
+        let own = self.bounds.writes_of_one.take(agent, self.started.elapsed(), jitter());
+        own.map_err(|retry_after| PortError::Busy { turn: Turn::Write, retry_after })?;
+        self.take_turn(Turn::Write)
+    }
+
+    /// Takes the room for a write of the agent on `node`, which it gives back when it is dropped.
+    fn room_for_write(&self, node: &NodeName) -> Result<WriteUnderWay, PortError> {
+        let retry_after = Duration::from_secs_f64(1.0 + 2.0 * jitter());
+        self.bounds.writes_under_way.take(node).ok_or(PortError::Busy { turn: Turn::Write, retry_after })
     }
 
     /// Signs a leaf for the agent, from its record as it is after everything that was committed before now.

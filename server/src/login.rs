@@ -74,15 +74,16 @@ impl Default for Logins {
 }
 
 impl Logins {
-    /// Checks the credential of an agent with a key, and asks the binding rules of `catalog` who that is here.
+    /// Checks the credential of an agent with a key and an address, and asks the binding rules of `catalog` who that is here.
     pub(crate) async fn verify_agent(
         &self,
         catalog: &Catalog,
         method: &AuthMethodName,
         bearer: &Secret,
         key: &KeyFingerprint,
+        source: IpAddr,
     ) -> Result<Verified, LoginFailed> {
-        self.verify(catalog, method, bearer, Some(key), Asker::Agent).await
+        self.verify(catalog, method, bearer, Some(key), Asker::Agent(source)).await
     }
 
     /// Checks the credential of a caller of the API, and asks the binding rules of `catalog` who that is here.

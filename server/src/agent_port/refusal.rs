@@ -118,6 +118,7 @@ impl PortError {
             PortError::Refused(_) => "write_refused",
             PortError::Sign(error) => error.label(),
             PortError::Busy { turn: Turn::Session, .. } => "busy_with_sessions",
+            PortError::Busy { turn: Turn::Write, .. } => "busy_with_writes",
             PortError::Busy { .. } => "busy",
             PortError::NotReady => "not_ready",
             PortError::Read(_) => "no_quorum",

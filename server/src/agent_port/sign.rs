@@ -5,13 +5,12 @@ use http::{Response, StatusCode};
 use wire::agent_protocol::{SignRequest, SignResponse};
 use wire::pki::requested_key;
 
-use super::bounds::Turn;
 use super::refusal::PortError;
 use super::route::{Call, json};
 use super::signing::Asked;
 use crate::ca::SignError;
 
-/// Signs what the agent's record entitles it to. The same key asked for again meanwhile is answered with the same leaf, and
+/// Signs what the agent's record entitles it to, in turns of the agent's own and of all. The same key asked for again meanwhile is answered with the same leaf, and
 /// takes no turn of its own.
 pub(super) async fn sign(call: Call) -> Result<Response<Body>, PortError> {
     let record = call.agent()?.clone();
@@ -20,7 +19,7 @@ pub(super) async fn sign(call: Call) -> Result<Response<Body>, PortError> {
     let asked = Asked { agent: record.id.clone(), subject: request.subject.clone(), key };
     let port = &call.port;
     let signing = async {
-        port.take_turn(Turn::Signing)?;
+        port.take_turn_at_signing(&record)?;
         port.sign_leaf(&record, &request.subject, &request.csr).await
     };
     let leaf = port.signing.once(asked, signing).await?;

@@ -1,4 +1,5 @@
 mod login;
+mod paces;
 pub(crate) mod rig;
 
 use std::time::Duration;

@@ -11,15 +11,20 @@ use super::route::{Call, json};
 use super::stream::HELD;
 
 /// Proposes the agent's write, once however often it is sent, and answers what the state machine made of it.
+///
+/// An agent writes at a pace of its own, with few writes under way: a faulty one takes neither the room before Raft nor the
+/// remembered answers of others.
 pub(super) async fn write(call: Call) -> Result<Response<Body>, PortError> {
     let record = call.agent()?.clone();
     let Call { port, connection, request, .. } = call;
+    port.take_turn_at_writing(&record.id)?;
     let request: WriteRequest = super::read_json("write request", request.into_body()).await?;
     if request.command.incarnation() == HELD {
         return Err(PortError::SessionHeld);
     }
     let request_id = super::request_id_of(&record.id, &request.request_id)?;
     let command = own_command(&record, request.command)?;
+    let _under_way = port.room_for_write(&record.node)?;
     let committed = port.propose(connection.source(), Actor::Agent(record.id.clone()), request_id, command).await?;
     if let Outcome::Refused(refusal) = &committed.outcome {
         // An answer, not an error: the agent learns from it what to write next. It is counted like every refusal.

@@ -79,7 +79,7 @@ impl Pace {
 #[derive(Debug)]
 pub(crate) struct Shares {
     rate: Rate,
-    states: Mutex<HashMap<AgentId, State>>,
+    states: Mutex<HashMap<AgentId, (Rate, State)>>,
 }
 
 impl Shares {
@@ -90,16 +90,27 @@ impl Shares {
 
     /// Takes one turn of an agent's own, or says after what time there may be one.
     pub(crate) fn take(&self, agent: &AgentId, now: Duration, jitter: f64) -> Result<(), Duration> {
-        let rate = self.rate;
+        self.take_at(self.rate, agent, now, jitter)
+    }
+
+    /// Takes one turn of an agent's own, of which this agent has `burst` at once.
+    pub(crate) fn take_of(&self, burst: u32, agent: &AgentId, now: Duration, jitter: f64) -> Result<(), Duration> {
+        self.take_at(Rate::new(burst, self.rate.per_second), agent, now, jitter)
+    }
+
+    fn take_at(&self, rate: Rate, agent: &AgentId, now: Duration, jitter: f64) -> Result<(), Duration> {
         let mut states = self.states.lock().unwrap_or_else(PoisonError::into_inner);
         if states.len() >= REMEMBERED_MAX && !states.contains_key(agent) {
             // Whose turns have all come back is as good as one who never asked.
-            let full = |state: &State| {
+            let full = |(rate, state): &(Rate, State)| {
                 state.tokens + now.saturating_sub(state.at).as_secs_f64() * rate.per_second >= rate.burst
             };
-            states.retain(|_, state| !full(state));
+            states.retain(|_, held| !full(held));
         }
-        states.entry(agent.clone()).or_insert_with(|| rate.begins(now)).take(rate, now, jitter)
+        let (held_rate, state) = states.entry(agent.clone()).or_insert_with(|| (rate, rate.begins(now)));
+        // What the agent may have at once changes with its record.
+        *held_rate = rate;
+        state.take(rate, now, jitter)
     }
 }
 
@@ -164,6 +175,18 @@ mod tests {
         }
         assert!(shares.take(&agent(1 << 32), later, 0.5).is_ok());
         assert_eq!(shares.states.lock().unwrap().len(), 1);
+    }
+
+    #[test]
+    fn c13_an_agent_of_many_services_has_more_turns_at_once_and_comes_by_them_as_slowly() {
+        let shares = Shares::new(3, 1.0);
+        let agent = |number| AgentId::enrolled_at(catalog::CatalogIndex(number));
+        let at = Duration::from_secs(100);
+        let granted =
+            |burst, number, at| (0..50).filter(|_| shares.take_of(burst, &agent(number), at, 0.5).is_ok()).count();
+        assert_eq!((granted(10, 1, at), granted(3, 2, at)), (10, 3));
+        let later = at + Duration::from_secs(5);
+        assert_eq!((granted(10, 1, later), granted(3, 2, later)), (5, 3));
     }
 
     #[test]

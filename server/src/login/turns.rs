@@ -12,11 +12,14 @@ use governor::{Quota, RateLimiter};
 use crate::ca::Pace;
 
 /// Credentials of agents checked at once and per second, and as many of all others: each costs the check of a signature.
-const CHECKED_BURST: u32 = 200;
+const CHECKED_BURST: u32 = 400;
 const CHECKED_PER_SECOND: u32 = 200;
 /// What one source may have of that.
 const SOURCE_BURST: NonZeroU32 = NonZeroU32::new(50).unwrap();
 const SOURCE_PER_SECOND: NonZeroU32 = NonZeroU32::new(20).unwrap();
+/// What one source of agents may have: many may stand behind one address.
+const AGENTS_SOURCE_BURST: NonZeroU32 = NonZeroU32::new(200).unwrap();
+const AGENTS_SOURCE_PER_SECOND: NonZeroU32 = NonZeroU32::new(50).unwrap();
 /// Sources that are told apart at once; more share one turn.
 const SOURCES_MAX: usize = 16_384;
 /// Sources that had nothing checked for a while are forgotten no more often than this.
@@ -25,8 +28,8 @@ const FORGET_INTERVAL: Duration = Duration::from_secs(1);
 /// Says who wants a credential checked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Asker {
-    /// Somebody at the agents' port.
-    Agent,
+    /// Somebody at the agents' port, who has shown nothing yet but an address.
+    Agent(IpAddr),
     /// Somebody at the API, from an address where there is one.
     Caller(Option<IpAddr>),
 }
@@ -35,47 +38,61 @@ pub(super) enum Asker {
 pub(super) struct Turns {
     agents: Pace,
     callers: Pace,
-    sources: RateLimiter<IpAddr, HashMapStateStore<IpAddr>, DefaultClock>,
-    forgotten: Mutex<Instant>,
+    sources_of_agents: Sources,
+    sources_of_callers: Sources,
     started: Instant,
+}
+
+/// A share for each source.
+struct Sources {
+    shares: RateLimiter<IpAddr, HashMapStateStore<IpAddr>, DefaultClock>,
+    forgotten: Mutex<Instant>,
 }
 
 impl Turns {
     pub(super) fn new() -> Self {
-        let now = Instant::now();
         Self {
             agents: Pace::new(CHECKED_BURST, CHECKED_PER_SECOND),
             callers: Pace::new(CHECKED_BURST, CHECKED_PER_SECOND),
-            sources: RateLimiter::hashmap(Quota::per_second(SOURCE_PER_SECOND).allow_burst(SOURCE_BURST)),
-            forgotten: Mutex::new(now),
-            started: now,
+            sources_of_agents: Sources::new(AGENTS_SOURCE_BURST, AGENTS_SOURCE_PER_SECOND),
+            sources_of_callers: Sources::new(SOURCE_BURST, SOURCE_PER_SECOND),
+            started: Instant::now(),
         }
     }
 
     /// Takes a turn, or says after what time there may be one; `jitter`, from 0 to 1, spreads those who are sent away.
     pub(super) fn take(&self, asker: Asker, jitter: f64) -> Result<(), Duration> {
-        let elapsed = self.started.elapsed();
-        match asker {
-            Asker::Agent => self.agents.take(elapsed, jitter),
-            Asker::Caller(source) => {
-                // Whoever has used up its own share takes none of what others share.
-                if source.is_some_and(|source| self.sources.check_key(&self.key(source)).is_err()) {
-                    return Err(Duration::from_secs_f64(1.0 + 2.0 * jitter));
-                }
-                self.callers.take(elapsed, jitter)
-            }
+        let (source, sources, all) = match asker {
+            Asker::Agent(source) => (Some(source), &self.sources_of_agents, &self.agents),
+            Asker::Caller(source) => (source, &self.sources_of_callers, &self.callers),
+        };
+        // Whoever has used up its own share takes none of what others share.
+        if source.is_some_and(|source| !sources.take(source)) {
+            return Err(Duration::from_secs_f64(1.0 + 2.0 * jitter));
         }
+        all.take(self.started.elapsed(), jitter)
+    }
+}
+
+impl Sources {
+    fn new(burst: NonZeroU32, per_second: NonZeroU32) -> Self {
+        let shares = RateLimiter::hashmap(Quota::per_second(per_second).allow_burst(burst));
+        Self { shares, forgotten: Mutex::new(Instant::now()) }
+    }
+
+    fn take(&self, source: IpAddr) -> bool {
+        self.shares.check_key(&self.key(source)).is_ok()
     }
 
     /// Returns what a source is told apart by: of IPv6, whoever has one address has the network of 64 bits that it is in.
     fn key(&self, source: IpAddr) -> IpAddr {
-        if self.sources.len() >= SOURCES_MAX {
+        if self.shares.len() >= SOURCES_MAX {
             let mut forgotten = self.forgotten.lock().unwrap_or_else(PoisonError::into_inner);
             if forgotten.elapsed() >= FORGET_INTERVAL {
                 *forgotten = Instant::now();
-                self.sources.retain_recent();
+                self.shares.retain_recent();
             }
-            if self.sources.len() >= SOURCES_MAX {
+            if self.shares.len() >= SOURCES_MAX {
                 return IpAddr::V6(Ipv6Addr::UNSPECIFIED);
             }
         }
@@ -94,6 +111,10 @@ mod tests {
         Asker::Caller(Some(text.parse().unwrap()))
     }
 
+    fn agent(text: &str) -> Asker {
+        Asker::Agent(text.parse().unwrap())
+    }
+
     #[test]
     fn c13_one_source_takes_its_own_share_and_no_turn_of_agents_or_others() {
         let turns = Turns::new();
@@ -107,15 +128,28 @@ mod tests {
         assert!(turns.take(from("2001:db8::ffff"), 0.5).is_err(), "one network is one source");
         let all_others = (0..1_000).filter(|_| turns.take(Asker::Caller(None), 0.5).is_ok()).count();
         assert!(all_others < 1_000, "the callers' share ends");
-        assert!(turns.take(Asker::Agent, 0.5).is_ok(), "the agents' does not with it");
+        assert!(turns.take(agent("192.0.2.1"), 0.5).is_ok(), "the agents' does not with it");
+    }
+
+    #[test]
+    fn c13_whoever_reaches_the_agents_port_takes_its_own_share_and_no_turn_of_those_who_join() {
+        let turns = Turns::new();
+        let granted = (0..10_000).filter(|_| turns.take(agent("192.0.2.1"), 0.5).is_ok()).count();
+        assert!((200..400).contains(&granted), "{granted}");
+        assert!(turns.take(agent("::ffff:192.0.2.1"), 0.5).is_err(), "it is the same one");
+        assert!(turns.take(agent("192.0.2.2"), 0.5).is_ok(), "a task elsewhere logs in meanwhile");
+        assert!(turns.take(from("192.0.2.1"), 0.5).is_ok(), "a caller's share is another");
     }
 
     #[test]
     fn c13_only_so_many_sources_are_told_apart() {
         let turns = Turns::new();
         for number in 0..2 * SOURCES_MAX as u32 {
-            let _ = turns.take(Asker::Caller(Some(IpAddr::V4(number.into()))), 0.5);
+            let source = IpAddr::V4(number.into());
+            let _ = (turns.take(Asker::Caller(Some(source)), 0.5), turns.take(Asker::Agent(source), 0.5));
         }
-        assert!(turns.sources.len() <= SOURCES_MAX + 1, "{}", turns.sources.len());
+        for sources in [&turns.sources_of_agents, &turns.sources_of_callers] {
+            assert!(sources.shares.len() <= SOURCES_MAX + 1, "{}", sources.shares.len());
+        }
     }
 }

@@ -148,7 +148,12 @@ impl Enrolled {
 
     /// Asks for the agent's own leaf again and again until it is there; returns how long it was sent away each time.
     pub(crate) async fn renew(&self, server: SocketAddr) -> Vec<Duration> {
-        let mut connection = self.connect(server, None).await.unwrap();
+        // On a machine that does ten other things, a handshake among hundreds may take too long for the server.
+        let mut connection = loop {
+            if let Some(connection) = self.connect(server, None).await {
+                break connection;
+            }
+        };
         let mut waits = Vec::new();
         loop {
             let asked = SignRequest { csr: self.key.csr_der(None), subject: Subject::Agent };
