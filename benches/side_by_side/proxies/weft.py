@@ -19,6 +19,7 @@ def start(name, base, mode, backend):
     for port in range(base, base + 11):
         assert_free(port)
     home = RUN / name
+    shutil.rmtree(home, ignore_errors=True)  # Two tests may want the same pair, one after the other.
     home.mkdir()
     server = _start_server(name, home, ports)
     agents = []
