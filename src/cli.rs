@@ -3,6 +3,7 @@
 use std::{path::PathBuf, process::ExitCode};
 
 use clap::{Args, CommandFactory, Parser, Subcommand};
+use wire::client::DEFAULT_ADDRESS;
 
 mod acl;
 mod agent;
@@ -73,7 +74,7 @@ struct Cli {
 #[command(next_help_heading = "API options")]
 struct ApiOptions {
     /// The API's address, as host:port or a URL
-    #[arg(long, global = true, env = "WEFT_HTTP_ADDR", default_value = "127.0.0.1:8500", value_name = "ADDRESS")]
+    #[arg(long, global = true, env = "WEFT_HTTP_ADDR", default_value = DEFAULT_ADDRESS, value_name = "ADDRESS")]
     http_addr: String,
     /// A file that holds the token to call the API with; WEFT_HTTP_TOKEN may hold the token itself
     #[arg(long, global = true, env = "WEFT_HTTP_TOKEN_FILE", value_name = "FILE")]

@@ -250,12 +250,6 @@ impl Catalog {
         &self.mesh_entry
     }
 
-    /// Reports whether the first token has been made.
-    #[must_use]
-    pub fn is_acl_bootstrapped(&self) -> bool {
-        self.acl_bootstrapped
-    }
-
     /// Returns a node.
     #[must_use]
     pub fn node(&self, name: &NodeName) -> Option<&Node> {

@@ -45,11 +45,7 @@ impl Api {
         path: &str,
         query: &[(&str, &str)],
     ) -> anyhow::Result<Option<T>> {
-        match asking(self.client.get(path), query).json().await {
-            Ok(found) => Ok(Some(found)),
-            Err(error) if error.status() == Some(http::StatusCode::NOT_FOUND) => Ok(None),
-            Err(error) => Err(error.into()),
-        }
+        found(asking(self.client.get(path), query)).await
     }
 
     /// Asks for something of this name below `path` that may not be there.
@@ -59,11 +55,7 @@ impl Api {
         name: &str,
         query: &[(&str, &str)],
     ) -> anyhow::Result<Option<T>> {
-        match asking(self.client.get(path).segment(name), query).json().await {
-            Ok(found) => Ok(Some(found)),
-            Err(error) if error.status() == Some(http::StatusCode::NOT_FOUND) => Ok(None),
-            Err(error) => Err(error.into()),
-        }
+        found(asking(self.client.get(path).segment(name), query)).await
     }
 
     /// Asks for something, headers and all.
@@ -118,6 +110,16 @@ impl Api {
         Ok(asking(self.client.get(path), query).stream().await?)
     }
 
+    /// Sends a write to what `id` names below `path`; the path says it all, and the answer says something.
+    pub(super) async fn act_on<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        id: &str,
+        query: &[(&str, &str)],
+    ) -> anyhow::Result<T> {
+        Ok(asking(self.client.put(path).segment(id), query).json().await?)
+    }
+
     /// Fetches what is no JSON, of at most `bytes_max` bytes.
     pub(super) async fn download(
         &self,
@@ -145,6 +147,15 @@ impl Api {
     pub(super) async fn delete(&self, path: &str, query: &[(&str, &str)]) -> anyhow::Result<()> {
         asking(self.client.delete(path), query).send().await?;
         Ok(())
+    }
+}
+
+/// Sends a call for what may not be there.
+async fn found<T: DeserializeOwned>(call: Call<'_>) -> anyhow::Result<Option<T>> {
+    match call.json().await {
+        Ok(found) => Ok(Some(found)),
+        Err(error) if error.status() == Some(http::StatusCode::NOT_FOUND) => Ok(None),
+        Err(error) => Err(error.into()),
     }
 }
 

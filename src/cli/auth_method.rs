@@ -2,19 +2,15 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use anyhow::Context;
 use catalog::AuthMethodName;
 use clap::{Args, Subcommand};
-use serde_json::{Value, json};
-use wire::{
-    consul::AuthMethodEntry,
-    decode::{Format, parse_duration},
-};
+use serde_json::json;
+use wire::{consul::AuthMethodEntry, decode::parse_duration};
 
 use super::{
     ApiOptions,
     api::Api,
-    error::hinted,
+    config_file::ConfigFile,
     output::{self, Output, pairs, table},
 };
 
@@ -112,11 +108,7 @@ pub(super) async fn run(verb: AuthMethod, options: &ApiOptions, api: &Api) -> an
 }
 
 async fn put(write: &Write, path: &str, options: &ApiOptions, api: &Api) -> anyhow::Result<()> {
-    let shown = write.config.display();
-    let bytes = std::fs::read(&write.config).with_context(|| format!("reading `{shown}`"))?;
-    let format = Format::of(&write.config)
-        .ok_or_else(|| hinted(format!("`{shown}` has another ending than .json and .hcl"), "name it by its form"))?;
-    let config: Value = format.read(&bytes).with_context(|| format!("reading `{shown}`"))?;
+    let config = ConfigFile::read(&write.config)?.into_value();
     let body = json!({
         "Name": write.name,
         "Type": write.kind,

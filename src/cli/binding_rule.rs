@@ -11,7 +11,7 @@ use super::{
 
 /// Say what an identity that an auth method vouches for is here.
 ///
-/// A rule selects identities by what their method knows of them, and names a service, a node, a role or a policy:
+/// A rule selects identities by what their method knows of them, and names a service, a node, a gateway's network, a role or a policy:
 ///
 ///   weft acl binding-rule create --method k8s --bind-type service --bind-name '${value.namespace}/${value.name}' \
 ///     --selector 'value.namespace in ["shop", "pay"]'
@@ -38,7 +38,7 @@ pub(super) struct Create {
     /// Whose identities it judges
     #[arg(long, value_name = "NAME")]
     method: AuthMethodName,
-    /// What it makes of them: service, node, role or policy
+    /// What it makes of them: service, node, gateway, role or policy
     #[arg(long, value_name = "TYPE")]
     bind_type: BindKind,
     /// The name of that, with variables such as ${value.name}
@@ -58,7 +58,7 @@ pub(super) struct Create {
 pub(super) struct Update {
     /// Which
     id: BindingRuleId,
-    /// What it makes of identities: service, node, role or policy
+    /// What it makes of identities: service, node, gateway, role or policy
     #[arg(long, value_name = "TYPE")]
     bind_type: Option<BindKind>,
     /// The name of that, with variables such as ${value.name}

@@ -65,6 +65,8 @@ pub(super) struct Named {
 pub(super) struct Show {
     #[command(flatten)]
     entry: Named,
+    #[command(flatten)]
+    output: Output,
 }
 
 #[derive(Debug, Args)]
@@ -104,7 +106,8 @@ pub(super) async fn run(verb: Config, options: &ApiOptions) -> anyhow::Result<Ex
             let path = format!("/v1/config/{}", read.entry.kind);
             let found: Option<Value> = api.find_in(&path, &read.entry.name, &[("ns", namespace)]).await?;
             match &found {
-                Some(entry) => output::line(&output::json(entry)?)?,
+                // An entry has one form for people and programs: the one that it is written in.
+                Some(entry) => read.output.print(entry, |entry| format!("{entry:#}"))?,
                 None => output::line(&format!("No entry {}/{}", read.entry.kind, read.entry.name))?,
             }
             Ok(ExitCode::from(u8::from(found.is_none())))

@@ -38,7 +38,7 @@ pub(super) enum Intention {
     /// List the intentions that speak of a service
     Match(Match),
     /// Say whether a call is allowed: status 0 if it is, 1 if it is not
-    Check(Pair),
+    Check(Check),
     /// Say why a call or a request is allowed or refused: the rule that decided, and what became of every other
     Explain(explain::Explain),
     /// Hold expectations against the rules: status 0 if all of them hold, 1 if one does not
@@ -53,6 +53,14 @@ pub(super) struct Pair {
     /// Who is called
     #[arg(value_name = "DST")]
     destination: String,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Check {
+    #[command(flatten)]
+    pair: Pair,
+    #[command(flatten)]
+    output: Output,
 }
 
 impl Pair {
@@ -243,7 +251,7 @@ pub(super) async fn run(verb: Intention, options: &ApiOptions) -> anyhow::Result
             let found: BTreeMap<String, Vec<Shown>> = api?.get("/v1/connect/intentions/match", &query).await?;
             find.output.print(&found, |found| list_table(found.values().flatten()))?;
         }
-        Intention::Check(pair) => return check(&api?, &pair, namespace).await,
+        Intention::Check(asked) => return check(&api?, &asked, namespace).await,
         Intention::Explain(explain) => return explain::run(&explain, options).await,
         Intention::Test(test) => return test::run(&test, options).await,
     }
@@ -273,15 +281,15 @@ async fn create(api: &Api, create: &Create, namespace: &Namespace) -> anyhow::Re
     output::line(&format!("Created: {source} => {destination} ({action})"))
 }
 
-async fn check(api: &Api, pair: &Pair, namespace: &Namespace) -> anyhow::Result<ExitCode> {
-    #[derive(Deserialize)]
+async fn check(api: &Api, check: &Check, namespace: &Namespace) -> anyhow::Result<ExitCode> {
+    #[derive(Serialize, Deserialize)]
     #[serde(rename_all = "PascalCase")]
     struct Answer {
         allowed: bool,
     }
-    let (source, destination) = pair.resolve(namespace)?;
+    let (source, destination) = check.pair.resolve(namespace)?;
     let query = [("source", source.as_str()), ("destination", destination.as_str())];
     let answer: Answer = api.get("/v1/connect/intentions/check", &query).await?;
-    output::line(if answer.allowed { "Allowed" } else { "Denied" })?;
+    check.output.print(&answer, |answer| if answer.allowed { "Allowed" } else { "Denied" }.to_owned())?;
     Ok(if answer.allowed { ExitCode::SUCCESS } else { ExitCode::from(1) })
 }

@@ -78,30 +78,30 @@ pub(super) struct List {
 
 pub(super) async fn run(verb: Revoke, options: &ApiOptions) -> anyhow::Result<ExitCode> {
     let api = Api::new(options)?;
-    let (what, path, query) = match verb {
+    let (what, path, name, query) = match verb {
         Revoke::List(list) => {
             let all: Vec<RevocationView> = api.get("/v1/revocations", &[]).await?;
             list.output
                 .print(&all, |all| table(&["Kind", "Name", "Node", "Since"], rows(all), "nothing is revoked"))?;
             return Ok(ExitCode::SUCCESS);
         }
-        Revoke::Agent(Agent { agent }) => (format!("agent {agent}"), format!("/v1/revoke/agent/{agent}"), Vec::new()),
+        Revoke::Agent(Agent { agent }) => (format!("agent {agent}"), "/v1/revoke/agent", agent.to_string(), Vec::new()),
         Revoke::Lift(lift) => return let_in_again(&api, lift).await,
         Revoke::Service(Service { service }) => {
             let ServiceKey { namespace, name } = exact(&service, options)?;
             let query = vec![("ns", namespace.to_string())];
-            (format!("service {namespace}/{name}"), format!("/v1/revoke/service/{name}"), query)
+            (format!("service {namespace}/{name}"), "/v1/revoke/service", name.to_string(), query)
         }
         Revoke::JoinToken(JoinToken { accessor }) => {
-            (format!("join token {accessor}"), format!("/v1/revoke/join-token/{accessor}"), Vec::new())
+            (format!("join token {accessor}"), "/v1/revoke/join-token", accessor.to_string(), Vec::new())
         }
         Revoke::Login(Login { method, subject }) => {
             let query = subject.into_iter().map(|subject| ("subject", subject)).collect();
-            (format!("logins by {method}"), format!("/v1/revoke/login/{method}"), query)
+            (format!("logins by {method}"), "/v1/revoke/login", method.to_string(), query)
         }
     };
     let query: Vec<(&str, &str)> = query.iter().map(|(key, value)| (*key, value.as_str())).collect();
-    let Revoked { agents } = api.put(&path, &query, &serde_json::json!({})).await?;
+    let Revoked { agents } = api.act_on(path, &name, &query).await?;
     output::line(&format!("Revoked: {what} (agents: {agents})"))?;
     Ok(ExitCode::SUCCESS)
 }
@@ -109,12 +109,12 @@ pub(super) async fn run(verb: Revoke, options: &ApiOptions) -> anyhow::Result<Ex
 async fn let_in_again(api: &Api, lift: Lift) -> anyhow::Result<ExitCode> {
     let what = match lift {
         Lift::Agent(Agent { agent }) => {
-            api.delete(&format!("/v1/revoke/agent/{agent}"), &[]).await?;
+            api.delete_in::<bool>("/v1/revoke/agent", &agent.to_string(), &[]).await?;
             format!("agent {agent}")
         }
         Lift::Login(Login { method, subject }) => {
             let query: Vec<(&str, &str)> = subject.iter().map(|subject| ("subject", subject.as_str())).collect();
-            api.delete(&format!("/v1/revoke/login/{method}"), &query).await?;
+            api.delete_in::<bool>("/v1/revoke/login", method.as_ref(), &query).await?;
             format!("logins by {method}")
         }
     };

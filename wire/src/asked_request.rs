@@ -11,9 +11,6 @@ use serde_json::{Map, Value};
 
 use crate::decode::{DecodeError, Fields};
 
-/// Names the parameters of the API that describe a request.
-pub const REQUEST_PARAMETERS: [&str; 6] = ["method", "path", "host", "header", "jwt", "platform"];
-
 /// Describes a request, as far as rules look at it.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct AskedRequest {

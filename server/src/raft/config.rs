@@ -121,7 +121,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn finding_1_no_unsafe_default_of_the_raft_crate_is_used() {
+    fn no_unsafe_default_of_the_raft_crate_is_used() {
         let config = RoomConfig::new(1, vec![1, 2, 3], 7).raft(5);
         config.validate().unwrap();
         assert!(config.pre_vote, "an isolated server must not raise the term when it comes back");

@@ -225,7 +225,7 @@ mod tests {
     }
 
     #[test]
-    fn finding_3_name_constraints_on_uris_are_refused_clearly() {
+    fn name_constraints_on_uris_are_refused_clearly() {
         // permittedSubtrees: uniformResourceIdentifier "mesh.test".
         let on_uris = [b"\x30\x0f\xa0\x0d\x30\x0b\x86\x09".as_slice(), b"mesh.test"].concat();
         let constrained = || CustomExtension::from_oid_content(&[2, 5, 29, 30], on_uris.clone());

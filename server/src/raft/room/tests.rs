@@ -226,7 +226,7 @@ fn a_late_answer_to_an_earlier_life_is_not_taken_for_a_read_of_this_one() {
 }
 
 #[test]
-fn finding_2_nothing_that_depends_on_a_record_leaves_before_it_is_synced() {
+fn nothing_that_depends_on_a_record_leaves_before_it_is_synced() {
     let mut cluster = Cluster::new(3);
     cluster.elect(1);
     for id in 1..=3 {
@@ -263,7 +263,7 @@ fn finding_2_nothing_that_depends_on_a_record_leaves_before_it_is_synced() {
 }
 
 #[test]
-fn finding_2_a_candidates_term_is_synced_before_it_asks_for_votes() {
+fn a_candidates_term_is_synced_before_it_asks_for_votes() {
     let mut cluster = Cluster::new(3);
     cluster.elect(1);
     let events = cluster.take_events(1);
