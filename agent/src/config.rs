@@ -8,6 +8,7 @@ use catalog::{AuthMethodName, NodeName, Platform};
 use wire::join_token::JoinSecret;
 
 use crate::access_log::AccessLogSettings;
+use crate::proxy::Ingress;
 use crate::spans::TracingSettings;
 
 /// Port of the local HTTP API where nobody says otherwise.
@@ -33,6 +34,15 @@ pub struct LoginSource {
 
 /// Port at which a gateway takes tunnels of other networks where nobody says otherwise.
 pub const GATEWAY_PORT: u16 = 20443;
+
+/// Says where a load balancer is listened to, and what it may bring.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct IngressListener {
+    /// How it is known, and where it leads.
+    pub ingress: Ingress,
+    /// The port that it calls.
+    pub port: u16,
+}
 
 /// Tells one agent who it is, where its servers are and where it listens.
 #[derive(Clone, Debug)]
@@ -65,6 +75,8 @@ pub struct Config {
     pub mesh_port: u16,
     /// The port at which tunnels of other networks are passed on into this one, where the agent is a gateway; 0 takes a free one.
     pub gateway_port: Option<u16>,
+    /// The listeners for load balancers, on the address of the mesh listener.
+    pub ingress: Vec<IngressListener>,
     /// Service definition files, or directories of `*.hcl` and `*.json` read in order of their names.
     pub services: Vec<PathBuf>,
     /// Where a line of JSON is written for each request, and which; there is none when absent.
@@ -95,6 +107,7 @@ impl Config {
             admin_port: 0,
             mesh_port: 0,
             gateway_port: None,
+            ingress: Vec::new(),
             services: Vec::new(),
             access_log: None,
             tracing: None,

@@ -4,6 +4,7 @@
 //! needed for news only: without any the agent serves on with its last good state.
 
 mod access_log;
+mod address_range;
 mod api;
 mod checks;
 mod config;
@@ -33,10 +34,12 @@ use tokio_util::task::AbortOnDropHandle;
 use tracing::{info, warn};
 
 pub use access_log::{AccessLogError, AccessLogSettings, Fields, UnknownField};
-pub use config::{ADMIN_PORT, Config, GATEWAY_PORT, HTTP_PORT, LoginSource, MESH_PORT};
+pub use address_range::{AddressRange, AddressRangeError};
+pub use config::{ADMIN_PORT, Config, GATEWAY_PORT, HTTP_PORT, IngressListener, LoginSource, MESH_PORT};
 pub use enrol::EnrolError;
 pub use leaf::{LeafError, renewal};
 pub use local::{DEFINITION_FIELDS, LocalError, check_definitions};
+pub use proxy::{INGRESS_NAMESPACE, Ingress};
 pub use spans::{TracingError, TracingSettings};
 pub use start::{StartError, start};
 pub use state::DataDirError;

@@ -17,6 +17,8 @@ mod limits;
 mod observers;
 mod open_streams;
 mod outbound;
+mod patience;
+mod proxy_header;
 mod refusal;
 mod room;
 mod snapshot;
@@ -48,6 +50,7 @@ use crate::metrics::Direction;
 use crate::spans::{Spans, TracingError, TracingSettings};
 
 pub use self::distrust::Distrust;
+pub use self::inbound::ingress::{INGRESS_NAMESPACE, Ingress};
 pub use self::limits::Limits;
 pub use self::open_streams::OpenConnection;
 pub use self::outbound::upstreams::UpstreamStatus;
@@ -67,6 +70,8 @@ pub struct ProxyConfig {
     pub mesh_listener: std::net::TcpListener,
     /// The listener for other networks, where the agent is a gateway.
     pub gateway_listener: Option<std::net::TcpListener>,
+    /// The listeners for load balancers, with what each may bring.
+    pub ingress: Vec<(std::net::TcpListener, Ingress)>,
     /// Where else this process listens; nobody is carried to such an address.
     pub own_listeners: Vec<SocketAddr>,
     /// The runtime to work on; one of its own, apart from everything else in the process, where absent.
@@ -146,6 +151,7 @@ impl Proxy {
         let ProxyConfig {
             mesh_listener,
             gateway_listener,
+            ingress,
             mut own_listeners,
             runtime,
             limits,
@@ -165,6 +171,10 @@ impl Proxy {
             // A tunnel that came back would be passed on again, without end.
             own_listeners.push(listener.local_addr().map_err(ProxyStartError::Listener)?);
         }
+        for (listener, _) in &ingress {
+            prepare(listener)?;
+            own_listeners.push(listener.local_addr().map_err(ProxyStartError::Listener)?);
+        }
         let (handle, runtime) = match runtime {
             Some(handle) => (handle, None),
             None => {
@@ -176,8 +186,13 @@ impl Proxy {
         let (status, upstreams) = watch::channel(UpstreamsStatus::default());
         let _entered = handle.enter();
         let gateway = gateway_listener.map(tokio::net::TcpListener::from_std).transpose();
-        let listeners = tokio::net::TcpListener::from_std(mesh_listener).and_then(|mesh| Ok((mesh, gateway?)));
-        let (listener, gateway) = match listeners {
+        let ingress: io::Result<Vec<_>> = ingress
+            .into_iter()
+            .map(|(listener, ingress)| Ok((tokio::net::TcpListener::from_std(listener)?, Arc::new(ingress))))
+            .collect();
+        let listeners =
+            tokio::net::TcpListener::from_std(mesh_listener).and_then(|mesh| Ok((mesh, gateway?, ingress?)));
+        let (listener, gateway, ingress) = match listeners {
             Ok(listeners) => listeners,
             Err(error) => {
                 // Dropped like any other value, it would panic on a thread of another runtime.
@@ -189,6 +204,9 @@ impl Proxy {
         };
         if let Some(gateway) = gateway {
             room.gateway.tasks.spawn(gateway::listen(Arc::clone(&room), gateway));
+        }
+        for (listener, ingress) in ingress {
+            room.inbound.tasks.spawn(inbound::ingress::listen(Arc::clone(&room), ingress, listener));
         }
         room.inbound.tasks.spawn(inbound::listen(Arc::clone(&room), listener));
         room.outbound.tasks.spawn(upstreams::keep(Arc::clone(&room), status));

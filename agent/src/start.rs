@@ -15,13 +15,13 @@ use tracing::{info, warn};
 use wire::agent_protocol::Subject;
 use wire::pki::LeafKey;
 
-use crate::config::Config;
+use crate::config::{Config, IngressListener};
 use crate::core::{self, Setup};
 use crate::enrol::{self, EnrolError, Proof};
 use crate::leaf::{self, HeldLeaf, LeafError};
 use crate::local::{self, Local, LocalError, Reserved};
 use crate::metrics::Metrics;
-use crate::proxy::{Limits, Proxy, ProxyConfig, ProxyStartError};
+use crate::proxy::{Ingress, Limits, Proxy, ProxyConfig, ProxyStartError};
 use crate::state::{DataDirError, Identity, Saved, Store};
 use crate::{Agent, api, report};
 
@@ -113,6 +113,7 @@ pub async fn start(config: Config) -> Result<Agent, StartError> {
     let mesh_address = address_of(&mesh)?;
     let gateway = gateway_listener(&config, &identity).await?;
     let gateway_address = gateway.as_ref().map(address_of).transpose()?;
+    let ingress = ingress_listeners(&config).await?;
     let advertise = advertised(&config, mesh_address.ip(), &identity, saved.as_ref()).await?;
     let proxy = ProxyConfig {
         mesh_listener: mesh.into_std().map_err(|source| listen_failed("the mesh", mesh_address, source))?,
@@ -120,6 +121,7 @@ pub async fn start(config: Config) -> Result<Agent, StartError> {
             .map(TcpListener::into_std)
             .transpose()
             .map_err(|source| listen_failed("other networks", loopback(0), source))?,
+        ingress,
         own_listeners: vec![http_address, admin_address],
         runtime: None,
         limits: Limits::default(),
@@ -136,6 +138,7 @@ pub async fn start(config: Config) -> Result<Agent, StartError> {
         (mesh_address.ip(), mesh_address.port(), "mesh listener"),
     ];
     listeners.extend(gateway_address.map(|address| (address.ip(), address.port(), "gateway listener")));
+    listeners.extend(config.ingress.iter().map(|ingress| (config.bind, ingress.port, "listener for load balancers")));
     let reserved = Reserved { listeners };
     let mut local = Local::new(identity.record.clone(), reserved);
     local.take_files(definitions);
@@ -230,6 +233,18 @@ async fn gateway_listener(config: &Config, identity: &Identity) -> Result<Option
         return Err(StartError::NoGateway { network: config.network.clone() });
     }
     listen("other networks", SocketAddr::new(config.bind, port)).await.map(Some)
+}
+
+/// Opens the listeners for load balancers.
+async fn ingress_listeners(config: &Config) -> Result<Vec<(std::net::TcpListener, Ingress)>, StartError> {
+    let mut opened = Vec::with_capacity(config.ingress.len());
+    for IngressListener { ingress, port } in &config.ingress {
+        let (what, address) = ("load balancers", SocketAddr::new(config.bind, *port));
+        let listener = listen(what, address).await?;
+        let listener = listener.into_std().map_err(|source| listen_failed(what, address, source))?;
+        opened.push((listener, ingress.clone()));
+    }
+    Ok(opened)
 }
 
 /// Takes the configured port; where that is left open, the port of the last run, for others may still dial it.

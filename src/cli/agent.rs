@@ -1,5 +1,7 @@
 //! `weft agent`: what stands beside workloads.
 
+mod ingress;
+
 use std::{net::IpAddr, path::PathBuf, process::ExitCode, time::Duration};
 
 use anyhow::Context;
@@ -104,6 +106,9 @@ pub(super) struct Settings {
     /// The port that agents of other networks call a gateway at [default: 20443]
     #[arg(long, value_name = "PORT")]
     gateway_port: Option<u16>,
+    /// The listeners for load balancers; in files only.
+    #[arg(skip)]
+    ingress: Vec<agent::IngressListener>,
     /// Where to write a line of JSON for each request of an HTTP service; `-` is standard output
     #[arg(long, value_name = "PATH")]
     access_log: Option<PathBuf>,
@@ -147,6 +152,7 @@ impl Settings {
             mesh_port: fields.number("mesh_port")?,
             gateway: fields.flag("gateway")?.unwrap_or(false),
             gateway_port: fields.number("gateway_port")?,
+            ingress: ingress::read(fields)?,
             access_log: fields.parsed("access_log")?,
             access_log_fields: fields.parsed("access_log_fields")?,
             access_log_sample: fields.share("access_log_sample")?.map(Share),
@@ -181,6 +187,7 @@ impl Settings {
             mesh_port: over.mesh_port.or(self.mesh_port),
             gateway: over.gateway || self.gateway,
             gateway_port: over.gateway_port.or(self.gateway_port),
+            ingress: if over.ingress.is_empty() { self.ingress } else { over.ingress },
             access_log: over.access_log.or(self.access_log),
             access_log_fields: over.access_log_fields.or(self.access_log_fields),
             access_log_sample: over.access_log_sample.or(self.access_log_sample),
@@ -235,6 +242,7 @@ impl Settings {
             mesh_port: self.mesh_port.unwrap_or(agent::MESH_PORT),
             gateway_port: self.gateway.then(|| self.gateway_port.unwrap_or(agent::GATEWAY_PORT)),
             services,
+            ingress: self.ingress,
             access_log,
             tracing,
             report_interval: self.report_interval.unwrap_or(defaults.report_interval),

@@ -14,6 +14,7 @@ mod demo;
 mod faults;
 mod guardrails;
 mod harness;
+mod ingress;
 mod log_sink;
 mod logins;
 mod membership;

@@ -29,4 +29,4 @@ pub use peer::{PeerIdentity, peer_identity};
 pub use raft::{RaftIdentity, raft_client_config, raft_meeting_config, raft_peer, raft_server_config};
 pub use rejected::PeerRejected;
 pub use verify::{CHAIN_BYTES_MAX, CHAIN_CERTIFICATES_MAX, ExpectedPeer, ExpiredLeaf, SpiffeVerifier};
-pub use web::web_client_config;
+pub use web::{edge_server_config, web_client_config};

@@ -110,7 +110,8 @@ impl Core {
             .filter(|service| serves(&service.instance.service_key()))
             .map(|service| {
                 let address = self.advertised_address(&service.instance);
-                let instance = Instance { address, mesh_port: Some(self.mesh_port), ..service.instance.clone() };
+                let mesh_port = service.instance.mesh_port.or(Some(self.mesh_port));
+                let instance = Instance { address, mesh_port, ..service.instance.clone() };
                 (instance.key.clone(), instance)
             })
             .collect();

@@ -285,6 +285,7 @@ impl Core {
                 local_address: service.local_address,
                 port: service.instance.port,
                 ports: service.instance.ports.clone(),
+                takes_proxy_header: service.takes_proxy_header,
             });
             snapshot.upstreams.extend(service.upstreams.iter().map(|upstream| UpstreamListener {
                 owner: key.clone(),

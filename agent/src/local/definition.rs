@@ -24,6 +24,8 @@ pub(crate) struct Definition {
     pub(crate) instance: Instance,
     /// Where the application is dialled.
     pub(crate) local_address: IpAddr,
+    /// Whether its application is told who calls by the PROXY protocol.
+    pub(crate) takes_proxy_header: bool,
     pub(crate) upstreams: Vec<LocalUpstream>,
     pub(crate) checks: Vec<CheckDefinition>,
 }
@@ -81,7 +83,8 @@ impl Definition {
             }
             checks.push(check);
         }
-        let definition = Self { instance, local_address, upstreams, checks };
+        let takes_proxy_header = service.proxy_protocol;
+        let definition = Self { instance, local_address, takes_proxy_header, upstreams, checks };
         let own = definition.checks.iter().map(|check| check.check.clone()).collect();
         acceptable(node, vec![definition.instance.clone()], own)?;
         Ok(definition)

@@ -32,6 +32,9 @@ pub(crate) enum CopyError {
     /// The other agent reset the stream.
     #[error("stream reset by the peer ({0})")]
     StreamReset(Reason),
+    /// The caller had given up before it could be told that the stream is open.
+    #[error("given up by the caller before it was opened")]
+    Ungranted(#[source] h2::Error),
     /// The tunnel failed.
     #[error("tunnel failed")]
     Tunnel(#[source] h2::Error),
@@ -45,10 +48,17 @@ impl CopyError {
     pub(crate) fn label(&self) -> &'static str {
         match self {
             Self::Io(_) => "connection_failed",
-            Self::StreamReset(_) => "stream_reset",
+            Self::StreamReset(_) | Self::Ungranted(_) => "stream_reset",
             Self::Tunnel(_) => "tunnel_failed",
             Self::HalfClosedSilent(_) => "half_closed_silent",
         }
+    }
+}
+
+impl CopyError {
+    /// Reports whether the caller gave the stream up before it was open.
+    pub(crate) fn is_reset_before_grant(&self) -> bool {
+        matches!(self, Self::Ungranted(_))
     }
 }
 

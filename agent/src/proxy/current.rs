@@ -8,7 +8,7 @@ use catalog::{Policy, Routes, ServiceKey, SpiffeId};
 use rustls::ServerConfig;
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
-use wire::tls::{TlsIdentity, TrustAnchors, mesh_server_config};
+use wire::tls::{TlsIdentity, TrustAnchors, edge_server_config, mesh_server_config};
 
 use super::http::decide::Rules;
 use super::http::provider::{Provider, ProvidersOf};
@@ -46,6 +46,8 @@ pub(crate) struct ServerSide {
     pub(crate) identity: Arc<TlsIdentity>,
     tunnel: Arc<ServerConfig>,
     plain: Arc<ServerConfig>,
+    /// For load balancers: to a service that does not speak HTTP, and to one that does.
+    outside: [OnceLock<Arc<ServerConfig>>; 2],
 }
 
 /// Is what follows from one upstream listener.
@@ -66,14 +68,16 @@ pub(crate) struct End {
     pub(crate) service: ServiceKey,
     /// The identity that must answer.
     pub(crate) expected: SpiffeId,
+    /// The server name that it is asked for by.
+    pub(crate) server_name: String,
 }
 
 impl Called {
     fn new(snapshot: &Snapshot, upstream: &UpstreamListener) -> Self {
         let routes = snapshot.routes(&upstream.destination);
         let end = |service: &ServiceKey| {
-            let expected = snapshot.scheme.workload(service);
-            (service.clone(), Arc::new(End { service: service.clone(), expected }))
+            let (expected, server_name) = (snapshot.scheme.workload(service), snapshot.scheme.sni(service));
+            (service.clone(), Arc::new(End { service: service.clone(), expected, server_name }))
         };
         let ends = routes.targets().map(|target| end(&target.key.service)).collect();
         Self { upstream: upstream.clone(), routes, ends, counters: OnceLock::new() }
@@ -213,13 +217,20 @@ impl ServerSide {
         let config = mesh_server_config(Arc::clone(anchors), identity.resolver());
         let mut plain = config.clone();
         plain.alpn_protocols.clear();
-        Self { identity, tunnel: Arc::new(config), plain: Arc::new(plain) }
+        Self { identity, tunnel: Arc::new(config), plain: Arc::new(plain), outside: Default::default() }
     }
 
     /// Returns the configuration for a client: one that offers no `h2` may offer any other protocol or none, for the
     /// bytes within are not ours to understand.
     pub(crate) fn config_for(&self, speaks_tunnel: bool) -> Arc<ServerConfig> {
         Arc::clone(if speaks_tunnel { &self.tunnel } else { &self.plain })
+    }
+
+    /// Returns the configuration for a load balancer, which is no part of the mesh.
+    pub(crate) fn config_for_outside(&self, speaks_http: bool) -> Arc<ServerConfig> {
+        let [bytes, http] = &self.outside;
+        let place = if speaks_http { http } else { bytes };
+        Arc::clone(place.get_or_init(|| Arc::new(edge_server_config(&self.identity, speaks_http))))
     }
 }
 

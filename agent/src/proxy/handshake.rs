@@ -14,7 +14,9 @@ use wire::tls::{ALPN_MESH, PeerIdentity, PeerRejected, TlsIdentity, peer_identit
 
 use super::current::Current;
 use super::decide::asked_for;
-use super::http::inbound::CallerHeaders;
+use super::http::introduce::CallerHeaders;
+use super::inbound::ingress::Ingress;
+use super::patience::Patience;
 use super::snapshot::Unfit;
 use crate::metrics::PairCounters;
 
@@ -97,13 +99,19 @@ pub(crate) struct Connection {
     pub(crate) counters: OnceLock<Arc<PairCounters>>,
     /// What applications are told of the caller, once it has asked one of them over HTTP.
     pub(crate) headers: OnceLock<CallerHeaders>,
+    /// How much of what it asks it may give up.
+    pub(crate) patience: Patience,
+    /// What it may bring, where it is a load balancer that showed no certificate.
+    pub(crate) ingress: Option<Arc<Ingress>>,
 }
 
-/// Completes the handshake of a connection. Returns whether the caller speaks the tunnel's protocol beside it.
+/// Completes the handshake of a connection, whose caller may give up so many requests. Returns whether the caller speaks
+/// the tunnel's protocol beside it.
 pub(crate) async fn identify(
     current: &Current,
     stream: TcpStream,
     from: SocketAddr,
+    given_up_max: u32,
 ) -> Result<(Connection, TlsStream<TcpStream>, bool), HandshakeError> {
     let start = LazyConfigAcceptor::new(Acceptor::default(), stream).await?;
     let hello = start.client_hello();
@@ -131,6 +139,8 @@ pub(crate) async fn identify(
         caller: OnceLock::new(),
         counters: OnceLock::new(),
         headers: OnceLock::new(),
+        patience: Patience::new(given_up_max),
+        ingress: None,
     };
     Ok((connection, tls, speaks_tunnel))
 }

@@ -9,6 +9,7 @@ pub(crate) mod carried;
 pub(crate) mod decide;
 pub(crate) mod head;
 pub(crate) mod inbound;
+pub(crate) mod introduce;
 pub(crate) mod normal;
 pub(crate) mod outbound;
 pub(crate) mod provider;
@@ -28,6 +29,12 @@ pub(crate) const HEADER_BYTES_MAX: u32 = catalog::http::FIELDS_BYTES_MAX as u32;
 
 /// Requests that one HTTP/2 connection of an application, or to one, carries at once.
 pub(crate) const STREAMS_MAX: u32 = 100;
+
+/// Streams that a caller may have reset before they were taken up, beyond which its connection is closed.
+pub(crate) const RESET_STREAMS_MAX: usize = 20;
+
+/// Streams that were reset for the caller's errors, beyond which its connection is closed.
+pub(crate) const ERROR_STREAMS_MAX: usize = 100;
 
 /// What one request to or from an application may have on its way unread.
 pub(crate) const STREAM_WINDOW: u32 = 64 * 1024;

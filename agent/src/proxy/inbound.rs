@@ -1,6 +1,7 @@
 //! The inbound side: accept, identify, decide, dial local. Whatever carried a stream here, this is its one way in.
 
 mod carrier;
+pub(crate) mod ingress;
 mod tunnel;
 
 use std::net::SocketAddr;
@@ -10,10 +11,11 @@ use std::time::Instant;
 use catalog::{Caller, Reason, ServiceKey, Timestamp};
 use http::StatusCode;
 use http::uri::Authority;
+use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio_rustls::server::TlsStream;
-use wire::report::{Pair, PairSource};
+use wire::report::{Link, Pair, PairSource};
 
 use self::carrier::Carrier;
 use super::accept::{Accepted, accept_all, prepare};
@@ -23,6 +25,7 @@ use super::decide::{Admission, decide, may_ask};
 use super::handshake::{Connection, HandshakeError, identify};
 use super::http::inbound::{Caller as HttpCaller, serve_bytes, serve_connect};
 use super::open_streams::Closing;
+use super::proxy_header;
 use super::refusal::Refusal;
 use super::room::Room;
 use super::snapshot::is_same_leaf;
@@ -80,7 +83,7 @@ async fn shake_hands(
     let current = room.current.load_full().ok_or(HandshakeError::NotReady)?;
     let deadline = room.limits.handshake_timeout;
     tokio::select! {
-        identified = tokio::time::timeout(deadline, identify(&current, stream, from)) => {
+        identified = tokio::time::timeout(deadline, identify(&current, stream, from, room.limits.given_up_max)) => {
             identified.unwrap_or(Err(HandshakeError::Timeout(deadline)))
         }
         () = room.inbound.cut.cancelled() => Err(HandshakeError::Stopping),
@@ -160,6 +163,9 @@ async fn carry(room: Arc<Room>, connection: Arc<Connection>, carrier: Carrier) {
         copied = carrier.splice(application, &meter, room.limits.half_closed_silence_max) => copied.map_err(Ending::Failed),
     };
     drop(place);
+    if matches!(&outcome, Err(Ending::Failed(error)) if error.is_reset_before_grant()) {
+        connection.patience.given_up();
+    }
     let reason = outcome.as_ref().map_or_else(Ending::label, |()| "done");
     room.metrics.closed(Direction::Inbound, reason);
     tracing::info!(
@@ -214,7 +220,7 @@ async fn admit(room: &Room, connection: &Connection, carrier: &Carrier) -> Resul
     let admission = admission?;
     let limit = room.limits.streams_max;
     let permit = Arc::clone(&room.stream_permits).try_acquire_owned().map_err(|_| Refusal::Overloaded { limit })?;
-    let application = dial(room, address).await?;
+    let application = dial(room, address, Some(connection)).await?;
     Ok(Admitted { admission, application, address, permit })
 }
 
@@ -244,22 +250,38 @@ fn note_pair(room: &Room, connection: &Connection) {
         Some(Caller::Service(service)) => PairSource::Service(service),
         Some(Caller::Foreign(_) | Caller::Unauthenticated) | None => PairSource::Identity(peer.id.clone()),
     };
-    let pair = Pair { destination: destination.clone(), source, link: peer.key_exchange.into() };
+    let link = match &connection.ingress {
+        None => peer.key_exchange.into(),
+        Some(ingress) if ingress.takes_tls => Link::Classical,
+        Some(_) => Link::Plaintext,
+    };
+    let pair = Pair { destination: destination.clone(), source, link };
     room.metrics.tally().opened(pair, room.now());
 }
 
-/// Connects to a local application.
-pub(crate) async fn dial(room: &Room, address: SocketAddr) -> Result<TcpStream, Refusal> {
+/// Connects to a local application, for a caller or for as many as will share the connection. An application that asks for
+/// it is told first which.
+pub(crate) async fn dial(room: &Room, address: SocketAddr, caller: Option<&Connection>) -> Result<TcpStream, Refusal> {
     if room.forbidden.forbids_application(address) {
         return Err(Refusal::ForbiddenAddress { address });
     }
     let deadline = room.limits.connect_timeout;
-    let stream = tokio::time::timeout(deadline, TcpStream::connect(address))
+    let connecting = async {
+        let mut stream = TcpStream::connect(address).await?;
+        prepare(&stream);
+        if room.current.load().as_ref().is_some_and(|current| current.snapshot.takes_proxy_header(address)) {
+            let header = match caller {
+                Some(caller) => proxy_header::of_caller(caller.from, address, &caller.peer.id.to_string())?,
+                None => proxy_header::of_agent()?,
+            };
+            stream.write_all(&header).await?;
+        }
+        Ok(stream)
+    };
+    tokio::time::timeout(deadline, connecting)
         .await
         .map_err(|_| Refusal::Unresponsive { address, deadline })?
-        .map_err(|source| Refusal::Unreachable { address, source })?;
-    prepare(&stream);
-    Ok(stream)
+        .map_err(|source| Refusal::Unreachable { address, source })
 }
 
 impl NotAdmitted {

@@ -15,6 +15,9 @@ pub struct Limits {
     pub connections_max: usize,
     /// Inbound streams; further ones are refused.
     pub streams_max: usize,
+    /// Requests over one connection that its caller may give up at once, and a fifth of that in each second, before their
+    /// answers are whole; who gives up more loses the connection.
+    pub given_up_max: u32,
     /// The time for a TLS handshake, from accept to the end.
     pub handshake_timeout: Duration,
     /// The time for the first request on a connection of an HTTP service, and between two of them.
@@ -42,6 +45,7 @@ impl Default for Limits {
         Self {
             connections_max: share.min(50_000),
             streams_max: share.min(50_000),
+            given_up_max: 1000,
             handshake_timeout: Duration::from_secs(5),
             request_timeout: Duration::from_secs(60),
             connect_timeout: Duration::from_secs(5),

@@ -245,7 +245,11 @@ impl Entry {
                 direction: "inbound",
                 destination: connection.destination.clone(),
                 peer: connection.peer.id.clone(),
-                key_exchange: connection.peer.key_exchange,
+                key_exchange: match &connection.ingress {
+                    None => connection.peer.key_exchange,
+                    // None of the mesh, be it hidden from others or not.
+                    Some(_) => KeyExchange::Classical,
+                },
             }),
             (None, Some((end, key_exchange))) => Some(OpenConnection {
                 direction: "outbound",

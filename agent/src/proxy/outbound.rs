@@ -209,15 +209,15 @@ async fn attempt(
     if own.not_after() <= room.now() {
         return Err(CallError::OwnLeafExpired(owner.clone()));
     }
+    let end = call.called.end(&endpoint.service).ok_or(CallError::NoRoute)?;
     let address = endpoint.mesh_address.to_string();
     let key = TunnelKey { source: owner.clone(), destination: endpoint.service.clone(), address };
-    let expected = call.called.end(&endpoint.service).ok_or(CallError::NoRoute)?.expected.clone();
     let plan = Plan {
-        address: key.address.clone(),
-        server_name: snapshot.scheme.sni(&key.destination),
-        expected,
-        own: Arc::clone(own),
-        anchors: Arc::clone(&snapshot.anchors),
+        address: &key.address,
+        server_name: &end.server_name,
+        expected: &end.expected,
+        own,
+        anchors: &snapshot.anchors,
     };
     let mut stale = 0;
     loop {

@@ -65,6 +65,8 @@ pub struct LocalInstance {
     pub port: u16,
     /// Further ports by name.
     pub ports: BTreeMap<String, u16>,
+    /// Whether each connection to its application begins with a header of the PROXY protocol.
+    pub takes_proxy_header: bool,
 }
 
 /// Asks for a listener on loopback through which a local service calls another service.
@@ -139,6 +141,12 @@ impl Snapshot {
     /// Returns how the bytes of a service are read.
     pub(crate) fn protocol(&self, service: &ServiceKey) -> Protocol {
         self.protocols.get(service).copied().unwrap_or_default()
+    }
+
+    /// Reports whether an application wants to be told who calls before it is sent anything.
+    pub(crate) fn takes_proxy_header(&self, address: SocketAddr) -> bool {
+        let is_there = |local: &LocalInstance| local.local_address == address.ip() && local.has_port(address.port());
+        self.locals.values().flatten().any(|local| local.takes_proxy_header && is_there(local))
     }
 
     /// Returns where calls to a service go.

@@ -40,6 +40,11 @@ pub struct ServiceDefinition {
     pub checks: Vec<CheckDefinition>,
     /// The services that it calls; no two of them listen on one port.
     pub upstreams: Vec<Upstream>,
+    /// Whether the application wants to be told who calls by the PROXY protocol. Consul has no such field.
+    pub proxy_protocol: bool,
+    /// Where callers of the mesh are taken by a proxy of its own, or by the application itself, instead of by its agent;
+    /// none where there is no such. Consul has no such field.
+    pub mesh_port: Option<u16>,
 }
 
 impl ServiceDefinition {
@@ -48,7 +53,7 @@ impl ServiceDefinition {
         ServiceKey::new(self.namespace.clone(), self.name.clone())
     }
 
-    /// Returns the instance that `node` gets; `mesh_port` is that of the agent before it.
+    /// Returns the instance that `node` gets; `mesh_port` is that of the agent before it, unless it says one itself.
     pub fn instance(&self, node: &NodeName, mesh_port: Option<u16>) -> Instance {
         Instance {
             key: InstanceKey { node: node.clone(), namespace: self.namespace.clone(), id: self.id.clone() },
@@ -56,7 +61,7 @@ impl ServiceDefinition {
             address: self.address.clone(),
             port: self.port,
             ports: self.ports.clone(),
-            mesh_port,
+            mesh_port: self.mesh_port.or(mesh_port),
             tags: self.tags.clone(),
             meta: self.meta.clone(),
             tagged_addresses: self.tagged_addresses.clone(),
@@ -108,6 +113,8 @@ impl ServiceDefinition {
             enable_tag_override: fields.flag("EnableTagOverride")?.unwrap_or(false),
             checks: Vec::new(),
             upstreams: [proxy, connect].concat(),
+            proxy_protocol: false,
+            mesh_port: None,
         };
         fields.unsupported(&["SocketPath", "Locality", "Token", "PeerName", "Peer"])?;
         Ok(definition)
@@ -133,6 +140,8 @@ impl Shape for ServiceDefinition {
         definition.checks.extend(fields.object("Check", CheckDefinition::read)?);
         definition.checks.extend(fields.objects("Checks", CheckDefinition::read)?);
         definition.check_upstreams(fields)?;
+        definition.mesh_port = Some(fields.port("MeshPort")?).filter(|port| *port != 0);
+        definition.proxy_protocol = fields.flag("ProxyProtocol")?.unwrap_or(false);
         for check in &mut definition.checks {
             if check.service_id.as_ref().is_some_and(|id| *id != definition.id) {
                 return Err(fields.refuse("Checks", "a check names another service in ServiceID; leave it out"));

@@ -8,13 +8,15 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use h2::client as http2;
-use http::{Request, Response, Version};
+use http::header::{AUTHORIZATION, HeaderMap, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, WWW_AUTHENTICATE};
+use http::{Request, Response, StatusCode, Version};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use tokio::time::Instant;
 
 use super::body::Received;
 use super::carried::Question;
+use super::head;
 use super::send::{self, Pump};
 use super::{CONNECTION_WINDOW, HEADER_BYTES_MAX, STREAM_WINDOW, STREAMS_MAX};
 use crate::proxy::inbound::dial;
@@ -27,6 +29,9 @@ const IDLE_MAX: Duration = Duration::from_secs(4);
 
 /// Connections over HTTP/1.1 that are kept to one application.
 const IDLE_CONNECTIONS_MAX: usize = 256;
+
+/// How long a connection that is kept may take to be ready for the next request, before another one is opened.
+const READY_MAX: Duration = Duration::from_millis(100);
 
 /// What is read ahead of an application that speaks HTTP/1.1.
 const BUFFER_BYTES_MAX: usize = 64 * 1024;
@@ -41,6 +46,9 @@ pub(crate) enum ApplicationError {
         #[source]
         source: hyper::Error,
     },
+    /// It changed to another protocol than the one it was asked for, or was asked for none.
+    #[error("the application at {address} changed to a protocol that it was not asked for")]
+    Changed { address: SocketAddr },
     /// It closed the connection or reset the stream, or spoke no HTTP/2.
     #[error("the application at {address} gave no answer over HTTP/2")]
     Http2 {
@@ -55,6 +63,7 @@ impl ApplicationError {
     pub(crate) fn label(&self) -> &'static str {
         match self {
             Self::Http1 { .. } => "no_http1_answer",
+            Self::Changed { .. } => "unasked_upgrade",
             Self::Http2 { .. } => "no_http2_answer",
         }
     }
@@ -96,8 +105,8 @@ struct Shared {
 /// Is a request's hold on a connection, for as long as its answer comes over it.
 #[derive(Debug)]
 pub(crate) enum Held {
-    /// All of the connection.
-    Http1 { address: SocketAddr, sender: http1::SendRequest<Question> },
+    /// All of the connection, and whether anybody may ask over it next.
+    Http1 { address: SocketAddr, sender: http1::SendRequest<Question>, is_anybodys: bool },
     /// One stream of it, and the body of the request where it has one.
     Http2 { shared: SharedLease, pump: Option<Pump> },
 }
@@ -110,7 +119,8 @@ impl Held {
     /// Gives the connection back for the next request.
     pub(crate) fn give_back(self, room: &Room) {
         match self {
-            Self::Http1 { address, sender } => room.applications.put(address, sender),
+            Self::Http1 { address, sender, is_anybodys: true } => room.applications.put(address, sender),
+            Self::Http1 { .. } => {}
             Self::Http2 { shared, pump } => drop((pump, shared)),
         }
     }
@@ -135,6 +145,7 @@ async fn send_http1(
     mut request: Request<Question>,
 ) -> Result<(Response<Received>, Held), SendError> {
     let no_answer = |source| SendError::NoAnswer(ApplicationError::Http1 { address, source });
+    let is_asked_for_itself = !is_for_connection(request.headers());
     loop {
         let kept = room.applications.take(address).await;
         let is_kept = kept.is_some();
@@ -143,9 +154,13 @@ async fn send_http1(
             None => connect_http1(room, address).await?,
         };
         match sender.try_send_request(request).await {
+            Ok(answer) if answer.status() == StatusCode::SWITCHING_PROTOCOLS => {
+                return Err(SendError::NoAnswer(ApplicationError::Changed { address }));
+            }
             Ok(answer) => {
                 let answer = answer.map(|body| Received::of_hyper(Version::HTTP_11, body));
-                return Ok((answer, Held::Http1 { address, sender }));
+                let is_anybodys = is_asked_for_itself && !is_for_connection(answer.headers());
+                return Ok((answer, Held::Http1 { address, sender, is_anybodys }));
             }
             Err(mut failed) => match failed.take_message() {
                 // The application closed the connection while it was idle, and has seen nothing of the request.
@@ -156,9 +171,16 @@ async fn send_http1(
     }
 }
 
+/// Reports whether a message vouches for its whole connection: then nobody else may ask over that.
+fn is_for_connection(headers: &HeaderMap) -> bool {
+    [AUTHORIZATION, PROXY_AUTHORIZATION, WWW_AUTHENTICATE, PROXY_AUTHENTICATE]
+        .iter()
+        .any(|name| head::binds_connection(headers, name))
+}
+
 /// Opens a connection over HTTP/1.1 that can be upgraded.
 pub(super) async fn connect_http1(room: &Room, address: SocketAddr) -> Result<http1::SendRequest<Question>, SendError> {
-    let stream = dial(room, address).await?;
+    let stream = dial(room, address, None).await?;
     let (sender, connection) = http1::Builder::new()
         .max_buf_size(BUFFER_BYTES_MAX)
         .handshake(TokioIo::new(stream))
@@ -180,8 +202,14 @@ async fn send_http2(
     let no_answer = |source| SendError::NoAnswer(ApplicationError::Http2 { address, source });
     let (lease, ready) = room.applications.lease(room, address).await?;
     let (head, body) = request.into_parts();
+    let is_for_itself = !is_for_connection(&head.headers);
     match send::request(ready, Request::from_parts(head, ()), body).await {
-        Ok((answer, pump)) => Ok((answer, Held::Http2 { shared: lease, pump })),
+        Ok((answer, pump)) => {
+            if !is_for_itself || is_for_connection(answer.headers()) {
+                lease.0.is_over.store(true, Ordering::Release);
+            }
+            Ok((answer, Held::Http2 { shared: lease, pump }))
+        }
         Err(source) => {
             if !source.is_reset() {
                 lease.0.is_over.store(true, Ordering::Release);
@@ -192,7 +220,7 @@ async fn send_http2(
 }
 
 async fn connect_http2(room: &Room, address: SocketAddr) -> Result<Arc<Shared>, SendError> {
-    let stream = dial(room, address).await?;
+    let stream = dial(room, address, None).await?;
     let (requests, connection) = http2::Builder::new()
         .enable_push(false)
         .initial_window_size(STREAM_WINDOW)
@@ -218,7 +246,10 @@ impl Applications {
         loop {
             let mut sender = lock(&self.idle).get_mut(&address)?.pop()?.sender;
             // Its last answer is whole, so that it is ready by now or about to be, or closed.
-            if !sender.is_closed() && sender.ready().await.is_ok() {
+            if sender.is_ready() {
+                return Some(sender);
+            }
+            if !sender.is_closed() && matches!(tokio::time::timeout(READY_MAX, sender.ready()).await, Ok(Ok(()))) {
                 return Some(sender);
             }
         }
@@ -242,14 +273,18 @@ impl Applications {
         address: SocketAddr,
     ) -> Result<(SharedLease, http2::SendRequest<Bytes>), SendError> {
         while let Some(lease) = self.lease_kept(address) {
-            match lease.0.requests.clone().ready().await {
-                Ok(ready) => return Ok((lease, ready)),
-                Err(_) => lease.0.is_over.store(true, Ordering::Release),
+            // There is a place for it, so that it waits for nothing but what an application may take back.
+            match tokio::time::timeout(READY_MAX, lease.0.requests.clone().ready()).await {
+                Ok(Ok(ready)) => return Ok((lease, ready)),
+                Ok(Err(_)) | Err(_) => lease.0.is_over.store(true, Ordering::Release),
             }
         }
         let shared = connect_http2(room, address).await?;
-        let ready = shared.requests.clone().ready().await;
-        let ready = ready.map_err(|source| ApplicationError::Http2 { address, source })?;
+        let deadline = room.limits.connect_timeout;
+        let ready = tokio::time::timeout(deadline, shared.requests.clone().ready())
+            .await
+            .map_err(|_| Refusal::Unresponsive { address, deadline })?
+            .map_err(|source| ApplicationError::Http2 { address, source })?;
         shared.open.fetch_add(1, Ordering::AcqRel);
         lock(&self.shared).entry(address).or_default().push(Arc::clone(&shared));
         Ok((SharedLease(shared), ready))

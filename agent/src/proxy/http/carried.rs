@@ -14,6 +14,7 @@ use super::application::Held;
 use super::body::{BodyError, Received};
 use super::head::{check_trailers_of_request, take_of_trailers};
 use super::send::Closes;
+use super::server::Attention;
 use super::story::Story;
 use crate::metrics::{Direction, GaugeGuard};
 use crate::proxy::open_streams::{Closing, Place};
@@ -161,7 +162,7 @@ pub(crate) struct Reply {
     /// Given back at the end.
     exchange: Option<Box<Exchange>>,
     /// Says that it is open for as long as it is.
-    open: Option<Arc<AtomicBool>>,
+    open: Option<Arc<Attention>>,
 }
 
 #[derive(Debug)]
@@ -184,7 +185,7 @@ impl Reply {
     }
 
     /// Holds what its connection counts its open answers by, until it has gone out.
-    pub(crate) fn hold(&mut self, open: Arc<AtomicBool>) {
+    pub(crate) fn hold(&mut self, open: Arc<Attention>) {
         self.open = Some(open);
     }
 
@@ -294,6 +295,9 @@ impl Drop for Reply {
             self.finish("done", true);
         } else {
             let closed = self.exchange.as_mut().and_then(|exchange| exchange.place.closed());
+            if let (Some(open), true, None) = (&self.open, self.exchange.is_some(), closed) {
+                open.given_up();
+            }
             self.finish(closed.map_or("caller_gone", Closing::label), false);
         }
     }

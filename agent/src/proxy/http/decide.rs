@@ -36,12 +36,19 @@ pub(crate) struct Facts {
     lines: Lines,
     headers: HeaderMap,
     accepted: Vec<Accepted>,
+    /// Whether no rule concerns it.
+    is_exempt: bool,
 }
 
 impl Facts {
     /// Keeps what a request says, and the tokens that let it in.
     pub(crate) fn new(lines: &Lines, headers: &HeaderMap, accepted: Vec<Accepted>) -> Arc<Self> {
-        Arc::new(Self { lines: lines.clone(), headers: headers.clone(), accepted })
+        Arc::new(Self { lines: lines.clone(), headers: headers.clone(), accepted, is_exempt: false })
+    }
+
+    /// Stands in for what a request says that is let in whatever the rules are.
+    pub(crate) fn exempt(lines: &Lines) -> Arc<Self> {
+        Arc::new(Self { lines: lines.clone(), headers: HeaderMap::new(), accepted: Vec::new(), is_exempt: true })
     }
 }
 
@@ -131,6 +138,9 @@ pub(crate) fn still_allows_request(
     facts: &Facts,
     now: Timestamp,
 ) -> Result<(), Refusal> {
+    if facts.is_exempt {
+        return Ok(());
+    }
     let undecidable = |_: NotNormal| Refusal::Undecidable { destination: connection.destination.clone() };
     let normal = facts.lines.normal().map_err(undecidable)?;
     let providers = current.providers(&connection.destination);

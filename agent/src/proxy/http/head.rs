@@ -2,7 +2,7 @@
 
 use catalog::http::{CALLER_FIELDS, CONNECTION_FIELDS, NotNormal, OWN_FIELD_PREFIX, check_trailers};
 use http::header::{
-    CONNECTION, CONTENT_LENGTH, HOST, HeaderMap, HeaderName, HeaderValue, TE, TRANSFER_ENCODING, UPGRADE,
+    CONNECTION, CONTENT_LENGTH, COOKIE, HOST, HeaderMap, HeaderName, HeaderValue, TE, TRANSFER_ENCODING, UPGRADE,
 };
 use http::request::Parts;
 use http::uri::{Authority, PathAndQuery, Scheme};
@@ -26,6 +26,9 @@ pub(crate) const REFUSED: HeaderName = HeaderName::from_static("x-weft-refused")
 pub(crate) const PORT: HeaderName = HeaderName::from_static("x-weft-port");
 /// Tells the other agent which HTTP the application that calls spoke, where it was not HTTP/2.
 pub(crate) const VERSION: HeaderName = HeaderName::from_static("x-weft-version");
+
+/// The protocols that a connection may change to.
+const UPGRADES: [&str; 1] = ["websocket"];
 
 /// Says why a request is refused for its form.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -63,6 +66,8 @@ pub(crate) enum Origin {
     Application,
     /// Another agent or a peer that is none, on its way in.
     Mesh,
+    /// A load balancer, on its way in.
+    Outside,
 }
 
 /// Is what stood in the head of a request for weft or for this connection only, taken out of it.
@@ -86,6 +91,7 @@ pub(crate) fn take(head: &mut Parts, origin: Origin) -> Taken {
     let port = head.headers.remove(PORT).filter(|_| is_of_agent);
     let spoke_http1 = head.headers.remove(VERSION).is_some_and(|version| is_of_agent && version == "1.1");
     strip_own(&mut head.headers, origin);
+    join_cookies(&mut head.headers);
     let version = if spoke_http1 { Version::HTTP_11 } else { head.version };
     Taken { upgrade, port, version }
 }
@@ -158,16 +164,37 @@ pub(crate) fn take_of_trailers(trailers: &mut HeaderMap) {
         .collect();
 }
 
-/// Returns the protocol that a caller over HTTP/1.1 wants to change to. Changes to HTTP or TLS are not among them: what
-/// comes after would be requests that nobody has decided.
+/// Returns the protocol that a caller over HTTP/1.1 wants to change to, where it is one that is known to carry no requests:
+/// those would be decided by nobody. Of several that it would take, the application is asked for that one only.
 fn upgrade_of(head: &Parts) -> Option<HeaderValue> {
-    let wanted = head.headers.get(UPGRADE).filter(|_| head.version == Version::HTTP_11)?;
-    let is_named = tokens(&head.headers, &CONNECTION).any(|token| token.eq_ignore_ascii_case("upgrade"));
-    let is_http = wanted.to_str().ok()?.split(',').map(str::trim).any(|protocol| {
-        let family = protocol.split('/').next().unwrap_or_default();
-        ["h2c", "h2", "http", "tls"].iter().any(|known| family.eq_ignore_ascii_case(known))
-    });
-    (is_named && !is_http).then(|| wanted.clone())
+    let is_named = || tokens(&head.headers, &CONNECTION).any(|token| token.eq_ignore_ascii_case("upgrade"));
+    if head.version != Version::HTTP_11 || !head.headers.contains_key(UPGRADE) || !is_named() {
+        return None;
+    }
+    let is_known = |wanted: &&str| UPGRADES.iter().any(|known| wanted.eq_ignore_ascii_case(known));
+    HeaderValue::from_str(tokens(&head.headers, &UPGRADE).find(is_known)?).ok()
+}
+
+/// Joins cookies into the one line that an application which speaks HTTP/1 expects them in (RFC 9113 section 8.2.3).
+fn join_cookies(headers: &mut HeaderMap) {
+    let mut crumbs = headers.get_all(COOKIE).iter();
+    if crumbs.next().is_none() || crumbs.next().is_none() {
+        return;
+    }
+    let crumbs: Vec<&[u8]> = headers.get_all(COOKIE).iter().map(HeaderValue::as_bytes).collect();
+    // What is joined has the characters of its parts and two more that may stand in a value.
+    if let Ok(joined) = HeaderValue::from_bytes(&crumbs.join(&b"; "[..])) {
+        headers.insert(COOKIE, joined);
+    }
+}
+
+/// Reports whether an exchange vouches for its connection and for all that is asked over that later, instead of for itself
+/// (RFC 4559 section 6): who asks next would do so in the name of this one.
+pub(crate) fn binds_connection(headers: &HeaderMap, name: &HeaderName) -> bool {
+    tokens(headers, name).any(|challenge| {
+        let scheme = challenge.split(' ').next().unwrap_or_default();
+        ["ntlm", "negotiate"].iter().any(|known| scheme.eq_ignore_ascii_case(known))
+    })
 }
 
 /// Takes out what concerns one connection only (RFC 9110 section 7.6.1).
@@ -190,7 +217,7 @@ fn strip_own(headers: &mut HeaderMap, origin: Origin) {
             headers.remove(name);
         }
     }
-    if origin == Origin::Mesh {
+    if origin != Origin::Application {
         for name in CALLER_FIELDS {
             headers.remove(name);
         }
@@ -295,15 +322,38 @@ mod tests {
     }
 
     #[test]
-    fn an_upgrade_is_known_unless_it_leads_to_requests_that_nobody_decides() {
+    fn h2_an_upgrade_is_asked_for_where_it_is_known_to_carry_no_requests() {
         let upgrade = |to: &str, connection: &str| {
             let mut head = head(&[("connection", connection), ("upgrade", to)]);
             take(&mut head, Origin::Mesh).upgrade
         };
         assert_eq!(upgrade("websocket", "keep-alive, Upgrade").unwrap(), "websocket");
         assert_eq!(upgrade("websocket", "keep-alive"), None);
-        for to in ["h2c", "HTTP/2.0", "TLS/1.3", "websocket, h2c"] {
+        assert_eq!(upgrade("h2c, WebSocket", "upgrade").unwrap(), "WebSocket", "only what is known is asked for");
+        for to in ["h2c", "h2c-14", "h2-14", "HTTP/2.0", "TLS/1.3", "SPDY/3.1", "websocket/2", "tcp", ""] {
             assert_eq!(upgrade(to, "upgrade"), None, "{to}");
+        }
+    }
+
+    #[test]
+    fn h9_cookies_that_http_2_has_in_pieces_are_one_line() {
+        let mut head = head(&[("cookie", "a=1"), ("cookie", "b=2; c=3"), ("cookie", "d=4")]);
+        take(&mut head, Origin::Mesh);
+        let cookies: Vec<&HeaderValue> = head.headers.get_all(COOKIE).iter().collect();
+        assert_eq!(cookies, ["a=1; b=2; c=3; d=4"]);
+    }
+
+    #[test]
+    fn what_vouches_for_a_connection_is_known_by_its_scheme() {
+        let binds = |value: &str| {
+            let headers = HeaderMap::from_iter([(http::header::WWW_AUTHENTICATE, value.parse().unwrap())]);
+            binds_connection(&headers, &http::header::WWW_AUTHENTICATE)
+        };
+        for value in ["NTLM", "Negotiate abc==", "Basic realm=\"x\", negotiate", "ntlm TlRM"] {
+            assert!(binds(value), "{value}");
+        }
+        for value in ["Basic realm=\"negotiate\"", "Bearer ntlm", "Digest nonce=1, algorithm=MD5", ""] {
+            assert!(!binds(value), "{value}");
         }
     }
 

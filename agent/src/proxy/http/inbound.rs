@@ -6,7 +6,7 @@ use std::sync::Arc;
 use catalog::http::NotNormal;
 use h2::server::SendResponse;
 use h2::{Reason, RecvStream};
-use http::header::{HeaderMap, HeaderValue};
+use http::header::{CONNECTION, HeaderMap, HeaderValue};
 use http::request::Parts;
 use http::uri::Authority;
 use http::{Request, Response, StatusCode, Version};
@@ -14,16 +14,18 @@ use hyper::body::{Body, Incoming};
 use hyper::upgrade::OnUpgrade;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::OwnedSemaphorePermit;
+use tokio_util::sync::CancellationToken;
 
-use super::application::{self, Held, SendError, connect_http1};
+use super::application::{self, ApplicationError, Held, SendError, connect_http1};
 use super::body::Received;
 use super::carried::{Exchange, Question, Reply, Tally, Way};
 use super::decide::{Facts, decide_request, permitted, reason};
-use super::head::{self, BadRequest, CLIENT_CERT, FORWARDED_FOR, Origin};
+use super::head::{self, BadRequest, Origin};
+use super::introduce::{self, introduce};
 use super::normal::{Lines, Normal};
 use super::refusal::{Manner, NotCarried};
-use super::send::send_body;
-use super::server::Reader;
+use super::send::{self, send_body};
+use super::server::{self, Reader};
 use super::story::Story;
 use super::tokens::{Accepted, RequestTokens, Wanted};
 use super::tunnel_io::TunnelIo;
@@ -31,7 +33,7 @@ use super::upgrade::{self, Granted};
 use crate::metrics::{Direction, PairCounters};
 use crate::proxy::copy::TunnelStream;
 use crate::proxy::current::Current;
-use crate::proxy::decide::{are_in_time, target_of_authority, target_of_request};
+use crate::proxy::decide::{are_in_time, may_ask, target_of_authority, target_of_request};
 use crate::proxy::handshake::Connection;
 use crate::proxy::inbound::{Standing, note_audited, standing};
 use crate::proxy::open_streams::Place;
@@ -51,35 +53,18 @@ pub(crate) struct Caller {
     pub(crate) target: Option<Authority>,
 }
 
-/// Is what is told to applications of a caller, written once.
-#[derive(Debug)]
-pub(crate) struct CallerHeaders {
-    certificate: HeaderValue,
-    address: HeaderValue,
-}
-
-impl CallerHeaders {
-    /// Writes down who calls.
-    pub(crate) fn new(connection: &Connection) -> Self {
-        let certificate = format!("By={};URI={}", connection.own.id(), connection.peer.id);
-        let address = connection.from.ip().to_canonical().to_string();
-        // Neither an identity nor an address has a character that a header may not.
-        let value = |text: &str| HeaderValue::from_str(text).unwrap_or_else(|_| HeaderValue::from_static("unknown"));
-        Self { certificate: value(&certificate), address: value(&address) }
-    }
-}
-
 /// Answers one request on a tunnel.
 pub(crate) async fn serve_request(
     caller: Caller,
     request: Request<RecvStream>,
     mut respond: SendResponse<bytes::Bytes>,
 ) {
+    let connection = Arc::clone(&caller.connection);
     let answering = answer(caller, request.map(Received::of_stream), None);
     let response = tokio::select! {
         response = answering => response,
         // Nobody waits for the answer any more.
-        _ = std::future::poll_fn(|context| respond.poll_reset(context)) => return,
+        _ = std::future::poll_fn(|context| respond.poll_reset(context)) => return connection.patience.given_up(),
     };
     let (mut head, body) = response.into_parts();
     // The stream's framing says it all; what HTTP/1 said of its own was taken off.
@@ -88,6 +73,9 @@ pub(crate) async fn serve_request(
     match respond.send_response(Response::from_parts(head, ()), is_whole) {
         Ok(send) if !is_whole => {
             if let Err(error) = send_body(body, send).await {
+                if matches!(error, send::SendError::Reset(_)) {
+                    connection.patience.given_up();
+                }
                 tracing::debug!(error = %wire::one_line(&error), "answer cut short");
             }
         }
@@ -123,15 +111,44 @@ where
             () = room.inbound.cut.cancelled() => {}
         }
     };
-    let answer = |request| answer_hyper(caller.clone(), request);
-    let ended = room.server.serve(Reader::Inbound, io, answer, leave, cut);
+    // Who may ask for nothing at all is told so once, over a connection of his own.
+    let is_answered = CancellationToken::new();
+    let leave = async {
+        tokio::select! {
+            () = leave => {}
+            () = is_answered.cancelled() => {}
+        }
+    };
+    let is_welcome = is_welcome(&room, &connection);
+    let answer = |request: Request<Incoming>| {
+        if !is_welcome {
+            is_answered.cancel();
+        }
+        let (is_http1, answer) = (request.version() <= Version::HTTP_11, answer_hyper(caller.clone(), request));
+        async move {
+            let mut answer = answer.await;
+            if !is_welcome && is_http1 {
+                answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+            }
+            answer
+        }
+    };
+    let reader = if connection.ingress.is_none() { Reader::Inbound } else { Reader::Ingress };
+    let ended = room.server.serve(reader, io, answer, leave, cut);
     if let Err(error) = ended.await {
-        room.metrics.refused(Direction::Inbound, "read", "not_http");
+        room.metrics.refused(Direction::Inbound, "read", server::label(error.as_ref()));
         tracing::debug!(
             direction = "inbound", service = %connection.destination, identity = %connection.peer.id,
             src.addr = %connection.from, error = %wire::one_line(error.as_ref()), "connection of requests failed"
         );
     }
+}
+
+/// Reports whether a caller may ask for anything.
+fn is_welcome(room: &Room, connection: &Connection) -> bool {
+    let Some(current) = room.current.load_full() else { return false };
+    let own_not_after = connection.own.not_after();
+    may_ask(&current.snapshot, &connection.peer, &connection.destination, own_not_after, room.now()).is_ok()
 }
 
 /// Waits until a snapshot comes into force that means so much for the connection.
@@ -206,12 +223,14 @@ async fn carry(
         story.take_down(&room.observers, caller.connection.from, &lines);
     }
     let normal = lines.normal().map_err(BadRequest::from)?;
-    let taken = head::take(&mut head, Origin::Mesh);
+    let client = introduce::client(&caller.connection, &head.headers);
+    let origin = if caller.connection.ingress.is_none() { Origin::Mesh } else { Origin::Outside };
+    let taken = head::take(&mut head, origin);
     let begins_trace = head::name(&mut head.headers, &room.request_ids);
     if let Some(story) = story {
         story.name(&room.observers, &mut head.headers, begins_trace);
     }
-    introduce(&caller.connection, &mut head.headers);
+    introduce(&caller.connection, client, &mut head.headers);
     let is_http2 = taken.version == Version::HTTP_2 || caller.is_http2_only();
     let upgrade = upgrade.zip(taken.upgrade).filter(|_| !is_http2);
     let protocol = upgrade.as_ref().map(|(_, protocol)| protocol);
@@ -291,10 +310,14 @@ fn try_admit(
     loop {
         let current = room.current.load_full();
         let current = current.ok_or_else(|| Refusal::Undecidable { destination: destination.clone() })?;
-        let now = room.now();
-        are_in_time(&connection.peer, destination, connection.own.not_after(), now)?;
         let providers = current.providers(destination);
         providers.iter().for_each(|provider| provider.clean(headers));
+        if connection.ingress.as_ref().is_some_and(|ingress| ingress.is_health_check(normal)) {
+            let place = room.streams.enter_request(Arc::clone(connection), Some(Facts::exempt(lines)));
+            return Ok(Tried::Admitted(Admission { place, current, accepted: Vec::new() }));
+        }
+        let now = room.now();
+        are_in_time(&connection.peer, destination, connection.own.not_after(), now)?;
         let headers = &*headers;
         let tokens = RequestTokens::new(providers, headers, normal.query, now, is_last);
         let verdict = decide_request(&current, connection, normal, headers, &tokens, now)?;
@@ -396,21 +419,15 @@ async fn ask_to_change(
 ) -> Result<Forwarded, NotCarried> {
     let mut sender = connect_http1(room, address).await?;
     let sent = sender.send_request(request).await;
-    let mut answer = sent.map_err(|source| application::ApplicationError::Http1 { address, source })?;
-    let granted = (answer.status() == StatusCode::SWITCHING_PROTOCOLS).then(|| Granted {
-        protocol,
-        caller,
-        callee: hyper::upgrade::on(&mut answer),
-    });
+    let mut answer = sent.map_err(|source| ApplicationError::Http1 { address, source })?;
+    let is_granted = upgrade::is_granted(&answer, &protocol);
+    if answer.status() == StatusCode::SWITCHING_PROTOCOLS && !is_granted {
+        return Err(NotCarried::Application(ApplicationError::Changed { address }));
+    }
+    let granted = is_granted.then(|| Granted { protocol, caller, callee: hyper::upgrade::on(&mut answer) });
     let answer = answer.map(|body| Received::of_hyper(Version::HTTP_11, body));
-    Ok(Forwarded { answer, held: Held::Http1 { address, sender }, permit, granted })
-}
-
-/// Tells the application who calls.
-fn introduce(connection: &Connection, headers: &mut HeaderMap) {
-    let caller = connection.headers.get_or_init(|| CallerHeaders::new(connection));
-    headers.insert(CLIENT_CERT, caller.certificate.clone());
-    headers.insert(FORWARDED_FOR, caller.address.clone());
+    // It was opened for this one alone.
+    Ok(Forwarded { answer, held: Held::Http1 { address, sender, is_anybodys: false }, permit, granted })
 }
 
 impl From<SendError> for NotCarried {

@@ -23,7 +23,7 @@ use super::normal::Lines;
 use super::refusal::{Manner, NotCarried};
 use super::route;
 use super::send::{self, Pump};
-use super::server::Reader;
+use super::server::{self, Reader};
 use super::story::Story;
 use super::tunnel_io::TunnelIo;
 use super::upgrade::{self, Granted};
@@ -40,7 +40,7 @@ pub(crate) async fn serve(room: Arc<Room>, listener: SocketAddr, from: SocketAdd
     let (leave, cut) = (room.outbound.stopping.cancelled(), room.outbound.cut.cancelled());
     let ended = room.server.serve(Reader::Outbound, stream, answer, leave, cut);
     if let Err(error) = ended.await {
-        room.metrics.refused(Direction::Outbound, "read", "not_http");
+        room.metrics.refused(Direction::Outbound, "read", server::label(error.as_ref()));
         tracing::debug!(
             direction = "outbound", src.addr = %from, dst.addr = %listener, error = %wire::one_line(error.as_ref()),
             "connection of requests failed"
@@ -275,11 +275,11 @@ async fn ask_to_change(
     });
     let sent = sender.send_request(request).await;
     let mut answer = sent.map_err(broken)?;
-    let granted = (answer.status() == StatusCode::SWITCHING_PROTOCOLS).then(|| Granted {
-        protocol,
-        caller,
-        callee: hyper::upgrade::on(&mut answer),
-    });
+    let is_granted = upgrade::is_granted(&answer, &protocol);
+    if answer.status() == StatusCode::SWITCHING_PROTOCOLS && !is_granted {
+        return Err(NotCarried::Tunnel(h2::Error::from(h2::Reason::PROTOCOL_ERROR)));
+    }
+    let granted = is_granted.then(|| Granted { protocol, caller, callee: hyper::upgrade::on(&mut answer) });
     let answer = answer.map(|body| Received::of_hyper(Version::HTTP_11, body));
     judge(&endpoint, &answer);
     // Aborted only after it is over: the bytes go on without it.

@@ -17,12 +17,17 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at};
 
 use super::carried::Reply;
-use super::{CONNECTION_WINDOW, HEADER_BYTES_MAX, STREAM_WINDOW, STREAMS_MAX};
+use super::{CONNECTION_WINDOW, ERROR_STREAMS_MAX, HEADER_BYTES_MAX, RESET_STREAMS_MAX, STREAM_WINDOW, STREAMS_MAX};
 use crate::proxy::limits::Limits;
+use crate::proxy::patience::Patience;
 
 /// How long a local application may take for the head of a request, the wait for it included: it keeps connections for
 /// its next call, and nobody else uses them.
 const HEAD_TIMEOUT_OUTBOUND: Duration = Duration::from_secs(600);
+
+/// The same for a load balancer, which must be the one that closes what it no longer uses: those of clouds keep connections
+/// for up to ten minutes, and fail a request that meets a closing one.
+const HEAD_TIMEOUT_INGRESS: Duration = Duration::from_secs(620);
 
 /// How often the other end of an HTTP/2 connection is asked whether it is still there.
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(30);
@@ -33,17 +38,13 @@ const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(20);
 /// The most that is read ahead of a request over HTTP/1; its head must fit.
 const BUFFER_BYTES_MAX: usize = HEADER_BYTES_MAX as usize;
 
-/// Streams that a caller may have reset before they were answered, beyond which its connection is closed.
-const RESET_STREAMS_MAX: usize = 20;
-
-/// Streams that were reset for the caller's errors, beyond which its connection is closed.
-const ERROR_STREAMS_MAX: usize = 100;
-
 /// Knows how requests are read off connections.
 #[derive(Debug)]
 pub(crate) struct Server {
     inbound: Side,
     outbound: Side,
+    ingress: Side,
+    given_up_max: u32,
 }
 
 #[derive(Debug)]
@@ -57,6 +58,48 @@ struct Side {
 #[error("no request came within {0:?}")]
 struct Silent(Duration);
 
+/// Says that too much of what was asked over a connection was given up.
+#[derive(Debug, thiserror::Error)]
+#[error("too many requests were given up before they were answered")]
+struct GivenUp;
+
+/// Returns the label of the metric that counts a connection of requests that failed.
+pub(crate) fn label(error: &(dyn std::error::Error + Send + Sync + 'static)) -> &'static str {
+    if error.is::<GivenUp>() { "given_up_too_often" } else { "not_http" }
+}
+
+/// Is what a connection is known by while it is read: set by every request, and held by every one that is open.
+#[derive(Debug)]
+pub(crate) struct Attention {
+    is_asked: AtomicBool,
+    patience: Patience,
+}
+
+impl Attention {
+    /// Counts a request that was given up by its caller.
+    pub(crate) fn given_up(&self) {
+        self.patience.given_up();
+    }
+}
+
+/// Counts a request as given up, unless it is answered first.
+struct Unanswered(Option<Arc<Attention>>);
+
+impl Unanswered {
+    /// Takes note of the answer.
+    fn answered(mut self) -> Option<Arc<Attention>> {
+        self.0.take()
+    }
+}
+
+impl Drop for Unanswered {
+    fn drop(&mut self) {
+        if let Some(attention) = &self.0 {
+            attention.given_up();
+        }
+    }
+}
+
 /// Names whose connections are read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Reader {
@@ -64,6 +107,8 @@ pub(crate) enum Reader {
     Inbound,
     /// A local application's.
     Outbound,
+    /// A load balancer's.
+    Ingress,
 }
 
 impl Side {
@@ -104,7 +149,12 @@ fn builder(head_timeout: Duration) -> auto::Builder<TokioExecutor> {
 impl Server {
     /// Reads connections within these bounds.
     pub(crate) fn new(limits: &Limits) -> Self {
-        Self { inbound: Side::new(limits.request_timeout), outbound: Side::new(HEAD_TIMEOUT_OUTBOUND) }
+        Self {
+            inbound: Side::new(limits.request_timeout),
+            outbound: Side::new(HEAD_TIMEOUT_OUTBOUND),
+            ingress: Side::new(HEAD_TIMEOUT_INGRESS),
+            given_up_max: limits.given_up_max,
+        }
     }
 
     /// Answers the requests of a connection until it ends, or nothing has been asked over it for a while. Once `leave` is over
@@ -128,15 +178,18 @@ impl Server {
         let side = match reader {
             Reader::Inbound => &self.inbound,
             Reader::Outbound => &self.outbound,
+            Reader::Ingress => &self.ingress,
         };
-        // Set by every request, and held by every one that is open.
-        let asked = Arc::new(AtomicBool::new(false));
+        let patience = Patience::new(self.given_up_max);
+        let attention = Arc::new(Attention { is_asked: AtomicBool::new(false), patience });
         let service = service_fn(|request| {
-            asked.store(true, Ordering::Relaxed);
-            let (answer, open) = (answer(request), Arc::clone(&asked));
+            attention.is_asked.store(true, Ordering::Relaxed);
+            let (answer, unanswered) = (answer(request), Unanswered(Some(Arc::clone(&attention))));
             async move {
                 let mut answer = answer.await;
-                answer.body_mut().hold(open);
+                if let Some(attention) = unanswered.answered() {
+                    answer.body_mut().hold(attention);
+                }
                 Ok::<_, Infallible>(answer)
             }
         });
@@ -147,8 +200,10 @@ impl Server {
             tokio::select! {
                 ended = connection.as_mut() => return ended,
                 () = cut.as_mut() => return Ok(()),
+                () = attention.patience.spent() => return Err(GivenUp.into()),
                 _ = looks.tick(), if !leaving => {
-                    let is_quiet = !asked.swap(false, Ordering::Relaxed) && Arc::strong_count(&asked) == 1;
+                    let was_asked_since = attention.is_asked.swap(false, Ordering::Relaxed);
+                    let is_quiet = !was_asked_since && Arc::strong_count(&attention) == 1;
                     if !is_quiet {
                         was_asked = true;
                         continue;

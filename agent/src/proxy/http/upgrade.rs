@@ -20,6 +20,14 @@ pub(crate) fn mark(headers: &mut HeaderMap, protocol: HeaderValue) {
     headers.insert(UPGRADE, protocol);
 }
 
+/// Reports whether an answer changes the connection to the protocol that was asked for, and to no other.
+pub(crate) fn is_granted<B>(answer: &Response<B>, protocol: &HeaderValue) -> bool {
+    let mut named = answer.headers().get_all(UPGRADE).iter();
+    answer.status() == StatusCode::SWITCHING_PROTOCOLS
+        && named.next().is_some_and(|named| named.as_bytes().eq_ignore_ascii_case(protocol.as_bytes()))
+        && named.next().is_none()
+}
+
 /// Is a change of protocol that the other side has granted.
 #[derive(Debug)]
 pub(crate) struct Granted {

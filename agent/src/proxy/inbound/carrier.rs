@@ -24,6 +24,8 @@ pub(super) enum Carrier {
     Tunnel { method: Method, authority: Option<Authority>, receive: RecvStream, respond: SendResponse<Bytes> },
     /// A TLS connection of its own: the bytes are the stream.
     Plain(Box<TlsStream<TcpStream>>),
+    /// A connection of a load balancer that speaks no TLS.
+    Bare(TcpStream),
 }
 
 impl Carrier {
@@ -41,7 +43,7 @@ impl Carrier {
         turn: usize,
     ) -> Result<SocketAddr, Refusal> {
         match self {
-            Self::Plain(_) => target_of_plain(snapshot, destination, turn),
+            Self::Plain(_) | Self::Bare(_) => target_of_plain(snapshot, destination, turn),
             Self::Tunnel { method, .. } if method != Method::CONNECT => {
                 Err(Refusal::NotConnect { method: method.clone() })
             }
@@ -58,7 +60,7 @@ impl Carrier {
     pub(super) fn authority(&self) -> Option<Authority> {
         match self {
             Self::Tunnel { authority, .. } => authority.clone(),
-            Self::Plain(_) => None,
+            Self::Plain(_) | Self::Bare(_) => None,
         }
     }
 
@@ -71,6 +73,7 @@ impl Carrier {
             }
             // It spoke TLS to the end of the handshake; a reset says what a protocol that is not ours cannot.
             Self::Plain(stream) => reset(stream.get_ref().0),
+            Self::Bare(stream) => reset(&stream),
         }
     }
 
@@ -97,10 +100,11 @@ impl Carrier {
                 Err(error) => {
                     reset(&application);
                     respond.send_reset(Reason::CANCEL);
-                    Err(CopyError::from(error))
+                    Err(CopyError::Ungranted(error))
                 }
             },
             Self::Plain(stream) => splice_plain(*stream, application, meter, silence_max).await,
+            Self::Bare(stream) => splice_plain(stream, application, meter, silence_max).await,
         }
     }
 }

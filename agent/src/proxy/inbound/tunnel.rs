@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use h2::RecvStream;
 use h2::server::{self, SendResponse};
+use h2::{Reason, RecvStream};
 use http::{Method, Request};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, MissedTickBehavior};
@@ -16,6 +16,7 @@ use super::{Standing, carry, carry_requests, speaks_http, standing};
 use crate::metrics::Direction;
 use crate::proxy::handshake::Connection;
 use crate::proxy::http::inbound::{Caller, serve_request};
+use crate::proxy::http::{ERROR_STREAMS_MAX, RESET_STREAMS_MAX};
 use crate::proxy::room::Room;
 use crate::proxy::tunnel_settings::{CONNECTION_WINDOW, FRAME_BYTES_MAX, HEADER_BYTES_MAX, STREAM_WINDOW, STREAMS_MAX};
 
@@ -30,6 +31,8 @@ pub(super) async fn serve(room: Arc<Room>, connection: Arc<Connection>, stream: 
         .max_frame_size(FRAME_BYTES_MAX)
         .max_header_list_size(HEADER_BYTES_MAX)
         .max_concurrent_streams(STREAMS_MAX)
+        .max_pending_accept_reset_streams(RESET_STREAMS_MAX)
+        .max_local_error_reset_streams(Some(ERROR_STREAMS_MAX))
         .handshake::<_, Bytes>(stream);
     let mut tunnel = match tokio::time::timeout(room.limits.handshake_timeout, handshake).await {
         Ok(Ok(tunnel)) => tunnel,
@@ -42,7 +45,7 @@ pub(super) async fn serve(room: Arc<Room>, connection: Arc<Connection>, stream: 
     generation.mark_changed();
     let mut quiet_check = tokio::time::interval_at(Instant::now() + QUIET_CHECK, QUIET_CHECK);
     quiet_check.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let (mut was_quiet, mut leaving) = (false, false);
+    let (mut was_quiet, mut leaving, mut is_spent) = (false, false, false);
     loop {
         tokio::select! {
             request = tunnel.accept() => match request {
@@ -63,6 +66,13 @@ pub(super) async fn serve(room: Arc<Room>, connection: Arc<Connection>, stream: 
                 // Dropped: every stream on it fails at once.
                 Standing::Unfit => return,
             },
+            () = connection.patience.spent(), if !is_spent => {
+                // What is open on it ends with it, once the caller has been told why.
+                is_spent = true;
+                room.metrics.refused(Direction::Inbound, "read", "given_up_too_often");
+                tunnel.abrupt_shutdown(Reason::ENHANCE_YOUR_CALM);
+                continue;
+            }
             () = room.inbound.stopping.cancelled(), if !leaving => {}
             _ = quiet_check.tick() => {
                 if !was_quiet {

@@ -50,7 +50,7 @@ impl Pool {
         &self,
         room: &Arc<Room>,
         key: &TunnelKey,
-        plan: &Plan,
+        plan: &Plan<'_>,
     ) -> Result<Lease, Arc<ConnectError>> {
         let slot = Arc::clone(lock(&self.slots).entry(key.clone()).or_default());
         let failures_seen = lock(&slot.failures).count;
@@ -74,7 +74,7 @@ impl Pool {
         }
     }
 
-    async fn open(&self, room: &Arc<Room>, plan: &Plan) -> Result<Arc<Tunnel>, ConnectError> {
+    async fn open(&self, room: &Arc<Room>, plan: &Plan<'_>) -> Result<Arc<Tunnel>, ConnectError> {
         let tunnel = Arc::new(Tunnel::open(room, plan).await?);
         // Listed before it is checked: a snapshot that comes in between finds it in the list.
         lock(&self.alive).push(Arc::downgrade(&tunnel));
@@ -86,8 +86,8 @@ impl Pool {
         Ok(tunnel)
     }
 
-    /// Fits the tunnels to a new snapshot: those to peers that nobody deals with any more are cut, those of an older leaf or a former instance take no more
-    /// streams.
+    /// Fits the tunnels to a new snapshot: those to peers that nobody deals with any more are cut, those of an older leaf or a
+    /// former instance take no more streams.
     pub(crate) fn review(&self, snapshot: &Snapshot) {
         let alive: Vec<Arc<Tunnel>> = {
             let mut alive = lock(&self.alive);
@@ -120,9 +120,9 @@ impl Pool {
 
 impl Slot {
     /// Takes a place on a tunnel that fits; forgets those that are over or show another leaf than the plan's.
-    fn take(&self, plan: &Plan, now: Timestamp) -> Option<Lease> {
+    fn take(&self, plan: &Plan<'_>, now: Timestamp) -> Option<Lease> {
         let mut tunnels = lock(&self.tunnels);
-        tunnels.retain(|tunnel| tunnel.is_good(now) && is_same_leaf(&tunnel.own, &plan.own));
+        tunnels.retain(|tunnel| tunnel.is_good(now) && is_same_leaf(&tunnel.own, plan.own));
         tunnels.iter().find_map(|tunnel| tunnel.lease(true))
     }
 

@@ -31,18 +31,18 @@ const PING_INTERVAL: Duration = Duration::from_secs(20);
 const PING_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Says what a tunnel is to be opened with.
-#[derive(Debug, Clone)]
-pub(crate) struct Plan {
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Plan<'a> {
     /// The other agent.
-    pub(crate) address: String,
+    pub(crate) address: &'a str,
     /// The server name to ask for.
-    pub(crate) server_name: String,
+    pub(crate) server_name: &'a str,
     /// The identity that must answer.
-    pub(crate) expected: SpiffeId,
+    pub(crate) expected: &'a SpiffeId,
     /// The identity to show.
-    pub(crate) own: Arc<TlsIdentity>,
+    pub(crate) own: &'a Arc<TlsIdentity>,
     /// The roots to trust.
-    pub(crate) anchors: Arc<TrustAnchors>,
+    pub(crate) anchors: &'a Arc<TrustAnchors>,
 }
 
 /// Is an open tunnel. It closes when the last one who holds it lets go.
@@ -70,17 +70,17 @@ pub(crate) struct Lease {
 
 impl Tunnel {
     /// Opens a tunnel within the time that the limits give.
-    pub(crate) async fn open(room: &Arc<Room>, plan: &Plan) -> Result<Self, ConnectError> {
+    pub(crate) async fn open(room: &Arc<Room>, plan: &Plan<'_>) -> Result<Self, ConnectError> {
         let deadline = room.limits.connect_timeout;
         tokio::time::timeout(deadline, Self::connect(room, plan)).await.unwrap_or(Err(ConnectError::Timeout(deadline)))
     }
 
-    async fn connect(room: &Arc<Room>, plan: &Plan) -> Result<Self, ConnectError> {
+    async fn connect(room: &Arc<Room>, plan: &Plan<'_>) -> Result<Self, ConnectError> {
         let started = Instant::now();
-        let tcp = dial(room, &plan.address).await?;
-        let server_name = ServerName::try_from(plan.server_name.clone())
-            .map_err(|_| ConnectError::ServerName(plan.server_name.clone()))?;
-        let config = mesh_client_config(Arc::clone(&plan.anchors), &plan.own, plan.expected.clone());
+        let tcp = dial(room, plan.address).await?;
+        let server_name = ServerName::try_from(plan.server_name.to_owned())
+            .map_err(|_| ConnectError::ServerName(plan.server_name.to_owned()))?;
+        let config = mesh_client_config(Arc::clone(plan.anchors), plan.own, plan.expected.clone());
         let tls = TlsConnector::from(Arc::new(config)).connect(server_name, tcp).await.map_err(ConnectError::Tls)?;
         let peer = peer_identity(tls.get_ref().1).map_err(ConnectError::Peer)?;
         let peer = peer.ok_or(ConnectError::Peer(PeerRejected::NoCertificate))?;
@@ -100,8 +100,8 @@ impl Tunnel {
         Ok(Self {
             requests,
             peer,
-            own: Arc::clone(&plan.own),
-            address: plan.address.clone(),
+            own: Arc::clone(plan.own),
+            address: plan.address.to_owned(),
             open: AtomicUsize::new(0),
             quiet_since: Mutex::new(started),
             is_over,
@@ -201,7 +201,6 @@ impl Drop for Lease {
 }
 
 /// Connects to another agent; refuses addresses at which there can be none.
-/// Connects to another agent.
 pub(crate) async fn dial(room: &Room, address: &str) -> Result<TcpStream, ConnectError> {
     let found: Vec<SocketAddr> = tokio::net::lookup_host(address).await.map_err(ConnectError::Resolve)?.collect();
     if let Some(forbidden) = found.iter().find(|address| room.forbidden.forbids_agent(**address)) {

@@ -16,7 +16,7 @@ use wire::crypto;
 
 use super::certificates::{Authority, service_key};
 use crate::metrics::Metrics;
-use crate::proxy::{Limits, LocalInstance, Proxy, ProxyConfig, Revocations, Snapshot, UpstreamListener};
+use crate::proxy::{Ingress, Limits, LocalInstance, Proxy, ProxyConfig, Revocations, Snapshot, UpstreamListener};
 
 /// How long a promise of two seconds may take on a busy machine.
 pub(super) const DEADLINE: Duration = Duration::from_secs(10);
@@ -42,18 +42,25 @@ impl Agent {
     }
 
     pub(super) fn start_with(authority: &Authority, limits: Limits) -> Self {
-        Self::start_as(authority, limits, Told::default(), None)
+        Self::start_as(authority, limits, Told::default(), None, Vec::new())
     }
 
     pub(super) fn start_telling(authority: &Authority, limits: Limits, told: Told) -> Self {
-        Self::start_as(authority, limits, told, None)
+        Self::start_as(authority, limits, told, None, Vec::new())
     }
 
     /// Starts an agent that is a gateway; returns it with where other networks reach it.
     pub(super) fn start_gateway(authority: &Authority, limits: Limits) -> (Self, SocketAddr) {
         let listener = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let address = listener.local_addr().unwrap();
-        (Self::start_as(authority, limits, Told::default(), Some(listener)), address)
+        (Self::start_as(authority, limits, Told::default(), Some(listener), Vec::new()), address)
+    }
+
+    /// Starts an agent that listens to a load balancer; returns it with where.
+    pub(super) fn start_ingress(authority: &Authority, limits: Limits, ingress: Ingress) -> (Self, SocketAddr) {
+        let listener = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let address = listener.local_addr().unwrap();
+        (Self::start_as(authority, limits, Told::default(), None, vec![(listener, ingress)]), address)
     }
 
     fn start_as(
@@ -61,6 +68,7 @@ impl Agent {
         limits: Limits,
         told: Told,
         gateway_listener: Option<std::net::TcpListener>,
+        ingress: Vec<(std::net::TcpListener, Ingress)>,
     ) -> Self {
         let metrics = Metrics::new();
         let ahead = Arc::new(AtomicU64::new(0));
@@ -68,6 +76,7 @@ impl Agent {
         let config = ProxyConfig {
             mesh_listener: std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap(),
             gateway_listener,
+            ingress,
             own_listeners: Vec::new(),
             runtime: Some(Handle::current()),
             limits,
@@ -100,6 +109,7 @@ impl Agent {
             local_address: application.ip(),
             port: application.port(),
             ports: BTreeMap::from([("http".to_owned(), application.port())]),
+            takes_proxy_header: false,
         });
         self.rule(service, Action::Deny, &[]);
     }

@@ -78,6 +78,7 @@ async fn l8_an_instance_registered_at_the_agents_own_port_is_not_dialled() {
         pair.api.snapshot.locals.insert(
             service_key("api"),
             vec![LocalInstance {
+                takes_proxy_header: false,
                 key: catalog::InstanceKey {
                     node: "n".parse().unwrap(),
                     namespace: "default".parse().unwrap(),

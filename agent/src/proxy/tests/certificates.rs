@@ -99,6 +99,24 @@ impl Authority {
         dial(config, &self.scheme.sni(&service_key(service)), address).await
     }
 
+    /// Dials the agent of `service` without a certificate, as a load balancer does.
+    pub(super) async fn dial_unnamed(
+        &self,
+        service: &str,
+        address: SocketAddr,
+        protocols: &[&[u8]],
+    ) -> std::io::Result<TlsStream<TcpStream>> {
+        let expected = ExpectedPeer::Exactly(self.scheme.workload(&service_key(service)));
+        let mut config = ClientConfig::builder_with_provider(wire::crypto::provider())
+            .with_protocol_versions(&[&rustls::version::TLS13])
+            .unwrap()
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(SpiffeVerifier::new(self.anchors(), expected)))
+            .with_no_client_auth();
+        config.alpn_protocols = protocols.iter().map(|protocol| protocol.to_vec()).collect();
+        dial(config, "lb.example", address).await
+    }
+
     /// Opens a tunnel to a mesh listener by hand.
     pub(super) async fn tunnel(&self, caller: &str, service: &str, address: SocketAddr) -> SendRequest<Bytes> {
         let stream = self.dial(caller, service, address, &[b"h2"]).await.unwrap();

@@ -12,85 +12,9 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::client::TlsStream;
 use wire::tls::mesh_server_config;
 
-use super::agents::{Agent, DEADLINE, Pair, endpoint, say};
+use super::agents::{Agent, Pair, endpoint, say};
 use super::certificates::{Authority, dial};
-
-const DATA: u8 = 0;
-const HEADERS: u8 = 1;
-const RST_STREAM: u8 = 3;
-const SETTINGS: u8 = 4;
-const GOAWAY: u8 = 7;
-const WINDOW_UPDATE: u8 = 8;
-const END_STREAM: u8 = 1;
-const ACK: u8 = 1;
-const END_HEADERS: u8 = 4;
-
-/// A frame of HTTP/2 (RFC 9113 section 4.1).
-struct Frame {
-    kind: u8,
-    flags: u8,
-    stream: u32,
-    payload: Vec<u8>,
-}
-
-fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
-    let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
-    let mut bytes = vec![length[1], length[2], length[3], kind, flags];
-    bytes.extend_from_slice(&stream.to_be_bytes());
-    bytes.extend_from_slice(payload);
-    bytes
-}
-
-/// A header block of literals that nobody remembers (RFC 7541 section 6.2.2).
-fn block(fields: &[(&str, &str)]) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    for (name, value) in fields {
-        bytes.push(0);
-        for text in [name, value] {
-            bytes.push(u8::try_from(text.len()).unwrap());
-            bytes.extend_from_slice(text.as_bytes());
-        }
-    }
-    bytes
-}
-
-/// The preface and settings of a ztunnel: windows of 4 MiB a stream and 16 MiB in all, frames of 1 MiB, no push.
-fn preface() -> Vec<u8> {
-    let settings: Vec<u8> = [(2_u16, 0_u32), (4, 4 << 20), (5, 1 << 20)]
-        .iter()
-        .flat_map(|(id, value)| id.to_be_bytes().into_iter().chain(value.to_be_bytes()))
-        .collect();
-    let mut bytes = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
-    bytes.extend(frame(SETTINGS, 0, 0, &settings));
-    bytes.extend(frame(WINDOW_UPDATE, 0, 0, &((16_u32 << 20) - 65_535).to_be_bytes()));
-    bytes
-}
-
-async fn read(stream: &mut TlsStream<TcpStream>) -> Option<Frame> {
-    let reading = async {
-        let mut head = [0; 9];
-        stream.read_exact(&mut head).await.ok()?;
-        let length = u32::from_be_bytes([0, head[0], head[1], head[2]]);
-        let mut payload = vec![0; usize::try_from(length).unwrap()];
-        stream.read_exact(&mut payload).await.ok()?;
-        let id = u32::from_be_bytes([head[5], head[6], head[7], head[8]]);
-        Some(Frame { kind: head[3], flags: head[4], stream: id, payload })
-    };
-    tokio::time::timeout(DEADLINE, reading).await.expect("a frame in time")
-}
-
-/// Reads until a frame of the stream comes; acknowledges settings on the way.
-async fn read_of(stream: &mut TlsStream<TcpStream>, id: u32) -> Option<Frame> {
-    loop {
-        let frame_read = read(stream).await?;
-        if frame_read.kind == SETTINGS && frame_read.flags & ACK == 0 {
-            stream.write_all(&frame(SETTINGS, ACK, 0, &[])).await.unwrap();
-        }
-        if frame_read.stream == id && frame_read.kind != WINDOW_UPDATE {
-            return Some(frame_read);
-        }
-    }
-}
+use super::frames::{DATA, END_HEADERS, END_STREAM, GOAWAY, HEADERS, RST_STREAM, block, frame, preface, read, read_of};
 
 /// Dials as a ztunnel does: `h2` alone, and no server name.
 async fn ztunnel(pair: &Pair, caller: &str) -> TlsStream<TcpStream> {

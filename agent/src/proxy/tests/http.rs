@@ -3,6 +3,8 @@
 mod carrying;
 mod closing;
 mod deciding;
+mod floods;
+mod hostile;
 mod refusing;
 mod strict;
 mod tokens;
@@ -94,6 +96,9 @@ async fn answer(heard: Arc<Mutex<Vec<Asked>>>, mut request: Request<Incoming>) -
     if request.headers().contains_key("x-dear") {
         response = response.header("x-weft-refused", "forged").header("connection", "x-hop").header("x-hop", "1");
     }
+    if let Some(challenge) = request.headers().get("x-challenge") {
+        response = response.status(401).header("www-authenticate", challenge);
+    }
     if let Some(protocol) = request.headers().get("upgrade").cloned() {
         let upgraded = hyper::upgrade::on(&mut request);
         tokio::spawn(async move {
@@ -156,16 +161,17 @@ impl HttpPair {
         Self::start_within(limits, rules, Protocol::Http, [Told::default(), Told::default()]).await
     }
 
-    async fn start_within(limits: Limits, rules: &[&str], protocol: Protocol, told: [Told; 2]) -> Self {
+    /// Starts both within these bounds.
+    pub(super) async fn start_within(limits: Limits, rules: &[&str], protocol: Protocol, told: [Told; 2]) -> Self {
         let [web_told, api_told] = told;
         let authority = Authority::new("mesh.test");
         let application = Application::start().await;
-        let mut api = Agent::start_telling(&authority, limits, api_told);
+        let mut api = Agent::start_telling(&authority, limits.clone(), api_told);
         api.serve(&authority, "api", application.address);
         api.rule("api", Action::Deny, rules);
         api.snapshot.protocols.insert(service_key("api"), protocol);
         api.publish().await;
-        let mut web = Agent::start_telling(&authority, Limits::default(), web_told);
+        let mut web = Agent::start_telling(&authority, limits, web_told);
         web.call(&authority, "web", "api", &[endpoint("api", api.proxy.mesh_address(), application.address)]);
         web.snapshot.protocols.insert(service_key("api"), protocol);
         web.publish().await;

@@ -147,6 +147,7 @@ async fn l6_a_half_closed_connection_may_not_be_silent_for_ever() {
 async fn a_proxy_on_threads_of_its_own_carries_and_stops() {
     let pair = Pair::start(&["allow web api"]).await;
     let proxy = Proxy::start(ProxyConfig {
+        ingress: Vec::new(),
         mesh_listener: std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap(),
         gateway_listener: None,
         own_listeners: Vec::new(),
