@@ -70,6 +70,11 @@ struct AuditedLabel {
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct MirroredLabel {
+    outcome: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct ClosedLabel {
     direction: &'static str,
     reason: &'static str,
@@ -155,6 +160,7 @@ pub struct ProxyMetrics {
     accept_pauses: Counter,
     endpoints_ejected: Counter,
     requests_repeated: Counter,
+    requests_mirrored: Family<MirroredLabel, Counter>,
     panicking: Gauge,
     upstreams_failed: Gauge,
     snapshots_published: Counter,
@@ -223,6 +229,7 @@ impl Default for ProxyMetrics {
             accept_pauses: Counter::default(),
             endpoints_ejected: Counter::default(),
             requests_repeated: Counter::default(),
+            requests_mirrored: Family::default(),
             panicking: Gauge::default(),
             upstreams_failed: Gauge::default(),
             snapshots_published: Counter::default(),
@@ -331,6 +338,11 @@ impl ProxyMetrics {
         self.endpoints_ejected.inc();
     }
 
+    /// Counts a copy of a request: `answered`, `failed`, or `dropped` because too many were on their way.
+    pub(crate) fn mirrored(&self, outcome: &'static str) {
+        self.requests_mirrored.get_or_create(&MirroredLabel { outcome }).inc();
+    }
+
     /// Counts one request that was asked of another instance again.
     pub(crate) fn request_repeated(&self) {
         self.requests_repeated.inc();
@@ -403,13 +415,18 @@ impl ProxyMetrics {
         );
         registry.register(
             "proxy_endpoints_ejected",
-            "Endpoints put aside because they could not be reached",
+            "Endpoints put aside because they could not be reached, or failed too often in a row",
             self.endpoints_ejected.clone(),
         );
         registry.register(
             "proxy_requests_repeated",
             "Requests that were asked of another instance again, as their route says",
             self.requests_repeated.clone(),
+        );
+        registry.register(
+            "proxy_requests_mirrored",
+            "Copies of requests that were sent elsewhere, as their route says",
+            self.requests_mirrored.clone(),
         );
         registry.register(
             "proxy_panicking_services",
@@ -567,6 +584,7 @@ mod tests {
             "weft_proxy_accept_pauses counter",
             "weft_proxy_endpoints_ejected counter",
             "weft_proxy_requests_repeated counter",
+            "weft_proxy_requests_mirrored counter",
             "weft_proxy_panicking_services gauge",
             "weft_proxy_upstreams_failed gauge",
             "weft_proxy_snapshots_published counter",

@@ -12,7 +12,8 @@ use imbl::OrdMap;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    CatalogIndex, Protocol, ProviderName, ServiceKey, ServiceResolver, ServiceRouter, ServiceSplitter, TokenProvider,
+    CatalogIndex, Protocol, ProviderName, RateLimits, ServiceKey, ServiceResolver, ServiceRouter, ServiceSplitter,
+    TokenProvider, UpstreamConfig, UpstreamSettings,
 };
 
 /// Is one config entry.
@@ -60,7 +61,8 @@ impl ConfigEntry {
                 Vec::new()
             }
             ConfigContent::ServiceRouter(router) => {
-                router.routes.iter().filter_map(|route| route.to.service.as_ref()).collect()
+                let mirrors = router.routes.iter().filter_map(|route| route.to.mirror.as_ref()?.service.as_ref());
+                router.routes.iter().filter_map(|route| route.to.service.as_ref()).chain(mirrors).collect()
             }
             ConfigContent::ServiceSplitter(splitter) => {
                 splitter.splits.iter().filter_map(|split| split.service.as_ref()).collect()
@@ -112,6 +114,21 @@ pub struct ServiceDefaults {
     /// How its bytes are read.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub protocol: Option<Protocol>,
+    /// What holds of the calls that it makes.
+    #[serde(default, skip_serializing_if = "UpstreamConfig::is_empty")]
+    pub upstreams: UpstreamConfig,
+    /// How many requests its instances take.
+    #[serde(default, skip_serializing_if = "RateLimits::is_empty")]
+    pub rate_limits: RateLimits,
+}
+
+impl ServiceDefaults {
+    /// Makes one that says nothing yet.
+    #[must_use]
+    pub fn new(service: ServiceKey) -> Self {
+        let (upstreams, rate_limits) = (UpstreamConfig::default(), RateLimits::default());
+        Self { service, protocol: None, upstreams, rate_limits }
+    }
 }
 
 /// Names a config entry.
@@ -244,13 +261,30 @@ impl ConfigEntries {
         self.by_key.remove(key);
     }
 
+    /// Returns what holds for a service, whoever calls it.
+    fn defaults_of(&self, service: &ServiceKey) -> Option<&ServiceDefaults> {
+        match &self.get(&ConfigKey::ServiceDefaults(service.clone()))?.content {
+            ConfigContent::ServiceDefaults(defaults) => Some(defaults),
+            _ => None,
+        }
+    }
+
+    /// Returns what holds of the calls from one service to another.
+    #[must_use]
+    pub fn settings_of(&self, source: &ServiceKey, destination: &ServiceKey) -> UpstreamSettings {
+        self.defaults_of(source).map(|defaults| defaults.upstreams.of(destination)).unwrap_or_default()
+    }
+
+    /// Returns how many requests the instances of a service take.
+    #[must_use]
+    pub fn rate_limits_of(&self, service: &ServiceKey) -> Option<&RateLimits> {
+        self.defaults_of(service).map(|defaults| &defaults.rate_limits).filter(|limits| !limits.is_empty())
+    }
+
     /// Returns how the bytes of a service are read: as it says itself, else as all do, else as nobody looks into them.
     #[must_use]
     pub fn protocol_of(&self, service: &ServiceKey) -> Protocol {
-        let own = self.get(&ConfigKey::ServiceDefaults(service.clone())).and_then(|entry| match &entry.content {
-            ConfigContent::ServiceDefaults(defaults) => defaults.protocol,
-            _ => None,
-        });
+        let own = self.defaults_of(service).and_then(|defaults| defaults.protocol);
         let of_all = || match &self.get(&ConfigKey::ProxyDefaults)?.content {
             ConfigContent::ProxyDefaults(defaults) => defaults.protocol,
             _ => None,

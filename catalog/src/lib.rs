@@ -40,6 +40,7 @@ mod stream;
 mod time_window;
 mod token;
 mod token_provider;
+mod traffic;
 mod validate;
 
 pub use acl::{
@@ -93,10 +94,10 @@ pub use policy_change::PolicyChange;
 pub use protocol::Protocol;
 pub use revocation::{FORGOTTEN_MAX, RevocationChange, RevokedService};
 pub use routing::{
-    Balance, Balancing, FailoverTarget, HashBy, HashPolicy, Hashing, HeaderEdits, IssuedCookie, Leg, QueryMatch,
-    QueryTest, Redirect, RetryBudget, RetryOn, RetryRule, RouteAction, RouteDestination, RouteMatch, RouteRule,
-    RoutedRequest, Routes, RoutingError, ServiceResolver, ServiceRouter, ServiceSplitter, Split, Subset, Target,
-    TargetKey, Turn,
+    AbortFault, Balance, Balancing, DelayFault, FailoverTarget, Fault, HashBy, HashPolicy, Hashing, HeaderEdits,
+    IssuedCookie, Leg, Mirror, MirrorWay, QueryMatch, QueryTest, Redirect, RetryBudget, RetryOn, RetryRule,
+    RouteAction, RouteDestination, RouteMatch, RouteRule, RoutedRequest, Routes, RoutingError, ServiceResolver,
+    ServiceRouter, ServiceSplitter, Split, Subset, Target, TargetKey, Turn,
 };
 pub use selector::{Selector, SelectorError, SelectorMismatch};
 pub use session::{AGENT_CHECK, Presence, SESSIONS_MAX, SessionChange, SessionRef};
@@ -106,3 +107,7 @@ pub use stream::{BrokenPromise, Endpoint, Event, Follower, Item, MeshItem, Topic
 pub use time_window::{TimeOfDay, TimeWindow, Weekday};
 pub use token::{AccessorId, JoinToken, Rights, SecretHash, TemplatedPolicy, Token};
 pub use token_provider::{TokenForwarding, TokenLocation, TokenProvider};
+pub use traffic::{
+    CallLimits, PassiveHealthCheck, Rate, RateLimit, RateLimits, RouteRate, RoutesOfRates, UpstreamConfig,
+    UpstreamOverride, UpstreamSettings,
+};

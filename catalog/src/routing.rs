@@ -9,6 +9,7 @@ mod check;
 mod compile;
 mod entries;
 mod evaluate;
+mod extras;
 mod retry;
 #[cfg(test)]
 mod tests;
@@ -20,5 +21,7 @@ pub use entries::{
     FailoverTarget, HeaderEdits, QueryMatch, QueryTest, Redirect, RetryOn, RetryRule, RouteDestination, RouteMatch,
     RouteRule, ServiceResolver, ServiceRouter, ServiceSplitter, Split, Subset,
 };
-pub use evaluate::{Leg, RouteAction, RoutedRequest, Routes, Target, TargetKey, Turn};
+pub(crate) use evaluate::PathRule;
+pub use evaluate::{Leg, MirrorWay, RouteAction, RoutedRequest, Routes, Target, TargetKey, Turn};
+pub use extras::{AbortFault, DelayFault, Fault, Mirror};
 pub use retry::RetryBudget;

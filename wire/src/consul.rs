@@ -7,6 +7,7 @@
 mod agent;
 mod balance_entry;
 mod ca;
+mod call_settings;
 mod catalog;
 mod chain;
 mod check;
@@ -21,6 +22,7 @@ mod operator;
 mod permission;
 mod register;
 mod route_entry;
+mod route_extras;
 mod service;
 mod service_intentions;
 mod token_provider;

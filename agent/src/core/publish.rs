@@ -256,6 +256,8 @@ impl Core {
             protocols: BTreeMap::new(),
             routes: self.routing.in_force(),
             subsets: self.routing.subsets(&view),
+            settings: BTreeMap::new(),
+            rate_limits: BTreeMap::new(),
             upstreams: Vec::new(),
         };
         let called = self.called();
@@ -287,6 +289,18 @@ impl Core {
                 ports: service.instance.ports.clone(),
                 takes_proxy_header: service.takes_proxy_header,
             });
+            if let Some(state) = view.get(&Topic::Config(key.clone())) {
+                let entries = config_entries(state);
+                if let Some(limits) = entries.rate_limits_of(&key) {
+                    snapshot.rate_limits.insert(key.clone(), limits.clone());
+                }
+                for called in service.upstreams.iter().map(|upstream| &upstream.destination) {
+                    let settings = entries.settings_of(&key, called);
+                    if !settings.is_empty() {
+                        snapshot.settings.insert((key.clone(), called.clone()), settings);
+                    }
+                }
+            }
             snapshot.upstreams.extend(service.upstreams.iter().map(|upstream| UpstreamListener {
                 owner: key.clone(),
                 destination: upstream.destination.clone(),

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
 
-use catalog::{Policy, Routes, ServiceKey, SpiffeId};
+use catalog::{Policy, RetryBudget, Routes, ServiceKey, SpiffeId, UpstreamSettings};
 use rustls::ServerConfig;
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
@@ -12,6 +12,9 @@ use wire::tls::{TlsIdentity, TrustAnchors, edge_server_config, mesh_server_confi
 
 use super::http::decide::Rules;
 use super::http::provider::{Provider, ProvidersOf};
+use super::http::rate::RateLimiter;
+use super::outbound::allowance::{Allowance, Allowed, Counted};
+use super::outbound::call_error::CallError;
 use super::outbound::cluster::Cluster;
 use super::outbound::endpoints::{Endpoints, Scope, Targets};
 use super::snapshot::{Snapshot, UpstreamListener, is_same_leaf};
@@ -36,6 +39,8 @@ pub(crate) struct Current {
     providers: BTreeMap<ServiceKey, ProvidersOf>,
     /// What decisions are counted with, by the service that is called.
     counts: BTreeMap<ServiceKey, Arc<RuleCounts>>,
+    /// How many requests local services take.
+    rates: BTreeMap<ServiceKey, Arc<RateLimiter>>,
     nobody: Arc<ServerConfig>,
 }
 
@@ -57,6 +62,9 @@ pub(crate) struct Called {
     pub(crate) upstream: UpstreamListener,
     /// Where its calls go.
     pub(crate) routes: Arc<Routes>,
+    /// What the caller says of its calls there.
+    pub(crate) settings: UpstreamSettings,
+    allowance: Arc<Allowance>,
     ends: BTreeMap<ServiceKey, Arc<End>>,
     counters: OnceLock<Arc<PairCounters>>,
 }
@@ -73,14 +81,32 @@ pub(crate) struct End {
 }
 
 impl Called {
-    fn new(snapshot: &Snapshot, upstream: &UpstreamListener) -> Self {
+    fn new(snapshot: &Snapshot, upstream: &UpstreamListener, known: Option<&Arc<Self>>) -> Self {
+        // What is open stays counted whatever else changes.
+        let known = known.filter(|known| known.upstream == *upstream);
+        let allowance = known.map(|known| Arc::clone(&known.allowance)).unwrap_or_default();
+        let settings = snapshot.settings(&upstream.owner, &upstream.destination);
         let routes = snapshot.routes(&upstream.destination);
         let end = |service: &ServiceKey| {
             let (expected, server_name) = (snapshot.scheme.workload(service), snapshot.scheme.sni(service));
             (service.clone(), Arc::new(End { service: service.clone(), expected, server_name }))
         };
         let ends = routes.targets().map(|target| end(&target.key.service)).collect();
-        Self { upstream: upstream.clone(), routes, ends, counters: OnceLock::new() }
+        Self { upstream: upstream.clone(), routes, settings, allowance, ends, counters: OnceLock::new() }
+    }
+
+    /// Counts one more of the calls at once.
+    ///
+    /// # Errors
+    ///
+    /// [`CallError::TooMany`] if there are as many as the caller's settings allow.
+    pub(crate) fn allow(&self, counted: Counted) -> Result<Option<Allowed>, CallError> {
+        self.allowance.take(counted, self.settings.limits.as_ref())
+    }
+
+    /// Returns what may be spent on repeating its requests.
+    pub(crate) fn retries(&self) -> &RetryBudget {
+        &self.allowance.retries
     }
 
     /// Returns a service that calls may end at.
@@ -97,7 +123,10 @@ impl Called {
                     && self.routes.protocol() == snapshot.protocol(&upstream.destination)
             }
         };
-        same_routes && self.upstream == *upstream && before.scheme == snapshot.scheme
+        same_routes
+            && self.upstream == *upstream
+            && self.settings == snapshot.settings(&upstream.owner, &upstream.destination)
+            && before.scheme == snapshot.scheme
     }
 
     /// Returns what its requests are counted with.
@@ -159,11 +188,13 @@ impl Current {
         for upstream in &snapshot.upstreams {
             // Of several with one address only the first is heard.
             calls.entry(upstream.address).or_insert_with(|| {
-                let known = previous.and_then(|previous| {
-                    let known = previous.call(upstream.address)?;
-                    known.is_of(&snapshot, &previous.snapshot, upstream).then(|| Arc::clone(known))
-                });
-                known.unwrap_or_else(|| Arc::new(Called::new(&snapshot, upstream)))
+                let known = previous.and_then(|previous| Some((previous, previous.call(upstream.address)?)));
+                match known {
+                    Some((previous, known)) if known.is_of(&snapshot, &previous.snapshot, upstream) => {
+                        Arc::clone(known)
+                    }
+                    known => Arc::new(Called::new(&snapshot, upstream, known.map(|(_, known)| known))),
+                }
             });
         }
         let mut ways = BTreeMap::new();
@@ -173,7 +204,12 @@ impl Current {
                 legs.map(|leg| endpoints.targets(&snapshot, leg, Scope::Anywhere)).collect()
             });
         }
-        Self { snapshot, generation, has_rules_that_end, sides, calls, ways, rules, providers, counts, nobody }
+        let rates = snapshot.rate_limits.iter().filter_map(|(service, limits)| {
+            let known = previous.and_then(|previous| previous.rates.get(service));
+            Some((service.clone(), RateLimiter::renewed(known, limits)?))
+        });
+        let rates = rates.collect();
+        Self { snapshot, generation, has_rules_that_end, sides, calls, ways, rules, providers, counts, rates, nobody }
     }
 
     /// Returns how a local service answers; nothing while it has no leaf.
@@ -204,6 +240,11 @@ impl Current {
     /// Returns what decisions about a local service are counted with.
     pub(crate) fn counts(&self, service: &ServiceKey) -> Option<&RuleCounts> {
         self.counts.get(service).map(Arc::as_ref)
+    }
+
+    /// Returns what bounds the requests to a local service.
+    pub(crate) fn rate(&self, service: &ServiceKey) -> Option<&Arc<RateLimiter>> {
+        self.rates.get(service)
     }
 
     /// Returns the configuration that ends every handshake with an alert, for clients that ask for no service of ours.

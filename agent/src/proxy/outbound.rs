@@ -1,5 +1,6 @@
 //! The outbound side: accept on loopback, choose an instance, find a tunnel, ask for a stream, carry.
 
+pub(crate) mod allowance;
 pub(crate) mod call_error;
 pub(crate) mod cluster;
 pub(crate) mod endpoints;
@@ -18,6 +19,7 @@ use h2::client::SendRequest;
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
+use self::allowance::Counted;
 use self::call_error::CallError;
 use self::endpoints::{Chosen, Tried};
 use self::pool::TunnelKey;
@@ -120,7 +122,7 @@ async fn serve(room: Arc<Room>, listener: SocketAddr, accepted: Accepted) {
 }
 
 /// Is what a connection or a request asks for.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Call {
     /// Which service calls which.
     pub(crate) called: Arc<Called>,
@@ -132,7 +134,11 @@ pub(crate) struct Call {
 async fn open_unread(room: &Arc<Room>, call: &Call, from: SocketAddr) -> Result<(Opened, Lease, Chosen), CallError> {
     let turn = call.called.routes.otherwise(room.endpoints.draw_any()).ok_or(CallError::NoRoute)?;
     let hash = hashing::of_connection(&turn.leg.balancing.hashing, from);
-    open(room, call, Course { way: turn.way, hash }, &mut Tried::default(), Wanted::Stream).await
+    let allowed = call.called.allow(Counted::Connections)?;
+    let course = Course { way: turn.way, hash, deadline: None };
+    let (opened, lease, mut endpoint) = open(room, call, course, &mut Tried::default(), Wanted::Stream).await?;
+    endpoint.hold(allowed);
+    Ok((opened, lease, endpoint))
 }
 
 /// Says which way a call goes.
@@ -142,6 +148,8 @@ pub(crate) struct Course {
     pub(crate) way: usize,
     /// What leads to an instance where these stand on a ring.
     pub(crate) hash: Option<u64>,
+    /// When the answer must have begun.
+    pub(crate) deadline: Option<Instant>,
 }
 
 /// Opens a way to an instance that a call may end at: one after the other, each at most once, a few in all, and none that
@@ -167,8 +175,8 @@ pub(crate) async fn open(
             Ok((lease, opened)) => {
                 // Of a request nothing is known before its answer.
                 if wanted == Wanted::Stream {
-                    endpoint.answered(Instant::now(), false);
                     endpoint.succeeded();
+                    note(room, call, &endpoint, false);
                 }
                 return Ok((opened, lease, endpoint));
             }
@@ -177,6 +185,8 @@ pub(crate) async fn open(
                     direction = "outbound", service = %endpoint.service, instance = %endpoint.key,
                     error = %wire::one_line(&error), "endpoint put aside"
                 );
+                // Both are asked: what happened here is one failure of those in a row, too.
+                note(room, call, &endpoint, true);
                 endpoint.failed(Instant::now());
                 room.metrics.endpoint_ejected();
                 tried.add(&endpoint);
@@ -187,6 +197,18 @@ pub(crate) async fn open(
     }
     let destination = call.called.upstream.destination.clone();
     Err(failed.unwrap_or(CallError::NoHealthyEndpoint { destination, known: tried.len() }))
+}
+
+/// Remembers whether an instance did well, where the caller's settings have it ejected if it does not.
+pub(crate) fn note(room: &Room, call: &Call, endpoint: &Chosen, is_failure: bool) {
+    let Some(passive) = &call.called.settings.passive else { return };
+    if endpoint.fared(passive, is_failure, room.endpoints.draw_any(), Instant::now()) {
+        room.metrics.endpoint_ejected();
+        tracing::info!(
+            direction = "outbound", service = %endpoint.service, instance = %endpoint.key,
+            "endpoint ejected: too many failures in a row"
+        );
+    }
 }
 
 /// Finds which service calls which, and with what identity.
@@ -220,6 +242,12 @@ async fn attempt(
         anchors: &snapshot.anchors,
     };
     let mut stale = 0;
+    // Whoever finds a tunnel does not wait for one.
+    let is_bounded = call.called.settings.limits.as_ref().is_some_and(|limits| limits.pending_max.is_some());
+    let _waiting = match is_bounded && !room.pool.has_place(&key, &plan, room.now()) {
+        true => call.called.allow(Counted::Pending)?,
+        false => None,
+    };
     loop {
         let lease = room.pool.lease(room, &key, &plan).await;
         let lease = lease.map_err(|source| CallError::Connect { address: key.address.clone(), source })?;

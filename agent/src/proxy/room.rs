@@ -14,9 +14,9 @@ use tokio_util::task::TaskTracker;
 use super::current::Current;
 use super::forbidden::Forbidden;
 use super::http::application::Applications;
+use super::http::mirror::MIRRORED_MAX;
 use super::http::provider::Providers;
 use super::http::request_id::RequestIds;
-use super::http::route::Retries;
 use super::http::server::Server;
 use super::limits::Limits;
 use super::observers::Observers;
@@ -40,7 +40,6 @@ pub(crate) struct Room {
     pub(crate) server: Server,
     pub(crate) providers: Providers,
     pub(crate) request_ids: RequestIds,
-    pub(crate) retries: Retries,
     pub(crate) forbidden: Forbidden,
     pub(crate) limits: Limits,
     pub(crate) clock: Clock,
@@ -49,6 +48,7 @@ pub(crate) struct Room {
     pub(crate) connection_permits: Arc<Semaphore>,
     pub(crate) stream_permits: Arc<Semaphore>,
     pub(crate) outbound_permits: Arc<Semaphore>,
+    pub(crate) mirror_permits: Arc<Semaphore>,
     pub(crate) inbound: Stage,
     pub(crate) outbound: Stage,
     pub(crate) gateway: Stage,
@@ -92,11 +92,11 @@ impl Room {
             server: Server::new(&limits),
             providers: Providers::new(limits.keys_reach, metrics.clone()),
             request_ids: RequestIds::default(),
-            retries: Retries::default(),
             forbidden,
             connection_permits: Arc::new(Semaphore::new(limits.connections_max)),
             stream_permits: Arc::new(Semaphore::new(limits.streams_max)),
             gateway_permits: Arc::new(Semaphore::new(limits.connections_max)),
+            mirror_permits: Arc::new(Semaphore::new(MIRRORED_MAX)),
             outbound_permits: Arc::new(Semaphore::new(limits.connections_max)),
             limits,
             clock,

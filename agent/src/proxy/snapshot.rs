@@ -5,8 +5,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use catalog::{
-    CatalogIndex, Endpoint, Gateway, IdentityScheme, InstanceKey, KeyExchange, Policy, Protocol, Routes, ServiceKey,
-    SpiffeId, Target, TargetKey, TokenProvider,
+    CatalogIndex, Endpoint, Gateway, IdentityScheme, InstanceKey, KeyExchange, Policy, Protocol, RateLimits, Routes,
+    ServiceKey, SpiffeId, Target, TargetKey, TokenProvider, UpstreamSettings,
 };
 use wire::tls::{PeerIdentity, TlsIdentity, TrustAnchors};
 
@@ -48,6 +48,10 @@ pub struct Snapshot {
     pub routes: BTreeMap<ServiceKey, Arc<Routes>>,
     /// The instances of each subset that these lead to.
     pub subsets: BTreeMap<TargetKey, Vec<Endpoint>>,
+    /// What local services say of their calls, by who calls whom; nothing without an entry.
+    pub settings: BTreeMap<(ServiceKey, ServiceKey), UpstreamSettings>,
+    /// How many requests local services take; any number without an entry.
+    pub rate_limits: BTreeMap<ServiceKey, RateLimits>,
     /// The loopback listeners to hold open. Of several with one address only the first is.
     pub upstreams: Vec<UpstreamListener>,
 }
@@ -153,6 +157,11 @@ impl Snapshot {
     pub(crate) fn routes(&self, service: &ServiceKey) -> Arc<Routes> {
         let plain = || Arc::new(Routes::plain(service.clone(), self.protocol(service)));
         self.routes.get(service).map_or_else(plain, Arc::clone)
+    }
+
+    /// Returns what a service says of its calls to another.
+    pub(crate) fn settings(&self, source: &ServiceKey, destination: &ServiceKey) -> UpstreamSettings {
+        self.settings.get(&(source.clone(), destination.clone())).cloned().unwrap_or_default()
     }
 
     /// Returns the instances of what calls end at.

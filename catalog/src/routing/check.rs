@@ -2,11 +2,12 @@
 
 use super::{
     HeaderEdits, QueryTest, RouteRule, ServiceResolver, ServiceRouter, ServiceSplitter, Subset, balance::check_balance,
-    evaluate::PATHS,
+    evaluate::PATHS, extras::check_fault, extras::check_mirror,
 };
 use crate::{
     Action, ConfigContent, HttpMatch, PathMatch, Permission, Refusal, Selector,
     http::{NormalPath, check_permission, expression},
+    traffic::check_defaults,
 };
 
 const ROUTES_MAX: usize = 128;
@@ -41,7 +42,8 @@ const RESERVED: [&str; 12] = [
 /// Checks what an entry says by itself.
 pub(crate) fn check_content(content: &ConfigContent) -> Result<(), Refusal> {
     match content {
-        ConfigContent::ProxyDefaults(_) | ConfigContent::ServiceDefaults(_) => Ok(()),
+        ConfigContent::ProxyDefaults(_) => Ok(()),
+        ConfigContent::ServiceDefaults(defaults) => check_defaults(defaults),
         ConfigContent::ServiceRouter(router) => check_router(router),
         ConfigContent::ServiceSplitter(splitter) => check_splitter(splitter),
         ConfigContent::ServiceResolver(resolver) => check_resolver(resolver),
@@ -104,6 +106,12 @@ fn check_route(number: usize, route: &RouteRule) -> Result<(), Refusal> {
         if !retry.on_status.iter().all(|status| (400..600).contains(status)) {
             return Err(invalid("retry_on_status_codes", "use statuses from 400 to 599".to_owned()));
         }
+    }
+    if let Some(mirror) = &to.mirror {
+        check_mirror(mirror).map_err(|problem| invalid("mirror", problem))?;
+    }
+    if let Some(fault) = &to.fault {
+        check_fault(fault).map_err(|problem| invalid("fault", problem))?;
     }
     check_edits(&to.request_headers).map_err(|problem| invalid("request_headers", problem))?;
     check_edits(&to.response_headers).map_err(|problem| invalid("response_headers", problem))

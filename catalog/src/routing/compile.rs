@@ -6,7 +6,8 @@ use super::{
     Balancing, FailoverTarget, QueryTest, RouteRule, ServiceResolver, ServiceRouter, ServiceSplitter,
     check::paths_are_known,
     evaluate::{
-        Fork, Leg, PathRule, QueryCheck, QueryRule, Rewrite, RouteAction, Routes, Rule, Target, TargetKey, WHOLE,
+        Fork, Leg, MirrorWay, PathRule, QueryCheck, QueryRule, Rewrite, RouteAction, Routes, Rule, Target, TargetKey,
+        WHOLE,
     },
 };
 use crate::{
@@ -131,6 +132,9 @@ struct Compiler<'e> {
 impl Compiler<'_> {
     fn compile(mut self) -> Result<Routes, RoutingError> {
         let protocol = self.entries.protocol_of(self.called);
+        if self.entries.rate_limits_of(self.called).is_some() && !protocol.is_http() {
+            return Err(RoutingError::NotHttp { kind: "rate limit", service: self.called.clone() });
+        }
         let mut rules = Vec::new();
         if let Some(router) = self.entries.router(self.called) {
             if !protocol.is_http() {
@@ -150,9 +154,7 @@ impl Compiler<'_> {
         let http = &route.matches.http;
         let path = match &http.path {
             None => None,
-            Some(PathMatch::Exact(path)) => Some(PathRule::Exact(path.clone())),
-            Some(PathMatch::Prefix(path)) => Some(PathRule::Prefix(path.clone())),
-            Some(PathMatch::Regex(pattern)) => Some(PathRule::Regex(text(pattern)?)),
+            Some(path) => Some(PathRule::new(path).map_err(refused)?),
         };
         // One value that fits is enough; where none may fit, all must not.
         let header = |header: &HeaderMatch| {
@@ -173,6 +175,13 @@ impl Compiler<'_> {
             PathMatch::Prefix(from) => Some(Rewrite { from: from.clone(), to: rewrite.clone(), whole: false }),
             PathMatch::Regex(_) => None,
         });
+        let mirror = match &to.mirror {
+            Some(mirror) => {
+                let way = self.leg(mirror.service.as_ref().unwrap_or(self.called), mirror.subset.as_deref())?;
+                Some(MirrorWay { way, share: mirror.share })
+            }
+            None => None,
+        };
         let fork = self.fork(to.service.as_ref().unwrap_or(self.called), to.subset.as_deref())?;
         Ok(Rule {
             path,
@@ -185,6 +194,8 @@ impl Compiler<'_> {
                 retry: to.retry.clone(),
                 request_headers: to.request_headers.clone(),
                 response_headers: to.response_headers.clone(),
+                mirror,
+                fault: to.fault.clone(),
             },
             fork,
         })

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
-use super::{Balance, Hashing};
+use super::{Balance, Fault, Hashing, Mirror};
 use crate::{HttpMatch, ServiceKey};
 
 /// Chooses where a request goes by what it says. The first rule that matches decides; what none matches goes on to the
@@ -89,6 +89,12 @@ pub struct RouteDestination {
     /// What of the answer's headers changes.
     #[serde(default, skip_serializing_if = "HeaderEdits::is_empty")]
     pub response_headers: HeaderEdits,
+    /// Where copies of them go.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mirror: Option<Mirror>,
+    /// What goes wrong with them on purpose.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fault: Option<Fault>,
 }
 
 /// Says when another instance is asked the same.

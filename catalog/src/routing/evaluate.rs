@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use regex::Regex;
 
-use super::{Balancing, HeaderEdits, RetryRule};
+use super::{Balancing, Fault, HeaderEdits, RetryRule};
 use crate::{
-    CheckStatus, Endpoint, Protocol, Selector, ServiceKey,
-    http::{HeaderRule, Headers, NormalPath},
+    CheckStatus, Endpoint, PathMatch, Protocol, Selector, ServiceKey,
+    http::{HeaderRule, Headers, NormalPath, PermissionError, expression},
 };
 
 /// The whole that shares of a fork are parts of: three splitters deep, each in hundredths of a percent.
@@ -37,7 +37,7 @@ pub(super) struct Rule {
 
 /// Is a condition on the path.
 #[derive(Debug, Clone)]
-pub(super) enum PathRule {
+pub(crate) enum PathRule {
     Exact(String),
     Prefix(String),
     Regex(Regex),
@@ -74,6 +74,19 @@ pub struct RouteAction {
     pub request_headers: HeaderEdits,
     /// What of the answer's headers changes.
     pub response_headers: HeaderEdits,
+    /// Which way copies go.
+    pub mirror: Option<MirrorWay>,
+    /// What goes wrong on purpose.
+    pub fault: Option<Fault>,
+}
+
+/// Says which way copies of requests go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MirrorWay {
+    /// The number of the way among [`Routes::legs`].
+    pub way: usize,
+    /// Of how many requests, in hundredths of a percent.
+    pub share: u16,
 }
 
 /// Says what takes the place of which start of the path.
@@ -294,7 +307,16 @@ impl Rule {
 }
 
 impl PathRule {
-    fn matches(&self, path: &str) -> bool {
+    /// Makes it ready.
+    pub(crate) fn new(path: &PathMatch) -> Result<Self, PermissionError> {
+        Ok(match path {
+            PathMatch::Exact(path) => Self::Exact(path.clone()),
+            PathMatch::Prefix(path) => Self::Prefix(path.clone()),
+            PathMatch::Regex(pattern) => Self::Regex(expression::of_text(pattern)?),
+        })
+    }
+
+    pub(crate) fn matches(&self, path: &str) -> bool {
         match self {
             Self::Exact(wanted) => path == wanted,
             Self::Prefix(wanted) => path.starts_with(wanted.as_str()),

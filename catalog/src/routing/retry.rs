@@ -1,6 +1,8 @@
 //! How many requests are asked again at most: a share of all, so that retries never become the load that brings a service
 //! down.
 
+use std::sync::atomic::{AtomicU32, Ordering};
+
 /// What every request adds, in thousandths of a retry: one in five may be a retry.
 const DEPOSIT: u32 = 200;
 /// What one retry takes.
@@ -10,29 +12,28 @@ const SAVED_MAX: u32 = 100 * PRICE;
 /// What there is at the start, so that the first failures are saved too.
 const SAVED_FIRST: u32 = 10 * PRICE;
 
-/// Counts what may be spent on retries of one service.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// Counts what may be spent on retries of one service; many may count at once.
+#[derive(Debug)]
 pub struct RetryBudget {
-    saved: u32,
+    saved: AtomicU32,
 }
 
 impl Default for RetryBudget {
     fn default() -> Self {
-        Self { saved: SAVED_FIRST }
+        Self { saved: AtomicU32::new(SAVED_FIRST) }
     }
 }
 
 impl RetryBudget {
     /// Counts a request that is asked for the first time.
-    pub fn deposit(&mut self) {
-        self.saved = (self.saved + DEPOSIT).min(SAVED_MAX);
+    pub fn deposit(&self) {
+        let more = |saved: u32| (saved < SAVED_MAX).then(|| (saved + DEPOSIT).min(SAVED_MAX));
+        let _full = self.saved.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more);
     }
 
     /// Takes the price of a retry, if there is enough.
-    pub fn spend(&mut self) -> bool {
-        let left = self.saved.checked_sub(PRICE);
-        self.saved = left.unwrap_or(self.saved);
-        left.is_some()
+    pub fn spend(&self) -> bool {
+        self.saved.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |saved| saved.checked_sub(PRICE)).is_ok()
     }
 }
 
@@ -42,7 +43,7 @@ mod tests {
 
     #[test]
     fn retries_are_a_fifth_of_the_requests_and_a_few_at_the_start() {
-        let mut budget = RetryBudget::default();
+        let budget = RetryBudget::default();
         let mut retried = 0;
         for _ in 0..1000 {
             budget.deposit();

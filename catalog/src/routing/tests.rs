@@ -21,7 +21,10 @@ fn entries(all: Vec<ConfigContent>) -> ConfigEntries {
 }
 
 fn http(name: &str) -> ConfigContent {
-    ConfigContent::ServiceDefaults(ServiceDefaults { service: key(name), protocol: Some(Protocol::Http) })
+    ConfigContent::ServiceDefaults(ServiceDefaults {
+        protocol: Some(Protocol::Http),
+        ..ServiceDefaults::new(key(name))
+    })
 }
 
 fn splitter(name: &str, parts: &[(u16, &str, Option<&str>)]) -> ConfigContent {

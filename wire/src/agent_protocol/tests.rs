@@ -354,8 +354,8 @@ fn golden_stream() {
     };
     let intention = Intention::new("web".parse().unwrap(), "db".parse().unwrap(), Action::Allow);
     let entry = ConfigEntry::new(ConfigContent::ServiceDefaults(ServiceDefaults {
-        service: "db".parse().unwrap(),
         protocol: Some(Protocol::Http),
+        ..ServiceDefaults::new("db".parse().unwrap())
     }));
     let events = [
         Event::Snapshot {

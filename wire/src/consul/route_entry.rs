@@ -12,6 +12,7 @@ use serde_json::{Map, Value, json};
 
 use super::balance_entry::BalanceEntry;
 use super::default_partition;
+use super::route_extras::{read_fault, read_mirror, show_fault, show_mirror};
 use crate::decode::{DecodeError, Fields};
 
 /// How often another instance is asked where only the reasons for it are given, as in Consul.
@@ -26,7 +27,7 @@ pub(super) struct Reference {
 
 impl Reference {
     /// Takes the fields `Service` and `Namespace`; none where no service is named.
-    fn read(fields: &mut Fields) -> Result<Option<Self>, DecodeError> {
+    pub(super) fn read(fields: &mut Fields) -> Result<Option<Self>, DecodeError> {
         default_partition(fields, "Partition")?;
         let (name, namespace) = (fields.parsed("Service")?, fields.parsed("Namespace")?);
         match (name, namespace) {
@@ -44,7 +45,7 @@ impl Reference {
         ServiceKey::new(self.namespace.unwrap_or_else(|| own.clone()), self.name)
     }
 
-    fn show(&self, shown: &mut Shown) {
+    pub(super) fn show(&self, shown: &mut Shown) {
         shown.put("Service", self.name.as_str());
         shown.put("Namespace", self.namespace.as_ref().map(Namespace::as_str).unwrap_or_default());
     }
@@ -69,6 +70,15 @@ impl Shown {
         }
     }
 
+    /// Puts a field that says something even where it is empty.
+    pub(super) fn put_as_it_is(&mut self, name: &str, value: Value) {
+        self.0.insert(name.to_owned(), value);
+    }
+
+    pub(super) fn into_map(self) -> Map<String, Value> {
+        self.0
+    }
+
     pub(super) fn done(self) -> Value {
         Value::Object(self.0)
     }
@@ -76,38 +86,51 @@ impl Shown {
 
 /// Is what a `service-router` says, with services as they are named.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct RouterEntry(Vec<(RouteRule, Option<Reference>)>);
+pub(super) struct RouterEntry(Vec<(RouteRule, References)>);
+
+/// Is the services that one route names: where requests go, and where copies do.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+struct References {
+    to: Option<Reference>,
+    mirror: Option<Reference>,
+}
 
 impl RouterEntry {
     pub(super) fn read(fields: &mut Fields) -> Result<Self, DecodeError> {
         let route = |route: &mut Fields| {
             let matches = route.object("Match", |of| of.object("HTTP", read_match))?.flatten().unwrap_or_default();
-            let (to, reference) = route.object("Destination", read_destination)?.unwrap_or_default();
-            Ok((RouteRule { matches, to }, reference))
+            let (to, references) = route.object("Destination", read_destination)?.unwrap_or_default();
+            Ok((RouteRule { matches, to }, references))
         };
         Ok(Self(fields.objects("Routes", route)?))
     }
 
     pub(super) fn of(router: &ServiceRouter) -> Self {
-        let named = |rule: &RouteRule| (rule.clone(), rule.to.service.as_ref().map(Reference::of));
+        let named = |rule: &RouteRule| {
+            let mirror = rule.to.mirror.as_ref().and_then(|mirror| mirror.service.as_ref()).map(Reference::of);
+            (rule.clone(), References { to: rule.to.service.as_ref().map(Reference::of), mirror })
+        };
         Self(router.routes.iter().map(named).collect())
     }
 
     pub(super) fn into_router(self, service: ServiceKey) -> ServiceRouter {
         let own = service.namespace.clone();
-        let named = |(mut rule, reference): (RouteRule, Option<Reference>)| {
-            rule.to.service = reference.map(|reference| reference.in_namespace(&own));
+        let named = |(mut rule, References { to, mirror }): (RouteRule, References)| {
+            rule.to.service = to.map(|reference| reference.in_namespace(&own));
+            if let Some(copies) = &mut rule.to.mirror {
+                copies.service = mirror.map(|reference| reference.in_namespace(&own));
+            }
             rule
         };
         ServiceRouter { routes: self.0.into_iter().map(named).collect(), service }
     }
 
     pub(super) fn show(&self) -> Map<String, Value> {
-        let route = |(rule, reference): &(RouteRule, Option<Reference>)| {
+        let route = |(rule, references): &(RouteRule, References)| {
             let mut shown = Shown::default();
             let http = show_match(&rule.matches);
             shown.put("Match", if http.is_empty() { Value::Null } else { json!({ "HTTP": http }) });
-            shown.put("Destination", show_destination(&rule.to, reference.as_ref()));
+            shown.put("Destination", show_destination(&rule.to, references));
             shown.done()
         };
         Map::from_iter([("Routes".to_owned(), self.0.iter().map(route).collect())])
@@ -206,7 +229,7 @@ fn show_match(matches: &RouteMatch) -> Map<String, Value> {
     shown.0
 }
 
-fn read_destination(to: &mut Fields) -> Result<(RouteDestination, Option<Reference>), DecodeError> {
+fn read_destination(to: &mut Fields) -> Result<(RouteDestination, References), DecodeError> {
     let reference = Reference::read(to)?;
     let attempts: u32 = to.number("NumRetries")?.unwrap_or(0);
     let mut on = BTreeSet::new();
@@ -241,6 +264,7 @@ fn read_destination(to: &mut Fields) -> Result<(RouteDestination, Option<Referen
         on_status,
     });
     let rewrite = to.text("PrefixRewrite")?;
+    let (mirror, copies) = read_mirror(to)?.map_or((None, None), |(mirror, copies)| (Some(mirror), copies));
     let destination = RouteDestination {
         service: None,
         subset: to.parsed("ServiceSubset")?,
@@ -249,14 +273,16 @@ fn read_destination(to: &mut Fields) -> Result<(RouteDestination, Option<Referen
         retry,
         request_headers: to.object("RequestHeaders", read_edits)?.unwrap_or_default(),
         response_headers: to.object("ResponseHeaders", read_edits)?.unwrap_or_default(),
+        mirror,
+        fault: read_fault(to)?,
     };
     to.unsupported(&["IdleTimeout"])?;
-    Ok((destination, reference))
+    Ok((destination, References { to: reference, mirror: copies }))
 }
 
-fn show_destination(to: &RouteDestination, reference: Option<&Reference>) -> Value {
+fn show_destination(to: &RouteDestination, references: &References) -> Value {
     let mut shown = Shown::default();
-    if let Some(reference) = reference {
+    if let Some(reference) = &references.to {
         reference.show(&mut shown);
     }
     shown.put("ServiceSubset", to.subset.as_deref().unwrap_or_default());
@@ -276,6 +302,8 @@ fn show_destination(to: &RouteDestination, reference: Option<&Reference>) -> Val
     }
     shown.put("RequestHeaders", show_edits(&to.request_headers));
     shown.put("ResponseHeaders", show_edits(&to.response_headers));
+    shown.put("Mirror", to.mirror.as_ref().map(|mirror| show_mirror(mirror, references.mirror.as_ref())));
+    shown.put("Fault", to.fault.as_ref().map(show_fault));
     shown.done()
 }
 
@@ -306,7 +334,7 @@ impl SplitterEntry {
     pub(super) fn read(fields: &mut Fields) -> Result<Self, DecodeError> {
         let split = |split: &mut Fields| {
             let reference = Reference::read(split)?;
-            let weight = read_weight(split)?;
+            let weight = read_percent(split, "Weight")?.unwrap_or(0);
             let subset = split.parsed("ServiceSubset")?;
             split.unsupported(&["RequestHeaders", "ResponseHeaders"])?;
             Ok((Split { weight, service: None, subset }, reference))
@@ -342,14 +370,14 @@ impl SplitterEntry {
     }
 }
 
-/// Reads a weight in percent, exact to a hundredth.
-fn read_weight(split: &mut Fields) -> Result<u16, DecodeError> {
-    let Some((value, path)) = split.take("Weight") else { return Ok(0) };
+/// Reads a percentage, exact to a hundredth, in hundredths; none where there is none.
+pub(super) fn read_percent(fields: &mut Fields, name: &str) -> Result<Option<u16>, DecodeError> {
+    let Some((value, path)) = fields.take(name) else { return Ok(None) };
     let hundredths = value.as_f64().map(|percent| percent * 100.0);
     let exact = hundredths.filter(|exact| (0.0..=10_000.0).contains(exact) && (exact - exact.round()).abs() < 1e-6);
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "it is whole and within 0 to 10,000")]
     match exact {
-        Some(exact) => Ok(exact.round() as u16),
+        Some(exact) => Ok(Some(exact.round() as u16)),
         None => {
             Err(DecodeError::Value { path, reason: "use a number from 0 to 100 with at most two decimals".to_owned() })
         }
@@ -494,10 +522,10 @@ fn read_target(target: &mut Fields) -> Result<Named, DecodeError> {
 }
 
 /// Rounds up, so that a time that is there does not become none.
-fn milliseconds(duration: Duration) -> u64 {
+pub(super) fn milliseconds(duration: Duration) -> u64 {
     u64::try_from(duration.as_micros().div_ceil(1000)).unwrap_or(u64::MAX)
 }
 
-fn shown_duration(milliseconds: u64) -> String {
+pub(super) fn shown_duration(milliseconds: u64) -> String {
     if milliseconds.is_multiple_of(1000) { format!("{}s", milliseconds / 1000) } else { format!("{milliseconds}ms") }
 }

@@ -3,14 +3,15 @@
 use std::collections::BTreeMap;
 
 use ::catalog::{
-    CatalogIndex, ConfigContent, ConfigKey, Namespace, Protocol, ProviderName, ProxyDefaults, ServiceDefaults,
-    ServiceKey, ServiceName,
+    CatalogIndex, ConfigContent, ConfigKey, Namespace, Protocol, ProviderName, ProxyDefaults, RateLimits,
+    ServiceDefaults, ServiceKey, ServiceName,
 };
 use serde::Serialize;
 
 use super::balance_entry::read_locality;
+use super::call_settings::{UpstreamConfigEntry, read_rate_limits, show_rate_limits};
 use super::default_partition;
-use super::route_entry::{ResolverEntry, RouterEntry, SplitterEntry};
+use super::route_entry::{ResolverEntry, RouterEntry, Shown, SplitterEntry};
 use super::token_provider::{JWT_PROVIDER, TokenProviderEntry};
 use crate::decode::{DecodeError, Fields};
 
@@ -65,7 +66,7 @@ impl Serialize for Content {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         match self {
             Self::ProxyDefaults(says) => says.serialize(serializer),
-            Self::ServiceDefaults(says) => says.serialize(serializer),
+            Self::ServiceDefaults(says) => says.show().serialize(serializer),
             Self::Router(says) => says.show().serialize(serializer),
             Self::Splitter(says) => says.show().serialize(serializer),
             Self::Resolver(says) => says.show().serialize(serializer),
@@ -96,11 +97,21 @@ struct ProxyConfig {
     protocol: Option<Protocol>,
 }
 
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "PascalCase")]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 struct ServiceDefaultsContent {
-    #[serde(skip_serializing_if = "Option::is_none")]
     protocol: Option<Protocol>,
+    upstreams: UpstreamConfigEntry,
+    rate_limits: RateLimits,
+}
+
+impl ServiceDefaultsContent {
+    fn show(&self) -> serde_json::Map<String, serde_json::Value> {
+        let mut shown = Shown::default();
+        shown.put("Protocol", self.protocol.map(|protocol| protocol.to_string()));
+        self.upstreams.show(&mut shown);
+        show_rate_limits(&self.rate_limits, &mut shown);
+        shown.into_map()
+    }
 }
 
 impl TrafficEntry {
@@ -210,7 +221,10 @@ impl TrafficEntry {
                 ConfigContent::ProxyDefaults(ProxyDefaults { protocol: says.config.protocol, by_locality })
             }
             Content::ServiceDefaults(says) => {
-                ConfigContent::ServiceDefaults(ServiceDefaults { service: named(&self.name)?, protocol: says.protocol })
+                let service = named(&self.name)?;
+                let upstreams = says.upstreams.into_config(&service.namespace);
+                let (protocol, rate_limits) = (says.protocol, says.rate_limits);
+                ConfigContent::ServiceDefaults(ServiceDefaults { service, protocol, upstreams, rate_limits })
             }
             Content::Router(says) => ConfigContent::ServiceRouter(says.into_router(named(&self.name)?)),
             Content::Splitter(says) => ConfigContent::ServiceSplitter(says.into_splitter(named(&self.name)?)),
@@ -255,9 +269,11 @@ impl From<&::catalog::ConfigEntry> for TrafficEntry {
                 let prioritize_by_locality = says.by_locality.then_some(LocalityMode { mode: "failover" });
                 Content::ProxyDefaults(ProxyDefaultsContent { config, prioritize_by_locality })
             }
-            ConfigContent::ServiceDefaults(says) => {
-                Content::ServiceDefaults(ServiceDefaultsContent { protocol: says.protocol })
-            }
+            ConfigContent::ServiceDefaults(says) => Content::ServiceDefaults(ServiceDefaultsContent {
+                protocol: says.protocol,
+                upstreams: UpstreamConfigEntry::of(&says.upstreams),
+                rate_limits: says.rate_limits.clone(),
+            }),
             ConfigContent::ServiceRouter(says) => Content::Router(RouterEntry::of(says)),
             ConfigContent::ServiceSplitter(says) => Content::Splitter(SplitterEntry::of(says)),
             ConfigContent::ServiceResolver(says) => Content::Resolver(Box::new(ResolverEntry::of(says))),
@@ -279,7 +295,11 @@ impl From<&::catalog::ConfigEntry> for TrafficEntry {
 }
 
 fn read_service_defaults(fields: &mut Fields) -> Result<ServiceDefaultsContent, DecodeError> {
-    let says = ServiceDefaultsContent { protocol: fields.parsed("Protocol")? };
+    let says = ServiceDefaultsContent {
+        protocol: fields.parsed("Protocol")?,
+        upstreams: UpstreamConfigEntry::read(fields)?,
+        rate_limits: read_rate_limits(fields)?,
+    };
     fields.unsupported(&[
         "Mode",
         "TransparentProxy",
@@ -287,13 +307,11 @@ fn read_service_defaults(fields: &mut Fields) -> Result<ServiceDefaultsContent, 
         "MeshGateway",
         "Expose",
         "ExternalSNI",
-        "UpstreamConfig",
         "Destination",
         "MaxInboundConnections",
         "LocalConnectTimeoutMs",
         "LocalRequestTimeoutMs",
         "BalanceInboundConnections",
-        "RateLimits",
         "EnvoyExtensions",
     ])?;
     Ok(says)
@@ -327,6 +345,24 @@ mod tests {
         let current: Namespace = "shop".parse().unwrap();
         for text in [
             "kind = \"service-defaults\"\nname = \"api\"\nprotocol = \"grpc\"\nmeta { team = \"api\" }\n",
+            r#"kind = "service-defaults"
+               name = "web"
+               protocol = "http"
+               upstream_config {
+                 defaults { limits { max_connections = 100 }, passive_health_check {} }
+                 overrides = [{ name = "db", limits { max_pending_requests = 5, max_concurrent_requests = 10 } },
+                   { name = "api", namespace = "pay", passive_health_check { interval = "10s", max_failures = 3,
+                     enforcing_consecutive_5xx = 50, max_ejection_percent = 0, base_ejection_time = "500ms" } }]
+               }
+               rate_limits {
+                 instance_level { requests_per_second = 100, requests_max_burst = 200,
+                   routes = [{ path_prefix = "/slow", requests_per_second = 2 }] }
+                 source_level { routes = [{ path_exact = "/login", requests_per_second = 1 }] }
+               }"#,
+            r#"kind = "service-router"
+               name = "api"
+               routes = [{ destination { mirror { service = "next", service_subset = "v2", percent = 12.5 },
+                 fault { delay { duration = "100ms", percent = 10 }, abort { status = 503 } } } }]"#,
             "Kind = \"service-defaults\"\nName = \"api\"\nNamespace = \"pay\"\nMaxInboundConnections = 0\n",
             "Kind = \"proxy-defaults\"\nName = \"global\"\nConfig { protocol = \"http\" }\n",
             "Kind = \"proxy-defaults\"\nExpose {}\nPrioritizeByLocality { Mode = \"failover\" }\n",

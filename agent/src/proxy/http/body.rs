@@ -8,6 +8,8 @@ use catalog::http::NotNormal;
 use h2::RecvStream;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 
+use super::mirror::Copied;
+
 /// Is the body of a message that has arrived.
 #[derive(Debug, Default)]
 pub(crate) enum Received {
@@ -18,6 +20,8 @@ pub(crate) enum Received {
     Http1(Incoming),
     /// It comes in over an HTTP/2 connection of an application.
     Http2(Incoming),
+    /// It is a copy of another.
+    Copied(Copied),
     /// It comes in over a stream of a tunnel, or of an HTTP/2 connection to an application.
     Stream(RecvStream),
 }
@@ -85,6 +89,7 @@ impl Body for Received {
                 None if !body.is_end_stream() => Poll::Ready(Some(Err(BodyError::CutShort))),
                 frame => Poll::Ready(frame.map(|frame| frame.map_err(BodyError::Connection))),
             },
+            Self::Copied(copied) => copied.poll_next(context),
             Self::Stream(stream) => poll_stream(stream, context),
         }
     }
@@ -93,6 +98,7 @@ impl Body for Received {
         match self {
             Self::Empty => true,
             Self::Http1(body) | Self::Http2(body) => body.is_end_stream(),
+            Self::Copied(copied) => copied.is_over(),
             Self::Stream(stream) => stream.is_end_stream(),
         }
     }
@@ -101,7 +107,7 @@ impl Body for Received {
         match self {
             Self::Empty => SizeHint::with_exact(0),
             Self::Http1(body) | Self::Http2(body) => body.size_hint(),
-            Self::Stream(_) => SizeHint::default(),
+            Self::Copied(_) | Self::Stream(_) => SizeHint::default(),
         }
     }
 }

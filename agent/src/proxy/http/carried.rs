@@ -13,6 +13,7 @@ use tokio::sync::oneshot;
 use super::application::Held;
 use super::body::{BodyError, Received};
 use super::head::{check_trailers_of_request, take_of_trailers};
+use super::mirror::Copying;
 use super::send::Closes;
 use super::server::Attention;
 use super::story::Story;
@@ -68,6 +69,8 @@ pub(crate) struct Question {
     body: Received,
     tally: Arc<Tally>,
     closing: Option<oneshot::Receiver<Closing>>,
+    /// Takes down what goes by.
+    copying: Option<Copying>,
 }
 
 impl Question {
@@ -77,12 +80,22 @@ impl Question {
         if is_empty {
             tally.is_sent.store(true, Ordering::Release);
         }
-        Self { body, tally, closing: (!is_empty).then(|| place.closing_of_question()) }
+        Self { body, tally, closing: (!is_empty).then(|| place.closing_of_question()), copying: None }
     }
 
     /// Stands in for the body of a request that has none, when it is sent again.
     pub(crate) fn empty(tally: Arc<Tally>) -> Self {
-        Self { body: Received::Empty, tally, closing: None }
+        Self { body: Received::Empty, tally, closing: None, copying: None }
+    }
+
+    /// Returns a copy of the body, which comes as this one goes by.
+    pub(crate) fn copy(&mut self, tally: Arc<Tally>) -> Self {
+        if self.is_end_stream() {
+            return Self::empty(tally);
+        }
+        let (copying, copied) = Copying::start();
+        self.copying = Some(copying);
+        Self { body: Received::Copied(copied), tally, closing: None, copying: None }
     }
 }
 
@@ -113,6 +126,8 @@ impl Body for Question {
             Some(Ok(frame)) => {
                 if let Some(data) = frame.data_ref() {
                     this.tally.add_sent(data.len());
+                    // Nobody wants more, or it is too much: a copy that just ends is seen to be cut short.
+                    this.copying = this.copying.take().and_then(|mut copying| copying.add(data).then_some(copying));
                 }
                 match frame.trailers_ref().map(check_trailers_of_request) {
                     Some(Err(why)) => Some(Err(BodyError::Trailers(why))),
@@ -122,6 +137,9 @@ impl Body for Question {
             other => other,
         };
         if frame.is_none() || this.body.is_end_stream() {
+            if let Some(copying) = this.copying.take() {
+                copying.end();
+            }
             this.tally.is_sent.store(true, Ordering::Release);
         }
         Poll::Ready(frame)

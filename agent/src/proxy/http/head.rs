@@ -30,6 +30,9 @@ pub(crate) const VERSION: HeaderName = HeaderName::from_static("x-weft-version")
 /// The protocols that a connection may change to.
 const UPGRADES: [&str; 1] = ["websocket"];
 
+/// Tells the application that a request is a copy of one that went elsewhere.
+pub(crate) const MIRRORED: HeaderName = HeaderName::from_static("x-weft-mirrored");
+
 /// Says why a request is refused for its form.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum BadRequest {
@@ -90,7 +93,11 @@ pub(crate) fn take(head: &mut Parts, origin: Origin) -> Taken {
     let is_of_agent = origin == Origin::Mesh;
     let port = head.headers.remove(PORT).filter(|_| is_of_agent);
     let spoke_http1 = head.headers.remove(VERSION).is_some_and(|version| is_of_agent && version == "1.1");
+    let is_mirrored = head.headers.contains_key(&MIRRORED) && is_of_agent;
     strip_own(&mut head.headers, origin);
+    if is_mirrored {
+        head.headers.insert(MIRRORED, HeaderValue::from_static("1"));
+    }
     join_cookies(&mut head.headers);
     let version = if spoke_http1 { Version::HTTP_11 } else { head.version };
     Taken { upgrade, port, version }

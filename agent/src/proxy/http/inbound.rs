@@ -241,6 +241,9 @@ async fn carry(
     for Accepted { provider, token } in &accepted {
         provider.forward(token, &mut head.headers);
     }
+    if let Some(rate) = current.rate(&caller.connection.destination) {
+        rate.take(&caller.connection.peer.id, normal.path.decoded()).map_err(NotCarried::TooFast)?;
+    }
     let tally = Tally::new(Arc::clone(room), Direction::Inbound);
     let body = Question::new(body, Arc::clone(&tally), &place);
     let question = Asking { request: Request::from_parts(head, body), port: taken.port, upgrade };

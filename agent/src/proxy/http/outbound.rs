@@ -19,6 +19,7 @@ use tokio::time::Instant;
 use super::body::Received;
 use super::carried::{Exchange, Question, Reply, Tally, Way};
 use super::head::{self, BadRequest, Origin, PORT, REFUSED, VERSION};
+use super::mirror;
 use super::normal::Lines;
 use super::refusal::{Manner, NotCarried};
 use super::route;
@@ -28,10 +29,11 @@ use super::story::Story;
 use super::tunnel_io::TunnelIo;
 use super::upgrade::{self, Granted};
 use crate::metrics::Direction;
+use crate::proxy::outbound::allowance::Counted;
 use crate::proxy::outbound::call_error::CallError;
 use crate::proxy::outbound::endpoints::{Chosen, Tried};
 use crate::proxy::outbound::hashing::{self, HashedRequest};
-use crate::proxy::outbound::{Call, Course, Opened, Wanted, identify, open};
+use crate::proxy::outbound::{Call, Course, Opened, Wanted, identify, note, open};
 use crate::proxy::room::Room;
 
 /// Answers the requests of a local application's connection until it ends.
@@ -136,18 +138,22 @@ async fn forward(
     upgrade: Option<OnUpgrade>,
     tally: &Arc<Tally>,
 ) -> Result<Forwarded, NotCarried> {
-    let (mut head, question) = request.into_parts();
+    let (mut head, mut question) = request.into_parts();
     let normal = lines.normal().map_err(BadRequest::from)?;
     let taken = head::take(&mut head, Origin::Application);
     let turn = route::choose(&call.called.routes, &normal, &head.headers, room.endpoints.draw_any())?;
     let hashed = HashedRequest { headers: &head.headers, query: normal.query, from };
     let hashed = hashing::of_request(&turn.leg.balancing.hashing, hashed, room.endpoints.draw_any());
-    let course = Course { way: turn.way, hash: hashed.hash };
+    if let Some(fault) = turn.action.and_then(|action| action.fault.as_ref()) {
+        route::suffer(fault, || room.endpoints.draw_any()).await?;
+    }
+    let limit = turn.action.and_then(|action| action.request_timeout).or(turn.leg.request_timeout);
+    let deadline = limit.map(|limit| Instant::now() + limit);
+    let course = Course { way: turn.way, hash: hashed.hash, deadline };
     let target = route::target(turn, lines, &normal).map_err(BadRequest::from)?;
     if let Some(action) = turn.action {
         route::edit(&mut head.headers, &action.request_headers);
     }
-    let limit = turn.action.and_then(|action| action.request_timeout).or(turn.leg.request_timeout);
     let asked = async {
         match upgrade.zip(taken.upgrade) {
             Some((caller, protocol)) => {
@@ -165,6 +171,11 @@ async fn forward(
                     head.headers.insert(VERSION, HeaderValue::from_static("1.1"));
                 }
                 head::target_http2(&mut head, target, authority);
+                if let Some(mirror) = turn.action.and_then(|action| action.mirror)
+                    && route::is_drawn(mirror.share, room.endpoints.draw_any())
+                {
+                    mirror::start(room, call, mirror.way, &head, &mut question);
+                }
                 ask(room, call, turn, course, Request::from_parts(head, question), tally).await
             }
         }
@@ -195,15 +206,15 @@ async fn ask(
     let (head, question) = request.into_parts();
     let rule = turn.action.and_then(|action| action.retry.as_ref()).filter(|_| question.is_end_stream());
     let Some(rule) = rule else { return ask_once(room, call, course, head, question, &mut tried).await };
-    let service = &call.called.upstream.destination;
-    room.retries.deposit(service);
+    let budget = call.called.retries();
+    budget.deposit();
     let mut asked = ask_once(room, call, course, head.clone(), question, &mut tried).await;
     for number in 0..rule.attempts {
         let is_repeated = match &asked {
             Ok(forwarded) => route::is_repeated_after_answer(rule, &forwarded.answer),
             Err(why) => route::is_repeated_after_failure(rule, why),
         };
-        if !is_repeated || !room.retries.spend(service) {
+        if !is_repeated || !budget.spend() {
             break;
         }
         tokio::time::sleep(route::pause(number, room.endpoints.draw_any())).await;
@@ -227,21 +238,27 @@ async fn ask_once(
     question: Question,
     tried: &mut Tried,
 ) -> Result<Forwarded, NotCarried> {
-    let (Opened::Ready(ready), lease, endpoint) = open(room, call, course, tried, Wanted::Request).await? else {
+    let allowed = call.called.allow(Counted::Requests)?;
+    let (Opened::Ready(ready), lease, mut endpoint) = open(room, call, course, tried, Wanted::Request).await? else {
         // What is opened is what is wanted.
         return Err(NotCarried::Call(CallError::NoUpstream(call.called.upstream.address)));
     };
     tried.add(&endpoint);
+    endpoint.hold(allowed);
     let port = endpoint.authority.rsplit_once(':').and_then(|(_, port)| HeaderValue::from_str(port).ok());
     head.headers.extend(port.map(|port| (PORT, port)));
+    let waiting = Waiting { room, call, endpoint: &endpoint, deadline: course.deadline, is_over: false };
     match send::request(ready, Request::from_parts(head, ()), question).await {
         Ok((answer, pump)) => {
-            judge(&endpoint, &answer);
+            waiting.end();
+            judge(room, call, &endpoint, &answer);
             Ok(Forwarded { answer, way: Way::Tunnel { lease, endpoint, pump }, granted: None })
         }
         Err(error) => {
+            waiting.end();
             let now = Instant::now();
             endpoint.answered(now, true);
+            note(room, call, &endpoint, true);
             if !error.is_reset() {
                 lease.retire();
                 endpoint.failed(now);
@@ -260,11 +277,13 @@ async fn ask_to_change(
     caller: OnUpgrade,
     protocol: HeaderValue,
 ) -> Result<Forwarded, NotCarried> {
-    let (Opened::Stream(stream), lease, endpoint) =
+    let allowed = call.called.allow(Counted::Connections)?;
+    let (Opened::Stream(stream), lease, mut endpoint) =
         open(room, call, course, &mut Tried::default(), Wanted::Stream).await?
     else {
         return Err(NotCarried::Call(CallError::NoUpstream(call.called.upstream.address)));
     };
+    endpoint.hold(allowed);
     upgrade::mark(request.headers_mut(), protocol.clone());
     let broken = |_: hyper::Error| NotCarried::Tunnel(h2::Error::from(h2::Reason::CANCEL));
     let (mut sender, connection) = http1::handshake(TokioIo::new(TunnelIo::new(stream))).await.map_err(broken)?;
@@ -281,15 +300,45 @@ async fn ask_to_change(
     }
     let granted = is_granted.then(|| Granted { protocol, caller, callee: hyper::upgrade::on(&mut answer) });
     let answer = answer.map(|body| Received::of_hyper(Version::HTTP_11, body));
-    judge(&endpoint, &answer);
+    judge(room, call, &endpoint, &answer);
     // Aborted only after it is over: the bytes go on without it.
     let pump = granted.is_none().then(|| Pump::of(driving.abort_handle()));
     Ok(Forwarded { answer, way: Way::Tunnel { lease, endpoint, pump }, granted })
 }
 
+/// Waits for an answer. If nobody waits any more before it has come, the instance took at least as long; if it had no more
+/// time, it failed.
+struct Waiting<'a> {
+    room: &'a Room,
+    call: &'a Call,
+    endpoint: &'a Chosen,
+    deadline: Option<Instant>,
+    is_over: bool,
+}
+
+impl Waiting<'_> {
+    fn end(mut self) {
+        self.is_over = true;
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        if self.is_over {
+            return;
+        }
+        let now = Instant::now();
+        self.endpoint.answered(now, true);
+        if self.deadline.is_some_and(|deadline| deadline <= now) {
+            note(self.room, self.call, self.endpoint, true);
+        }
+    }
+}
+
 /// Remembers how the instance fared: one whose agent could not reach it is put aside.
-fn judge(endpoint: &Chosen, answer: &Response<Received>) {
+fn judge(room: &Room, call: &Call, endpoint: &Chosen, answer: &Response<Received>) {
     let now = Instant::now();
+    note(room, call, endpoint, answer.status().is_server_error());
     endpoint.answered(now, answer.status().is_server_error());
     if answer.status() == StatusCode::SERVICE_UNAVAILABLE && answer.headers().contains_key(REFUSED) {
         endpoint.failed(now);

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{CONNECTION, CONTENT_TYPE, HeaderMap, HeaderValue, WWW_AUTHENTICATE};
+use http::header::{CONNECTION, CONTENT_TYPE, HeaderMap, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{Method, Request, Response, StatusCode, Version};
 
 use super::application::ApplicationError;
@@ -34,6 +34,12 @@ pub(crate) enum NotCarried {
     /// The answer did not begin in the time that the route gives.
     #[error("no answer within {0:?}")]
     Timeout(Duration),
+    /// Its route has requests fail on purpose.
+    #[error("the route has requests fail on purpose, with status {0}")]
+    Fault(u16),
+    /// The service takes no more of them now.
+    #[error("more requests than the service's rate_limits allow; the next one in {0:?}")]
+    TooFast(Duration),
     /// The tunnel failed before the answer came.
     #[error("the tunnel failed before the answer came")]
     Tunnel(#[source] h2::Error),
@@ -49,6 +55,8 @@ impl NotCarried {
             Self::Application(error) => error.label(),
             Self::Call(error) => error.label(),
             Self::Timeout(_) => "request_timeout",
+            Self::Fault(_) => "fault",
+            Self::TooFast(_) => "rate_limited",
             Self::Tunnel(_) => "tunnel_lost",
         }
     }
@@ -58,7 +66,8 @@ impl NotCarried {
         match self {
             Self::Bad(_) => "read",
             Self::Refused(refusal) => refusal.phase(),
-            Self::Closed(_) => "decide",
+            Self::Closed(_) | Self::TooFast(_) => "decide",
+            Self::Fault(_) => "choose",
             Self::Application(_) => "application",
             Self::Call(error) => error.phase(),
             Self::Timeout(_) | Self::Tunnel(_) => "open",
@@ -72,6 +81,8 @@ impl NotCarried {
             Self::Refused(refusal) => refusal.answer(),
             Self::Closed(Closing::Refused(_)) | Self::Call(CallError::Denied { .. }) => StatusCode::FORBIDDEN,
             Self::Timeout(_) => StatusCode::GATEWAY_TIMEOUT,
+            Self::Fault(status) => StatusCode::from_u16(*status).unwrap_or(StatusCode::SERVICE_UNAVAILABLE),
+            Self::TooFast(_) => StatusCode::TOO_MANY_REQUESTS,
             Self::Application(_) | Self::Tunnel(_) => StatusCode::BAD_GATEWAY,
             Self::Closed(Closing::Cut | Closing::Changed) | Self::Call(_) => StatusCode::SERVICE_UNAVAILABLE,
         }
@@ -114,6 +125,11 @@ impl Manner {
         {
             response.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static(challenge));
         }
+        if let NotCarried::TooFast(wait) = why {
+            // In whole seconds, never too early.
+            let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
+            response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(seconds.max(1)));
+        }
         if self.is_http1 && matches!(why, NotCarried::Bad(_)) {
             response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         }
@@ -147,11 +163,12 @@ fn text(label: &'static str) -> Bytes {
     Bytes::from(text)
 }
 
-/// Returns the gRPC status that stands for one of HTTP: 3 invalid, 4 too late, 7 not permitted, 14 unavailable, 16 without
-/// a token that counts.
+/// Returns the gRPC status that stands for one of HTTP: 3 invalid, 4 too late, 7 not permitted, 8 too many, 14 unavailable, 16
+/// without a token that counts.
 fn grpc_status(status: StatusCode) -> &'static str {
     match status {
         StatusCode::FORBIDDEN => "7",
+        StatusCode::TOO_MANY_REQUESTS => "8",
         StatusCode::UNAUTHORIZED => "16",
         StatusCode::GATEWAY_TIMEOUT => "4",
         status if status.is_client_error() => "3",

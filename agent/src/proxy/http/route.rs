@@ -1,11 +1,9 @@
 //! What a route does to a request on its way: its target, its headers, and who is asked again.
 
-use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use catalog::http::NotNormal;
-use catalog::{HeaderEdits, RetryBudget, RetryOn, RetryRule, RoutedRequest, Routes, ServiceKey, Turn};
+use catalog::{Fault, HeaderEdits, RetryOn, RetryRule, RoutedRequest, Routes, Turn};
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 use http::uri::PathAndQuery;
 use http::{Response, StatusCode};
@@ -45,6 +43,22 @@ pub(crate) fn target(turn: Turn<'_>, lines: &Lines, normal: &Normal<'_>) -> Resu
         None => path,
     };
     PathAndQuery::try_from(text).map_err(|_| NotNormal::Target)
+}
+
+/// Reports whether a draw falls within a share, in hundredths of a percent.
+pub(crate) fn is_drawn(share: u16, draw: u64) -> bool {
+    draw % 10_000 < u64::from(share)
+}
+
+/// Holds a request up, or refuses it, as far as it is drawn for that.
+pub(crate) async fn suffer(fault: &Fault, draw: impl Fn() -> u64) -> Result<(), NotCarried> {
+    if let Some(delay) = fault.delay.filter(|delay| is_drawn(delay.share, draw())) {
+        tokio::time::sleep(Duration::from_millis(delay.delay_ms)).await;
+    }
+    match fault.abort.filter(|abort| is_drawn(abort.share, draw())) {
+        Some(abort) => Err(NotCarried::Fault(abort.status)),
+        None => Ok(()),
+    }
 }
 
 /// Changes the headers of a message.
@@ -88,30 +102,6 @@ pub(crate) fn pause(number: u32, draw: u64) -> Duration {
     let most = PAUSE.saturating_mul(2_u32.saturating_pow(number.min(5)));
     let part = u32::try_from(draw >> 32).unwrap_or(u32::MAX);
     most.mul_f64(f64::from(part) / f64::from(u32::MAX))
-}
-
-/// Counts what may be spent on repetitions, by the service that is called.
-#[derive(Debug, Default)]
-pub(crate) struct Retries(Mutex<HashMap<ServiceKey, RetryBudget>>);
-
-impl Retries {
-    /// Counts a request that may be repeated.
-    pub(crate) fn deposit(&self, service: &ServiceKey) {
-        self.of(service, RetryBudget::deposit);
-    }
-
-    /// Takes the price of a repetition, if there is enough.
-    pub(crate) fn spend(&self, service: &ServiceKey) -> bool {
-        self.of(service, RetryBudget::spend)
-    }
-
-    fn of<T>(&self, service: &ServiceKey, change: impl FnOnce(&mut RetryBudget) -> T) -> T {
-        let mut budgets = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        match budgets.get_mut(service) {
-            Some(budget) => change(budget),
-            None => change(budgets.entry(service.clone()).or_default()),
-        }
-    }
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@ use catalog::ServiceKey;
 use http::StatusCode;
 use wire::tls::PeerRejected;
 
+use super::allowance::Counted;
 use crate::proxy::handshake::tls_label;
 use crate::proxy::snapshot::Unfit;
 
@@ -24,6 +25,9 @@ pub(crate) enum CallError {
     /// The calling service's leaf has ended.
     #[error("the leaf certificate of `{0}` has expired")]
     OwnLeafExpired(ServiceKey),
+    /// As many are open as the caller's settings allow.
+    #[error("{most} are open or waiting already, which is what the caller's upstream_config allows ({})", counted.label())]
+    TooMany { counted: Counted, most: u32 },
     /// Its routes lead nowhere.
     #[error("the routes of the service lead nowhere")]
     NoRoute,
@@ -72,6 +76,7 @@ impl CallError {
     pub(crate) fn label(&self) -> &'static str {
         match self {
             Self::NoUpstream(_) => "no_upstream",
+            Self::TooMany { counted, .. } => counted.label(),
             Self::NoRoute => "no_route",
             Self::NoLeaf(_) => "no_leaf",
             Self::OwnLeafExpired(_) => "own_leaf_expired",
@@ -97,6 +102,7 @@ impl CallError {
         match self {
             Self::NoUpstream(_) | Self::NoLeaf(_) | Self::OwnLeafExpired(_) => "identify",
             Self::NoRoute
+            | Self::TooMany { .. }
             | Self::NoEndpoint { .. }
             | Self::NoHealthyEndpoint { .. }
             | Self::OtherNetwork { .. }

@@ -151,6 +151,12 @@ impl Cluster {
         self.near.members.iter().chain(&self.far.members)
     }
 
+    /// Counts the instances that can be called, and those of them that are put aside.
+    pub(crate) fn count_aside(&self, now: Instant) -> (usize, usize) {
+        let aside = self.members().filter(|member| member.standing.is_aside(now)).count();
+        (self.members().count(), aside)
+    }
+
     /// Chooses an instance that was not tried yet, and says whether nothing speaks against it.
     ///
     /// # Errors
@@ -275,11 +281,7 @@ impl Tier {
         for _ in 1..choices {
             // Drawn from the others, so that the two are never the same one where there are two.
             let Some((_, other)) = fit_from((first + 1 + draws.below(count - 1)) % count) else { break };
-            let (one, two) = (best.standing.cost(now), other.standing.cost(now));
-            // Cost for weight, compared without a division; within a fifth of each other they are alike.
-            let is_less =
-                u128::from(two) * u128::from(best.weight) * 5 < u128::from(one) * u128::from(other.weight) * 4;
-            if is_less {
+            if other.standing.is_cheaper(other.weight, &best.standing, best.weight, now) {
                 best = other;
             }
         }

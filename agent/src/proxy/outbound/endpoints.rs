@@ -5,10 +5,11 @@ use std::ops::Deref;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use catalog::{InstanceKey, Leg};
+use catalog::{InstanceKey, Leg, PassiveHealthCheck};
 use tokio::time::Instant;
 use wire::crypto;
 
+use super::allowance::Allowed;
 use super::call_error::CallError;
 use super::cluster::{Cluster, Member};
 use super::standing::Standing;
@@ -43,6 +44,9 @@ pub(crate) struct Tried {
 #[derive(Debug)]
 pub(crate) struct Chosen {
     member: Arc<Member>,
+    cluster: Arc<Cluster>,
+    /// Counts the call as one of those at once.
+    allowed: Option<Allowed>,
     /// Where its agent is dialled.
     pub(crate) mesh_address: Arc<str>,
     since: Instant,
@@ -102,25 +106,25 @@ impl Endpoints {
         let (mut last_resort, mut failure) = (None, None);
         for cluster in targets {
             match cluster.pick(&self.draws, hash, tried, now) {
-                Ok((member, true)) => return Ok(self.take(member, now)),
-                Ok((member, false)) => drop(last_resort.get_or_insert(member)),
+                Ok((member, true)) => return Ok(self.take(cluster, member, now)),
+                Ok((member, false)) => drop(last_resort.get_or_insert((cluster, member))),
                 Err(error) => drop(failure.get_or_insert(error)),
             }
         }
         match (last_resort, failure) {
-            (Some(member), _) => Ok(self.take(member, now)),
+            (Some((cluster, member)), _) => Ok(self.take(cluster, member, now)),
             (None, Some(error)) => Err(error),
             (None, None) => Err(CallError::NoRoute),
         }
     }
 
     /// Counts a call as open at an instance.
-    fn take(&self, member: &Arc<Member>, now: Instant) -> Chosen {
+    fn take(&self, cluster: &Arc<Cluster>, member: &Arc<Member>, now: Instant) -> Chosen {
         member.standing.enter();
         // One of several gateways, drawn anew each time.
         let number = if member.addresses.len() > 1 { self.draws.below(member.addresses.len()) } else { 0 };
         let mesh_address = member.addresses.get(number).map_or_else(|| Arc::from(""), Arc::clone);
-        Chosen { member: Arc::clone(member), mesh_address, since: now }
+        Chosen { member: Arc::clone(member), cluster: Arc::clone(cluster), allowed: None, mesh_address, since: now }
     }
 
     /// Forgets the instances that a snapshot no longer has.
@@ -188,6 +192,31 @@ impl Deref for Chosen {
 }
 
 impl Chosen {
+    /// Holds what counts the call as one of those at once, for as long as it lives. From now on it waits for an answer.
+    pub(crate) fn hold(&mut self, allowed: Option<Allowed>) {
+        self.allowed = allowed;
+        self.since = Instant::now();
+    }
+
+    /// Records whether the instance did well. One that fails too often in a row is ejected, if enough others are left; says
+    /// whether it was.
+    pub(crate) fn fared(&self, passive: &PassiveHealthCheck, is_failure: bool, draw: u64, now: Instant) -> bool {
+        let standing = &self.member.standing;
+        if !is_failure {
+            standing.did_well();
+            return false;
+        }
+        if !standing.did_badly(passive.failures()) || draw % 100 >= u64::from(passive.enforcing()) {
+            return false;
+        }
+        let (all, aside) = self.cluster.count_aside(now);
+        if standing.is_aside(now) || aside >= passive.most_of(all) {
+            return false;
+        }
+        standing.eject(now, passive.interval(), |before| passive.length(before));
+        true
+    }
+
     /// Records that the instance was reached.
     pub(crate) fn succeeded(&self) {
         self.member.standing.reached();

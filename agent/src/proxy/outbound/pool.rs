@@ -74,6 +74,12 @@ impl Pool {
         }
     }
 
+    /// Reports whether a tunnel is open that takes one more stream.
+    pub(crate) fn has_place(&self, key: &TunnelKey, plan: &Plan<'_>, now: Timestamp) -> bool {
+        let slot = lock(&self.slots).get(key).cloned();
+        slot.is_some_and(|slot| slot.take(plan, now).is_some())
+    }
+
     async fn open(&self, room: &Arc<Room>, plan: &Plan<'_>) -> Result<Arc<Tunnel>, ConnectError> {
         let tunnel = Arc::new(Tunnel::open(room, plan).await?);
         // Listed before it is checked: a snapshot that comes in between finds it in the list.

@@ -206,6 +206,8 @@ pub(in crate::proxy) fn bare_snapshot() -> Snapshot {
         protocols: BTreeMap::new(),
         routes: BTreeMap::new(),
         subsets: BTreeMap::new(),
+        settings: BTreeMap::new(),
+        rate_limits: BTreeMap::new(),
         upstreams: Vec::new(),
     }
 }

@@ -9,6 +9,7 @@ mod refusing;
 mod strict;
 mod tokens;
 mod told;
+mod traffic;
 mod upgrading;
 
 use std::convert::Infallible;

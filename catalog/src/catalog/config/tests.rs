@@ -30,7 +30,7 @@ pub(in crate::catalog) fn service(name: &str) -> ServiceKey {
 }
 
 pub(in crate::catalog) fn defaults(name: &str, protocol: Option<Protocol>) -> ConfigContent {
-    ConfigContent::ServiceDefaults(ServiceDefaults { service: service(name), protocol })
+    ConfigContent::ServiceDefaults(ServiceDefaults { protocol, ..ServiceDefaults::new(service(name)) })
 }
 
 pub(in crate::catalog) fn global(protocol: Option<Protocol>) -> ConfigContent {
@@ -58,7 +58,75 @@ pub(in crate::catalog) fn every_change() -> Vec<Command> {
         write(providers::plain("auth0", "https://auth0.example")),
         providers::asking("shop/api", "okta"),
         delete(providers::key("auth0")),
+        write(held_calls("shop/api")),
+        write(trial("shop/api", "shop/api-next")),
+        write(on_a_ring("shop/api-next")),
     ]
+}
+
+/// What holds of calls, with everything that can be said of it.
+fn held_calls(name: &str) -> ConfigContent {
+    use crate::{
+        CallLimits, PassiveHealthCheck, Rate, RateLimit, RateLimits, RouteRate, UpstreamConfig, UpstreamOverride,
+        UpstreamSettings,
+    };
+    let limits = CallLimits { connections_max: Some(100), pending_max: Some(10), requests_max: Some(50) };
+    let passive = PassiveHealthCheck {
+        interval_ms: Some(10_000),
+        max_failures: Some(3),
+        enforcing_percent: Some(100),
+        max_ejection_percent: Some(20),
+        base_ejection_ms: Some(30_000),
+    };
+    let rate = Rate { per_second: 100, burst: Some(200) };
+    let slow = RouteRate { path: PathMatch::Prefix("/slow".to_owned()), rate: Rate { per_second: 1, burst: None } };
+    let settings = UpstreamSettings { limits: None, passive: Some(passive) };
+    ConfigContent::ServiceDefaults(ServiceDefaults {
+        protocol: Some(Protocol::Http),
+        upstreams: UpstreamConfig {
+            defaults: UpstreamSettings { limits: Some(limits), passive: None },
+            overrides: vec![UpstreamOverride { service: service("shop/db"), settings }],
+        },
+        rate_limits: RateLimits {
+            instance: Some(RateLimit { general: Some(rate), routes: vec![slow] }),
+            source: Some(RateLimit { general: Some(rate), routes: Vec::new() }),
+        },
+        ..ServiceDefaults::new(service(name))
+    })
+}
+
+/// A router that sends copies elsewhere and has some requests fail.
+fn trial(name: &str, copies: &str) -> ConfigContent {
+    use crate::{AbortFault, DelayFault, Fault, Mirror};
+    let to = RouteDestination {
+        mirror: Some(Mirror { service: Some(service(copies)), subset: None, share: 1_250 }),
+        fault: Some(Fault {
+            delay: Some(DelayFault { delay_ms: 100, share: 10_000 }),
+            abort: Some(AbortFault { status: 503, share: 1 }),
+        }),
+        ..RouteDestination::default()
+    };
+    let routes = vec![RouteRule { matches: RouteMatch::default(), to }];
+    ConfigContent::ServiceRouter(ServiceRouter { service: service(name), routes })
+}
+
+/// A resolver that has instances chosen by everything that a hash can be made of.
+fn on_a_ring(name: &str) -> ConfigContent {
+    use crate::{Balance, HashBy, HashPolicy, Hashing, IssuedCookie};
+    let issued = Some(IssuedCookie { ttl_s: Some(3600), path: Some("/".to_owned()) });
+    let by = [
+        HashBy::Header("x-user".to_owned()),
+        HashBy::Query("user".to_owned()),
+        HashBy::Cookie { name: "user".to_owned(), issued },
+        HashBy::Source,
+    ];
+    let policies = by.into_iter().map(|by| HashPolicy { by, terminal: true }).collect();
+    ConfigContent::ServiceResolver(ServiceResolver {
+        balance: Some(Balance::RingHash),
+        hashing: Hashing { policies, ring_min: Some(64), ring_max: Some(256) },
+        by_locality: Some(true),
+        ..ServiceResolver::new(service(name))
+    })
 }
 
 /// An intention whose permissions have every condition that there is.
@@ -286,4 +354,27 @@ fn watchers_of_whoever_leads_to_a_service_wake_for_its_entries() {
     assert_eq!(log.catalog.view(&Topic::Config(service("api"))).len(), 1);
     let touched = log.done(delete(ConfigKey::ServiceResolver(service("api"))));
     assert!(touched.contains(&WatchKey::ConfigOf(service("www"))), "{touched:?}");
+}
+
+#[test]
+fn rates_are_of_http_services_and_copies_go_where_they_are_read_alike() {
+    let mut log = Log::default();
+    let mut of_tcp = held_calls("api");
+    if let ConfigContent::ServiceDefaults(defaults) = &mut of_tcp {
+        defaults.protocol = None;
+    }
+    let refusal = log.refused(write(of_tcp)).to_string();
+    assert!(refusal.contains("a rate limit needs an HTTP protocol, and `default/api` is read as tcp"), "{refusal}");
+    log.done(write(held_calls("api")));
+    let refusal = log.refused(write(trial("api", "next"))).to_string();
+    assert!(refusal.contains("`default/next` is read as tcp"), "{refusal}");
+    log.done(write(defaults("next", Some(Protocol::Http))));
+    log.done(write(trial("api", "next")));
+    let refusal = log.refused(delete(ConfigKey::ServiceDefaults(service("next")))).to_string();
+    assert!(refusal.contains("calls to `default/api`"), "{refusal}");
+    let items = log.catalog.view(&Topic::Config(service("api")));
+    assert!(items.contains_key("service-defaults/default/next"), "what copies lead to is followed: {:?}", items.keys());
+    let routes = log.catalog.config().routes_of(&service("api")).unwrap();
+    let targets: Vec<String> = routes.targets().map(|target| target.key.service.to_string()).collect();
+    assert_eq!(targets, ["default/next", "default/api"]);
 }

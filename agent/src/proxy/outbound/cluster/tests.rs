@@ -69,7 +69,7 @@ impl World {
     fn put_aside(&self, number: usize) {
         let members = self.targets[0].members();
         let member = members.into_iter().find(|member| member.key.node.as_str() == format!("n{number}")).unwrap();
-        member.standing.put_aside(self.now, Duration::from_secs(60));
+        member.standing.eject(self.now, Duration::from_secs(10), |_| Duration::from_secs(60));
     }
 }
 
@@ -135,8 +135,10 @@ fn of_two_the_one_that_is_busier_or_slower_for_its_weight_is_not_taken() {
     drop(held);
     // Both have answered: one in a millisecond, one in twenty.
     let members: Vec<_> = world.targets[0].members().cloned().collect();
-    members[0].standing.took(world.now, Duration::from_millis(1), false);
-    members[1].standing.took(world.now, Duration::from_millis(20), false);
+    for ms in [1, 20] {
+        members[0].standing.took(world.now, Duration::from_millis(1), false);
+        members[1].standing.took(world.now, Duration::from_millis(ms), false);
+    }
     assert_eq!(world.tally(100), [100, 0]);
     let heavy = World::weighted(&[('a', 3), ('a', 1)], by(Balance::LeastRequest));
     let held: Vec<Chosen> = (0..40).map(|_| heavy.choose(None, &Tried::default()).unwrap()).collect();
