@@ -9,6 +9,7 @@ mod link;
 mod login;
 mod publish;
 mod requests;
+mod restraint;
 mod routing;
 mod saving;
 
@@ -228,11 +229,12 @@ pub(crate) fn start(setup: Setup) -> (Handle, JoinHandle<()>) {
     let mut jitter = Jitter::from_entropy();
     let mut saver = Saver::new(setup.store.clone(), setup.identity.record.id.clone());
     let saved = setup.saved;
-    saver.found(setup.leaves.keys(), saved.as_ref().map(|saved| &saved.view));
+    saver.found(setup.leaves.keys(), saved.as_ref());
     let configured = setup.config.servers.clone();
     let (start, statuses) = match saved {
-        Some(Saved { servers, group, view, known, statuses, .. }) => {
-            (Start { servers: configured, learned: servers, group, view, known, seed: jitter.next() }, statuses)
+        Some(Saved { servers, group, view, restraint, known, statuses, .. }) => {
+            let seed = jitter.next();
+            (Start { servers: configured, learned: servers, group, view, restraint, known, seed }, statuses)
         }
         None => {
             let learned = setup.identity.servers.clone();

@@ -64,8 +64,10 @@ pub(crate) struct Saved {
     pub(crate) servers: Vec<String>,
     /// The history of the servers that `view` is of.
     pub(crate) group: Option<GroupEpoch>,
-    /// Every topic.
+    /// Every topic, as it was in force.
     pub(crate) view: View,
+    /// What restrained it.
+    pub(crate) restraint: View,
     /// What may be registered of this node.
     pub(crate) known: Option<Known>,
     /// What the checks said last.
@@ -91,6 +93,8 @@ struct SavedContent {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     group: Option<GroupEpoch>,
     topics: Vec<(Topic, TopicState)>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    restraint: Vec<(Topic, TopicState)>,
     known: Option<Known>,
     statuses: Vec<(CheckKey, CheckStatus, String)>,
     mesh_port: u16,
@@ -159,7 +163,8 @@ impl Store {
         Some(Saved {
             servers: content.servers,
             group: content.group,
-            view: content.topics.into_iter().map(|(topic, state)| (topic, Arc::new(state))).collect(),
+            view: shared(content.topics),
+            restraint: shared(content.restraint),
             known: content.known,
             statuses: content.statuses.into_iter().map(|(key, status, output)| (key, (status, output))).collect(),
             mesh_port: content.mesh_port,
@@ -175,7 +180,8 @@ impl Store {
         let content = SavedContent {
             servers: saved.servers.clone(),
             group: saved.group.clone(),
-            topics: saved.view.iter().map(|(topic, state)| (topic.clone(), TopicState::clone(state))).collect(),
+            topics: owned(&saved.view),
+            restraint: owned(&saved.restraint),
             known: saved.known.clone(),
             statuses: statuses.map(|(key, (status, output))| (key.clone(), *status, output.clone())).collect(),
             mesh_port: saved.mesh_port,
@@ -224,6 +230,14 @@ impl Store {
         }
         Some(file.content)
     }
+}
+
+fn shared(topics: Vec<(Topic, TopicState)>) -> View {
+    topics.into_iter().map(|(topic, state)| (topic, Arc::new(state))).collect()
+}
+
+fn owned(view: &View) -> Vec<(Topic, TopicState)> {
+    view.iter().map(|(topic, state)| (topic.clone(), TopicState::clone(state))).collect()
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@
 //! carries out its outputs, a simulator can too.
 //!
 //! It keeps the last good state of every topic. Nothing that a server sends, and no absence of servers, makes it forget
-//! that state or go back to an earlier one.
+//! that state or go back to an earlier one. What decides calls comes into force together, see [`settling`].
 
 mod accept;
 pub(crate) mod connection;
@@ -14,6 +14,7 @@ mod dial;
 #[cfg(test)]
 pub(crate) mod model;
 mod registrations;
+mod settling;
 mod topics;
 mod writes;
 
@@ -27,7 +28,8 @@ use crate::jitter::Jitter;
 use dial::{Choice, Dialler};
 pub use registrations::{Desired, Known};
 use registrations::{Registrations, Settled};
-use topics::{Taken, Topics};
+use settling::{Settling, Standing};
+use topics::{Taken, Topics, acceptable};
 pub use topics::{TopicState, View};
 use writes::Writes;
 
@@ -153,9 +155,9 @@ pub enum Output {
         /// The agent's number in it.
         incarnation: Incarnation,
     },
-    /// The last good state changed.
+    /// What is in force changed: [`Sync::view`], or what restrains it, [`Sync::restraint`].
     Publish(View),
-    /// What outlives the process changed: [`Sync::view`], [`Sync::known`] or [`Sync::servers`].
+    /// What outlives the process changed: [`Sync::view`], [`Sync::restraint`], [`Sync::known`] or [`Sync::servers`].
     Persist,
     /// An event could not be true; the last good state stays.
     Dropped {
@@ -237,8 +239,10 @@ pub struct Start {
     pub learned: Vec<String>,
     /// The history of the servers that `view` is of, where that is known.
     pub group: Option<GroupEpoch>,
-    /// The last good state of an earlier run.
+    /// What an earlier run had in force.
     pub view: View,
+    /// What restrained it.
+    pub restraint: View,
     /// What an earlier run registered; nothing if that is not known, which empties the node first.
     pub known: Option<Known>,
     /// Decides every random choice. No two runs of an agent share one, for it also numbers requests.
@@ -251,6 +255,7 @@ pub struct Sync {
     jitter: Jitter,
     dialler: Dialler,
     topics: Topics,
+    settling: Settling,
     registrations: Registrations,
     writes: Writes,
     /// The newest history that any server told of.
@@ -274,9 +279,11 @@ impl Sync {
     /// Returns a machine that has not connected yet and connects at its first step.
     pub fn new(start: Start) -> Self {
         let mut jitter = Jitter::new(start.seed);
+        let topics = Topics::new(start.view);
         Self {
             dialler: Dialler::new(start.servers, start.learned, &mut jitter),
-            topics: Topics::new(start.view),
+            settling: Settling::new(topics.view().clone(), acceptable(start.restraint)),
+            topics,
             registrations: Registrations::new(start.known),
             writes: Writes::new(start.seed),
             group: start.group,
@@ -293,9 +300,21 @@ impl Sync {
         }
     }
 
-    /// Returns the last good state of every needed topic that was ever received.
+    /// Returns what is in force of every needed topic that was ever received: what decides calls is of one state of one
+    /// server.
     pub fn view(&self) -> &View {
-        self.topics.view()
+        self.settling.view()
+    }
+
+    /// Returns the index of that state, where a server told it.
+    pub fn settled_at(&self) -> Option<CatalogIndex> {
+        self.settling.at()
+    }
+
+    /// Returns what was told since, of what decides calls: a call that is allowed must be so by this, too. Empty where
+    /// nothing was, or only just.
+    pub fn restraint(&self) -> &View {
+        self.settling.restraint()
     }
 
     /// Returns what may be registered of this node; nothing while that is unknown.
@@ -310,7 +329,8 @@ impl Sync {
 
     /// Returns the history of the servers that [`Sync::view`] is of; an older one while any of it is.
     pub fn group(&self) -> Option<&GroupEpoch> {
-        if self.topics.has_foreign() { self.former.as_ref() } else { self.group.as_ref() }
+        let is_foreign = self.topics.has_foreign() || self.settling.is_foreign();
+        if is_foreign { self.former.as_ref() } else { self.group.as_ref() }
     }
 
     /// Returns the servers that a server told of.
@@ -329,7 +349,7 @@ impl Sync {
                 (*heard + SILENCE_MAX, self.topics.next_due(), writes)
             }
         };
-        [Some(link), topics, writes, self.forgive_at].into_iter().flatten().min()
+        [Some(link), topics, writes, self.forgive_at, self.settling.due()].into_iter().flatten().min()
     }
 
     /// Reacts to one input. `now` is the time since any fixed start and never goes back.
@@ -356,7 +376,9 @@ impl Sync {
             Input::Desired(desired) => self.registrations.desire(*desired, now),
             Input::Saved { version } => self.saved = self.saved.max(version),
             Input::Enforced { renewed } => {
-                let held = self.topics.index_of(&Topic::Roots);
+                // What is told of them is in force only once it is settled.
+                let told = self.topics.index_of(&Topic::Roots);
+                let held = told.and_then(|_| self.settling.index_of(&Topic::Roots));
                 self.enforced = held.map(|roots| RootsAck { roots, renewed });
                 self.acknowledge(out);
             }
@@ -396,10 +418,22 @@ impl Sync {
             self.forgive_at = None;
             self.registrations.forgive();
         }
+        let standing = self.settling.pass(&self.topics, now);
+        self.put_in_force(standing, out);
         if let Link::Down { retry_at } = &self.link
             && now >= *retry_at
         {
             self.dial(now, out);
+        }
+    }
+
+    /// Says what became of what is in force.
+    fn put_in_force(&self, standing: Standing, out: &mut dyn FnMut(Output)) {
+        if standing == Standing::Changed {
+            out(Output::Publish(self.view().clone()));
+        }
+        if standing != Standing::Same {
+            out(Output::Persist);
         }
     }
 
@@ -503,6 +537,10 @@ impl Sync {
                 }
             }
             ServerFrame::Event(event) => self.event(attempt, event, now, out),
+            ServerFrame::Settled { index } => {
+                let standing = self.settling.settle(&self.topics, Some(index));
+                self.put_in_force(standing, out);
+            }
             ServerFrame::Ping => {}
             ServerFrame::Goodbye { reason } => self.hang_up(Lost::Goodbye(reason), now, out),
         }
@@ -532,6 +570,7 @@ impl Sync {
             Some(known) if told.epoch > known.epoch => {
                 let former = self.group().cloned();
                 self.topics.start_over();
+                self.settling.start_over();
                 self.registrations.start_over();
                 self.enforced = None;
                 self.former = former;
@@ -555,8 +594,12 @@ impl Sync {
         let topic = event.topic().clone();
         match self.topics.take(event) {
             Taken::Changed => {
-                out(Output::Publish(self.topics.view().clone()));
-                out(Output::Persist);
+                let standing = if self.server_knows.has(Capability::Settled) {
+                    self.settling.changed(&self.topics, &topic, now)
+                } else {
+                    self.settling.settle(&self.topics, None)
+                };
+                self.put_in_force(standing, out);
             }
             Taken::Current | Taken::Ignored => {}
             Taken::Gap => self.subscribe_from_scratch(attempt, &topic, out),
@@ -596,6 +639,8 @@ impl Sync {
 
     fn need(&mut self, topics: &BTreeSet<Topic>, out: &mut dyn FnMut(Output)) {
         let (added, dropped) = self.topics.need(topics);
+        let standing = self.settling.need(&self.topics);
+        self.put_in_force(standing, out);
         let Link::Up { attempt, .. } = &self.link else { return };
         let attempt = *attempt;
         for topic in dropped.into_iter().filter(|topic| self.server_knows.has_topic(topic)) {

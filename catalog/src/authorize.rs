@@ -56,6 +56,9 @@ pub struct Policy {
     /// Where they are for a time.
     #[serde(default)]
     pub relaxations: Vec<Relaxation>,
+    /// Rules that whoever passes must pass, too.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub restraint: Option<Box<Policy>>,
 }
 
 impl Policy {
@@ -63,7 +66,8 @@ impl Policy {
     #[must_use]
     pub fn new(default_action: Action, guardrails: Vec<Guardrail>, mut intentions: Vec<Intention>) -> Self {
         intentions.sort_by(Intention::order);
-        Self { default_action, guardrails, intentions, audit: AuditMode::default(), relaxations: Vec::new() }
+        let (audit, relaxations) = (AuditMode::default(), Vec::new());
+        Self { default_action, guardrails, intentions, audit, relaxations, restraint: None }
     }
 
     /// Adds where denials are only logged and counted.
@@ -75,7 +79,8 @@ impl Policy {
     /// Reports whether some of it ends by itself, so that what was let through must be decided again as time goes by.
     #[must_use]
     pub fn ends_in_part(&self) -> bool {
-        !self.relaxations.is_empty() || self.intentions.iter().any(Intention::ends_in_part)
+        let ends = !self.relaxations.is_empty() || self.intentions.iter().any(Intention::ends_in_part);
+        ends || self.restraint.as_deref().is_some_and(Self::ends_in_part)
     }
 
     /// Returns why denials toward `destination` are only logged and counted, whichever rule denies.
@@ -196,6 +201,15 @@ pub(crate) fn is_live(intention: &Intention, now: Timestamp) -> bool {
 /// guardrail, nor a caller that is not of this mesh.
 #[must_use]
 pub fn authorize(policy: &Policy, caller: &Caller, destination: &ServiceKey, now: Timestamp) -> Verdict {
+    let verdict = unrestrained(policy, caller, destination, now);
+    match &policy.restraint {
+        Some(restraint) => verdict.or_narrower(authorize(restraint, caller, destination, now)),
+        None => verdict,
+    }
+}
+
+/// Decides by the policy's own rules.
+fn unrestrained(policy: &Policy, caller: &Caller, destination: &ServiceKey, now: Timestamp) -> Verdict {
     let denied = |reason| Verdict { decision: Decision::Deny, reason, audit: None };
     if *caller == Caller::Unauthenticated {
         return denied(Reason::Unauthenticated);

@@ -30,6 +30,7 @@ mod pattern;
 mod permission;
 mod policy_change;
 mod protocol;
+mod restraint;
 mod revocation;
 mod routing;
 mod selector;

@@ -38,6 +38,17 @@ pub enum Topic {
     Network(String),
 }
 
+impl Topic {
+    /// Reports whether who may call whom follows from what the topic holds: such topics count together, as of one index.
+    #[must_use]
+    pub fn decides_calls(&self) -> bool {
+        match self {
+            Self::Mesh | Self::Roots | Self::Revocations | Self::Intentions(_) | Self::Config(_) => true,
+            Self::Gateways | Self::Endpoints(_) | Self::Network(_) => false,
+        }
+    }
+}
+
 impl fmt::Display for Topic {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

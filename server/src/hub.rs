@@ -3,12 +3,14 @@
 //! An agent subscribes to topics and is sent a snapshot of each, then the deltas. The hub keeps one view per topic,
 //! shared by everybody who subscribes to it, and recomputes it only when a key was touched that the topic reads. The
 //! promise to a subscriber: applying what it is sent in order gives exactly `Catalog::view` of the topic, with no gap, no
-//! duplicate and no going back; whoever reads too slowly is cut, so that one session holds a bounded amount of memory.
+//! duplicate and no going back; whoever reads too slowly is cut, so that one session holds a bounded amount of memory. After
+//! news of what decides calls it says when that was all of it, as of one index.
 
 mod feed;
 mod messages;
 mod older;
 mod session_body;
+mod settling;
 pub(crate) mod shell;
 #[cfg(test)]
 mod tests;
@@ -60,6 +62,8 @@ pub struct Hub {
     readers: BTreeMap<WatchKey, BTreeSet<Topic>>,
     /// Subscriptions that wait for this server to catch up.
     behind: BTreeSet<(SessionId, Topic)>,
+    /// Sessions that were sent news of what decides calls, and were not told that this is all of it.
+    unsettled: BTreeSet<SessionId>,
     /// What waits for all sessions together.
     waiting_bytes: usize,
 }
@@ -75,6 +79,7 @@ impl Hub {
             feeds: BTreeMap::new(),
             readers: BTreeMap::new(),
             behind: BTreeSet::new(),
+            unsettled: BTreeSet::new(),
             waiting_bytes: 0,
         }
     }
@@ -127,6 +132,7 @@ impl Hub {
             Input::Servers { only, servers } => self.tell_servers(only, servers, now, out),
             Input::Tick => self.tick(now, out),
         }
+        self.settle(now, out);
     }
 
     fn connect(&mut self, session: SessionId, opened: Session, out: &mut dyn FnMut(Output)) {
@@ -194,6 +200,7 @@ impl Hub {
         };
         match frame {
             Ok(frame) => {
+                self.unsettle(session, &topic);
                 self.set_subscription(session, topic, Subscription::Live { sent: index });
                 self.send(session, frame, now, out);
             }
@@ -247,6 +254,7 @@ impl Hub {
             match frame {
                 Ok(frame) => {
                     frames.insert(sent, Arc::clone(&frame));
+                    self.unsettle(session, topic);
                     self.set_subscription(session, topic.clone(), Subscription::Live { sent: index });
                     self.send(session, frame, now, out);
                 }
@@ -416,6 +424,7 @@ impl Hub {
     fn forget(&mut self, session: SessionId) {
         let Some(open) = self.sessions.remove(&session) else { return };
         self.waiting_bytes -= open.waiting_bytes;
+        self.unsettled.remove(&session);
         for topic in open.topics.keys() {
             self.unfollow(session, topic);
         }

@@ -330,6 +330,12 @@ pub enum ServerFrame {
     },
     /// News of a topic.
     Event(Event),
+    /// All of what decides calls, of what this stream follows, was told as of this index: what was sent since the last such
+    /// frame counts from here on, together.
+    Settled {
+        /// The index.
+        index: CatalogIndex,
+    },
     /// Nothing happened; the server is alive.
     Ping,
     /// The server ends the stream; the agent turns to another one.

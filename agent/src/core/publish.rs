@@ -7,12 +7,13 @@ use std::time::Instant;
 
 use catalog::{
     AgentRecord, Check, CheckKey, ConfigContent, ConfigEntries, ConfigEntry, Endpoint, Gateway, IdentityScheme,
-    Intention, Item, MeshItem, Policy, ServiceKey, Timestamp, TokenProvider, Topic, TrustDomain,
+    Intention, Item, MeshItem, ServiceKey, Timestamp, TokenProvider, Topic, TrustDomain,
 };
 use tokio::sync::watch;
 use wire::agent_protocol::Subject;
 use wire::tls::{TlsIdentity, TrustAnchors};
 
+use super::restraint::{both_revocations, policy_for, stricter};
 use super::saving::Kept;
 use super::{Core, Reach};
 use crate::local::Definition;
@@ -230,9 +231,10 @@ impl Core {
     /// Nothing while any of what every decision needs was never received: a list of revocations that is merely not there
     /// yet must not pass for an empty one.
     fn snapshot(&mut self) -> Option<Snapshot> {
-        let view = self.sync.view().clone();
-        let mesh = mesh_of(&view)?;
-        let revocations = view.get(&Topic::Revocations)?;
+        let (mut view, restraint) = (self.sync.view().clone(), self.sync.restraint());
+        let mesh = stricter(mesh_of(&view)?, restraint);
+        let revocations = both_revocations(view.get(&Topic::Revocations)?, restraint.get(&Topic::Revocations));
+        view.insert(Topic::Revocations, Arc::clone(&revocations));
         let anchors = self.publisher.anchors(&mesh.trust_domain, &view)?;
         let distrust = self.publisher.distrust(&mesh.trust_domain, &view);
         let identities = self.leaves.held().iter().filter_map(|(subject, leaf)| match subject {
@@ -248,7 +250,7 @@ impl Core {
             identities,
             policies: BTreeMap::new(),
             providers: BTreeMap::new(),
-            revocations: Revocations { distrust, ..revoked(revocations, &mesh.scheme()) },
+            revocations: Revocations { distrust, ..revoked(&revocations, &mesh.scheme()) },
             min_key_exchange: mesh.min_key_exchange,
             endpoints: BTreeMap::new(),
             gateways: view.get(&Topic::Gateways).map(|state| gateways(state)).unwrap_or_default(),
@@ -264,9 +266,8 @@ impl Core {
         for (topic, state) in view.iter().filter(|(topic, _)| is_gone_by(topic, &called, &view)) {
             match topic {
                 Topic::Intentions(service) => {
-                    let policy = Policy::new(mesh.default_action, mesh.guardrails.clone(), intentions(state))
-                        .with_audit(mesh.audit.clone(), mesh.relaxations.clone());
-                    snapshot.policies.insert(service.clone(), policy);
+                    let policy = policy_for(service, &mesh, &view, self.sync.restraint());
+                    snapshot.policies.extend(policy.map(|policy| (service.clone(), policy)));
                     snapshot.providers.insert(service.clone(), token_providers(state));
                 }
                 Topic::Endpoints(service) => {
@@ -344,7 +345,7 @@ fn is_gone_by(topic: &Topic, called: &BTreeSet<ServiceKey>, view: &View) -> bool
     }
 }
 
-fn mesh_of(view: &View) -> Option<MeshItem> {
+pub(super) fn mesh_of(view: &View) -> Option<MeshItem> {
     view.get(&Topic::Mesh)?.items.values().find_map(|item| match item {
         Item::Mesh(mesh) => Some(MeshItem::clone(mesh)),
         _ => None,
@@ -374,7 +375,7 @@ fn distrusted(state: &TopicState) -> BTreeSet<String> {
     roots.collect()
 }
 
-fn intentions(state: &TopicState) -> Vec<Intention> {
+pub(super) fn intentions(state: &TopicState) -> Vec<Intention> {
     let intentions = state.items.values().filter_map(|item| match item {
         Item::Intention(intention) => Some(Intention::clone(intention)),
         _ => None,

@@ -1,14 +1,15 @@
 //! Keeping leaves and state on disk, in the background and one write at a time: nobody waits for the disk, and an older
 //! state never overtakes a newer one.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-use catalog::{AgentId, Item, ServiceKey, Topic};
+use catalog::{AgentId, ServiceKey, Topic};
 use tokio::sync::mpsc;
 use tracing::{error, warn};
 use wire::agent_protocol::Subject;
 
+use super::restraint::rules;
 use super::{Core, Event};
 use crate::leaf::StoredLeaf;
 use crate::state::{DataDirError, Saved, Store};
@@ -24,6 +25,7 @@ const RETRY: Duration = Duration::from_secs(2);
 pub(crate) struct Kept {
     subjects: BTreeSet<Subject>,
     view: View,
+    restraint: View,
     /// The version of what may be registered.
     known: u64,
 }
@@ -98,9 +100,9 @@ impl Saver {
     }
 
     /// Notes what an earlier run kept.
-    pub(super) fn found<'a>(&mut self, subjects: impl Iterator<Item = &'a Subject>, view: Option<&View>) {
-        let view = view.cloned().unwrap_or_default();
-        self.kept = Kept { subjects: subjects.cloned().collect(), view, known: 0 };
+    pub(super) fn found<'a>(&mut self, subjects: impl Iterator<Item = &'a Subject>, saved: Option<&Saved>) {
+        let (view, restraint) = saved.map(|saved| (saved.view.clone(), saved.restraint.clone())).unwrap_or_default();
+        self.kept = Kept { subjects: subjects.cloned().collect(), view, restraint, known: 0 };
     }
 
     pub(super) fn state_changed(&mut self) {
@@ -149,7 +151,7 @@ impl Saver {
         let mut saved = None;
         match written.state {
             Some(Ok(())) => {
-                self.kept.view = content.view;
+                (self.kept.view, self.kept.restraint) = (content.view, content.restraint);
                 self.kept.known = content.known;
                 saved = Some(content.known);
                 self.state_failed = None;
@@ -157,6 +159,7 @@ impl Saver {
             Some(Err(failed)) => {
                 if failed.is_removed {
                     self.kept.view.clear();
+                    self.kept.restraint.clear();
                 }
                 self.state_changed = true;
                 pause = RETRY;
@@ -187,7 +190,9 @@ impl Saver {
         leaves: Option<Vec<(Subject, StoredLeaf)>>,
         events: mpsc::Sender<Event>,
     ) {
-        let rules_differ = rules(&self.kept.view) != rules(&content.view);
+        let is_same = |one: &View, other: &View| rules(one) == rules(other);
+        let rules_differ =
+            !is_same(&self.kept.view, &content.view) || !is_same(&self.kept.restraint, &content.restraint);
         self.disk = Disk::Writing(content);
         let (store, agent) = (self.store.clone(), self.agent.clone());
         tokio::spawn(async move {
@@ -231,12 +236,6 @@ impl StateFailed {
     }
 }
 
-/// Returns the topics that say who may call, with what they say.
-fn rules(view: &View) -> Vec<(&Topic, &BTreeMap<String, Item>)> {
-    let is_rule = |topic: &Topic| matches!(topic, Topic::Mesh | Topic::Revocations | Topic::Intentions(_));
-    view.iter().filter(|(topic, _)| is_rule(topic)).map(|(topic, state)| (topic, &state.items)).collect()
-}
-
 /// Works with the disk where nobody waits for it; a panic is a failure like any other.
 async fn off_thread(work: impl FnOnce() -> Result<(), DataDirError> + Send + 'static) -> Result<(), String> {
     match tokio::task::spawn_blocking(work).await {
@@ -254,11 +253,13 @@ impl Core {
         let mut content = self.saver.kept.clone();
         let saved = std::mem::take(&mut self.saver.state_changed).then(|| {
             content.view = self.sync.view().clone();
+            content.restraint = self.sync.restraint().clone();
             content.known = self.sync.known_version();
             Saved {
                 servers: self.sync.servers().to_vec(),
                 group: self.sync.group().cloned(),
                 view: self.sync.view().clone(),
+                restraint: self.sync.restraint().clone(),
                 known: self.sync.known(),
                 statuses: self.statuses.clone(),
                 mesh_port: self.mesh_port,
@@ -276,6 +277,7 @@ impl Core {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
     use std::sync::Arc;
 
     use catalog::CatalogIndex;
@@ -299,6 +301,7 @@ mod tests {
             servers: Vec::new(),
             group: None,
             view: View::new(),
+            restraint: View::new(),
             known: None,
             statuses: BTreeMap::new(),
             mesh_port: 0,

@@ -106,6 +106,7 @@ async fn p5_the_advertised_address_of_the_last_run_holds_where_none_is_found() {
         servers: Vec::new(),
         group: None,
         view: Default::default(),
+        restraint: Default::default(),
         known: None,
         statuses: Default::default(),
         mesh_port: 0,

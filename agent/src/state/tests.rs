@@ -19,7 +19,8 @@ fn saved(mesh: &TestMesh) -> Saved {
     Saved {
         servers: vec!["server:8300".to_owned()],
         group: None,
-        view: View::from([(Topic::Mesh, Arc::new(state))]),
+        view: View::from([(Topic::Mesh, Arc::new(state.clone()))]),
+        restraint: View::from([(Topic::Revocations, Arc::new(TopicState { items: BTreeMap::new(), ..state }))]),
         known: Some(Known { instances: BTreeSet::new(), checks: BTreeSet::from([key.clone()]) }),
         statuses: BTreeMap::from([(key, (CheckStatus::Warning, "slow".to_owned()))]),
         mesh_port: 20000,
@@ -48,6 +49,7 @@ fn p5_everything_is_read_back_after_a_restart() {
     let read = second.saved(&identity.record.id).unwrap();
     let wanted = saved(&mesh);
     assert_eq!((read.view, read.known, read.statuses), (wanted.view, wanted.known, wanted.statuses));
+    assert_eq!(read.restraint, wanted.restraint);
     assert_eq!((read.servers, read.mesh_port), (wanted.servers, wanted.mesh_port));
     assert_eq!(read.advertised, wanted.advertised);
 }

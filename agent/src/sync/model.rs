@@ -10,7 +10,7 @@ use catalog::{
     Item, JoinToken, KeyFingerprint, Mesh, Outcome, PathTemplate, Platform, RequestId, RootsAck, SealedSecret,
     SecretHash, ServerId, ServiceKey, Timestamp, Topic,
 };
-use wire::agent_protocol::{Capabilities, ClientFrame, GroupEpoch, ServerFrame, WriteRequest};
+use wire::agent_protocol::{Capabilities, Capability, ClientFrame, GroupEpoch, ServerFrame, WriteRequest};
 
 use crate::testing::{TestMesh, accessor};
 
@@ -23,6 +23,8 @@ struct Sent {
 struct Session {
     incarnation: Incarnation,
     subscriptions: BTreeMap<Topic, Option<Sent>>,
+    /// Something was sent since the agent was told that this is all.
+    is_unsettled: bool,
     outbox: VecDeque<ServerFrame>,
 }
 
@@ -39,6 +41,8 @@ pub(crate) struct Cluster {
     servers: Vec<Server>,
     /// What each topic held at each index that it ever had.
     pub(crate) history: BTreeMap<(Topic, CatalogIndex), BTreeMap<String, Item>>,
+    /// What every topic held as of each index of the log.
+    pub(crate) states: BTreeMap<CatalogIndex, BTreeMap<Topic, BTreeMap<String, Item>>>,
     pub(crate) record: AgentRecord,
     /// What agents are told of where the servers are.
     pub(crate) addresses: Vec<String>,
@@ -63,6 +67,7 @@ impl Cluster {
             log: Vec::new(),
             servers: (0..servers).map(|_| empty()).collect(),
             history: BTreeMap::new(),
+            states: BTreeMap::new(),
             record: AgentRecord {
                 id: catalog::AgentId::enrolled_at(CatalogIndex(0)),
                 node: "vm-1".parse().unwrap(),
@@ -185,7 +190,14 @@ impl Cluster {
             let leader = &self.servers[0].catalog;
             self.history.insert((topic.clone(), leader.index_of(&Catalog::reads(&topic))), leader.view(&topic));
         }
+        self.remember();
         outcome
+    }
+
+    fn remember(&mut self) {
+        let leader = &self.servers[0].catalog;
+        let state = topics().into_iter().map(|topic| (topic.clone(), leader.view(&topic))).collect();
+        self.states.insert(leader.index(), state);
     }
 
     pub(crate) fn leader(&self) -> &Catalog {
@@ -214,6 +226,7 @@ impl Cluster {
         for server in &mut self.servers {
             *server = Server { catalog: catalog.clone(), applied: self.log.len(), lags: false, session: None };
         }
+        self.remember();
     }
 
     pub(crate) fn disconnect(&mut self) {
@@ -238,7 +251,9 @@ impl Cluster {
                 let knows = self.knows.clone();
                 let welcome = ServerFrame::Welcome { incarnation, server: name(server), servers, group, knows };
                 let outbox = VecDeque::from([welcome]);
-                self.servers[server].session = Some(Session { incarnation, subscriptions: BTreeMap::new(), outbox });
+                let subscriptions = BTreeMap::new();
+                let session = Session { incarnation, subscriptions, is_unsettled: false, outbox };
+                self.servers[server].session = Some(session);
             }
             ClientFrame::Subscribe { topic, from } => {
                 let here = &mut self.servers[server];
@@ -250,6 +265,7 @@ impl Cluster {
                     Event::Snapshot { topic: topic.clone(), index, items: items.clone() }
                 };
                 session.outbox.push_back(ServerFrame::Event(event));
+                session.is_unsettled = true;
                 session.subscriptions.insert(topic, Some(Sent { index, items }));
             }
             ClientFrame::Rejected { .. } => {}
@@ -293,8 +309,12 @@ impl Cluster {
                     removes: sent.items.keys().filter(|key| !items.contains_key(*key)).cloned().collect(),
                 };
                 session.outbox.push_back(ServerFrame::Event(delta));
+                session.is_unsettled = true;
                 *sent = Sent { index, items };
             }
+        }
+        if self.knows.has(Capability::Settled) && std::mem::take(&mut session.is_unsettled) {
+            session.outbox.push_back(ServerFrame::Settled { index: catalog.index() });
         }
         session.outbox.pop_front()
     }

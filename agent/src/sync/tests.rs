@@ -1,6 +1,7 @@
 //! What the machine promises, told against a model of servers.
 
 mod chances;
+mod settling;
 mod world;
 
 use std::collections::{BTreeMap, BTreeSet};

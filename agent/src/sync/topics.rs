@@ -41,7 +41,9 @@ pub(super) enum Taken {
 /// Whether what comes for a topic continues what is held.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Flow {
-    /// Deltas are taken.
+    /// It is asked for, from the index that is held, and not answered yet.
+    Asked,
+    /// It was answered; deltas are taken.
     Following,
     /// Only a snapshot or a confirmation is taken: what comes before it belongs to an older subscription.
     AwaitingSnapshot,
@@ -62,8 +64,7 @@ pub(super) struct Topics {
 impl Topics {
     /// Starts from what an earlier run held; whatever of it would not be taken from a server is dropped.
     pub(super) fn new(held: View) -> Self {
-        let held = held.into_iter().filter(|(topic, state)| accept::items(topic, &state.items, None).is_ok()).collect();
-        Self { flows: BTreeMap::new(), held, foreign: BTreeSet::new() }
+        Self { flows: BTreeMap::new(), held: acceptable(held), foreign: BTreeSet::new() }
     }
 
     pub(super) fn view(&self) -> &View {
@@ -78,7 +79,7 @@ impl Topics {
             self.flows.remove(topic);
         }
         for topic in &added {
-            self.flows.insert(topic.clone(), Flow::Following);
+            self.flows.insert(topic.clone(), Flow::Asked);
         }
         self.held.retain(|topic, _| topics.contains(topic));
         self.foreign.retain(|topic| topics.contains(topic));
@@ -88,13 +89,37 @@ impl Topics {
     /// Returns every subscription that a new connection opens, each with the index it resumes from.
     pub(super) fn subscriptions(&mut self) -> Vec<(Topic, Option<CatalogIndex>)> {
         for flow in self.flows.values_mut() {
-            *flow = Flow::Following;
+            *flow = Flow::Asked;
         }
         self.flows.keys().map(|topic| (topic.clone(), self.index_of(topic))).collect()
     }
 
     pub(super) fn index_of(&self, topic: &Topic) -> Option<CatalogIndex> {
         self.held.get(topic).filter(|_| !self.foreign.contains(topic)).map(|state| state.index)
+    }
+
+    /// Reports whether a topic is needed.
+    pub(super) fn is_needed(&self, topic: &Topic) -> bool {
+        self.flows.contains_key(topic)
+    }
+
+    /// Reports whether what is held of a topic follows the server.
+    pub(super) fn is_followed(&self, topic: &Topic) -> bool {
+        self.flows.get(topic) == Some(&Flow::Following)
+    }
+
+    /// Reports whether who may call whom here follows from what a topic holds: the config entries of services that others
+    /// stand beside do not count.
+    pub(super) fn decides(&self, topic: &Topic) -> bool {
+        match topic {
+            Topic::Config(service) => self.is_needed(&Topic::Intentions(service.clone())),
+            _ => topic.decides_calls(),
+        }
+    }
+
+    /// Reports whether everything that decides calls follows the server, of what is held at all.
+    pub(super) fn is_complete(&self) -> bool {
+        self.held.keys().all(|topic| !self.decides(topic) || self.is_followed(topic))
     }
 
     /// Takes the news that the servers' history is another one: everything is to be told anew.
@@ -135,7 +160,7 @@ impl Topics {
     pub(super) fn next_due(&self) -> Option<Duration> {
         let due = |flow: &Flow| match flow {
             Flow::Poisoned { again_at } => Some(*again_at),
-            Flow::Following | Flow::AwaitingSnapshot => None,
+            Flow::Asked | Flow::Following | Flow::AwaitingSnapshot => None,
         };
         self.flows.values().filter_map(due).min()
     }
@@ -151,9 +176,10 @@ impl Topics {
             (_, Event::Delta { .. } | Event::UpToDate { .. }) if self.foreign.contains(&topic) => {
                 return Taken::Ignored;
             }
-            (Flow::Following | Flow::AwaitingSnapshot, _) => {}
+            (Flow::Asked | Flow::Following | Flow::AwaitingSnapshot, _) => {}
         }
         let held = self.held.get(&topic).cloned();
+        let is_answer = !matches!(event, Event::Delta { .. });
         let taken = match event {
             Event::Snapshot { index, items, .. } => self.replace(&topic, held.as_deref(), index, items),
             Event::Delta { from, index, upserts, removes, .. } => {
@@ -166,7 +192,7 @@ impl Topics {
                 Some(_) => Taken::Gap,
             },
         };
-        if matches!(taken, Taken::Changed | Taken::Current) {
+        if is_answer && matches!(taken, Taken::Changed | Taken::Current) {
             self.flows.insert(topic, Flow::Following);
         }
         taken
@@ -216,6 +242,11 @@ impl Topics {
         self.held.insert(topic.clone(), Arc::new(TopicState { index, items }));
         Taken::Changed
     }
+}
+
+/// Returns what of a view would be taken from a server.
+pub(super) fn acceptable(held: View) -> View {
+    held.into_iter().filter(|(topic, state)| accept::items(topic, &state.items, None).is_ok()).collect()
 }
 
 #[cfg(test)]

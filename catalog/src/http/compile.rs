@@ -360,6 +360,8 @@ pub struct CompiledPolicy {
     pub(super) audited: Option<AuditCause>,
     /// The relaxations that concern the destination, the one that lasts longest first.
     pub(super) relaxations: Vec<(Relaxation, AuditCause)>,
+    /// What a request that passes must pass, too.
+    pub(super) restraint: Option<Box<CompiledPolicy>>,
 }
 
 impl CompiledPolicy {
@@ -388,7 +390,10 @@ impl CompiledPolicy {
             .map(|one| (one.clone(), AuditCause::Relaxation { scope: one.scope.clone(), ends_at: one.ends_at }))
             .collect();
         relaxations.sort_by_key(|(one, _)| std::cmp::Reverse(one.ends_at));
+        let restraint =
+            policy.restraint.as_ref().map(|restraint| Self::new(Policy::clone(restraint), destination.clone()));
         Self {
+            restraint: restraint.map(Box::new),
             default_action: policy.default_action,
             guardrail_sources: Sources::new(guardrails.iter().map(|one| &one.source)),
             guardrails,

@@ -190,6 +190,22 @@ impl CompiledPolicy {
         caller: &Caller,
         request: &Request<'_, H, T>,
     ) -> RequestVerdict<'_> {
+        let verdict = self.unrestrained(caller, request);
+        match &self.restraint {
+            Some(restraint) if verdict.passes() => {
+                let other = restraint.authorize_request(caller, request);
+                if other.passes() { verdict } else { other }
+            }
+            _ => verdict,
+        }
+    }
+
+    /// Decides by the policy's own rules.
+    fn unrestrained<H: Headers + ?Sized, T: Tokens + ?Sized>(
+        &self,
+        caller: &Caller,
+        request: &Request<'_, H, T>,
+    ) -> RequestVerdict<'_> {
         let refused = |rule| RequestVerdict { decision: Action::Deny, rule, audit: None };
         if *caller == Caller::Unauthenticated {
             return refused(RequestRule::Unauthenticated);

@@ -1,4 +1,5 @@
 mod property;
+mod settling;
 
 use catalog::{
     Actor, Attestation, Command, DeregisterTarget, Envelope, Instance, JoinToken, KeyFingerprint, Node, Owner,

@@ -6,8 +6,8 @@ use std::time::Duration;
 use agent::renewal::Leaves;
 use agent::sync::{self, Desired, Known, Start, Sync, View};
 use catalog::{
-    AgentId, AgentRecord, Check, CheckKey, CheckStatus, Incarnation, Instance, NodeName, Owner, RequestId, ServiceKey,
-    Topic,
+    AgentId, AgentRecord, CatalogIndex, Check, CheckKey, CheckStatus, Incarnation, Instance, NodeName, Owner,
+    RequestId, ServiceKey, Topic,
 };
 use wire::agent_protocol::{GroupEpoch, Subject};
 
@@ -21,6 +21,7 @@ use super::streams::StreamEvent;
 #[derive(Debug, Clone)]
 struct Kept {
     view: View,
+    restraint: View,
     known: Option<Known>,
     servers: Vec<String>,
     group: Option<GroupEpoch>,
@@ -51,6 +52,10 @@ pub(crate) struct Agent {
     pub(super) pending: BTreeMap<u64, (u64, RequestId)>,
     /// What the rest of the agent goes by.
     pub(super) published: View,
+    /// What restrains it.
+    pub(super) restraint: View,
+    /// The index that what decides calls is of, as the agent says.
+    pub(super) settled_at: Option<CatalogIndex>,
     pub(super) is_leaving: bool,
     /// Its leaves, where certificates are rotated.
     pub(super) leaves: Option<Leaves<SimLeaf>>,
@@ -99,6 +104,8 @@ impl Agent {
             incarnation: None,
             pending: BTreeMap::new(),
             published: View::new(),
+            restraint: View::new(),
+            settled_at: None,
             is_leaving: false,
             leaves: None,
             asked_leaf: None,
@@ -167,7 +174,7 @@ impl Mesh {
         (agent.leaves, agent.asked_leaf) = (None, None);
         (agent.is_changed, agent.is_leaving) = (false, false);
         (agent.wakes_at, agent.incarnation, agent.paused_until) = (None, None, Duration::ZERO);
-        agent.published = View::new();
+        (agent.published, agent.restraint, agent.settled_at) = (View::new(), View::new(), None);
         if let Some(link) = agent.link.take() {
             let is_loud = self.random.happens(50);
             self.cut(link, is_loud);
@@ -207,13 +214,13 @@ impl Mesh {
         }
         let leaves = agent.kept.as_ref().map(|kept| kept.leaves.clone()).unwrap_or_default();
         let start = match agent.kept.clone() {
-            Some(Kept { view, known, servers: learned, group, .. }) => {
-                Start { servers, learned, group, view, known, seed }
+            Some(Kept { view, restraint, known, servers: learned, group, .. }) => {
+                Start { servers, learned, group, view, restraint, known, seed }
             }
             None => Start { servers, seed, ..Start::default() },
         };
         let machine = Sync::new(start);
-        agent.published = machine.view().clone();
+        (agent.published, agent.restraint) = (machine.view().clone(), machine.restraint().clone());
         agent.process = Some(machine);
         let (needs, desired) = (agent.needs.clone(), agent.desired.clone());
         self.trace.note(self.schedule.now(), "agent-start", &[id, life]);
@@ -236,10 +243,11 @@ impl Mesh {
     pub(super) fn agent_saves(&mut self, id: u64, life: u64) -> Checked {
         let agent = self.agent(id);
         let Some(machine) = agent.process.as_ref().filter(|_| agent.life == life) else { return Ok(()) };
-        let (view, known, servers) = (machine.view().clone(), machine.known(), machine.servers().to_vec());
+        let (view, restraint) = (machine.view().clone(), machine.restraint().clone());
+        let (known, servers) = (machine.known(), machine.servers().to_vec());
         let (version, group) = (machine.known_version(), machine.group().cloned());
         let leaves = agent.leaves.as_ref().map(|leaves| leaves.held().clone()).unwrap_or_default();
-        agent.kept = Some(Kept { view, known, servers, group, leaves });
+        agent.kept = Some(Kept { view, restraint, known, servers, group, leaves });
         agent.is_changed = false;
         self.agent_step(id, sync::Input::Saved { version })
     }

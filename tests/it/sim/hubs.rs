@@ -10,7 +10,7 @@ use catalog::{Actor, AgentRecord, Catalog, Command, Outcome, RootsAck, ServerId,
 use server::Acks;
 use server::hub::{self, CloseReason, Hub, SessionId};
 use server::sessions::Sessions;
-use wire::agent_protocol::{Capabilities, ClientFrame, GroupEpoch, ServerFrame, WriteRequest};
+use wire::agent_protocol::{Capabilities, Capability, ClientFrame, GroupEpoch, ServerFrame, WriteRequest};
 use wire::frame::encode_frame;
 
 use super::checks::{Checked, check};
@@ -18,6 +18,7 @@ use super::connections::{Connection, Heard, Said, Stage};
 use super::errands::Purpose;
 use super::mesh::Mesh;
 use super::network::Place;
+use super::plan::Planted;
 use super::sessions;
 use super::streams::StreamEvent;
 use super::views::Told;
@@ -280,7 +281,8 @@ impl Mesh {
         here.sessions.insert(session, (number, Told::default()));
         let servers = self.servers.keys().map(|id| format!("server-{id}:8300")).collect();
         let group = GroupEpoch::of(&here.catalog);
-        let knows = Capabilities::ours();
+        let is_known = |it: &Capability| *it != Capability::Settled || self.plan.planted != Planted::SettlesNothing;
+        let knows: Capabilities = Capability::ALL.into_iter().filter(is_known).collect();
         let welcome =
             ServerFrame::Welcome { incarnation, server: server_name(id), servers, group, knows: knows.clone() };
         self.send_down(number, plain(&welcome));

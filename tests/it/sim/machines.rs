@@ -162,7 +162,11 @@ impl Mesh {
                 state.items
             );
         }
-        self.agent(id).published = view;
+        let agent = self.agent(id);
+        agent.published = view;
+        if let Some(machine) = &agent.process {
+            (agent.restraint, agent.settled_at) = (machine.restraint().clone(), machine.settled_at());
+        }
         self.agent_has_news(id);
         self.agent_is_not_wider(id)
     }

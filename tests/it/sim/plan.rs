@@ -27,6 +27,8 @@ pub(crate) enum Planted {
     GivesNobodyUp,
     /// Agents decide without the guardrails that they were told of.
     ForgetsGuardrails,
+    /// Servers do not say when they have told all of what they committed, and agents go by each topic as it comes.
+    SettlesNothing,
 }
 
 /// What a run is made of.

@@ -18,9 +18,9 @@ use super::network::Place;
 use super::operator::{SERVICES, service};
 use super::plan::Planted;
 
-/// The policy toward each service, by the index from which on it was so.
+/// The policy toward each service, at every index that some server applied.
 #[derive(Debug, Default)]
-pub(crate) struct Committed(BTreeMap<ServiceKey, BTreeMap<CatalogIndex, Policy>>);
+pub(crate) struct Committed(BTreeMap<ServiceKey, BTreeMap<CatalogIndex, Arc<Policy>>>);
 
 impl Committed {
     pub(super) fn applied(&mut self, catalog: &Catalog) {
@@ -28,10 +28,18 @@ impl Committed {
             let (service, index) = (service(name), catalog.index());
             let policy = catalog.policy_for(&service);
             let known = self.0.entry(service).or_default();
-            if known.range(..=index).next_back().is_none_or(|(_, before)| *before != policy) {
-                known.insert(index, policy);
+            // Servers apply in steps of their own: what another one saw in between comes later.
+            if !known.contains_key(&index) {
+                let before = known.range(..=index).next_back().map(|(_, before)| before);
+                let same = before.filter(|before| ***before == policy).map(Arc::clone);
+                known.insert(index, same.unwrap_or_else(|| Arc::new(policy)));
             }
         }
+    }
+
+    /// Returns what was in force at an index.
+    fn at(&self, service: &ServiceKey, index: CatalogIndex) -> Option<&Policy> {
+        self.0.get(service)?.get(&index).map(|policy| &**policy)
     }
 
     /// Returns what was in force at an index, and everything since.
@@ -39,11 +47,11 @@ impl Committed {
         let known = self.0.get(service);
         let first = known.and_then(|known| known.range(..=index).next_back());
         let later = known.into_iter().flat_map(move |known| known.range(CatalogIndex(index.0 + 1)..));
-        first.into_iter().chain(later).map(|(_, policy)| policy)
+        first.into_iter().chain(later).map(|(_, policy)| &**policy)
     }
 }
 
-/// Returns what an agent decides by, put together as its proxy does it.
+/// Returns the policy that a view makes, put together as a proxy does it, and the oldest index in it.
 fn policy_of(view: &View, service: &ServiceKey) -> Option<(Policy, CatalogIndex)> {
     let (mesh, rules) = (view.get(&Topic::Mesh)?, view.get(&Topic::Intentions(service.clone()))?);
     let Some(Item::Mesh(entry)) = mesh.items.values().next() else { return None };
@@ -54,8 +62,11 @@ fn policy_of(view: &View, service: &ServiceKey) -> Option<(Policy, CatalogIndex)
         };
         rules.items.values().filter_map(intention).collect()
     };
-    let policy = Policy::new(entry.default_action, entry.guardrails.clone(), intentions(rules))
-        .with_audit(entry.audit.clone(), entry.relaxations.clone());
+    // What speaks of other services changes nothing here, and servers leave it out.
+    let guardrails = entry.guardrails.iter().filter(|rule| rule.destination.matches(service)).cloned().collect();
+    let relaxations = entry.relaxations.iter().filter(|one| one.scope.covers(service)).cloned().collect();
+    let policy =
+        Policy::new(entry.default_action, guardrails, intentions(rules)).with_audit(entry.audit.clone(), relaxations);
     Some((policy, mesh.index.min(rules.index)))
 }
 
@@ -66,7 +77,8 @@ fn passes(policy: &Policy, caller: &Caller, destination: &ServiceKey, now: Times
 }
 
 impl Mesh {
-    /// What an agent lets through, some state lets through that was committed since the oldest of what it goes by.
+    /// What an agent goes by is what was committed at the index that it says, or else, what it lets through, some state lets
+    /// through that was committed since the oldest of what it goes by. What restrains it takes nothing away from that.
     pub(super) fn agent_is_not_wider(&mut self, id: u64) -> Checked {
         if !self.plan.has_policy {
             return Ok(());
@@ -75,11 +87,22 @@ impl Mesh {
         let agent = &self.streams.agents[&id];
         let callers: Vec<ServiceKey> =
             (0..4).map(|number| service(&format!("caller-{number}"))).chain(SERVICES.map(service)).collect();
-        let mut decided = 0;
+        let (mut decided, mut restrained) = (0, 0);
         for destination in services_of(id) {
             let Some((mut policy, oldest)) = policy_of(&agent.published, &destination) else { continue };
             if self.plan.planted == Planted::ForgetsGuardrails {
                 policy.guardrails.clear();
+            }
+            if let Some(at) = agent.settled_at {
+                let committed = self.streams.committed.at(&destination, at);
+                check!(
+                    committed == Some(&policy),
+                    "agent {id} lets through what {policy:?} lets, as of {at}, where {committed:?} was committed"
+                );
+            }
+            if let Some((restraint, _)) = policy_of(&agent.restraint, &destination) {
+                policy = policy.restrained_by(restraint);
+                restrained += 1;
             }
             for caller in &callers {
                 let caller = Caller::Service(caller.clone());
@@ -96,6 +119,7 @@ impl Mesh {
             }
         }
         self.summary.streams.decided += decided;
+        self.summary.streams.restrained += restrained;
         Ok(())
     }
 

@@ -172,6 +172,9 @@ fn holds(agent: &Agent, catalog: &Catalog) -> Result<(), String> {
             return Err(format!("it did not say what it holds of {topic}"));
         }
     }
+    if !machine.restraint().is_empty() {
+        return Err(format!("it waits for the rest of {:?}", machine.restraint().keys()));
+    }
     if machine.view().len() != agent.needs.len() {
         return Err("it holds what it does not need".to_owned());
     }

@@ -39,6 +39,8 @@ pub(crate) struct Counts {
     pub(crate) handshakes: u64,
     /// Decisions of agents that were held against what was committed.
     pub(crate) decided: u64,
+    /// Policies that were restrained by what was told and not settled.
+    pub(crate) restrained: u64,
     /// Leaves that nobody recognises because their root was distrusted on purpose.
     pub(crate) distrusted: u64,
 }
@@ -63,6 +65,7 @@ impl Counts {
         self.noticed += other.noticed;
         self.handshakes += other.handshakes;
         self.decided += other.decided;
+        self.restrained += other.restrained;
         self.distrusted += other.distrusted;
     }
 }

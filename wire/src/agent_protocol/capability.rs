@@ -21,6 +21,8 @@ pub enum Capability {
     Rejected,
     /// An agent takes [`ServerFrame::Servers`](super::ServerFrame::Servers).
     Servers,
+    /// An agent takes [`ServerFrame::Settled`](super::ServerFrame::Settled), and waits for it.
+    Settled,
     /// An agent takes providers of tokens among the items of [`Topic::Intentions`].
     TokenProviders,
     /// The topic [`Topic::Config`].
@@ -31,8 +33,8 @@ pub enum Capability {
 
 impl Capability {
     /// Is every capability of this release.
-    pub const ALL: [Self; 5] =
-        [Self::Rejected, Self::Servers, Self::TokenProviders, Self::TopicConfig, Self::TopicNetwork];
+    pub const ALL: [Self; 6] =
+        [Self::Rejected, Self::Servers, Self::Settled, Self::TokenProviders, Self::TopicConfig, Self::TopicNetwork];
 
     /// Returns what a server has to understand to be asked for a topic; none for those of the first form.
     #[must_use]

@@ -414,6 +414,7 @@ fn golden_stream() {
         knows: Capabilities::default(),
     });
     frames.push(ServerFrame::Servers { servers: vec!["10.0.0.2:8300".to_owned()] });
+    frames.push(ServerFrame::Settled { index: CatalogIndex(15) });
     frames.push(ServerFrame::Goodbye { reason: "the server stops".to_owned() });
     frames.push(ServerFrame::Welcome {
         incarnation: Incarnation(9),

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use catalog::http::{CompiledPolicy, DefaultCause, NotNormal, Request, RequestRule, RequestVerdict};
-use catalog::{Caller, Intention, Policy, Reason, ServiceKey, Timestamp};
+use catalog::{Caller, Policy, Reason, ServiceKey, Timestamp};
 use http::header::HeaderMap;
 use wire::RequestFields;
 
@@ -26,7 +26,7 @@ impl Rules {
     /// Makes rules ready, unless they are those that `previous` was made of.
     pub(crate) fn renewed(previous: Option<&Self>, policy: &Policy, destination: &ServiceKey) -> Self {
         let compiled = CompiledPolicy::renewed(previous.map(|previous| &previous.compiled), policy, destination);
-        Self { compiled, judge_requests: policy.intentions.iter().any(Intention::judges_requests) }
+        Self { compiled, judge_requests: policy.judges_requests() }
     }
 }
 

@@ -24,6 +24,8 @@ pub(super) struct World {
     pub(super) lose_write: bool,
     pub(super) lose_answer: bool,
     pub(super) poison: bool,
+    /// The network keeps the frames back that say what is settled.
+    pub(super) loses_settled: bool,
     pub(super) refuse_connections: bool,
     pub(super) highest: BTreeMap<Topic, CatalogIndex>,
     pub(super) left: bool,
@@ -61,6 +63,7 @@ impl World {
             lose_write: false,
             lose_answer: false,
             poison: false,
+            loses_settled: false,
             refuse_connections: false,
             highest: BTreeMap::new(),
             left: false,
@@ -110,6 +113,7 @@ impl World {
                     let truth = self.cluster.history.get(&(topic.clone(), state.index));
                     assert_eq!(Some(&state.items), truth, "{topic} at {} never held this", state.index);
                 }
+                self.is_one_state(&view);
                 self.published = view;
             }
             Output::Left => self.left = true,
@@ -117,6 +121,15 @@ impl World {
             Output::Opened { .. } | Output::Dropped { .. } | Output::Refused { .. } => {}
         }
         self.seen.push(output);
+    }
+
+    /// What decides calls is what the cluster committed at one index.
+    fn is_one_state(&self, view: &View) {
+        let Some(at) = self.sync.settled_at() else { return };
+        for (topic, state) in view.iter().filter(|(topic, _)| topic.decides_calls() && topics().contains(topic)) {
+            let truth = &self.cluster.states[&at][topic];
+            assert_eq!(&state.items, truth, "{topic} at {} is in force as if it were of {at}", state.index);
+        }
     }
 
     /// Ends the connection without telling the machine.
@@ -169,6 +182,9 @@ impl World {
             return true;
         }
         if let Some(mut frame) = self.cluster.next_frame(server) {
+            if self.loses_settled && matches!(frame, ServerFrame::Settled { .. }) {
+                return true;
+            }
             if self.poison
                 && let ServerFrame::Event(event) = &mut frame
             {

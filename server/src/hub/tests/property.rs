@@ -124,6 +124,11 @@ struct World {
     session: SessionId,
     subscriber: Follower,
     followed: BTreeSet<Topic>,
+    /// What the present session asked for.
+    asked: BTreeSet<Topic>,
+    /// The catalog at each index.
+    history: BTreeMap<CatalogIndex, Catalog>,
+    settled: usize,
 }
 
 impl World {
@@ -141,7 +146,11 @@ impl World {
             session: SessionId(0),
             subscriber: Follower::default(),
             followed: BTreeSet::new(),
+            asked: BTreeSet::new(),
+            history: BTreeMap::new(),
+            settled: 0,
         };
+        world.history.insert(world.log.catalog.index(), world.log.catalog.clone());
         world.connect(0).unwrap();
         world
     }
@@ -162,12 +171,14 @@ impl World {
                     return Ok(());
                 }
                 let from = self.subscriber.subscribe(&topic);
+                self.asked.insert(topic.clone());
                 self.step(self.at, Input::Subscribe { session: self.session, topic, from })
             }
             Act::Unsubscribe(topic) => {
                 let topic = topics()[*topic].clone();
                 self.followed.remove(&topic);
                 self.subscriber.unsubscribe(&topic);
+                self.asked.remove(&topic);
                 self.step(self.at, Input::Unsubscribe { session: self.session, topic })
             }
             Act::Read => {
@@ -179,6 +190,7 @@ impl World {
     }
 
     fn spread(&mut self) {
+        self.history.insert(self.log.catalog.index(), self.log.catalog.clone());
         let touched = std::mem::take(&mut self.log.touched);
         self.behind.iter_mut().for_each(|behind| behind.extend(touched.clone()));
     }
@@ -196,6 +208,7 @@ impl World {
         let (old_server, old_session) = (self.at, self.session);
         self.at = server;
         self.session = SessionId(old_session.0 + 1);
+        self.asked.clear();
         let services = SERVICES.iter().map(|name| name.parse().unwrap()).collect();
         let (session, agent, gateway) = (self.session, self.agent.clone(), None);
         let knows = Capabilities::ours();
@@ -204,6 +217,7 @@ impl World {
         self.step(old_server, Input::Closed { session: old_session })?;
         for topic in self.followed.clone() {
             let from = self.subscriber.subscribe(&topic);
+            self.asked.insert(topic.clone());
             self.step(server, Input::Subscribe { session: self.session, topic, from })?;
         }
         Ok(())
@@ -212,7 +226,11 @@ impl World {
     fn step(&mut self, server: usize, input: Input) -> TestCaseResult {
         for output in step(&mut self.hubs[server], input, 0) {
             match &output {
-                Output::Send { session, .. } if *session == self.session => {
+                Output::Send { session, frame } if *session == self.session => {
+                    if let ServerFrame::Settled { index } = frame.content() {
+                        self.is_of(*index)?;
+                        continue;
+                    }
                     let taken = self.subscriber.take(event(&output));
                     prop_assert!(taken.is_ok(), "{:?}", taken);
                 }
@@ -221,6 +239,16 @@ impl World {
                     prop_assert_ne!(*session, self.session, "closed: {}", reason);
                 }
             }
+        }
+        Ok(())
+    }
+
+    /// All that decides calls is held as it was at one index.
+    fn is_of(&mut self, index: CatalogIndex) -> TestCaseResult {
+        self.settled += 1;
+        for topic in self.asked.iter().filter(|topic| topic.decides_calls()) {
+            let held = self.subscriber.items(topic);
+            prop_assert_eq!(held, Some(&self.history[&index].view(topic)), "{} as of {}", topic, index);
         }
         Ok(())
     }
