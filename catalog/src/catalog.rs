@@ -566,6 +566,8 @@ impl Catalog {
             platform: node.platform,
             weights: instance.weights,
             meta: instance.meta.clone(),
+            tags: instance.tags.clone(),
+            node_meta: node.meta.clone(),
         })
     }
 }

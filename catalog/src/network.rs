@@ -66,6 +66,8 @@ mod tests {
             platform: Platform::Vm,
             weights: Weights::default(),
             meta: BTreeMap::new(),
+            tags: Vec::new(),
+            node_meta: BTreeMap::new(),
         }
     }
 

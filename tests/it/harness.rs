@@ -23,7 +23,7 @@ pub(crate) use http::{Response, exchange};
 pub(crate) use machines::Machines;
 pub(crate) use mesh::{Mesh, Server, Service, free_port, write_secret};
 pub(crate) use metrics::Metrics;
-pub(crate) use peers::{Postgres, nginx};
+pub(crate) use peers::{Postgres, nghttpd, nginx};
 pub(crate) use process::{Output, Process, log_of, weft, weft_command};
 pub(crate) use tool::tool;
 pub(crate) use wait::{PROMISE_FACTOR, eventually};

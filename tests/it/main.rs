@@ -8,6 +8,7 @@
 mod alerts;
 mod backup;
 mod ca_rotation;
+mod canary;
 mod catch_up;
 mod cli;
 mod demo;

@@ -32,13 +32,13 @@ fn head(reader: &mut impl BufRead) -> Option<Vec<String>> {
 }
 
 /// Is an application that answers with its name and the path that it was asked for, in a status of choice.
-struct App {
-    port: u16,
+pub(crate) struct App {
+    pub(crate) port: u16,
     status: Arc<AtomicU16>,
 }
 
 impl App {
-    fn start(name: &'static str) -> Self {
+    pub(crate) fn start(name: &'static str) -> Self {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let port = listener.local_addr().unwrap().port();
         let status = Arc::new(AtomicU16::new(200));
@@ -53,7 +53,7 @@ impl App {
         Self { port, status }
     }
 
-    fn answers(&self, status: u16) {
+    pub(crate) fn answers(&self, status: u16) {
         self.status.store(status, Ordering::Relaxed);
     }
 }
@@ -76,10 +76,10 @@ struct Client {
     reader: BufReader<TcpStream>,
 }
 
-struct Answer {
-    status: u16,
-    head: Vec<String>,
-    body: String,
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) head: Vec<String>,
+    pub(crate) body: String,
 }
 
 impl Client {
@@ -108,12 +108,12 @@ impl Client {
 }
 
 /// Asks once over a connection of its own.
-fn ask(listener: SocketAddr, path: &str, headers: &[(&str, &str)]) -> Option<Answer> {
+pub(crate) fn ask(listener: SocketAddr, path: &str, headers: &[(&str, &str)]) -> Option<Answer> {
     Client::connect(listener)?.get(path, headers)
 }
 
 /// Asks often, and returns how many answers came from each application, failures under their status.
-fn tally(listener: SocketAddr, requests: usize, path: &str) -> std::collections::BTreeMap<String, usize> {
+pub(crate) fn tally(listener: SocketAddr, requests: usize, path: &str) -> std::collections::BTreeMap<String, usize> {
     let mut client = Client::connect(listener).unwrap();
     let mut tally = std::collections::BTreeMap::new();
     for _ in 0..requests {
@@ -127,7 +127,7 @@ fn tally(listener: SocketAddr, requests: usize, path: &str) -> std::collections:
     tally
 }
 
-fn write(mesh: &Mesh, name: &str, text: &str) {
+pub(crate) fn write(mesh: &Mesh, name: &str, text: &str) {
     let path = mesh.directory.path().join(format!("{name}.hcl"));
     std::fs::write(&path, text).unwrap();
     assert_eq!(mesh.done(&["config", "write", &path.display().to_string()]), "Written.\n");

@@ -231,9 +231,13 @@ fn check_subset(name: &str, subset: &Subset) -> Result<(), Refusal> {
 /// Reports whether all that a subset's selector asks for is something that a caller's agent knows.
 pub(super) fn paths_are_known(selector: &Selector) -> bool {
     selector.paths().iter().all(|path| match path {
-        [of, field] if of == "Service" => ["ID", "Address", "Port", "Meta"].contains(&field.as_str()),
-        [of, field, _] if of == "Service" => field == "Meta",
-        [of, field] if of == "Node" => ["Node", "Address"].contains(&field.as_str()),
+        [of, field] if of == "Service" => {
+            ["ID", "Service", "Address", "Port", "Tags", "Meta"].contains(&field.as_str())
+        }
+        [of, field, _] if of == "Service" && field == "Meta" => true,
+        [of, field, which] if of == "Service" => field == "Weights" && ["Passing", "Warning"].contains(&which.as_str()),
+        [of, field] if of == "Node" => ["Node", "Address", "Meta"].contains(&field.as_str()),
+        [of, field, _] if of == "Node" => field == "Meta",
         _ => false,
     })
 }

@@ -168,19 +168,22 @@ impl Target {
             return false;
         }
         let Some(filter) = &self.filter else { return true };
-        filter.selects(&document(endpoint)).unwrap_or(false)
+        filter.selects(&document(&self.key.service, endpoint)).unwrap_or(false)
     }
 }
 
 /// What selectors of subsets can ask for, in Consul's names.
-pub(super) const PATHS: &str = "Service.ID, Service.Address, Service.Port, Service.Meta.<key>, Node.Node, Node.Address";
+pub(super) const PATHS: &str = "Service.ID, Service.Service, Service.Address, Service.Port, \
+    Service.Tags, Service.Meta.<key>, Service.Weights.Passing, Service.Weights.Warning, Node.Node, Node.Address, Node.Meta.<key>";
 
-fn document(endpoint: &Endpoint) -> serde_json::Value {
+fn document(service: &ServiceKey, endpoint: &Endpoint) -> serde_json::Value {
+    let weights = serde_json::json!({ "Passing": endpoint.weights.passing, "Warning": endpoint.weights.warning });
     serde_json::json!({
         "Service": {
-            "ID": endpoint.key.id.as_str(), "Address": endpoint.address, "Port": endpoint.port, "Meta": endpoint.meta,
+            "ID": endpoint.key.id.as_str(), "Service": service.name.as_str(), "Address": endpoint.address,
+            "Port": endpoint.port, "Tags": endpoint.tags, "Meta": endpoint.meta, "Weights": weights,
         },
-        "Node": { "Node": endpoint.key.node.as_str(), "Address": endpoint.address },
+        "Node": { "Node": endpoint.key.node.as_str(), "Address": endpoint.address, "Meta": endpoint.node_meta },
     })
 }
 

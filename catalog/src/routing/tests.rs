@@ -230,7 +230,27 @@ fn a_subset_has_the_instances_that_its_filter_selects() {
         platform: crate::Platform::Vm,
         weights: crate::Weights::default(),
         meta: version.map(|version| ("version".to_owned(), version.to_owned())).into_iter().collect(),
+        tags: vec!["canary".to_owned()],
+        node_meta: BTreeMap::from([("rack".to_owned(), "r1".to_owned())]),
     };
+    for (filter, want) in [
+        ("\"canary\" in Service.Tags", true),
+        ("Service.Tags contains canary", true),
+        ("\"old\" in Service.Tags", false),
+        ("Node.Meta.rack == r1 and Service.Service == api", true),
+        ("Node.Meta.rack != r1", false),
+        ("Service.Weights.Passing == 1", true),
+    ] {
+        let subset = Subset { filter: Some(filter.to_owned()), only_passing: false };
+        let content = ConfigContent::ServiceResolver(ServiceResolver {
+            default_subset: Some("one".to_owned()),
+            subsets: BTreeMap::from([("one".to_owned(), subset)]),
+            ..resolver("api")
+        });
+        assert_eq!(check_content(&content), Ok(()), "{filter}");
+        let routes = entries(vec![content]).routes_of(&key("api")).unwrap();
+        assert_eq!(routes.otherwise(0).unwrap().leg.targets[0].selects(&endpoint(None)), want, "{filter}");
+    }
     assert!(target.selects(&endpoint(Some("v2"))));
     assert!(!target.selects(&endpoint(Some("v1"))) && !target.selects(&endpoint(None)));
 }
@@ -306,7 +326,7 @@ fn f1_an_entry_that_makes_no_sense_by_itself_is_refused_by_field() {
             BTreeMap::from([("v1".to_owned(), Subset { filter: Some(filter.to_owned()), only_passing: true })]);
         ConfigContent::ServiceResolver(ServiceResolver { subsets, ..resolver("a") })
     };
-    refused(subset("Service.Tags contains v1"), "subsets.v1.filter: a subset's instances are told apart by Service.ID");
+    refused(subset("Service.Kind == v1"), "subsets.v1.filter: a subset's instances are told apart by Service.ID");
     refused(subset("Service.Meta.version =="), "subsets.v1.filter");
     let default_subset = Some("v1".to_owned());
     refused(ConfigContent::ServiceResolver(ServiceResolver { default_subset, ..resolver("a") }), "no subset `v1`");

@@ -32,6 +32,17 @@ pub(crate) fn nginx(program: &Path, directory: &Path, port: u16) -> Process {
     Process::start("nginx", command, directory)
 }
 
+/// Starts nghttpd, which speaks HTTP/2 in the clear, on a port of loopback; nothing where it is not installed. It serves `/`.
+pub(crate) fn nghttpd(test: &str, directory: &Path, port: u16, index: &str) -> Option<Process> {
+    let program = tool("nghttpd", test)?;
+    let root = directory.join("nghttpd");
+    std::fs::create_dir_all(&root).unwrap();
+    std::fs::write(root.join("index.html"), index).unwrap();
+    let mut command = Command::new(program);
+    command.args(["--no-tls", "--address=127.0.0.1"]).arg("--htdocs").arg(&root).arg(port.to_string());
+    Some(Process::start("nghttpd", command, directory))
+}
+
 /// Is a PostgreSQL server with an empty database, and the client to talk to it.
 pub(crate) struct Postgres {
     psql: PathBuf,

@@ -351,6 +351,8 @@ fn golden_stream() {
         platform: Platform::Ecs,
         weights: Weights::default(),
         meta: BTreeMap::new(),
+        tags: Vec::new(),
+        node_meta: BTreeMap::new(),
     };
     let intention = Intention::new("web".parse().unwrap(), "db".parse().unwrap(), Action::Allow);
     let entry = ConfigEntry::new(ConfigContent::ServiceDefaults(ServiceDefaults {

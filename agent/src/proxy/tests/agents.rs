@@ -240,6 +240,8 @@ pub(super) fn endpoint(service: &str, mesh: SocketAddr, application: SocketAddr)
         platform: Platform::Vm,
         weights: Weights { passing: 1, warning: 1 },
         meta: BTreeMap::new(),
+        tags: Vec::new(),
+        node_meta: BTreeMap::new(),
     }
 }
 

@@ -40,6 +40,8 @@ impl World {
             platform: Platform::Vm,
             weights: Weights { passing: *weight, warning: *weight },
             meta: BTreeMap::new(),
+            tags: Vec::new(),
+            node_meta: BTreeMap::new(),
         };
         let service: ServiceKey = "api".parse().unwrap();
         let mut snapshot = bare_snapshot();
