@@ -5,6 +5,7 @@
 extern crate self as wire;
 
 pub mod acl;
+mod address_kind;
 pub mod agent_protocol;
 pub mod api_name;
 pub mod api_types;
@@ -34,5 +35,6 @@ pub mod tls;
 pub mod wall_clock;
 pub mod written_mesh;
 
+pub use address_kind::AddressKind;
 pub use one_line::{harmless, one_line};
 pub use request_fields::RequestFields;

@@ -4,6 +4,7 @@ use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
+use wire::AddressKind;
 
 /// Holds where this process listens.
 #[derive(Debug)]
@@ -38,18 +39,9 @@ impl Forbidden {
     }
 }
 
-/// Reports whether an address is link-local (where clouds keep their metadata service), a group, or nobody's.
+/// Reports whether no application can be at an address: where platforms keep their metadata, a group's, or nobody's.
 fn is_no_application(address: IpAddr) -> bool {
-    match address.to_canonical() {
-        IpAddr::V4(v4) => v4.is_unspecified() || v4.is_link_local() || v4.is_multicast() || v4.is_broadcast(),
-        // fd00:ec2::254 is the metadata service of EC2.
-        IpAddr::V6(v6) => {
-            v6.is_unspecified()
-                || v6.is_unicast_link_local()
-                || v6.is_multicast()
-                || v6.segments() == [0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254]
-        }
-    }
+    !matches!(AddressKind::of(address), AddressKind::Ordinary | AddressKind::Loopback)
 }
 
 /// Reports whether a connection to `address` would reach the own listener at `own`.
@@ -93,6 +85,11 @@ mod tests {
             "255.255.255.255:80",
             "[::ffff:127.0.0.1]:8500",
             "[::ffff:169.254.169.254]:80",
+            "[64:ff9b::169.254.169.254]:80",
+            "[2002:a9fe:a9fe::1]:80",
+            "[fd20:ce::254]:80",
+            "100.100.100.200:80",
+            "168.63.129.16:80",
         ] {
             assert!(forbidden.forbids_application(at(address)), "{address}");
         }

@@ -1,7 +1,9 @@
 //! Which addresses keys are fetched from: what an operator writes must not reach past the network's edge into the machine
 //! itself or the platform's metadata.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
+
+use crate::AddressKind;
 
 /// Says whom keys may be fetched from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -16,50 +18,11 @@ impl Reach {
     /// Says whether keys may be fetched from `address`.
     #[must_use]
     pub fn allows(self, address: IpAddr) -> bool {
-        let address = plain(address);
-        if self == Self::Loopback && address.is_loopback() {
-            return true;
+        match AddressKind::of(address) {
+            AddressKind::Ordinary => true,
+            AddressKind::Loopback => self == Self::Loopback,
+            AddressKind::Nobodys | AddressKind::LinkLocal | AddressKind::Metadata | AddressKind::Group => false,
         }
-        match address {
-            IpAddr::V4(address) => {
-                !(address.is_unspecified()
-                    || address.octets()[0] == 0
-                    || address.is_loopback()
-                    || address.is_link_local()
-                    || address.is_multicast()
-                    || address.is_broadcast()
-                    || METADATA_V4.contains(&address))
-            }
-            IpAddr::V6(address) => {
-                !(address.is_unspecified()
-                    || address.is_loopback()
-                    || address.is_unicast_link_local()
-                    || address.is_multicast()
-                    || METADATA_V6.contains(&address))
-            }
-        }
-    }
-}
-
-/// Metadata services that are not on link-local addresses: of Alibaba Cloud, Azure's wire server, and of EC2 and GCE.
-const METADATA_V4: [Ipv4Addr; 2] = [Ipv4Addr::new(100, 100, 100, 200), Ipv4Addr::new(168, 63, 129, 16)];
-const METADATA_V6: [Ipv6Addr; 2] =
-    [Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254), Ipv6Addr::new(0xfd20, 0xce, 0, 0, 0, 0, 0, 0x254)];
-
-/// Takes an IPv4 address out of the forms of IPv6 that carry one: mapped, compatible, NAT64 and 6to4.
-fn plain(address: IpAddr) -> IpAddr {
-    let IpAddr::V6(v6) = address else { return address };
-    let [a, b, c, d, e, f, g, h] = v6.segments();
-    let pair = |high: u16, low: u16| {
-        let [w, x] = high.to_be_bytes();
-        let [y, z] = low.to_be_bytes();
-        IpAddr::V4(Ipv4Addr::new(w, x, y, z))
-    };
-    match (a, b, c, d, e, f) {
-        (0, 0, 0, 0, 0, 0xffff) | (0x64, 0xff9b, 0, 0, 0, 0) => pair(g, h),
-        (0, 0, 0, 0, 0, 0) if v6 != Ipv6Addr::LOCALHOST && v6 != Ipv6Addr::UNSPECIFIED => pair(g, h),
-        (0x2002, ..) => pair(b, c),
-        _ => address,
     }
 }
 
