@@ -309,12 +309,7 @@ impl NotAdmitted {
 }
 
 /// Tells of a connection that is let through on trial when it begins: it may go on for days.
-pub(crate) fn note_audited(
-    room: &Room,
-    connection: &Connection,
-    reason: &catalog::Reason,
-    cause: &catalog::AuditCause,
-) {
+fn note_audited(room: &Room, connection: &Connection, reason: &catalog::Reason, cause: &catalog::AuditCause) {
     room.metrics.audited(reason, cause);
     tracing::info!(
         direction = "inbound",

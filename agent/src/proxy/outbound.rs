@@ -278,8 +278,7 @@ fn refuse(room: &Room, caller: TcpStream, listener: SocketAddr, from: SocketAddr
     };
     room.metrics.refused(Direction::Outbound, phase, reason);
     let current = room.current.load_full();
-    let upstream =
-        current.as_ref().and_then(|current| current.snapshot.upstreams.iter().find(|known| known.address == listener));
+    let upstream = current.as_ref().and_then(|current| current.call(listener)).map(|called| &called.upstream);
     tracing::info!(
         direction = "outbound",
         service = upstream.map(|upstream| tracing::field::display(&upstream.destination)),

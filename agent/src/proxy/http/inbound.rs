@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use catalog::AuditCause;
 use catalog::http::NotNormal;
 use h2::server::SendResponse;
 use h2::{Reason, RecvStream};
@@ -35,7 +36,7 @@ use crate::proxy::copy::TunnelStream;
 use crate::proxy::current::Current;
 use crate::proxy::decide::{are_in_time, may_ask, target_of_authority, target_of_request};
 use crate::proxy::handshake::Connection;
-use crate::proxy::inbound::{Standing, note_audited, standing};
+use crate::proxy::inbound::{Standing, standing};
 use crate::proxy::open_streams::Place;
 use crate::proxy::refusal::Refusal;
 use crate::proxy::room::Room;
@@ -341,7 +342,7 @@ fn try_admit(
         let is_in_force = room.current.load().as_ref().is_some_and(|now| Arc::ptr_eq(now, &current));
         if is_in_force {
             if let Some(cause) = verdict.audit {
-                note_audited(room, connection, &reason(&verdict.rule), cause);
+                note_audited(caller, &reason(&verdict.rule), cause);
             }
             return Ok(Tried::Admitted(Admission { place, current, accepted }));
         }
@@ -442,10 +443,27 @@ impl From<SendError> for NotCarried {
     }
 }
 
+/// Tells of a request that is let through on trial.
+fn note_audited(caller: &Caller, rule: &catalog::Reason, cause: &AuditCause) {
+    let Caller { room, connection, .. } = caller;
+    room.metrics.audited(rule, cause);
+    tracing::debug!(
+        direction = "inbound",
+        service = %connection.destination,
+        identity = %connection.peer.id,
+        src.addr = %connection.from,
+        intention = %rule,
+        audited = cause.as_str(),
+        reason = %cause,
+        "request let through although a rule denies it"
+    );
+}
+
 fn note_refused(caller: &Caller, why: &NotCarried) {
     let Caller { room, connection, .. } = caller;
     room.metrics.refused(Direction::Inbound, why.phase(), why.label());
-    tracing::info!(
+    // The metrics and the access log have it, too: no caller fills a disk by asking in vain.
+    tracing::debug!(
         direction = "inbound",
         service = %connection.destination,
         identity = %connection.peer.id,

@@ -72,7 +72,7 @@ async fn answer(
     };
     carried.unwrap_or_else(|why| {
         room.metrics.refused(Direction::Outbound, why.phase(), why.label());
-        tracing::info!(
+        tracing::debug!(
             direction = "outbound", src.addr = %from, dst.addr = %listener, reason = why.label(),
             error = %wire::one_line(&why), "request refused"
         );

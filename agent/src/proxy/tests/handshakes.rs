@@ -46,6 +46,44 @@ async fn l1_plaintext_is_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn l2_a_giant_hello_ends_its_connection_long_before_it_is_whole() {
+    let pair = Pair::start(&["allow web api"]).await;
+    let mut stream = TcpStream::connect(pair.api.proxy.mesh_address()).await.unwrap();
+    // A hello of a megabyte, in records of sixteen thousand bytes.
+    let mut hello = vec![1, 0x10, 0, 0];
+    hello.resize(1 << 20, 0);
+    for piece in hello.chunks(16_384) {
+        let length = u16::try_from(piece.len()).unwrap().to_be_bytes();
+        let record = [&[22, 3, 1, length[0], length[1]], piece].concat();
+        if stream.write_all(&record).await.is_err() {
+            break;
+        }
+    }
+    let _ = tokio::time::timeout(DEADLINE, stream.read_to_end(&mut Vec::new())).await.expect("closed in time");
+    eventually("counted", || pair.api.refused("inbound", "handshake", "not_tls") == 1).await;
+    drop(pair.connected().await);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn l2_a_hello_in_single_bytes_and_an_end_right_behind_it_hurt_nobody() {
+    let pair = Pair::start(&["allow web api"]).await;
+    let name = rustls_pki_types::ServerName::try_from(API.to_owned()).unwrap();
+    let config = Arc::new(pair.authority.client_config("web", "api"));
+    let mut hello = Vec::new();
+    rustls::ClientConnection::new(config, name).unwrap().write_tls(&mut hello).unwrap();
+    // Each byte of the message in a record of its own.
+    let bytes: Vec<u8> = hello[5..].iter().flat_map(|byte| [22, 3, 1, 0, 1, *byte]).collect();
+    for end in [&[][..], &[21, 3, 3, 0, 2, 1, 0]] {
+        let mut stream = TcpStream::connect(pair.api.proxy.mesh_address()).await.unwrap();
+        stream.write_all(&[&bytes[..], end].concat()).await.unwrap();
+        stream.shutdown().await.unwrap();
+        let _ = tokio::time::timeout(DEADLINE, stream.read_to_end(&mut Vec::new())).await.expect("closed in time");
+    }
+    drop(pair.connected().await);
+    assert_eq!(pair.echo.accepted(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn l1_tls_1_2_is_refused() {
     let pair = Pair::start(&["allow */* api"]).await;
     let config = ClientConfig::builder_with_protocol_versions(&[&TLS12])

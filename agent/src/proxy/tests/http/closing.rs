@@ -146,6 +146,10 @@ async fn h8_answers_that_nobody_reads_take_nothing_from_the_others() {
         tokio::time::sleep(Duration::from_millis(300)).await;
     }
     assert_eq!(pair.web.proxy.open_streams(), 63);
+    // What one agent has taken of the answers and the other has not passed on: each has its window and a piece more.
+    let taken = pair.api.metric("weft_proxy_received_bytes_total{direction=\"inbound\"}");
+    let held = taken.saturating_sub(received());
+    assert!(held <= 63 * 512 * 1024, "{held} bytes are held for readers that do not read");
     let mut last = pair.http1().await;
     let (request, body) = asking(Method::POST, "/last", &[("host", "api")]);
     let saying = tokio::spawn(async move {
