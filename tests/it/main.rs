@@ -12,6 +12,7 @@ mod canary;
 mod catch_up;
 mod cli;
 mod demo;
+mod envoy;
 mod faults;
 mod guardrails;
 mod harness;
