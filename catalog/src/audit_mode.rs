@@ -10,6 +10,9 @@ use crate::{AccessorId, CatalogIndex, Namespace, ServiceKey, Timestamp};
 /// wrong, or the one was that made it.
 pub const RELAXATION_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 
+/// How far the clocks of honest servers and agents differ at most.
+const CLOCKS_DIFFER_MAX: Duration = Duration::from_secs(5 * 60);
+
 /// Says toward which destinations a denial is only logged and counted, until somebody changes it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -84,9 +87,13 @@ pub struct Relaxation {
 
 impl Relaxation {
     /// Reports whether it is in force at `now`, by the clock of whoever asks.
+    ///
+    /// One that has more time left than it was made for was made by a clock that is ahead: it opens nothing before its time,
+    /// or it would last for longer than anybody asked.
     #[must_use]
     pub fn is_live(&self, now: Timestamp) -> bool {
-        now < self.ends_at && self.ends_at.since(now) <= RELAXATION_MAX
+        let lasts = self.ends_at.since(self.since).min(RELAXATION_MAX);
+        now < self.ends_at && self.ends_at.since(now) <= lasts.saturating_add(CLOCKS_DIFFER_MAX)
     }
 }
 

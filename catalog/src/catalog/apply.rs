@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::{Attempt, Catalog, Touched};
 use crate::{
     AccessorId, Action, Actor, CaIntermediate, CaRoot, CatalogIndex, Command, Digest, Envelope, Intention, JoinToken,
-    Membership, Mesh, MeshEntry, Outcome, Principal, Refusal, SourcePattern, Token, WatchKey,
+    LoginChange, Membership, Mesh, MeshEntry, Outcome, Principal, Refusal, SourcePattern, Timestamp, Token, WatchKey,
 };
 
 impl Catalog {
@@ -18,14 +18,13 @@ impl Catalog {
     ) -> Attempt {
         // The form was checked before it was proposed. It is not checked again here: a release with stricter rules would
         // read an older log, or share one with an older server, and end with another state.
-        self.check_actor(envelope)?;
+        let now = self.now(envelope);
+        self.check_actor(envelope, now)?;
         match &envelope.command {
             Command::Backup { step } => self.take_backup_step(index, envelope, step, digest, touched),
             Command::Bootstrap { mesh } => self.bootstrap(mesh, touched),
             Command::InstallCa { root, intermediate } => self.install_ca(index, root, intermediate, touched),
-            Command::Ca { change, not_before } => {
-                self.change_ca(index, envelope.proposed_at, change, *not_before, touched)
-            }
+            Command::Ca { change, not_before } => self.change_ca(index, now, change, *not_before, touched),
             Command::BootstrapAcl { token } => self.bootstrap_acl(index, token, touched),
             Command::Acl { change } => self.change_acl(index, change, touched),
             Command::WriteToken { token } => self.write_token(index, token, touched),
@@ -33,12 +32,12 @@ impl Catalog {
             Command::CreateJoinToken { token } => self.create_join_token(index, token, touched),
             Command::DeleteJoinToken { accessor } => self.delete_join_token(accessor, touched),
             Command::Enrol { secret, key, node, platform } => {
-                self.enrol(index, envelope.proposed_at, secret, key, node, *platform, touched)
+                self.enrol(index, now, secret, key, node, *platform, touched)
             }
-            Command::Login { change } => self.change_logins(index, envelope.proposed_at, change, touched),
+            Command::Login { change } => self.change_logins(index, self.login_time(envelope, now), change, touched),
             Command::Membership { change } => self.change_membership(index, envelope, change, touched),
-            Command::Sessions { change } => self.change_sessions(index, envelope.proposed_at, change, touched),
-            Command::Revoke { change } => self.change_revocations(index, envelope.proposed_at, change, touched),
+            Command::Sessions { change } => self.change_sessions(index, now, change, touched),
+            Command::Revoke { change } => self.change_revocations(index, now, change, touched),
             Command::RevokeAgent { agent } => self.revoke_agent(index, agent, touched),
             Command::OpenSession { agent, server } => self.open_session(index, agent, server, touched),
             Command::Register { node, instances, checks, skip_node_update, incarnation } => {
@@ -66,13 +65,28 @@ impl Catalog {
         }
     }
 
+    /// Returns the time by which a command is judged: a clock that is behind those that proposed before keeps nothing alive
+    /// that had ended. The first release believed every clock, and members of it may read this log, too.
+    pub(super) fn now(&self, envelope: &Envelope) -> Timestamp {
+        if self.is_past_first_release() { envelope.proposed_at.max(self.clock) } else { envelope.proposed_at }
+    }
+
+    /// Returns the time by which a login is judged. One that was admitted while nobody led keeps the time of its admission:
+    /// its credential does not end by the wait for a leader.
+    fn login_time(&self, envelope: &Envelope, now: Timestamp) -> Timestamp {
+        match &envelope.command {
+            Command::Login { change: LoginChange::Admit { .. } } => envelope.proposed_at,
+            _ => now,
+        }
+    }
+
     /// Refuses what somebody asks whose rights ended while the command was on its way, perhaps through a server that had not
     /// heard of it.
-    fn check_actor(&self, envelope: &Envelope) -> Result<(), Refusal> {
+    fn check_actor(&self, envelope: &Envelope, now: Timestamp) -> Result<(), Refusal> {
         let (is_live, who) = match &envelope.actor {
             Actor::Server(_) | Actor::Join | Actor::Login(_) | Actor::ClusterKey => return Ok(()),
             Actor::Token(accessor) => {
-                let lives = |token: &Token| token.expires_at.is_none_or(|end| envelope.proposed_at < end);
+                let lives = |token: &Token| token.expires_at.is_none_or(|end| now < end);
                 (self.token(accessor).is_some_and(lives), format!("token {accessor}"))
             }
             Actor::Agent(id) => (self.agent_record(id).is_some(), format!("agent {id}")),

@@ -79,7 +79,7 @@ impl Catalog {
         lasts: Duration,
         touched: &mut Touched,
     ) -> Attempt {
-        let since = envelope.proposed_at;
+        let since = self.now(envelope);
         let live = |one: &Arc<Relaxation>| since < one.ends_at;
         let mut kept: OrdMap<RelaxedScope, Arc<Relaxation>> =
             self.relaxations.iter().filter(|(_, one)| live(one)).map(|(key, one)| (key.clone(), one.clone())).collect();

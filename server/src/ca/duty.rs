@@ -38,11 +38,15 @@ pub enum Duty {
     Finish {
         /// The root that has taken over.
         root: String,
+        /// The time that was waited for in place of agents.
+        not_before: Option<Timestamp>,
     },
     /// Take the replaced root from everybody at once.
     Distrust {
         /// The root.
         root: String,
+        /// The time that was waited for in place of agents.
+        not_before: Option<Timestamp>,
     },
     /// Take a replaced root out of the bundle.
     Retire {
@@ -114,8 +118,10 @@ pub fn next_duty(catalog: &Catalog, unset: Duration, now: Timestamp) -> Duty {
 fn step(rotation: &CaRotation, not_before: Option<Timestamp>) -> Duty {
     match rotation.step {
         RotationStep::Distributing => Duty::Activate { root: rotation.root_id.clone(), not_before },
-        RotationStep::Reissuing if rotation.distrust_replaced => Duty::Distrust { root: rotation.replaces.clone() },
-        RotationStep::Reissuing => Duty::Finish { root: rotation.root_id.clone() },
+        RotationStep::Reissuing if rotation.distrust_replaced => {
+            Duty::Distrust { root: rotation.replaces.clone(), not_before }
+        }
+        RotationStep::Reissuing => Duty::Finish { root: rotation.root_id.clone(), not_before },
     }
 }
 

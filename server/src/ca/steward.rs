@@ -112,8 +112,8 @@ impl Stewardship {
                 (found::rotation(&self.cluster_keys, catalog, false, now)?, Some(not_before))
             }
             Duty::Activate { root, not_before } => (CaChange::Activate { root }, not_before),
-            Duty::Finish { root } => (CaChange::Finish { root }, None),
-            Duty::Distrust { root } => (CaChange::Distrust { root }, None),
+            Duty::Finish { root, not_before } => (CaChange::Finish { root }, not_before),
+            Duty::Distrust { root, not_before } => (CaChange::Distrust { root }, not_before),
             Duty::Retire { root, not_before } => (CaChange::Retire { root }, Some(not_before)),
         })
     }

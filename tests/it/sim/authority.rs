@@ -163,8 +163,8 @@ impl Mesh {
                 (change, Some(not_before))
             }
             Duty::Activate { root, not_before } => (CaChange::Activate { root }, not_before),
-            Duty::Finish { root } => (CaChange::Finish { root }, None),
-            Duty::Distrust { root } => (CaChange::Distrust { root }, None),
+            Duty::Finish { root, not_before } => (CaChange::Finish { root }, not_before),
+            Duty::Distrust { root, not_before } => (CaChange::Distrust { root }, not_before),
             Duty::Retire { root, not_before } => {
                 let is_hurried = self.plan.planted == Planted::HurriesRotations;
                 (CaChange::Retire { root }, (!is_hurried).then_some(not_before))
@@ -311,7 +311,7 @@ fn hasty_duty(catalog: &Catalog) -> Duty {
         (Some(rotation), _) if rotation.step == RotationStep::Distributing => {
             Duty::Activate { root: rotation.root_id.clone(), not_before: None }
         }
-        (Some(rotation), _) => Duty::Finish { root: rotation.root_id.clone() },
+        (Some(rotation), _) => Duty::Finish { root: rotation.root_id.clone(), not_before: None },
         (None, Some(root)) => Duty::Retire { root: root.id.clone(), not_before: Timestamp(0) },
         (None, None) => Duty::Wait { until: None },
     }

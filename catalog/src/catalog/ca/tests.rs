@@ -284,6 +284,20 @@ fn fault_20_a_step_that_is_too_early_by_the_meshs_clock_is_refused() {
 }
 
 #[test]
+fn fault_20_a_rotation_that_a_clock_a_day_behind_starts_gives_agents_their_time() {
+    let mut log = founded();
+    for step in [start("r2", "r1"), activate("r2")] {
+        let index = CatalogIndex(log.catalog.index().0 + 1);
+        let mut behind = envelope(index.0, step);
+        behind.proposed_at = Timestamp(0);
+        assert_eq!(log.catalog.apply(index, &behind, digest).outcome, Outcome::Done);
+    }
+    let (clock, rotation) = (log.catalog.clock(), log.catalog.ca_rotation().unwrap());
+    assert_eq!((rotation.started_at, rotation.activated_at), (clock, Some(clock)));
+    assert_eq!(log.catalog.root("r1").unwrap().replaced_at, Some(clock));
+}
+
+#[test]
 fn what_was_sealed_anew_meanwhile_is_left_alone() {
     let mut log = founded();
     let reseal = |of, id: &str, nonce: &str, key: &str| Resealed {

@@ -260,6 +260,24 @@ fn a_clock_that_is_behind_by_years_takes_no_relaxation_for_one_that_goes_on() {
 }
 
 #[test]
+fn fault_20_a_relaxation_of_a_clock_that_is_ahead_lasts_no_longer_than_it_was_made_for() {
+    let (hour, minute) = (3_600_000, 60_000);
+    let ahead = Relaxation {
+        scope: RelaxedScope::Mesh,
+        reason: "a broken rollout".to_owned(),
+        by: None,
+        since: Timestamp(20 * hour),
+        ends_at: Timestamp(20 * hour + 30 * minute),
+        modified: CatalogIndex(1),
+    };
+    assert!(!ahead.is_live(Timestamp(0)) && !ahead.is_live(Timestamp(20 * hour - 6 * minute)));
+    let live = (0..24 * 60).filter(|at| ahead.is_live(Timestamp(at * minute))).count();
+    assert_eq!(live, 35, "half an hour, and what clocks differ by");
+    // Whoever is behind the one that made it by little goes along from the beginning.
+    assert!(ahead.is_live(Timestamp(20 * hour - 5 * minute)));
+}
+
+#[test]
 fn ended_relaxations_are_forgotten_and_their_number_is_bounded() {
     let mut log = Log::default();
     let scope = |number: usize| RelaxedScope::Namespace(format!("n{number}").parse().unwrap());
