@@ -35,6 +35,7 @@ mod rekey;
 mod relaxations;
 mod revocations;
 mod route;
+mod rule_usage;
 mod services;
 mod shaping;
 mod snapshot;
@@ -280,6 +281,7 @@ fn table() -> Vec<Route> {
         config_entries::routes(),
         relaxations::routes(),
         callers::routes(),
+        rule_usage::routes(),
         audit::routes(),
         acl::routes(),
         join_tokens::routes(),

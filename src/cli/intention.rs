@@ -3,6 +3,7 @@
 mod explain;
 mod judge;
 mod test;
+mod usage;
 
 use std::{collections::BTreeMap, process::ExitCode};
 
@@ -43,6 +44,8 @@ pub(super) enum Intention {
     Explain(explain::Explain),
     /// Hold expectations against the rules: status 0 if all of them hold, 1 if one does not
     Test(test::Test),
+    /// List how often each rule decided something, or those that decide nothing
+    Usage(usage::Usage),
 }
 
 #[derive(Debug, Args)]
@@ -87,6 +90,9 @@ pub(super) struct Create {
     /// What to note about it
     #[arg(long, default_value = "", value_name = "TEXT")]
     description: String,
+    /// Let it end by itself, after this: such as `30d` or `12h`
+    #[arg(long, value_name = "DURATION", value_parser = wire::decode::parse_span, conflicts_with = "deny")]
+    expires_in: Option<std::time::Duration>,
     /// A fact to keep with it; may be given several times
     #[arg(long, value_name = "KEY=VALUE", value_parser = key_value)]
     meta: Vec<(String, String)>,
@@ -154,6 +160,8 @@ struct Written<'a> {
     meta: &'a BTreeMap<String, String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     owner: Option<&'a IntentionOwner>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    expires_at: Option<String>,
 }
 
 /// Is an intention as the API shows it, as far as a table needs it.
@@ -173,6 +181,8 @@ struct Shown {
     description: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     owner: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    expires_at: Option<String>,
     #[serde(flatten)]
     rest: BTreeMap<String, serde_json::Value>,
 }
@@ -232,6 +242,7 @@ pub(super) async fn run(verb: Intention, options: &ApiOptions) -> anyhow::Result
                     ("Action:", one.action()),
                     ("Precedence:", one.precedence.to_string()),
                     ("Owner:", one.owner()),
+                    ("Ends:", one.expires_at.clone().unwrap_or_else(|| "never".to_owned())),
                     ("Description:", one.description.clone()),
                 ]),
             })?;
@@ -254,6 +265,7 @@ pub(super) async fn run(verb: Intention, options: &ApiOptions) -> anyhow::Result
         Intention::Check(asked) => return check(&api?, &asked, namespace).await,
         Intention::Explain(explain) => return explain::run(&explain, options).await,
         Intention::Test(test) => return test::run(&test, options).await,
+        Intention::Usage(usage) => return usage::run(&api?, &usage).await,
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -263,7 +275,8 @@ async fn create(api: &Api, create: &Create, namespace: &Namespace) -> anyhow::Re
     let action = if create.allow { "allow" } else { "deny" };
     let meta = create.meta.iter().cloned().collect();
     let owner = create.ownership.owner.as_ref();
-    let body = Written { action, description: &create.description, meta: &meta, owner };
+    let ends = create.expires_in.map(|lasts| output::instant(wire::crypto::now().saturating_add(lasts)));
+    let body = Written { action, description: &create.description, meta: &meta, owner, expires_at: ends };
     let mut query = vec![("source", source.as_str()), ("destination", destination.as_str())];
     query.extend(create.ownership.take_over.then_some(TAKE_OVER));
     if !create.replace && !create.ownership.take_over {

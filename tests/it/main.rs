@@ -32,3 +32,4 @@ mod sessions;
 mod sim;
 mod tidy;
 mod traffic;
+mod user_tokens;

@@ -34,6 +34,18 @@ fn who_calls_whom_and_by_which_rule_is_known_at_every_server() {
     }
     let callers = mesh.done(&["mesh", "callers"]);
     assert!(callers.contains("default/web") && callers.contains("hybrid"), "{callers}");
+    // A rule that nobody needs is seen to be none that somebody does.
+    mesh.done(&["intention", "create", "--allow", "--expires-in", "30d", "batch", "api"]);
+    let used = mesh.done(&["intention", "usage", "--output", "json"]);
+    let used: Value = serde_json::from_str(&used).unwrap();
+    let rule = |source: &str| used["Rules"].as_array().unwrap().iter().find(|rule| rule["Source"] == source).unwrap();
+    assert!(rule("default/web")["Allowed"].as_u64() >= Some(1) && rule("default/web")["Last"].is_string(), "{used}");
+    assert_eq!((&rule("default/batch")["Last"], &rule("default/batch")["Agents"]), (&Value::Null, &1.into()), "{used}");
+    let unused = mesh.weft(&["intention", "usage", "--unused"]);
+    assert_eq!(unused.status, Some(1), "{unused:?}");
+    assert!(unused.stdout.contains("default/batch") && !unused.stdout.contains("default/web"), "{unused:?}");
+    let long = mesh.weft(&["intention", "usage", "--unused", "--since", "30d"]);
+    assert!(long.status == Some(0) && long.stdout.contains("not watched for so long"), "{long:?}");
     let plaintext = mesh.done(&["mesh", "plaintext"]);
     assert!(plaintext.contains("nobody was seen to speak plaintext"), "{plaintext}");
 }

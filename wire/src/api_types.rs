@@ -22,6 +22,7 @@ mod callers;
 mod explained_request;
 mod relaxation;
 mod revocation;
+mod rule_usage;
 
 pub use audit::{AUDIT_BASE_HEADER, AUDIT_HEAD_HEADER, AuditRecord};
 pub use ca::{
@@ -32,6 +33,7 @@ pub use callers::{CallerView, CallersView, WatchedView};
 pub use explained_request::{ExplainedRequest, WeighedRule};
 pub use relaxation::{RelaxRequest, RelaxationView};
 pub use revocation::{RevocationView, Revoked};
+pub use rule_usage::{RuleUsage, RuleUsageView};
 
 /// How long a join token is good for where nobody says otherwise.
 pub const JOIN_TOKEN_TTL: Duration = Duration::from_secs(3600);

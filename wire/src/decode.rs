@@ -13,7 +13,7 @@ use std::path::Path;
 
 use serde_json::Value;
 
-pub use duration::{DurationError, parse_duration};
+pub use duration::{DurationError, parse_duration, parse_span};
 pub use error::DecodeError;
 pub use fields::Fields;
 

@@ -62,6 +62,23 @@ pub fn parse_duration(text: &str) -> Result<Duration, DurationError> {
     }
 }
 
+/// Reads a duration that may be long: whole days, `30d`, or what [`parse_duration`] reads.
+///
+/// # Errors
+///
+/// [`DurationError`], as there.
+pub fn parse_span(text: &str) -> Result<Duration, DurationError> {
+    const DAY: u64 = 24 * 3600;
+    match text.strip_suffix('d').filter(|days| !days.is_empty() && days.bytes().all(|b| b.is_ascii_digit())) {
+        Some(days) => {
+            let seconds = days.parse().ok().and_then(|days: u64| days.checked_mul(DAY));
+            let span = seconds.map(Duration::from_secs).filter(|span| span.as_nanos() <= NANOSECONDS_MAX);
+            span.ok_or(DurationError::TooLong)
+        }
+        None => parse_duration(text),
+    }
+}
+
 /// Reads one number with its unit, and returns it in nanoseconds with what stands behind it.
 fn term(text: &str) -> Result<(u128, &str), DurationError> {
     let (whole, rest) = digits(text);
@@ -101,6 +118,18 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    #[test]
+    fn a_long_span_is_written_in_days() {
+        assert_eq!(parse_span("30d"), Ok(Duration::from_secs(30 * 24 * 3600)));
+        assert_eq!(parse_span("12h"), Ok(Duration::from_secs(12 * 3600)));
+        for (text, want) in
+            [("d", DurationError::Form), ("1.5d", DurationError::Form), ("-1d", DurationError::Negative)]
+        {
+            assert_eq!(parse_span(text), Err(want), "{text}");
+        }
+        assert_eq!(parse_span("99999999999999d"), Err(DurationError::TooLong));
+    }
 
     #[test]
     fn reads_gos_grammar() {

@@ -1,5 +1,6 @@
 //! An issuer of tokens for tests: real keys, real signatures, and a real HTTPS server where one is asked for.
 
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -64,7 +65,7 @@ pub(crate) fn claims(more: &Value) -> Value {
     claims
 }
 
-/// An HTTPS server on loopback that answers every path with one text, as it is.
+/// An HTTPS server that answers every path with one text, as it is.
 pub(crate) struct Website {
     pub(crate) url: String,
     pub(crate) ca_pem: String,
@@ -73,15 +74,31 @@ pub(crate) struct Website {
 }
 
 impl Website {
-    /// Answers with `response`, given the path that was asked for and the server's own address.
+    /// Answers on loopback with `response`, given the path that was asked for and the server's own address.
     pub(crate) async fn start(response: impl Fn(&str, &str) -> Vec<u8> + Send + Sync + 'static) -> Self {
+        Self::start_as("localhost", Ipv4Addr::LOCALHOST.into(), response).await
+    }
+
+    /// Answers at an address of this machine.
+    pub(crate) async fn start_on(
+        address: IpAddr,
+        response: impl Fn(&str, &str) -> Vec<u8> + Send + Sync + 'static,
+    ) -> Self {
+        Self::start_as(&address.to_string(), address, response).await
+    }
+
+    async fn start_as(
+        host: &str,
+        address: IpAddr,
+        response: impl Fn(&str, &str) -> Vec<u8> + Send + Sync + 'static,
+    ) -> Self {
         wire::crypto::install_provider();
         let ca_key = KeyPair::generate().unwrap();
         let mut ca = CertificateParams::new(Vec::new()).unwrap();
         ca.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
         let ca_pem = ca.self_signed(&ca_key).unwrap().pem();
         let key = KeyPair::generate().unwrap();
-        let leaf = CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
+        let leaf = CertificateParams::new(vec![host.to_owned()]).unwrap();
         let certificate = leaf.signed_by(&key, &CaIssuer::new(ca, ca_key)).unwrap();
         let tls = rustls::ServerConfig::builder_with_provider(wire::crypto::provider())
             .with_safe_default_protocol_versions()
@@ -92,8 +109,8 @@ impl Website {
                 PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der())),
             )
             .unwrap();
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let url = format!("https://localhost:{}", listener.local_addr().unwrap().port());
+        let listener = TcpListener::bind((address, 0)).await.unwrap();
+        let url = format!("https://{host}:{}", listener.local_addr().unwrap().port());
         let (acceptor, response, own) = (TlsAcceptor::from(Arc::new(tls)), Arc::new(response), url.clone());
         let asked = Arc::new(AtomicUsize::new(0));
         let counted = Arc::clone(&asked);
