@@ -17,7 +17,7 @@ use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinHandle;
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::jitter::Jitter;
+use wire::random::Seeded;
 
 /// Of what a check says, this much is kept.
 pub(crate) const OUTPUT_BYTES_MAX: usize = 4096;
@@ -184,11 +184,11 @@ struct Running {
 pub(crate) struct Checks {
     running: BTreeMap<CheckKey, Running>,
     results: mpsc::Sender<CheckResult>,
-    jitter: Jitter,
+    jitter: Seeded,
 }
 
 impl Checks {
-    pub(crate) fn new(results: mpsc::Sender<CheckResult>, jitter: Jitter) -> Self {
+    pub(crate) fn new(results: mpsc::Sender<CheckResult>, jitter: Seeded) -> Self {
         Self { running: BTreeMap::new(), results, jitter }
     }
 

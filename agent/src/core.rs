@@ -27,7 +27,6 @@ use wire::pki::LeafKey;
 
 use crate::checks::{CheckResult, Checks};
 use crate::config::Config;
-use crate::jitter::Jitter;
 use crate::leaf::HeldLeaf;
 use crate::leaf::renewal::Leaves;
 use crate::local::Local;
@@ -36,6 +35,7 @@ use crate::proxy::Proxy;
 use crate::state::{Identity, Saved, Store};
 use crate::sync::connection::{CallError, Connection};
 use crate::sync::{Input, Start, Sync, WriteResult};
+use wire::random::Seeded;
 
 use link::{Link, LinkEvent};
 use publish::Publisher;
@@ -201,7 +201,7 @@ struct Core {
     distrusted_roots: usize,
     local: Local,
     checks: Checks,
-    jitter: Jitter,
+    jitter: Seeded,
     statuses: BTreeMap<CheckKey, (CheckStatus, String)>,
     link: Option<Link>,
     publisher: Publisher,
@@ -226,7 +226,7 @@ struct Core {
 pub(crate) fn start(setup: Setup) -> (Handle, JoinHandle<()>) {
     let (events, inbox) = mpsc::channel(EVENTS_MAX);
     let (results, found) = mpsc::channel(EVENTS_MAX);
-    let mut jitter = Jitter::from_entropy();
+    let mut jitter = Seeded::from_entropy();
     let mut saver = Saver::new(setup.store.clone(), setup.identity.record.id.clone());
     let saved = setup.saved;
     saver.found(setup.leaves.keys(), saved.as_ref());
@@ -258,7 +258,7 @@ pub(crate) fn start(setup: Setup) -> (Handle, JoinHandle<()>) {
         leaves: Leaves::new(setup.leaves, jitter.next()),
         distrusted_roots: 0,
         local: setup.local,
-        checks: Checks::new(results, Jitter::new(jitter.next())),
+        checks: Checks::new(results, Seeded::new(jitter.next())),
         jitter,
         statuses,
         link: None,

@@ -17,10 +17,10 @@ use wire::pki::LeafKey;
 use wire::tls::{TrustAnchors, join_client_config};
 
 use crate::config::{Config, LoginSource};
-use crate::jitter::Jitter;
 use crate::leaf::{HeldLeaf, LeafError};
 use crate::state::Identity;
 use crate::sync::connection::{CallError, Connection};
+use wire::random::Seeded;
 
 /// A join waits for a Raft write.
 const JOIN_TIMEOUT: Duration = Duration::from_secs(20);
@@ -100,7 +100,7 @@ pub(crate) async fn enrol(config: &Config, proof: Proof<'_>, key: &LeafKey) -> R
     if config.servers.is_empty() {
         return Err(EnrolError::NoServer);
     }
-    let mut jitter = Jitter::from_entropy();
+    let mut jitter = Seeded::from_entropy();
     let mut servers = config.servers.clone();
     jitter.shuffle(&mut servers);
     let mut failures = 0;

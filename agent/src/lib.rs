@@ -10,7 +10,6 @@ mod checks;
 mod config;
 mod core;
 mod enrol;
-mod jitter;
 mod leaf;
 mod local;
 mod metrics;

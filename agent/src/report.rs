@@ -9,9 +9,9 @@ use tracing::debug;
 use wire::agent_protocol::REPORT_PATH;
 
 use crate::core::Handle;
-use crate::jitter::Jitter;
 use crate::sync::connection::{CallError, Connection};
 use crate::tally::Tally;
+use wire::random::Seeded;
 
 /// A server that is new to the agent is told within this.
 const FIRST_MAX: Duration = Duration::from_secs(10);
@@ -24,7 +24,7 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 pub(crate) async fn keep(core: Handle, tally: Arc<Tally>, interval: Duration) {
     let interval = interval.max(INTERVAL_MIN);
     let since = wire::crypto::now();
-    let mut jitter = Jitter::from_entropy();
+    let mut jitter = Seeded::from_entropy();
     loop {
         let connection = core.connected().await;
         // Agents that come back together do not report together.

@@ -18,6 +18,7 @@ use opentelemetry_sdk::trace::{SpanData, SpanEvents, SpanLinks};
 use prometheus_client::metrics::counter::Counter;
 use tokio::sync::mpsc;
 use wire::crypto;
+use wire::random::drawn;
 
 use crate::metrics::{Direction, SpanMetrics};
 
@@ -143,13 +144,10 @@ impl Spans {
         Some(Box::new(Open { spans: self.clone(), trace, span, parent, kind, started: SystemTime::now() }))
     }
 
-    /// Draws a number other than zero (SplitMix64).
+    /// Draws a number other than zero.
     fn draw(&self) -> u64 {
         let count = self.0.drawn.fetch_add(1, Ordering::Relaxed);
-        let mut bits = self.0.seed.wrapping_add(count.wrapping_mul(0x9e37_79b9_7f4a_7c15));
-        bits = (bits ^ (bits >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        bits = (bits ^ (bits >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (bits ^ (bits >> 31)).max(1)
+        drawn(self.0.seed, count).max(1)
     }
 }
 

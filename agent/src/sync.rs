@@ -24,13 +24,13 @@ use std::time::Duration;
 use catalog::{CatalogIndex, Incarnation, Outcome, RequestId, RootsAck, ServerId, Topic};
 use wire::agent_protocol::{Capabilities, Capability, ClientFrame, GroupEpoch, ServerFrame, WriteRequest};
 
-use crate::jitter::Jitter;
 use dial::{Choice, Dialler};
 pub use registrations::{Desired, Known};
 use registrations::{Registrations, Settled};
 use settling::{Settling, Standing};
 use topics::{Taken, Topics, acceptable};
 pub use topics::{TopicState, View};
+use wire::random::Seeded;
 use writes::Writes;
 
 /// A connection that is not there after this long is given up.
@@ -252,7 +252,7 @@ pub struct Start {
 /// The machine. Feed it inputs in order; it answers each with its outputs.
 #[derive(Debug)]
 pub struct Sync {
-    jitter: Jitter,
+    jitter: Seeded,
     dialler: Dialler,
     topics: Topics,
     settling: Settling,
@@ -278,7 +278,7 @@ pub struct Sync {
 impl Sync {
     /// Returns a machine that has not connected yet and connects at its first step.
     pub fn new(start: Start) -> Self {
-        let mut jitter = Jitter::new(start.seed);
+        let mut jitter = Seeded::new(start.seed);
         let topics = Topics::new(start.view);
         Self {
             dialler: Dialler::new(start.servers, start.learned, &mut jitter),

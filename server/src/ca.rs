@@ -5,7 +5,6 @@ mod ages;
 mod api;
 pub mod duty;
 mod found;
-mod pace;
 mod rekey;
 mod steward;
 #[cfg(test)]
@@ -30,7 +29,6 @@ pub(crate) use found::renewed_intermediate;
 pub(crate) use found::{
     AuthorityError, INTERMEDIATE_TTL, ROOT_TTL, SealedPart, can_be_opened, new_authority, operators, rotation,
 };
-pub(crate) use pace::{Pace, Shares};
 pub(crate) use rekey::{resealed, sealing};
 pub(crate) use steward::{Stewardship, run as steward};
 

@@ -14,6 +14,7 @@ pub mod hub;
 mod login;
 mod metrics;
 mod outage;
+mod pace;
 pub mod raft;
 mod reports;
 pub mod sessions;

@@ -24,7 +24,7 @@ pub(crate) use failure::LoginFailed;
 use jwt::JwtMethod;
 use turns::{Asker, Turns};
 
-use crate::ca::Pace;
+use crate::pace::Pace;
 
 /// The longest that a credential may still count which an agent enrols with: so long it is remembered, lest another key
 /// uses it.

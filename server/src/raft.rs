@@ -13,7 +13,6 @@ mod config;
 mod disk;
 mod log;
 mod logger;
-mod random;
 mod recovery;
 mod room;
 mod snapshot;

@@ -28,6 +28,7 @@ pub mod mesh_status;
 mod one_line;
 pub mod openapi;
 pub mod pki;
+pub mod random;
 pub mod report;
 mod request_fields;
 pub mod rfc3339;

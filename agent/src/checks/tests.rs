@@ -141,7 +141,7 @@ async fn a_tcp_check_passes_exactly_when_something_listens() {
 #[tokio::test]
 async fn a_silent_ttl_check_becomes_critical_once_until_it_reports_again() {
     let (results, mut found) = mpsc::channel(4);
-    let mut checks = Checks::new(results, Jitter::new(1));
+    let mut checks = Checks::new(results, Seeded::new(1));
     let ttl = Duration::from_millis(200);
     checks.set(&BTreeMap::from([(key("ttl"), Probe::Ttl(ttl))]));
     let started = std::time::Instant::now();
@@ -157,7 +157,7 @@ async fn a_silent_ttl_check_becomes_critical_once_until_it_reports_again() {
 async fn checks_are_repeated_and_stop_when_they_are_wanted_no_longer() {
     let (address, _questions) = application(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n".to_vec()).await;
     let (results, mut found) = mpsc::channel(4);
-    let mut checks = Checks::new(results, Jitter::new(1));
+    let mut checks = Checks::new(results, Seeded::new(1));
     checks.set(&BTreeMap::from([(key("http"), Probe::Http(boxed_probe(&format!("http://{address}/"))))]));
     for _ in 0..2 {
         assert_eq!(found.recv().await.unwrap().status, CheckStatus::Passing);

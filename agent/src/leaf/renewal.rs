@@ -9,7 +9,7 @@ use std::time::Duration;
 use catalog::Timestamp;
 use wire::agent_protocol::Subject;
 
-use crate::jitter::Jitter;
+use wire::random::Seeded;
 
 /// The wait before the first repeat of a failed request is drawn from up to this.
 const BACKOFF_BASE: Duration = Duration::from_secs(1);
@@ -37,7 +37,7 @@ pub trait Renewable {
 
 /// Returns when a leaf's half-life ends, or up to a tenth of its life earlier: whenever the servers go, what is held is good
 /// for half a life at least.
-fn renew_at(leaf: &impl Renewable, jitter: &mut Jitter) -> Timestamp {
+fn renew_at(leaf: &impl Renewable, jitter: &mut Seeded) -> Timestamp {
     let life = leaf.not_after().since(leaf.obtained());
     let early = jitter.up_to(life / 10);
     leaf.obtained().saturating_add(life / 2).saturating_sub(early)
@@ -61,13 +61,13 @@ pub struct Leaves<L> {
     under_way: Option<Subject>,
     /// The intermediate that signs leaves now, as far as servers have said it.
     signer: Option<String>,
-    jitter: Jitter,
+    jitter: Seeded,
 }
 
 impl<L: Renewable> Leaves<L> {
     /// Returns the machine of an agent that holds these leaves; `seed` decides every random choice.
     pub fn new(held: BTreeMap<Subject, L>, seed: u64) -> Self {
-        Self { plans: BTreeMap::new(), held, under_way: None, signer: None, jitter: Jitter::new(seed) }
+        Self { plans: BTreeMap::new(), held, under_way: None, signer: None, jitter: Seeded::new(seed) }
     }
 
     /// Returns the leaves by whom they are for; some may have expired.

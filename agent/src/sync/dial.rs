@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use crate::jitter::Jitter;
+use wire::random::Seeded;
 
 /// The wait before the first retry is drawn from up to this.
 const BACKOFF_BASE: Duration = Duration::from_millis(100);
@@ -43,7 +43,7 @@ pub(super) struct Dialler {
 }
 
 impl Dialler {
-    pub(super) fn new(configured: Vec<String>, learned: Vec<String>, jitter: &mut Jitter) -> Self {
+    pub(super) fn new(configured: Vec<String>, learned: Vec<String>, jitter: &mut Seeded) -> Self {
         let mut dialler =
             Self { configured, learned, ring: Vec::new(), next: 0, last: None, failures: 0, away: BTreeMap::new() };
         dialler.close_ring(jitter);
@@ -53,7 +53,7 @@ impl Dialler {
     /// Takes the servers that a server says there are; returns whether that is news.
     ///
     /// What was configured stays in the ring: a server that misleads must not be able to cut its agents off.
-    pub(super) fn learn(&mut self, mut servers: Vec<String>, jitter: &mut Jitter) -> bool {
+    pub(super) fn learn(&mut self, mut servers: Vec<String>, jitter: &mut Seeded) -> bool {
         servers.truncate(SERVERS_MAX);
         servers.sort();
         servers.dedup();
@@ -85,7 +85,7 @@ impl Dialler {
 
     /// Leaves the server that was tried last alone for as long as it asked, and a little longer, so that a crowd that is
     /// sent away at once does not come back at once. The others have room of their own.
-    pub(super) fn sent_away(&mut self, retry_after: Duration, now: Duration, jitter: &mut Jitter) {
+    pub(super) fn sent_away(&mut self, retry_after: Duration, now: Duration, jitter: &mut Seeded) {
         let least = retry_after.min(SENT_AWAY_MAX);
         if let Some(last) = &self.last {
             self.away.insert(last.clone(), now + least + jitter.up_to(least / 4));
@@ -93,7 +93,7 @@ impl Dialler {
     }
 
     /// Returns how long to wait after a connection that failed, or that was lost after `lasted`.
-    pub(super) fn lost(&mut self, lasted: Duration, jitter: &mut Jitter) -> Duration {
+    pub(super) fn lost(&mut self, lasted: Duration, jitter: &mut Seeded) -> Duration {
         if lasted >= WELL_AFTER {
             self.failures = 0;
         }
@@ -104,7 +104,7 @@ impl Dialler {
         wait
     }
 
-    fn close_ring(&mut self, jitter: &mut Jitter) {
+    fn close_ring(&mut self, jitter: &mut Seeded) {
         self.ring = self.configured.iter().chain(&self.learned).cloned().collect();
         self.ring.sort();
         self.ring.dedup();
@@ -138,7 +138,7 @@ mod tests {
 
     #[test]
     fn every_server_is_tried_before_one_is_tried_again() {
-        let mut dialler = Dialler::new(names(&["a", "b"]), names(&["b", "c"]), &mut Jitter::new(5));
+        let mut dialler = Dialler::new(names(&["a", "b"]), names(&["b", "c"]), &mut Seeded::new(5));
         let mut round: Vec<_> = (0..3).filter_map(|_| dialler.dials()).collect();
         let again = dialler.dials();
         assert_eq!(again.as_ref(), round.first());
@@ -148,12 +148,12 @@ mod tests {
 
     #[test]
     fn without_servers_there_is_nothing_to_dial() {
-        assert_eq!(Dialler::new(Vec::new(), Vec::new(), &mut Jitter::new(5)).next(Duration::ZERO), Choice::Nobody);
+        assert_eq!(Dialler::new(Vec::new(), Vec::new(), &mut Seeded::new(5)).next(Duration::ZERO), Choice::Nobody);
     }
 
     #[test]
     fn c13_a_server_that_has_too_much_to_do_is_left_alone_and_the_others_are_tried() {
-        let mut jitter = Jitter::new(5);
+        let mut jitter = Seeded::new(5);
         let mut dialler = Dialler::new(names(&["a", "b"]), Vec::new(), &mut jitter);
         let (now, asked) = (Duration::from_secs(100), Duration::from_secs(8));
         let Choice::Dial(first) = dialler.next(now) else { panic!("nobody is dialled") };
@@ -174,7 +174,7 @@ mod tests {
 
     #[test]
     fn configured_servers_survive_what_a_server_says() {
-        let mut jitter = Jitter::new(5);
+        let mut jitter = Seeded::new(5);
         let mut dialler = Dialler::new(names(&["a"]), Vec::new(), &mut jitter);
         assert!(dialler.learn(names(&["x", "x"]), &mut jitter));
         assert!(!dialler.learn(names(&["x"]), &mut jitter));
@@ -186,7 +186,7 @@ mod tests {
     #[test]
     fn the_server_that_told_of_the_others_is_not_the_next_one() {
         for seed in 0..50 {
-            let mut jitter = Jitter::new(seed);
+            let mut jitter = Seeded::new(seed);
             let mut dialler = Dialler::new(names(&["a", "b", "c"]), Vec::new(), &mut jitter);
             let first = dialler.dials();
             dialler.learn(names(&["a", "b", "c", "d"]), &mut jitter);
@@ -196,7 +196,7 @@ mod tests {
 
     #[test]
     fn waits_grow_with_failures_and_start_over_after_a_good_session() {
-        let mut jitter = Jitter::new(5);
+        let mut jitter = Seeded::new(5);
         let mut dialler = Dialler::new(names(&["a"]), Vec::new(), &mut jitter);
         let longest = (0..40).map(|_| dialler.lost(Duration::ZERO, &mut jitter)).max();
         assert!(longest > Some(Duration::from_secs(5)) && longest <= Some(BACKOFF_MAX));

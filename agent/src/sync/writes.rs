@@ -5,7 +5,7 @@ use std::time::Duration;
 use catalog::RequestId;
 use wire::agent_protocol::{AgentWrite, WriteRequest};
 
-use crate::jitter::Jitter;
+use wire::random::Seeded;
 
 /// A write without an answer after this long is sent again.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(15);
@@ -63,7 +63,7 @@ impl Writes {
         Some(write.request.clone())
     }
 
-    pub(super) fn retry(&mut self, retry_after: Option<Duration>, now: Duration, jitter: &mut Jitter) {
+    pub(super) fn retry(&mut self, retry_after: Option<Duration>, now: Duration, jitter: &mut Seeded) {
         if let Some(write) = &mut self.under_way {
             let least = retry_after.unwrap_or_default().min(RETRY_AFTER_MAX);
             write.send_at = now + least + jitter.backoff(write.failures, BACKOFF_BASE, BACKOFF_MAX);

@@ -7,8 +7,8 @@ use catalog::{AgentRecord, NodeName};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::places::{Holder, Place, Places};
-use crate::ca::{Pace, Shares};
 use crate::hub::Limits;
+use crate::pace::{Pace, Shares};
 
 /// Leaves signed for agents at once and per second: ten thousand agents are re-admitted within a minute, and Raft's own
 /// thread keeps its share of the processor.

@@ -22,7 +22,8 @@ use wire::tls::TlsIdentity;
 
 use super::Bounds;
 use super::route::{self, Right};
-use crate::ca::{CertificateAuthority, Pace};
+use crate::ca::CertificateAuthority;
+use crate::pace::Pace;
 use rig::{Enrolled, Rig};
 
 fn soon() -> Timestamp {

@@ -7,6 +7,7 @@ use catalog::{AuthConfig, AuthMethod, CatalogIndex, JwtAlgorithm, JwtConfig, Jwt
 
 pub(crate) use issuer::{AUDIENCE, ISSUER, Issuer, Website, claims, ok};
 
+#[allow(dead_code, reason = "other crates' tests use all of it")]
 #[path = "../../../wire/src/jwt/testing.rs"]
 mod issuer;
 

@@ -9,7 +9,7 @@ use governor::clock::DefaultClock;
 use governor::state::keyed::HashMapStateStore;
 use governor::{Quota, RateLimiter};
 
-use crate::ca::Pace;
+use crate::pace::Pace;
 
 /// Credentials of agents checked at once and per second, and as many of all others: each costs the check of a signature.
 const CHECKED_BURST: u32 = 400;

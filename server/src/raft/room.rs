@@ -32,8 +32,8 @@ use reads::Reads;
 use super::config::{Limits, RoomConfig};
 use super::disk::{Aside, Disk};
 use super::logger;
-use super::random::Random;
 use super::storage::Store;
+use wire::random::Seeded;
 
 /// One server's part in its Raft group: the log, the catalog, and who waits for what.
 ///
@@ -99,7 +99,7 @@ impl<D: Disk> Room<D> {
         let raft_config = config.raft(store.snapshot_metadata().index);
         let conf_state = store.snapshot_metadata().get_conf_state().clone();
         let node = RawNode::new(&raft_config, store, &logger::logger()).map_err(OpenError::Config)?;
-        let mut random = Random::new(config.seed);
+        let mut random = Seeded::new(config.seed);
         let term = node.raft.term;
         Ok(Room {
             node,

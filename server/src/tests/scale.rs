@@ -12,9 +12,9 @@ use super::crowd::{self, Crowd, Enrolled, Opened, Standing, lock};
 use super::harness::{Cluster, PATIENCE, big_instance, register};
 use crate::RaftTiming;
 use crate::agent_port::Bounds;
-use crate::ca::Pace;
 use crate::consensus::Consensus;
 use crate::hub::Limits;
+use crate::pace::Pace;
 
 /// Returns how many agents a test has: `few`, or `many` in the long run.
 fn agents(few: usize, many: usize) -> usize {

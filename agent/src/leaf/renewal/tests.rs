@@ -126,7 +126,7 @@ fn p6_leaves_of_another_signer_are_renewed_early_each_at_its_own_time() {
     let mut draws = BTreeSet::new();
     for seed in 0..20 {
         let (_, _, mut leaves, start) = held();
-        leaves.jitter = Jitter::new(seed);
+        leaves.jitter = Seeded::new(seed);
         leaves.follow("another", start, false);
         draws.insert(leaves.next_in(start, Duration::ZERO).unwrap());
     }

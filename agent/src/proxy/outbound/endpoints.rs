@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use catalog::{InstanceKey, Leg, PassiveHealthCheck};
 use tokio::time::Instant;
 use wire::crypto;
+use wire::random::drawn;
 
 use super::allowance::Allowed;
 use super::call_error::CallError;
@@ -22,7 +23,7 @@ pub(crate) struct Endpoints {
     draws: Draws,
 }
 
-/// Draws numbers. Good enough to spread load, and nothing else hangs on it (SplitMix64).
+/// Draws numbers. Good enough to spread load, and nothing else hangs on it.
 #[derive(Debug)]
 pub(crate) struct Draws {
     seed: u64,
@@ -145,10 +146,7 @@ impl Draws {
     /// Draws any number.
     pub(crate) fn any(&self) -> u64 {
         let count = self.count.fetch_add(1, Ordering::Relaxed);
-        let mut bits = self.seed.wrapping_add(count.wrapping_mul(0x9e37_79b9_7f4a_7c15));
-        bits = (bits ^ (bits >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        bits = (bits ^ (bits >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        bits ^ (bits >> 31)
+        drawn(self.seed, count)
     }
 
     /// Draws a number below `bound`, or 0.

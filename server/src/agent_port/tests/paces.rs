@@ -4,7 +4,7 @@ use catalog::{CheckKey, CheckStatus};
 use futures_util::future::join_all;
 
 use super::*;
-use crate::ca::Shares;
+use crate::pace::Shares;
 
 /// One write of an agent that repeats itself, each time as a new one.
 fn flood(node: &str, incarnation: Incarnation) -> WriteRequest {

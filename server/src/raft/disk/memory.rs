@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::io;
 
 use super::{Disk, Space};
-use crate::raft::random::Random;
+use wire::random::Seeded;
 
 /// What a real disk writes at once or not at all.
 const SECTOR: usize = 512;
@@ -37,7 +37,7 @@ impl MemoryDisk {
     /// Does what a power cut does: of what was not synced, nothing, all, or a part cut at any byte remains, or the
     /// file has its full length and zeros in sectors that were not written. The seed decides.
     pub fn crash(&mut self, seed: u64) {
-        let mut random = Random::new(seed);
+        let mut random = Seeded::new(seed);
         let mut lost_names = Vec::new();
         for (name, file) in &mut self.files {
             let unsynced = (file.bytes.len() - file.synced) as u64;

@@ -2,7 +2,7 @@
 
 use raft::{RawNode, StateRole, Storage};
 
-use crate::raft::random::Random;
+use wire::random::Seeded;
 
 /// Decides at which tick without a leader an election starts.
 ///
@@ -14,11 +14,11 @@ pub(super) struct ElectionJitter {
     lease: usize,
     extra: usize,
     elapsed: usize,
-    random: Random,
+    random: Seeded,
 }
 
 impl ElectionJitter {
-    pub(super) fn new(lease: usize, mut random: Random) -> ElectionJitter {
+    pub(super) fn new(lease: usize, mut random: Seeded) -> ElectionJitter {
         let extra = random.below(lease as u64) as usize;
         ElectionJitter { lease, extra, elapsed: 0, random }
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use raft::eraftpb::{ConfState, Entry, EntryType, Snapshot};
 
 use super::*;
-use crate::raft::random::Random;
+use wire::random::Seeded;
 
 fn message(kind: MessageType, term: u64) -> Message {
     Message { msg_type: kind as i32, from: 1, to: 2, term, ..Message::default() }
@@ -116,7 +116,7 @@ fn fault_19_a_leader_that_counts_on_a_lost_disk_is_not_followed_into_a_panic() {
 }
 
 /// Changes a real message in one place.
-fn mutate(message: &mut Message, random: &mut Random) {
+fn mutate(message: &mut Message, random: &mut Seeded) {
     let number = match random.below(4) {
         0 => random.next(),
         1 => random.below(8),
@@ -164,7 +164,7 @@ fn r5_no_mutated_message_makes_a_room_panic() {
             _ => None,
         }));
     }
-    let mut random = Random::new(42);
+    let mut random = Seeded::new(42);
     let mut rounds = 0;
     while rounds < 300 {
         let mut cluster = Cluster::new(3);
