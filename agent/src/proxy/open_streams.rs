@@ -217,11 +217,13 @@ impl OpenStreams {
 
     fn close(&self, id: u64, why: Closing) -> bool {
         let Some(Entry { close, close_question, .. }) = self.leave(id) else { return false };
+        // The answer first: it tells why the request ended, and a question that broke off would have it end for that.
+        let is_told = close.send(why).is_ok();
         if let Some(question) = close_question {
             // An error only says that it has been sent.
             let _ = question.send(why);
         }
-        close.send(why).is_ok()
+        is_told
     }
 
     fn leave(&self, id: u64) -> Option<Entry> {
