@@ -32,6 +32,9 @@ const STANDING_IN_MAX: Duration = Duration::from_secs(3600);
 pub(crate) const PROVISIONAL_LEAF_TTL: Duration = Duration::from_secs(3600);
 /// How many agents are admitted by one server alone.
 const HELD_MAX: usize = 4096;
+/// Servers share the numbers of such agents out by the remainders of their Raft ids under this. It is the same for all, however
+/// much each of them knows: a group has far fewer members.
+const TURNS: u64 = 16;
 /// How many numbers of such agents are remembered, so that none is given twice.
 const GIVEN_MAX: usize = 65_536;
 
@@ -179,19 +182,23 @@ impl State {
     }
 
     /// Returns an index for the serials of an agent's certificates, by which they can be revoked: one that lies behind us,
-    /// so that no record will ever be enrolled at it, and that no other agent has. Servers count down in turns, so that
-    /// two which stand in at once do not meet either.
+    /// so that no record will ever be enrolled at it, and that no other agent has. Two servers that stand in at once do not
+    /// meet either, wherever the log of each ends: a number is the turn of one of them alone.
     fn free_index(&mut self, catalog: &Catalog, server: &ServerId) -> Option<CatalogIndex> {
         if self.given.len() >= GIVEN_MAX {
             return None;
         }
-        let mut members: Vec<_> = catalog.membership().members.values().collect();
-        members.sort_unstable_by_key(|member| member.raft_id);
         // Whoever is no member has no turn, and would give away the numbers of another.
-        let turn = members.iter().position(|member| member.id == *server)? as u64;
-        let turns = (members.len() as u64).max(1);
+        let membership = catalog.membership();
+        let own = membership.member_named(server)?.raft_id;
+        let turn = own % TURNS;
+        // Of two with one turn the elder has it: whoever joined later knows of the one that was there.
+        if membership.members.keys().any(|raft_id| *raft_id < own && raft_id % TURNS == turn) {
+            return None;
+        }
         let signers: BTreeSet<CatalogIndex> = catalog.intermediates().map(|one| one.created).collect();
-        let mut next = catalog.number_at(catalog.index()).0.checked_sub(turn)?;
+        let last = catalog.number_at(catalog.index()).0;
+        let mut next = last.checked_sub((last % TURNS + TURNS - turn) % TURNS)?;
         while next > 0 {
             let index = CatalogIndex(next);
             let is_taken = self.given.contains(&index)
@@ -202,7 +209,7 @@ impl State {
             if !is_taken {
                 return Some(index);
             }
-            next = next.checked_sub(turns)?;
+            next = next.checked_sub(TURNS)?;
         }
         None
     }

@@ -89,7 +89,7 @@ fn mesh() -> Catalog {
     let change = LoginChange::WriteRule { rule: Box::new(rule), replace: false };
     assert_eq!(apply(&mut catalog, Command::Login { change }), Outcome::Done);
     // Some history, so that there are indexes without records.
-    for _ in 0..20 {
+    for _ in 0..300 {
         apply(&mut catalog, Command::DeleteMesh { compare: None });
     }
     catalog
@@ -146,6 +146,61 @@ fn who_is_admitted_alone_is_judged_as_the_mesh_would_and_has_a_number_of_their_o
         let record = elsewhere.admit(&catalog, &other, applicant).unwrap();
         assert!(record.enrolled != first.enrolled && record.enrolled != second.enrolled);
     }
+}
+
+#[test]
+fn c14_servers_that_stand_in_at_different_indexes_give_no_number_twice() {
+    let behind = mesh();
+    for gap in 1..40 {
+        let mut ahead = behind.clone();
+        ahead.apply_empty(CatalogIndex(behind.index().0 + gap));
+        let mut numbers = std::collections::BTreeSet::new();
+        for (server, catalog) in [("s1", &behind), ("s2", &ahead)] {
+            let (outage, server) = (Outage::default(), server.parse().unwrap());
+            for number in 0..4 {
+                let key = format!("{server}-{number}");
+                let record = outage.admit(catalog, &server, applicant(catalog, &key, &key, &key)).unwrap();
+                assert!(record.enrolled <= catalog.index());
+                assert!(numbers.insert(record.enrolled), "{} is of two agents, {gap} apart", record.enrolled);
+            }
+        }
+    }
+}
+
+#[test]
+fn c14_of_two_servers_with_one_turn_the_later_one_gives_no_numbers() {
+    let mut catalog = mesh();
+    let facts = serde_json::json!({"raft_address": "127.0.0.1:9", "agent_address": "", "release": "", "reads": 2});
+    // Others came and went, so that the Raft id of this one has the remainder of the first one's.
+    for number in 3..=17 {
+        let id: ServerId = format!("s{number}").parse().unwrap();
+        let facts = serde_json::from_value(facts.clone()).unwrap();
+        let change = catalog::MembershipChange::Add { id, disk_id: format!("d{number}"), facts };
+        let added = as_server(&mut catalog, change);
+        assert_eq!(added, Outcome::MemberAdded { raft_id: number });
+        if number < 17 {
+            as_server(&mut catalog, catalog::MembershipChange::Remove { raft_id: number });
+            as_server(&mut catalog, catalog::MembershipChange::Retire { raft_id: number });
+        }
+    }
+    let admit = |server: &str| {
+        Outage::default().admit(&catalog, &server.parse().unwrap(), applicant(&catalog, server, server, server))
+    };
+    assert!(admit("s1").is_ok());
+    assert_eq!(admit("s17"), Err(Refusal::TooManyBearers));
+}
+
+fn as_server(catalog: &mut Catalog, change: catalog::MembershipChange) -> Outcome {
+    let envelope = Envelope {
+        version: ENVELOPE_VERSION,
+        request_id: fresh_request_id(),
+        actor: Actor::Server("s1".parse().unwrap()),
+        source_address: None,
+        proposed_at: crypto::now(),
+        command: Command::Membership { change },
+    };
+    let index = CatalogIndex(catalog.index().0 + 1);
+    catalog.apply(index, &envelope, crypto::sha256).outcome
 }
 
 #[test]
