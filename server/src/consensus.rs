@@ -163,6 +163,8 @@ pub(crate) struct Shared {
     group: latest::Sender<Option<Arc<RoomStatus>>>,
     /// How the servers do; on the leader only.
     health: ArcSwapOption<GroupHealth>,
+    /// What the leader, wherever it is, said of that last.
+    seen: ArcSwapOption<ask::Seen>,
     states: States,
     inbox: Inbox,
     forwarder: Forwarder,

@@ -8,3 +8,4 @@ mod https;
 mod membership;
 mod refusals;
 mod scale;
+mod standing;

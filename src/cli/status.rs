@@ -61,7 +61,7 @@ fn text(shown: &Shown) -> String {
         ("Heard from it:", contact),
         ("Term:", raft.term.to_string()),
         ("Applied index:", raft.applied_index.to_string()),
-        ("May be lost:", format!("{} of {} servers", mesh.quorum_margin, mesh.servers.len())),
+        ("May be lost:", margin(mesh)),
         (
             "Agents:",
             if platforms.is_empty() { "none".to_owned() } else { format!("{agents}: {}", platforms.join(", ")) },
@@ -79,12 +79,18 @@ fn text(shown: &Shown) -> String {
     rows.push(("CA:", if ages.is_empty() { "none yet".to_owned() } else { ages.join("; ") }));
     let members = raft.members.iter().map(|member| {
         let role = if raft.leader.as_ref() == Some(&member.id) { "leader" } else { "follower" };
-        vec![member.id.to_string(), role.to_owned(), member.raft_id.to_string(), member.address.clone()]
+        vec![
+            member.id.to_string(),
+            role.to_owned(),
+            alive(mesh, &member.id),
+            member.raft_id.to_string(),
+            member.address.clone(),
+        ]
     });
     let mut text = format!(
         "{}\n\n{}",
         pairs(&rows),
-        table(&["Server", "Role", "Number", "Raft address"], members.collect(), "in no group yet")
+        table(&["Server", "Role", "Status", "Number", "Raft address"], members.collect(), "in no group yet")
     );
     if !mesh.services_unwell.is_empty() {
         let unwell = mesh.services_unwell.iter().map(|service| {
@@ -95,6 +101,26 @@ fn text(shown: &Shown) -> String {
         text = format!("{text}\n\n{listed}");
     }
     text
+}
+
+/// Says how many servers may be lost, of those that are.
+fn margin(mesh: &MeshStatus) -> String {
+    let dead = mesh.servers.iter().filter(|server| server.alive == Some(false)).count();
+    match mesh.quorum_margin {
+        None => "unknown: no leader says which servers are alive".to_owned(),
+        Some(margin) if dead == 0 => format!("{margin} of {} servers", mesh.servers.len()),
+        Some(margin) => format!("{margin} more of {} servers; {dead} failed", mesh.servers.len()),
+    }
+}
+
+/// Says how a server does, as the leader sees it.
+fn alive(mesh: &MeshStatus, id: &catalog::ServerId) -> String {
+    match mesh.servers.iter().find(|server| server.id == *id).and_then(|server| server.alive) {
+        Some(true) => "alive",
+        Some(false) => "failed",
+        None => "unknown",
+    }
+    .to_owned()
 }
 
 fn lost(mesh: &MeshStatus) -> String {

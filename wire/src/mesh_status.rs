@@ -26,8 +26,8 @@ pub struct MeshStatus {
     pub applied_index: CatalogIndex,
     /// The servers.
     pub servers: Vec<ServerStatus>,
-    /// How many voters may be lost before nothing can be written.
-    pub quorum_margin: usize,
+    /// How many of the voters that are healthy may be lost before nothing can be written; null where no leader says who is.
+    pub quorum_margin: Option<usize>,
     /// The agents, by platform and then by release.
     #[schema(value_type = BTreeMap<String, BTreeMap<String, usize>>)]
     pub agents: BTreeMap<Platform, BTreeMap<String, usize>>,
@@ -60,6 +60,9 @@ pub struct ServerStatus {
     pub release: String,
     /// The highest version of log entries that it reads.
     pub reads: u16,
+    /// Whether the leader hears it; null where no leader says so.
+    #[serde(default)]
+    pub alive: Option<bool>,
 }
 
 /// Says how much is left of a certificate.
@@ -134,9 +137,10 @@ impl ServiceHealth {
 }
 
 impl MeshStatus {
-    /// Shows what `catalog` says of the mesh at `now`; `server` answers, and knows `leader`.
+    /// Shows what `catalog` says of the mesh at `now`; `server` answers, and knows `leader`. Who is alive is not in it: see
+    /// [`MeshStatus::seen`].
     pub fn new(server: ServerId, leader: Option<ServerId>, catalog: &Catalog, now: Timestamp) -> Self {
-        let servers: Vec<ServerStatus> = catalog
+        let servers = catalog
             .membership()
             .members
             .values()
@@ -146,9 +150,9 @@ impl MeshStatus {
                 role: member.role,
                 release: member.facts.release.clone(),
                 reads: member.facts.reads,
+                alive: None,
             })
             .collect();
-        let voters = servers.iter().filter(|server| server.role == MemberRole::Voter).count();
         let lost: Vec<String> = lost_sessions(catalog).collect();
         let health = services(catalog);
         let mut counts = ServiceCounts::default();
@@ -165,7 +169,7 @@ impl MeshStatus {
             leader,
             applied_index: catalog.index(),
             servers,
-            quorum_margin: voters.saturating_sub(1) / 2,
+            quorum_margin: None,
             agents: agents(catalog),
             sessions_lost_count: lost.len(),
             sessions_lost: lost.into_iter().take(LISTED_MAX).collect(),
@@ -173,6 +177,16 @@ impl MeshStatus {
             services_unwell: unwell.take(LISTED_MAX).collect(),
             services: counts,
         }
+    }
+
+    /// Adds what the leader sees: which servers are alive, and how many voters may be lost.
+    #[must_use]
+    pub fn seen(mut self, is_alive: impl Fn(&ServerId) -> Option<bool>, quorum_margin: usize) -> Self {
+        for server in &mut self.servers {
+            server.alive = is_alive(&server.id);
+        }
+        self.quorum_margin = Some(quorum_margin);
+        self
     }
 
     /// Counts what runs by its release: servers, and agents.

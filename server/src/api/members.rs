@@ -18,6 +18,7 @@ use super::call::Call;
 use super::error::ApiError;
 use super::reads::Reading;
 use super::route::{Route, route};
+use crate::consensus::steward::GroupHealth;
 
 pub(super) fn routes() -> Vec<Route> {
     vec![
@@ -32,8 +33,10 @@ pub(super) fn routes() -> Vec<Route> {
 
 /// Answers with the servers and the nodes with an agent, as far as the caller may read the node of the name.
 async fn members(call: Call) -> Result<Response, ApiError> {
-    let reading = call.read(vec![WatchKey::Nodes, WatchKey::Checks]).await?;
-    let mut members = servers(&call, &reading);
+    // An agent may lose its session without a check that says so, and servers come and go.
+    let reading = call.read(vec![WatchKey::Nodes, WatchKey::Checks, WatchKey::Agents, WatchKey::Members]).await?;
+    let seen = call.state.consensus().seen_health().await;
+    let mut members = servers(&call, &reading, seen.as_deref());
     let catalog = &reading.catalog;
     let held = catalog.nodes().filter(|node| matches!(node.owner, Owner::Agent(_)));
     for node in held.filter(|node| reading.keeps(reading.authority.node_read(&node.name))) {
@@ -90,8 +93,8 @@ fn session_on(catalog: &Catalog, node: &NodeName) -> Result<SessionRef, ApiError
     }
 }
 
-/// Lists the servers. Those that this one has no word of count as alive: only the leader hears from all.
-fn servers(call: &Call, reading: &Reading) -> Vec<AgentMember> {
+/// Lists the servers, each as alive as the leader sees it: only it hears from all.
+fn servers(call: &Call, reading: &Reading, seen: Option<&GroupHealth>) -> Vec<AgentMember> {
     let status = call.state.consensus().status();
     let is_visible = |id: &ServerId| id.as_str().parse().is_ok_and(|name| reading.shows_node(&name));
     let members = reading.catalog.membership().members.values().filter(|member| is_visible(&member.id));
@@ -109,10 +112,19 @@ fn servers(call: &Call, reading: &Reading) -> Vec<AgentMember> {
                 ("build".to_owned(), member.facts.release.clone()),
                 ("leader".to_owned(), is_leader.to_string()),
             ]),
-            status: AgentMember::ALIVE,
+            status: match seen.and_then(|seen| is_alive(seen, &reading.catalog, member.raft_id)) {
+                Some(true) => AgentMember::ALIVE,
+                Some(false) => AgentMember::FAILED,
+                None => AgentMember::UNKNOWN,
+            },
         }
     });
     members.collect()
+}
+
+/// Reports whether the leader hears a server.
+fn is_alive(seen: &GroupHealth, catalog: &Catalog, raft_id: u64) -> Option<bool> {
+    seen.hears(raft_id, catalog.membership().autopilot.last_contact_threshold())
 }
 
 /// Reports whether a node's agent holds a session with a server that knows of it.
@@ -163,9 +175,16 @@ async fn usage(call: Call) -> Result<Response, ApiError> {
     call.answer(&reading, &UsageAnswer { usage })
 }
 
-/// Answers with how the mesh stands, from what this server knows, whether or not there is a leader.
+/// Answers with how the mesh stands, from what this server knows, whether or not there is a leader; who is alive only a leader
+/// can say.
 async fn mesh(call: Call) -> Result<Response, ApiError> {
     let consensus = call.state.consensus();
+    let seen = consensus.seen_health().await;
     let leader = consensus.status().leader.map(|leader| leader.id);
-    call.json(&MeshStatus::new(call.state.server().clone(), leader, &consensus.catalog(), crypto::now()))
+    let catalog = consensus.catalog();
+    let status = MeshStatus::new(call.state.server().clone(), leader, &catalog, crypto::now());
+    let Some(seen) = seen else { return call.json(&status) };
+    let raft_id = |server: &ServerId| catalog.membership().member_named(server).map(|member| member.raft_id);
+    let alive = |server: &ServerId| is_alive(&seen, &catalog, raft_id(server)?);
+    call.json(&status.seen(alive, seen.tolerance()))
 }

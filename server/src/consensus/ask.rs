@@ -1,6 +1,7 @@
 //! What only the leader knows or may do, asked of it through any server.
 
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use catalog::{AccessorId, Actor, Command, Envelope, MembershipChange, Outcome};
 use serde::{Deserialize, Serialize};
@@ -17,6 +18,10 @@ use super::{Committed, Consensus, Deadline};
 
 /// How long a leader tries to hand over, in election timeouts.
 const HANDOVER_TIMEOUTS: u32 = 2;
+/// For so long the leader's word on the servers is passed on.
+const SEEN_KEPT: Duration = Duration::from_secs(1);
+/// For so long it is waited for by whoever can do without.
+const SEEN_PATIENCE: Duration = Duration::from_secs(1);
 /// Between two attempts to ask the leader.
 const PAUSE: Duration = Duration::from_millis(100);
 
@@ -85,6 +90,13 @@ pub(crate) enum AskError {
     },
 }
 
+/// Is what the leader said of the servers, and when.
+#[derive(Debug)]
+pub(super) struct Seen {
+    at: Instant,
+    health: Arc<GroupHealth>,
+}
+
 impl Consensus {
     /// Asks the leader, wherever it is.
     ///
@@ -113,6 +125,19 @@ impl Consensus {
             }
             tokio::time::sleep(pause).await;
         }
+    }
+
+    /// Returns how the servers do as the leader saw them within about a second; none where no leader says it soon.
+    pub(crate) async fn seen_health(&self) -> Option<Arc<GroupHealth>> {
+        self.status().leader?;
+        if let Some(seen) = self.shared.seen.load_full().filter(|seen| seen.at.elapsed() < SEEN_KEPT) {
+            return Some(Arc::clone(&seen.health));
+        }
+        let asked = tokio::time::timeout(SEEN_PATIENCE, self.ask_leader(Question::Health)).await;
+        let Ok(Ok(Answer::Health(health))) = asked else { return None };
+        let health = Arc::new(*health);
+        self.shared.seen.store(Some(Arc::new(Seen { at: Instant::now(), health: Arc::clone(&health) })));
+        Some(health)
     }
 
     async fn ask_other(&self, leader: u64, question: Question) -> Result<Answer, String> {

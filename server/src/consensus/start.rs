@@ -319,6 +319,7 @@ pub(super) fn new_consensus(config: &Config, agent_address: String, inbox: Inbox
         members: Members::new(config.node.clone(), agent_address),
         group: latest::Sender::new(None),
         health: ArcSwapOption::empty(),
+        seen: ArcSwapOption::empty(),
         states: States::default(),
         inbox,
         forwarder: Forwarder::default(),

@@ -81,6 +81,12 @@ impl GroupHealth {
         healthy.saturating_sub(majority(voters))
     }
 
+    /// Reports whether a server was heard within this time; none of one that the leader does not know.
+    pub fn hears(&self, raft_id: u64, within: Duration) -> Option<bool> {
+        let server = self.servers.iter().find(|server| server.raft_id == raft_id)?;
+        Some(server.silent_ms.is_some_and(|silent| Duration::from_millis(silent) <= within))
+    }
+
     /// Reports whether every server is healthy.
     pub fn is_healthy(&self) -> bool {
         self.servers.iter().all(|server| server.is_healthy)

@@ -64,11 +64,13 @@ pub struct AgentMember {
     pub port: u16,
     /// Facts by name; `role` is `consul` for servers and `node` for agents, as Consul's clients look for them.
     pub tags: BTreeMap<String, String>,
-    /// 1 for one that is alive, 4 for one that has failed.
+    /// 1 for one that is alive, 4 for one that has failed, 0 for a server of which no leader says either.
     pub status: u8,
 }
 
 impl AgentMember {
+    /// What [`AgentMember::status`] says of one of which it is not known.
+    pub const UNKNOWN: u8 = 0;
     /// What [`AgentMember::status`] says of one that is alive.
     pub const ALIVE: u8 = 1;
     /// What [`AgentMember::status`] says of one that has failed.
