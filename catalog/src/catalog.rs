@@ -107,6 +107,8 @@ pub struct Catalog {
     /// The nodes that lead into their network.
     pub(crate) gateways: OrdSet<NodeName>,
     pub(crate) by_service: OrdMap<ServiceKey, OrdSet<InstanceKey>>,
+    /// How many nodes each network has; none where it has none.
+    pub(crate) nodes_in: OrdMap<String, usize>,
     pub(crate) intentions: OrdMap<ServicePattern, OrdMap<SourcePattern, Arc<Intention>>>,
     pub(crate) config: ConfigEntries,
     pub(crate) acl_policies: OrdMap<PolicyId, Arc<AclPolicy>>,

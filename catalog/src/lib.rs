@@ -86,7 +86,7 @@ pub use network::{Gateway, NETWORK_BYTES_MAX, Reach, reach};
 pub use node::{
     Check, CheckKey, CheckStatus, Instance, Node, Owner, Platform, TaggedAddress, UnknownWord, Upstream, Weights,
 };
-pub use outcome::{Outcome, Refusal, RefusalKind};
+pub use outcome::{Outcome, Refusal, RefusalKind, Restored};
 pub use pattern::{PatternError, ServicePattern, SourcePattern};
 pub use permission::{
     HeaderMatch, HeaderTest, HttpMatch, JwtProvider, JwtRequirement, PathMatch, Permission, VerifyClaim,

@@ -3,8 +3,8 @@
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    AgentRecord, AuthMethodName, BindingRuleId, CatalogIndex, Incarnation, IntentionKey, IntentionOwner, NodeName,
-    Owner, RequestId, ServiceKey,
+    AccessorId, AgentRecord, AuthMethodName, BindingRuleId, CatalogIndex, Incarnation, IntentionKey, IntentionOwner,
+    NodeName, Owner, RequestId, ServiceKey,
 };
 
 /// Is what applying a command answers; a repeat of the request gets the same.
@@ -33,8 +33,25 @@ pub enum Outcome {
         /// How many agents that hits.
         agents: u64,
     },
+    /// A backup is in force.
+    Restored {
+        /// What became of what has changed since it was taken.
+        restored: Restored,
+    },
     /// Nothing changed.
     Refused(Refusal),
+}
+
+/// Counts what an operator may want to look at after a restore.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase", deny_unknown_fields)]
+pub struct Restored {
+    /// Tokens that are in force again although they had been deleted.
+    pub tokens_back: u64,
+    /// Tokens that stayed out: whoever logged in for them is revoked, or their auth method was deleted.
+    pub tokens_left_out: u64,
+    /// Nodes that stayed out: an agent has enrolled under their name.
+    pub nodes_left_out: u64,
 }
 
 /// Sorts refusals by what the caller can do about them.
@@ -60,6 +77,12 @@ pub enum Refusal {
     /// The first token was made already.
     #[error("the ACL was bootstrapped already: use a management token, or make a new one with it")]
     AclBootstrapped,
+    /// A login's token would change what is not of that login.
+    #[error("token {accessor} is not of your login: change it with a token that an operator made")]
+    NotOfLogin {
+        /// The token that was to be changed.
+        accessor: AccessorId,
+    },
     /// A name is taken.
     #[error("{what} `{name}` exists already: choose another, or replace it")]
     Exists {
@@ -344,6 +367,7 @@ impl Refusal {
             | Self::JoinTokenUsed
             | Self::JoinTokenElsewhere { .. }
             | Self::TakeoverLacks { .. }
+            | Self::NotOfLogin { .. }
             | Self::LoginUnbound { .. }
             | Self::LoginNoService { .. }
             | Self::LoginName { .. }

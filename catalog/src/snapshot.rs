@@ -265,6 +265,7 @@ impl Catalog {
         let lead = states.values().filter(|state| state.node.gateway_port.is_some());
         self.gateways = lead.map(|state| state.node.name.clone()).collect();
         self.nodes = states.into_iter().collect();
+        self.count_networks();
         Ok(())
     }
 }

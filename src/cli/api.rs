@@ -132,16 +132,15 @@ impl Api {
         Ok(call.send().await?.body.to_vec())
     }
 
-    /// Sends what is no JSON.
-    pub(super) async fn upload(
+    /// Sends what is no JSON; the answer says something.
+    pub(super) async fn upload<T: DeserializeOwned>(
         &self,
         path: &str,
         query: &[(&str, &str)],
         bytes: Vec<u8>,
         timeout: Duration,
-    ) -> anyhow::Result<()> {
-        asking(self.client.put(path), query).timeout(timeout).bytes("application/x-gzip", bytes).send().await?;
-        Ok(())
+    ) -> anyhow::Result<T> {
+        Ok(asking(self.client.put(path), query).timeout(timeout).bytes("application/x-gzip", bytes).json().await?)
     }
 
     pub(super) async fn delete(&self, path: &str, query: &[(&str, &str)]) -> anyhow::Result<()> {

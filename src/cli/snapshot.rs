@@ -10,7 +10,10 @@ use std::time::Duration;
 use anyhow::Context;
 use clap::{Args, Subcommand};
 use serde::Serialize;
-use wire::backup::{self, ARCHIVE_BYTES_MAX, Backup, BackupMeta};
+use wire::{
+    api_types::RestoreAnswer,
+    backup::{self, ARCHIVE_BYTES_MAX, Backup, BackupMeta},
+};
 
 use super::{
     ApiOptions,
@@ -58,7 +61,8 @@ pub(super) struct Inspect {
 ///
 /// A backup of this cluster brings back tokens, intentions, config entries and the nodes that no agent stands on. Agents
 /// that are enrolled now stay, with their nodes and services; so do revocations, used join tokens and the certificate
-/// authority. A backup of another cluster replaces these too: it needs --force-cluster, the same trust domain, and the
+/// authority. Tokens of logins that are revoked now stay out; how many come back that were deleted since is printed. A
+/// backup of another cluster replaces these too: it needs --force-cluster, the same trust domain, and the
 /// other cluster's key as the servers' previous cluster key.
 #[derive(Debug, Args)]
 pub(super) struct Restore {
@@ -111,11 +115,24 @@ pub(super) async fn run(verb: Snapshot, options: &ApiOptions) -> anyhow::Result<
             let meta = read(&restore.file)?.meta;
             let bytes = fs::read(&restore.file).with_context(|| reading(&restore.file))?;
             let force: &[(&str, &str)] = if restore.force_cluster { &[("force-cluster", "")] } else { &[] };
-            Api::new(options)?.upload("/v1/snapshot", force, bytes, TIMEOUT).await?;
+            let answer: RestoreAnswer = Api::new(options)?.upload("/v1/snapshot", force, bytes, TIMEOUT).await?;
             output::line(&format!("Restored: the state at index {} of cluster {}", meta.index, meta.cluster_id))?;
+            for line in remarks(&answer) {
+                output::line(&line)?;
+            }
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Says what is not as the backup has it, and what is to be looked at.
+fn remarks(answer: &RestoreAnswer) -> Vec<String> {
+    let counted = [
+        (answer.tokens_back, "tokens that were deleted since are in force again: look at `weft acl token list`"),
+        (answer.tokens_left_out, "tokens stayed out: their login is revoked, or their auth method was deleted"),
+        (answer.nodes_left_out, "nodes stayed out: an agent has enrolled under their name"),
+    ];
+    counted.iter().filter(|(count, _)| *count > 0).map(|(count, what)| format!("{count} {what}")).collect()
 }
 
 fn table(shown: &Shown) -> String {

@@ -17,6 +17,18 @@ use crate::crypto::Secret;
 use crate::decode::{DecodeError, Fields, Shape};
 use crate::rfc3339;
 
+/// Answers `PUT /v1/snapshot`: what an operator may want to look at after a restore.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "PascalCase")]
+pub struct RestoreAnswer {
+    /// Tokens that are in force again although they had been deleted.
+    pub tokens_back: u64,
+    /// Tokens that stayed out: whoever logged in for them is revoked, or their auth method was deleted.
+    pub tokens_left_out: u64,
+    /// Nodes that stayed out: an agent has enrolled under their name.
+    pub nodes_left_out: u64,
+}
+
 mod audit;
 mod callers;
 mod explained_request;

@@ -4,8 +4,9 @@ use std::sync::Arc;
 
 use super::{Attempt, Catalog, Touched};
 use crate::{
-    AccessorId, AclChange, AclName, AclPolicy, AclRole, Authority, CatalogIndex, Links, Namespace, Outcome, PolicyId,
-    Refusal, Rights, RoleId, Rules, TemplatedPolicy, Token, WatchKey, validate::acl::check_namespaced,
+    AccessorId, AclChange, AclName, AclPolicy, AclRole, Actor, Authority, CatalogIndex, Envelope, Links, Namespace,
+    Outcome, PolicyId, Refusal, Rights, RoleId, Rules, TemplatedPolicy, Timestamp, Token, WatchKey,
+    validate::acl::check_namespaced,
 };
 
 impl Catalog {
@@ -93,10 +94,23 @@ impl Catalog {
         self.tokens().filter_map(|token| token.expires_at).min()
     }
 
-    pub(super) fn change_acl(&mut self, index: CatalogIndex, change: &AclChange, touched: &mut Touched) -> Attempt {
+    pub(super) fn change_acl(
+        &mut self,
+        index: CatalogIndex,
+        envelope: &Envelope,
+        change: &AclChange,
+        touched: &mut Touched,
+    ) -> Attempt {
+        let maker = self.login_behind(&envelope.actor);
         match change {
-            AclChange::CreateToken { token } => self.create_token(index, token, touched),
+            AclChange::CreateToken { token } => match maker {
+                Some(maker) => self.create_token_of_login(index, envelope.proposed_at, &maker, token, touched),
+                None => self.create_token(index, token, touched),
+            },
             AclChange::UpdateToken { accessor, description, rights, links } => {
+                if let Some(maker) = maker {
+                    self.check_of_login(&maker, accessor)?;
+                }
                 self.update_token(index, accessor, description, rights, links, touched)
             }
             AclChange::CreatePolicy { policy } => {
@@ -137,7 +151,46 @@ impl Catalog {
         }
     }
 
-    /// Makes a token; also for whoever logged in.
+    /// Returns the token of a login behind an actor; none where nobody logged in.
+    fn login_behind(&self, actor: &Actor) -> Option<Token> {
+        let Actor::Token(accessor) = actor else { return None };
+        self.token(accessor).filter(|token| token.auth_method.is_some()).cloned()
+    }
+
+    /// Makes a token that a login's token asks for: it is of the same login, and ends with what made it at the latest, so
+    /// that whoever revokes the login reaches it too.
+    fn create_token_of_login(
+        &mut self,
+        index: CatalogIndex,
+        now: Timestamp,
+        maker: &Token,
+        token: &Token,
+        touched: &mut Touched,
+    ) -> Attempt {
+        let token = Token {
+            auth_method: maker.auth_method.clone(),
+            login_subject: maker.login_subject.clone(),
+            expires_at: [maker.expires_at, token.expires_at].into_iter().flatten().min(),
+            ..token.clone()
+        };
+        if let Some(method) = maker.auth_method.as_ref().and_then(|method| method.parse().ok()) {
+            self.check_few_logins(&method, &token, now)?;
+        }
+        self.create_token(index, &token, touched)
+    }
+
+    /// Refuses what a login's token would give to a token that outlives the login: only its own, or everything if it may do
+    /// everything.
+    fn check_of_login(&self, maker: &Token, accessor: &AccessorId) -> Result<(), Refusal> {
+        let is_own =
+            |token: &Token| (&token.auth_method, &token.login_subject) == (&maker.auth_method, &maker.login_subject);
+        if self.authority(maker).is_management() || self.token(accessor).is_none_or(is_own) {
+            return Ok(());
+        }
+        Err(Refusal::NotOfLogin { accessor: accessor.clone() })
+    }
+
+    /// Makes a token.
     pub(super) fn create_token(&mut self, index: CatalogIndex, token: &Token, touched: &mut Touched) -> Attempt {
         if self.tokens.contains_key(&token.accessor) {
             return Err(Refusal::exists("token", &token.accessor));

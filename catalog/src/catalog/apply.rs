@@ -26,7 +26,7 @@ impl Catalog {
             Command::InstallCa { root, intermediate } => self.install_ca(index, root, intermediate, touched),
             Command::Ca { change, not_before } => self.change_ca(index, now, change, *not_before, touched),
             Command::BootstrapAcl { token } => self.bootstrap_acl(index, token, touched),
-            Command::Acl { change } => self.change_acl(index, change, touched),
+            Command::Acl { change } => self.change_acl(index, envelope, change, touched),
             Command::WriteToken { token } => self.write_token(index, token, touched),
             Command::DeleteToken { accessor } => self.delete_token(accessor, touched),
             Command::CreateJoinToken { token } => self.create_join_token(index, token, touched),

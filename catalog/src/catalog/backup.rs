@@ -13,13 +13,14 @@ use serde_json::Value;
 
 use super::{Attempt, CaState, Catalog, NodeState, Touched};
 use crate::{
-    AgentId, AuthMethod, BackupStep, CaIntermediate, CaRoot, CatalogIndex, Digest, Envelope, Mesh, NodeName, Outcome,
-    Owner, Refusal, RequestId, SealedKind, SealedSecret, SnapshotError, WatchKey,
+    AgentId, AuthMethod, AuthMethodName, BackupStep, CaIntermediate, CaRoot, CatalogIndex, Digest, Envelope, Mesh,
+    NodeName, Outcome, Owner, Refusal, RequestId, Restored, SealedKind, SealedSecret, SnapshotError, Token, WatchKey,
     backup::{Reading, UPLOAD_IDLE_MAX, Unreadable, Upload},
 };
 
-/// Numbers that are left out after the backup of another cluster: some that it gave away later are not in the backup.
-const NUMBERS_SKIPPED: u64 = 1 << 32;
+/// Numbers that are left out where another log gave some away that are not known: after the backup of another cluster, and
+/// where the majority of this one was lost.
+pub(super) const NUMBERS_SKIPPED: u64 = 1 << 32;
 
 impl Catalog {
     /// Says whether a backup is one of this cluster.
@@ -122,9 +123,10 @@ impl Catalog {
                 Ok(Outcome::Done)
             }
             BackupStep::Commit { upload, other_cluster, .. } => {
-                let next = self.committed(index, self.upload_of(upload, envelope)?, *other_cluster, digest)?;
+                let upload = self.upload_of(upload, envelope)?;
+                let (next, restored) = self.committed(index, upload, *other_cluster, digest)?;
                 self.replace_by(next, touched);
-                Ok(Outcome::Done)
+                Ok(Outcome::Restored { restored })
             }
             BackupStep::Abandon { upload } => {
                 self.upload_of(upload, envelope)?;
@@ -153,7 +155,7 @@ impl Catalog {
         upload: &Upload,
         other_cluster: bool,
         digest: Digest,
-    ) -> Result<Self, Refusal> {
+    ) -> Result<(Self, Restored), Refusal> {
         // Why it cannot be read is worded here alone: servers of two releases must come to the same outcome.
         let backup = upload.state(digest).map_err(|why| match why {
             Unreadable::Incomplete => Refusal::invalid("backup", "it did not arrive whole: restore it again"),
@@ -177,7 +179,7 @@ impl Catalog {
         Ok(Self { index: backup.index, ..Self::restore(value.to_string().as_bytes())? })
     }
 
-    fn adopt(&self, backup: Self, index: CatalogIndex, is_own: bool) -> Self {
+    fn adopt(&self, backup: Self, index: CatalogIndex, is_own: bool) -> (Self, Restored) {
         let skipped = if is_own { 0 } else { NUMBERS_SKIPPED };
         let reached = backup.number_at(backup.index).0.saturating_add(skipped);
         let mut next = Self {
@@ -197,7 +199,9 @@ impl Catalog {
             upload: None,
             ..backup
         };
+        let mut restored = Restored::default();
         if is_own {
+            restored = next.settle_tokens(self);
             next.agents = self.agents.clone();
             next.agents_by_node = self.agents_by_node.clone();
             next.agents_by_key = self.agents_by_key.clone();
@@ -217,9 +221,33 @@ impl Catalog {
             next.take_over_rotation(index);
         }
         next.end_logins_under_way(index);
-        next.nodes = next.settled_nodes(if is_own { &self.nodes } else { &next.nodes });
+        next.nodes = next.settled_nodes(if is_own { &self.nodes } else { &next.nodes }, &mut restored);
         next.index_services();
-        next
+        (next, restored)
+    }
+
+    /// Leaves out the tokens of logins that are revoked in `now`, and counts those that were deleted since.
+    fn settle_tokens(&mut self, now: &Self) -> Restored {
+        let is_revoked = |token: &Token| {
+            let Some(method) = &token.auth_method else { return false };
+            let is_kept = |method: AuthMethodName| {
+                now.auth_method(&method).is_some()
+                    && now.check_not_banned(&method, token.login_subject.as_deref(), None).is_ok()
+            };
+            !method.parse().is_ok_and(is_kept)
+        };
+        let mut restored = Restored::default();
+        let tokens: Vec<Arc<Token>> = self.tokens.values().cloned().collect();
+        for token in tokens {
+            if is_revoked(&token) {
+                self.token_secrets.remove(&token.secret);
+                self.tokens.remove(&token.accessor);
+                restored.tokens_left_out += 1;
+            } else if !now.tokens.contains_key(&token.accessor) && token.expires_at.is_none_or(|end| now.clock < end) {
+                restored.tokens_back += 1;
+            }
+        }
+        restored
     }
 
     /// Makes every auth method one that changed just now: a login that was judged before the restore was judged by rules
@@ -230,8 +258,13 @@ impl Catalog {
             self.auth_methods.iter().map(|(name, method)| (name.clone(), Arc::new(marked(method)))).collect();
     }
 
-    /// Returns the nodes to go on with: those of live agents as `agents_nodes` has them, the others as this catalog has them.
-    fn settled_nodes(&self, agents_nodes: &OrdMap<NodeName, NodeState>) -> OrdMap<NodeName, NodeState> {
+    /// Returns the nodes to go on with: those of live agents as `agents_nodes` has them, the others as this catalog has them,
+    /// without those whose name an agent has enrolled under: it would be locked out of it.
+    fn settled_nodes(
+        &self,
+        agents_nodes: &OrdMap<NodeName, NodeState>,
+        restored: &mut Restored,
+    ) -> OrdMap<NodeName, NodeState> {
         let agent_of = |state: &NodeState| -> Option<AgentId> {
             match &state.node.owner {
                 Owner::Agent(id) => Some(id.clone()),
@@ -239,10 +272,14 @@ impl Catalog {
             }
         };
         let is_live = |id: &AgentId| self.agents.contains_key(id);
-        let others = self.nodes.iter().filter(|(_, state)| agent_of(state).is_none());
+        let (taken, others): (Vec<_>, Vec<_>) = self
+            .nodes
+            .iter()
+            .filter(|(_, state)| agent_of(state).is_none())
+            .partition(|(name, _)| self.agent_on(name).is_some());
+        restored.nodes_left_out += taken.len() as u64;
         let of_agents = agents_nodes.iter().filter(|(_, state)| agent_of(state).is_some_and(|id| is_live(&id)));
-        // The later one wins where both have a name.
-        others.chain(of_agents).map(|(name, state)| (name.clone(), state.clone())).collect()
+        others.into_iter().chain(of_agents).map(|(name, state)| (name.clone(), state.clone())).collect()
     }
 
     fn index_services(&mut self) {
@@ -253,6 +290,15 @@ impl Catalog {
         self.by_service = by_service;
         let lead = self.nodes.iter().filter(|(_, state)| state.node.gateway_port.is_some());
         self.gateways = lead.map(|(name, _)| name.clone()).collect();
+        self.count_networks();
+    }
+
+    /// Counts the nodes of each network anew.
+    pub(crate) fn count_networks(&mut self) {
+        self.nodes_in = OrdMap::new();
+        for state in self.nodes.values() {
+            *self.nodes_in.entry(state.node.network.clone()).or_insert(0) += 1;
+        }
     }
 
     /// Puts `next` in place, and wakes everybody for everything that either has.
@@ -296,10 +342,12 @@ impl Catalog {
     }
 
     /// Reports whether there is something behind a key; lists are always there.
-    fn has_behind(&self, key: &WatchKey) -> bool {
+    pub(super) fn has_behind(&self, key: &WatchKey) -> bool {
         match key {
             WatchKey::Node(name) => self.nodes.contains_key(name),
             WatchKey::Service(service) => self.by_service.contains_key(service),
+            WatchKey::Services(namespace) => self.by_service.keys().any(|service| service.namespace == *namespace),
+            WatchKey::Network(network) => self.nodes_in.contains_key(network),
             WatchKey::Destination(pattern) => self.intentions.contains_key(pattern),
             WatchKey::ConfigOf(service) => self.has_config(service),
             WatchKey::Agent(id) => self.agents.contains_key(id),

@@ -173,7 +173,12 @@ impl Catalog {
         Ok(())
     }
 
-    fn check_few_logins(&self, method: &AuthMethodName, token: &Token, now: Timestamp) -> Result<(), Refusal> {
+    pub(super) fn check_few_logins(
+        &self,
+        method: &AuthMethodName,
+        token: &Token,
+        now: Timestamp,
+    ) -> Result<(), Refusal> {
         let Some(subject) = &token.login_subject else { return Ok(()) };
         let is_same = |other: &&Token| {
             other.login_subject.as_ref() == Some(subject)

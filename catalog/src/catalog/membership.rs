@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Attempt, Catalog, Touched};
+use super::{Attempt, Catalog, Touched, backup::NUMBERS_SKIPPED};
 use crate::membership::RETIRED_MAX;
 use crate::{
     Actor, CatalogIndex, Envelope, MEMBERS_MAX, Member, MemberFacts, MemberRole, Membership, MembershipChange, Outcome,
@@ -17,7 +17,8 @@ impl Catalog {
     }
 
     /// Rewrites the list of servers to `survivor` alone, in a new epoch, at an index of its own: all others count as taken
-    /// out. Nothing but the recovery from a majority that is lost for good does this.
+    /// out. Nothing but the recovery from a majority that is lost for good does this. The lost ones may have given numbers to
+    /// agents that this one never heard of: none of these comes twice.
     ///
     /// # Panics
     /// If `index` does not follow the last one.
@@ -32,6 +33,7 @@ impl Catalog {
         }
         membership.epoch += 1;
         self.membership = Arc::new(membership);
+        self.numbers_ahead = self.numbers_ahead.saturating_add(NUMBERS_SKIPPED);
         self.changes.insert(WatchKey::Members, index);
     }
 
@@ -372,6 +374,21 @@ mod tests {
         group.done(late);
         assert_eq!(group.0.membership().witness.digests[&2], found("other", "1.1.0"), "what is old does not count");
         assert!(group.refused(says(9, "x", "1.0.0")).contains("no server"));
+    }
+
+    #[test]
+    fn fault_11_after_a_recovery_no_number_is_given_that_the_lost_servers_may_have_given() {
+        let mut group = Group::new();
+        let index = CatalogIndex(group.0.index().0 + 1);
+        // The lost ones went on for as long as a log may go on meanwhile.
+        let lost = group.0.number_at(CatalogIndex(index.0 + 1_000_000));
+        group.0.recover_membership(index, 1);
+        assert!(group.0.number_at(index) > lost);
+        let once = group.0.number_at(index);
+        assert_eq!(Catalog::restore(&group.0.snapshot()).unwrap().number_at(index), once, "a snapshot keeps it");
+        let next = CatalogIndex(index.0 + 1);
+        group.0.recover_membership(next, 1);
+        assert!(group.0.number_at(next).0 > once.0 + 1_000_000, "and each recovery skips some");
     }
 
     #[test]

@@ -125,11 +125,12 @@ impl Catalog {
         self.nodes.insert(node.name.clone(), state);
     }
 
-    fn put_node(&self, index: CatalogIndex, node: &Node, keep: bool, touched: &mut Touched) -> NodeState {
+    fn put_node(&mut self, index: CatalogIndex, node: &Node, keep: bool, touched: &mut Touched) -> NodeState {
         let Some(mut state) = self.nodes.get(&node.name).cloned() else {
             touched.changed(WatchKey::Nodes);
             touched.changed(WatchKey::Node(node.name.clone()));
             touch_gateway(node, touched);
+            self.enter_network(&node.network);
             let node = Node { created: index, modified: index, ..node.clone() };
             return NodeState { node: Arc::new(node), instances: OrdMap::new(), checks: OrdMap::new() };
         };
@@ -152,7 +153,8 @@ impl Catalog {
             touch_gateway(node, touched);
             touch_services(&state, touched);
             if held.network != node.network {
-                touched.changed(WatchKey::Network(held.network.clone()));
+                self.leave_network(&held.network, touched);
+                self.enter_network(&node.network);
                 touched.changed(WatchKey::Network(node.network.clone()));
             }
         }
@@ -190,8 +192,8 @@ impl Catalog {
     fn unlist(&mut self, service: &ServiceKey, key: &InstanceKey, touched: &mut Touched) {
         let mut keys: OrdSet<InstanceKey> = self.by_service.get(service).cloned().unwrap_or_default();
         keys.remove(key);
-        touched.changed(WatchKey::Services(service.namespace.clone()));
-        if let Some(node) = self.node(&key.node) {
+        // One that has just left its network has it here still.
+        if let Some(node) = self.node(&key.node).filter(|node| self.nodes_in.contains_key(&node.network)) {
             touched.changed(WatchKey::Network(node.network.clone()));
         }
         if keys.is_empty() {
@@ -200,6 +202,33 @@ impl Catalog {
         } else {
             self.by_service.insert(service.clone(), keys);
             touched.changed(WatchKey::Service(service.clone()));
+        }
+        let list = WatchKey::Services(service.namespace.clone());
+        if self.has_services_beside(service) { touched.changed(list) } else { touched.gone(list) }
+    }
+
+    /// Reports whether there is any service in the namespace of `service`, itself included.
+    fn has_services_beside(&self, service: &ServiceKey) -> bool {
+        // They are sorted by namespace first: the nearest to either side is of the same one, or none is.
+        let nearest = [self.by_service.get_prev(service), self.by_service.get_next(service)];
+        nearest.into_iter().flatten().any(|(near, _)| near.namespace == service.namespace)
+    }
+
+    fn enter_network(&mut self, network: &str) {
+        let nodes = self.nodes_in.get(network).map_or(1, |nodes| nodes + 1);
+        self.nodes_in.insert(network.to_owned(), nodes);
+    }
+
+    /// Notes that a node is not in a network any more. The name is an agent's own word: the last node out takes it along, or
+    /// an agent that thinks of ever new ones would fill every server.
+    fn leave_network(&mut self, network: &str, touched: &mut Touched) {
+        let left = self.nodes_in.get(network).map_or(0, |nodes| nodes.saturating_sub(1));
+        if left == 0 {
+            self.nodes_in.remove(network);
+            touched.gone(WatchKey::Network(network.to_owned()));
+        } else {
+            self.nodes_in.insert(network.to_owned(), left);
+            touched.changed(WatchKey::Network(network.to_owned()));
         }
     }
 
@@ -238,6 +267,7 @@ impl Catalog {
                 touch_gateway(&state.node, touched);
                 self.gateways.remove(node);
                 self.nodes.remove(node);
+                self.leave_network(&state.node.network, touched);
                 touched.changed(WatchKey::Nodes);
                 touched.gone(WatchKey::Node(node.clone()));
                 return;

@@ -3,6 +3,7 @@
 mod acl;
 mod first_release;
 mod takeover;
+mod watch_keys;
 
 use std::collections::BTreeMap;
 
@@ -584,6 +585,10 @@ proptest! {
                 }
                 prop_assert!(one.index_of(&reads) >= before.index_of(&reads), "{} went back", topic);
             }
+        }
+        // What is remembered of changes is no more than there is to watch.
+        for key in one.watch_keys() {
+            prop_assert!(one.has_behind(key), "{key:?} is remembered, and there is nothing behind it");
         }
         prop_assert_eq!(&one, &other);
         prop_assert_eq!(one.snapshot(), other.snapshot());

@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
-use ::catalog::{AuditHash, BACKUP_PIECE_BYTES_MAX, BackupStep, Catalog, Command, RequestId};
+use ::catalog::{AuditHash, BACKUP_PIECE_BYTES_MAX, BackupStep, Catalog, Command, Outcome, RequestId, Restored};
 use axum::response::{IntoResponse, Response};
 
 use http::{HeaderName, HeaderValue, Method, StatusCode, header};
+use wire::api_types::RestoreAnswer;
 use wire::backup::{self, ARCHIVE_BYTES_MAX, Backup};
 use wire::crypto;
 
@@ -15,6 +16,7 @@ use super::error::ApiError;
 use super::route::{Route, route};
 use super::writes::random_request_id;
 use crate::ca::SealedPart;
+use crate::consensus::Committed;
 
 /// How long a backup may take to arrive: 256 MiB over a slow line.
 const UPLOAD_TIMEOUT: Duration = Duration::from_secs(15 * 60);
@@ -80,23 +82,32 @@ async fn restore(call: Call) -> Result<Response, ApiError> {
     };
     drop(catalog);
     let upload = random_request_id();
-    let index = match call.upload(&upload, &state, !is_own).await {
-        Ok(index) => index,
+    let (index, restored) = match call.upload(&upload, &state, !is_own).await {
+        Ok(done) => done,
         Err(error) => {
             // Left alone it is forgotten after a while; another restore should not have to wait for that.
             let _ = call.step(BackupStep::Abandon { upload }).await;
             return Err(error);
         }
     };
-    tracing::warn!(index, of_index = meta.index, of_cluster = meta.cluster_id, "a backup was restored");
-    let mut response = StatusCode::OK.into_response();
+    let Restored { tokens_back, tokens_left_out, nodes_left_out } = restored;
+    tracing::warn!(
+        index,
+        of_index = meta.index,
+        of_cluster = meta.cluster_id,
+        tokens_back,
+        tokens_left_out,
+        nodes_left_out,
+        "a backup was restored"
+    );
+    let mut response = call.json(&RestoreAnswer { tokens_back, tokens_left_out, nodes_left_out })?;
     response.headers_mut().insert(HeaderName::from_static("x-consul-index"), HeaderValue::from(index));
     Ok(response)
 }
 
 impl Call {
-    /// Carries a state through the log, and returns the index at which it took effect.
-    async fn upload(&self, upload: &RequestId, state: &str, other_cluster: bool) -> Result<u64, ApiError> {
+    /// Carries a state through the log, and returns the index at which it took effect, and what came of it.
+    async fn upload(&self, upload: &RequestId, state: &str, other_cluster: bool) -> Result<(u64, Restored), ApiError> {
         let sha256 = AuditHash(crypto::sha256(state.as_bytes()));
         let (id, bytes) = (|| upload.clone(), state.len() as u64);
         self.step(BackupStep::Begin { upload: id(), bytes, sha256 }).await?;
@@ -112,13 +123,16 @@ impl Call {
             off_thread(move || arrived.read(crypto::sha256)).await?;
         }
         let form = Catalog::form_of(state.as_bytes()).map_err(wire::backup::BackupError::State)?;
-        self.step(BackupStep::Commit { upload: id(), other_cluster, form: Some(form) }).await
+        let committed = self.step(BackupStep::Commit { upload: id(), other_cluster, form: Some(form) }).await?;
+        match committed.outcome {
+            Outcome::Restored { restored } => Ok((committed.index.0, restored)),
+            other => Err(ApiError::Internal { reason: format!("a restore was answered with {other:?}") }),
+        }
     }
 
     /// Takes one step under a request id of its own: the caller's marks the request as a whole.
-    async fn step(&self, step: BackupStep) -> Result<u64, ApiError> {
-        let committed = self.write_part(Command::Backup { step }).await?;
-        Ok(committed.index.0)
+    async fn step(&self, step: BackupStep) -> Result<Committed, ApiError> {
+        self.write_part(Command::Backup { step }).await
     }
 
     /// Returns another cluster's state with its secrets sealed for this one.

@@ -112,6 +112,81 @@ fn accessor(number: u8) -> AccessorId {
     format!("00000000-0000-0000-0000-0000000000{number:02x}").parse().unwrap()
 }
 
+/// The outcome of a restore that brought nothing back that had been deleted, and left nothing out.
+fn nothing_to_look_at() -> Outcome {
+    Outcome::Restored { restored: Restored::default() }
+}
+
+/// Grants a token to whom the method `jwt` calls `subject`.
+fn grant(number: u8, subject: &str) -> Command {
+    let token = Token {
+        rights: crate::Rights::Rules,
+        auth_method: Some("jwt".to_owned()),
+        login_subject: Some(subject.to_owned()),
+        expires_at: None,
+        ..token(number)
+    };
+    let change = LoginChange::GrantToken {
+        token: Box::new(token),
+        method: "jwt".parse().unwrap(),
+        judged_at: CatalogIndex(u64::MAX),
+    };
+    Command::Login { change }
+}
+
+fn write_method() -> Command {
+    Command::Login { change: LoginChange::WriteMethod { method: Box::new(method("jwt")), replace: false } }
+}
+
+#[test]
+fn c14_p10_a_restore_puts_no_token_of_a_revoked_login_in_force_again_and_counts_those_that_were_deleted() {
+    let mut group = Group::bootstrapped("one");
+    group.done(write_method());
+    group.done(grant(2, "mallory"));
+    group.done(grant(3, "alice"));
+    group.done(Command::Acl { change: crate::AclChange::CreateToken { token: Box::new(token(4)) } });
+    let backup = group.backup();
+    let revoke = crate::RevocationChange::Login { method: "jwt".parse().unwrap(), subject: Some("mallory".to_owned()) };
+    group.done(Command::Revoke { change: revoke });
+    // It leaked.
+    group.done(Command::DeleteToken { accessor: accessor(4) });
+    let restored = group.restore(&backup, 4096, false);
+    let found = Restored { tokens_back: 1, tokens_left_out: 1, nodes_left_out: 0 };
+    assert_eq!(restored, Outcome::Restored { restored: found });
+    let held = |group: &Group, number| group.catalog.token(&accessor(number)).is_some();
+    assert!(!held(&group, 2), "mallory's is out");
+    assert!(group.catalog.token_by_secret(&SecretHash("secret2".to_owned())).is_none());
+    assert!(held(&group, 3) && held(&group, 4));
+    assert!(group.catalog.bans().count() == 1, "and she stays banned");
+    assert_eq!(Catalog::restore(&group.catalog.snapshot()).unwrap(), group.catalog);
+
+    // The method as a whole was deleted: what it gave went with it, and does not come back.
+    group.done(Command::Login { change: LoginChange::DeleteMethod { name: "jwt".parse().unwrap() } });
+    let restored = group.restore(&backup, 4096, false);
+    let found = Restored { tokens_back: 0, tokens_left_out: 2, nodes_left_out: 0 };
+    assert_eq!(restored, Outcome::Restored { restored: found });
+    assert!(!held(&group, 2) && !held(&group, 3));
+}
+
+#[test]
+fn p10_a_node_of_the_backup_does_not_lock_an_agent_out_that_has_enrolled_under_its_name() {
+    let mut group = Group::bootstrapped("one");
+    group.done(register(node("n1", Owner::External), vec![instance("n1", "db", "db-1")], vec![], None));
+    group.done(register(node("outside", Owner::External), vec![], vec![], None));
+    let backup = group.backup();
+    let target = crate::DeregisterTarget::Node;
+    group.done(Command::Deregister { node: "n1".parse().unwrap(), target, incarnation: None });
+    let record = group.enrol(1, "key-a", "n1");
+    let found = Restored { nodes_left_out: 1, ..Restored::default() };
+    assert_eq!(group.restore(&backup, 4096, false), Outcome::Restored { restored: found });
+    assert!(group.catalog.node(&"n1".parse().unwrap()).is_none());
+    assert!(group.catalog.node(&"outside".parse().unwrap()).is_some());
+    assert_eq!(group.catalog.instances_of(&"db".parse().unwrap()).count(), 0);
+    let Outcome::SessionOpened { incarnation } = group.done(open(&record.id)) else { panic!("no session") };
+    let owner = Owner::Agent(record.id.clone());
+    group.done(register(node("n1", owner), vec![instance("n1", "web", "web-1")], vec![], Some(incarnation.0)));
+}
+
 #[test]
 fn p10_what_operators_wrote_comes_back_and_what_the_group_learned_stays() {
     let mut group = Group::bootstrapped("one");
@@ -135,7 +210,7 @@ fn p10_what_operators_wrote_comes_back_and_what_the_group_learned_stays() {
     let owner = Owner::Agent(newcomer.id.clone());
     group.done(register(node("n3", owner), vec![instance("n3", "web", "web-3")], vec![], Some(session.0)));
 
-    assert_eq!(group.restore(&backup, 100, false), Outcome::Done);
+    assert_eq!(group.restore(&backup, 100, false), nothing_to_look_at());
     let catalog = &group.catalog;
     let policy = catalog.policy_for(&"api".parse().unwrap());
     let actions: Vec<_> = policy.intentions.iter().map(|intention| intention.source.to_string()).collect();
@@ -192,7 +267,7 @@ fn s1_a_backup_of_another_cluster_needs_to_be_meant() {
     assert_eq!(group.catalog.intentions, before.intentions);
     group.done(Command::Backup { step: BackupStep::Abandon { upload: "u1".parse().unwrap() } });
 
-    assert_eq!(group.restore(&backup, 4096, true), Outcome::Done);
+    assert_eq!(group.restore(&backup, 4096, true), nothing_to_look_at());
     let catalog = &group.catalog;
     assert_eq!(catalog.mesh().unwrap().cluster_id, "one", "the group stays itself");
     assert_eq!(catalog.mesh().unwrap().servers[0].disk_id, "disk of one");
@@ -241,7 +316,7 @@ fn p10_after_a_restore_logins_go_on_and_those_judged_before_it_are_judged_again(
         let mut group = Group::bootstrapped("one");
         group.done(write(false));
         let judged_at = group.catalog.index().0;
-        assert_eq!(group.restore(&backup, 4096, false), Outcome::Done);
+        assert_eq!(group.restore(&backup, 4096, false), nothing_to_look_at());
         let refused = group.apply(grant(7, judged_at));
         assert!(matches!(refused, Outcome::Refused(Refusal::LoginRulesChanged { .. })), "{refused:?}");
         let now = group.catalog.index().0;
@@ -296,7 +371,7 @@ fn s1_pieces_that_are_missing_doubled_or_changed_change_nothing() {
     refused(group.catalog.apply(index, &stranger, digest).outcome);
     assert_eq!(group.catalog.tokens().count(), 1);
     group.done(step(BackupStep::Abandon { upload }));
-    assert_eq!(group.restore(&state, 333, false), Outcome::Done);
+    assert_eq!(group.restore(&state, 333, false), nothing_to_look_at());
 }
 
 #[test]

@@ -176,6 +176,63 @@ fn c14_a_token_that_came_of_a_login_makes_no_join_tokens() {
     assert!(lack.to_string().contains("one that came of a login makes no join tokens"), "{lack}");
 }
 
+/// Applies a command in the name of a token.
+fn by(log: &mut Log, number: u8, command: Command) -> Outcome {
+    let next = log.catalog.index.0 + 1;
+    let envelope = Envelope { actor: Actor::Token(accessor(number)), ..envelope(next, command) };
+    log.catalog.apply(CatalogIndex(next), &envelope, digest).outcome
+}
+
+#[test]
+fn c14_a_token_that_came_of_a_login_makes_none_that_outlives_it() {
+    let mut log = Log::default();
+    log.done(create_policy(policy(1, "team-a", Rules { acl: Some(Access::Write), ..writes("s0") })));
+    let of_login = |number: u8, subject: &str, ends: u64| Token {
+        auth_method: Some("okta".to_owned()),
+        login_subject: Some(subject.to_owned()),
+        expires_at: Some(Timestamp(ends)),
+        ..token(number, "team-a", linked_to(&[1]))
+    };
+    log.done(create_token(of_login(1, "mallory", 5_000)));
+    log.done(create_token(of_login(2, "alice", 5_000)));
+    log.done(create_token(token(3, "team-a", Links::default())));
+
+    // Without an end, with a later one, with an earlier one.
+    for (number, asked, ends) in [(4, None, 5_000), (5, Some(9_000), 5_000), (6, Some(4_000), 4_000)] {
+        let made = Token { expires_at: asked.map(Timestamp), ..token(number, "team-a", linked_to(&[1])) };
+        assert_eq!(by(&mut log, 1, create_token(made)), Outcome::Done);
+        let made = log.catalog.token(&accessor(number)).unwrap();
+        assert_eq!((made.auth_method.as_deref(), made.login_subject.as_deref()), (Some("okta"), Some("mallory")));
+        assert_eq!(made.expires_at, Some(Timestamp(ends)));
+        assert!(authority(&log, number).is_by_login(), "nor does it make join tokens");
+    }
+    // What it made makes no more than it.
+    assert_eq!(by(&mut log, 4, create_token(token(7, "team-a", Links::default()))), Outcome::Done);
+    let update = |number| {
+        let links = linked_to(&[1]);
+        let (description, rights) = (String::new(), Rights::Rules);
+        acl(AclChange::UpdateToken { accessor: accessor(number), description, rights, links })
+    };
+    assert_eq!(by(&mut log, 1, update(7)), Outcome::Done, "its own it changes");
+    for other in [2, 3] {
+        let refused = by(&mut log, 1, update(other));
+        assert_eq!(refused, Outcome::Refused(Refusal::NotOfLogin { accessor: accessor(other) }));
+    }
+    // As many as somebody may have by logging in, however they come by them.
+    let refused =
+        (10..40).find_map(|number| match by(&mut log, 1, create_token(token(number, "team-a", Links::default()))) {
+            Outcome::Refused(refusal) => Some(refusal),
+            _ => None,
+        });
+    assert!(matches!(refused, Some(Refusal::TooManyLogins { .. })), "{refused:?}");
+
+    let revoke =
+        crate::RevocationChange::Login { method: "okta".parse().unwrap(), subject: Some("mallory".to_owned()) };
+    log.done(Command::Revoke { change: revoke });
+    let left: Vec<_> = log.catalog.tokens().map(|token| token.accessor.clone()).collect();
+    assert_eq!(left, [accessor(2), accessor(3)]);
+}
+
 fn may_write(log: &Log, number: u8, service: &str) -> bool {
     authority(log, number).service_write(&service.parse().unwrap())
 }
