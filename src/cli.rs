@@ -32,6 +32,7 @@ mod mesh;
 mod monitor;
 mod operator;
 mod output;
+mod proxy;
 mod revoke;
 mod server;
 mod services;
@@ -127,6 +128,9 @@ enum Verb {
     /// Register and list the services of the local agent
     #[command(subcommand)]
     Services(services::Services),
+    /// See what the asked agent's proxy really does
+    #[command(subcommand)]
+    Proxy(proxy::Proxy),
     /// Look into the catalog
     #[command(subcommand)]
     Catalog(catalog::Catalog),
@@ -188,6 +192,7 @@ async fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Verb::Mesh(mesh) => mesh::run(mesh, api).await,
         Verb::Audit(audit) => Box::pin(audit::run(audit, api)).await,
         Verb::Services(services) => services::run(services, api).await,
+        Verb::Proxy(proxy) => proxy::run(proxy, api).await,
         Verb::Catalog(catalog) => catalog::run(catalog, api).await,
         Verb::Snapshot(snapshot) => snapshot::run(snapshot, api).await,
         Verb::Status(status) => status::run(status, api).await,

@@ -5,6 +5,7 @@
 //! body; only then does its handler run.
 
 mod admin;
+mod applications;
 mod blocking;
 mod body;
 mod checks;
@@ -17,6 +18,7 @@ mod native;
 mod node;
 mod openapi;
 mod own;
+mod proxy;
 mod query;
 mod rights;
 mod route;
@@ -159,6 +161,7 @@ async fn otherwise(state: ApiState, request: Request) -> Result<Response, ApiErr
 fn table() -> Vec<Route> {
     let modules = [
         own::routes(),
+        proxy::routes(),
         openapi::routes(),
         node::routes(),
         monitor::routes(),

@@ -39,7 +39,7 @@ use wire::random::Seeded;
 
 use link::{Link, LinkEvent};
 use publish::Publisher;
-pub(crate) use publish::Status;
+pub(crate) use publish::{Status, config_entries};
 pub(crate) use requests::Request;
 use saving::{Saver, Written};
 

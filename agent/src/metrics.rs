@@ -2,6 +2,7 @@
 
 mod decisions;
 mod requests;
+mod tcp;
 mod tokens;
 
 use std::collections::BTreeSet;
@@ -24,6 +25,8 @@ use self::decisions::Decisions;
 pub(crate) use self::requests::PairCounters;
 use self::requests::RequestMetrics;
 pub(crate) use self::tokens::TokenMetrics;
+pub(crate) use self::tcp::TcpCounters;
+use self::tcp::TcpMetrics;
 use crate::tally::Tally;
 
 /// Names which way a connection goes, seen from the local service.
@@ -155,6 +158,7 @@ pub struct ProxyMetrics {
     audited_rules: Arc<Mutex<BTreeSet<String>>>,
     requests: RequestMetrics,
     tokens: TokenMetrics,
+    tcp: TcpMetrics,
     access_lines_dropped: Counter,
     spans: Family<SpansLabel, Counter>,
     accept_pauses: Counter,
@@ -224,6 +228,7 @@ impl Default for ProxyMetrics {
             audited_rules: Arc::default(),
             requests: RequestMetrics::default(),
             tokens: TokenMetrics::default(),
+            tcp: TcpMetrics::default(),
             access_lines_dropped: Counter::default(),
             spans: Family::default(),
             accept_pauses: Counter::default(),
@@ -312,6 +317,11 @@ impl ProxyMetrics {
         &self.tokens
     }
 
+    /// Returns the numbers of the connections of one service to another that are carried as bytes.
+    pub(crate) fn tcp(&self, direction: Direction, source: String, destination: String) -> Arc<TcpCounters> {
+        self.tcp.pair(direction, source, destination)
+    }
+
     /// Returns what lines are counted with that the access log could not take.
     pub(crate) fn access_lines_dropped(&self) -> Counter {
         self.access_lines_dropped.clone()
@@ -398,6 +408,7 @@ impl ProxyMetrics {
         registry.register_collector(Box::new(Decisions(Arc::clone(&self.tally))));
         self.requests.register(registry);
         self.tokens.register(registry);
+        self.tcp.register(registry);
         registry.register(
             "proxy_access_lines_dropped",
             "Lines of the access log that were dropped, since nobody took them in time",
@@ -579,6 +590,9 @@ mod tests {
             "weft_proxy_audited counter",
             "weft_proxy_requests counter",
             "weft_proxy_request_duration_seconds histogram",
+            "weft_proxy_tcp_connections_opened counter",
+            "weft_proxy_tcp_sent_bytes counter",
+            "weft_proxy_tcp_received_bytes counter",
             "weft_proxy_access_lines_dropped counter",
             "weft_proxy_spans counter",
             "weft_proxy_accept_pauses counter",

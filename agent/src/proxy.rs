@@ -21,6 +21,7 @@ mod patience;
 mod proxy_header;
 mod refusal;
 mod room;
+mod shown;
 mod snapshot;
 #[cfg(test)]
 mod tests;
@@ -55,6 +56,7 @@ pub use self::limits::Limits;
 pub use self::open_streams::OpenConnection;
 pub use self::outbound::upstreams::UpstreamStatus;
 pub use self::room::Clock;
+pub(crate) use self::shown::name_of;
 pub use self::snapshot::{DEFAULT_PORT_NAME, LocalInstance, Revocations, Snapshot, UpstreamListener};
 pub use crate::metrics::ProxyMetrics;
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::harness::{Mesh, PROMISE_FACTOR, Service, application, eventually, exchange, free_port};
+use crate::harness::{Mesh, PROMISE_FACTOR, Service, application, eventually, exchange, free_port, weft};
 
 /// Agents of these stories report this often.
 const REPORTED: Duration = Duration::from_secs(1);
@@ -18,6 +18,9 @@ fn who_calls_whom_and_by_which_rule_is_known_at_every_server() {
     mesh.join("api-1", &[Service { name: "api", port: application(), upstreams: vec![] }]);
     mesh.join("web-1", &[Service { name: "web", port: free_port(), upstreams: vec![("api", listener)] }]);
     let listener = SocketAddr::from(([127, 0, 0, 1], listener));
+    let defaults = mesh.directory.path().join("defaults.hcl");
+    std::fs::write(&defaults, "Kind = \"service-defaults\"\nName = \"api\"\nProtocol = \"http\"\n").unwrap();
+    mesh.done(&["config", "write", &defaults.display().to_string()]);
     mesh.done(&["intention", "create", "--allow", "web", "api"]);
     eventually("a call to pass", Duration::from_secs(20), || {
         exchange(listener, "GET", "/", &[], "").ok().filter(|answer| answer.status == 200)
@@ -48,4 +51,50 @@ fn who_calls_whom_and_by_which_rule_is_known_at_every_server() {
     assert!(long.status == Some(0) && long.stdout.contains("not watched for so long"), "{long:?}");
     let plaintext = mesh.done(&["mesh", "plaintext"]);
     assert!(plaintext.contains("nobody was seen to speak plaintext"), "{plaintext}");
+
+    // Each agent shows what its proxy does; one that has nothing to do with a service says so.
+    let [api, web] = [mesh.agents[0].http.to_string(), mesh.agents[1].http.to_string()];
+    let shown = |at: &str, what: &str, service: &str| {
+        weft(&["proxy", what, service], &[("WEFT_HTTP_ADDR", at), ("WEFT_HTTP_TOKEN", &mesh.token)])
+    };
+    let routes = shown(&web, "routes", "api");
+    assert!(routes.stdout.contains(&listener.to_string()) && routes.stdout.contains("resolves to"), "{routes:?}");
+    let endpoints = shown(&web, "endpoints", "api");
+    let dialled = mesh.agents[0].mesh.to_string();
+    assert!(endpoints.stdout.contains(&dialled) && endpoints.stdout.contains("passing"), "{endpoints:?}");
+    let config = shown(&api, "config", "api");
+    let rule = config.stdout.lines().find(|line| line.contains("default/web => default/api")).unwrap_or_default();
+    assert!(rule.contains("allow") && config.stdout.contains("/ns/default/sa/api until"), "{config:?}");
+    let stranger = shown(&api, "config", "db");
+    assert_eq!(stranger.status, Some(2), "{stranger:?}");
+    assert!(stranger.stderr.contains("ask the agent that stands before it"), "{stranger:?}");
+}
+
+#[test]
+fn an_applications_own_metrics_follow_the_agents_and_a_dead_one_is_marked() {
+    let mut mesh = Mesh::start(1);
+    let dead = free_port();
+    mesh.join("n1", &[Service { name: "api", port: free_port(), upstreams: vec![] }]);
+    let register = |name: &str, url: &str| {
+        let body = serde_json::json!({"Name": name, "ID": "api-2", "Port": 9000, "MetricsURL": url}).to_string();
+        let headers = [("x-consul-token", mesh.token.as_str())];
+        exchange(mesh.agents[0].http, "PUT", "/v1/agent/service/register", &headers, &body).unwrap()
+    };
+    let own = exchange(mesh.agents[0].admin, "GET", "/metrics", &[], "").unwrap();
+    assert!(own.body.ends_with("# EOF\n"), "{}", own.body);
+    for (url, status) in [
+        ("http://10.0.0.1:80/metrics", 400),
+        ("https://127.0.0.1/metrics", 400),
+        ("http://user@127.0.0.1/metrics", 400),
+        (format!("http://127.0.0.1:{dead}/").as_str(), 200),
+    ] {
+        let answer = register("api", url);
+        assert_eq!(answer.status, status, "{}", answer.body);
+    }
+    let read = || exchange(mesh.agents[0].admin, "GET", "/metrics", &[], "").unwrap().body;
+    assert!(read().contains("weft_application_metrics_up{service=\"default/api\"} 0"), "{}", read());
+    assert_eq!(register("api", &format!("http://127.0.0.1:{}/own", application())).status, 200);
+    let text = read();
+    assert!(text.contains("weft_application_metrics_up{service=\"default/api\"} 1"), "{text}");
+    assert!(text.ends_with("GET /own HTTP/1.1\n") && text.contains("weft_build_info"), "{text}");
 }

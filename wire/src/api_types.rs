@@ -32,6 +32,7 @@ pub struct RestoreAnswer {
 mod audit;
 mod callers;
 mod explained_request;
+mod proxy;
 mod relaxation;
 mod revocation;
 mod rule_usage;
@@ -43,6 +44,10 @@ pub use ca::{
 };
 pub use callers::{CallerView, CallersView, WatchedView};
 pub use explained_request::{ExplainedRequest, WeighedRule};
+pub use proxy::{
+    ProxyCertificate, ProxyConfigView, ProxyEndpoint, ProxyEndpoints, ProxyInstance, ProxyListener, ProxyRoutes,
+    ProxyRule, ProxyRules, ProxyUpstream,
+};
 pub use relaxation::{RelaxRequest, RelaxationView};
 pub use revocation::{RevocationView, Revoked};
 pub use rule_usage::{RuleUsage, RuleUsageView};

@@ -5,14 +5,14 @@ use std::sync::Arc;
 use axum::Router;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use http::{StatusCode, header};
+use http::StatusCode;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::error::text;
-use super::{guarded, listener};
-use crate::core::Handle;
+use super::{applications, guarded, listener};
+use crate::core::{Handle, Status};
 use crate::metrics::Metrics;
 use crate::proxy::{OpenConnection, Proxy};
 
@@ -58,6 +58,13 @@ impl Readiness {
         }
     }
 
+    fn status(&self) -> Option<Arc<Status>> {
+        match &*self.0.borrow() {
+            Phase::Running(core, _) => Some(core.status()),
+            Phase::Joining | Phase::Draining(_) => None,
+        }
+    }
+
     fn connections(&self) -> Vec<OpenConnection> {
         match &*self.0.borrow() {
             Phase::Joining => Vec::new(),
@@ -91,10 +98,11 @@ pub(crate) fn missing(core: &Handle, proxy: &Proxy) -> Vec<String> {
 /// Serves `/live`, `/ready`, `/connections` and `/metrics` until the agent has stopped. None of them needs a token: they
 /// are reached from this machine only and tell nothing that a process beside the agent could not see.
 pub(crate) async fn serve_admin(listener: TcpListener, readiness: Readiness, metrics: Metrics) {
-    let carried = readiness.clone();
+    let (carried, readiness_of_metrics) = (readiness.clone(), readiness.clone());
     let connections = async move || axum::Json(carried.connections());
     let ready = async move || answer(&readiness.missing());
-    let metrics = async move || ([(header::CONTENT_TYPE, OPENMETRICS)], metrics.text());
+    let asked = readiness_of_metrics;
+    let metrics = async move || applications::answer(metrics.text(), asked.status().as_deref()).await;
     let router = Router::new()
         .route("/live", get(async || text(StatusCode::OK, "live\n")))
         .route("/ready", get(ready))

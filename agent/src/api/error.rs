@@ -46,6 +46,8 @@ pub(crate) enum ApiError {
     NoLeaf { service: catalog::ServiceKey },
     #[error(transparent)]
     TooManyListeners(wire::log_monitor::TooManyListeners),
+    #[error("`{service}` is no service of this agent: ask the agent that stands before it, or one that calls it")]
+    NotHere { service: catalog::ServiceKey },
     #[error("the agent is stopping")]
     Stopping,
     #[error("the agent cannot answer: {reason}")]
@@ -66,7 +68,7 @@ impl ApiError {
             Self::BodyTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
             Self::BodyTooSlow { .. } => StatusCode::REQUEST_TIMEOUT,
             Self::Local(error) => error.status(),
-            Self::NoSuchPath { .. } => StatusCode::NOT_FOUND,
+            Self::NoSuchPath { .. } | Self::NotHere { .. } => StatusCode::NOT_FOUND,
             Self::TooManyListeners(_) => StatusCode::TOO_MANY_REQUESTS,
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Self::NoServer { .. } | Self::TokenUnchecked { .. } | Self::NoLeaf { .. } | Self::Stopping => {

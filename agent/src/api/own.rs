@@ -1,12 +1,12 @@
 //! What the agent tells of itself and of the mesh, from its own memory: all of it works with every server down.
 
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 use catalog::{CatalogIndex, Item, MeshItem, Topic};
-use http::{HeaderValue, Method, header};
+use http::{HeaderValue, Method};
 use serde::Serialize;
 use wire::consul::{AgentSelf, CaRoots};
 
-use super::admin::OPENMETRICS;
+use super::applications;
 use super::error::ApiError;
 use super::rights::Right;
 use super::route::{Call, Route, route};
@@ -81,7 +81,8 @@ async fn metrics(call: Call) -> Result<Response, ApiError> {
             return Err(ApiError::Parameter { name: "format", value, expected: "use `prometheus` or leave it out" });
         }
     }
-    Ok(([(header::CONTENT_TYPE, OPENMETRICS)], call.state.metrics.text()).into_response())
+    let status = call.state.core.status();
+    Ok(applications::answer(call.state.metrics.text(), Some(&status)).await)
 }
 
 /// Answers with the roots that the agent trusts.

@@ -402,7 +402,7 @@ fn gateways(state: &TopicState) -> Vec<Gateway> {
     gateways.collect()
 }
 
-pub(super) fn config_entries(state: &TopicState) -> ConfigEntries {
+pub(crate) fn config_entries(state: &TopicState) -> ConfigEntries {
     let entries = state.items.values().filter_map(|item| match item {
         Item::Config(entry) => Some(Arc::new(ConfigEntry::clone(entry))),
         _ => None,

@@ -6,7 +6,7 @@ use catalog::{
     CatalogIndex, Check, CheckId, CheckKey, CheckStatus, Command, Instance, InstanceId, InstanceKey, Namespace, Node,
     NodeName, Owner, Platform, Refusal, ServiceKey,
 };
-use http::{HeaderMap, HeaderName, HeaderValue, Method};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri};
 use serde_json::Value;
 use wire::consul;
 use wire::decode::from_value;
@@ -28,6 +28,8 @@ pub(crate) struct Definition {
     pub(crate) takes_proxy_header: bool,
     pub(crate) upstreams: Vec<LocalUpstream>,
     pub(crate) checks: Vec<CheckDefinition>,
+    /// Where the application tells its own metrics.
+    pub(crate) metrics_url: Option<Uri>,
 }
 
 /// A service that is called, and where the listener for it is.
@@ -84,11 +86,25 @@ impl Definition {
             checks.push(check);
         }
         let takes_proxy_header = service.proxy_protocol;
-        let definition = Self { instance, local_address, takes_proxy_header, upstreams, checks };
+        let metrics_url = match &service.metrics_url {
+            None => None,
+            Some(url) => Some(own_url(url).map_err(|problem| field("MetricsURL", problem))?),
+        };
+        let definition = Self { instance, local_address, takes_proxy_header, upstreams, checks, metrics_url };
         let own = definition.checks.iter().map(|check| check.check.clone()).collect();
         acceptable(node, vec![definition.instance.clone()], own)?;
         Ok(definition)
     }
+}
+
+/// Reads a URL of an application beside the agent; anything else the agent would fetch for whoever may register a service.
+fn own_url(text: &str) -> Result<Uri, String> {
+    let wrong = || format!("`{}` is no URL of this machine: use `http://127.0.0.1:PORT/PATH`", wire::harmless(text));
+    let url: Uri = text.parse().map_err(|_| wrong())?;
+    let host = url.authority().filter(|authority| !authority.as_str().contains('@')).map(|authority| authority.host());
+    let address = host.map(|host| host.trim_matches(['[', ']']).parse::<IpAddr>());
+    let is_own = matches!(address, Some(Ok(address)) if address.is_loopback()) && url.scheme_str() == Some("http");
+    is_own.then_some(url).ok_or_else(wrong)
 }
 
 impl CheckDefinition {

@@ -6,6 +6,7 @@ mod tunnel;
 use std::future::Future;
 use std::io;
 use std::pin::{Pin, pin};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -13,7 +14,7 @@ use h2::Reason;
 use tokio::net::TcpStream;
 
 use super::open_streams::Closing;
-use crate::metrics::{Direction, ProxyMetrics};
+use crate::metrics::{Direction, ProxyMetrics, TcpCounters};
 
 pub(crate) use plain::splice_plain;
 pub(crate) use tunnel::{TunnelStream, splice_tunnel};
@@ -97,6 +98,7 @@ impl Ending {
 pub(crate) struct Meter {
     direction: Direction,
     metrics: ProxyMetrics,
+    pair: Option<Arc<TcpCounters>>,
     sent: AtomicU64,
     received: AtomicU64,
 }
@@ -104,7 +106,13 @@ pub(crate) struct Meter {
 impl Meter {
     /// Starts at zero.
     pub(crate) fn new(direction: Direction, metrics: ProxyMetrics) -> Self {
-        Self { direction, metrics, sent: AtomicU64::new(0), received: AtomicU64::new(0) }
+        Self { direction, metrics, pair: None, sent: AtomicU64::new(0), received: AtomicU64::new(0) }
+    }
+
+    /// Counts a connection of one service to another, and its bytes with theirs.
+    pub(crate) fn of(self, pair: Arc<TcpCounters>) -> Self {
+        pair.opened();
+        Self { pair: Some(pair), ..self }
     }
 
     /// Returns the bytes from caller to application so far.
@@ -124,10 +132,16 @@ impl Meter {
             Way::Sent => {
                 self.sent.fetch_add(bytes, Ordering::Relaxed);
                 self.metrics.sent(self.direction, bytes);
+                if let Some(pair) = &self.pair {
+                    pair.sent(bytes);
+                }
             }
             Way::Received => {
                 self.received.fetch_add(bytes, Ordering::Relaxed);
                 self.metrics.received(self.direction, bytes);
+                if let Some(pair) = &self.pair {
+                    pair.received(bytes);
+                }
             }
         }
     }

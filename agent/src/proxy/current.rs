@@ -18,7 +18,7 @@ use super::outbound::call_error::CallError;
 use super::outbound::cluster::Cluster;
 use super::outbound::endpoints::{Endpoints, Scope, Targets};
 use super::snapshot::{Snapshot, UpstreamListener, is_same_leaf};
-use crate::metrics::{Direction, PairCounters, ProxyMetrics};
+use crate::metrics::{Direction, PairCounters, ProxyMetrics, TcpCounters};
 use crate::tally::{RuleCounts, Tally};
 
 /// Is a published snapshot.
@@ -67,6 +67,7 @@ pub(crate) struct Called {
     allowance: Arc<Allowance>,
     ends: BTreeMap<ServiceKey, Arc<End>>,
     counters: OnceLock<Arc<PairCounters>>,
+    tcp: OnceLock<Arc<TcpCounters>>,
 }
 
 /// Is a service that calls may end at.
@@ -92,7 +93,7 @@ impl Called {
             (service.clone(), Arc::new(End { service: service.clone(), expected, server_name }))
         };
         let ends = routes.targets().map(|target| end(&target.key.service)).collect();
-        Self { upstream: upstream.clone(), routes, settings, allowance, ends, counters: OnceLock::new() }
+        Self { upstream: upstream.clone(), routes, settings, allowance, ends, counters: OnceLock::new(), tcp: OnceLock::new() }
     }
 
     /// Counts one more of the calls at once.
@@ -127,6 +128,15 @@ impl Called {
             && self.upstream == *upstream
             && self.settings == snapshot.settings(&upstream.owner, &upstream.destination)
             && before.scheme == snapshot.scheme
+    }
+
+    /// Returns what its connections are counted with that nobody looks into.
+    pub(crate) fn tcp(&self, metrics: &ProxyMetrics) -> Arc<TcpCounters> {
+        let counters = self.tcp.get_or_init(|| {
+            let UpstreamListener { owner, destination, .. } = &self.upstream;
+            metrics.tcp(Direction::Outbound, owner.to_string(), destination.to_string())
+        });
+        Arc::clone(counters)
     }
 
     /// Returns what its requests are counted with.

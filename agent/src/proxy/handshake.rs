@@ -18,7 +18,7 @@ use super::http::introduce::CallerHeaders;
 use super::inbound::ingress::Ingress;
 use super::patience::Patience;
 use super::snapshot::Unfit;
-use crate::metrics::PairCounters;
+use crate::metrics::{PairCounters, TcpCounters};
 
 /// Says why a handshake did not succeed.
 #[derive(Debug, thiserror::Error)]
@@ -97,6 +97,8 @@ pub(crate) struct Connection {
     pub(crate) caller: OnceLock<Caller>,
     /// What its requests are counted with, once there was one.
     pub(crate) counters: OnceLock<Arc<PairCounters>>,
+    /// What its connections that nobody looks into are counted with, once there was one.
+    pub(crate) tcp: OnceLock<Arc<TcpCounters>>,
     /// What applications are told of the caller, once it has asked one of them over HTTP.
     pub(crate) headers: OnceLock<CallerHeaders>,
     /// How much of what it asks it may give up.
@@ -138,6 +140,7 @@ pub(crate) async fn identify(
         own: Arc::clone(&side.identity),
         caller: OnceLock::new(),
         counters: OnceLock::new(),
+        tcp: OnceLock::new(),
         headers: OnceLock::new(),
         patience: Patience::new(given_up_max),
         ingress: None,

@@ -29,7 +29,7 @@ use super::proxy_header;
 use super::refusal::Refusal;
 use super::room::Room;
 use super::snapshot::is_same_leaf;
-use crate::metrics::Direction;
+use crate::metrics::{Direction, TcpCounters};
 
 /// Accepts callers until the proxy stops.
 pub(crate) async fn listen(room: Arc<Room>, listener: TcpListener) {
@@ -156,7 +156,7 @@ async fn carry(room: Arc<Room>, connection: Arc<Connection>, carrier: Carrier) {
     if let Some(cause) = &admission.audit {
         note_audited(&room, &connection, &admission.reason, cause);
     }
-    let meter = Meter::new(Direction::Inbound, room.metrics.clone());
+    let meter = Meter::new(Direction::Inbound, room.metrics.clone()).of(tcp_counters(&room, &connection));
     let outcome = tokio::select! {
         biased;
         closing = place.closing() => Err(Ending::Closed(closing)),
@@ -239,6 +239,27 @@ fn count(current: &Current, destination: &ServiceKey, decided: &Result<Admission
         Reason::Default { .. } | Reason::Unauthenticated => counts.default(),
     };
     counts.decided(is_allowed, now);
+}
+
+/// Returns the word that metrics have for a caller.
+pub(crate) fn caller_label(caller: Option<&Caller>) -> String {
+    match caller {
+        Some(Caller::Service(service)) => service.to_string(),
+        Some(Caller::Foreign(_)) => "foreign".to_owned(),
+        Some(Caller::Unauthenticated) | None => "unauthenticated".to_owned(),
+    }
+}
+
+/// Returns what connections of the caller that nobody looks into are counted with.
+fn tcp_counters(room: &Room, connection: &Connection) -> Arc<TcpCounters> {
+    let counters = connection.tcp.get_or_init(|| {
+        let current = room.current.load();
+        let caller =
+            current.as_ref().map(|current| Caller::from(current.snapshot.scheme.classify(&connection.peer.id)));
+        let source = caller_label(caller.as_ref());
+        room.metrics.tcp(Direction::Inbound, source, connection.destination.to_string())
+    });
+    Arc::clone(counters)
 }
 
 /// Counts who has connected, and how the keys were agreed on.

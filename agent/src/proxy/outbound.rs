@@ -93,7 +93,7 @@ async fn serve(room: Arc<Room>, listener: SocketAddr, accepted: Accepted) {
         place.reached(Arc::clone(end), lease.peer().key_exchange);
     }
     let _open = room.metrics.carried(Direction::Outbound);
-    let meter = Meter::new(Direction::Outbound, room.metrics.clone());
+    let meter = Meter::new(Direction::Outbound, room.metrics.clone()).of(call.called.tcp(&room.metrics));
     let outcome = tokio::select! {
         biased;
         closing = place.closing() => Err(Ending::Closed(closing)),

@@ -45,6 +45,8 @@ pub struct ServiceDefinition {
     /// Where callers of the mesh are taken by a proxy of its own, or by the application itself, instead of by its agent;
     /// none where there is no such. Consul has no such field.
     pub mesh_port: Option<u16>,
+    /// Where the application tells its own metrics, to be told with the agent's. Consul has no such field.
+    pub metrics_url: Option<String>,
 }
 
 impl ServiceDefinition {
@@ -115,6 +117,7 @@ impl ServiceDefinition {
             upstreams: [proxy, connect].concat(),
             proxy_protocol: false,
             mesh_port: None,
+            metrics_url: None,
         };
         fields.unsupported(&["SocketPath", "Locality", "Token", "PeerName", "Peer"])?;
         Ok(definition)
@@ -137,6 +140,7 @@ impl ServiceDefinition {
 impl Shape for ServiceDefinition {
     fn read(fields: &mut Fields) -> Result<Self, DecodeError> {
         let mut definition = Self::read_shared(fields, "Name")?;
+        definition.metrics_url = Some(fields.text("MetricsURL")?).filter(|url| !url.is_empty());
         definition.checks.extend(fields.object("Check", CheckDefinition::read)?);
         definition.checks.extend(fields.objects("Checks", CheckDefinition::read)?);
         definition.check_upstreams(fields)?;

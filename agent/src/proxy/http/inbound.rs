@@ -36,7 +36,7 @@ use crate::proxy::copy::TunnelStream;
 use crate::proxy::current::Current;
 use crate::proxy::decide::{are_in_time, may_ask, target_of_authority, target_of_request};
 use crate::proxy::handshake::Connection;
-use crate::proxy::inbound::{Standing, standing};
+use crate::proxy::inbound::{Standing, caller_label, standing};
 use crate::proxy::open_streams::Place;
 use crate::proxy::refusal::Refusal;
 use crate::proxy::room::Room;
@@ -199,11 +199,7 @@ impl Caller {
         let counters = connection.counters.get_or_init(|| {
             let scheme =
                 room.current.load().as_ref().map(|current| current.snapshot.scheme.classify(&connection.peer.id));
-            let source = match scheme.map(catalog::Caller::from) {
-                Some(catalog::Caller::Service(service)) => service.to_string(),
-                Some(catalog::Caller::Foreign(_)) => "foreign".to_owned(),
-                Some(catalog::Caller::Unauthenticated) | None => "unauthenticated".to_owned(),
-            };
+            let source = caller_label(scheme.map(catalog::Caller::from).as_ref());
             room.metrics.requests(Direction::Inbound, source, connection.destination.to_string())
         });
         Arc::clone(counters)

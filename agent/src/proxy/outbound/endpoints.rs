@@ -136,6 +136,11 @@ impl Endpoints {
         standings.retain(|key, _| known.contains(key));
     }
 
+    /// Returns how an instance has fared; none of which was never called.
+    pub(crate) fn standing(&self, key: &InstanceKey) -> Option<Arc<Standing>> {
+        self.standings.lock().unwrap_or_else(PoisonError::into_inner).get(key).cloned()
+    }
+
     /// Draws any number.
     pub(crate) fn draw_any(&self) -> u64 {
         self.draws.any()

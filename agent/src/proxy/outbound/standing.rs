@@ -159,7 +159,6 @@ impl Standing {
     }
 
     /// Returns how long it takes to answer, as far as that is known.
-    #[cfg(test)]
     pub(crate) fn latency(&self, now: Instant) -> Option<Duration> {
         let known = self.latency.load(Ordering::Relaxed);
         (known != 0).then(|| Duration::from_micros(u64::from(decayed(known, self.milliseconds(now)))))
