@@ -38,6 +38,7 @@ mod server;
 mod services;
 mod snapshot;
 mod status;
+mod tap;
 mod validate;
 
 const EXAMPLES: &str = "\
@@ -131,6 +132,8 @@ enum Verb {
     /// See what the asked agent's proxy really does
     #[command(subcommand)]
     Proxy(proxy::Proxy),
+    /// Watch the requests to a service while they happen
+    Tap(tap::Tap),
     /// Look into the catalog
     #[command(subcommand)]
     Catalog(catalog::Catalog),
@@ -193,6 +196,7 @@ async fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Verb::Audit(audit) => Box::pin(audit::run(audit, api)).await,
         Verb::Services(services) => services::run(services, api).await,
         Verb::Proxy(proxy) => proxy::run(proxy, api).await,
+        Verb::Tap(tap) => tap::run(tap, api).await,
         Verb::Catalog(catalog) => catalog::run(catalog, api).await,
         Verb::Snapshot(snapshot) => snapshot::run(snapshot, api).await,
         Verb::Status(status) => status::run(status, api).await,

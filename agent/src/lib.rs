@@ -20,6 +20,7 @@ mod start;
 mod state;
 pub mod sync;
 mod tally;
+mod tap;
 #[cfg(test)]
 mod testing;
 

@@ -24,9 +24,9 @@ use wire::agent_protocol::Subject;
 use self::decisions::Decisions;
 pub(crate) use self::requests::PairCounters;
 use self::requests::RequestMetrics;
-pub(crate) use self::tokens::TokenMetrics;
 pub(crate) use self::tcp::TcpCounters;
 use self::tcp::TcpMetrics;
+pub(crate) use self::tokens::TokenMetrics;
 use crate::tally::Tally;
 
 /// Names which way a connection goes, seen from the local service.

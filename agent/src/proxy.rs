@@ -23,6 +23,7 @@ mod refusal;
 mod room;
 mod shown;
 mod snapshot;
+mod taps;
 #[cfg(test)]
 mod tests;
 mod tunnel_settings;
@@ -33,11 +34,12 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use catalog::{KeyExchange, KeyFingerprint, ServiceKey, SpiffeId, Timestamp};
+use catalog::{KeyExchange, KeyFingerprint, NodeName, ServiceKey, SpiffeId, Timestamp};
 use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior};
 use wire::pki::Serial;
+use wire::tap::TapOrder;
 use wire::tls::PeerIdentity;
 
 use self::current::Current;
@@ -58,6 +60,7 @@ pub use self::outbound::upstreams::UpstreamStatus;
 pub use self::room::Clock;
 pub(crate) use self::shown::name_of;
 pub use self::snapshot::{DEFAULT_PORT_NAME, LocalInstance, Revocations, Snapshot, UpstreamListener};
+pub(crate) use self::taps::Watched;
 pub use crate::metrics::ProxyMetrics;
 
 /// How often rules that end by themselves are looked at, and idle tunnels.
@@ -165,7 +168,7 @@ impl Proxy {
         let access_log =
             access_log.map(|settings| AccessLog::open(&settings, metrics.access_lines_dropped())).transpose()?;
         let spans = tracing.map(|settings| Spans::start(&settings, metrics.spans())).transpose()?;
-        let observers = Observers { access_log, spans };
+        let observers = Observers { access_log, spans, taps: Arc::default() };
         let mesh_address = mesh_listener.local_addr().map_err(ProxyStartError::Listener)?;
         prepare(&mesh_listener)?;
         if let Some(listener) = &gateway_listener {
@@ -289,6 +292,12 @@ impl Proxy {
             Ok(admission) => Admitted { is_allowed: true, reason: admission.reason.to_string() },
             Err(refusal) => Admitted { is_allowed: false, reason: refusal.to_string() },
         })
+    }
+
+    /// Begins to watch the requests to a local service, as an agent of `node`; none for a service that is not here, and where enough watch already.
+    pub(crate) fn watch(&self, order: TapOrder, node: NodeName) -> Option<Watched> {
+        let is_here = |current: &Arc<Current>| current.snapshot.locals.contains_key(&order.service);
+        self.room.current.load().as_ref().is_some_and(is_here).then(|| self.room.observers.taps.watch(order, node))?
     }
 
     /// Returns how the proxy stands.

@@ -541,6 +541,8 @@ impl Sync {
                 let standing = self.settling.settle(&self.topics, Some(index));
                 self.put_in_force(standing, out);
             }
+            // Not the machine's: its shell sees to it.
+            ServerFrame::Tap(_) => {}
             ServerFrame::Ping => {}
             ServerFrame::Goodbye { reason } => self.hang_up(Lost::Goodbye(reason), now, out),
         }

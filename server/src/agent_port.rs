@@ -17,6 +17,7 @@ mod route;
 mod sign;
 mod signing;
 mod stream;
+mod tap;
 #[cfg(test)]
 pub(crate) mod tests;
 mod tls_identity;

@@ -40,6 +40,7 @@ mod services;
 mod shaping;
 mod snapshot;
 mod status;
+mod tap;
 #[cfg(test)]
 mod tests;
 mod unsupported;
@@ -280,6 +281,7 @@ fn table() -> Vec<Route> {
         connect_ca::routes(),
         config_entries::routes(),
         relaxations::routes(),
+        tap::routes(),
         callers::routes(),
         rule_usage::routes(),
         audit::routes(),

@@ -43,6 +43,7 @@ use crate::config::RaftTiming;
 use crate::metrics::Metrics;
 use crate::raft::RoomStatus;
 use crate::reports::{NotTaken, Reports};
+use crate::taps::TapDesk;
 use forward::Forwarder;
 use inbox::{Inbox, Unanswered};
 use members::Members;
@@ -170,6 +171,8 @@ pub(crate) struct Shared {
     forwarder: Forwarder,
     /// What agents tell of what they see.
     reports: Reports,
+    /// Who watches requests through this server.
+    taps: Arc<TapDesk>,
     metrics: Metrics,
 }
 
@@ -300,6 +303,11 @@ impl Consensus {
     pub(crate) fn raft_certificate(&self) -> Option<Lifetime> {
         let (begin, end) = self.shared.forwarder.context()?.identity.lifetime();
         Some(Lifetime { begin, end })
+    }
+
+    /// Returns who watches requests through this server.
+    pub(crate) fn taps(&self) -> &Arc<TapDesk> {
+        &self.shared.taps
     }
 
     /// Takes what an agent tells of what it sees; it is never written to the log.

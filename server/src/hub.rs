@@ -21,10 +21,14 @@ use std::time::Duration;
 
 use catalog::{AgentId, Catalog, CatalogIndex, Event, Incarnation, ServiceKey, Topic, WatchKey};
 use wire::agent_protocol::{Capabilities, Capability, ServerFrame};
+use wire::tap::TapOrder;
 
 use feed::Feed;
 pub use feed::Frame;
 pub use messages::{CloseReason, Input, Limits, Output, SessionId};
+
+/// Agents of one server that send what they see of a service's requests.
+const TAPPED_MAX: usize = 100;
 
 /// One agent's session, as the hub sees it.
 #[derive(Debug)]
@@ -130,6 +134,7 @@ impl Hub {
             Input::Written { session, bytes } => self.written(session, bytes, now),
             Input::Closed { session } => self.forget(session),
             Input::Servers { only, servers } => self.tell_servers(only, servers, now, out),
+            Input::Tap(order) => self.order_tap(&order, now, out),
             Input::Tick => self.tick(now, out),
         }
         self.settle(now, out);
@@ -288,6 +293,19 @@ impl Hub {
             .iter()
             .filter(|(session, open)| only.is_none_or(|only| only == **session) && open.knows.has(Capability::Servers));
         let told: Vec<SessionId> = told.map(|(session, _)| *session).collect();
+        for session in told {
+            self.send(session, Arc::clone(&frame), now, out);
+        }
+    }
+
+    /// Tells agents that stand before a service that somebody watches its requests; some of them, where they are many.
+    fn order_tap(&mut self, order: &TapOrder, now: Duration, out: &mut dyn FnMut(Output)) {
+        let Ok(frame) = Frame::new(ServerFrame::Tap(Box::new(order.clone()))).map(Arc::new) else { return };
+        let told = self
+            .sessions
+            .iter()
+            .filter(|(_, open)| open.knows.has(Capability::Tap) && open.services.contains(&order.service));
+        let told: Vec<SessionId> = told.map(|(session, _)| *session).take(TAPPED_MAX).collect();
         for session in told {
             self.send(session, Arc::clone(&frame), now, out);
         }

@@ -18,6 +18,7 @@ mod pace;
 pub mod raft;
 mod reports;
 pub mod sessions;
+mod taps;
 #[cfg(test)]
 mod tests;
 

@@ -120,6 +120,11 @@ impl Api {
         Ok(asking(self.client.put(path).segment(id), query).json().await?)
     }
 
+    /// Asks for an answer of this name below `path` that has no end.
+    pub(super) async fn stream_in(&self, path: &str, name: &str, query: &[(&str, &str)]) -> anyhow::Result<Streamed> {
+        Ok(asking(self.client.get(path).segment(name), query).stream().await?)
+    }
+
     /// Fetches what is no JSON, of at most `bytes_max` bytes.
     pub(super) async fn download(
         &self,

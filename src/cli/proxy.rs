@@ -51,7 +51,7 @@ async fn ask<T: DeserializeOwned>(api: &Api, what: &str, of: &Of, options: &ApiO
     let found = api.find_in(&format!("/v1/agent/proxy/{what}"), name, &[("ns", namespace)]).await?;
     found.ok_or_else(|| {
         hinted(
-            &format!("`{namespace}/{name}` is no service of this agent"),
+            format!("`{namespace}/{name}` is no service of this agent"),
             "ask the agent that stands before it or calls it, with --http-addr",
         )
     })

@@ -18,9 +18,7 @@ fn who_calls_whom_and_by_which_rule_is_known_at_every_server() {
     mesh.join("api-1", &[Service { name: "api", port: application(), upstreams: vec![] }]);
     mesh.join("web-1", &[Service { name: "web", port: free_port(), upstreams: vec![("api", listener)] }]);
     let listener = SocketAddr::from(([127, 0, 0, 1], listener));
-    let defaults = mesh.directory.path().join("defaults.hcl");
-    std::fs::write(&defaults, "Kind = \"service-defaults\"\nName = \"api\"\nProtocol = \"http\"\n").unwrap();
-    mesh.done(&["config", "write", &defaults.display().to_string()]);
+    speak_http(&mesh);
     mesh.done(&["intention", "create", "--allow", "web", "api"]);
     eventually("a call to pass", Duration::from_secs(20), || {
         exchange(listener, "GET", "/", &[], "").ok().filter(|answer| answer.status == 200)
@@ -97,4 +95,64 @@ fn an_applications_own_metrics_follow_the_agents_and_a_dead_one_is_marked() {
     let text = read();
     assert!(text.contains("weft_application_metrics_up{service=\"default/api\"} 1"), "{text}");
     assert!(text.ends_with("GET /own HTTP/1.1\n") && text.contains("weft_build_info"), "{text}");
+}
+
+#[test]
+fn requests_are_watched_through_any_server_by_whoever_may_change_the_service() {
+    let mut mesh = Mesh::start(3);
+    let listener = free_port();
+    mesh.join("api-1", &[Service { name: "api", port: application(), upstreams: vec![] }]);
+    mesh.join("web-1", &[Service { name: "web", port: free_port(), upstreams: vec![("api", listener)] }]);
+    let listener = SocketAddr::from(([127, 0, 0, 1], listener));
+    speak_http(&mesh);
+    mesh.done(&["intention", "create", "--allow", "web", "api"]);
+    let ask = |path: &str| {
+        let headers = [("x-env", "prod"), ("authorization", "Bearer hidden")];
+        exchange(listener, "GET", path, &headers, "").ok().map(|answer| answer.status)
+    };
+    eventually("a call to pass", Duration::from_secs(20), || ask("/").filter(|status| *status == 200));
+    let watch = |at: usize| {
+        let (address, token) = (mesh.servers[at].http.to_string(), mesh.token.clone());
+        let watching = std::thread::spawn(move || {
+            let wanted = ["--path", "/seen", "--header", "X-Env", "--header", "authorization"];
+            let arguments = [&["tap", "api", "--for", "3s", "--output", "json"][..], &wanted].concat();
+            weft(&arguments, &[("WEFT_HTTP_ADDR", &address), ("WEFT_HTTP_TOKEN", &token)])
+        });
+        while !watching.is_finished() {
+            ask("/seen/x?secret=1");
+            ask("/other");
+        }
+        let output = watching.join().unwrap();
+        assert_eq!(output.status, Some(0), "{output:?}");
+        Some(output.stdout).filter(|lines| !lines.is_empty())
+    };
+    for at in 0..3 {
+        let lines = eventually("requests to be watched", Duration::from_secs(30), || watch(at));
+        assert!(!lines.contains("hidden") && !lines.contains("secret") && !lines.contains("/other"), "{lines}");
+        let event: Value = serde_json::from_str(lines.lines().next().unwrap()).unwrap();
+        assert_eq!((&event["Path"], &event["Source"]), (&"/seen/x".into(), &"default/web".into()), "{event}");
+        assert_eq!((&event["Status"], &event["Decision"]), (&200.into(), &"allow".into()), "{event}");
+        assert_eq!(event["Headers"], serde_json::json!({"authorization": "<redacted>", "x-env": "prod"}));
+        assert_eq!(event["Node"], "api-1");
+    }
+
+    // Whoever may only see the service watches nothing.
+    let put = |path: &str, body: Value| {
+        let answer = mesh.servers[0].request("PUT", path, &mesh.token, &body.to_string()).unwrap();
+        serde_json::from_str::<Value>(&answer.body).unwrap_or_else(|error| panic!("{error}: {}", answer.body))
+    };
+    put("/v1/acl/policy", serde_json::json!({"Name": "sees", "Rules": "service \"api\" { policy = \"read\" }"}));
+    let token = put("/v1/acl/token", serde_json::json!({"Policies": [{"Name": "sees"}]}));
+    let address = mesh.servers[0].http.to_string();
+    let environment = [("WEFT_HTTP_ADDR", address.as_str()), ("WEFT_HTTP_TOKEN", token["SecretID"].as_str().unwrap())];
+    let refused = weft(&["tap", "api"], &environment);
+    assert_eq!(refused.status, Some(2), "{refused:?}");
+    assert!(refused.stderr.contains("service:write"), "{refused:?}");
+}
+
+/// Has the requests to `api` read.
+fn speak_http(mesh: &Mesh) {
+    let defaults = mesh.directory.path().join("defaults.hcl");
+    std::fs::write(&defaults, "Kind = \"service-defaults\"\nName = \"api\"\nProtocol = \"http\"\n").unwrap();
+    mesh.done(&["config", "write", &defaults.display().to_string()]);
 }

@@ -8,6 +8,7 @@
 //! | `POST /v1/write` | [`WriteRequest`] | [`WriteResponse`] |
 //! | `POST /v1/report` | [`AgentReport`](crate::report::AgentReport) | an empty object; servers before it have no such path |
 //! | `POST /v1/stream` | frames of [`ClientFrame`] | frames of [`ServerFrame`] |
+//! | `POST /v1/tap` | frames of [`TapFrame`](crate::tap::TapFrame) | an empty object, once the body is over or nobody reads it |
 //! | any `/v1/api/...` | as on the HTTP API | as on the HTTP API, judged by the caller's own token |
 //!
 //! A request that fails is answered with a status and an [`ApiError`]. Agents and servers of two releases run side by side:
@@ -23,6 +24,7 @@ use catalog::{
 use serde::{Deserialize, Serialize};
 
 use crate::crypto::Secret;
+use crate::tap::TapOrder;
 pub use capability::{Capabilities, Capability};
 
 /// The path of [`JoinRequest`].
@@ -37,6 +39,8 @@ pub const WRITE_PATH: &str = "/v1/write";
 pub const REPORT_PATH: &str = "/v1/report";
 /// The path of the stream.
 pub const STREAM_PATH: &str = "/v1/stream";
+/// The path of what is seen of requests that somebody watches.
+pub const TAP_PATH: &str = "/v1/tap";
 /// What stands before the path of a request for the HTTP API that an agent passes on.
 pub const API_PATH_PREFIX: &str = "/v1/api";
 
@@ -328,6 +332,9 @@ pub enum ServerFrame {
         /// Where servers serve agents, as `host:port`.
         servers: Vec<String>,
     },
+    /// Somebody watches the requests to a service of the agent's.
+    #[serde(rename = "may-tap")]
+    Tap(Box<TapOrder>),
     /// News of a topic.
     Event(Event),
     /// All of what decides calls, of what this stream follows, was told as of this index: what was sent since the last such

@@ -32,6 +32,7 @@ pub mod random;
 pub mod report;
 mod request_fields;
 pub mod rfc3339;
+pub mod tap;
 pub mod tls;
 pub mod wall_clock;
 pub mod written_mesh;

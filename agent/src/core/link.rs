@@ -16,6 +16,7 @@ use wire::agent_protocol::{
 };
 use wire::frame::{FrameReader, encode_frame};
 use wire::pki::LeafKey;
+use wire::tap::TapOrder;
 use wire::tls::{TrustAnchors, agent_port_client_config};
 
 use super::{Core, Event, SignFailed};
@@ -96,7 +97,12 @@ impl Core {
                 self.leaves.retry_now(now);
                 self.step(Input::Connected { attempt });
             }
-            LinkEvent::Frame(frame) => self.step(Input::Frame { attempt, frame }),
+            LinkEvent::Frame(frame) => {
+                if let ServerFrame::Tap(order) = &frame {
+                    self.tap(order);
+                }
+                self.step(Input::Frame { attempt, frame });
+            }
             LinkEvent::Closed(Ended { error, log_in, retry_after }) => {
                 // While servers are away the same thing happens every few seconds; it is said once.
                 if link.is_up() || self.last_failure.as_ref() != Some(&error) {
@@ -112,6 +118,14 @@ impl Core {
                     self.log_in();
                 }
             }
+        }
+    }
+
+    /// Begins to send what is seen of a service's requests, where that is here and somebody may ask for it still.
+    fn tap(&mut self, order: &TapOrder) {
+        let node = self.identity.record.node.clone();
+        if let (Some(watched), Ok(tls)) = (self.publisher.watch(order.clone(), node), self.server_tls()) {
+            tokio::spawn(crate::tap::carry(order.clone(), watched, tls));
         }
     }
 

@@ -7,17 +7,18 @@ use std::time::Instant;
 
 use catalog::{
     AgentRecord, Check, CheckKey, ConfigContent, ConfigEntries, ConfigEntry, Endpoint, Gateway, IdentityScheme,
-    Intention, Item, MeshItem, ServiceKey, Timestamp, TokenProvider, Topic, TrustDomain,
+    Intention, Item, MeshItem, NodeName, ServiceKey, Timestamp, TokenProvider, Topic, TrustDomain,
 };
 use tokio::sync::watch;
 use wire::agent_protocol::Subject;
+use wire::tap::TapOrder;
 use wire::tls::{TlsIdentity, TrustAnchors};
 
 use super::restraint::{both_revocations, policy_for, stricter};
 use super::saving::Kept;
 use super::{Core, Reach};
 use crate::local::Definition;
-use crate::proxy::{Distrust, LocalInstance, Proxy, Revocations, Snapshot, UpstreamListener};
+use crate::proxy::{Distrust, LocalInstance, Proxy, Revocations, Snapshot, UpstreamListener, Watched};
 use crate::state::Identity;
 use crate::sync::connection::Connection;
 use crate::sync::{Input, TopicState, View};
@@ -129,6 +130,11 @@ impl Publisher {
 
     pub(super) fn has_failed_upstreams(&self) -> bool {
         self.proxy.status().upstreams.iter().any(|upstream| upstream.outcome.is_err())
+    }
+
+    /// Begins to watch the requests to a local service.
+    pub(super) fn watch(&self, order: TapOrder, node: NodeName) -> Option<Watched> {
+        self.proxy.watch(order, node)
     }
 
     pub(super) fn connected(&self, connection: Connection) {

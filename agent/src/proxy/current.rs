@@ -93,7 +93,15 @@ impl Called {
             (service.clone(), Arc::new(End { service: service.clone(), expected, server_name }))
         };
         let ends = routes.targets().map(|target| end(&target.key.service)).collect();
-        Self { upstream: upstream.clone(), routes, settings, allowance, ends, counters: OnceLock::new(), tcp: OnceLock::new() }
+        Self {
+            upstream: upstream.clone(),
+            routes,
+            settings,
+            allowance,
+            ends,
+            counters: OnceLock::new(),
+            tcp: OnceLock::new(),
+        }
     }
 
     /// Counts one more of the calls at once.

@@ -93,7 +93,7 @@ async fn a_parents_word_counts_and_of_new_traces_a_share_is_recorded() {
 }
 
 #[tokio::test]
-async fn a_collector_that_never_answers_holds_nobody_up() {
+async fn fault_44_a_collector_that_never_answers_holds_nobody_up() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let endpoint = format!("http://{}", listener.local_addr().unwrap());
     let metrics = Metrics::new();

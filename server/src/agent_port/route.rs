@@ -10,11 +10,13 @@ use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use hyper::body::Incoming;
 use serde::Serialize;
 use tracing::{debug, warn};
-use wire::agent_protocol::{API_PATH_PREFIX, JOIN_PATH, LOGIN_PATH, REPORT_PATH, SIGN_PATH, STREAM_PATH, WRITE_PATH};
+use wire::agent_protocol::{
+    API_PATH_PREFIX, JOIN_PATH, LOGIN_PATH, REPORT_PATH, SIGN_PATH, STREAM_PATH, TAP_PATH, WRITE_PATH,
+};
 
 use super::caller::{self, Caller, Connection};
 use super::refusal::PortError;
-use super::{AgentPort, passthrough, report, sign, stream, write};
+use super::{AgentPort, passthrough, report, sign, stream, tap, write};
 use crate::held_body::HeldBody;
 use crate::{admit, enrol};
 
@@ -41,7 +43,7 @@ struct Route {
 }
 
 /// Lists what the port serves.
-fn table() -> [Route; 7] {
+fn table() -> [Route; 8] {
     [
         route(Some(Method::POST), JOIN_PATH, Right::Join, |call| Box::pin(enrol::join(call))),
         route(Some(Method::POST), LOGIN_PATH, Right::Join, |call| Box::pin(admit::log_in(call))),
@@ -49,6 +51,7 @@ fn table() -> [Route; 7] {
         route(Some(Method::POST), WRITE_PATH, Right::AgentOwn, |call| Box::pin(write::write(call))),
         route(Some(Method::POST), REPORT_PATH, Right::AgentOwn, |call| Box::pin(report::report(call))),
         route(Some(Method::POST), STREAM_PATH, Right::AgentOwn, |call| Box::pin(stream::stream(call))),
+        route(Some(Method::POST), TAP_PATH, Right::AgentOwn, |call| Box::pin(tap::tap(call))),
         route(None, API_PATH_PREFIX, Right::AgentOwn, |call| Box::pin(passthrough::pass_on(call))),
     ]
 }

@@ -85,6 +85,9 @@ pub(crate) enum ApiError {
     /// The name is no node that has an agent.
     #[error("`{name}` is no node with an agent: {reason}")]
     NoAgentsNode { name: String, reason: &'static str },
+    /// As many watch requests as may.
+    #[error(transparent)]
+    TooManyTaps(#[from] crate::taps::TooMany),
     /// The log has as many listeners as it may have.
     #[error(transparent)]
     TooManyListeners(#[from] wire::log_monitor::TooManyListeners),
@@ -145,7 +148,7 @@ impl ApiError {
             Self::BodyTooSlow { .. } => StatusCode::REQUEST_TIMEOUT,
             Self::NotFound { .. } | Self::NoSuchPath { .. } => StatusCode::NOT_FOUND,
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
-            Self::TooManyListeners(_) => StatusCode::TOO_MANY_REQUESTS,
+            Self::TooManyListeners(_) | Self::TooManyTaps(_) => StatusCode::TOO_MANY_REQUESTS,
             Self::SecretGone | Self::OtherCluster { .. } => StatusCode::CONFLICT,
             Self::Refused(refusal) => match refusal.kind() {
                 RefusalKind::NotFound => StatusCode::NOT_FOUND,

@@ -53,7 +53,8 @@ const ANSWERS: [(&str, &str, &str); 35] = [
 ];
 
 /// Parameters that single routes read, besides those that all reads take.
-const QUERIES: [(&str, &str, &[&str]); 17] = [
+const QUERIES: [(&str, &str, &[&str]); 18] = [
+    ("GET", "/v1/tap/{service}", &["for", "method", "path", "status", "source", "headers"]),
     ("GET", "/v1/catalog/service/{service}", &["tag"]),
     ("GET", "/v1/catalog/connect/{service}", &["tag"]),
     ("GET", "/v1/health/service/{service}", &["tag", "passing"]),

@@ -8,6 +8,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::task::JoinSet;
 use wire::one_line;
 use wire::report::{Seen, SeenBuilder};
+use wire::tap::TapOrder;
 
 use super::Consensus;
 use super::transport::frame::{Frame, FrameError};
@@ -24,6 +25,8 @@ const PATIENCE: Duration = Duration::from_secs(3);
 pub(crate) enum Inquiry {
     /// What have the agents seen whose sessions are with you?
     Seen,
+    /// Tell your agents that somebody watches.
+    Tap(Box<TapOrder>),
 }
 
 /// Answers an [`Inquiry`].
@@ -32,6 +35,8 @@ pub(crate) enum Inquiry {
 pub(crate) enum Reply {
     /// They have seen this.
     Seen(Box<Seen>),
+    /// It is done.
+    Done,
 }
 
 /// Is what all agents have seen, as far as servers could be asked.
@@ -62,6 +67,7 @@ impl Consensus {
         while let Some(answered) = asked.join_next().await {
             match answered {
                 Ok((_, Ok(Reply::Seen(seen)))) => joined.add_seen(&seen),
+                Ok((server, Ok(Reply::Done))) => silent.push(server),
                 Ok((server, Err(reason))) => {
                     tracing::debug!(peer = %server, error = reason, "server did not say what its agents have seen");
                     silent.push(server);
@@ -71,6 +77,22 @@ impl Consensus {
         }
         silent.sort();
         SeenByAll { seen: joined.finish(ROWS_TOLD_MAX), silent }
+    }
+
+    /// Has all agents told whom an order is for, as far as servers can be reached.
+    pub(crate) async fn order_tap(&self, order: TapOrder) {
+        self.shared.taps.announce(order.clone());
+        let mut asked = JoinSet::new();
+        for member in self.shared.members.all().iter().filter(|member| member.id != self.shared.server) {
+            let (consensus, member, inquiry) = (self.clone(), member.clone(), Inquiry::Tap(Box::new(order.clone())));
+            asked.spawn(async move {
+                let answer = tokio::time::timeout(PATIENCE, consensus.inquire(&member, inquiry)).await;
+                if !matches!(answer, Ok(Ok(Reply::Done))) {
+                    tracing::debug!(peer = %member.id, "server did not tell its agents that somebody watches");
+                }
+            });
+        }
+        asked.join_all().await;
     }
 
     fn seen_here(&self) -> Seen {
@@ -103,6 +125,10 @@ where
     };
     let reply = match inquiry {
         Inquiry::Seen => Reply::Seen(Box::new(consensus.seen_here())),
+        Inquiry::Tap(order) => {
+            consensus.shared.taps.announce(*order);
+            Reply::Done
+        }
     };
     write_alive(writer, &Frame::Replied(Box::new(reply))).await
 }

@@ -324,6 +324,7 @@ pub(super) fn new_consensus(config: &Config, agent_address: String, inbox: Inbox
         inbox,
         forwarder: Forwarder::default(),
         reports: Reports::default(),
+        taps: Arc::default(),
         metrics,
     };
     Consensus { shared: Arc::new(shared) }

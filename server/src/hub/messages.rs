@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use catalog::{AgentId, Catalog, CatalogIndex, Incarnation, ServiceKey, Topic, WatchKey};
 use wire::agent_protocol::Capabilities;
+use wire::tap::TapOrder;
 
 use super::Frame;
 
@@ -103,6 +104,8 @@ pub enum Input {
         /// Where servers serve agents, as `host:port`.
         servers: Vec<String>,
     },
+    /// Somebody watches the requests to a service.
+    Tap(Arc<TapOrder>),
     /// Time passed.
     Tick,
 }

@@ -173,6 +173,7 @@ impl Task {
         let mut ticks = tokio::time::interval(TICK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut batch = Vec::with_capacity(BATCH_MAX);
+        let mut orders = self.consensus.taps().orders();
         loop {
             tokio::select! {
                 () = stop.cancelled() => break,
@@ -186,6 +187,7 @@ impl Task {
                         self.tell_servers();
                     }
                 }
+                Ok(order) = orders.recv() => self.step(Input::Tap(order)),
                 _ = ticks.tick() => {
                     self.report(None, &mut progress);
                     self.step(Input::Tick);

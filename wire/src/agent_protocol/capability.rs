@@ -25,6 +25,8 @@ pub enum Capability {
     Settled,
     /// An agent takes providers of tokens among the items of [`Topic::Intentions`].
     TokenProviders,
+    /// An agent takes [`ServerFrame::Tap`](super::ServerFrame::Tap).
+    Tap,
     /// The topic [`Topic::Config`].
     TopicConfig,
     /// The topic [`Topic::Network`].
@@ -33,8 +35,15 @@ pub enum Capability {
 
 impl Capability {
     /// Is every capability of this release.
-    pub const ALL: [Self; 6] =
-        [Self::Rejected, Self::Servers, Self::Settled, Self::TokenProviders, Self::TopicConfig, Self::TopicNetwork];
+    pub const ALL: [Self; 7] = [
+        Self::Rejected,
+        Self::Servers,
+        Self::Settled,
+        Self::TokenProviders,
+        Self::TopicConfig,
+        Self::TopicNetwork,
+        Self::Tap,
+    ];
 
     /// Returns what a server has to understand to be asked for a topic; none for those of the first form.
     #[must_use]

@@ -425,6 +425,18 @@ fn golden_stream() {
         group: None,
         knows: Capabilities::ours(),
     });
+    frames.push(ServerFrame::Tap(Box::new(crate::tap::TapOrder {
+        id: "0a0b".to_owned(),
+        service: "api".parse().unwrap(),
+        wanted: crate::tap::TapFilter {
+            method: Some("GET".to_owned()),
+            status: Some("5xx".parse().unwrap()),
+            headers: vec!["x-env".to_owned()],
+            ..Default::default()
+        },
+        lasts_ms: 60_000,
+        server: "10.0.0.1:8300".to_owned(),
+    })));
     golden("agent_protocol_server_frames.json", &frames);
 }
 

@@ -2,6 +2,7 @@
 
 mod line;
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -12,12 +13,14 @@ use http::uri::PathAndQuery;
 use http::{Method, StatusCode};
 use opentelemetry::KeyValue;
 use tokio::time::Instant;
+use wire::tap::{TapEvent, shown_header};
 
 use super::head::{REQUEST_ID, TRACE_PARENT};
 use super::normal::Lines;
 use crate::access_log::{AccessLog, Field};
 use crate::metrics::{Direction, PairCounters};
 use crate::proxy::observers::Observers;
+use crate::proxy::taps::Taps;
 use crate::spans::{About, Open};
 
 /// Is what is told of a request when it is over.
@@ -36,6 +39,10 @@ pub(crate) struct Story {
 struct Notes {
     log: Option<AccessLog>,
     span: Option<Box<Open>>,
+    /// Who watches; of what arrives here alone.
+    taps: Option<Arc<Taps>>,
+    /// What they want to see of the headers.
+    headers: BTreeMap<String, String>,
     from: SocketAddr,
     method: Method,
     target: Option<PathAndQuery>,
@@ -81,12 +88,15 @@ impl Story {
         if !observers.are_any() {
             return;
         }
+        let is_watched = self.direction == Direction::Inbound && observers.taps.are_any();
         let (method, target) = lines.asked();
         let is_host_told = |log: &AccessLog| log.fields().has(Field::Authority);
         let authority = observers.access_log.as_ref().is_some_and(is_host_told).then(|| lines.asked_host()).flatten();
         self.notes = Some(Box::new(Notes {
             log: observers.access_log.clone(),
             span: None,
+            taps: is_watched.then(|| Arc::clone(&observers.taps)),
+            headers: BTreeMap::new(),
             from,
             method,
             target,
@@ -103,6 +113,16 @@ impl Story {
         let Some(notes) = &mut self.notes else { return };
         if let Some(spans) = &observers.spans {
             notes.span = spans.begin(self.direction, headers, begins_trace);
+        }
+        if let Some(taps) = &notes.taps {
+            notes.headers = taps
+                .headers()
+                .into_iter()
+                .filter_map(|name| {
+                    let shown = shown_header(&name, headers.get(&name)?.as_bytes());
+                    Some((name, shown))
+                })
+                .collect();
         }
         notes.request_id = headers.get(REQUEST_ID).cloned();
         notes.trace = headers.get(TRACE_PARENT).cloned();
@@ -148,8 +168,36 @@ impl Notes {
                 Err(error) => tracing::debug!(%error, "a line of the access log cannot be written"),
             }
         }
+        if let Some(taps) = self.taps.take() {
+            taps.tell(&self.seen(counters, end));
+        }
         if let Some(span) = span {
             span.end(self.about(direction, counters, end));
+        }
+    }
+
+    /// Writes what whoever watches is told.
+    fn seen(&self, counters: &PairCounters, end: &End) -> TapEvent {
+        let text =
+            |value: &Option<HeaderValue>| value.as_ref().and_then(|value| value.to_str().ok().map(str::to_owned));
+        let trace = text(&self.trace).unwrap_or_default();
+        TapEvent {
+            time: wire::crypto::now(),
+            node: None,
+            source: counters.source.clone(),
+            destination: counters.destination.clone(),
+            method: self.method.as_str().to_owned(),
+            path: self.target.as_ref().map_or("", PathAndQuery::path).to_owned(),
+            status: end.status.as_u16(),
+            reason: end.reason.to_owned(),
+            decision: self.decided.as_ref().map_or("", |decided| decided.decision).to_owned(),
+            rule: self.decided.as_ref().map_or_else(String::new, |decided| decided.rule.clone()),
+            duration_ms: end.duration_ms,
+            bytes_sent: end.bytes_sent,
+            bytes_recv: end.bytes_recv,
+            request_id: text(&self.request_id).unwrap_or_default(),
+            trace_id: trace.split('-').nth(1).unwrap_or_default().to_owned(),
+            headers: self.headers.clone(),
         }
     }
 

@@ -205,6 +205,7 @@ async fn meet(
         own: Arc::clone(&side.identity),
         caller: OnceLock::new(),
         counters: OnceLock::new(),
+        tcp: OnceLock::new(),
         headers: OnceLock::new(),
         patience: Patience::new(room.limits.given_up_max),
         ingress: Some(Arc::clone(ingress)),
