@@ -33,8 +33,10 @@ mod policy;
 mod registration;
 mod revocation;
 mod sessions;
+mod tokens;
 
 pub(crate) use ca::CaState;
+use tokens::{JoinTokens, Tokens};
 
 /// How many answers are remembered for repeats of their requests.
 const ANSWERS_MAX: usize = 16_384;
@@ -113,10 +115,8 @@ pub struct Catalog {
     pub(crate) config: ConfigEntries,
     pub(crate) acl_policies: OrdMap<PolicyId, Arc<AclPolicy>>,
     pub(crate) acl_roles: OrdMap<RoleId, Arc<AclRole>>,
-    pub(crate) tokens: OrdMap<AccessorId, Arc<Token>>,
-    pub(crate) token_secrets: OrdMap<SecretHash, AccessorId>,
-    pub(crate) join_tokens: OrdMap<AccessorId, Arc<JoinToken>>,
-    pub(crate) join_secrets: OrdMap<SecretHash, AccessorId>,
+    pub(crate) tokens: Tokens,
+    pub(crate) join_tokens: JoinTokens,
     pub(crate) agents: OrdMap<AgentId, Arc<AgentRecord>>,
     pub(crate) agents_by_node: OrdMap<NodeName, AgentId>,
     pub(crate) agents_by_key: OrdMap<KeyFingerprint, AgentId>,
@@ -356,7 +356,7 @@ impl Catalog {
     /// Returns the token whose secret has this hash.
     #[must_use]
     pub fn token_by_secret(&self, secret: &SecretHash) -> Option<&Token> {
-        self.token(self.token_secrets.get(secret)?)
+        self.tokens.by_secret(secret).map(|token| &**token)
     }
 
     /// Returns a token.
@@ -367,18 +367,18 @@ impl Catalog {
 
     /// Returns all tokens by accessor.
     pub fn tokens(&self) -> impl Iterator<Item = &Token> {
-        self.tokens.values().map(|token| &**token)
+        self.tokens.all().map(|token| &**token)
     }
 
     /// Returns the join token whose secret has this hash.
     #[must_use]
     pub fn join_token_by_secret(&self, secret: &SecretHash) -> Option<&JoinToken> {
-        self.join_tokens.get(self.join_secrets.get(secret)?).map(|token| &**token)
+        self.join_tokens.by_secret(secret).map(|token| &**token)
     }
 
     /// Returns all join tokens by accessor.
     pub fn join_tokens(&self) -> impl Iterator<Item = &JoinToken> {
-        self.join_tokens.values().map(|token| &**token)
+        self.join_tokens.all().map(|token| &**token)
     }
 
     /// Returns a live agent record.

@@ -133,8 +133,8 @@ impl Catalog {
             config: self.config.iter().cloned().collect(),
             acl_policies: self.acl_policies.values().cloned().collect(),
             acl_roles: self.acl_roles.values().cloned().collect(),
-            tokens: self.tokens.values().cloned().collect(),
-            join_tokens: self.join_tokens.values().cloned().collect(),
+            tokens: self.tokens.all().cloned().collect(),
+            join_tokens: self.join_tokens.all().cloned().collect(),
             agents: self.agents.values().cloned().collect(),
             auth_methods: self.auth_methods.values().cloned().collect(),
             binding_rules: self.binding_rules.values().cloned().collect(),
@@ -216,12 +216,10 @@ impl Catalog {
         catalog.acl_policies = snapshot.acl_policies.into_iter().map(|one| (one.id.clone(), one)).collect();
         catalog.acl_roles = snapshot.acl_roles.into_iter().map(|one| (one.id.clone(), one)).collect();
         for token in snapshot.tokens {
-            catalog.token_secrets.insert(token.secret.clone(), token.accessor.clone());
-            catalog.tokens.insert(token.accessor.clone(), token);
+            catalog.tokens.put(token);
         }
         for token in snapshot.join_tokens {
-            catalog.join_secrets.insert(token.secret.clone(), token.accessor.clone());
-            catalog.join_tokens.insert(token.accessor.clone(), token);
+            catalog.join_tokens.put(token);
         }
         for used in snapshot.bearers {
             catalog.restore_bearer(UsedBearer::clone(&used));

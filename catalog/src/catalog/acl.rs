@@ -91,7 +91,7 @@ impl Catalog {
     /// Returns when the first of the tokens ends that end at all.
     #[must_use]
     pub fn next_token_end(&self) -> Option<crate::Timestamp> {
-        self.tokens().filter_map(|token| token.expires_at).min()
+        self.tokens.next_end()
     }
 
     pub(super) fn change_acl(
@@ -192,7 +192,7 @@ impl Catalog {
 
     /// Makes a token.
     pub(super) fn create_token(&mut self, index: CatalogIndex, token: &Token, touched: &mut Touched) -> Attempt {
-        if self.tokens.contains_key(&token.accessor) {
+        if self.tokens.get(&token.accessor).is_some() {
             return Err(Refusal::exists("token", &token.accessor));
         }
         self.check_links(&token.links(), &token.namespace)?;
@@ -225,10 +225,7 @@ impl Catalog {
 
     /// Refuses what would leave nobody who may do everything for good.
     pub(super) fn check_not_last_management(&self, token: &Token, what: &str) -> Result<(), Refusal> {
-        let keeps = |other: &Token| {
-            other.rights == Rights::Management && other.accessor != token.accessor && other.expires_at.is_none()
-        };
-        if token.rights != Rights::Management || self.tokens().any(keeps) {
+        if token.rights != Rights::Management || self.tokens.has_lasting_besides(&token.accessor) {
             return Ok(());
         }
         Err(Refusal::invalid(
@@ -303,11 +300,8 @@ impl Catalog {
     }
 
     fn reap_tokens(&mut self, touched: &mut Touched) -> Outcome {
-        let is_spent = |token: &&Token| token.expires_at.is_some_and(|end| end <= self.clock);
-        let spent: Vec<Token> = self.tokens().filter(is_spent).cloned().collect();
-        for token in spent {
-            self.token_secrets.remove(&token.secret);
-            self.tokens.remove(&token.accessor);
+        while let Some(accessor) = self.tokens.first_ended(self.clock) {
+            self.tokens.remove(&accessor);
             touched.changed(WatchKey::Tokens);
         }
         Outcome::Done

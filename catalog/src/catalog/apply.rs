@@ -147,16 +147,11 @@ impl Catalog {
     }
 
     pub(super) fn write_token(&mut self, index: CatalogIndex, token: &Token, touched: &mut Touched) -> Attempt {
-        if self.token_secrets.get(&token.secret).is_some_and(|holder| *holder != token.accessor) {
+        if self.tokens.by_secret(&token.secret).is_some_and(|holder| holder.accessor != token.accessor) {
             return Err(Refusal::exists("token secret", "(hidden)"));
         }
-        let previous = self.tokens.get(&token.accessor).cloned();
-        if let Some(previous) = &previous {
-            self.token_secrets.remove(&previous.secret);
-        }
-        let created = previous.map_or(index, |previous| previous.created);
-        self.token_secrets.insert(token.secret.clone(), token.accessor.clone());
-        self.tokens.insert(token.accessor.clone(), Arc::new(Token { created, modified: index, ..token.clone() }));
+        let created = self.tokens.get(&token.accessor).map_or(index, |previous| previous.created);
+        self.tokens.put(Arc::new(Token { created, modified: index, ..token.clone() }));
         touched.changed(WatchKey::Tokens);
         Ok(Outcome::Done)
     }
@@ -164,29 +159,24 @@ impl Catalog {
     fn delete_token(&mut self, accessor: &AccessorId, touched: &mut Touched) -> Attempt {
         let token = self.tokens.get(accessor).cloned().ok_or_else(|| Refusal::not_found("token", accessor))?;
         self.check_not_last_management(&token, "deletes it")?;
-        self.token_secrets.remove(&token.secret);
         self.tokens.remove(accessor);
         touched.changed(WatchKey::Tokens);
         Ok(Outcome::Done)
     }
 
     fn create_join_token(&mut self, index: CatalogIndex, token: &JoinToken, touched: &mut Touched) -> Attempt {
-        if self.join_tokens.contains_key(&token.accessor) || self.join_secrets.contains_key(&token.secret) {
+        if self.join_tokens.get(&token.accessor).is_some() || self.join_tokens.by_secret(&token.secret).is_some() {
             return Err(Refusal::exists("join token", &token.accessor));
         }
         self.forget_spent_join_tokens();
-        self.join_secrets.insert(token.secret.clone(), token.accessor.clone());
         let token = JoinToken { used_by: None, record: None, created: index, modified: index, ..token.clone() };
-        self.join_tokens.insert(token.accessor.clone(), Arc::new(token));
+        self.join_tokens.put(Arc::new(token));
         touched.changed(WatchKey::JoinTokens);
         Ok(Outcome::Done)
     }
 
     fn delete_join_token(&mut self, accessor: &AccessorId, touched: &mut Touched) -> Attempt {
-        let token =
-            self.join_tokens.get(accessor).cloned().ok_or_else(|| Refusal::not_found("join token", accessor))?;
-        self.join_secrets.remove(&token.secret);
-        self.join_tokens.remove(accessor);
+        self.join_tokens.remove(accessor).ok_or_else(|| Refusal::not_found("join token", accessor))?;
         touched.changed(WatchKey::JoinTokens);
         Ok(Outcome::Done)
     }

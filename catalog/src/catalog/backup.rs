@@ -210,7 +210,6 @@ impl Catalog {
             next.revoked_services = self.revoked_services.clone();
             next.bans = self.bans.clone();
             next.join_tokens = self.join_tokens.clone();
-            next.join_secrets = self.join_secrets.clone();
             next.bearers = self.bearers.clone();
             next.bearer_ends = self.bearer_ends.clone();
             next.roots = self.roots.clone();

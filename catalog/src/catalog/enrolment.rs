@@ -77,7 +77,7 @@ impl Catalog {
         self.begin_record(&record, touched);
         self.lift_key(key, touched);
         let used = JoinToken { used_by: Some(key.clone()), record: Some(id.clone()), modified: index, ..token };
-        self.join_tokens.insert(used.accessor.clone(), Arc::new(used));
+        self.join_tokens.put(Arc::new(used));
         touched.changed(WatchKey::JoinTokens);
         Ok(Outcome::Enrolled { record: Box::new(record) })
     }
@@ -225,14 +225,11 @@ impl Catalog {
 
     /// Drops join tokens whose time is long over; records that came of them stay.
     pub(super) fn forget_spent_join_tokens(&mut self) {
-        let spent: Vec<JoinToken> = self
-            .join_tokens()
-            .filter(|token| self.clock.since(token.expires_at) > SPENT_JOIN_TOKEN_KEPT)
-            .cloned()
-            .collect();
-        for token in spent {
-            self.join_secrets.remove(&token.secret);
-            self.join_tokens.remove(&token.accessor);
+        while let Some((end, accessor)) = self.join_tokens.first_to_end().cloned() {
+            if self.clock.since(end) <= SPENT_JOIN_TOKEN_KEPT {
+                return;
+            }
+            self.join_tokens.remove(&accessor);
         }
     }
 }

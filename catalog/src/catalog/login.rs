@@ -103,10 +103,7 @@ impl Catalog {
         for id in rules {
             self.binding_rules.remove(&id);
         }
-        let made = |token: &&Token| token.auth_method.as_deref() == Some(name.as_str());
-        let tokens: Vec<Token> = self.tokens().filter(made).cloned().collect();
-        for token in tokens {
-            self.token_secrets.remove(&token.secret);
+        for token in self.tokens.of_login(name.as_str(), None) {
             self.tokens.remove(&token.accessor);
             touched.changed(WatchKey::Tokens);
         }
@@ -180,25 +177,18 @@ impl Catalog {
         now: Timestamp,
     ) -> Result<(), Refusal> {
         let Some(subject) = &token.login_subject else { return Ok(()) };
-        let is_same = |other: &&Token| {
-            other.login_subject.as_ref() == Some(subject)
-                && other.auth_method.as_deref() == Some(method.as_str())
-                && other.expires_at.is_none_or(|end| now < end)
-        };
-        if self.tokens().filter(is_same).count() < LOGIN_TOKENS_MAX {
+        if self.tokens.live_logins(method.as_str(), subject, now, LOGIN_TOKENS_MAX) < LOGIN_TOKENS_MAX {
             return Ok(());
         }
         Err(Refusal::TooManyLogins { method: method.clone(), subject: subject.clone(), most: LOGIN_TOKENS_MAX })
     }
 
     fn grant_token(&mut self, index: CatalogIndex, token: &Token, touched: &mut Touched) -> Attempt {
-        if self.tokens.contains_key(&token.accessor) || self.token_secrets.contains_key(&token.secret) {
+        if self.tokens.get(&token.accessor).is_some() || self.tokens.by_secret(&token.secret).is_some() {
             return Err(Refusal::exists("token", &token.accessor));
         }
         self.check_links(&token.links(), &token.namespace)?;
-        let token = Token { created: index, modified: index, ..token.clone() };
-        self.token_secrets.insert(token.secret.clone(), token.accessor.clone());
-        self.tokens.insert(token.accessor.clone(), Arc::new(token));
+        self.tokens.put(Arc::new(Token { created: index, modified: index, ..token.clone() }));
         touched.changed(WatchKey::Tokens);
         Ok(Outcome::Done)
     }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::{Attempt, Catalog, Touched};
 use crate::{
     AccessorId, AgentId, AgentRecord, Attestation, AuthMethodName, Banned, CatalogIndex, DeregisterTarget, Outcome,
-    Refusal, RevocationChange, RevokedService, ServiceKey, Timestamp, Token, WatchKey,
+    Refusal, RevocationChange, RevokedService, ServiceKey, Timestamp, WatchKey,
 };
 
 impl Catalog {
@@ -66,14 +66,10 @@ impl Catalog {
             self.ban(Banned::Key { key: record.key.clone() }, Some(record.node.clone()), touched);
         }
         let agents = count(&hit);
-        let token = self.join_tokens.get(accessor).cloned();
-        if token.is_none() && agents == 0 {
-            return Err(Refusal::not_found("join token", accessor));
-        }
-        if let Some(token) = token {
-            self.join_secrets.remove(&token.secret);
-            self.join_tokens.remove(accessor);
+        if self.join_tokens.remove(accessor).is_some() {
             touched.changed(WatchKey::JoinTokens);
+        } else if agents == 0 {
+            return Err(Refusal::not_found("join token", accessor));
         }
         Ok(Outcome::Revoked { agents })
     }
@@ -94,11 +90,7 @@ impl Catalog {
             Attestation::JoinToken(_) => false,
         };
         let hit = self.end_agents_where(index, came_of_it, touched);
-        let made_by_it =
-            |token: &&Token| token.auth_method.as_ref().is_some_and(|by| is_hit(by, token.login_subject.as_deref()));
-        let tokens: Vec<Token> = self.tokens().filter(made_by_it).cloned().collect();
-        for token in tokens {
-            self.token_secrets.remove(&token.secret);
+        for token in self.tokens.of_login(method.as_str(), subject) {
             self.tokens.remove(&token.accessor);
             touched.changed(WatchKey::Tokens);
         }
