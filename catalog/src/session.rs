@@ -61,6 +61,11 @@ pub enum SessionChange {
         /// Their latest sessions.
         sessions: Vec<SessionRef>,
     },
+    /// Ends the records of agents whose platform vouched for them and that never opened a session, with their certificates.
+    Unused {
+        /// Whose.
+        agents: Vec<AgentId>,
+    },
     /// An agent is shutting down: its node turns critical, and stays so whatever that session still says.
     Drain {
         /// Which session.

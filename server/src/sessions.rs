@@ -57,6 +57,8 @@ pub struct Sessions {
     absent: Waiting,
     /// Lost sessions whose agents still have their nodes, and since when.
     lost: Waiting,
+    /// Records of logins whose agents have opened no session, and since when.
+    unused: Waiting,
     is_holding: bool,
 }
 
@@ -84,7 +86,8 @@ impl Waiting {
 impl Sessions {
     /// Returns the machine of a server.
     pub fn new(server: ServerId, periods: Periods) -> Self {
-        Self { server, periods, absent: Waiting::default(), lost: Waiting::default(), is_holding: false }
+        let (absent, lost, unused) = (Waiting::default(), Waiting::default(), Waiting::default());
+        Self { server, periods, absent, lost, unused, is_holding: false }
     }
 
     /// Reports whether nodes stay in the catalog because too many agents seem to be gone at once.
@@ -103,9 +106,11 @@ impl Sessions {
         if seen.heard.is_some() {
             commands.extend(self.reap(seen.catalog, now));
             commands.extend(self.end(seen));
+            commands.extend(self.end_unused(seen.catalog, now));
             commands.extend(self.forget(seen));
         } else {
             self.lost = Waiting::default();
+            self.unused = Waiting::default();
             self.is_holding = false;
         }
         commands
@@ -163,6 +168,21 @@ impl Sessions {
             .filter(|record| is_over(record))
             .filter_map(|record| Some(SessionRef { agent: record.id.clone(), incarnation: record.incarnation? }));
         batches(over.collect(), |sessions| Command::Sessions { change: SessionChange::Ended { sessions } })
+    }
+
+    /// Ends the records of agents that logged in and never opened a session, once none of their certificates is left. Nothing
+    /// says when they logged in: the time counts from when this leader first saw them.
+    fn end_unused(&mut self, catalog: &Catalog, now: Duration) -> Vec<Command> {
+        let is_unused = |record: &&AgentRecord| {
+            record.incarnation.is_none() && matches!(record.attestation, Attestation::Login { .. })
+        };
+        let unused =
+            catalog.agent_records().filter(is_unused).map(|record| (record.id.clone(), Incarnation(0))).collect();
+        let over = self.unused.over(now, self.periods.reap + self.leaf_ttl(catalog), &unused);
+        let over: Vec<AgentId> = over.into_iter().map(|session| session.agent).collect();
+        over.chunks(SESSIONS_MAX)
+            .map(|agents| Command::Sessions { change: SessionChange::Unused { agents: agents.to_vec() } })
+            .collect()
     }
 
     /// Returns how long the longest certificate lives that may be about.

@@ -39,6 +39,7 @@ pub(super) fn every_change() -> Vec<Command> {
         lost(&agent, 8),
         reaped(&agent, 8),
         Command::Sessions { change: SessionChange::Ended { sessions: vec![session(&agent, 8)] } },
+        Command::Sessions { change: SessionChange::Unused { agents: vec![agent.clone()] } },
         register(Node { gateway_port: Some(443), ..node("g1", Owner::External) }, vec![], vec![], None),
         Command::CreateJoinToken { token: JoinToken { gateway: Some("aws".to_owned()), ..join_token(9, &[]) } },
         revoke(RevocationChange::Service { service: "shop/api".parse().unwrap() }),
@@ -56,6 +57,7 @@ pub(super) fn any_change() -> impl Strategy<Value = Command> {
         (agent.clone(), 1u64..40).prop_map(|(agent, incarnation)| lost(&agent, incarnation)),
         (agent.clone(), 1u64..40).prop_map(|(agent, incarnation)| reaped(&agent, incarnation)),
         (agent.clone(), 1u64..40).prop_map(|(agent, incarnation)| drain(&agent, incarnation)),
+        agent.clone().prop_map(|agent| Command::Sessions { change: SessionChange::Unused { agents: vec![agent] } }),
         (0u8..3)
             .prop_map(|number| revoke(RevocationChange::Service { service: format!("s{number}").parse().unwrap() })),
         (1u8..5).prop_map(|number| revoke(RevocationChange::JoinToken { accessor: accessor(number) })),

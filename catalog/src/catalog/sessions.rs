@@ -52,6 +52,16 @@ impl Catalog {
                 }
                 Ok(Outcome::Done)
             }
+            SessionChange::Unused { agents } => {
+                let is_unused = |record: &&AgentRecord| {
+                    record.incarnation.is_none() && matches!(record.attestation, Attestation::Login { .. })
+                };
+                let unused = agents.iter().filter_map(|agent| self.agent_record(agent).filter(is_unused).cloned());
+                for record in unused.collect::<Vec<_>>() {
+                    self.end_record(&record, index, true, touched);
+                }
+                Ok(Outcome::Done)
+            }
             SessionChange::Drain { session } => {
                 let record = self
                     .agent_record(&session.agent)

@@ -13,6 +13,12 @@ pub(super) fn check(change: &SessionChange) -> Result<(), Refusal> {
             }
             few("sessions", sessions.len(), SESSIONS_MAX)
         }
+        SessionChange::Unused { agents } => {
+            if agents.is_empty() {
+                return Err(Refusal::invalid("agents", "there are none: name at least one"));
+            }
+            few("agents", agents.len(), SESSIONS_MAX)
+        }
         SessionChange::Drain { .. } => Ok(()),
     }
 }

@@ -49,6 +49,7 @@ async fn carry_out(server: &ServerId, consensus: &Consensus, metrics: &Metrics, 
         Command::Sessions { change: SessionChange::Lost { sessions } } => ("lost", sessions.len()),
         Command::Sessions { change: SessionChange::Reaped { sessions } } => ("reaped", sessions.len()),
         Command::Sessions { change: SessionChange::Ended { sessions } } => ("ended", sessions.len()),
+        Command::Sessions { change: SessionChange::Unused { agents } } => ("unused", agents.len()),
         _ => ("forgotten", 0),
     };
     let Ok(request_id) = crypto::uuid_v4().parse() else { return };

@@ -69,8 +69,15 @@ impl World {
         record.id
     }
 
-    /// Lets an agent in that its platform vouches for.
+    /// Lets an agent in that its platform vouches for, and that registers its node.
     fn admitted(&mut self, number: usize) -> AgentId {
+        let agent = self.logs_in(number);
+        self.opens(&agent, "a");
+        agent
+    }
+
+    /// Lets an agent in that its platform vouches for.
+    fn logs_in(&mut self, number: usize) -> AgentId {
         let method = Box::new(crate::login::testing::method(&crate::login::testing::Issuer::new()));
         self.apply(Command::Login { change: LoginChange::WriteMethod { method, replace: false } });
         let admission = Admission {
@@ -89,7 +96,6 @@ impl World {
         };
         let outcome = self.apply(Command::Login { change: LoginChange::Admit { admission: Box::new(admission) } });
         let Outcome::Enrolled { record } = outcome else { panic!("not admitted: {outcome:?}") };
-        self.opens(&record.id, "a");
         record.id
     }
 
@@ -293,4 +299,21 @@ fn a_record_that_came_of_a_login_ends_when_none_of_its_certificates_is_left_and_
     assert_eq!(world.run(Duration::from_secs(2)), 1);
     assert!(world.catalog.agent_record(&enrolled).is_some(), "what an operator let in stays");
     assert!(world.catalog.agent_record(&admitted).is_none());
+}
+
+#[test]
+fn a_record_of_a_login_that_never_opened_a_session_ends_when_its_certificate_has() {
+    let mut world = World::new();
+    let unused = world.logs_in(2);
+    assert_eq!(world.run(REAP + TTL), 0, "its certificate still lives");
+    assert_eq!(world.run(Duration::from_secs(2)), 1);
+    assert!(world.catalog.agent_record(&unused).is_none() && world.catalog.is_revoked(unused.index()));
+
+    // One that opens its session late, but in time, is like any other.
+    let mut world = World::new();
+    let late = world.logs_in(2);
+    assert_eq!(world.run(REAP), 0);
+    world.opens(&late, "a");
+    assert_eq!(world.run(REAP + TTL + TTL), 0);
+    assert!(world.catalog.agent_record(&late).is_some());
 }

@@ -142,6 +142,7 @@ impl Mesh {
                 SessionChange::Reaped { .. } => "nodes leave whose agents stay away",
                 SessionChange::Drain { .. } => "an agent says that it shuts down",
                 SessionChange::Ended { .. } => "records end whose agents stay away",
+                SessionChange::Unused { .. } => "records end whose agents never came",
             };
             *self.summary.steps.entry(step).or_default() += 1;
         }
