@@ -8,6 +8,7 @@ mod desired;
 mod link;
 mod login;
 mod publish;
+mod registering;
 mod requests;
 mod restraint;
 mod routing;
@@ -67,6 +68,8 @@ enum Event {
     Check(CheckResult),
     /// Somebody asks for something.
     Request(Request),
+    /// A step of a change of what is registered has ended.
+    Registering(registering::Done),
     /// A login after the record was gone has ended.
     LoggedIn(Result<Box<Identity>, String>),
     /// Files were written, or not.
@@ -200,6 +203,7 @@ struct Core {
     /// How many roots were distrusted on purpose, as of what is in force.
     distrusted_roots: usize,
     local: Local,
+    registering: registering::Registering,
     checks: Checks,
     jitter: Seeded,
     statuses: BTreeMap<CheckKey, (CheckStatus, String)>,
@@ -258,6 +262,7 @@ pub(crate) fn start(setup: Setup) -> (Handle, JoinHandle<()>) {
         leaves: Leaves::new(setup.leaves, jitter.next()),
         distrusted_roots: 0,
         local: setup.local,
+        registering: registering::Registering::default(),
         checks: Checks::new(results, Seeded::new(jitter.next())),
         jitter,
         statuses,
@@ -296,17 +301,17 @@ impl Core {
                 () = tokio::time::sleep_until(wake) => None,
             };
             if let Some(event) = event {
-                self.take(event).await;
+                self.take(event);
             }
             // What waits already is taken in before anything is published, so that a burst is published once.
             for _ in 0..BATCH_MAX {
                 match inbox.try_recv() {
-                    Ok(event) => self.take(event).await,
+                    Ok(event) => self.take(event),
                     Err(_) => break,
                 }
             }
             while let Ok(result) = found.try_recv() {
-                self.take(Event::Check(result)).await;
+                self.take(Event::Check(result));
             }
             self.settle();
         }
@@ -327,13 +332,14 @@ impl Core {
         [sync, leaf, save, reconnect].into_iter().flatten().min().unwrap_or(Duration::MAX).min(LOOK_UP)
     }
 
-    async fn take(&mut self, event: Event) {
+    fn take(&mut self, event: Event) {
         match event {
             Event::Link { attempt, event } => self.link_event(attempt, event),
             Event::Written { request_id, result } => self.step(Input::Written { request_id, result }),
             Event::Signed { subject, result } => self.signed(&subject, result),
             Event::Check(result) => self.check_result(result),
-            Event::Request(request) => self.request(request).await,
+            Event::Request(request) => self.request(request),
+            Event::Registering(done) => self.registering(done),
             Event::LoggedIn(result) => self.logged_in(result),
             Event::Saved(written) => {
                 if let Some(version) = self.saver.written(written) {

@@ -6,12 +6,11 @@ use tokio::sync::oneshot;
 use wire::agent_protocol::Subject;
 
 use super::Core;
+use super::registering::Reply;
 use crate::checks::{Probe, truncated};
 use crate::leaf::HeldLeaf;
-use crate::local::{LocalError, Registered, read_files};
+use crate::local::LocalError;
 use crate::sync::Input;
-
-type Reply = oneshot::Sender<Result<(), LocalError>>;
 
 /// A request, and where its answer goes.
 #[derive(Debug)]
@@ -39,25 +38,25 @@ pub(crate) enum Request {
 }
 
 impl Core {
-    pub(super) async fn request(&mut self, request: Request) {
+    pub(super) fn request(&mut self, request: Request) {
         match request {
             Request::RegisterService(body, reply) => {
-                self.alter(reply, |core| core.local.register_service(body)).await;
+                self.alter(reply, |local| local.register_service(body));
             }
             Request::DeregisterService(namespace, id, reply) => {
-                self.alter(reply, |core| core.local.deregister_service(&namespace, &id)).await;
+                self.alter(reply, move |local| local.deregister_service(&namespace, &id));
             }
-            Request::RegisterCheck(body, reply) => self.alter(reply, |core| core.local.register_check(body)).await,
+            Request::RegisterCheck(body, reply) => self.alter(reply, |local| local.register_check(body)),
             Request::DeregisterCheck(namespace, id, reply) => {
-                self.alter(reply, |core| core.local.deregister_check(&namespace, &id)).await;
+                self.alter(reply, move |local| local.deregister_check(&namespace, &id));
             }
             Request::Maintain { namespace, id, reason, reply } => {
-                self.alter(reply, |core| core.local.set_maintenance(&namespace, &id, reason)).await;
+                self.alter(reply, move |local| local.set_maintenance(&namespace, &id, reason));
             }
             Request::MaintainNode { reason, reply } => {
-                self.alter(reply, |core| core.local.set_node_maintenance(reason)).await;
+                self.alter(reply, |local| local.set_node_maintenance(reason));
             }
-            Request::Reload(reply) => self.reload(reply).await,
+            Request::Reload(reply) => self.reload(reply),
             Request::Leaf(service, reply) => {
                 let leaf = self.leaves.held().get(&Subject::Service(service)).cloned();
                 let _ = reply.send(leaf);
@@ -74,49 +73,6 @@ impl Core {
                     self.step(Input::Leave);
                 }
             }
-        }
-    }
-
-    /// Changes what is registered, keeps it, and only then says that it is done.
-    async fn alter(&mut self, reply: Reply, change: impl FnOnce(&mut Self) -> Result<(), LocalError>) {
-        let before = self.local.clone();
-        let mut result = change(self);
-        if result.is_ok() {
-            result = self.keep(self.local.registered()).await;
-        }
-        if result.is_ok() {
-            self.follow_local();
-            // Whoever is told may call at once.
-            self.publish();
-        } else {
-            self.local = before;
-        }
-        let _ = reply.send(result);
-    }
-
-    /// Takes what the files say now; where that is refused, what they said before stays in force.
-    async fn reload(&mut self, reply: Reply) {
-        let paths = self.config.services.clone();
-        match tokio::task::spawn_blocking(move || read_files(&paths)).await {
-            Ok(Ok(definitions)) => {
-                tracing::info!(definitions = definitions.len(), "service definitions read again");
-                self.alter(reply, |core| core.local.reload_files(definitions)).await;
-            }
-            Ok(Err(error)) => {
-                let _ = reply.send(Err(error));
-            }
-            Err(panicked) => {
-                let _ = reply.send(Err(LocalError::Definition { reason: panicked.to_string() }));
-            }
-        }
-    }
-
-    async fn keep(&self, registered: Registered) -> Result<(), LocalError> {
-        let (store, agent) = (self.store.clone(), self.identity.record.id.clone());
-        match tokio::task::spawn_blocking(move || store.keep_registered(&agent, &registered)).await {
-            Ok(Ok(())) => Ok(()),
-            Ok(Err(source)) => Err(LocalError::Keep { source: Box::new(source) }),
-            Err(panicked) => Err(LocalError::Definition { reason: panicked.to_string() }),
         }
     }
 

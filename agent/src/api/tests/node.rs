@@ -99,3 +99,37 @@ async fn an_agent_that_is_asked_to_leave_says_so_to_whoever_runs_it() {
     assert_eq!(put(&agent, "/v1/agent/leave", "").await.status, 200);
     agent.asked_to_leave().await;
 }
+
+#[tokio::test]
+async fn the_agent_goes_on_while_a_change_of_what_is_registered_waits_for_the_disk() {
+    let server = ModelServer::start(Shared::new(&["web"])).await;
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("web.hcl");
+    fs::write(&file, "service { name = \"web\"\n port = 1 }").unwrap();
+    let token = server.shared().join_token(&["api", "web"]);
+    let mut config = config(&[server.address], Some(token), None);
+    config.services = vec![file.clone()];
+    let agent = start(config).await.unwrap();
+    eventually(async || agent.core.status().server.is_some()).await;
+    register(&agent, json!({ "Name": "api", "Port": 1, "Check": { "CheckID": "up", "TTL": "10m" } })).await;
+
+    // A pipe is read once somebody writes to it.
+    fs::remove_file(&file).unwrap();
+    assert!(std::process::Command::new("mkfifo").arg(&file).status().unwrap().success());
+    let reloading = put(&agent, "/v1/agent/reload", "");
+    let behind = put(&agent, "/v1/agent/service/register", "{ \"Name\": \"api\", \"Port\": 2 }");
+    let changes = async { tokio::join!(reloading, behind) };
+    tokio::pin!(changes);
+    tokio::select! {
+        (answer, _) = &mut changes => panic!("nobody wrote the file yet: {}", answer.text),
+        answer = put(&agent, "/v1/agent/check/pass/up", "") => assert_eq!(answer.status, 200, "{}", answer.text),
+    }
+    assert_eq!(get(&agent, "/v1/agent/service/web").await.json()["Port"], 1);
+    let writing =
+        tokio::task::spawn_blocking(move || fs::write(file, "service { name = \"web\"\n port = 3 }").unwrap());
+    let (reloaded, registered) = changes.await;
+    writing.await.unwrap();
+    assert_eq!((reloaded.status, registered.status), (StatusCode::OK, StatusCode::OK), "{}", reloaded.text);
+    assert_eq!(get(&agent, "/v1/agent/service/web").await.json()["Port"], 3);
+    assert_eq!(get(&agent, "/v1/agent/service/api").await.json()["Port"], 2);
+}
