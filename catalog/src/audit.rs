@@ -6,14 +6,16 @@
 
 mod acl;
 pub(crate) mod describe;
+mod trail;
 mod verify;
 
 use std::{fmt, str::FromStr, sync::Arc};
 
-use imbl::OrdMap;
 use serde::{Deserialize, Serialize};
 
 pub(crate) use describe::{Content, Description};
+use trail::Forgotten;
+pub(crate) use trail::{AuditTrail, StoredTrail};
 pub use verify::{AuditFault, AuditHead, AuditVerifier};
 
 use crate::{CatalogIndex, NameError};
@@ -83,6 +85,8 @@ impl From<AuditHash> for String {
 }
 
 /// Is one line of the audit trail, exactly as it was hashed: a JSON object without the end of the line.
+///
+/// Lines that were forgotten before older ones leave one in their place that says which, with the hash of the last of them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AuditLine {
     /// The log index of the command.
@@ -117,39 +121,6 @@ pub(crate) struct LineForm<'a> {
     pub(crate) previous: AuditHash,
 }
 
-/// Is the chain as the servers keep it: its newest lines, and the hash of the one before the oldest of them.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub(crate) struct AuditTrail {
-    pub(crate) base: AuditHead,
-    pub(crate) head: AuditHead,
-    pub(crate) lines: OrdMap<CatalogIndex, AuditLine>,
-    pub(crate) bytes: usize,
-}
-
-impl AuditTrail {
-    /// Adds a line at the head, and forgets the oldest that are too many.
-    pub(crate) fn push(&mut self, line: AuditLine) {
-        self.head = AuditHead { sequence: line.sequence, hash: line.hash };
-        self.bytes += line.text.len();
-        self.lines.insert(line.index, line);
-        while self.lines.len() > LINES_MAX || self.bytes > LINES_BYTES_MAX {
-            let Some((index, oldest)) = self.lines.get_min().cloned() else { break };
-            self.bytes -= oldest.text.len();
-            self.base = AuditHead { sequence: oldest.sequence, hash: oldest.hash };
-            self.lines.remove(&index);
-        }
-    }
-}
-
-/// Is the chain as a snapshot holds it. The lines say their own place and their predecessor's hash.
-#[derive(Debug, Default, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct StoredTrail {
-    base: AuditHead,
-    head: AuditHead,
-    lines: Vec<Arc<str>>,
-}
-
 /// Reads of a line what places it in the chain.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "PascalCase")]
@@ -157,38 +128,18 @@ pub(crate) struct Link {
     pub(crate) sequence: u64,
     pub(crate) index: CatalogIndex,
     pub(crate) previous: AuditHash,
+    /// Who did it.
+    #[serde(default)]
+    pub(crate) actor: String,
+    /// What stood there, where it is forgotten.
+    #[serde(default)]
+    pub(crate) forgotten: Option<Forgotten>,
 }
 
-impl From<&AuditTrail> for StoredTrail {
-    fn from(trail: &AuditTrail) -> Self {
-        Self { base: trail.base, head: trail.head, lines: trail.lines.values().map(|line| line.text.clone()).collect() }
-    }
-}
-
-impl StoredTrail {
-    /// Reads the chain back. Its hashes are taken from the lines; that they fit is not judged here, for a snapshot has a
-    /// checksum of its own.
-    pub(crate) fn open(self) -> Result<AuditTrail, String> {
-        let links: Vec<Link> = self
-            .lines
-            .iter()
-            .map(|text| serde_json::from_str(text))
-            .collect::<Result<_, _>>()
-            .map_err(|error| format!("an audit line cannot be read: {error}"))?;
-        let hashes = links.iter().skip(1).map(|link| link.previous).chain([self.head.hash]);
-        let mut trail = AuditTrail { base: self.base, head: self.base, ..AuditTrail::default() };
-        for ((text, link), hash) in self.lines.iter().zip(&links).zip(hashes) {
-            if link.sequence != trail.head.sequence + 1
-                || trail.lines.get_max().is_some_and(|(last, _)| *last >= link.index)
-            {
-                return Err(format!("audit line {} is out of order", link.sequence));
-            }
-            trail.push(AuditLine { index: link.index, sequence: link.sequence, text: text.clone(), hash });
-        }
-        if trail.head != self.head {
-            return Err("the head of the audit trail is not its last line".to_owned());
-        }
-        Ok(trail)
+impl Link {
+    /// Returns the number of the first line that it stands for.
+    pub(crate) fn from(&self) -> u64 {
+        self.forgotten.map_or(self.sequence, |forgotten| forgotten.from)
     }
 }
 

@@ -97,6 +97,11 @@ pub(super) async fn run(verb: Audit, options: &ApiOptions) -> anyhow::Result<Exi
                 .context("reading the servers' records")?;
             list.output.print(&records, |records| {
                 let rows = records.iter().map(|one| {
+                    if let Some(forgotten) = &one.forgotten {
+                        let (index, nothing) = (one.index.to_string(), String::new);
+                        let summary = format!("records {} to {} were forgotten", forgotten.from, one.sequence);
+                        return vec![index, nothing(), nothing(), nothing(), summary, nothing()];
+                    }
                     let outcome = one.refusal.as_ref().map_or(one.outcome.clone(), |why| format!("refused: {why}"));
                     vec![
                         one.index.to_string(),
@@ -216,7 +221,7 @@ fn verify(arguments: &Verify) -> anyhow::Result<ExitCode> {
             return Ok(ExitCode::from(1));
         }
     }
-    let first = verifier.first();
+    let (first, forgotten) = (verifier.first(), verifier.forgotten());
     match verifier.finish() {
         Ok(head) => {
             match first {
@@ -226,6 +231,12 @@ fn verify(arguments: &Verify) -> anyhow::Result<ExitCode> {
                     "Records {first} to {} are as they were written; those before are in another file.",
                     head.sequence
                 ))?,
+            }
+            if forgotten > 0 {
+                output::line(&format!(
+                    "{forgotten} of them the servers had forgotten before they were exported; an older export proves what stands \
+                     before these."
+                ))?;
             }
             output::line(&format!("Head: {head}"))?;
             Ok(ExitCode::SUCCESS)

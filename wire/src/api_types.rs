@@ -37,7 +37,7 @@ mod relaxation;
 mod revocation;
 mod rule_usage;
 
-pub use audit::{AUDIT_BASE_HEADER, AUDIT_HEAD_HEADER, AuditRecord};
+pub use audit::{AUDIT_BASE_HEADER, AUDIT_HEAD_HEADER, AuditRecord, ForgottenRecords};
 pub use ca::{
     CaConfigurationLives, CaConfigurationRequest, CaConfigurationView, CaIntermediateRequest, CaReplacedRoot,
     CaRotateRequest, CaRotationStatus, CaRotationView, CertificateAge, RekeyView,

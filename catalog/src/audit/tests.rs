@@ -91,33 +91,57 @@ fn a_refused_write_is_recorded_with_its_kind_and_a_stranger_records_nothing() {
     assert_eq!(catalog.audit_head().sequence, before.sequence + 1);
 }
 
+/// A gap that stands for the lines from `from` to `to`, as servers write it.
+fn gap(lines: &[String], from: usize, to: usize) -> String {
+    let (before, last) = (&lines[from - 2], &lines[to - 1]);
+    let hash = |line: &String| AuditHash(digest(line.as_bytes()));
+    let link: Link = serde_json::from_str(last).unwrap();
+    format!(
+        "{{\"Sequence\":{to},\"Index\":{},\"Previous\":\"{}\",\"Forgotten\":{{\"From\":{from},\"Hash\":\"{}\"}}}}",
+        link.index,
+        hash(before),
+        hash(last)
+    )
+}
+
 #[test]
-fn the_oldest_lines_are_forgotten_by_number_and_by_size_and_the_chain_goes_on() {
-    let line = |sequence: u64, previous: AuditHash, filler: usize| {
-        let text = format!(
-            "{{\"Sequence\":{sequence},\"Index\":{sequence},\"Previous\":\"{previous}\",\"Filler\":\"{}\"}}",
-            "x".repeat(filler)
-        );
-        AuditLine {
-            index: CatalogIndex(sequence),
-            sequence,
-            hash: AuditHash(digest(text.as_bytes())),
-            text: text.into(),
-        }
+fn forgotten_lines_are_told_and_what_is_around_them_is_still_a_chain() {
+    let catalog = log_of(&every_kind());
+    let (lines, head) = (texts(&catalog), catalog.audit_head());
+    let with = |from: usize, to: usize| {
+        let mut all = lines[..from - 1].to_vec();
+        all.push(gap(&lines, from, to));
+        all.extend_from_slice(&lines[to..]);
+        all
     };
-    for (filler, kept) in [(0, LINES_MAX), (4000, LINES_BYTES_MAX / 4200)] {
-        let mut trail = AuditTrail::default();
-        for sequence in 1..=(LINES_MAX as u64 + 100) {
-            trail.push(line(sequence, trail.head.hash, filler));
-        }
-        assert!(trail.lines.len() >= kept && trail.lines.len() <= LINES_MAX && trail.bytes <= LINES_BYTES_MAX);
-        assert_eq!(trail.base.sequence + trail.lines.len() as u64, trail.head.sequence);
-        let oldest: Link = serde_json::from_str(&trail.lines.get_min().unwrap().1.text).unwrap();
-        assert_eq!(oldest.previous, trail.base.hash);
-        let stored = serde_json::to_vec(&StoredTrail::from(&trail)).unwrap();
-        let restored = serde_json::from_slice::<StoredTrail>(&stored).unwrap().open().unwrap();
-        assert_eq!(restored, trail);
+    let mut verifier = AuditVerifier::new(digest, Some(head));
+    with(3, 5).iter().for_each(|line| verifier.line(line).unwrap());
+    assert_eq!((verifier.forgotten(), verifier.first()), (3, Some(1)));
+    assert_eq!(verifier.finish(), Ok(head));
+    // An older export may have some of what was forgotten since.
+    let mut verifier = AuditVerifier::new(digest, Some(head));
+    lines[..4].iter().chain(&with(3, 6)[2..]).for_each(|line| verifier.line(line).unwrap());
+    assert_eq!(verifier.forgotten(), 2);
+    assert_eq!(verifier.finish(), Ok(head));
+
+    let wrong_hash = |line: &str, at: &str| {
+        let position = line.find(at).unwrap() + at.len();
+        let digit = if line.as_bytes()[position] == b'0' { "1" } else { "0" };
+        format!("{}{digit}{}", &line[..position], &line[position + 1..])
+    };
+    for (what, edited) in [
+        ("its predecessor", wrong_hash(&gap(&lines, 3, 5), "\"Previous\":\"")),
+        ("its last line", wrong_hash(&gap(&lines, 3, 5), "\"Hash\":\"")),
+        ("its beginning", gap(&lines, 4, 5)),
+        ("its end", gap(&lines, 3, 4)),
+    ] {
+        let mut all = with(3, 5);
+        all[2] = edited;
+        assert!(verify(&all, Some(head)).is_err(), "{what} is wrong");
     }
+    let mut twice = with(3, 5);
+    twice.insert(3, gap(&lines, 3, 5));
+    assert!(matches!(verify(&twice, None), Err(AuditFault::Gap { .. })));
 }
 
 #[test]

@@ -94,6 +94,7 @@ pub struct AuditVerifier {
     index: CatalogIndex,
     wanted: Option<AuditHead>,
     has_wanted: bool,
+    forgotten: u64,
 }
 
 impl AuditVerifier {
@@ -107,6 +108,7 @@ impl AuditVerifier {
             index: CatalogIndex::default(),
             wanted,
             has_wanted: wanted.is_none_or(|head| head == AuditHead::default()),
+            forgotten: 0,
         }
     }
 
@@ -129,27 +131,44 @@ impl AuditVerifier {
         self.index
     }
 
+    /// Returns how many lines stand in the chain by their hash alone, for the servers had forgotten them. What stands before
+    /// such a gap only an older export, or its head, can prove.
+    #[must_use]
+    pub fn forgotten(&self) -> u64 {
+        self.forgotten
+    }
+
     /// Takes the next line, without the end of the line.
     ///
     /// # Errors
     /// [`AuditFault`] says in which way the line does not continue the chain.
     pub fn line(&mut self, text: &str) -> Result<(), AuditFault> {
-        let Link { sequence, index, previous } =
+        let link: Link =
             serde_json::from_str(text).map_err(|error| AuditFault::Unreadable { problem: error.to_string() })?;
-        let is_first = self.first.is_none();
-        if sequence == 0 || (!is_first && sequence != self.last.sequence + 1) {
-            return Err(AuditFault::Gap { last: self.last.sequence, found: sequence });
+        let (from, Link { sequence, index, previous, forgotten, .. }) = (link.from(), link);
+        let (is_first, next) = (self.first.is_none(), self.last.sequence + 1);
+        // A gap may begin before lines that are at hand: they were forgotten since these were exported.
+        let is_beyond = forgotten.is_some() && from < next && next <= sequence;
+        if from == 0 || sequence < from || (!is_first && from != next && !is_beyond) {
+            return Err(AuditFault::Gap { last: self.last.sequence, found: from });
         }
         // What stands before the first line at hand is not here to be hashed; before the very first is nothing.
-        if (!is_first || sequence == 1) && previous != self.last.hash {
+        if (!is_first || from == 1) && !is_beyond && previous != self.last.hash {
             return Err(AuditFault::Broken { sequence, expected: previous, found: self.last.hash });
         }
         if index <= self.index {
             return Err(AuditFault::Backwards { sequence, last: self.index, found: index });
         }
-        self.first.get_or_insert(sequence);
+        self.first.get_or_insert(from);
         self.index = index;
-        self.last = AuditHead { sequence, hash: AuditHash((self.digest)(text.as_bytes())) };
+        let hash = match forgotten {
+            Some(forgotten) => {
+                self.forgotten += sequence - from.max(next) + 1;
+                forgotten.hash
+            }
+            None => AuditHash((self.digest)(text.as_bytes())),
+        };
+        self.last = AuditHead { sequence, hash };
         self.has_wanted |= self.wanted == Some(self.last);
         Ok(())
     }

@@ -44,7 +44,8 @@ impl Catalog {
         };
         let text: Arc<str> = serde_json::to_string(&line).expect("a line has only what JSON can hold").into();
         let hash = crate::AuditHash(digest(text.as_bytes()));
-        self.audit.push(AuditLine { index, sequence: sequence + 1, text, hash });
+        let line = AuditLine { index, sequence: sequence + 1, text, hash };
+        self.audit.push(line, &describe::actor(&envelope.actor));
         touched.changed(WatchKey::Audit);
     }
 
@@ -62,6 +63,12 @@ impl Catalog {
 
     /// Returns the kept lines of the audit trail from log index `from` on, oldest first.
     pub fn audit_lines(&self, from: CatalogIndex) -> impl Iterator<Item = &AuditLine> {
-        self.audit.lines.range(from..).map(|(_, line)| line)
+        self.audit.lines(from)
+    }
+
+    /// Returns how many lines of the audit trail were ever forgotten.
+    #[must_use]
+    pub fn audit_forgotten(&self) -> u64 {
+        self.audit.forgotten()
     }
 }

@@ -279,7 +279,7 @@ impl Desk {
     fn replace_catalog(&self, catalog: Catalog, touched: Option<BTreeSet<WatchKey>>) {
         let shared = &self.shared;
         let (index, after) = (catalog.index(), Arc::new(catalog));
-        shared.metrics.audit_forgotten(after.audit_base().sequence);
+        shared.metrics.audit_forgotten(after.audit_forgotten());
         let before = shared.catalog.swap(Arc::clone(&after));
         if touched
             .as_ref()

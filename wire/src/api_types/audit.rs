@@ -19,22 +19,38 @@ pub struct AuditRecord {
     /// The log index of the command.
     pub index: CatalogIndex,
     /// When it was proposed, by the clock of the server that did.
+    #[serde(default)]
     pub time: String,
     /// Who asked: `token:<accessor>`, `server:<name>`, `agent:<id>`, `join` or `cluster-key`.
+    #[serde(default)]
     pub actor: String,
     /// From which address.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub source: Option<String>,
     /// The request.
-    #[serde(rename = "RequestID")]
+    #[serde(rename = "RequestID", default)]
     pub request_id: String,
     /// What was asked for.
+    #[serde(default)]
     pub kind: String,
     /// What it concerned.
+    #[serde(default)]
     pub summary: String,
     /// `done` or `refused`.
+    #[serde(default)]
     pub outcome: String,
     /// Why it was refused.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub refusal: Option<String>,
+    /// What stood there, where the servers have forgotten it; such a record says nothing else.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub forgotten: Option<ForgottenRecords>,
+}
+
+/// Names records that the servers have forgotten, up to the one that it stands in.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct ForgottenRecords {
+    /// The first of them.
+    pub from: u64,
 }
