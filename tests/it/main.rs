@@ -14,6 +14,7 @@ mod cli;
 mod demo;
 mod envoy;
 mod faults;
+mod gateways;
 mod guardrails;
 mod harness;
 mod ingress;

@@ -103,6 +103,16 @@ fn h11_permissions_decide_requests_as_expected_explained_and_tested_before() {
     assert!(explained.contains("GET /v1/admin: deny, by intention default/web => default/api"), "{explained}");
     assert!(explained.contains("permissions[0]: decided") && explained.contains("without it, by intention default/*"));
     assert!(mesh.done(&["intention", "test", &expectations]).contains("0 failed"));
+    // A request that has no answer fails its expectation, with servers and without them.
+    let malformed = write("malformed.hcl", &EXPECTATIONS.replace("\"/v9\"", "\"/v9/%2e%2e%2f\""));
+    let judged = [
+        mesh.weft(&["intention", "test", &malformed]),
+        weft(&[&["intention", "test", malformed.as_str()][..], &offline].concat(), &[]),
+    ];
+    for judged in judged {
+        assert_eq!(judged.status, Some(1), "{judged:?}");
+        assert!(judged.stdout.contains("7 expectations, 1 failed"), "{judged:?}");
+    }
     let wrong =
         write("wrong.hcl", &EXPECTATIONS.replace("\"/v9\", Decision = \"allow\"", "\"/v9\", Decision = \"deny\""));
     let failed = mesh.weft(&["intention", "test", "--output", "junit", &wrong]);

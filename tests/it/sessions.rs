@@ -4,12 +4,15 @@ use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::time::Duration;
 
-use crate::harness::{Mesh, PROMISE_FACTOR, Service, eventually, free_port};
+use crate::harness::{Mesh, PROMISE_FACTOR, Service, eventually, free_port, weft};
 
 /// A revoked agent is refused everywhere within this time.
 const REVOKED: Duration = Duration::from_secs(5);
 /// The grace period that the servers of this story are told, and the time that they take to look.
 const LOST: Duration = Duration::from_secs(3);
+
+/// Agents find the survivor, and follow it, within this time.
+const RECOVERED: Duration = Duration::from_secs(10);
 
 /// Serves an echo on a port of its own until the process ends.
 fn echo() -> u16 {
@@ -92,4 +95,44 @@ fn c14_fault_26_an_agent_that_vanishes_is_critical_and_back_with_it_and_a_revoke
     let nodes = mesh.done(&["catalog", "nodes", "--output", "json"]);
     assert!(!nodes.contains("web-1"), "{nodes}");
     assert_eq!(mesh.weft(&["revoke", "agent", "web-1"]).status, Some(2), "it is gone");
+}
+
+#[test]
+fn fault_11_agents_that_know_more_than_the_survivor_of_a_lost_majority_start_over_with_it() {
+    let mut mesh = Mesh::start(3);
+    let listener = free_port();
+    mesh.join("api-1", &[Service { name: "api", port: echo(), upstreams: vec![] }]);
+    mesh.join("web-1", &[Service { name: "web", port: free_port(), upstreams: vec![("api", listener)] }]);
+    mesh.done(&["intention", "create", "--allow", "web", "api"]);
+    eventually("the call to be allowed", REVOKED * PROMISE_FACTOR, || call(listener));
+    eventually("the survivor to have the write", REVOKED * PROMISE_FACTOR, || {
+        let answer = mesh.servers[2].request("GET", "/v1/connect/intentions?stale", &mesh.token, "").ok()?;
+        answer.body.contains("web").then_some(())
+    });
+
+    // What the agents hear now, the survivor never will.
+    mesh.servers[2].kill();
+    for number in 0..20 {
+        mesh.done(&["intention", "create", "--allow", &format!("other-{number}"), "api"]);
+    }
+    mesh.done(&["intention", "delete", "web", "api"]);
+    eventually("the call to be refused", REVOKED * PROMISE_FACTOR, || call(listener).is_none().then_some(()));
+    mesh.servers[0].kill();
+    mesh.servers[1].kill();
+    assert!(call(listener).is_none(), "what is held stays in force while nobody leads");
+
+    let data = mesh.servers[2].data.display().to_string();
+    let looked = weft(&["operator", "recover-quorum", "--data-dir", &data], &[]);
+    let id = looked.stdout.lines().find_map(|line| line.strip_prefix("Cluster")).unwrap().trim().to_owned();
+    let done = weft(&["operator", "recover-quorum", "--data-dir", &data, "--confirm", &id], &[]);
+    assert_eq!(done.status, Some(0), "{}", done.stderr);
+    mesh.start_server(2);
+    eventually("the agents to start over", RECOVERED * PROMISE_FACTOR, || call(listener));
+    assert!(!mesh.done(&["intention", "list"]).contains("other-"), "the survivor never heard of it");
+
+    // From here on they follow it as ever, although its indexes are below those that they had seen.
+    mesh.done(&["intention", "delete", "web", "api"]);
+    eventually("the call to be refused again", REVOKED * PROMISE_FACTOR, || call(listener).is_none().then_some(()));
+    mesh.done(&["intention", "create", "--allow", "web", "api"]);
+    eventually("the call to be allowed again", REVOKED * PROMISE_FACTOR, || call(listener));
 }

@@ -17,13 +17,13 @@ use crate::login::LoginFailed;
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum PortError {
     /// The connection showed no client certificate.
-    #[error("this path needs the agent's certificate: join first, with a join token")]
+    #[error("this path needs the agent's certificate: join first, with a join token or by a login")]
     NoCertificate,
     /// The certificate is not an agent's.
     #[error("`{identity}` is not an agent of this mesh: only agents are served on this port")]
     NotAnAgent { identity: String },
     /// The record has ended, or belongs to another key by now.
-    #[error("node `{node}` has no live record with this key: enrol again with a new join token")]
+    #[error("node `{node}` has no live record with this key: enrol again, with a new join token or by a login")]
     RecordGone { node: NodeName },
     /// This server does not know the record, and cannot ask the others.
     #[error(
@@ -41,7 +41,7 @@ pub(crate) enum PortError {
     LeafExpired { identity: String },
     /// The record does not name the service.
     #[error(
-        "the agent on node `{node}` is not entitled to service `{service}`: enrol it with a join token that names it"
+        "the agent on node `{node}` is not entitled to service `{service}`: enrol it with a join token, or by a login with a binding rule, that names it"
     )]
     NotEntitled { node: NodeName, service: ServiceKey },
     /// The agent speaks of a node that is not its own.

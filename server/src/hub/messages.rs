@@ -142,7 +142,7 @@ pub enum CloseReason {
     #[error("the servers gave the session up while this one did not reach them: connect again")]
     GivenUp,
     /// The agent's record no longer exists.
-    #[error("the agent's record is gone: connect again, or enrol again with a new join token")]
+    #[error("the agent's record is gone: connect again, or enrol again with a new join token or by a login")]
     Revoked,
     /// The agent asked for a topic that its record does not entitle it to.
     #[error("the agent's record does not entitle it to follow {0}")]

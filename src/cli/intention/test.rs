@@ -5,6 +5,8 @@ use std::{path::PathBuf, process::ExitCode};
 use anyhow::Context;
 use clap::{Args, ValueEnum};
 use wire::{
+    asked_request::AskedRequestError,
+    client::ApiError,
     decode::from_value,
     expectation::{Expectations, Judged},
 };
@@ -50,10 +52,7 @@ pub(super) async fn run(test: &Test, options: &ApiOptions) -> anyhow::Result<Exi
             let pair = expectation.pair(&options.namespace).map_err(anyhow::Error::msg).with_context(what)?;
             report.push(match judge.explain(&pair, expectation.request.as_ref()).await {
                 Ok(found) => expectation.judge(Ok(&found)),
-                // A request that has no answer fails its expectation; a server that has none ends the test.
-                Err(error) if error.is::<wire::asked_request::AskedRequestError>() => {
-                    expectation.judge(Err(&error.to_string()))
-                }
+                Err(error) if is_about_the_request(&error) => expectation.judge(Err(&error.to_string())),
                 Err(error) => return Err(error),
             });
         }
@@ -65,6 +64,12 @@ pub(super) async fn run(test: &Test, options: &ApiOptions) -> anyhow::Result<Exi
     }
     let holds = report.iter().all(|one| one.holds);
     Ok(if holds { ExitCode::SUCCESS } else { ExitCode::from(1) })
+}
+
+/// Reports whether it is one request that has no answer, which fails its expectation; a server that has none ends the test.
+fn is_about_the_request(error: &anyhow::Error) -> bool {
+    let status = error.downcast_ref::<ApiError>().and_then(ApiError::status);
+    error.is::<AskedRequestError>() || status == Some(http::StatusCode::BAD_REQUEST)
 }
 
 fn rows(report: &[Judged]) -> String {
