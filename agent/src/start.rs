@@ -58,7 +58,7 @@ pub enum StartError {
     #[error("cannot load service definitions")]
     Services(#[source] LocalError),
     /// An address cannot be listened on.
-    #[error("cannot listen on {address} for {what}")]
+    #[error("cannot listen on {address} for {what}: stop what uses the port, or choose another one")]
     Listen {
         /// What listens there.
         what: &'static str,

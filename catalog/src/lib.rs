@@ -19,6 +19,7 @@ pub mod http;
 mod index;
 mod intention;
 mod key_exchange;
+mod lifetime;
 mod login;
 mod membership;
 mod mesh;
@@ -69,6 +70,7 @@ pub use explain::{Candidate, CandidateOutcome, Explanation, explain};
 pub use index::{CatalogIndex, Incarnation, Timestamp, WatchKey};
 pub use intention::{Action, Effect, Guardrail, Intention, IntentionKey, IntentionOwner};
 pub use key_exchange::KeyExchange;
+pub use lifetime::Lifetime;
 pub use login::{
     Admission, AuthConfig, AuthMethod, BindKind, BindingRule, Bound, JwtAlgorithm, JwtConfig, JwtKeys, LOGIN_TOKEN_TTL,
     LoginChange, LoginClaims, NameTemplate, NameTemplateError, Variable,

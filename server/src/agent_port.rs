@@ -10,7 +10,6 @@ mod caller;
 mod expiry;
 mod listener;
 mod passthrough;
-pub(crate) mod places;
 mod refusal;
 mod report;
 mod route;

@@ -1,7 +1,6 @@
 //! The certificate authority: how it signs leaves from agent records and nothing else; how it is founded and rotated.
 
 pub(crate) mod acks;
-mod ages;
 mod api;
 pub mod duty;
 mod found;
@@ -22,7 +21,6 @@ use wire::cluster_key::{ClusterKeys, SealError};
 use wire::pki::{Csr, CsrError, LeafKey, LeafRequest, LoadError, LocalSigner, Serial, SignedLeaf, Signer, parse_csr};
 use wire::tls::{ApiCertificateError, TlsIdentity, TlsIdentityError};
 
-pub(crate) use ages::{Age, Lifetime};
 pub(crate) use duty::{agents_waited_for, deadline, patience_of_retirement};
 #[cfg(test)]
 pub(crate) use found::renewed_intermediate;

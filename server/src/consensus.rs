@@ -38,12 +38,12 @@ use tokio::time::{Instant as Deadline, timeout_at};
 use tracing::debug;
 use wire::report::AgentReport;
 
-use crate::ca::Lifetime;
 use crate::config::RaftTiming;
 use crate::metrics::Metrics;
 use crate::raft::RoomStatus;
 use crate::reports::{NotTaken, Reports};
 use crate::taps::TapDesk;
+use catalog::Lifetime;
 use forward::Forwarder;
 use inbox::{Inbox, Unanswered};
 use members::Members;

@@ -15,6 +15,7 @@ mod login;
 mod metrics;
 mod outage;
 mod pace;
+mod places;
 pub mod raft;
 mod reports;
 pub mod sessions;

@@ -16,7 +16,7 @@ use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
 use wire::crypto;
 
-use crate::ca::Lifetime;
+use catalog::{CheckStatus, Lifetime};
 
 /// Names why something was refused, from a closed set (`PeerRejected::label()` and the like).
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
@@ -330,7 +330,8 @@ impl Metrics {
         let now = crypto::now();
         for (certificate, lifetime) in self.lifetimes() {
             let state = self.inner.certificate_state.get_or_create(&CertificateLabel { certificate });
-            state.set(lifetime.age(now).rank());
+            let age = lifetime.age(now);
+            state.set(i64::from(age >= CheckStatus::Warning) + i64::from(age >= CheckStatus::Critical));
         }
         let mut text = String::new();
         encode(&mut text, &self.inner.registry).expect("writing to a string cannot fail");

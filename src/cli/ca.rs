@@ -178,11 +178,16 @@ async fn show_ages(api: &Api, ages: &Ages) -> anyhow::Result<ExitCode> {
     let found: Vec<CertificateAge> = api.get("/v1/status/certificates", &[]).await?;
     ages.output.print(&found, |found| {
         let rows = found.iter().map(|age| {
-            vec![age.certificate.clone(), instant(age.ends_at), format!("{} %", age.left_percent), age.status.clone()]
+            vec![
+                age.certificate.clone(),
+                instant(age.ends_at),
+                format!("{} %", age.left_percent),
+                age.status.to_string(),
+            ]
         });
         table(&["Certificate", "Ends", "Left", "Status"], rows.collect(), "no certificates yet")
     })?;
-    let is_critical = found.iter().any(|age| age.status == "critical");
+    let is_critical = found.iter().any(|age| age.status == catalog::CheckStatus::Critical);
     Ok(if is_critical { ExitCode::from(1) } else { ExitCode::SUCCESS })
 }
 

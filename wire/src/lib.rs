@@ -4,6 +4,7 @@
 #[cfg(test)]
 extern crate self as wire;
 
+pub mod accept;
 pub mod acl;
 mod address_kind;
 pub mod agent_protocol;

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use catalog::{Catalog, CatalogIndex, CheckStatus, MemberRole, Owner, Platform, ServerId, Timestamp};
+use catalog::{Catalog, CatalogIndex, CheckStatus, Lifetime, MemberRole, Owner, Platform, ServerId, Timestamp};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -77,7 +77,7 @@ pub struct CertificateAge {
     pub not_after: Timestamp,
     /// How much of its life is left, in hundredths.
     pub left_percent: u64,
-    /// `passing`; `warning` once a third is left, `critical` once 15 hundredths are.
+    /// `passing`; `warning` with less than 33 hundredths left, `critical` with less than 15.
     #[schema(value_type = String)]
     pub status: CheckStatus,
 }
@@ -114,13 +114,8 @@ const LISTED_MAX: usize = 100;
 impl CertificateAge {
     /// Judges a certificate's age at `now`.
     pub fn new(certificate: &str, not_before: Timestamp, not_after: Timestamp, now: Timestamp) -> Self {
-        let life = not_after.since(not_before).as_millis().max(1);
-        let left_percent = u64::try_from(not_after.since(now).as_millis() * 100 / life).unwrap_or(100).min(100);
-        let status = match left_percent {
-            0..=15 => CheckStatus::Critical,
-            16..=33 => CheckStatus::Warning,
-            _ => CheckStatus::Passing,
-        };
+        let life = Lifetime { begin: not_before, end: not_after };
+        let (left_percent, status) = (life.left_percent(now), life.age(now));
         Self { certificate: certificate.to_owned(), not_after, left_percent, status }
     }
 }
@@ -250,10 +245,10 @@ mod tests {
         for (now, percent, status) in [
             (0, 100, CheckStatus::Passing),
             (1000, 100, CheckStatus::Passing),
-            (66_000, 34, CheckStatus::Passing),
-            (67_000, 33, CheckStatus::Warning),
-            (84_000, 16, CheckStatus::Warning),
-            (85_000, 15, CheckStatus::Critical),
+            (67_000, 33, CheckStatus::Passing),
+            (68_000, 32, CheckStatus::Warning),
+            (85_000, 15, CheckStatus::Warning),
+            (86_000, 14, CheckStatus::Critical),
             (200_000, 0, CheckStatus::Critical),
         ] {
             let age = CertificateAge::new("root", Timestamp(0), Timestamp(100_000), Timestamp(now));

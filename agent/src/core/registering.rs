@@ -104,7 +104,7 @@ impl Core {
         tokio::spawn(async move {
             let done = tokio::task::spawn_blocking(work)
                 .await
-                .unwrap_or_else(|panicked| failed(Err(LocalError::Definition { reason: panicked.to_string() })));
+                .unwrap_or_else(|panicked| failed(Err(LocalError::Internal { reason: panicked.to_string() })));
             // The core ends without waiting for its disk.
             let _ = events.send(Event::Registering(done)).await;
         });

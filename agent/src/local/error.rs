@@ -87,7 +87,7 @@ pub enum LocalError {
         known: String,
     },
     /// What a file defines is changed in the file.
-    #[error("{what} `{id}` is defined in `{}`: change it there and restart the agent", path.display())]
+    #[error("{what} `{id}` is defined in `{}`: change it there and reload the agent", path.display())]
     InFile {
         /// `service` or `check`.
         what: &'static str,
@@ -95,6 +95,12 @@ pub enum LocalError {
         id: String,
         /// The file.
         path: PathBuf,
+    },
+    /// The agent itself failed.
+    #[error("the agent failed while it worked on that: {reason}; see its log, and try again")]
+    Internal {
+        /// What happened.
+        reason: String,
     },
     /// Another check has the id.
     #[error("check `{id}` exists already on this node: give one of them another id")]
@@ -161,7 +167,7 @@ impl LocalError {
             | Self::CheckOfService { .. }
             | Self::NotTtl { .. }
             | Self::TooMany { .. } => StatusCode::BAD_REQUEST,
-            Self::Read { .. } | Self::Keep { .. } => StatusCode::INTERNAL_SERVER_ERROR,
+            Self::Read { .. } | Self::Keep { .. } | Self::Internal { .. } => StatusCode::INTERNAL_SERVER_ERROR,
         }
     }
 }

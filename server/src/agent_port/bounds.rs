@@ -6,9 +6,9 @@ use std::sync::Arc;
 use catalog::{AgentRecord, NodeName};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::places::{Holder, Place, Places};
 use crate::hub::Limits;
 use crate::pace::{Pace, Shares};
+use crate::places::{Holder, Place, Places};
 
 /// Leaves signed for agents at once and per second: ten thousand agents are re-admitted within a minute, and Raft's own
 /// thread keeps its share of the processor.

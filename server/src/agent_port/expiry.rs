@@ -1,10 +1,9 @@
 //! When the mesh's certificates end: told in the metrics, and in the log once little of a lifetime is left.
 
-use catalog::{Catalog, Timestamp};
+use catalog::{Catalog, CheckStatus, Lifetime, Timestamp};
 use tracing::{error, warn};
 
 use super::AgentPort;
-use crate::ca::{Age, Lifetime};
 use crate::metrics::Certificate;
 
 /// Tells when the certificates of the authority end, and that of this server, which it last had made.
@@ -25,11 +24,11 @@ pub(super) fn tell(port: &AgentPort, catalog: &Catalog, own: Option<Lifetime>, n
         port.metrics.certificate_expires(certificate, lifetime);
         let left_s = lifetime.end.since(now).as_secs();
         match lifetime.age(now) {
-            Age::Passing => {}
-            Age::Warning => {
+            CheckStatus::Passing => {}
+            CheckStatus::Warning => {
                 warn!(server = %port.server, certificate = certificate.name(), left_s, "certificate ends soon");
             }
-            Age::Critical => {
+            CheckStatus::Critical => {
                 error!(server = %port.server, certificate = certificate.name(), left_s, "certificate has nearly ended");
             }
         }

@@ -9,17 +9,18 @@ use hyper::server::conn::http2;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::Semaphore;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tracing::{debug, info, warn};
+use tracing::{debug, info};
+use wire::accept::{Accepted, accept_all};
 use wire::tls::{ALPN_AGENT, PeerRejected};
 
 use super::AgentPort;
 use super::caller::Connection;
-use super::places::{Holder, Place, Places};
+use crate::places::{Holder, Place, Places};
 
 /// Connections held at once; the next ones wait in the kernel's queue.
 const CONNECTIONS_MAX: usize = 16 * 1024;
@@ -33,8 +34,6 @@ const PING_INTERVAL: Duration = Duration::from_secs(10);
 const PING_TIMEOUT: Duration = Duration::from_secs(20);
 const STREAMS_MAX: u32 = 128;
 const HEAD_BYTES_MAX: u32 = 64 * 1024;
-/// Pause after a failed accept: out of descriptors, the next accept would fail at once and spin.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Time for streams to say goodbye and for requests in flight to end after shutdown was asked for.
 const DRAIN_MAX: Duration = Duration::from_secs(2);
 
@@ -46,48 +45,37 @@ pub(super) async fn run(listener: TcpListener, port: Arc<AgentPort>, stop: Cance
     let places = Places::new(port.bounds.connections_per_address_max, port.bounds.connections_per_agent_max);
     let connections = TaskTracker::new();
     let cut = CancellationToken::new();
-    loop {
-        let accepted = tokio::select! {
-            () = stop.cancelled() => break,
-            accepted = accept(&listener, &room) => accepted,
-        };
-        let Some((stream, source, permit)) = accepted else { continue };
-        let Some(place) = places.take(Holder::Address(source.ip())) else {
-            port.refuse_connection(source, "too_many_connections", &"this address holds too many connections");
-            continue;
-        };
-        let (port, stop, cut) = (Arc::clone(&port), stop.clone(), cut.clone());
-        connections.spawn(async move {
-            let _permit = permit;
-            tokio::select! {
-                () = cut.cancelled() => {}
-                () = serve(stream, source, place, port, stop) => {}
-            }
-        });
-    }
-    drop(listener);
+    accept_all(
+        "agents",
+        listener,
+        room,
+        stop.cancelled(),
+        || {},
+        |Accepted { stream, from: source, permit }| {
+            let Some(place) = places.take(Holder::Address(source.ip())) else {
+                return port.refuse_connection(
+                    source,
+                    "too_many_connections",
+                    &"this address holds too many connections",
+                );
+            };
+            let (port, stop, cut) = (Arc::clone(&port), stop.clone(), cut.clone());
+            connections.spawn(async move {
+                let _permit = permit;
+                tokio::select! {
+                    () = cut.cancelled() => {}
+                    () = serve(stream, source, place, port, stop) => {}
+                }
+            });
+        },
+    )
+    .await;
     connections.close();
     if tokio::time::timeout(DRAIN_MAX, connections.wait()).await.is_err() {
         debug!("agents' requests were cut at shutdown");
     }
     cut.cancel();
     connections.wait().await;
-}
-
-/// Accepts one connection when there is room for it.
-async fn accept(
-    listener: &TcpListener,
-    room: &Arc<Semaphore>,
-) -> Option<(TcpStream, SocketAddr, OwnedSemaphorePermit)> {
-    let permit = Arc::clone(room).acquire_owned().await.ok()?;
-    match listener.accept().await {
-        Ok((stream, source)) => Some((stream, source, permit)),
-        Err(error) => {
-            warn!(error = %error, "cannot accept an agent's connection");
-            tokio::time::sleep(ACCEPT_PAUSE).await;
-            None
-        }
-    }
 }
 
 /// Carries one connection from its handshake to its end.

@@ -11,7 +11,8 @@ use wire::tls::TrustAnchors;
 
 use super::AgentPort;
 use super::expiry;
-use crate::ca::{Lifetime, SignError};
+use crate::ca::SignError;
+use catalog::Lifetime;
 
 /// The longest that this server goes without looking at its certificate, however the wall clock jumps.
 const LOOK_INTERVAL: Duration = Duration::from_secs(600);

@@ -13,10 +13,11 @@ use wire::crypto::{self, SecretFileError, read_secret_file};
 use wire::tls::{ApiCertificate, ApiCertificateError, api_server_config};
 
 use super::listener::Tls;
-use crate::ca::{CertificateAuthority, Lifetime, SignError};
+use crate::ca::{CertificateAuthority, SignError};
 use crate::config::CertificateFiles;
 use crate::consensus::Consensus;
 use crate::metrics::{Certificate, Metrics};
+use ::catalog::Lifetime;
 
 /// How long a certificate of the mesh's own lives.
 const TTL: Duration = Duration::from_secs(7 * 24 * 3600);

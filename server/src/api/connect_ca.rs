@@ -116,7 +116,7 @@ async fn certificates(call: Call) -> Result<Response, ApiError> {
             begins_at: lifetime.begin,
             ends_at: lifetime.end,
             left_percent: lifetime.left_percent(now),
-            status: lifetime.age(now).word().to_owned(),
+            status: lifetime.age(now),
         })
         .collect();
     call.json(&ages)

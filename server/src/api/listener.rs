@@ -14,17 +14,18 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::{GracefulShutdown, Watcher};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::Semaphore;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
-use tracing::{debug, warn};
+use tracing::debug;
+use wire::accept::{Accepted, accept_all};
 
 use super::SourceAddress;
 use super::head_clock::{Clocked, HeadClock};
-use crate::agent_port::places::{Holder, Places};
 use crate::held_body::HeldBody;
 use crate::metrics::Metrics;
+use crate::places::{Holder, Places};
 
 /// Connections held at once; the next ones wait in the kernel's queue.
 const CONNECTIONS_MAX: usize = 8192;
@@ -37,8 +38,6 @@ const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 const HEADERS_MAX: usize = 100;
 const HEAD_BYTES_MAX: usize = 64 * 1024;
-/// Pause after a failed accept: out of descriptors, the next accept would fail at once and spin.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Time for requests in flight to end after shutdown was asked for; blocking queries do not, and are cut.
 const DRAIN_MAX: Duration = Duration::from_secs(2);
 
@@ -83,53 +82,35 @@ async fn serve_within(listener: TcpListener, router: Router, door: Door, shutdow
     let connections = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     let graceful = GracefulShutdown::new();
     let cut = CancellationToken::new();
-    loop {
-        let accepted = tokio::select! {
-            () = shutdown.cancelled() => break,
-            accepted = accept(&listener, &connections) => accepted,
-        };
-        let Some((stream, source, permit)) = accepted else { continue };
-        let place = match &door.places {
-            None => None,
-            Some(places) => match places.take(Holder::Address(source.ip())) {
-                Some(place) => Some(place),
-                None => {
-                    door.refuse(source, "too_many_connections", &"this address holds too many connections");
-                    continue;
+    accept_all(
+        "API",
+        listener,
+        connections,
+        shutdown.cancelled(),
+        || {},
+        |Accepted { stream, from: source, permit }| {
+            let place = match door.places.as_ref().map(|places| places.take(Holder::Address(source.ip()))) {
+                Some(None) => {
+                    return door.refuse(source, "too_many_connections", &"this address holds too many connections");
                 }
-            },
-        };
-        let serving = serve(stream, source, router.clone(), door.clone(), graceful.watcher());
-        let cut = cut.clone();
-        tokio::spawn(async move {
-            let _held = (permit, place);
-            tokio::select! {
-                () = cut.cancelled() => {}
-                () = serving => {}
-            }
-        });
-    }
-    drop(listener);
+                place => place.flatten(),
+            };
+            let serving = serve(stream, source, router.clone(), door.clone(), graceful.watcher());
+            let cut = cut.clone();
+            tokio::spawn(async move {
+                let _held = (permit, place);
+                tokio::select! {
+                    () = cut.cancelled() => {}
+                    () = serving => {}
+                }
+            });
+        },
+    )
+    .await;
     if tokio::time::timeout(DRAIN_MAX, graceful.shutdown()).await.is_err() {
         debug!("API requests were cut at shutdown");
     }
     cut.cancel();
-}
-
-/// Accepts one connection when there is room for it.
-async fn accept(
-    listener: &TcpListener,
-    connections: &Arc<Semaphore>,
-) -> Option<(TcpStream, SocketAddr, OwnedSemaphorePermit)> {
-    let permit = Arc::clone(connections).acquire_owned().await.ok()?;
-    match listener.accept().await {
-        Ok((stream, source)) => Some((stream, source, permit)),
-        Err(error) => {
-            warn!(error = %error, "cannot accept an API connection");
-            tokio::time::sleep(ACCEPT_PAUSE).await;
-            None
-        }
-    }
 }
 
 /// Carries bytes of a request and its answer, over TLS or not.

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use catalog::{CaConfig, CatalogIndex, Timestamp};
+use catalog::{CaConfig, CatalogIndex, CheckStatus, Timestamp};
 use serde::{Deserialize, Serialize};
 
 use crate::crypto::Secret;
@@ -195,7 +195,7 @@ pub struct CaReplacedRoot {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 pub struct CertificateAge {
-    /// `root`, `intermediate`, `server` (toward agents) or `api`.
+    /// `root`, `intermediate`, `server` (toward agents), `raft` or `api`.
     pub certificate: String,
     /// When its life began.
     #[serde(with = "rfc3339::text")]
@@ -205,8 +205,8 @@ pub struct CertificateAge {
     pub ends_at: Timestamp,
     /// How much of its life is left, in hundredths, rounded down.
     pub left_percent: u64,
-    /// `passing`, `warning` with less than a third left, `critical` with less than 15 % left or none.
-    pub status: String,
+    /// `passing`, `warning` with less than 33 hundredths left, `critical` with less than 15.
+    pub status: CheckStatus,
 }
 
 /// Answers `GET` and `PUT /v1/operator/rekey`: which cluster key seals the mesh's secrets.

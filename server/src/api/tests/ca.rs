@@ -92,5 +92,5 @@ async fn secrets_are_sealed_anew_once_and_then_there_is_nothing_to_do() {
     assert_eq!(done, shown);
     assert_eq!(api.consensus().catalog().index_of(&[WatchKey::Roots]), before);
     let ages: Vec<CertificateAge> = serde_json::from_value(api.get("/v1/status/certificates").await.json()).unwrap();
-    assert!(ages.iter().all(|age| age.status == "passing"), "{ages:?}");
+    assert!(ages.iter().all(|age| age.status == ::catalog::CheckStatus::Passing), "{ages:?}");
 }

@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
 use catalog::ServerId;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -14,6 +13,7 @@ use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
+use wire::accept::{Accepted, accept_all};
 use wire::one_line;
 use wire::tls::{ALPN_RAFT, PeerRejected, raft_peer, raft_server_config, speaks};
 
@@ -25,8 +25,6 @@ use crate::consensus::{admit, ask, forward, gather};
 
 /// Connections that may be in their handshake at once; the next ones wait in the kernel's queue.
 const HANDSHAKES_MAX: usize = 256;
-/// Pause after a failed accept: out of descriptors, the next accept would fail at once and spin.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// The newest connection of each peer for each purpose; it ends the one before, whose peer must have given it up.
 type Sessions = Mutex<BTreeMap<(ServerId, Purpose), CancellationToken>>;
@@ -38,40 +36,28 @@ pub(crate) async fn serve(listener: TcpListener, context: Arc<Context>) {
     let sessions = Arc::new(Sessions::default());
     let partials = Arc::new(Partials::default());
     let connections = TaskTracker::new();
-    loop {
-        let accepted = tokio::select! {
-            () = context.stop.cancelled() => break,
-            accepted = accept(&listener, &handshakes) => accepted,
-        };
-        let Some((stream, source, permit)) = accepted else { continue };
-        let (context, acceptor, sessions) = (Arc::clone(&context), acceptor.clone(), Arc::clone(&sessions));
-        let partials = Arc::clone(&partials);
-        connections.spawn(async move {
-            let stop = context.stop.clone();
-            tokio::select! {
-                () = stop.cancelled() => {}
-                () = carry(&context, &acceptor, &sessions, &partials, stream, source, permit) => {}
-            }
-        });
-    }
-    drop(listener);
+    accept_all(
+        "raft",
+        listener,
+        handshakes,
+        context.stop.cancelled(),
+        || {},
+        |accepted| {
+            let Accepted { stream, from: source, permit } = accepted;
+            let (context, acceptor, sessions) = (Arc::clone(&context), acceptor.clone(), Arc::clone(&sessions));
+            let partials = Arc::clone(&partials);
+            connections.spawn(async move {
+                let stop = context.stop.clone();
+                tokio::select! {
+                    () = stop.cancelled() => {}
+                    () = carry(&context, &acceptor, &sessions, &partials, stream, source, permit) => {}
+                }
+            });
+        },
+    )
+    .await;
     connections.close();
     connections.wait().await;
-}
-
-async fn accept(
-    listener: &TcpListener,
-    handshakes: &Arc<Semaphore>,
-) -> Option<(TcpStream, SocketAddr, OwnedSemaphorePermit)> {
-    let permit = Arc::clone(handshakes).acquire_owned().await.ok()?;
-    match listener.accept().await {
-        Ok((stream, source)) => Some((stream, source, permit)),
-        Err(error) => {
-            warn!(error = %error, "cannot accept a raft connection");
-            tokio::time::sleep(ACCEPT_PAUSE).await;
-            None
-        }
-    }
 }
 
 /// Carries one connection from its handshake to its end.
