@@ -156,7 +156,10 @@ mod tests {
         format!("00000000-0000-0000-0000-0000000000{number:02x}").parse().unwrap()
     }
 
-    fn token((number, end, login, manages): (u8, Option<u64>, Option<(u8, Option<u8>)>, bool)) -> Token {
+    /// Its number, its end, who logged in to get it, and whether it may do everything.
+    type Drawn = (u8, Option<u64>, Option<(u8, Option<u8>)>, bool);
+
+    fn token((number, end, login, manages): Drawn) -> Token {
         let rights = if manages { Rights::Management } else { Rights::Rules };
         let plain = Token::new(accessor(number), SecretHash(format!("s{number}-{end:?}")), rights, Timestamp(0));
         Token {
