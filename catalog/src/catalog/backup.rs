@@ -236,13 +236,12 @@ impl Catalog {
             !method.parse().is_ok_and(is_kept)
         };
         let mut restored = Restored::default();
-        let tokens: Vec<Arc<Token>> = self.tokens.values().cloned().collect();
+        let tokens: Vec<Arc<Token>> = self.tokens.all().cloned().collect();
         for token in tokens {
             if is_revoked(&token) {
-                self.token_secrets.remove(&token.secret);
                 self.tokens.remove(&token.accessor);
                 restored.tokens_left_out += 1;
-            } else if !now.tokens.contains_key(&token.accessor) && token.expires_at.is_none_or(|end| now.clock < end) {
+            } else if now.tokens.get(&token.accessor).is_none() && token.expires_at.is_none_or(|end| now.clock < end) {
                 restored.tokens_back += 1;
             }
         }
