@@ -40,6 +40,8 @@ use crate::proxy::Limits;
 /// What an application was asked: the head of the request as it arrived.
 #[derive(Debug, Clone)]
 pub(super) struct Asked {
+    /// Which of the connections that it took, from zero on.
+    pub(super) connection: usize,
     pub(super) target: String,
     pub(super) version: Version,
     pub(super) headers: HeaderMap,
@@ -66,9 +68,9 @@ impl Application {
         let (count, heard) = (Arc::clone(&accepted), Arc::clone(&asked));
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
-                count.fetch_add(1, Ordering::SeqCst);
+                let connection = count.fetch_add(1, Ordering::SeqCst);
                 let heard = Arc::clone(&heard);
-                let service = service_fn(move |request| answer(Arc::clone(&heard), request));
+                let service = service_fn(move |request| answer(connection, Arc::clone(&heard), request));
                 tokio::spawn(async move {
                     let server = auto::Builder::new(TokioExecutor::new());
                     let _ = server.serve_connection_with_upgrades(TokioIo::new(stream), service).await;
@@ -89,9 +91,13 @@ impl Application {
 }
 
 /// Says a body back as it comes, with a trailer that says so; changes to any protocol that is asked for, and echoes there.
-async fn answer(heard: Arc<Mutex<Vec<Asked>>>, mut request: Request<Incoming>) -> Result<Response<Echoed>, Infallible> {
-    let asked =
-        Asked { target: request.uri().to_string(), version: request.version(), headers: request.headers().clone() };
+async fn answer(
+    connection: usize,
+    heard: Arc<Mutex<Vec<Asked>>>,
+    mut request: Request<Incoming>,
+) -> Result<Response<Echoed>, Infallible> {
+    let (target, version, headers) = (request.uri().to_string(), request.version(), request.headers().clone());
+    let asked = Asked { connection, target, version, headers };
     heard.lock().unwrap().push(asked);
     let mut response = Response::builder().header("x-from", "application").header("trailer", "x-echo");
     if request.headers().contains_key("x-dear") {
