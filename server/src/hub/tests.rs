@@ -297,7 +297,7 @@ fn a_slow_reader_is_cut_and_holds_no_more_than_its_bound() {
     let topic = endpoints("api");
     step(&mut hub, subscribe(session, &topic, None), 0);
     for round in 0.. {
-        let tags: Vec<String> = (0..4).map(|tag| format!("{round}-{tag}-{}", "x".repeat(100))).collect();
+        let tags: Vec<String> = (0..4).map(|tag| format!("{round}-{tag}-{}", "x".repeat(40))).collect();
         log.write(register("vm-2", "api", &tags));
         let outputs = step(&mut hub, log.applied(), 1);
         assert!(hub.waiting_bytes(session) <= TINY.waiting_bytes_max);
