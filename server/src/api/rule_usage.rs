@@ -21,5 +21,7 @@ async fn usage(call: Call) -> Result<Response, ApiError> {
     let told = call.state.consensus().seen_by_all().await;
     let intentions: Vec<&Intention> =
         reading.catalog.intentions().filter(|intention| reading.shows(intention)).collect();
-    call.answer(&reading, &RuleUsageView::new(intentions, &told.seen, told.silent))
+    // Who may read no rule learns nothing of the servers either.
+    let silent = if intentions.is_empty() { Vec::new() } else { told.silent };
+    call.answer(&reading, &RuleUsageView::new(intentions, &told.seen, silent))
 }
