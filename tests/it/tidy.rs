@@ -177,3 +177,33 @@ fn every_test_that_the_security_page_names_exists() {
     }
     assert!(checked > 100, "found only {checked} tests in docs/security.md");
 }
+
+/// A dependency that nobody names costs every build and every audit.
+#[test]
+fn every_dependency_is_used() {
+    let manifests = ["catalog", "wire", "server", "agent", "connectors", ""];
+    let mut found = 0;
+    for room in manifests {
+        let folder = root().join(room);
+        let manifest = std::fs::read_to_string(folder.join("Cargo.toml")).unwrap();
+        // The root's own package begins below the workspace's tables.
+        let manifest = manifest.rsplit_once("\n[dependencies]").expect("a table of dependencies").1;
+        // Tests of several rooms make tokens with what the checker of tokens is tested with.
+        let mut sources = vec![folder.join("src"), root().join("wire/src/jwt/testing.rs")];
+        if room.is_empty() {
+            sources.extend([folder.join("tests"), folder.join("benches")]);
+        }
+        let code: String = rust_files()
+            .into_iter()
+            .filter(|(path, _)| sources.iter().any(|source| path.starts_with(source)))
+            .map(|(_, text)| text)
+            .collect();
+        for name in manifest.lines().filter_map(|line| line.split_once(".workspace").map(|(name, _)| name)) {
+            found += 1;
+            let ident = name.replace('-', "_");
+            let is_named = ["::", ";"].iter().any(|end| code.contains(&format!("{ident}{end}")));
+            assert!(is_named, "{}/Cargo.toml: nothing names `{name}`", if room.is_empty() { "." } else { room });
+        }
+    }
+    assert!(found > 60, "only {found} dependencies were looked at");
+}
