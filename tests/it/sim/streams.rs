@@ -248,7 +248,8 @@ impl Mesh {
     /// Returns for how long whoever an event happens to does not run.
     fn pause_before(&self, event: &StreamEvent) -> Duration {
         let now = self.schedule.now();
-        let server = |id: &u64| self.servers[id].paused_until.saturating_sub(now);
+        // A server that was taken out for good, and what was yet to happen to it.
+        let server = |id: &u64| self.servers.get(id).map_or(Duration::ZERO, |it| it.paused_until.saturating_sub(now));
         let agent = |id: &u64| self.streams.agents[id].paused_until.saturating_sub(now);
         match event {
             StreamEvent::HubWakes { server: id, .. }
