@@ -170,7 +170,7 @@ impl Catalog {
             CaChange::RenewIntermediate { intermediate, replaces } => {
                 self.renew_intermediate(index, intermediate, replaces)?;
             }
-            CaChange::Retire { root } => self.retire(index, root)?,
+            CaChange::Retire { root } => self.retire(index, root, touched)?,
             CaChange::Distrust { root } => self.distrust(index, root, touched)?,
             CaChange::Configure { config, compare } => {
                 let modified = self.ca.config.modified;
@@ -320,7 +320,7 @@ impl Catalog {
         Ok(())
     }
 
-    fn retire(&mut self, index: CatalogIndex, id: &str) -> Result<(), Refusal> {
+    fn retire(&mut self, index: CatalogIndex, id: &str, touched: &mut Touched) -> Result<(), Refusal> {
         let root = self.root(id).cloned().ok_or_else(|| Refusal::not_found("root", id))?;
         if root.replaced_at.is_none() || root.retired {
             return Err(moved_on(format!("root `{id}` waits for no retirement")));
@@ -331,7 +331,11 @@ impl Catalog {
         self.put_root(CaRoot { retired: true, ..root }, index);
         let clock = self.clock;
         keep(&mut self.roots, |root| !root.retired || root.not_after > clock);
+        let held = self.ca.distrusted.len();
         self.ca.distrusted.retain(|_, root| root.not_after > clock);
+        if self.ca.distrusted.len() < held {
+            touched.changed(WatchKey::Revocations);
+        }
         Ok(())
     }
 

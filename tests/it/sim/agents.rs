@@ -221,6 +221,8 @@ impl Mesh {
         };
         let machine = Sync::new(start);
         (agent.published, agent.restraint) = (machine.view().clone(), machine.restraint().clone());
+        // What was needed when it was saved, and is not any more, is followed anew if it is needed again.
+        agent.published.retain(|topic, _| agent.needs.contains(topic));
         agent.process = Some(machine);
         let (needs, desired) = (agent.needs.clone(), agent.desired.clone());
         self.trace.note(self.schedule.now(), "agent-start", &[id, life]);

@@ -166,7 +166,11 @@ fn holds(agent: &Agent, catalog: &Catalog) -> Result<(), String> {
         let items = catalog.view(topic);
         let held = machine.view().get(topic).ok_or_else(|| format!("it holds nothing of {topic}"))?;
         if held.items != items {
-            return Err(format!("it holds {:?} of {topic} and servers hold {items:?}", held.items));
+            let (index, settled) = (held.index, machine.settled_at());
+            return Err(format!(
+                "it holds {:?} of {topic} at {index}, settled at {settled:?}, and servers hold {items:?}",
+                held.items
+            ));
         }
         if agent.published.get(topic).map(|state| &state.items) != Some(&items) {
             return Err(format!("it did not say what it holds of {topic}"));

@@ -253,6 +253,21 @@ fn what_certified_a_distrusted_root_is_distrusted_with_it() {
 }
 
 #[test]
+fn everybody_hears_when_a_distrusted_root_has_expired_and_is_forgotten() {
+    let mut log = founded();
+    log.done(start("r2", "r1"));
+    log.done(activate("r2"));
+    log.done(distrust("r1"));
+    log.done(start("r3", "r2"));
+    log.done(activate("r3"));
+    log.done(finish("r3"));
+    log.catalog.ca.distrusted.get_mut("r1").unwrap().not_after = Timestamp(0);
+    let touched = log.done(retire("r2"));
+    assert!(touched.contains(&WatchKey::Revocations), "{touched:?}");
+    assert!(log.catalog.view(&Topic::Revocations).is_empty());
+}
+
+#[test]
 fn a_cancelled_rotation_leaves_everything_as_it_was() {
     let mut log = founded();
     log.done(start("r2", "r1"));
