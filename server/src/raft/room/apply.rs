@@ -3,9 +3,9 @@
 use std::collections::BTreeSet;
 
 use catalog::{Catalog, Envelope, WatchKey};
-use raft::Storage;
 use raft::eraftpb::{ConfChange, ConfChangeSingle, ConfChangeTransition, ConfChangeType, ConfChangeV2};
 use raft::eraftpb::{Entry, EntryType, Snapshot, SnapshotMetadata};
+use raft::{INVALID_ID, StateRole, Storage};
 use raft_prost::Message as _;
 
 use super::{CatalogIndex, Disk, EntryError, Fatal, Output, Room, membership};
@@ -58,6 +58,7 @@ impl<D: Disk> Room<D> {
                         self.conf_state = membership::sorted(conf_state);
                         // Whom it added can use no older snapshot.
                         self.applied_since_snapshot.0 += self.limits.snapshot_entries;
+                        self.step_down_if_removed();
                     }
                     // Every server comes to the same verdict, for it follows from the membership alone.
                     Err(error) => {
@@ -68,6 +69,15 @@ impl<D: Disk> Room<D> {
         }
         self.catalog.apply_empty(index);
         Ok(None)
+    }
+
+    /// Gives leadership up where the membership has no place for this server any more: Raft's own counting of answers
+    /// takes it for granted that who leads is a member.
+    fn step_down_if_removed(&mut self) {
+        let raft = &mut self.node.raft;
+        if raft.state == StateRole::Leader && raft.prs().get(raft.id).is_none() {
+            raft.become_follower(raft.term, INVALID_ID);
+        }
     }
 
     /// Replaces the catalog by a leader's snapshot, which is durable already.
