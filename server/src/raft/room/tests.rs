@@ -402,3 +402,20 @@ fn elections_are_jittered_by_the_seed() {
     assert_eq!(drawn, (10..20).map(Some).collect(), "between once and twice the election timeout, every value");
     assert_eq!(ticks_to_candidacy(5), ticks_to_candidacy(5));
 }
+
+#[test]
+fn r9_a_leader_that_is_taken_out_leads_no_longer_and_the_others_go_on() {
+    let mut cluster = Cluster::new(3);
+    cluster.elect(1);
+    // As if another leader had proposed it, and this one had been elected before it was applied.
+    let removal = ConfChangeSingle { change_type: ConfChangeType::RemoveNode as i32, node_id: 1 };
+    let change = ConfChangeV2 { changes: vec![removal], ..ConfChangeV2::default() };
+    cluster.rooms.get_mut(&1).unwrap().node.propose_conf_change(Vec::new(), change).unwrap();
+    cluster.tick(10);
+    assert_ne!(cluster.role(1), Role::Leader, "it is no member any more");
+    cluster.elect(2);
+    cluster.take_outputs(2);
+    cluster.propose(2, 7);
+    let words = words(&cluster.take_outputs(2));
+    assert!(words.iter().any(|word| word.starts_with("done")), "{words:?}");
+}
