@@ -24,6 +24,7 @@ pub use compile::{CompiledPolicy, PermissionError, check_permission};
 pub(crate) use compile::{check_jwt, expression};
 pub use decide::{DefaultCause, RequestRule, RequestVerdict, Undecidable};
 pub use explain::{Miss, PermissionOutcome, RequestExplanation, WeighedIntention};
+pub(crate) use fields::is_reserved;
 pub use fields::{
     CALLER_FIELDS, CONNECTION_FIELDS, FIELDS_BYTES_MAX, FIELDS_MAX, HttpVersion, OWN_FIELD_PREFIX, check_fields,
     check_trailers,

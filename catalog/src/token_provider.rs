@@ -26,23 +26,6 @@ const FRESH_SECONDS_MAX: u64 = 24 * 3600;
 const TIMEOUT_MS_MAX: u64 = 30_000;
 const REMEMBERED_MAX: u32 = 10_000;
 
-/// Headers that frame or route a message, or that weft vouches for: no token stands in them, and none is written there.
-const RESERVED: [&str; 13] = [
-    "connection",
-    "content-length",
-    "cookie",
-    "forwarded",
-    "host",
-    "keep-alive",
-    "te",
-    "trailer",
-    "transfer-encoding",
-    "upgrade",
-    "x-forwarded-client-cert",
-    "x-forwarded-for",
-    "x-request-id",
-];
-
 /// Is somebody who issues tokens to users, and how agents recognise theirs.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -249,7 +232,8 @@ fn check_header(field: &str, name: &str) -> Result<(), Refusal> {
     if !(1..=NAME_MAX).contains(&name.len()) || !is_plain {
         return Err(Refusal::invalid(field, format!("`{}` is no header: use a-z, 0-9 and `-`", name.escape_debug())));
     }
-    if RESERVED.contains(&name) || name.starts_with(crate::http::OWN_FIELD_PREFIX) {
+    // Cookies have a location of their own.
+    if crate::http::is_reserved(name) || name == "cookie" {
         return Err(Refusal::invalid(field, format!("`{name}` frames or routes a message, or weft vouches for it")));
     }
     Ok(())

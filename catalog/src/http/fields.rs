@@ -26,6 +26,13 @@ pub const CALLER_FIELDS: [&str; 3] = ["forwarded", "x-forwarded-client-cert", "x
 /// What the names of weft's own fields begin with.
 pub const OWN_FIELD_PREFIX: &str = "x-weft-";
 
+/// Reports whether a field frames or routes a message, or is weft's to vouch for: no operator's entry writes such a field.
+pub(crate) fn is_reserved(name: &str) -> bool {
+    const FRAMING: [&str; 4] = ["content-length", "host", "trailer", "x-request-id"];
+    let mut reserved = CONNECTION_FIELDS.iter().chain(&CALLER_FIELDS).chain(&FRAMING);
+    name.starts_with(OWN_FIELD_PREFIX) || reserved.any(|reserved| *reserved == name)
+}
+
 /// What a trailer must not be, besides: it would frame, route, authorize or qualify a message that is on its way already.
 const NO_TRAILERS: [&str; 13] = [
     "authorization",

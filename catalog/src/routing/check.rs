@@ -6,7 +6,7 @@ use super::{
 };
 use crate::{
     Action, ConfigContent, HttpMatch, PathMatch, Permission, Refusal, Selector,
-    http::{NormalPath, check_permission, expression},
+    http::{NormalPath, check_permission, expression, is_reserved},
     traffic::check_defaults,
 };
 
@@ -22,22 +22,6 @@ const ATTEMPTS_MAX: u32 = 10;
 const TIMEOUT_MS_MAX: u64 = 60 * 60 * 1000;
 /// All that splits share, in hundredths of a percent.
 const ALL: u32 = 10_000;
-
-/// Headers that are not an operator's to change: they frame or route the message, or weft vouches for them.
-const RESERVED: [&str; 12] = [
-    "connection",
-    "content-length",
-    "forwarded",
-    "host",
-    "keep-alive",
-    "te",
-    "trailer",
-    "transfer-encoding",
-    "upgrade",
-    "x-forwarded-client-cert",
-    "x-forwarded-for",
-    "x-request-id",
-];
 
 /// Checks what an entry says by itself.
 pub(crate) fn check_content(content: &ConfigContent) -> Result<(), Refusal> {
@@ -135,7 +119,7 @@ fn check_edits(edits: &HeaderEdits) -> Result<(), String> {
         if !is_name {
             return Err(format!("`{}` is no header: use a-z, 0-9 and `-`", name.escape_debug()));
         }
-        if RESERVED.contains(&name.as_str()) || name.starts_with("x-weft-") {
+        if is_reserved(name) {
             return Err(format!("`{name}` is not an operator's to change"));
         }
     }
