@@ -1,6 +1,7 @@
 //! The node as a whole: its machine, maintenance, definitions read again, leaving; and waiting by hash.
 
 use std::fs;
+use std::path::PathBuf;
 
 use super::*;
 use crate::start;
@@ -57,8 +58,8 @@ async fn a12_lists_are_filtered_by_a_bounded_language() {
     }
 }
 
-#[tokio::test]
-async fn f1_files_are_read_again_and_a_bad_one_changes_nothing() {
+/// Starts an agent with a file that defines `web`, and a right to `api` besides.
+async fn agent_with_file() -> (ModelServer, Agent, tempfile::TempDir, PathBuf) {
     let server = ModelServer::start(Shared::new(&["web"])).await;
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("web.hcl");
@@ -68,6 +69,12 @@ async fn f1_files_are_read_again_and_a_bad_one_changes_nothing() {
     config.services = vec![file.clone()];
     let agent = start(config).await.unwrap();
     eventually(async || agent.core.status().server.is_some()).await;
+    (server, agent, folder, file)
+}
+
+#[tokio::test]
+async fn f1_files_are_read_again_and_a_bad_one_changes_nothing() {
+    let (_server, agent, _folder, file) = agent_with_file().await;
     register(&agent, json!({ "ID": "api-1", "Name": "api" })).await;
 
     fs::write(&file, "service { name = \"web\"\n port = 2 }").unwrap();
@@ -102,15 +109,7 @@ async fn an_agent_that_is_asked_to_leave_says_so_to_whoever_runs_it() {
 
 #[tokio::test]
 async fn the_agent_goes_on_while_a_change_of_what_is_registered_waits_for_the_disk() {
-    let server = ModelServer::start(Shared::new(&["web"])).await;
-    let folder = tempfile::tempdir().unwrap();
-    let file = folder.path().join("web.hcl");
-    fs::write(&file, "service { name = \"web\"\n port = 1 }").unwrap();
-    let token = server.shared().join_token(&["api", "web"]);
-    let mut config = config(&[server.address], Some(token), None);
-    config.services = vec![file.clone()];
-    let agent = start(config).await.unwrap();
-    eventually(async || agent.core.status().server.is_some()).await;
+    let (_server, agent, _folder, file) = agent_with_file().await;
     register(&agent, json!({ "Name": "api", "Port": 1, "Check": { "CheckID": "up", "TTL": "10m" } })).await;
 
     // A pipe is read once somebody writes to it.

@@ -311,6 +311,17 @@ pub(super) async fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
     }
 }
 
+/// Waits until those who write without end have written nothing more while others were answered time and again.
+pub(super) async fn until_stalled(written: &AtomicUsize, mut round_trip: impl AsyncFnMut()) {
+    let mut before = 0;
+    while before == 0 || written.load(Ordering::SeqCst) != before {
+        before = written.load(Ordering::SeqCst);
+        for _ in 0..50 {
+            round_trip().await;
+        }
+    }
+}
+
 /// Two agents: `web` calls `api`, whose application says everything back.
 pub(super) struct Pair {
     pub(super) authority: Authority,

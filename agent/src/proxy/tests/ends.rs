@@ -1,12 +1,14 @@
 //! How one side learns of the other's end, and what a side that does not read costs.
 
 use std::net::Ipv4Addr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use catalog::Action;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
-use super::agents::{Agent, Pair, endpoint, eventually, expect_reset, say};
+use super::agents::{Agent, Pair, endpoint, eventually, expect_reset, say, until_stalled};
 use super::certificates::Authority;
 
 /// Starts a pair whose application is the test itself.
@@ -64,22 +66,18 @@ async fn l6_a_reset_after_half_close_reaches_the_other_side() {
 async fn h8_readers_that_have_stalled_take_nothing_from_the_others() {
     let (web, _api, application) = pair_with_application().await;
     // Applications that write without end to callers that never read.
-    let mut stalled = Vec::new();
+    let (mut stalled, written) = (Vec::new(), Arc::new(AtomicUsize::new(0)));
     for _ in 0..40 {
         let caller = web.connect().await;
         let (mut stream, _) = application.accept().await.unwrap();
+        let written = Arc::clone(&written);
         let flooding = tokio::spawn(async move {
-            let chunk = vec![7; 64 * 1024];
-            while stream.write_all(&chunk).await.is_ok() {}
+            let chunk = vec![7; 16 * 1024];
+            while stream.write_all(&chunk).await.is_ok() {
+                written.fetch_add(1, Ordering::SeqCst);
+            }
         });
         stalled.push((caller, flooding));
-    }
-    // Well beyond what 40 windows and the kernel's buffers hold would take a while; each is stalled once nothing moves.
-    let received = || web.metric("weft_proxy_received_bytes_total{direction=\"outbound\"}");
-    let mut before = 0;
-    while received() != before || before == 0 {
-        before = received();
-        tokio::time::sleep(std::time::Duration::from_millis(200)).await;
     }
     let mut caller = web.connect().await;
     let (stream, _) = application.accept().await.unwrap();
@@ -87,6 +85,7 @@ async fn h8_readers_that_have_stalled_take_nothing_from_the_others() {
         let (mut read, mut write) = stream.into_split();
         tokio::io::copy(&mut read, &mut write).await
     });
+    until_stalled(&written, async || say(&mut caller, "still here").await).await;
     say(&mut caller, &"x".repeat(100_000)).await;
     assert_eq!(web.metric("weft_proxy_handshakes_total{direction=\"outbound\"}"), 1);
     echoing.abort();

@@ -1,5 +1,7 @@
 //! What closes what is open.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use catalog::CatalogIndex;
@@ -11,7 +13,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use super::carrying::connect;
 use super::{HttpPair, Speaker, asking, get, hear, over_http1, over_http2};
 use crate::proxy::Limits;
-use crate::proxy::tests::agents::{Agent, DEADLINE, eventually};
+use crate::proxy::tests::agents::{Agent, DEADLINE, eventually, until_stalled};
 use crate::proxy::tests::certificates::service_key;
 
 /// An exchange in which both sides have spoken and neither has finished.
@@ -125,32 +127,36 @@ async fn a_draining_agent_finishes_what_is_open_and_takes_no_more() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn h8_answers_that_nobody_reads_take_nothing_from_the_others() {
     let pair = HttpPair::start(&["allow web api"]).await;
-    let mut stalled = Vec::new();
+    let (mut stalled, written) = (Vec::new(), Arc::new(AtomicUsize::new(0)));
     for _ in 0..63 {
         // Each says without end, is told the same, and never reads it.
         let mut stream = tokio::net::TcpStream::connect(pair.web.upstream()).await.unwrap();
         stream.write_all(b"POST /flood HTTP/1.1\r\nhost: api\r\ntransfer-encoding: chunked\r\n\r\n").await.unwrap();
+        let written = Arc::clone(&written);
         let flooding = tokio::spawn(async move {
             let mut chunk = b"8000\r\n".to_vec();
             chunk.extend_from_slice(&[b'x'; 0x8000]);
             chunk.extend_from_slice(b"\r\n");
-            while stream.write_all(&chunk).await.is_ok() {}
+            while stream.write_all(&chunk).await.is_ok() {
+                written.fetch_add(1, Ordering::SeqCst);
+            }
         });
         stalled.push(flooding);
     }
-    // Stalled once nothing moves any more.
-    let received = || pair.web.metric("weft_proxy_received_bytes_total{direction=\"outbound\"}");
-    let mut before = 0;
-    while received() != before || before == 0 {
-        before = received();
-        tokio::time::sleep(Duration::from_millis(300)).await;
-    }
-    assert_eq!(pair.web.proxy.open_streams(), 63);
+    let mut last = pair.http1().await;
+    let mut ask = async || {
+        last.ready().await.unwrap();
+        let answer = last.send_request(get("/", &[("host", "api")])).await.unwrap();
+        assert_eq!(hear(answer).await.status, StatusCode::OK);
+    };
+    until_stalled(&written, &mut ask).await;
+    eventually("only the stalled ones are open", || pair.web.proxy.open_streams() == 63).await;
     // What one agent has taken of the answers and the other has not passed on: each has its window and a piece more.
     let taken = pair.api.metric("weft_proxy_received_bytes_total{direction=\"inbound\"}");
-    let held = taken.saturating_sub(received());
+    let passed_on = pair.web.metric("weft_proxy_received_bytes_total{direction=\"outbound\"}");
+    let held = taken.saturating_sub(passed_on);
     assert!(held <= 63 * 512 * 1024, "{held} bytes are held for readers that do not read");
-    let mut last = pair.http1().await;
+    last.ready().await.unwrap();
     let (request, body) = asking(Method::POST, "/last", &[("host", "api")]);
     let saying = tokio::spawn(async move {
         for _ in 0..10 {
