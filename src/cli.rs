@@ -25,6 +25,7 @@ mod intention;
 mod join_token;
 mod keygen;
 mod leave;
+mod log_line;
 mod log_monitor;
 mod log_writer;
 mod login;

@@ -1,13 +1,13 @@
 //! Hands log lines to whoever listens to this process over the API.
 
-use std::io::{self, Write};
-
 use tracing::{Level, Metadata, level_filters::LevelFilter, subscriber::Interest};
 use tracing_subscriber::{
     fmt::MakeWriter,
     layer::{Context, Filter},
 };
 use wire::log_monitor::{LineForm, hand_out, wanted};
+
+use super::log_line::{Line, TakeLine};
 
 /// The parts of weft: what others log of a connection may name what it carries, which is for the operator's own filter alone.
 const PARTS: [&str; 6] = ["weft", "server", "agent", "connectors", "wire", "catalog"];
@@ -38,41 +38,27 @@ impl<S> Filter<S> for Monitor {
     }
 }
 
-/// Gathers one line; dropping it hands it out.
+/// Hands lines of one form and level out.
 #[derive(Debug)]
-pub(super) struct Line {
+pub(super) struct HandOut {
     form: LineForm,
     level: Level,
-    bytes: Vec<u8>,
 }
 
-impl Write for Line {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.bytes.extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-impl Drop for Line {
-    fn drop(&mut self) {
-        if !self.bytes.is_empty() {
-            hand_out(self.form, self.level, &self.bytes);
-        }
+impl TakeLine for HandOut {
+    fn take(&mut self, line: Vec<u8>) {
+        hand_out(self.form, self.level, &line);
     }
 }
 
 impl<'a> MakeWriter<'a> for Monitor {
-    type Writer = Line;
+    type Writer = Line<HandOut>;
 
-    fn make_writer(&'a self) -> Line {
-        Line { form: self.0, level: Level::ERROR, bytes: Vec::new() }
+    fn make_writer(&'a self) -> Line<HandOut> {
+        Line::new(HandOut { form: self.0, level: Level::ERROR })
     }
 
-    fn make_writer_for(&'a self, metadata: &Metadata<'_>) -> Line {
-        Line { form: self.0, level: *metadata.level(), bytes: Vec::new() }
+    fn make_writer_for(&'a self, metadata: &Metadata<'_>) -> Line<HandOut> {
+        Line::new(HandOut { form: self.0, level: *metadata.level() })
     }
 }

@@ -3,7 +3,6 @@
 
 use std::{
     io::{self, Write},
-    mem,
     sync::{
         Arc, Condvar, Mutex, MutexGuard, PoisonError,
         mpsc::{Receiver, Sender, channel},
@@ -13,6 +12,8 @@ use std::{
 
 use tracing_subscriber::fmt::MakeWriter;
 use wire::lost_lines;
+
+use super::log_line::{Line, TakeLine};
 
 /// Bytes of lines that wait to be written.
 const WAITING_BYTES_MAX: usize = 256 << 10;
@@ -101,37 +102,17 @@ fn write_all(lines: &Receiver<Vec<u8>>, mut target: impl Write, waiting: &Waitin
     }
 }
 
-/// Gathers one line; dropping it sends it on its way.
-#[derive(Debug)]
-pub(super) struct Line {
-    writer: LogWriter,
-    bytes: Vec<u8>,
-}
-
-impl Write for Line {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.bytes.extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-impl Drop for Line {
-    fn drop(&mut self) {
-        if !self.bytes.is_empty() {
-            self.writer.push(mem::take(&mut self.bytes));
-        }
+impl TakeLine for LogWriter {
+    fn take(&mut self, line: Vec<u8>) {
+        self.push(line);
     }
 }
 
 impl<'a> MakeWriter<'a> for LogWriter {
-    type Writer = Line;
+    type Writer = Line<Self>;
 
-    fn make_writer(&'a self) -> Line {
-        Line { writer: self.clone(), bytes: Vec::new() }
+    fn make_writer(&'a self) -> Line<Self> {
+        Line::new(self.clone())
     }
 }
 
