@@ -7,8 +7,6 @@ use crate::harness::{Machines, PROMISE_FACTOR, eventually, tool};
 const TEST: &str = "ingress";
 /// What is written is in force everywhere within this time.
 const SETTLED: Duration = Duration::from_secs(2);
-/// How long a group of one takes to be there.
-const BOOTED: Duration = Duration::from_secs(5);
 
 const SERVER: &str = "10.79.0.1";
 const WEB: &str = "10.79.0.11";
@@ -71,50 +69,17 @@ ingress {
 }
 ";
 
-/// Runs a script that must succeed; returns what it printed.
-#[track_caller]
-fn done(machines: &Machines, name: &str, script: &str) -> String {
-    let output = machines.run(name, script);
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "on {name}: {script}\n{said}\n{}", machines.logs(name));
-    String::from_utf8_lossy(&output.stdout).trim().to_owned()
-}
-
 /// Starts a server that leads, and an agent beside the application.
 fn start(machines: &Machines) {
-    done(
-        machines,
-        "s1",
-        &format!(
-            "weft keygen > /etc/weft/cluster.key && chmod 600 /etc/weft/cluster.key\n\
-             setsid weft server --node s1 --bind {SERVER} --data-dir /var/lib/weft/server \
-             --cluster-key-file /etc/weft/cluster.key > $RUN/server.log 2>&1 < /dev/null &"
-        ),
-    );
-    eventually("the server to lead", BOOTED * PROMISE_FACTOR, || {
-        let bootstrap = "WEFT_HTTP_TOKEN=$(weft acl bootstrap --cluster-key-file /etc/weft/cluster.key --output json \
-                         | python3 -c 'import json, sys; print(json.load(sys.stdin)[\"SecretID\"])')\n\
-                         export WEFT_HTTP_TOKEN";
-        machines.run("s1", bootstrap).status.success().then_some(())
-    });
+    machines.found(SERVER);
     machines.write("s1", "/root/web.hcl", "kind = \"service-defaults\"\nname = \"web\"\nprotocol = \"http\"");
-    done(machines, "s1", "weft config write /root/web.hcl");
+    machines.done("s1", "weft config write /root/web.hcl");
     machines.write("web-1", "/root/application.py", APPLICATION);
-    done(machines, "web-1", "setsid python3 /root/application.py > $RUN/application.log 2>&1 < /dev/null &");
+    machines.done("web-1", "setsid python3 /root/application.py > $RUN/application.log 2>&1 < /dev/null &");
     machines.write("web-1", "/etc/weft/web.hcl", INGRESS);
-    let token = done(machines, "s1", "weft join-token create --service web");
-    machines.write("web-1", "/etc/weft/join-token", &token);
-    let start = format!(
-        "chmod 600 /etc/weft/join-token\n\
-         setsid weft agent --node web-1 --server {SERVER}:8300 --config /etc/weft/web.hcl --data-dir /var/lib/weft/agent \
-         --join-token-file /etc/weft/join-token > $RUN/agent.log 2>&1 < /dev/null &"
-    );
-    done(machines, "web-1", &start);
-    eventually("the agent to be ready", BOOTED * PROMISE_FACTOR, || {
-        machines.run("web-1", "curl -sf http://127.0.0.1:19000/ready").status.success().then_some(())
-    });
+    machines.join("web-1", SERVER, "--service web", "");
     machines.write("lb-1", "/root/nginx.conf", NGINX);
-    done(machines, "lb-1", "setsid nginx -c /root/nginx.conf -p /root > $RUN/nginx.log 2>&1 < /dev/null &");
+    machines.done("lb-1", "setsid nginx -c /root/nginx.conf -p /root > $RUN/nginx.log 2>&1 < /dev/null &");
 }
 
 #[test]
@@ -135,23 +100,23 @@ fn h3_a_load_balancer_brings_what_an_intention_allows_and_others_bring_nothing()
         (status("lb-1", &format!("http://{WEB}:8080/healthz")) == "200").then_some(())
     });
     assert_eq!(status("client-1", &through), "403", "nobody said that the load balancer may");
-    assert!(done(&machines, "client-1", "cat /root/answer").contains("default_deny"));
+    assert!(machines.done("client-1", "cat /root/answer").contains("default_deny"));
 
-    done(&machines, "s1", "weft intention create --allow ingress/public web");
+    machines.done("s1", "weft intention create --allow ingress/public web");
     eventually("the load balancer to be let in", SETTLED * PROMISE_FACTOR, || {
         (status("client-1", &through) == "200").then_some(())
     });
-    let told: serde_json::Value = serde_json::from_str(&done(&machines, "client-1", "cat /root/answer")).unwrap();
+    let told: serde_json::Value = serde_json::from_str(&machines.done("client-1", "cat /root/answer")).unwrap();
     assert_eq!(told["x-forwarded-for"], CLIENT, "what the client said of others counts for nothing");
     assert_eq!(told.get("x-forwarded-client-cert"), None);
     assert_eq!(status("client-1", &format!("http://{WEB}:8080/healthz")), "000", "it is no load balancer");
-    let explained = done(&machines, "s1", "weft intention check ingress/public web");
+    let explained = machines.done("s1", "weft intention check ingress/public web");
     assert!(explained.contains("Allowed"), "{explained}");
 
-    done(&machines, "s1", "weft intention delete ingress/public web");
+    machines.done("s1", "weft intention delete ingress/public web");
     eventually("the load balancer to be shut out", SETTLED * PROMISE_FACTOR, || {
         (status("client-1", &through) == "403").then_some(())
     });
     let counted = "curl -sf http://127.0.0.1:19000/metrics | grep 'reason=\"foreign_address\"'";
-    assert!(!done(&machines, "web-1", counted).ends_with(" 0"));
+    assert!(!machines.done("web-1", counted).ends_with(" 0"));
 }

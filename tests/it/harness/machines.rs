@@ -12,10 +12,12 @@ use std::{
 
 use tempfile::TempDir;
 
-use super::{eventually, process::Process};
+use super::{PROMISE_FACTOR, eventually, process::Process};
 
 /// How long a machine may take to be there.
 const BOOT: Duration = Duration::from_secs(20);
+/// How long a server or an agent on a machine may take to be there.
+const STARTED: Duration = Duration::from_secs(5);
 /// How many seconds a script may take.
 const PATIENCE: &str = "60";
 /// What every machine finds beside the system's programs, in the place of systemd and of ssh.
@@ -122,6 +124,49 @@ impl Machines {
         enter(machine.init, "--all", &script)
     }
 
+    /// Runs a script that must succeed; returns what it printed.
+    #[track_caller]
+    pub(crate) fn done(&self, name: &str, script: &str) -> String {
+        let output = self.run(name, script);
+        assert!(output.status.success(), "on {name}: {script}\n{}\n{}", text(&output.stderr), self.logs(name));
+        text(&output.stdout).trim().to_owned()
+    }
+
+    /// Starts a server on `s1` that leads a group of one, and keeps its first token in that machine's environment.
+    #[track_caller]
+    pub(crate) fn found(&self, address: &str) {
+        self.done(
+            "s1",
+            &format!(
+                "weft keygen > /etc/weft/cluster.key && chmod 600 /etc/weft/cluster.key\n\
+                 setsid weft server --node s1 --bind {address} --data-dir /var/lib/weft/server \
+                 --cluster-key-file /etc/weft/cluster.key > $RUN/server.log 2>&1 < /dev/null &"
+            ),
+        );
+        let bootstrap = "WEFT_HTTP_TOKEN=$(weft acl bootstrap --cluster-key-file /etc/weft/cluster.key --output json \
+                         | python3 -c 'import json, sys; print(json.load(sys.stdin)[\"SecretID\"])')\n\
+                         export WEFT_HTTP_TOKEN";
+        eventually("the server to lead", STARTED * PROMISE_FACTOR, || {
+            self.run("s1", bootstrap).status.success().then_some(())
+        });
+    }
+
+    /// Starts an agent that joins the server on `s1` with a token for `entitled`, and waits until it is ready.
+    #[track_caller]
+    pub(crate) fn join(&self, name: &str, server: &str, entitled: &str, told: &str) {
+        let token = self.done("s1", &format!("weft join-token create {entitled}"));
+        self.write(name, "/etc/weft/join-token", &token);
+        let start = format!(
+            "chmod 600 /etc/weft/join-token\n\
+             setsid weft agent --node {name} --server {server}:8300 --config /etc/weft --data-dir /var/lib/weft/agent \
+             --join-token-file /etc/weft/join-token {told} > $RUN/agent.log 2>&1 < /dev/null &"
+        );
+        self.done(name, &start);
+        eventually(&format!("{name} to be ready"), STARTED * PROMISE_FACTOR, || {
+            self.run(name, "curl -sf http://127.0.0.1:19000/ready").status.success().then_some(())
+        });
+    }
+
     /// Writes a file on a machine.
     #[track_caller]
     pub(crate) fn write(&self, name: &str, path: &str, content: &str) {
@@ -131,8 +176,7 @@ impl Machines {
 
     /// Returns what the units on a machine wrote to their logs.
     pub(crate) fn logs(&self, name: &str) -> String {
-        let output = self.run(name, "tail -n 40 $RUN/*.log 2>/dev/null || true");
-        String::from_utf8_lossy(&output.stdout).into_owned()
+        text(&self.run(name, "tail -n 40 $RUN/*.log 2>/dev/null || true").stdout)
     }
 }
 
@@ -172,6 +216,9 @@ fn executable(path: &Path) {
 
 #[track_caller]
 fn assert_done(output: &Output, name: &str, script: &str) {
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "on {name}: {}\n{script}\n{said}", output.status);
+    assert!(output.status.success(), "on {name}: {}\n{script}\n{}", output.status, text(&output.stderr));
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
 }
