@@ -1,27 +1,65 @@
 //! A new version is tried: a tenth of the calls, those who ask for it, copies of all; and what fails is left alone until it is
-//! well again. Beside it everything else that a mesh carries goes on.
+//! well again. Beside it everything else that a mesh carries goes on, users show their tokens, and of each request there is a
+//! line in the logs, a trace and a count.
 
 use std::{
     net::{Ipv4Addr, SocketAddr},
     time::Duration,
 };
 
+use opentelemetry_proto::tonic::trace::v1::span::SpanKind;
+use serde_json::{Value, json};
 use tokio::runtime::Runtime;
 use tokio_tungstenite::tungstenite::Message;
 
 use crate::harness::{
-    Conversation, GrpcServer, Mesh, PROMISE_FACTOR, Postgres, Service, eventually, free_port, nghttpd, nginx,
-    serve_echo, tool,
+    Collector, Conversation, GrpcServer, Mesh, PROMISE_FACTOR, Postgres, Seen, Service, eventually, free_port, nghttpd,
+    nginx, serve_echo, tool,
 };
 use crate::routing::{App, ask, tally, write};
+use crate::user_tokens::{
+    issuer::{AUDIENCE, ISSUER, Issuer},
+    signed,
+};
 
 /// How long a change of where calls go may take to be felt.
 const FELT: Duration = Duration::from_secs(2);
 /// How long an instance that failed is left alone.
 const EJECTED: Duration = Duration::from_secs(3);
+/// How long what happened to a request may take to be told: spans are sent in batches.
+const TOLD: Duration = Duration::from_secs(5);
 
 fn here(port: u16) -> SocketAddr {
     SocketAddr::from((Ipv4Addr::LOCALHOST, port))
+}
+
+/// Returns the line of an agent's access log about a request, by its id.
+fn line(mesh: &Mesh, agent: usize, direction: &str, id: &str) -> Option<Value> {
+    let log = mesh.agents[agent].log();
+    let mut lines = log.lines().filter(|line| line.contains(id)).filter_map(|line| serde_json::from_str(line).ok());
+    lines.find(|line: &Value| line["direction"] == direction && line["request_id"] == id)
+}
+
+/// Waits until a request has been told of by the agents of both sides: a line in either's log, a span of either in one trace.
+/// Returns the line of the side that decided.
+#[track_caller]
+fn told(mesh: &Mesh, collector: &Collector, [caller, called]: [usize; 2], id: &str) -> Value {
+    let deadline = TOLD * PROMISE_FACTOR;
+    eventually(&format!("the caller's line of {id}"), deadline, || line(mesh, caller, "outbound", id));
+    let line = eventually(&format!("the line of {id}"), deadline, || line(mesh, called, "inbound", id));
+    assert!(line["rule"].as_str().is_some_and(|rule| rule.contains("default/web")), "{line}");
+    let status = line["status"].to_string();
+    eventually(&format!("the trace of {id}"), deadline, || {
+        let spans = collector.of(id);
+        let client = spans.iter().find(|span| span.kind == SpanKind::Client)?;
+        let tells_the_same = |span: &&Seen| {
+            let rule = span.attribute("weft.rule");
+            span.attribute("http.response.status_code") == status && Some(rule.as_str()) == line["rule"].as_str()
+        };
+        let server = spans.iter().filter(|span| span.kind == SpanKind::Server).find(tells_the_same)?;
+        (client.trace == server.trace).then_some(())
+    });
+    line
 }
 
 fn service(name: &str, port: u16) -> Service<'_> {
@@ -35,6 +73,9 @@ fn a_new_version_is_tried_and_what_fails_is_left_alone_for_a_while() {
     let runtime = Runtime::new().unwrap();
     let [old, new, db, grpc, echo] = [(); 5].map(|()| free_port());
     let mut mesh = Mesh::start(1);
+    let collector = runtime.block_on(Collector::start());
+    let seeing = ["--access-log", "-", "--otlp-endpoint", &collector.endpoint, "--trace-sample", "1"];
+    mesh.agent_arguments = seeing.map(str::to_owned).to_vec();
     let _old = nginx(&nginx_program, mesh.directory.path(), old);
     let Some(_new) = nghttpd(test, mesh.directory.path(), new, "the new version\n") else { return };
     let Some(postgres) = Postgres::start(test, mesh.directory.path(), db) else { return };
@@ -49,13 +90,15 @@ fn a_new_version_is_tried_and_what_fails_is_left_alone_for_a_while() {
         let defaults = format!("kind = \"service-defaults\"\nname = \"{name}\"\nprotocol = \"{protocol}\"\n");
         write(&mesh, "defaults", &defaults);
     }
-    mesh.join("v1", &[service("api", old)]);
-    mesh.join("v2", &[service("api-next", new), service("shadow", shadow.port)]);
-    mesh.join("others", &[service("health", grpc), service("echo", echo), service("db", db)]);
+    let v1 = mesh.join("v1", &[service("api", old)]);
+    let v2 = mesh.join("v2", &[service("api-next", new), service("shadow", shadow.port)]);
+    let others = mesh.join("others", &[service("health", grpc), service("echo", echo), service("db", db)]);
     let called = ["api", "health", "echo", "db"].map(|name| (name, free_port()));
     let [to_api, to_health, to_echo, to_db] = called.map(|(_, port)| here(port));
     let web = mesh.join("web-1", &[Service { name: "web", port: free_port(), upstreams: called.to_vec() }]);
-    for destination in ["api", "api-next", "shadow", "health", "echo", "db"] {
+    let issuer = Issuer::new();
+    admit_users(&mesh, &issuer);
+    for destination in ["api-next", "shadow", "health", "echo", "db"] {
         mesh.done(&["intention", "create", "--allow", "web", destination]);
     }
     let deadline = FELT * PROMISE_FACTOR;
@@ -86,6 +129,9 @@ fn a_new_version_is_tried_and_what_fails_is_left_alone_for_a_while() {
     for _ in 0..3 {
         eventually("the canary to be routed", deadline, says("the new version", &[("x-canary", "true")]));
     }
+    assert!(ask(to_api, "/", &[("x-canary", "true"), ("x-request-id", "canary-1")]).is_some());
+    let told_of = told(&mesh, &collector, [web, v2], "canary-1");
+    assert_eq!((&told_of["destination"], &told_of["decision"]), (&"default/api-next".into(), &"allow".into()));
     eventually("the split to be felt", deadline, || (tally(to_api, 50, "/").len() == 2).then_some(()));
     let requests = if std::env::var("WEFT_TEST_SCALE").is_ok_and(|scale| scale == "full") { 10_000 } else { 2_000 };
     let counted = tally(to_api, requests, "/");
@@ -94,8 +140,11 @@ fn a_new_version_is_tried_and_what_fails_is_left_alone_for_a_while() {
     assert!((share - 0.1).abs() < 0.034 && counted.values().sum::<usize>() == requests, "{counted:?}");
     let copied = || mesh.agents[web].metrics().sum("weft_proxy_requests_mirrored_total", &[("outcome", "answered")]);
     assert_eq!(copied(), 0, "only what the route names");
-    assert!(ask(to_api, "/copied", &[]).is_some_and(|answer| answer.status == 404), "nginx has no such page");
+    let marked = [("x-request-id", "copied-1")];
+    assert!(ask(to_api, "/copied", &marked).is_some_and(|answer| answer.status == 404), "nginx has no such page");
     eventually("the copy to be answered", deadline, || (copied() == 1).then_some(()));
+    let copy = eventually("the copy's line", TOLD * PROMISE_FACTOR, || line(&mesh, v2, "inbound", "copied-1"));
+    assert_eq!((&copy["destination"], &copy["path"]), (&"default/shadow".into(), &"/copied".into()), "{copy}");
 
     // Everything else goes its way meanwhile.
     eventually("gRPC to be carried", deadline, || runtime.block_on(served.call_all(to_health)).ok());
@@ -103,17 +152,63 @@ fn a_new_version_is_tried_and_what_fails_is_left_alone_for_a_while() {
         eventually("the upgrade to be allowed", deadline, || runtime.block_on(Conversation::open(to_echo)).ok());
     runtime.block_on(conversation.exchange(Message::text("hello"))).unwrap();
     eventually("the database to answer", deadline, || postgres.ask(to_db.port(), "select 1"));
+    let counted = |name: &str, destination: &str| {
+        mesh.agents[others].metrics().sum(name, &[("direction", "inbound"), ("destination", destination)])
+    };
+    eventually("the calls to be counted", deadline, || {
+        let requests = counted("weft_proxy_requests_total", "default/health");
+        (requests >= 1 && counted("weft_proxy_tcp_connections_opened_total", "default/db") >= 1).then_some(())
+    });
+
+    mesh.done(&["config", "delete", "service-splitter", "api"]);
+    eventually("the split to end", deadline, || (tally(to_api, 50, "/").len() == 1).then_some(()));
+
+    // Users show tokens where the rules ask for them.
+    let now = wire::crypto::now().0 / 1000;
+    let token = |more: Value| Some(signed(&issuer, "k1", &more));
+    let good = token(json!({"role": "admin"}));
+    let users = [
+        ("user-good", good.clone(), 200, "done"),
+        ("user-none", None, 401, "no_token"),
+        ("user-late", token(json!({"exp": now - 60})), 401, "token_expired"),
+        ("user-other", token(json!({"iss": "https://other.example"})), 401, "token_issuer"),
+        ("user-aimed", token(json!({"aud": "other"})), 403, "token_audience"),
+        ("user-forged", Some(signed(&Issuer::new(), "k1", &json!({"role": "admin"}))), 401, "token_signature"),
+        ("user-plain", token(json!({"role": "user"})), 403, "token_claims"),
+    ];
+    for (id, shown, status, _) in &users {
+        let bearer = shown.as_ref().map(|token| format!("Bearer {token}"));
+        let bearer = bearer.iter().map(|bearer| ("authorization", bearer.as_str()));
+        let headers: Vec<(&str, &str)> = bearer.chain([("x-request-id", *id)]).collect();
+        assert_eq!(ask(to_api, "/private", &headers).map(|answer| answer.status), Some(*status), "{id}");
+    }
+    for (id, _, status, reason) in users {
+        let line = told(&mesh, &collector, [web, v1], id);
+        let decision = if status == 200 { "allow" } else { "deny" };
+        assert_eq!((&line["status"], &line["decision"]), (&status.into(), &decision.into()), "{line}");
+        assert_eq!(line["reason"], reason, "{line}");
+    }
+    let log = mesh.agents[v1].log();
+    assert!(!log.contains(&good.unwrap()), "a token stands in the log");
 
     // A second instance of the old version fails: retries save whoever may be saved, and it is left alone for a while.
-    mesh.done(&["config", "delete", "service-splitter", "api"]);
     let in_turn = "kind = \"service-resolver\"\nname = \"api\"\nload_balancer { policy = \"round_robin\" }\n";
     write(&mesh, "resolver", in_turn);
     let second = App::start("second");
     second.answers(503);
-    mesh.join("v1-second", &[service("api", second.port)]);
+    let second_agent = mesh.join("v1-second", &[service("api", second.port)]);
     eventually("the second to be called", deadline, || ask(to_api, "/", &[]).filter(|answer| answer.status == 503));
-    let saved = tally(to_api, 12, "/saved");
-    assert_eq!(saved.keys().collect::<Vec<_>>(), ["served"], "{saved:?}");
+    let saved_by_a_retry = |id: String| {
+        let answer = ask(to_api, "/saved", &[("x-request-id", &id)]).filter(|answer| answer.status == 200)?;
+        assert!(answer.body.contains("served by nginx"));
+        line(&mesh, second_agent, "inbound", &id).filter(|line| line["status"] == 503).map(|_| id)
+    };
+    let mut asked = 0;
+    let saved = eventually("a retry to save a request", deadline, || {
+        asked += 1;
+        saved_by_a_retry(format!("saved-{asked}"))
+    });
+    told(&mesh, &collector, [web, v1], &saved);
     assert!(mesh.agents[web].metrics().sum("weft_proxy_requests_repeated_total", &[]) > 0);
     write(
         &mesh,
@@ -134,4 +229,20 @@ fn a_new_version_is_tried_and_what_fails_is_left_alone_for_a_while() {
         tally(to_api, 20, "/").contains_key("second").then_some(())
     });
     runtime.block_on(conversation.exchange(Message::text("still there"))).unwrap();
+}
+
+/// Lets `web` call `api`, and its private part for those only whom an issuer calls admins.
+fn admit_users(mesh: &Mesh, issuer: &Issuer) {
+    std::fs::write(mesh.directory.path().join("nginx/html/private"), "for admins\n").unwrap();
+    let keys = data_encoding::BASE64.encode(issuer.jwks("k1").to_string().as_bytes());
+    let provider = json!({"Kind": "jwt-provider", "Name": "okta", "Issuer": ISSUER, "Audiences": [AUDIENCE],
+        "JSONWebKeySet": {"Local": {"JWKS": keys}}});
+    let jwt = json!({"Providers": [{"Name": "okta", "VerifyClaims": [{"Path": ["role"], "Value": "admin"}]}]});
+    let private = json!({"Action": "allow", "HTTP": {"PathPrefix": "/private"}, "JWT": jwt});
+    let anything = json!({"Action": "allow", "HTTP": {"PathPrefix": "/"}});
+    let intentions = json!({"Kind": "service-intentions", "Name": "api",
+        "Sources": [{"Name": "web", "Permissions": [private, anything]}]});
+    for (name, entry) in [("provider", provider), ("intentions", intentions)] {
+        write(mesh, name, &entry.to_string());
+    }
 }

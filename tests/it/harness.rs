@@ -3,6 +3,7 @@
 //! Everything listens on loopback, keeps its files in a temporary directory and ends with the test.
 
 mod application;
+mod collector;
 mod curl;
 mod grpc;
 mod http;
@@ -17,6 +18,7 @@ mod wait;
 mod websocket;
 
 pub(crate) use application::application;
+pub(crate) use collector::{Collector, Seen};
 pub(crate) use curl::Curl;
 pub(crate) use grpc::GrpcServer;
 pub(crate) use http::{Response, exchange};

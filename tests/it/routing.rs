@@ -128,7 +128,8 @@ pub(crate) fn tally(listener: SocketAddr, requests: usize, path: &str) -> std::c
 }
 
 pub(crate) fn write(mesh: &Mesh, name: &str, text: &str) {
-    let path = mesh.directory.path().join(format!("{name}.hcl"));
+    let form = if text.starts_with('{') { "json" } else { "hcl" };
+    let path = mesh.directory.path().join(format!("{name}.{form}"));
     std::fs::write(&path, text).unwrap();
     assert_eq!(mesh.done(&["config", "write", &path.display().to_string()]), "Written.\n");
 }

@@ -12,7 +12,7 @@ use issuer::{AUDIENCE, ISSUER, Issuer, Website, claims, ok};
 
 #[allow(dead_code, reason = "other crates' tests use all of it")]
 #[path = "../../wire/src/jwt/testing.rs"]
-mod issuer;
+pub(crate) mod issuer;
 
 /// How long a change of policy may take to be felt.
 const FELT: Duration = Duration::from_secs(2);
@@ -54,7 +54,7 @@ impl Publisher {
     }
 }
 
-fn signed(issuer: &Issuer, kid: &str, more: &Value) -> String {
+pub(crate) fn signed(issuer: &Issuer, kid: &str, more: &Value) -> String {
     issuer.sign(&Header { kid: Some(kid.to_owned()), ..Header::new(Algorithm::ES256) }, &claims(more))
 }
 
