@@ -39,6 +39,7 @@ mod server;
 mod services;
 mod snapshot;
 mod status;
+mod supervisor;
 mod tap;
 mod validate;
 

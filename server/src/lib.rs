@@ -200,6 +200,12 @@ impl Server {
         self.raft_address
     }
 
+    /// Says in one line how the server stands in its group.
+    #[must_use]
+    pub fn standing(&self) -> String {
+        self.running.consensus.status().in_words()
+    }
+
     /// Waits until the server cannot go on, for ever where it can. The process must end then: its memory is not to be
     /// trusted, and what is on disk decides what it knows after a restart.
     pub async fn failed(&self) -> FatalError {

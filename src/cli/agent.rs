@@ -16,6 +16,7 @@ use super::{
     config_file::{self, ConfigFile},
     daemon::{self, LogOptions},
     error::hinted,
+    supervisor,
 };
 
 /// Of how many traces there are spans where nobody says otherwise.
@@ -76,7 +77,8 @@ pub(super) struct Settings {
     /// A server's address for agents, as host:port; may be given several times
     #[arg(long = "server", value_name = "ADDRESS:PORT")]
     servers: Vec<String>,
-    /// The file that holds the join token, of mode 0600; needed until the agent has joined
+    /// The file that holds the join token, of mode 0600; needed until the agent has joined [default: the credential
+    /// `join-token`, where systemd hands one over]
     #[arg(long, value_name = "FILE")]
     join_token_file: Option<PathBuf>,
     /// The auth method to log in by, in place of a join token
@@ -215,7 +217,10 @@ impl Settings {
                 "use one: --join-token-file, or --auth-method",
             ));
         }
-        let join_token = self.join_token_file.as_deref().map(JoinSecret::load).transpose()?;
+        // What a supervisor hands over counts where nothing else is named.
+        let handed_over = || supervisor::credential("join-token").filter(|_| login.is_none());
+        let join_token = self.join_token_file.or_else(handed_over);
+        let join_token = join_token.as_deref().map(JoinSecret::load).transpose()?;
         let sample = |share: Option<Share>, unset: f64| share.map_or(unset, |share| share.0);
         let access_log = self.access_log.map(|path| agent::AccessLogSettings {
             path,
@@ -323,12 +328,18 @@ pub(super) async fn run(arguments: Agent) -> anyhow::Result<ExitCode> {
     let (settings, files) = read(&arguments.config)?;
     let config = settings.under(arguments.settings).config(files)?;
     daemon::prepare(&arguments.log)?;
+    supervisor::status("joining the mesh");
     let agent = agent::start(config).await.context("cannot start the agent")?;
-    daemon::until_stopped_or(agent.asked_to_leave(), async || match agent.reload().await {
+    let reload = async || match agent.reload().await {
         Ok(()) => tracing::info!("reloaded"),
         Err(error) => tracing::error!(error = wire::one_line(&error), "not reloaded; nothing has changed"),
-    })
-    .await?;
+    };
+    let status = || match agent.missing().as_slice() {
+        [] => "serving".to_owned(),
+        missing => format!("not ready: {}", missing.join("; ")),
+    };
+    daemon::until_stopped_or(agent.asked_to_leave(), reload, status).await?;
+    supervisor::stopping("draining");
     agent.drain().await;
     Ok(ExitCode::SUCCESS)
 }

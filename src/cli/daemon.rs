@@ -10,7 +10,7 @@ use rustix::process::{DumpableBehavior, Signal, set_dumpable_behavior, set_paren
 use tracing_subscriber::{EnvFilter, Layer, fmt, prelude::*};
 use wire::log_monitor::LineForm;
 
-use super::{log_monitor::Monitor, log_writer::LogWriter};
+use super::{log_monitor::Monitor, log_writer::LogWriter, supervisor};
 
 /// The way out for log lines, of commands that run long.
 static LOG: OnceLock<LogWriter> = OnceLock::new();
@@ -81,28 +81,42 @@ pub(super) async fn stop_signal() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Waits for a signal to stop, or for `leave`; meanwhile every SIGHUP has `reload` done.
-pub(super) async fn until_stopped_or(leave: impl Future<Output = ()>, reload: impl AsyncFn()) -> anyhow::Result<()> {
+/// Waits for a signal to stop, or for `leave`; meanwhile every SIGHUP has `reload` done, and the supervisor hears `status`.
+pub(super) async fn until_stopped_or(
+    leave: impl Future<Output = ()>,
+    reload: impl AsyncFn(),
+    status: impl Fn() -> String,
+) -> anyhow::Result<()> {
     use tokio::signal::unix::{SignalKind, signal};
     let mut hangup = signal(SignalKind::hangup()).context("listening for SIGHUP")?;
-    let stop = stop_signal();
-    tokio::pin!(stop, leave);
+    supervisor::ready(&status());
+    let (stop, telling) = (stop_signal(), supervisor::keep_telling(&status));
+    tokio::pin!(stop, leave, telling);
     loop {
         tokio::select! {
             stopped = &mut stop => return stopped,
             () = &mut leave => return Ok(()),
-            _ = hangup.recv() => reload().await,
+            () = &mut telling => {}
+            _ = hangup.recv() => {
+                supervisor::reloading();
+                reload().await;
+                supervisor::ready(&status());
+            }
         }
     }
 }
 
-/// Waits for a signal to stop, or for `failed` to say why it must end.
-pub(super) async fn until_stopped<E>(failed: impl Future<Output = E>) -> anyhow::Result<ExitCode>
+/// Waits for a signal to stop, or for `failed` to say why it must end; meanwhile the supervisor hears `status`.
+pub(super) async fn until_stopped<E>(
+    failed: impl Future<Output = E>,
+    status: impl Fn() -> String,
+) -> anyhow::Result<ExitCode>
 where
     E: std::error::Error + Send + Sync + 'static,
 {
-    tokio::select! {
-        stopped = stop_signal() => stopped.map(|()| ExitCode::SUCCESS),
-        error = failed => Err(error.into()),
-    }
+    let mut failure = None;
+    let failed = async { failure = Some(failed.await) };
+    let reload = async || tracing::info!("a server reads its files when it starts, and nothing again");
+    until_stopped_or(failed, reload, status).await?;
+    failure.map_or(Ok(ExitCode::SUCCESS), |error| Err(error.into()))
 }

@@ -97,7 +97,7 @@ pub(super) async fn run(arguments: Dev) -> anyhow::Result<ExitCode> {
         token.expose(),
     ))?;
     let ended = tokio::select! {
-        ended = daemon::until_stopped(server.failed()) => ended,
+        ended = daemon::until_stopped(server.failed(), || server.standing()) => ended,
         () = agent.asked_to_leave() => Ok(ExitCode::SUCCESS),
     };
     agent.drain().await;

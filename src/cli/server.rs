@@ -15,6 +15,7 @@ use super::{
     config_file::{self, ConfigFile},
     daemon::{self, LogOptions},
     error::hinted,
+    supervisor,
 };
 
 /// Run a server.
@@ -87,7 +88,7 @@ pub(super) struct Settings {
     /// Another server's address for servers, as host:port; may be given several times
     #[arg(long, value_name = "ADDRESS:PORT")]
     retry_join: Vec<String>,
-    /// The file that holds the cluster key, of mode 0600
+    /// The file that holds the cluster key, of mode 0600 [default: the credential `cluster-key`, where systemd hands one over]
     #[arg(long, value_name = "FILE")]
     cluster_key_file: Option<PathBuf>,
     /// The file that holds the cluster key before a change of it
@@ -193,14 +194,15 @@ impl Settings {
         let https = self.https()?;
         let node =
             self.node.ok_or_else(|| hinted("the server has no name", "name it with --node, or `node` in its file"))?;
-        let key_file = self.cluster_key_file.ok_or_else(|| {
+        let key_file = self.cluster_key_file.or_else(|| supervisor::credential("cluster-key")).ok_or_else(|| {
             hinted(
                 "the server has no cluster key",
                 "make one with `weft keygen`, and name its file with --cluster-key-file",
             )
         })?;
         let primary = ClusterKey::load(&key_file)?;
-        let previous = self.previous_cluster_key_file.as_deref().map(ClusterKey::load).transpose()?;
+        let previous = self.previous_cluster_key_file.or_else(|| supervisor::credential("previous-cluster-key"));
+        let previous = previous.as_deref().map(ClusterKey::load).transpose()?;
         let defaults = server::Config::new(node, ClusterKeys { primary, previous });
         Ok(server::Config {
             data_dir: self.data_dir,
@@ -236,8 +238,10 @@ pub(super) async fn run(arguments: Server) -> anyhow::Result<ExitCode> {
     let settings = read(&arguments.config)?.under(arguments.settings);
     let config = settings.config()?;
     daemon::prepare(&arguments.log)?;
+    supervisor::status("reading the log back");
     let server = server::start(config).await.context("cannot start the server")?;
-    let ended = daemon::until_stopped(server.failed()).await;
+    let ended = daemon::until_stopped(server.failed(), || server.standing()).await;
+    supervisor::stopping("handing over");
     server.stop().await;
     match ended {
         Err(error) if matches!(error.downcast_ref(), Some(server::FatalError::Left)) => Ok(ExitCode::SUCCESS),

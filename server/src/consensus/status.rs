@@ -62,3 +62,15 @@ pub(crate) struct RaftStatus {
     /// The log index that the catalog stands at.
     pub(crate) applied: CatalogIndex,
 }
+
+impl RaftStatus {
+    /// Says in one line what the server does.
+    pub(crate) fn in_words(&self) -> String {
+        match (self.role, &self.leader) {
+            (Role::Joining, _) => "looking for the other servers".to_owned(),
+            (Role::Leader, _) => format!("leading {} servers", self.members.len()),
+            (Role::Follower | Role::Candidate, Some(leader)) => format!("following {}", leader.id),
+            (Role::Follower | Role::Candidate, None) => "waiting for a leader".to_owned(),
+        }
+    }
+}

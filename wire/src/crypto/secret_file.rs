@@ -65,8 +65,9 @@ pub enum SecretFileError {
 /// Reads the secret that the regular file at `path` holds, without the newline that ends it.
 ///
 /// The file must belong to the user that runs weft, or to root, and nobody else may have any right to it: mode 0600
-/// or 0400. One more form is accepted, because Kubernetes can give a Secret to a pod that is not root in no other way: mode
-/// 0440, owned by root, for the very group that weft runs as. Symbolic links are followed, because a Kubernetes secret volume is made of them.
+/// or 0400. One more form is accepted, because a Secret of Kubernetes, and a credential of systemd, comes to a process that is
+/// not root in no other way: mode 0440, owned by root, for the very group that weft runs as, or for root's (systemd lets its
+/// user in by an access list). Symbolic links are followed, because a Kubernetes secret volume is made of them.
 ///
 /// # Errors
 ///
@@ -100,17 +101,17 @@ fn check(path: &Path, metadata: &fs::Metadata) -> Result<(), SecretFileError> {
     if owner != 0 && owner != user {
         return Err(SecretFileError::Owner { path: path.to_owned(), owner });
     }
-    if mode & FORBIDDEN_MODE != 0 && !is_roots_for_our_group(mode, owner, group, user, own_group) {
+    if mode & FORBIDDEN_MODE != 0 && !is_roots_for_us(mode, owner, group, user, own_group) {
         return Err(SecretFileError::Mode { path: path.to_owned(), mode });
     }
     Ok(())
 }
 
-/// Reports whether root gave the file to read to the group that we run as, and to nobody else.
+/// Reports whether root gave the file to read to the group that we run as, or to us alone, and to nobody else.
 ///
 /// The primary group only: a supplementary one may be shared with people. Whoever is root can say 0400 instead.
-fn is_roots_for_our_group(mode: u32, owner: u32, group: u32, user: u32, own_group: u32) -> bool {
-    mode == 0o440 && owner == 0 && user != 0 && own_group != 0 && group == own_group
+fn is_roots_for_us(mode: u32, owner: u32, group: u32, user: u32, own_group: u32) -> bool {
+    mode == 0o440 && owner == 0 && user != 0 && own_group != 0 && (group == own_group || group == 0)
 }
 
 #[cfg(test)]
@@ -146,9 +147,10 @@ mod tests {
     }
 
     #[test]
-    fn roots_file_for_our_own_group_is_accepted_and_nothing_near_it() {
+    fn roots_file_for_us_is_accepted_and_nothing_near_it() {
         let (user, group) = (65532, 65532);
-        assert!(is_roots_for_our_group(0o440, 0, group, user, group));
+        assert!(is_roots_for_us(0o440, 0, group, user, group), "as Kubernetes gives it");
+        assert!(is_roots_for_us(0o440, 0, 0, user, group), "as systemd gives it");
         for (mode, owner, of, user, own) in [
             (0o444, 0, group, user, group),
             (0o640, 0, group, user, group),
@@ -158,7 +160,7 @@ mod tests {
             (0o440, 0, 0, 0, 0),
             (0o440, 0, 0, user, 0),
         ] {
-            assert!(!is_roots_for_our_group(mode, owner, of, user, own), "{mode:o} {owner} {of} {user} {own}");
+            assert!(!is_roots_for_us(mode, owner, of, user, own), "{mode:o} {owner} {of} {user} {own}");
         }
     }
 
