@@ -28,8 +28,10 @@ const WAITING_MAX: usize = 4096;
 /// Says where spans go, and how many.
 #[derive(Debug, Clone, PartialEq)]
 pub struct TracingSettings {
-    /// A collector's address for OTLP over gRPC, as `http://host:port`.
+    /// A collector's address for OTLP over gRPC, as `http://host:port` or `https://host:port`.
     pub endpoint: String,
+    /// The certificates, in PEM, of the authorities that vouch for the collector; those of the system where there are none.
+    pub authorities: Option<String>,
     /// Of how many of the traces that begin here there are spans, from 0 to 1.
     pub sample: f64,
     /// The node that spans tell of.
@@ -40,8 +42,14 @@ pub struct TracingSettings {
 #[derive(Debug, thiserror::Error)]
 pub enum TracingError {
     /// The endpoint is none.
-    #[error("`{}` is no address of a collector: use `http://host:port`, of one beside the agent", .endpoint.escape_debug())]
+    #[error("`{}` is no address of a collector: use `https://host:port`, or `http://host:port` of one beside the agent", .endpoint.escape_debug())]
     Endpoint {
+        /// What was configured.
+        endpoint: String,
+    },
+    /// There are authorities for a collector that shows no certificate.
+    #[error("`{}` is in the clear, and so its certificate cannot be checked: use `https://`, or leave the authorities out", .endpoint.escape_debug())]
+    InTheClear {
         /// What was configured.
         endpoint: String,
     },
@@ -110,12 +118,13 @@ impl Spans {
     /// [`TracingError`] where the endpoint is none. That nobody answers there is no error.
     pub(crate) fn start(settings: &TracingSettings, metrics: SpanMetrics) -> Result<Self, TracingError> {
         let endpoint = settings.endpoint.clone();
-        let is_plain = endpoint.parse::<http::Uri>().is_ok_and(|uri| {
-            uri.scheme_str() == Some("http")
-                && uri.authority().is_some_and(|authority| !authority.as_str().contains('@'))
-        });
-        if !is_plain {
-            return Err(TracingError::Endpoint { endpoint });
+        let address = endpoint.parse::<http::Uri>().ok();
+        let address = address.filter(|uri| uri.authority().is_some_and(|authority| !authority.as_str().contains('@')));
+        match address.as_ref().and_then(http::Uri::scheme_str) {
+            Some("https") => (),
+            Some("http") if settings.authorities.is_none() => (),
+            Some("http") => return Err(TracingError::InTheClear { endpoint }),
+            _ => return Err(TracingError::Endpoint { endpoint }),
         }
         let (finished, waiting) = mpsc::channel(WAITING_MAX);
         let dropped = metrics.dropped.clone();

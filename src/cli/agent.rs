@@ -120,9 +120,12 @@ pub(super) struct Settings {
     /// Of how many requests there is a line, 0 to 1; of what failed or was denied there always is one [default: 1]
     #[arg(long, value_name = "SHARE")]
     access_log_sample: Option<Share>,
-    /// A collector's address for spans by OTLP over gRPC, as http://host:port
+    /// A collector's address for spans by OTLP over gRPC, as https://host:port, or http://host:port
     #[arg(long, value_name = "URL")]
     otlp_endpoint: Option<String>,
+    /// The certificates of the authorities that vouch for the collector, in PEM [default: the system's]
+    #[arg(long, value_name = "FILE")]
+    otlp_ca_file: Option<PathBuf>,
     /// Of how many traces that begin at this agent there are spans, 0 to 1 [default: 0.01]
     #[arg(long, value_name = "SHARE")]
     trace_sample: Option<Share>,
@@ -159,6 +162,7 @@ impl Settings {
             access_log_fields: fields.parsed("access_log_fields")?,
             access_log_sample: fields.share("access_log_sample")?.map(Share),
             otlp_endpoint: fields.parsed("otlp_endpoint")?,
+            otlp_ca_file: fields.parsed("otlp_ca_file")?,
             trace_sample: fields.share("trace_sample")?.map(Share),
             report_interval: fields.duration("report_interval")?,
             drain_deadline: fields.duration("drain_deadline")?,
@@ -194,6 +198,7 @@ impl Settings {
             access_log_fields: over.access_log_fields.or(self.access_log_fields),
             access_log_sample: over.access_log_sample.or(self.access_log_sample),
             otlp_endpoint: over.otlp_endpoint.or(self.otlp_endpoint),
+            otlp_ca_file: over.otlp_ca_file.or(self.otlp_ca_file),
             trace_sample: over.trace_sample.or(self.trace_sample),
             report_interval: over.report_interval.or(self.report_interval),
             drain_deadline: over.drain_deadline.or(self.drain_deadline),
@@ -227,8 +232,12 @@ impl Settings {
             fields: self.access_log_fields.unwrap_or_default(),
             sample: sample(self.access_log_sample, 1.0),
         });
+        let read =
+            |path: PathBuf| std::fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()));
+        let authorities = self.otlp_ca_file.map(read).transpose()?;
         let tracing = self.otlp_endpoint.map(|endpoint| agent::TracingSettings {
             endpoint,
+            authorities,
             sample: sample(self.trace_sample, TRACE_SAMPLE),
             node: node.clone(),
         });

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use opentelemetry::KeyValue;
-use opentelemetry_otlp::{SpanExporter, WithExportConfig};
+use opentelemetry_otlp::tonic_types::transport::{Certificate, ClientTlsConfig};
+use opentelemetry_otlp::{SpanExporter, WithExportConfig, WithTonicConfig};
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::trace::{SpanData, SpanExporter as _};
 use tokio::sync::mpsc;
@@ -62,10 +63,17 @@ impl Exporters {
 }
 
 fn build(settings: &TracingSettings, service: &str) -> Result<SpanExporter, TracingError> {
-    let builder = SpanExporter::builder().with_tonic();
-    let exporter = builder.with_endpoint(settings.endpoint.clone()).with_timeout(TIMEOUT).build();
+    let mut builder =
+        SpanExporter::builder().with_tonic().with_endpoint(settings.endpoint.clone()).with_timeout(TIMEOUT);
+    if settings.endpoint.starts_with("https:") {
+        let tls = ClientTlsConfig::new();
+        builder = builder.with_tls_config(match &settings.authorities {
+            Some(pem) => tls.ca_certificate(Certificate::from_pem(pem)),
+            None => tls.with_native_roots(),
+        });
+    }
     let mut exporter =
-        exporter.map_err(|source| TracingError::Exporter { endpoint: settings.endpoint.clone(), source })?;
+        builder.build().map_err(|source| TracingError::Exporter { endpoint: settings.endpoint.clone(), source })?;
     let (namespace, name) = service.split_once('/').unwrap_or(("default", service));
     exporter.set_resource(
         &Resource::builder_empty()

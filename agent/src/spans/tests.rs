@@ -12,6 +12,7 @@ use tonic::{Request, Response};
 
 use super::*;
 use crate::metrics::Metrics;
+use crate::testing::agent::eventually;
 
 /// Remembers spans, each with the service that its resource names.
 #[derive(Clone, Default)]
@@ -37,6 +38,10 @@ impl TraceService for Collector {
 impl Collector {
     /// Starts a collector and returns it with its address.
     pub(crate) async fn start() -> (Self, SocketAddr) {
+        Self::start_with(None).await
+    }
+
+    async fn start_with(identity: Option<tonic::transport::Identity>) -> (Self, SocketAddr) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let (collector, address) = (Self::default(), listener.local_addr().unwrap());
         let service = TraceServiceServer::new(collector.clone());
@@ -44,7 +49,11 @@ impl Collector {
             let accepted = listener.accept().await.map(|(stream, _)| stream);
             Some((accepted, listener))
         });
-        tokio::spawn(tonic::transport::Server::builder().add_service(service).serve_with_incoming(incoming));
+        let mut server = tonic::transport::Server::builder();
+        if let Some(identity) = identity {
+            server = server.tls_config(tonic::transport::ServerTlsConfig::new().identity(identity)).unwrap();
+        }
+        tokio::spawn(server.add_service(service).serve_with_incoming(incoming));
         (collector, address)
     }
 
@@ -61,7 +70,7 @@ pub(crate) fn attribute(span: &Span, key: &str) -> String {
 }
 
 pub(crate) fn settings(endpoint: &str, sample: f64) -> TracingSettings {
-    TracingSettings { endpoint: endpoint.to_owned(), sample, node: "n1".parse().unwrap() }
+    TracingSettings { endpoint: endpoint.to_owned(), authorities: None, sample, node: "n1".parse().unwrap() }
 }
 
 fn headers(parent: &str) -> HeaderMap {
@@ -111,10 +120,32 @@ async fn fault_44_a_collector_that_never_answers_holds_nobody_up() {
 
 #[test]
 fn an_endpoint_is_an_address_in_the_clear_without_a_password() {
-    for wrong in ["", "127.0.0.1:4317", "https://collector:4317", "http://", "http://user:secret@collector:4317"] {
+    for wrong in ["", "127.0.0.1:4317", "ftp://collector:4317", "http://", "https://user:secret@collector:4317"] {
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         let _entered = runtime.enter();
         let error = Spans::start(&settings(wrong, 1.0), Metrics::new().proxy.spans()).unwrap_err().to_string();
-        assert!(error.contains("use `http://host:port`") && !error.contains("\n"), "{error}");
+        assert!(error.contains("use `https://host:port`") && !error.contains("\n"), "{error}");
     }
+}
+
+#[tokio::test]
+async fn a_collector_elsewhere_is_spoken_to_over_tls_and_must_be_who_it_says() {
+    let authority = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
+    let (pem, key) = (authority.cert.pem(), authority.signing_key.serialize_pem());
+    let stranger = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap().cert.pem();
+    let (collector, address) = Collector::start_with(Some(tonic::transport::Identity::from_pem(&pem, key))).await;
+    let endpoint = format!("https://localhost:{}", address.port());
+    let parent = format!("00-{:032x}-{:016x}-01", 7, 9);
+    for (authorities, outcome) in [(pem.clone(), "sent"), (stranger, "lost")] {
+        let metrics = Metrics::new();
+        let settings = TracingSettings { authorities: Some(authorities), ..settings(&endpoint, 1.0) };
+        let spans = Spans::start(&settings, metrics.proxy.spans()).unwrap();
+        spans.begin(Direction::Inbound, &mut headers(&parent), false).unwrap().end(about());
+        let wanted = format!("weft_proxy_spans_total{{outcome=\"{outcome}\"}} 1");
+        eventually(async || metrics.text().contains(&wanted)).await;
+    }
+    assert_eq!(collector.spans().len(), 1, "only whoever was vouched for got any");
+    let clear = TracingSettings { authorities: Some(pem), ..settings("http://127.0.0.1:4317", 1.0) };
+    let error = Spans::start(&clear, Metrics::new().proxy.spans()).unwrap_err().to_string();
+    assert!(error.contains("use `https://`"), "{error}");
 }
