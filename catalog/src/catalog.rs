@@ -20,6 +20,7 @@ use crate::{
 };
 
 mod acl;
+mod addresses;
 mod apply;
 mod audit;
 mod backup;
@@ -35,6 +36,7 @@ mod revocation;
 mod sessions;
 mod tokens;
 
+pub(crate) use addresses::{Addresses, StoredAddresses};
 pub(crate) use ca::CaState;
 use tokens::{JoinTokens, Tokens};
 
@@ -111,6 +113,7 @@ pub struct Catalog {
     pub(crate) by_service: OrdMap<ServiceKey, OrdSet<InstanceKey>>,
     /// How many nodes each network has; none where it has none.
     pub(crate) nodes_in: OrdMap<String, usize>,
+    pub(crate) addresses: Addresses,
     pub(crate) intentions: OrdMap<ServicePattern, OrdMap<SourcePattern, Arc<Intention>>>,
     pub(crate) config: ConfigEntries,
     pub(crate) acl_policies: OrdMap<PolicyId, Arc<AclPolicy>>,
@@ -178,7 +181,10 @@ impl Catalog {
         self.forget_idle_upload();
         let mut touched = Touched::default();
         let outcome = match self.carry_out(index, envelope, digest, &mut touched) {
-            Ok(outcome) => outcome,
+            Ok(outcome) => {
+                self.number_first(&mut touched);
+                outcome
+            }
             Err(refusal) => Outcome::Refused(refusal),
         };
         self.record(index, envelope, &outcome, digest, &mut touched);
@@ -498,12 +504,14 @@ impl Catalog {
                 .collect(),
             Topic::Intentions(destination) => self.rule_items(self.policy_for(destination)),
             Topic::Config(service) => self.config_items(service),
-            Topic::Endpoints(service) => self
-                .instances_of(service)
-                .filter_map(|instance| {
+            Topic::Endpoints(service) => {
+                let endpoints = self.instances_of(service).filter_map(|instance| {
                     Some((instance.key.to_string(), Item::Endpoint(Box::new(self.endpoint(instance)?))))
-                })
-                .collect(),
+                });
+                let number =
+                    self.address_number(service).map(|number| (Item::ADDRESS.to_owned(), Item::Address(number)));
+                endpoints.chain(number).collect()
+            }
             Topic::Network(network) => {
                 let is_in = |key: &InstanceKey| self.node(&key.node).is_some_and(|node| node.network == *network);
                 let services = self.by_service.iter().filter(|(_, keys)| keys.iter().any(is_in));

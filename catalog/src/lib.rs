@@ -4,6 +4,7 @@
 //! alike; time and every other fact of the outside world enter as values.
 
 mod acl;
+mod address;
 mod agent_record;
 mod audit;
 mod audit_mode;
@@ -49,6 +50,7 @@ pub use acl::{
     Access, AclChange, AclPolicy, AclRole, Authority, Lack, Links, NamePattern, NameRule, NamespaceRules, Rules,
     ServiceRule,
 };
+pub use address::{AddressNumber, Allotment, NoAddressNumber};
 pub use agent_record::{AgentId, AgentRecord, Attestation, KeyFingerprint};
 pub use audit::{AuditFault, AuditHash, AuditHead, AuditLine, AuditVerifier, Digest};
 pub use audit_mode::{AuditCause, AuditMode, RELAXATION_MAX, Relaxation, RelaxedScope};

@@ -10,7 +10,7 @@ use crate::{
     RevokedService, RootsAck, Timestamp, Token, WatchKey,
     audit::StoredTrail,
     backup::Upload,
-    catalog::{Answer, CaState, NodeState},
+    catalog::{Addresses, Answer, CaState, NodeState, StoredAddresses},
     login::UsedBearer,
 };
 
@@ -60,6 +60,9 @@ struct Snapshot {
     nodes: Vec<Arc<Node>>,
     instances: Vec<Arc<Instance>>,
     checks: Vec<Arc<Check>>,
+    /// None in what the first releases wrote.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    addresses: Option<StoredAddresses>,
     intentions: Vec<Arc<Intention>>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     config: Vec<Arc<ConfigEntry>>,
@@ -129,6 +132,7 @@ impl Catalog {
             nodes: self.nodes.values().map(|state| state.node.clone()).collect(),
             instances: self.nodes.values().flat_map(|state| state.instances.values().cloned()).collect(),
             checks: self.nodes.values().flat_map(|state| state.checks.values().cloned()).collect(),
+            addresses: self.addresses.stored(),
             intentions: self.intentions.values().flat_map(|toward| toward.values().cloned()).collect(),
             config: self.config.iter().cloned().collect(),
             acl_policies: self.acl_policies.values().cloned().collect(),
@@ -202,6 +206,7 @@ impl Catalog {
             roots: snapshot.roots.into_iter().map(|root| (root.id.clone(), root)).collect(),
             intermediates: snapshot.intermediates.into_iter().map(|one| (one.id.clone(), one)).collect(),
             ca: snapshot.ca,
+            addresses: Addresses::open(snapshot.addresses).map_err(SnapshotError::Inconsistent)?,
             roots_acks: snapshot.roots_acks.into_iter().collect(),
             changes: snapshot.changes.into_iter().collect(),
             ..Self::default()
@@ -264,6 +269,7 @@ impl Catalog {
         self.gateways = lead.map(|state| state.node.name.clone()).collect();
         self.nodes = states.into_iter().collect();
         self.count_networks();
+        self.count_callers();
         Ok(())
     }
 }

@@ -10,8 +10,8 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Action, AuditMode, CatalogIndex, CheckStatus, ConfigEntry, Gateway, Guardrail, IdentityScheme, InstanceKey,
-    Intention, KeyExchange, PathTemplate, Platform, Relaxation, ServiceKey, TrustDomain, Weights,
+    Action, AddressNumber, AuditMode, CatalogIndex, CheckStatus, ConfigEntry, Gateway, Guardrail, IdentityScheme,
+    InstanceKey, Intention, KeyExchange, PathTemplate, Platform, Relaxation, ServiceKey, TrustDomain, Weights,
 };
 
 pub use follower::{BrokenPromise, Follower};
@@ -30,7 +30,7 @@ pub enum Topic {
     Gateways,
     /// The intentions that can concern calls to a service, and the providers of tokens that they name.
     Intentions(ServiceKey),
-    /// The instances of a service.
+    /// The instances of a service, and its number.
     Endpoints(ServiceKey),
     /// The config entries that say how calls to a service go.
     Config(ServiceKey),
@@ -181,11 +181,18 @@ pub enum Item {
     Intention(Box<Intention>),
     /// Of [`Topic::Endpoints`], under the instance's key.
     Endpoint(Box<Endpoint>),
+    /// Of [`Topic::Endpoints`], under [`Item::ADDRESS`]: the service's number.
+    Address(AddressNumber),
     /// Of [`Topic::Config`], under the entry's kind and name; and of [`Topic::Intentions`], the providers of tokens that
     /// these name.
     Config(Box<ConfigEntry>),
     /// Of [`Topic::Network`], under its own name.
     Service(ServiceKey),
+}
+
+impl Item {
+    /// Is what a service's number is under, among its instances; no instance's key is one word.
+    pub const ADDRESS: &str = "address";
 }
 
 /// Tells a subscriber what a topic holds now.

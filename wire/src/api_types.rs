@@ -1,5 +1,6 @@
 //! Requests and answers of the API paths that weft adds to Consul's.
 
+mod addresses;
 mod ca;
 
 use std::time::Duration;
@@ -16,6 +17,7 @@ pub use crate::acl::{TokenRequest, TokenView};
 use crate::crypto::Secret;
 use crate::decode::{DecodeError, Fields, Shape};
 use crate::rfc3339;
+pub use addresses::ServiceAddresses;
 
 /// Answers `PUT /v1/snapshot`: what an operator may want to look at after a restore.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]

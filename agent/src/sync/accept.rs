@@ -35,6 +35,7 @@ fn item_of(topic: &Topic, item: &Item) -> Result<(), String> {
         | (Topic::Roots, Item::Root { .. })
         | (Topic::Config(_), Item::Config(_))
         | (Topic::Network(_), Item::Service(_))
+        | (Topic::Endpoints(_), Item::Address(_))
         | (
             Topic::Revocations,
             Item::RevokedRecord { .. } | Item::RevokedService { .. } | Item::DistrustedRoot { .. },
@@ -71,6 +72,7 @@ fn item_of(topic: &Topic, item: &Item) -> Result<(), String> {
         }
         (_, Item::Intention(_)) => Err("an intention does not belong here".to_owned()),
         (_, Item::Service(_)) => Err("a service does not belong here".to_owned()),
+        (_, Item::Address(_)) => Err("a service's number does not belong here".to_owned()),
         (_, Item::Endpoint(_)) => Err("an endpoint does not belong here".to_owned()),
         (_, Item::Config(_)) => Err("a config entry does not belong here".to_owned()),
     }

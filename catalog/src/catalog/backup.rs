@@ -222,6 +222,13 @@ impl Catalog {
         next.end_logins_under_way(index);
         next.nodes = next.settled_nodes(if is_own { &self.nodes } else { &next.nodes }, &mut restored);
         next.index_services();
+        // What applications were told last stays right; where another cluster's state comes in, they were told there.
+        let (first, second) =
+            if is_own { (&self.addresses, &next.addresses) } else { (&next.addresses, &self.addresses) };
+        next.addresses = Self::unite_numbers(first, second);
+        next.count_callers();
+        // Everybody is woken for everything anyway.
+        next.number_all(&mut Touched::default());
         (next, restored)
     }
 
@@ -331,6 +338,7 @@ impl Catalog {
         keys.extend(self.nodes.keys().cloned().map(WatchKey::Node));
         keys.extend(self.by_service.keys().map(|service| WatchKey::Services(service.namespace.clone())));
         keys.extend(self.by_service.keys().cloned().map(WatchKey::Service));
+        keys.extend(self.allotments().map(|allotment| WatchKey::Service(allotment.service.clone())));
         keys.extend(self.nodes.values().map(|state| WatchKey::Network(state.node.network.clone())));
         keys.extend(self.intentions.keys().cloned().map(WatchKey::Destination));
         let services = self.config.iter().filter_map(|entry| entry.key().service().cloned());
@@ -343,7 +351,9 @@ impl Catalog {
     pub(super) fn has_behind(&self, key: &WatchKey) -> bool {
         match key {
             WatchKey::Node(name) => self.nodes.contains_key(name),
-            WatchKey::Service(service) => self.by_service.contains_key(service),
+            WatchKey::Service(service) => {
+                self.by_service.contains_key(service) || self.address_number(service).is_some()
+            }
             WatchKey::Services(namespace) => self.by_service.keys().any(|service| service.namespace == *namespace),
             WatchKey::Network(network) => self.nodes_in.contains_key(network),
             WatchKey::Destination(pattern) => self.intentions.contains_key(pattern),

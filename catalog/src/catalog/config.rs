@@ -80,6 +80,9 @@ impl Catalog {
             Some(service) if !self.has_config(service) => touched.gone(WatchKey::ConfigOf(service.clone())),
             Some(_) => {}
         }
+        if let Some(service) = key.service() {
+            self.settle_address(service, touched);
+        }
         for service in leading.into_iter().filter(|service| self.has_config(service)) {
             touched.changed(WatchKey::ConfigOf(service));
         }

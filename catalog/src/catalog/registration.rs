@@ -178,7 +178,7 @@ impl Catalog {
         if held.as_ref().is_none_or(|held| held.service != instance.service) {
             touched.changed(WatchKey::Network(state.node.network.clone()));
         }
-        if held.is_none_or(|held| held.tags != instance.tags || held.service != instance.service) {
+        if held.as_ref().is_none_or(|held| held.tags != instance.tags || held.service != instance.service) {
             touched.changed(WatchKey::Services(service.namespace.clone()));
         }
         touched.changed(WatchKey::Node(instance.key.node.clone()));
@@ -187,6 +187,8 @@ impl Catalog {
         keys.insert(instance.key.clone());
         self.by_service.insert(service, keys);
         state.instances.insert(slot, Arc::new(Instance { created, modified: index, ..instance.clone() }));
+        self.settle_address(&instance.service_key(), touched);
+        self.note_calls(held.as_deref(), Some(instance), touched);
     }
 
     fn unlist(&mut self, service: &ServiceKey, key: &InstanceKey, touched: &mut Touched) {
@@ -198,7 +200,9 @@ impl Catalog {
         }
         if keys.is_empty() {
             self.by_service.remove(service);
-            touched.gone(WatchKey::Service(service.clone()));
+            self.settle_address(service, touched);
+            let key = WatchKey::Service(service.clone());
+            if self.has_behind(&key) { touched.changed(key) } else { touched.gone(key) }
         } else {
             self.by_service.insert(service.clone(), keys);
             touched.changed(WatchKey::Service(service.clone()));
@@ -260,6 +264,7 @@ impl Catalog {
             DeregisterTarget::Node => {
                 for instance in state.instances.values() {
                     self.unlist(&instance.service_key(), &instance.key, touched);
+                    self.note_calls(Some(&**instance), None, touched);
                 }
                 if !state.checks.is_empty() {
                     touched.changed(WatchKey::Checks);
@@ -275,6 +280,7 @@ impl Catalog {
             DeregisterTarget::Instance { namespace, id } => {
                 let Some(instance) = state.instances.remove(&(namespace.clone(), id.clone())) else { return };
                 self.unlist(&instance.service_key(), &instance.key, touched);
+                self.note_calls(Some(&*instance), None, touched);
                 let orphans: Vec<_> = state
                     .checks
                     .iter()

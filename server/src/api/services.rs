@@ -3,6 +3,7 @@
 use ::catalog::{Instance, ServiceKey, ServiceName, WatchKey};
 use axum::response::Response;
 use http::Method;
+use wire::api_types::ServiceAddresses;
 use wire::consul;
 
 use super::auth::Right;
@@ -16,6 +17,7 @@ pub(super) fn routes() -> Vec<Route> {
         route(Method::GET, "/v1/catalog/services", Right::Judged, services),
         route(Method::GET, "/v1/catalog/service/{service}", Right::Judged, service),
         route(Method::GET, "/v1/catalog/connect/{service}", Right::Judged, connect),
+        route(Method::GET, "/v1/catalog/addresses/{service}", Right::Judged, addresses),
         route(Method::GET, "/v1/catalog/gateway-services/{gateway}", Right::Judged, gateway_services),
     ]
 }
@@ -72,6 +74,16 @@ impl Call {
             .all("tag")
             .filter(|tag| !tag.is_empty())
             .all(|asked| instance.tags.iter().any(|tag| tag.eq_ignore_ascii_case(asked)))
+    }
+}
+
+/// Answers with the addresses that stand for a service, or that nobody serves, calls or shapes it.
+async fn addresses(call: Call) -> Result<Response, ApiError> {
+    let service = call.service()?;
+    let reading = call.read(vec![WatchKey::Service(service.clone())]).await?;
+    match reading.catalog.address_number(&service).filter(|_| reading.shows_service(&service)) {
+        Some(number) => call.answer(&reading, &ServiceAddresses::new(service, number)),
+        None => Ok(call.not_found(&reading, "service", &service)),
     }
 }
 

@@ -10,16 +10,35 @@ use super::feed::Frame;
 /// How the names of providers of tokens begin among the items of a destination's rules.
 const PROVIDER: &str = "jwt-provider/";
 
+/// Returns what an item asks of its reader; nothing of those that every agent knows.
+fn asks(item: &Item) -> Option<Capability> {
+    match item {
+        Item::Config(entry) if matches!(entry.content, ConfigContent::JwtProvider(_)) => {
+            Some(Capability::TokenProviders)
+        }
+        Item::Address(_) => Some(Capability::Addresses),
+        _ => None,
+    }
+}
+
+/// Returns what the item of this name asked of its reader before it was gone.
+fn asked(name: &str) -> Option<Capability> {
+    match name {
+        Item::ADDRESS => Some(Capability::Addresses),
+        _ => name.starts_with(PROVIDER).then_some(Capability::TokenProviders),
+    }
+}
+
 /// Returns a frame as an agent can read it that understands this much.
 ///
 /// Without the providers of tokens that its rules name, it cannot decide these, which is a denial.
 pub(super) fn readable(frame: Arc<Frame>, knows: &Capabilities) -> Arc<Frame> {
-    if knows.has(Capability::TokenProviders) {
+    if knows.has(Capability::TokenProviders) && knows.has(Capability::Addresses) {
         return frame;
     }
     let ServerFrame::Event(event) = frame.content() else { return frame };
-    let is_new =
-        |item: &Item| matches!(item, Item::Config(entry) if matches!(entry.content, ConfigContent::JwtProvider(_)));
+    let is_new = |item: &Item| asks(item).is_some_and(|asks| !knows.has(asks));
+    let was_new = |name: &String| asked(name).is_some_and(|asked| !knows.has(asked));
     let event = match event {
         Event::Snapshot { topic, index, items } if items.values().any(is_new) => {
             let kept = items.iter().filter(|(_, item)| !is_new(item));
@@ -27,7 +46,7 @@ pub(super) fn readable(frame: Arc<Frame>, knows: &Capabilities) -> Arc<Frame> {
             Event::Snapshot { topic: topic.clone(), index: *index, items }
         }
         Event::Delta { topic, from, index, upserts, removes }
-            if upserts.values().any(is_new) || removes.iter().any(|name| name.starts_with(PROVIDER)) =>
+            if upserts.values().any(is_new) || removes.iter().any(was_new) =>
         {
             let kept = upserts.iter().filter(|(_, item)| !is_new(item));
             Event::Delta {
@@ -35,7 +54,7 @@ pub(super) fn readable(frame: Arc<Frame>, knows: &Capabilities) -> Arc<Frame> {
                 from: *from,
                 index: *index,
                 upserts: kept.map(|(name, item)| (name.clone(), item.clone())).collect(),
-                removes: removes.iter().filter(|name| !name.starts_with(PROVIDER)).cloned().collect(),
+                removes: removes.iter().filter(|name| !was_new(name)).cloned().collect(),
             }
         }
         _ => return frame,
@@ -53,14 +72,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn fault_22_an_agent_one_release_behind_is_told_of_no_provider_of_tokens() {
+    fn fault_22_an_agent_one_release_behind_is_told_of_nothing_that_it_could_not_read() {
         let keys = JwtKeys::Set("{}".to_owned());
         let provider = TokenProvider::new("okta".parse().unwrap(), "https://okta.example".to_owned(), keys);
         let entry = ConfigEntry::new(ConfigContent::JwtProvider(Box::new(provider)));
         let (name, item) = (entry.key().to_string(), Item::Config(Box::new(entry)));
         let topic = Topic::Intentions("api".parse().unwrap());
-        let items = BTreeMap::from([(name.clone(), item), ("other".to_owned(), Item::Service("api".parse().unwrap()))]);
-        let removes = BTreeSet::from([name, "gone".to_owned()]);
+        let number = Item::Address(catalog::AddressNumber::new(7).unwrap());
+        let address = (Item::ADDRESS.to_owned(), number);
+        let items = BTreeMap::from([
+            (name.clone(), item),
+            address,
+            ("other".to_owned(), Item::Service("api".parse().unwrap())),
+        ]);
+        let removes = BTreeSet::from([name, Item::ADDRESS.to_owned(), "gone".to_owned()]);
         let index = CatalogIndex(7);
         let snapshot = Event::Snapshot { topic: topic.clone(), index, items: items.clone() };
         let delta = Event::Delta { topic, from: CatalogIndex(6), index, upserts: items, removes };
@@ -74,6 +99,7 @@ mod tests {
                 !text.contains("jwt-provider") && text.contains("other") && text.contains(r#""index":7"#),
                 "{text}"
             );
+            assert!(!text.contains("address"), "{text}");
         }
     }
 }

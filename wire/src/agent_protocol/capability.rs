@@ -17,6 +17,8 @@ use serde::{Deserialize, Deserializer, Serialize};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Capability {
+    /// An agent takes a service's number among the items of [`Topic::Endpoints`].
+    Addresses,
     /// A server takes [`ClientFrame::Rejected`](super::ClientFrame::Rejected).
     Rejected,
     /// An agent takes [`ServerFrame::Servers`](super::ServerFrame::Servers).
@@ -35,7 +37,8 @@ pub enum Capability {
 
 impl Capability {
     /// Is every capability of this release.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
+        Self::Addresses,
         Self::Rejected,
         Self::Servers,
         Self::Settled,

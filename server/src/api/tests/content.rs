@@ -41,6 +41,12 @@ async fn a_registered_service_is_found_by_catalog_and_health() {
     assert_eq!(instances[1]["ServicePort"], 80);
     assert_eq!(api.get("/v1/catalog/service/api?tag=v2").await.json(), json!([]));
     assert_eq!(api.get("/v1/catalog/connect/api").await.json(), json!([]));
+    let addresses = json!({
+        "Service": "api", "Namespace": "default", "Number": 1,
+        "VirtualIPv4": "240.0.0.1", "VirtualIPv6": "fd77:6566:7400::1", "Loopback": "127.64.0.1",
+    });
+    assert_eq!(api.get("/v1/catalog/addresses/api").await.json(), addresses);
+    assert_eq!(api.get("/v1/catalog/addresses/none").await.status, StatusCode::NOT_FOUND);
 
     let entries = api.get("/v1/health/service/api").await.json();
     assert_eq!(entries.as_array().unwrap().len(), 2);
