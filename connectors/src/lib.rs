@@ -4,6 +4,7 @@
 //! plan is written once, for every platform, and is pure.
 
 mod detect;
+pub mod kubernetes;
 mod plan;
 
 pub use detect::{Surroundings, detect};

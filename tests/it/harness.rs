@@ -7,6 +7,8 @@ mod collector;
 mod curl;
 mod grpc;
 mod http;
+#[allow(dead_code, reason = "the tests of the connectors use all of it")]
+pub(crate) mod kubernetes;
 mod machines;
 mod mesh;
 mod metrics;

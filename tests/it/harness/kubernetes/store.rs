@@ -1,0 +1,206 @@
+//! The objects, their versions and what happened to them.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use serde_json::{Value, json};
+
+use super::access::time;
+
+/// Names an object: its resource as `pods` or `leases.coordination.k8s.io`, its namespace if it has one, its name.
+#[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct ObjectKey {
+    pub(super) resource: String,
+    pub(super) namespace: String,
+    pub(super) name: String,
+}
+
+/// Is one thing that happened.
+#[derive(Debug, Clone)]
+pub(super) struct Change {
+    pub(super) version: u64,
+    pub(super) key: ObjectKey,
+    pub(super) before: Option<Value>,
+    pub(super) after: Option<Value>,
+}
+
+#[derive(Default)]
+pub(super) struct Store {
+    pub(super) version: u64,
+    /// The rests of lists by what continues them, with the version that their first pages were of.
+    pub(super) pages: BTreeMap<String, (u64, Vec<Value>)>,
+    objects: BTreeMap<ObjectKey, Value>,
+    history: VecDeque<Change>,
+    forgotten: u64,
+}
+
+/// Says why a request is refused: a status, its reason in one word, and a message.
+pub(super) type Refused = (u16, &'static str, String);
+
+pub(super) fn not_found(what: &str, name: &str) -> Refused {
+    (404, "NotFound", format!("{what} \"{name}\" not found"))
+}
+
+impl Store {
+    pub(super) fn get(&self, resource: &str, namespace: &str, name: &str) -> Result<&Value, Refused> {
+        let [resource_, namespace, name_] = [resource, namespace, name].map(str::to_owned);
+        let key = ObjectKey { resource: resource_, namespace, name: name_ };
+        self.objects.get(&key).ok_or_else(|| not_found(resource, name))
+    }
+
+    /// Returns the objects of a resource, sorted.
+    pub(super) fn list<'a>(&'a self, resource: &'a str) -> impl Iterator<Item = &'a Value> {
+        self.objects.iter().filter(move |(key, _)| key.resource == resource).map(|(_, object)| object)
+    }
+
+    /// Returns the key of an object by what it says of itself; definitions say how their kinds are called in the plural.
+    pub(super) fn key_of(&self, object: &Value) -> ObjectKey {
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        let (kind, version) = (text(&object["kind"]), text(&object["apiVersion"]));
+        let group = version.split_once('/').map_or("", |(group, _)| group);
+        let mut definitions = self.list("customresourcedefinitions.apiextensions.k8s.io").map(|one| &one["spec"]);
+        let defined = definitions.find(|spec| spec["group"] == group && spec["names"]["kind"] == *kind);
+        let plural = match (defined, kind.to_lowercase()) {
+            (Some(spec), _) => text(&spec["names"]["plural"]),
+            (None, kind) => kind.strip_suffix('y').map_or(format!("{kind}s"), |stem| format!("{stem}ies")),
+        };
+        let resource = if group.is_empty() { plural } else { format!("{plural}.{group}") };
+        let metadata = &object["metadata"];
+        ObjectKey { resource, namespace: text(&metadata["namespace"]), name: text(&metadata["name"]) }
+    }
+
+    /// Stores an object as it is, under a new version.
+    pub(super) fn put(&mut self, key: ObjectKey, mut object: Value) -> Value {
+        let before = self.objects.get(&key).cloned();
+        self.version += 1;
+        let fresh = json!({
+            "uid": format!("{0:08x}-0000-4000-8000-{0:012x}", self.version), "generation": 0,
+            "creationTimestamp": time(wire::crypto::now().0 / 1000),
+        });
+        let known = before.as_ref().map_or(&fresh, |before| &before["metadata"]);
+        let is_other = before.as_ref().is_none_or(|before| before["spec"] != object["spec"]);
+        let metadata = &mut object["metadata"];
+        metadata["name"] = json!(key.name);
+        if !key.namespace.is_empty() {
+            metadata["namespace"] = json!(key.namespace);
+        }
+        for field in ["uid", "creationTimestamp"] {
+            metadata[field] = known[field].clone();
+        }
+        metadata["generation"] = json!(known["generation"].as_u64().unwrap_or(0) + u64::from(is_other));
+        metadata["resourceVersion"] = json!(self.version.to_string());
+        if key.resource.starts_with("customresourcedefinitions.") {
+            let is = |kind: &str| json!({"type": kind, "status": "True", "reason": "", "message": ""});
+            let names = &object["spec"]["names"];
+            object["status"] = json!({"conditions": [is("NamesAccepted"), is("Established")], "acceptedNames": names});
+        }
+        self.objects.insert(key.clone(), object.clone());
+        self.history.push_back(Change { version: self.version, key, before, after: Some(object.clone()) });
+        object
+    }
+
+    /// Removes an object, under a new version.
+    pub(super) fn remove(&mut self, key: &ObjectKey) {
+        if let Some(before) = self.objects.remove(key) {
+            self.version += 1;
+            let change = Change { version: self.version, key: key.clone(), before: Some(before), after: None };
+            self.history.push_back(change);
+        }
+    }
+
+    /// Makes an object that must not be there; its status is for others to say.
+    pub(super) fn create(&mut self, mut key: ObjectKey, mut object: Value) -> Result<Value, Refused> {
+        let prefix = object["metadata"]["generateName"].as_str().unwrap_or_default();
+        let drawn = format!("{prefix}{:05x}", self.version);
+        key.name = object["metadata"]["name"].as_str().map_or(drawn, str::to_owned);
+        if !key.namespace.is_empty() {
+            self.get("namespaces", "", &key.namespace)?;
+        }
+        if self.objects.contains_key(&key) {
+            return Err((409, "AlreadyExists", format!("{} \"{}\" already exists", key.resource, key.name)));
+        }
+        if let Some(fields) = object.as_object_mut() {
+            fields.remove("status");
+        }
+        Ok(self.put(key, object))
+    }
+
+    /// Writes an object that must be there: all of it but its status, or its status alone.
+    pub(super) fn update(&mut self, key: &ObjectKey, said: Value, is_status: bool) -> Result<Value, Refused> {
+        let current = self.get(&key.resource, &key.namespace, &key.name)?.clone();
+        for field in ["resourceVersion", "uid"] {
+            let wanted = said["metadata"][field].as_str().unwrap_or_default();
+            if !wanted.is_empty() && wanted != current["metadata"][field] {
+                let name = format!("{} \"{}\"", key.resource, key.name);
+                return Err((
+                    409,
+                    "Conflict",
+                    format!(
+                        "{name}: the object has been modified; please apply your changes to the latest version and try again"
+                    ),
+                ));
+            }
+        }
+        let status = if is_status { said["status"].clone() } else { current["status"].clone() };
+        let mut next = if is_status { current.clone() } else { said };
+        set(&mut next, "status", status);
+        for field in ["uid", "resourceVersion", "generation", "creationTimestamp", "deletionTimestamp"] {
+            set(&mut next["metadata"], field, current["metadata"][field].clone());
+        }
+        // What changes nothing makes no version.
+        let next = if next == current { current } else { self.put(key.clone(), next) };
+        if next["metadata"]["deletionTimestamp"].is_string() && !is_held(key, &next, &Value::Null) {
+            self.remove(key);
+        }
+        Ok(next)
+    }
+
+    /// Removes an object, or marks it until whoever holds it lets it go.
+    pub(super) fn delete(&mut self, key: &ObjectKey, options: &Value) -> Result<Value, Refused> {
+        let mut object = self.get(&key.resource, &key.namespace, &key.name)?.clone();
+        for field in ["uid", "resourceVersion"] {
+            let wanted = &options["preconditions"][field];
+            if !wanted.is_null() && *wanted != object["metadata"][field] {
+                return Err((409, "Conflict", format!("the {field} in the precondition does not match")));
+            }
+        }
+        if !is_held(key, &object, options) {
+            self.remove(key);
+        } else if object["metadata"]["deletionTimestamp"].is_null() {
+            object["metadata"]["deletionTimestamp"] = json!(time(wire::crypto::now().0 / 1000));
+            object = self.put(key.clone(), object);
+        }
+        Ok(object)
+    }
+
+    /// Returns what happened since a version; nothing if that is forgotten.
+    pub(super) fn since(&self, version: u64) -> Option<Vec<Change>> {
+        let news = || self.history.iter().filter(|change| change.version > version).cloned().collect();
+        (version >= self.forgotten).then(news)
+    }
+
+    /// Returns what happened last, oldest first.
+    pub(super) fn last(&self, count: usize) -> Vec<Change> {
+        self.history.iter().skip(self.history.len().saturating_sub(count)).cloned().collect()
+    }
+
+    /// Forgets what happened, by a version of its own, so that even whoever has seen everything is behind.
+    pub(super) fn forget(&mut self) {
+        self.version += 1;
+        self.forgotten = self.version;
+        self.history.clear();
+        self.pages.clear();
+    }
+}
+
+/// Reports whether an object outlives its deletion: by a finalizer, or as a pod that the kubelet has still to end.
+fn is_held(key: &ObjectKey, object: &Value, options: &Value) -> bool {
+    let runs = key.resource == "pods" && object["spec"]["nodeName"].is_string() && options["gracePeriodSeconds"] != 0;
+    runs || object["metadata"]["finalizers"].as_array().is_some_and(|all| !all.is_empty())
+}
+
+fn set(object: &mut Value, field: &str, value: Value) {
+    match object.as_object_mut() {
+        Some(fields) if value.is_null() => drop(fields.remove(field)),
+        _ => object[field] = value,
+    }
+}
