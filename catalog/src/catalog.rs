@@ -54,9 +54,22 @@ const CLOCK_STEP_MAX: std::time::Duration = std::time::Duration::from_secs(60);
 /// Tells what an envelope asks, and who does, from any other, alike on every server (64-bit FNV-1a over the JSON of actor
 /// and command). When it was first proposed does not count: a retry may say another time.
 fn fingerprint(envelope: &Envelope) -> u64 {
-    let asked =
-        serde_json::to_vec(&(&envelope.actor, &envelope.command)).expect("a command has only what JSON can hold");
-    asked.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3))
+    /// Takes what is written into one number.
+    struct Hash(u64);
+    impl std::io::Write for Hash {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0 = bytes.iter().fold(self.0, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3));
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+    let mut hash = Hash(0xcbf2_9ce4_8422_2325);
+    serde_json::to_writer(&mut hash, &(&envelope.actor, &envelope.command))
+        .expect("a command has only what JSON can hold");
+    hash.0
 }
 
 /// How many instances one node holds at most; what serves more than one machine can is a mistake or an attack.
@@ -180,6 +193,7 @@ impl Catalog {
         self.clock = self.advanced_clock(envelope.proposed_at);
         self.forget_idle_upload();
         let mut touched = Touched::default();
+        let description = self.described(&envelope.command);
         let outcome = match self.carry_out(index, envelope, digest, &mut touched) {
             Ok(outcome) => {
                 self.number_first(&mut touched);
@@ -187,7 +201,7 @@ impl Catalog {
             }
             Err(refusal) => Outcome::Refused(refusal),
         };
-        self.record(index, envelope, &outcome, digest, &mut touched);
+        self.record(index, envelope, description, &outcome, digest, &mut touched);
         self.remember(index, envelope, fingerprint, &outcome);
         for key in &touched.keys {
             self.changes.insert(key.clone(), index);

@@ -124,11 +124,16 @@ impl Envelope {
         struct Version {
             version: u16,
         }
-        let Version { version } = serde_json::from_slice(bytes).map_err(DecodeError::Unknown)?;
+        let read = serde_json::from_slice::<Self>(bytes);
+        // What cannot be read may be of a newer form, which its version alone tells.
+        let version = match &read {
+            Ok(envelope) => envelope.version,
+            Err(_) => serde_json::from_slice(bytes).map_or(0, |Version { version }| version),
+        };
         if version > ENVELOPE_VERSION {
             return Err(DecodeError::Newer { found: version });
         }
-        serde_json::from_slice(bytes).map_err(DecodeError::Unknown)
+        read.map_err(DecodeError::Unknown)
     }
 }
 

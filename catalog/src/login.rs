@@ -15,7 +15,7 @@ use crate::{
     Timestamp, Token,
 };
 
-pub use bind::{Bound, LoginClaims};
+pub use bind::{BindingRules, Bound, LoginClaims};
 pub(crate) use template::is_variable_name;
 pub use template::{NameTemplate, NameTemplateError, Variable};
 

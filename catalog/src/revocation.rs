@@ -46,6 +46,11 @@ pub enum RevocationChange {
         /// Whom.
         banned: Banned,
     },
+    /// Lets the keys of revoked agents in again, all at once. Certificates that were revoked stay so.
+    LiftAgent {
+        /// The node that they were on, or one of the keys.
+        named: String,
+    },
     /// Forgets revocations that no certificate is left for.
     Forget {
         /// Revoked agents.

@@ -2,6 +2,7 @@
 
 mod failure;
 mod jwt;
+mod rules;
 #[cfg(test)]
 pub(crate) mod testing;
 mod turns;
@@ -54,6 +55,7 @@ type Methods = BTreeMap<AuthMethodName, (CatalogIndex, Arc<dyn LoginMethod>)>;
 
 struct Inner {
     methods: Mutex<Methods>,
+    rules: rules::HeldRules,
     turns: Turns,
     notes: Pace,
     started: Instant,
@@ -68,8 +70,8 @@ impl std::fmt::Debug for Logins {
 impl Default for Logins {
     fn default() -> Self {
         let notes = Pace::new(NOTED_BURST, NOTED_PER_SECOND);
-        let (methods, turns, started) = (Mutex::default(), Turns::new(), Instant::now());
-        Self { inner: Arc::new(Inner { methods, turns, notes, started }) }
+        let (methods, rules, turns, started) = (Mutex::default(), Default::default(), Turns::new(), Instant::now());
+        Self { inner: Arc::new(Inner { methods, rules, turns, notes, started }) }
     }
 }
 
@@ -121,7 +123,7 @@ impl Logins {
                 "it counts for longer than {hours} h: have the platform issue one that ends sooner"
             ))));
         }
-        let bound = catalog.bind(method, &identity.claims)?;
+        let bound = self.inner.rules.of(catalog, method)?.bind(&identity.claims, catalog.index())?;
         Ok(Verified { method: method.clone(), claims: identity.claims, bound, ends: identity.ends })
     }
 

@@ -100,8 +100,18 @@ pub fn random_hex(bytes: usize) -> String {
 
 /// Returns a random UUID (RFC 9562 §5.4) in its usual form.
 pub fn uuid_v4() -> String {
-    let mut bytes = random::<16>();
-    bytes[6] = (bytes[6] & 0x0f) | 0x40;
+    uuid(random(), 4)
+}
+
+/// Returns the UUID that stands for some bytes (RFC 9562, version 8): the same for the same bytes.
+pub fn uuid_of(bytes: &[u8]) -> String {
+    let mut short = [0; 16];
+    short.copy_from_slice(&sha256(bytes)[..16]);
+    uuid(short, 8)
+}
+
+fn uuid(mut bytes: [u8; 16], version: u8) -> String {
+    bytes[6] = (bytes[6] & 0x0f) | (version << 4);
     bytes[8] = (bytes[8] & 0x3f) | 0x80;
     let hex = HEXLOWER.encode(&bytes);
     format!("{}-{}-{}-{}-{}", &hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..])
@@ -200,6 +210,9 @@ mod tests {
         assert_eq!(&id[14..15], "4");
         assert!("89ab".contains(&id[19..20]));
         assert_ne!(id, uuid_v4());
+        let made = uuid_of(b"a");
+        assert_eq!((made.clone(), made.len(), &made[14..15]), (uuid_of(b"a"), 36, "8"));
+        assert_ne!(made, uuid_of(b"b"));
     }
 
     #[test]

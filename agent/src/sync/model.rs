@@ -220,7 +220,7 @@ impl Cluster {
         for (at, envelope) in (1..).zip(&self.log) {
             catalog.apply(CatalogIndex(at), envelope, wire::crypto::sha256);
         }
-        catalog.recover_membership(CatalogIndex(index.0 + 1), 1);
+        catalog.recover_membership(CatalogIndex(index.0 + 1), 1, wire::crypto::sha256);
         // What stands in the log there is never applied: every server has it as part of its state.
         self.log.extend(self.log.last().cloned());
         for server in &mut self.servers {

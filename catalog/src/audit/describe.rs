@@ -6,9 +6,9 @@
 use serde::Serialize;
 
 use crate::{
-    AclPolicy, Actor, Admission, BackupStep, BindingRule, CaChange, Command, ConfigChange, ConfigEntry, Effect,
-    Intention, IntentionKey, IntentionOwner, KeyExchange, LoginChange, MembershipChange, MeshEntry, Namespace, Outcome,
-    PolicyChange, Refusal, RevocationChange, WriteMode,
+    AclPolicy, Actor, Admission, AgentId, BackupStep, BindingRule, CaChange, Catalog, Command, ConfigChange,
+    ConfigEntry, Effect, Intention, IntentionKey, IntentionOwner, KeyExchange, LoginChange, MembershipChange,
+    MeshEntry, Namespace, Outcome, PolicyChange, Refusal, RevocationChange, SessionChange, WriteMode,
 };
 
 /// How long a summary is at most.
@@ -43,9 +43,9 @@ pub(crate) struct Description<'a> {
 }
 
 impl<'a> Description<'a> {
-    /// Describes a command that bears on who may do what, or on the running of the mesh; none for what agents say of
-    /// themselves all the time.
-    pub(crate) fn of(command: &'a Command) -> Option<Self> {
+    /// Describes a command that bears on who may do what, or on the running of the mesh, by the state before it; none for
+    /// what agents say of themselves all the time.
+    pub(crate) fn of(command: &'a Command, before: &Catalog) -> Option<Self> {
         let (kind, summary) = match command {
             Command::Backup { step } => match step {
                 BackupStep::Saved { index } => ("save-backup", format!("of index {index}")),
@@ -76,7 +76,11 @@ impl<'a> Description<'a> {
                 ("create-join-token", format!("join token {} for {}", token.accessor, what.join(", ")))
             }
             Command::DeleteJoinToken { accessor } => ("delete-join-token", format!("join token {accessor}")),
-            Command::Enrol { key, node, platform, .. } => ("enrol", format!("node {node} ({platform}), key {key}")),
+            Command::Enrol { secret, key, node, platform } => {
+                let token = before.join_token_by_secret(secret);
+                let token = token.map_or("none that is there".to_owned(), |token| token.accessor.to_string());
+                ("enrol", format!("node {node} ({platform}), key {key}, join token {token}"))
+            }
             Command::Login { change } => of_login(change),
             Command::Membership { change } => ("membership", describe_membership(change)?),
             Command::Revoke { change } => match change {
@@ -87,9 +91,11 @@ impl<'a> Description<'a> {
                     ("revoke-login", format!("agents by {method} as {whom}"))
                 }
                 RevocationChange::Lift { banned } => ("lift-ban", banned.to_string()),
+                RevocationChange::LiftAgent { named } => ("lift-ban", format!("keys of agent `{named}`")),
                 RevocationChange::Forget { .. } => return None,
             },
-            Command::RevokeAgent { agent } => ("revoke-agent", format!("agent {agent}")),
+            Command::RevokeAgent { agent } => ("revoke-agent", agent_in(before, agent)),
+            Command::Sessions { change } => of_sessions(change, before)?,
             Command::WriteIntention { intention, mode } => return Some(Self::of_intention(intention, *mode)),
             Command::DeleteIntention { key, .. } => ("delete-intention", key.to_string()),
             Command::Policy { change } => return Some(Self::of_change(change)),
@@ -101,7 +107,6 @@ impl<'a> Description<'a> {
             Command::WriteMesh { entry, .. } => return Some(Self::of_mesh(entry)),
             Command::DeleteMesh { .. } => ("delete-mesh", "the mesh entry, back to its default".to_owned()),
             Command::OpenSession { .. }
-            | Command::Sessions { .. }
             | Command::Register { .. }
             | Command::Deregister { .. }
             | Command::UpdateChecks { .. } => return None,
@@ -187,6 +192,30 @@ fn of_login(change: &LoginChange) -> (&'static str, String) {
     }
 }
 
+/// Names an agent with its node, where it is there.
+fn agent_in(before: &Catalog, agent: &AgentId) -> String {
+    match before.agent_record(agent) {
+        Some(record) => format!("agent {agent} of node {}", record.node),
+        None => format!("agent {agent}"),
+    }
+}
+
+/// Describes the end of records that the servers found idle; none for how sessions stand.
+fn of_sessions(change: &SessionChange, before: &Catalog) -> Option<(&'static str, String)> {
+    let named = |agents: &mut dyn Iterator<Item = &AgentId>| {
+        agents.map(|agent| agent_in(before, agent)).collect::<Vec<_>>().join(", ")
+    };
+    match change {
+        SessionChange::Ended { sessions } => {
+            Some(("end-agents", format!("stayed away: {}", named(&mut sessions.iter().map(|session| &session.agent)))))
+        }
+        SessionChange::Unused { agents } => {
+            Some(("end-agents", format!("never opened a session: {}", named(&mut agents.iter()))))
+        }
+        SessionChange::Lost { .. } | SessionChange::Reaped { .. } | SessionChange::Drain { .. } => None,
+    }
+}
+
 /// Describes a change of the list of servers; none for what servers say of themselves all the time.
 fn describe_membership(change: &MembershipChange) -> Option<String> {
     Some(match change {
@@ -226,7 +255,7 @@ pub(super) fn noted(what: String, note: &str) -> String {
     if note.is_empty() { what } else { format!("{what}: {note}") }
 }
 
-pub(super) fn bounded(mut text: String) -> String {
+pub(crate) fn bounded(mut text: String) -> String {
     if text.len() > SUMMARY_BYTES_MAX {
         let end = (0..=SUMMARY_BYTES_MAX - 3).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
         text.truncate(end);

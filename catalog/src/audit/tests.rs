@@ -153,3 +153,64 @@ fn a_head_is_read_as_it_is_written() {
         assert!(wrong.parse::<AuditHead>().is_err(), "{wrong}");
     }
 }
+
+/// Applies a command, and returns the line on it, if there is one.
+fn line_on(catalog: &mut Catalog, command: crate::Command) -> Option<String> {
+    let index = CatalogIndex(catalog.index().0 + 1);
+    let envelope = crate::Envelope {
+        version: command.reads_from(),
+        request_id: format!("line-{index}").parse().unwrap(),
+        actor: Actor::Server("s1".parse().unwrap()),
+        source_address: None,
+        proposed_at: crate::Timestamp(index.0),
+        command,
+    };
+    catalog.apply(index, &envelope, digest);
+    let line = catalog.audit_line_of(&envelope.request_id).map(|line| line.text.to_string());
+    assert_eq!(line, catalog.audit_lines(index).next().map(|line| line.text.to_string()));
+    line
+}
+
+#[test]
+fn lines_say_which_token_let_an_agent_in_and_whose_records_end() {
+    use crate::catalog::tests::{enrol, join_token};
+    let mut catalog = log_of(&every_kind()[..3]);
+    let token = join_token(7, &["web"]);
+    line_on(&mut catalog, crate::Command::CreateJoinToken { token: token.clone() });
+    let line = line_on(&mut catalog, enrol(7, "key-7", "n7")).unwrap();
+    assert!(line.contains(&format!("node n7 (vm), key key-7, join token {}", token.accessor)), "{line}");
+    let agent = catalog.agent_on(&"n7".parse().unwrap()).unwrap().id.clone();
+    let line = line_on(&mut catalog, crate::Command::RevokeAgent { agent: agent.clone() }).unwrap();
+    assert!(line.contains(&format!("\"Summary\":\"agent {agent} of node n7\"")), "{line}");
+    let session = crate::SessionRef { agent: agent.clone(), incarnation: crate::Incarnation(9) };
+    let change = |change| crate::Command::Sessions { change };
+    let ended = change(crate::SessionChange::Ended { sessions: vec![session.clone()] });
+    let line = line_on(&mut catalog, ended).unwrap();
+    assert!(line.contains(&format!("\"end-agents\",\"Summary\":\"stayed away: agent {agent}\"")), "{line}");
+    let line = line_on(&mut catalog, change(crate::SessionChange::Unused { agents: vec![agent] })).unwrap();
+    assert!(line.contains("never opened a session"), "{line}");
+    assert_eq!(line_on(&mut catalog, change(crate::SessionChange::Lost { sessions: vec![session] })), None);
+}
+
+#[test]
+fn fault_11_a_recovery_stands_in_the_chain_with_who_survived_and_who_did_not() {
+    let mut catalog = log_of(&every_kind()[..3]);
+    let facts = crate::MemberFacts {
+        raft_address: "10.0.0.2:8301".to_owned(),
+        agent_address: "10.0.0.2:8300".to_owned(),
+        release: "0.1.0".to_owned(),
+        reads: 2,
+    };
+    let change = crate::MembershipChange::Add { id: "s2".parse().unwrap(), disk_id: "d2".to_owned(), facts };
+    line_on(&mut catalog, crate::Command::Membership { change });
+    let (index, before) = (CatalogIndex(catalog.index().0 + 1), catalog.audit_head());
+    catalog.recover_membership(index, 1, digest);
+    let lines = texts(&catalog);
+    assert_eq!(verify(&lines, Some(catalog.audit_head())), Ok(catalog.audit_head()));
+    assert_eq!(catalog.audit_head().sequence, before.sequence + 1);
+    let last = lines.last().unwrap();
+    assert!(last.contains("\"Actor\":\"server:s1\"") && last.contains("\"Kind\":\"recover-quorum\""), "{last}");
+    assert!(last.contains("epoch 1 with server s1 alone, without s2"), "{last}");
+    assert_eq!(catalog.index_of(&[crate::WatchKey::Audit]), index);
+    assert_eq!(Catalog::restore(&catalog.snapshot()).unwrap(), catalog);
+}

@@ -23,6 +23,20 @@ impl Catalog {
         Ok(Outcome::Done)
     }
 
+    /// Lifts what keeps out the keys that were on a node, or one key.
+    pub(super) fn lift_agent(&mut self, named: &str, touched: &mut Touched) -> Attempt {
+        let is_named = |ban: &&Ban| match &ban.banned {
+            Banned::Key { key } => key.0 == named || ban.node.as_ref().is_some_and(|node| node.as_str() == named),
+            Banned::Login { .. } => false,
+        };
+        let found: Vec<Banned> = self.bans().filter(is_named).map(|ban| ban.banned.clone()).collect();
+        if found.is_empty() {
+            return Err(Refusal::not_found("revoked agent", named));
+        }
+        found.iter().try_for_each(|banned| self.lift(banned, touched).map(drop))?;
+        Ok(Outcome::Done)
+    }
+
     /// An operator's join token lets a key in again that was revoked.
     pub(super) fn lift_key(&mut self, key: &KeyFingerprint, touched: &mut Touched) {
         if self.bans.remove(&Banned::Key { key: key.clone() }).is_some() {

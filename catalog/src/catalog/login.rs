@@ -11,6 +11,8 @@ use crate::{
 /// How many credentials that agents enrolled with are remembered at once: all of a day, in a mesh of some ten thousands.
 const BEARERS_MAX: usize = 131_072;
 
+/// How many binding rules one method has: all of them are asked at each login.
+const RULES_MAX: usize = 1_024;
 /// How many live tokens somebody may have by logging in: one credential, sent again and again, must not fill the state.
 const LOGIN_TOKENS_MAX: usize = 16;
 /// For so long beyond its end a credential is remembered: what is proposed now may carry the time of a clock that is behind.
@@ -137,6 +139,12 @@ impl Catalog {
                 "binding rule",
                 format!("method `{}` has no `{unknown}`: it has {}", rule.method, known.join(", ")),
             ));
+        }
+        let is_of_method = |held: &&BindingRule| held.method == rule.method;
+        if previous.is_none() && self.binding_rules().filter(is_of_method).count() >= RULES_MAX {
+            let problem =
+                format!("method `{}` has {RULES_MAX} rules, and no more are asked at each login", rule.method);
+            return Err(Refusal::invalid("AuthMethod", problem + ": let a rule name what it binds by a variable"));
         }
         let created = previous.map_or(index, |previous| previous.created);
         let written = BindingRule { created, modified: index, ..rule.clone() };

@@ -398,6 +398,38 @@ fn c14_a_revoked_agent_does_not_log_in_again_until_that_is_lifted() {
 }
 
 #[test]
+fn c14_the_keys_that_were_on_a_node_are_let_in_again_together() {
+    let mut log = Log::with_method();
+    for (bearer, key) in [("b1", "k1"), ("b2", "k2")] {
+        let record = log.enrolled(admission(9, bearer, key, "n1", &["web"]));
+        log.done(Command::RevokeAgent { agent: record.id });
+    }
+    let elsewhere = log.enrolled(admission(9, "b3", "k3", "n2", &["web"]));
+    log.done(Command::RevokeAgent { agent: elsewhere.id });
+    let lift = |named: &str| Command::Revoke { change: RevocationChange::LiftAgent { named: named.to_owned() } };
+    log.done(lift("n1"));
+    assert_eq!(log.0.bans().map(|ban| ban.banned.to_string()).collect::<Vec<_>>(), ["key k3"]);
+    assert!(matches!(log.refused(1, lift("n1")), Refusal::NotFound { .. }));
+    log.done(lift("k3"));
+    assert_eq!(log.0.bans().count(), 0);
+}
+
+#[test]
+fn a_method_has_no_more_rules_than_a_login_can_ask() {
+    let mut log = Log::with_method();
+    let numbered = |number: usize| BindingRule {
+        id: format!("00000000-0000-0000-0000-{number:012}").parse().unwrap(),
+        ..rule(1, "jwt", BindKind::Service, "web", "")
+    };
+    for number in 0..1_024 {
+        log.done(write_rule(numbered(number), false));
+    }
+    let refusal = log.refused(1, write_rule(numbered(1_024), false));
+    assert!(refusal.to_string().contains("1024 rules"), "{refusal}");
+    log.done(write_rule(numbered(7), true));
+}
+
+#[test]
 fn c14_whom_a_method_vouches_for_is_out_with_its_tokens_and_stays_out() {
     let subject_of = |subject: &str, admission: Admission| Admission { subject: subject.to_owned(), ..admission };
     let mut log = Log::with_method();

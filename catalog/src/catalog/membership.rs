@@ -5,8 +5,8 @@ use std::sync::Arc;
 use super::{Attempt, Catalog, Touched, backup::NUMBERS_SKIPPED};
 use crate::membership::RETIRED_MAX;
 use crate::{
-    Actor, CatalogIndex, Envelope, MEMBERS_MAX, Member, MemberFacts, MemberRole, Membership, MembershipChange, Outcome,
-    Refusal, RetiredMember, ServerId, StateDigest, WatchKey, Witness,
+    Actor, CatalogIndex, Digest, Envelope, MEMBERS_MAX, Member, MemberFacts, MemberRole, Membership, MembershipChange,
+    Outcome, Refusal, RetiredMember, ServerId, StateDigest, WatchKey, Witness,
 };
 
 impl Catalog {
@@ -20,12 +20,16 @@ impl Catalog {
     /// out. Nothing but the recovery from a majority that is lost for good does this. The lost ones may have given numbers to
     /// agents that this one never heard of: none of these comes twice.
     ///
+    /// The audit trail tells of it; `digest` as in [`Catalog::apply`].
+    ///
     /// # Panics
     /// If `index` does not follow the last one.
-    pub fn recover_membership(&mut self, index: CatalogIndex, survivor: u64) {
+    pub fn recover_membership(&mut self, index: CatalogIndex, survivor: u64, digest: Digest) {
         self.apply_empty(index);
         let mut membership = Membership::clone(&self.membership);
         let others: Vec<u64> = membership.members.keys().copied().filter(|raft_id| *raft_id != survivor).collect();
+        let name = |raft_id: u64| membership.member(raft_id).map_or(raft_id.to_string(), |it| it.id.to_string());
+        let (kept, lost): (String, Vec<String>) = (name(survivor), others.iter().map(|id| name(*id)).collect());
         others.into_iter().for_each(|raft_id| membership.retire(raft_id, index));
         if let Some(member) = membership.members.get_mut(&survivor) {
             let member = Arc::make_mut(member);
@@ -35,6 +39,7 @@ impl Catalog {
         self.membership = Arc::new(membership);
         self.numbers_ahead = self.numbers_ahead.saturating_add(NUMBERS_SKIPPED);
         self.changes.insert(WatchKey::Members, index);
+        self.record_recovery(index, &kept, &lost, digest);
     }
 
     pub(super) fn change_membership(
@@ -382,12 +387,12 @@ mod tests {
         let index = CatalogIndex(group.0.index().0 + 1);
         // The lost ones went on for as long as a log may go on meanwhile.
         let lost = group.0.number_at(CatalogIndex(index.0 + 1_000_000));
-        group.0.recover_membership(index, 1);
+        group.0.recover_membership(index, 1, digest);
         assert!(group.0.number_at(index) > lost);
         let once = group.0.number_at(index);
         assert_eq!(Catalog::restore(&group.0.snapshot()).unwrap().number_at(index), once, "a snapshot keeps it");
         let next = CatalogIndex(index.0 + 1);
-        group.0.recover_membership(next, 1);
+        group.0.recover_membership(next, 1, digest);
         assert!(group.0.number_at(next).0 > once.0 + 1_000_000, "and each recovery skips some");
     }
 
@@ -398,7 +403,7 @@ mod tests {
         group.done(MembershipChange::Promote { raft_id: 2 });
         group.done(MembershipChange::Remove { raft_id: 1 });
         let index = CatalogIndex(group.0.index().0 + 1);
-        group.0.recover_membership(index, 1);
+        group.0.recover_membership(index, 1, digest);
         let membership = group.0.membership();
         assert_eq!(membership.voters().collect::<Vec<_>>(), [1]);
         assert_eq!((membership.epoch, membership.next_raft_id), (1, 3));

@@ -1,5 +1,6 @@
 //! How nodes, instances and checks enter the catalog, change and leave it.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use imbl::{OrdMap, OrdSet};
@@ -63,8 +64,12 @@ impl Catalog {
         instances: &[Instance],
         checks: &[Check],
     ) -> Result<(), Refusal> {
+        // What is there already is written anew, and takes no more room.
+        let new_instances = instances.iter().map(|one| &one.key).filter(|key| self.instance(key).is_none());
+        let new_checks = checks.iter().map(|one| &one.key).filter(|key| self.check(key).is_none());
+        let added = (new_instances.collect::<BTreeSet<_>>().len(), new_checks.collect::<BTreeSet<_>>().len());
         let held = self.nodes.get(node).map_or((0, 0), |state| (state.instances.len(), state.checks.len()));
-        if held.0 + instances.len() > NODE_INSTANCES_MAX || held.1 + checks.len() > NODE_CHECKS_MAX {
+        if held.0 + added.0 > NODE_INSTANCES_MAX || held.1 + added.1 > NODE_CHECKS_MAX {
             return Err(Refusal::invalid(
                 format!("node `{node}`"),
                 format!(

@@ -23,6 +23,7 @@ impl Catalog {
                 Ok(self.revoke_login(index, method, subject.as_deref(), touched))
             }
             RevocationChange::Lift { banned } => self.lift(banned, touched),
+            RevocationChange::LiftAgent { named } => self.lift_agent(named, touched),
             RevocationChange::Forget { agents, services } => {
                 self.forget_revocations(agents, services, touched);
                 Ok(Outcome::Done)

@@ -46,6 +46,7 @@ pub(super) fn every_change() -> Vec<Command> {
         revoke(RevocationChange::JoinToken { accessor: accessor(9) }),
         revoke(RevocationChange::Login { method: "ci".parse().unwrap(), subject: Some("repo:shop".to_owned()) }),
         revoke(RevocationChange::Lift { banned: Banned::Key { key: KeyFingerprint("key-9".to_owned()) } }),
+        revoke(RevocationChange::LiftAgent { named: "node-9".to_owned() }),
         revoke(RevocationChange::Forget { agents: vec![agent], services: vec![service] }),
     ]
 }
@@ -291,4 +292,21 @@ fn the_services_of_a_network_are_those_that_have_an_instance_there() {
     let target = DeregisterTarget::Node;
     log.done(Command::Deregister { node: "n1".parse().unwrap(), target, incarnation: None });
     assert_eq!(services(&log, "aws"), ["default/api"]);
+}
+
+#[test]
+fn what_is_on_a_node_already_is_written_anew_and_takes_no_more_room() {
+    let mut log = Log::default();
+    let many = |numbers: std::ops::Range<usize>| {
+        let instances = numbers.map(|number| instance("n1", "web", &format!("web-{number}"))).collect();
+        register(node("n1", Owner::External), instances, vec![], None)
+    };
+    log.done(many(0..6_000));
+    log.done(many(0..6_000));
+    let refusal = log.refused(many(4_000..10_001));
+    assert!(refusal.to_string().contains("more than 10000 instances"), "{refusal}");
+    log.done(many(4_000..10_000));
+    // What is named twice in one write is one thing.
+    let twice = vec![check("n1", "alive", None, CheckStatus::Passing); 20_001];
+    log.done(register(node("n1", Owner::External), vec![], twice, None));
 }

@@ -109,7 +109,7 @@ pub(super) fn accessor(number: u8) -> AccessorId {
     format!("00000000-0000-0000-0000-0000000000{number:02x}").parse().unwrap()
 }
 
-pub(super) fn join_token(number: u8, services: &[&str]) -> JoinToken {
+pub(crate) fn join_token(number: u8, services: &[&str]) -> JoinToken {
     let services = services.iter().map(|service| service.parse().unwrap()).collect();
     JoinToken::new(accessor(number), SecretHash(format!("join{number}")), services, Timestamp(1_000))
 }
@@ -156,7 +156,7 @@ impl Log {
     }
 }
 
-pub(super) fn enrol(token: u8, key: &str, node: &str) -> Command {
+pub(crate) fn enrol(token: u8, key: &str, node: &str) -> Command {
     Command::Enrol {
         secret: SecretHash(format!("join{token}")),
         key: KeyFingerprint(key.to_owned()),

@@ -1,6 +1,7 @@
 //! What the binding rules make of an identity.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use serde_json::json;
 
@@ -53,37 +54,93 @@ impl Bound {
     }
 }
 
-impl Catalog {
-    /// Asks the binding rules of `method` what somebody with these claims is here.
+/// Is the binding rules of one method, with their selectors compiled: read once for many logins.
+#[derive(Debug)]
+pub struct BindingRules {
+    method: Arc<AuthMethod>,
+    rules: Vec<(Arc<BindingRule>, Selects)>,
+}
+
+/// Says whom a rule is for.
+#[derive(Debug)]
+enum Selects {
+    Everybody,
+    Some(Box<Selector>),
+    /// What cannot be read selects nobody.
+    Nobody,
+}
+
+impl BindingRules {
+    /// Reads the rules of `method`.
     ///
     /// # Errors
-    /// [`Refusal::NotFound`] without such a method, [`Refusal::LoginUnbound`] where no rule is for them, and
-    /// [`Refusal::LoginName`] where a rule that is gives a name that cannot be: such a login is denied as a whole.
-    pub fn bind(&self, method: &AuthMethodName, claims: &LoginClaims) -> Result<Bound, Refusal> {
-        let method = self.auth_method(method).ok_or_else(|| Refusal::not_found("auth method", method))?;
+    /// [`Refusal::NotFound`] without such a method.
+    pub fn of(catalog: &Catalog, method: &AuthMethodName) -> Result<Self, Refusal> {
+        let found = catalog.auth_methods.get(method).ok_or_else(|| Refusal::not_found("auth method", method))?;
+        let rules = catalog.binding_rules.values().filter(|rule| rule.method == *method);
+        let compiled = |rule: &Arc<BindingRule>| {
+            let selects = match Selector::parse(&rule.selector) {
+                _ if rule.selector.is_empty() => Selects::Everybody,
+                Ok(selector) => Selects::Some(Box::new(selector)),
+                Err(_) => Selects::Nobody,
+            };
+            (Arc::clone(rule), selects)
+        };
+        Ok(Self { method: Arc::clone(found), rules: rules.map(compiled).collect() })
+    }
+
+    /// Reports whether these are the rules of the method as `catalog` has them: every change of a rule makes its method anew.
+    #[must_use]
+    pub fn are_those_of(&self, catalog: &Catalog) -> bool {
+        catalog.auth_methods.get(&self.method.name).is_some_and(|method| Arc::ptr_eq(method, &self.method))
+    }
+
+    /// Asks the rules what somebody with these claims is here; `judged_at` is the index of the state that they are of.
+    ///
+    /// # Errors
+    /// [`Refusal::LoginUnbound`] where no rule is for them, and [`Refusal::LoginName`] where a rule that is gives a name that
+    /// cannot be: such a login is denied as a whole.
+    pub fn bind(&self, claims: &LoginClaims, judged_at: CatalogIndex) -> Result<Bound, Refusal> {
         let mut bound = Bound {
             services: BTreeSet::new(),
             nodes: BTreeSet::new(),
             roles: BTreeSet::new(),
             policies: BTreeSet::new(),
             gateways: BTreeSet::new(),
-            judged_at: self.index(),
+            judged_at,
         };
-        let document = document(method, claims);
-        for rule in self.binding_rules().filter(|rule| rule.method == method.name) {
-            if !selects(rule, &document) {
+        let document = document(&self.method, claims);
+        for (rule, selects) in &self.rules {
+            let is_for_them = match selects {
+                Selects::Everybody => true,
+                // What a selector cannot decide, it does not select.
+                Selects::Some(selector) => selector.selects(&document) == Ok(true),
+                Selects::Nobody => false,
+            };
+            if !is_for_them {
                 continue;
             }
-            apply(rule, method, claims, &mut bound).ok_or_else(|| Refusal::LoginName {
+            apply(rule, &self.method, claims, &mut bound).ok_or_else(|| Refusal::LoginName {
                 rule: rule.id.clone(),
                 bind: rule.bind.to_string(),
                 name: rule.name.to_string(),
             })?;
         }
         if bound.is_empty() {
-            return Err(Refusal::LoginUnbound { method: method.name.clone(), subject: claims.subject.clone() });
+            let (method, subject) = (self.method.name.clone(), claims.subject.clone());
+            return Err(Refusal::LoginUnbound { method, subject });
         }
         Ok(bound)
+    }
+}
+
+impl Catalog {
+    /// Asks the binding rules of `method` what somebody with these claims is here.
+    ///
+    /// # Errors
+    /// As [`BindingRules::of`] and [`BindingRules::bind`].
+    pub fn bind(&self, method: &AuthMethodName, claims: &LoginClaims) -> Result<Bound, Refusal> {
+        BindingRules::of(self, method)?.bind(claims, self.index())
     }
 }
 
@@ -103,14 +160,6 @@ fn document(method: &AuthMethod, claims: &LoginClaims) -> serde_json::Value {
         }
     }
     json!({ "value": values, "list": lists })
-}
-
-/// What a selector cannot decide, it does not select.
-fn selects(rule: &BindingRule, document: &serde_json::Value) -> bool {
-    if rule.selector.is_empty() {
-        return true;
-    }
-    Selector::parse(&rule.selector).is_ok_and(|selector| selector.selects(document) == Ok(true))
 }
 
 fn apply(rule: &BindingRule, method: &AuthMethod, claims: &LoginClaims, bound: &mut Bound) -> Option<()> {

@@ -28,6 +28,7 @@ pub(super) fn check_revocation(change: &RevocationChange) -> Result<(), Refusal>
         RevocationChange::Login { subject, .. } => {
             bounded("subject", subject.as_deref().unwrap_or_default(), SUBJECT_BYTES_MAX)
         }
+        RevocationChange::LiftAgent { named } => bounded("agent", named, SUBJECT_BYTES_MAX),
         RevocationChange::Forget { agents, services } => few("forgotten", agents.len() + services.len(), FORGOTTEN_MAX),
         RevocationChange::Service { .. } | RevocationChange::JoinToken { .. } | RevocationChange::Lift { .. } => Ok(()),
     }

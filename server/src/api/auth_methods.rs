@@ -4,7 +4,6 @@ use ::catalog::{AuthMethodName, BindingRuleId, Command, LoginChange, WatchKey};
 use axum::response::Response;
 use http::Method;
 use wire::consul::{AuthMethodEntry, AuthMethodRequest, BindingRuleEntry};
-use wire::crypto;
 
 use super::auth::Right;
 use super::call::Call;
@@ -72,7 +71,7 @@ async fn list_methods(call: Call) -> Result<Response, ApiError> {
 }
 
 async fn create_rule(call: Call) -> Result<Response, ApiError> {
-    let id: BindingRuleId = crypto::uuid_v4().parse().expect("a random UUID has a rule id's form");
+    let id: BindingRuleId = call.new_id("binding-rule");
     write_rule(call, id, false).await
 }
 

@@ -5,6 +5,8 @@ use std::time::Duration;
 use ::catalog::{AgentRecord, CaChange, Catalog, Command, RotationStep, Timestamp, WatchKey};
 use axum::response::Response;
 use http::Method;
+use rustls_pki_types::CertificateDer;
+use rustls_pki_types::pem::PemObject;
 use wire::api_types::{
     CaConfigurationRequest, CaConfigurationView, CaIntermediateRequest, CaReplacedRoot, CaRotateRequest,
     CaRotationStatus, CaRotationView, CertificateAge,
@@ -70,6 +72,10 @@ async fn rotation(call: Call) -> Result<Response, ApiError> {
 async fn rotate(call: Call) -> Result<Response, ApiError> {
     let request: CaRotateRequest = if call.body.is_empty() { CaRotateRequest::default() } else { call.decode()? };
     let reading = call.read(vec![WatchKey::Roots]).await?;
+    // A repeat would draw another root.
+    if call.has_begun_rotation(request.distrust_old, &reading.catalog) {
+        return call.json(&call.rotation_view(&reading.catalog, crypto::now())?);
+    }
     let keys = call.state.cluster_keys();
     let change = ca::rotation(keys, &reading.catalog, request.distrust_old, crypto::now());
     call.bring_in(change).await
@@ -89,6 +95,9 @@ async fn cancel(call: Call) -> Result<Response, ApiError> {
 async fn set_intermediate(call: Call) -> Result<Response, ApiError> {
     let request: CaIntermediateRequest = call.decode()?;
     let reading = call.read(vec![WatchKey::Roots]).await?;
+    if call.has_brought_in(&request.intermediate_cert, &reading.catalog) {
+        return call.json(&call.rotation_view(&reading.catalog, crypto::now())?);
+    }
     let parts = (request.root_cert.as_str(), request.intermediate_cert.as_str(), &request.private_key);
     let leaf_ttl = reading.catalog.ca_config().leaf_ttl().unwrap_or(call.state.leaf_ttl());
     let change = ca::operators(call.state.cluster_keys(), &reading.catalog, parts, leaf_ttl, crypto::now());
@@ -123,6 +132,22 @@ async fn certificates(call: Call) -> Result<Response, ApiError> {
 }
 
 impl Call {
+    /// Reports whether this very request has begun a rotation before.
+    fn has_begun_rotation(&self, distrusts_old: bool, catalog: &Catalog) -> bool {
+        let Some(told) = self.told_of_earlier("start-ca-rotation", catalog) else { return false };
+        told.summary.ends_with(", to be distrusted") == distrusts_old
+            && catalog.roots().any(|root| root.created == told.index)
+    }
+
+    /// Reports whether this very request has brought in an intermediate before.
+    fn has_brought_in(&self, certificate_pem: &str, catalog: &Catalog) -> bool {
+        let kinds = ["start-ca-rotation", "renew-intermediate"];
+        let Some(told) = kinds.into_iter().find_map(|kind| self.told_of_earlier(kind, catalog)) else { return false };
+        let Ok(certificate) = CertificateDer::from_pem_slice(certificate_pem.as_bytes()) else { return false };
+        let id = crypto::sha256_hex(&certificate);
+        catalog.intermediates().any(|one| one.created == told.index && one.id == id)
+    }
+
     pub(super) async fn change_ca(&self, change: CaChange) -> Result<(), ApiError> {
         self.write(Command::Ca { change, not_before: None }).await.map(drop)
     }

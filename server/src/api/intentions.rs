@@ -22,6 +22,8 @@ use super::route::{Route, route};
 const PATTERN_FORM: &str = "send `name`, `namespace/name`, `*`, `namespace/*` or `*/*`";
 /// With it an intention is changed whoever owns it.
 const TAKE_OVER: &str = "take-over";
+/// How many services one request for matches may name.
+const MATCHED_MAX: usize = 64;
 const SERVICE_FORM: &str = "send `name` or `namespace/name` of one service";
 
 pub(super) fn routes() -> Vec<Route> {
@@ -119,6 +121,10 @@ async fn matching(call: Call) -> Result<Response, ApiError> {
     };
     call.query.required("name", SERVICE_FORM)?;
     let names: Vec<&str> = call.query.all("name").filter(|name| !name.is_empty()).collect();
+    if names.len() > MATCHED_MAX {
+        let reason = format!("it is sent {} times: ask for at most {MATCHED_MAX} services at once", names.len());
+        return Err(parameter("name", names[MATCHED_MAX], reason));
+    }
     let namespace = call.namespace()?;
     let services =
         names.iter().map(|name| service("name", name, &namespace)).collect::<Result<Vec<ServiceKey>, ApiError>>()?;
@@ -137,11 +143,13 @@ async fn matching(call: Call) -> Result<Response, ApiError> {
         (Side::Source, SourcePattern::Service(pattern)) => pattern.matches(service),
         (Side::Source, SourcePattern::Spiffe(_)) => false,
     };
+    // Sorted once, however many are asked for.
+    let ordered: Vec<&Intention> = reading.catalog.intentions().collect();
     let matches: BTreeMap<&str, Vec<consul::Intention>> = names
         .iter()
         .zip(&services)
         .map(|(name, service)| {
-            let found = reading.catalog.intentions().filter(|intention| speaks_of(intention, service));
+            let found = ordered.iter().copied().filter(|intention| speaks_of(intention, service));
             let found = found.filter(|intention| reading.shows(intention));
             (*name, found.map(consul::Intention::from).collect())
         })

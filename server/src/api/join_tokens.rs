@@ -13,7 +13,6 @@ use wire::api_types::{JoinTokenRequest, JoinTokenView};
 use wire::crypto;
 use wire::join_token::JoinSecret;
 
-use super::acl::new_accessor;
 use super::auth::Right;
 use super::call::Call;
 use super::error::ApiError;
@@ -44,9 +43,10 @@ async fn create(call: Call) -> Result<Response, ApiError> {
         platform: request.platform,
         replace_node: request.replace_node,
         maker: call.caller.accessor().filter(|_| request.replace_node).cloned(),
-        ..JoinToken::new(new_accessor(), secret.secret_hash(), request.services, expires_at)
+        ..JoinToken::new(call.new_id("join-token"), secret.secret_hash(), request.services, expires_at)
     };
-    call.write(Command::CreateJoinToken { token: token.clone() }).await?;
+    let was_made = |catalog: &Catalog| catalog.join_tokens().any(|held| held.accessor == token.accessor);
+    call.write_secret(Command::CreateJoinToken { token: token.clone() }, was_made).await?;
     let stored = |catalog: &Catalog| catalog.join_token_by_secret(&token.secret).cloned();
     let stored = call.handed_out(stored).await?.unwrap_or(token);
     call.json(&JoinTokenView::new(&stored, Some(secret.to_text())))

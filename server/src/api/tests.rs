@@ -10,6 +10,7 @@ mod login;
 mod members;
 mod openapi;
 mod policy;
+mod repeats;
 mod shaping;
 mod snapshot;
 

@@ -1,6 +1,10 @@
 //! Changing the catalog: one command, wrapped with who asked, carried to the leader.
 
-use ::catalog::{Actor, CatalogIndex, Command, ENVELOPE_VERSION, Envelope, Outcome, RequestId};
+use std::fmt::Debug;
+use std::str::FromStr;
+
+use ::catalog::{Actor, Catalog, CatalogIndex, Command, ENVELOPE_VERSION, Envelope, Outcome, Refusal, RequestId};
+use wire::api_types::AuditRecord;
 use wire::crypto;
 
 use super::call::Call;
@@ -35,9 +39,48 @@ impl Call {
         catalog.permits(&authority, command).map_err(|lack| self.denied(lack))
     }
 
+    /// Names something that this request makes. Under a request id it is the same name each time, so that a repeat asks the
+    /// very same.
+    pub(super) fn new_id<T: FromStr>(&self, kind: &str) -> T
+    where
+        T::Err: Debug,
+    {
+        let id = match (&self.request_id, self.caller.accessor()) {
+            (Some(request_id), Some(accessor)) => {
+                crypto::uuid_of(format!("{kind} {accessor} {}", request_id.as_str()).as_bytes())
+            }
+            _ => crypto::uuid_v4(),
+        };
+        id.parse().expect("such ids have a UUID's form")
+    }
+
+    /// Returns what the audit trail tells of an earlier carrying out of this request: one of this kind, by the same caller and
+    /// under the same request id. What such a request draws anew each time is not what the first one drew.
+    pub(super) fn told_of_earlier(&self, kind: &str, catalog: &Catalog) -> Option<AuditRecord> {
+        let (request_id, accessor) = (self.request_id.as_ref()?, self.caller.accessor()?);
+        let record: AuditRecord = serde_json::from_str(&catalog.audit_line_of(request_id)?.text).ok()?;
+        let is_it = record.kind == kind && record.outcome == "done" && record.actor == format!("token:{accessor}");
+        is_it.then_some(record)
+    }
+
     /// Carries out a command in the name of `actor`.
     pub(super) async fn write_as(&self, actor: Actor, command: Command) -> Result<Committed, ApiError> {
         self.propose(actor, self.request_id.clone().unwrap_or_else(random_request_id), command).await
+    }
+
+    /// Carries out what makes something with a secret. A repeat draws another secret than the first request did: it is told
+    /// that the first one's is gone, where `was_made` finds what that made.
+    pub(super) async fn write_secret(
+        &self,
+        command: Command,
+        was_made: impl Fn(&Catalog) -> bool,
+    ) -> Result<(), ApiError> {
+        match self.write(command).await {
+            Err(ApiError::Refused(Refusal::RequestIdReused { .. })) if was_made(&self.state.consensus().catalog()) => {
+                Err(ApiError::SecretGone)
+            }
+            result => result.map(drop),
+        }
     }
 
     /// Carries out one of several commands that a request consists of; the caller's request id does not mark it.

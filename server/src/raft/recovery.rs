@@ -85,7 +85,7 @@ impl<D: Disk> Replayed<D> {
     pub(crate) fn rewrite(mut self, survivor: u64) -> Result<(Catalog, D), Fatal> {
         let index = self.last_index + 1;
         let term = self.store.hard_state().term + 1;
-        self.catalog.recover_membership(CatalogIndex(index), survivor);
+        self.catalog.recover_membership(CatalogIndex(index), survivor, wire::crypto::sha256);
         let members = ConfState { voters: vec![survivor], ..ConfState::default() };
         let data = snapshot::encode(index, term, &members, &self.catalog.snapshot());
         let metadata = SnapshotMetadata { index, term, conf_state: Some(members) };

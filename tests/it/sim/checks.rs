@@ -1,6 +1,6 @@
 //! What must hold whatever fails.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use catalog::{AgentId, Catalog, CatalogIndex, Outcome, ServiceKey, ServicePattern};
@@ -39,6 +39,8 @@ pub(crate) struct Checks {
     leaders: BTreeMap<u64, u64>,
     states: BTreeMap<CatalogIndex, (u64, Catalog)>,
     acknowledged: Vec<(ServicePattern, CatalogIndex)>,
+    /// The highest index of those.
+    floor: CatalogIndex,
     pub(crate) history: History,
     /// Agent records that were enrolled, and whether their end was acknowledged.
     records: BTreeMap<AgentId, bool>,
@@ -74,12 +76,13 @@ impl Checks {
     ) -> Checked {
         check!(*outcome == Outcome::Done, "the write of {destination} was applied twice: {outcome:?}");
         self.acknowledged.push((destination.clone(), index));
+        self.floor = self.floor.max(index);
         Ok(())
     }
 
     /// Returns the index that every read started from now on must have reached.
     pub(crate) fn floor(&self) -> CatalogIndex {
-        self.acknowledged.iter().map(|(_, index)| *index).max().unwrap_or_default()
+        self.floor
     }
 
     pub(crate) fn enrolled(&mut self, record: &AgentId) {
@@ -119,9 +122,9 @@ impl Checks {
 
     /// No acknowledged write is lost.
     pub(crate) fn kept(&self, server: u64, catalog: &Catalog) -> Checked {
-        let present: Vec<&ServicePattern> = catalog.intentions().map(|intention| &intention.destination).collect();
+        let present: BTreeSet<&ServicePattern> = catalog.intentions().map(|intention| &intention.destination).collect();
         for (destination, index) in &self.acknowledged {
-            let is_kept = present.contains(&destination);
+            let is_kept = present.contains(destination);
             check!(is_kept, "the write of {destination}, acknowledged at {index}, is lost on server {server}");
         }
         Ok(())

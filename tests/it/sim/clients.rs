@@ -200,8 +200,10 @@ impl Mesh {
             if let Some(Wish::Read { .. } | Wish::Certificate { .. }) = client.wish {
                 client.server = self.random.choose(&servers);
             }
-        } else if self.random.happens(50) {
-            client.server = self.random.choose(&servers);
+        } else {
+            // Whoever stays silent may be gone for good.
+            let next = after(&self.servers, client.server);
+            client.server = if self.random.happens(50) { self.random.choose(&servers) } else { next };
         }
         client.attempt += 1;
         let Some(wish) = client.wish.clone() else { return };

@@ -123,9 +123,7 @@ impl Mesh {
             None => {
                 self.send(origin, Place::Server(target), Parcel::Ask { number, wish });
                 // Whoever does not answer may be gone for good.
-                if self.random.happens(30)
-                    && let Some(errand) = self.streams.errands.get_mut(&number)
-                {
+                if let Some(errand) = self.streams.errands.get_mut(&number) {
                     errand.target = after(&self.servers, target);
                 }
             }

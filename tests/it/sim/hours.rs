@@ -26,7 +26,7 @@ fn plan(seed: u64) -> Plan {
         6 => (3, EVERYTHING),
         _ => (5, EVERYTHING),
     };
-    Plan { servers, trouble: Duration::from_secs(60), snapshot_entries_max: 300, ..cluster }
+    Plan { servers, trouble: Duration::from_secs(60), snapshot_entries: (25, 300), ..cluster }
 }
 
 /// What all threads share.

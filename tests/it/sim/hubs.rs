@@ -52,7 +52,9 @@ impl Mesh {
         }
         let catalog = room.catalog().clone();
         self.streams.truth.starts(id, &catalog)?;
-        self.streams.committed.applied(&catalog);
+        if self.plan.has_policy {
+            self.streams.committed.applied(&catalog);
+        }
         let hub = Hub::new(self.streams.limits, Arc::new(catalog.clone()));
         let here = ServerHub {
             hub,
@@ -103,7 +105,9 @@ impl Mesh {
         let Some(here) = self.streams.hubs.get_mut(&id) else { return Ok(()) };
         self.streams.truth.applied(id, &catalog)?;
         self.streams.given_up.applied(id, &catalog)?;
-        self.streams.committed.applied(&catalog);
+        if self.plan.has_policy {
+            self.streams.committed.applied(&catalog);
+        }
         let before = std::mem::replace(&mut here.catalog, catalog);
         if restored {
             here.touched.extend(before.watch_keys().chain(here.catalog.watch_keys()).cloned());

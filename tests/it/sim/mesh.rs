@@ -84,7 +84,7 @@ impl Mesh {
             append_bytes_max: random.within(200..4000),
             appends_in_flight_max: random.within(1..10) as usize,
             segment_bytes: random.within(500..20_000),
-            snapshot_entries: random.within(3..plan.snapshot_entries_max),
+            snapshot_entries: random.within(plan.snapshot_entries.0..plan.snapshot_entries.1),
             retained_entries: random.within(0..8),
             ..Limits::default()
         };
@@ -397,15 +397,16 @@ impl Mesh {
         };
         let Some(server) = self.servers.get_mut(&id) else { return Ok(()) };
         let name = server.ask(Asker { place, number, floor, subject });
-        let status = server.room().map(|room| room.status(self.schedule.now()));
-        let Some(status) = status else { return Ok(()) };
+        let Some(room) = server.room() else { return Ok(()) };
         match (self.plan.planted, &wish) {
             (Planted::ReadsStale, Wish::Read { .. } | Wish::Certificate { .. }) => {
                 self.answer_read(id, name);
                 return Ok(());
             }
-            (Planted::AnswersBeforeCommit, Wish::Set { .. } | Wish::Write { .. }) if status.role == Role::Leader => {
-                let index = CatalogIndex(status.applied);
+            (Planted::AnswersBeforeCommit, Wish::Set { .. } | Wish::Write { .. })
+                if room.status(self.schedule.now()).role == Role::Leader =>
+            {
+                let index = room.catalog().index();
                 self.answer(id, name, Answer::Written { index, outcome: Outcome::Done });
             }
             _ => {}

@@ -50,8 +50,9 @@ pub(crate) struct Plan {
     pub(crate) has_honest_disks: bool,
     /// How long things go wrong.
     pub(crate) trouble: Duration,
-    /// At most how many entries lie between two snapshots: few, so that many are sent, or more, where hours are to pass.
-    pub(crate) snapshot_entries_max: u64,
+    /// How many entries lie between two snapshots at least and at most: few, so that many are sent, or more, where hours are
+    /// to pass.
+    pub(crate) snapshot_entries: (u64, u64),
 }
 
 impl Plan {
@@ -67,7 +68,7 @@ impl Plan {
         has_policy: false,
         has_honest_disks: true,
         trouble: Duration::from_secs(20),
-        snapshot_entries_max: 40,
+        snapshot_entries: (3, 40),
     };
 }
 

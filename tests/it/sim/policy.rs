@@ -26,10 +26,10 @@ impl Committed {
     pub(super) fn applied(&mut self, catalog: &Catalog) {
         for name in SERVICES {
             let (service, index) = (service(name), catalog.index());
-            let policy = catalog.policy_for(&service);
-            let known = self.0.entry(service).or_default();
+            let known = self.0.entry(service.clone()).or_default();
             // Servers apply in steps of their own: what another one saw in between comes later.
             if !known.contains_key(&index) {
+                let policy = catalog.policy_for(&service);
                 let before = known.range(..=index).next_back().map(|(_, before)| before);
                 let same = before.filter(|before| ***before == policy).map(Arc::clone);
                 known.insert(index, same.unwrap_or_else(|| Arc::new(policy)));

@@ -8,7 +8,8 @@ use std::time::Duration;
 pub(crate) struct Schedule<E> {
     now: Duration,
     planned: u64,
-    queue: BTreeMap<(Duration, u64), E>,
+    /// In boxes: what is in between is moved whenever something is planned or taken.
+    queue: BTreeMap<(Duration, u64), Box<E>>,
 }
 
 impl<E> Schedule<E> {
@@ -22,7 +23,7 @@ impl<E> Schedule<E> {
 
     pub(crate) fn plan(&mut self, after: Duration, event: E) {
         self.planned += 1;
-        self.queue.insert((self.now + after, self.planned), event);
+        self.queue.insert((self.now + after, self.planned), Box::new(event));
     }
 
     /// Moves the clock to the next event before `deadline`, or to the deadline if there is none.
@@ -30,7 +31,7 @@ impl<E> Schedule<E> {
         match self.queue.first_entry() {
             Some(first) if first.key().0 <= deadline => {
                 self.now = first.key().0;
-                Some(first.remove())
+                Some(*first.remove())
             }
             _ => {
                 self.now = deadline;

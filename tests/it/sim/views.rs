@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use catalog::{Catalog, CatalogIndex, Event, Follower, Incarnation, InstanceKey, Item, NodeName, Owner, Topic};
+use catalog::{
+    Catalog, CatalogIndex, Event, Follower, Incarnation, InstanceKey, Item, NodeName, Owner, Topic, WatchKey,
+};
 
 use super::checks::{Checked, check};
 use super::operator::topics;
@@ -73,16 +75,27 @@ impl Counts {
 /// What one server had applied when it was last looked at.
 #[derive(Debug, Default)]
 struct Seen {
-    indexes: BTreeMap<Topic, CatalogIndex>,
+    /// One for each of the topics, in their order.
+    indexes: Vec<Option<CatalogIndex>>,
     incarnations: BTreeMap<NodeName, Incarnation>,
     versions: BTreeMap<InstanceKey, u64>,
 }
 
 /// What each topic held on servers, by its index.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Truth {
+    /// All there are, and what each reads.
+    topics: Vec<(Topic, Vec<WatchKey>)>,
     held: BTreeMap<Topic, BTreeMap<CatalogIndex, Items>>,
     seen: BTreeMap<u64, Seen>,
+}
+
+impl Default for Truth {
+    fn default() -> Truth {
+        let with_keys = |topic: Topic| (topic.clone(), Catalog::reads(&topic));
+        let topics = topics().into_iter().map(with_keys).collect();
+        Truth { topics, held: BTreeMap::new(), seen: BTreeMap::new() }
+    }
 }
 
 impl Truth {
@@ -95,14 +108,15 @@ impl Truth {
     /// A topic at an index holds the same on every server; nothing that a newer session wrote is undone by an older one.
     pub(crate) fn applied(&mut self, server: u64, catalog: &Catalog) -> Checked {
         let seen = self.seen.entry(server).or_default();
-        for topic in topics() {
-            let index = catalog.index_of(&Catalog::reads(&topic));
-            let before = seen.indexes.insert(topic.clone(), index);
+        seen.indexes.resize(self.topics.len(), None);
+        for ((topic, keys), seen) in self.topics.iter().zip(&mut seen.indexes) {
+            let index = catalog.index_of(keys);
+            let before = seen.replace(index);
             check!(before <= Some(index), "on server {server} {topic} went from index {before:?} to {index}");
             if before == Some(index) {
                 continue;
             }
-            let items = catalog.view(&topic);
+            let items = catalog.view(topic);
             let first = self.held.entry(topic.clone()).or_default().entry(index).or_insert_with(|| items.clone());
             check!(*first == items, "{topic} at {index} is {items:?} on server {server} and was {first:?} elsewhere");
         }

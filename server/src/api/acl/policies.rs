@@ -4,7 +4,6 @@ use ::catalog::{AclChange, AclName, AclPolicy, CatalogIndex, Command, Namespace,
 use axum::response::Response;
 use http::Method;
 use wire::acl::{PolicyRequest, PolicyView, parse_rules};
-use wire::crypto;
 
 use crate::api::auth::Right;
 use crate::api::call::Call;
@@ -26,7 +25,7 @@ pub(super) fn routes() -> Vec<Route> {
 async fn create(call: Call) -> Result<Response, ApiError> {
     let request: PolicyRequest = call.decode()?;
     let namespace = call.body_namespace(request.namespace.clone())?;
-    let id: PolicyId = crypto::uuid_v4().parse().expect("a random UUID has a policy id's form");
+    let id: PolicyId = call.new_id("policy");
     let policy = policy(&call, id, namespace, request)?;
     call.store(AclChange::CreatePolicy { policy: Box::new(policy.clone()) }, &policy.id).await
 }

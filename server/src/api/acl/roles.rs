@@ -4,7 +4,6 @@ use ::catalog::{AclChange, AclName, AclPolicy, AclRole, CatalogIndex, Command, N
 use axum::response::Response;
 use http::Method;
 use wire::acl::{RoleRequest, RoleView};
-use wire::crypto;
 
 use crate::api::auth::Right;
 use crate::api::call::Call;
@@ -31,7 +30,7 @@ async fn create(call: Call) -> Result<Response, ApiError> {
     let request: RoleRequest = call.decode()?;
     let namespace = call.body_namespace(request.namespace.clone())?;
     let reading = call.read(READS.to_vec()).await?;
-    let id: RoleId = crypto::uuid_v4().parse().expect("a random UUID has a role id's form");
+    let id: RoleId = call.new_id("role");
     let role = role(&call, &reading, id, namespace, request)?;
     call.keep(AclChange::CreateRole { role: Box::new(role.clone()) }, &role.id).await
 }

@@ -4,6 +4,7 @@ use ::catalog::{AccessorId, AclChange, Catalog, Command, Token, WatchKey};
 use axum::response::Response;
 use http::Method;
 use wire::acl::{CloneRequest, OwnRights, TokenRequest, TokenView};
+use wire::crypto::Secret;
 
 use super::new_token;
 use crate::api::auth::Right;
@@ -41,16 +42,14 @@ async fn create(call: Call) -> Result<Response, ApiError> {
     let (token, secret) = new_token(rights);
     let expires_at = request.expires_at(token.created_at).map_err(|error| call.body_error(&error))?;
     let token = Token {
-        accessor: request.accessor.unwrap_or(token.accessor.clone()),
+        accessor: request.accessor.unwrap_or_else(|| call.new_id("token")),
         description: request.description,
         namespace,
         local: request.local,
         expires_at,
         ..token
     };
-    let token = token.with_links(links);
-    call.write(Command::Acl { change: AclChange::CreateToken { token: Box::new(token.clone()) } }).await?;
-    call.hand_out(token, secret).await
+    call.make(token.with_links(links), secret).await
 }
 
 /// Makes a token with the same rights as another one.
@@ -67,14 +66,13 @@ async fn duplicate(call: Call) -> Result<Response, ApiError> {
     let (fresh, secret) = new_token(original.rights.clone());
     let noted = if request.description.is_empty() { original.description.clone() } else { request.description };
     let token = Token {
-        accessor: fresh.accessor,
+        accessor: call.new_id("token"),
         secret: fresh.secret,
         created_at: fresh.created_at,
         description: noted,
         ..original.clone()
     };
-    call.write(Command::Acl { change: AclChange::CreateToken { token: Box::new(token.clone()) } }).await?;
-    call.hand_out(token, secret).await
+    call.make(token, secret).await
 }
 
 /// Gives a token another description and other links. Its secret, end and namespace stay.
@@ -152,6 +150,15 @@ async fn list(call: Call) -> Result<Response, ApiError> {
 }
 
 impl Call {
+    /// Stores a token, and answers with it and its secret.
+    async fn make(&self, token: Token, secret: Secret) -> Result<Response, ApiError> {
+        let command = Command::Acl { change: AclChange::CreateToken { token: Box::new(token.clone()) } };
+        let is_named_by_request = token.accessor == self.new_id::<AccessorId>("token");
+        let was_made = |catalog: &Catalog| is_named_by_request && catalog.token(&token.accessor).is_some();
+        self.write_secret(command, was_made).await?;
+        self.hand_out(token, secret).await
+    }
+
     /// Reports whether the query asks for a token by what it is linked to.
     fn asks_for(&self, token: &Token, catalog: &Catalog) -> bool {
         let shown = || TokenView::with_names(token, catalog).links;
