@@ -19,9 +19,11 @@ mod config_file;
 mod daemon;
 mod demo;
 mod dev;
+mod doctor;
 mod error;
 mod force_leave;
 mod intention;
+mod join;
 mod join_token;
 mod keygen;
 mod leave;
@@ -110,6 +112,8 @@ enum Verb {
     Login(login::Login),
     /// End the token that a login made
     Logout(login::Logout),
+    /// Make this machine a member of the mesh
+    Join(join::Join),
     /// Make and end the tokens with which agents join
     #[command(subcommand)]
     JoinToken(join_token::JoinToken),
@@ -144,6 +148,8 @@ enum Verb {
     Snapshot(snapshot::Snapshot),
     /// Show the servers and who leads
     Status(status::Status),
+    /// Find what is wrong with this machine and with the mesh, and say what to do
+    Doctor(doctor::Doctor),
     /// Look after the servers
     #[command(subcommand)]
     Operator(operator::Operator),
@@ -190,6 +196,7 @@ async fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Verb::Acl(acl) => acl::run(acl, api).await,
         Verb::Login(login) => login::log_in(login, api).await,
         Verb::Logout(_) => login::log_out(api).await,
+        Verb::Join(join) => join::run(join).await,
         Verb::JoinToken(join_token) => join_token::run(join_token, api).await,
         Verb::Revoke(revoke) => revoke::run(revoke, api).await,
         Verb::Intention(intention) => intention::run(intention, api).await,
@@ -202,6 +209,7 @@ async fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Verb::Catalog(catalog) => catalog::run(catalog, api).await,
         Verb::Snapshot(snapshot) => snapshot::run(snapshot, api).await,
         Verb::Status(status) => status::run(status, api).await,
+        Verb::Doctor(doctor) => Box::pin(doctor::run(doctor, api)).await,
         Verb::Operator(operator) => operator::run(operator, api).await,
         Verb::Leave(leave) => leave::run(leave, api).await,
         Verb::ForceLeave(leave) => force_leave::run(leave, api).await,

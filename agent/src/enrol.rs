@@ -161,7 +161,10 @@ async fn attempt(server: &str, config: &Config, proof: Proof<'_>, key: &LeafKey)
     };
     // Only the roots that the proof names are trusted, so the secret goes to nobody else.
     let tls = Arc::new(join_client_config(proof.roots()));
-    let connection = Connection::open(server, tls).await.map_err(|error| for_now(&error, None))?;
+    let connection = Connection::open(server, tls).await.map_err(|error| Failed::ForNow {
+        error: format!("{}; {}", wire::one_line(&error), error.advice()),
+        retry_after: None,
+    })?;
     let (csr, node) = (key.csr_der(None), config.node.clone());
     let (platform, zone, network) = (config.platform, config.zone.clone(), config.network.clone());
     let answer = match (proof, bearer) {

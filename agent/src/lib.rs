@@ -9,6 +9,7 @@ mod api;
 mod checks;
 mod config;
 mod core;
+pub mod doctor;
 mod enrol;
 mod leaf;
 mod local;

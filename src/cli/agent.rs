@@ -2,7 +2,12 @@
 
 mod ingress;
 
-use std::{net::IpAddr, path::PathBuf, process::ExitCode, time::Duration};
+use std::{
+    net::IpAddr,
+    path::{Path, PathBuf},
+    process::ExitCode,
+    time::Duration,
+};
 
 use anyhow::Context;
 use catalog::{AuthMethodName, NodeName, Platform};
@@ -74,7 +79,7 @@ pub(super) struct Settings {
     /// The address that other agents reach this one at, if it is not the one it listens on
     #[arg(long, value_name = "ADDRESS")]
     advertise: Option<IpAddr>,
-    /// A server's address for agents, as host:port; may be given several times
+    /// A server's address for agents, as host:port; may be given several times [default: those that the join token names]
     #[arg(long = "server", value_name = "ADDRESS:PORT")]
     servers: Vec<String>,
     /// The file that holds the join token, of mode 0600; needed until the agent has joined [default: the credential
@@ -169,6 +174,12 @@ impl Settings {
         })
     }
 
+    /// Returns what can be looked at from outside: the data directory, the admin port, and the files of secrets.
+    pub(super) fn kept(self) -> (Option<PathBuf>, u16, Vec<PathBuf>) {
+        let secrets = self.join_token_file.into_iter().chain(self.bearer_token_file).collect();
+        (self.data_dir, self.admin_port.unwrap_or(agent::ADMIN_PORT), secrets)
+    }
+
     /// Keeps what `over` says, and fills up with what this says.
     fn under(self, over: Self) -> Self {
         Self {
@@ -212,9 +223,6 @@ impl Settings {
             .or(surroundings.node)
             .or_else(host_name)
             .ok_or_else(|| hinted("the agent's node has no name", "name it with --node, or `node` in its file"))?;
-        if self.servers.is_empty() {
-            return Err(hinted("the agent knows no server", "name one with --server, or `servers` in its file"));
-        }
         let login = login(self.auth_method, self.bearer_token_file, &self.root_fingerprints)?;
         if login.is_some() && self.join_token_file.is_some() {
             return Err(hinted(
@@ -225,7 +233,12 @@ impl Settings {
         // What a supervisor hands over counts where nothing else is named.
         let handed_over = || supervisor::credential("join-token").filter(|_| login.is_none());
         let join_token = self.join_token_file.or_else(handed_over);
-        let join_token = join_token.as_deref().map(JoinSecret::load).transpose()?;
+        let join_token = join_token.as_deref().map(load).transpose()?.flatten();
+        let known = join_token.as_ref().map(JoinSecret::servers).unwrap_or_default();
+        let servers = if self.servers.is_empty() { known.to_vec() } else { self.servers };
+        if servers.is_empty() {
+            return Err(hinted("the agent knows no server", "name one with --server, or `servers` in its file"));
+        }
         let sample = |share: Option<Share>, unset: f64| share.map_or(unset, |share| share.0);
         let access_log = self.access_log.map(|path| agent::AccessLogSettings {
             path,
@@ -241,7 +254,7 @@ impl Settings {
             sample: sample(self.trace_sample, TRACE_SAMPLE),
             node: node.clone(),
         });
-        let defaults = agent::Config::in_memory(node, self.servers);
+        let defaults = agent::Config::in_memory(node, servers);
         Ok(agent::Config {
             platform: self.platform.unwrap_or(surroundings.platform),
             zone: self.zone.or(surroundings.zone),
@@ -264,6 +277,15 @@ impl Settings {
             ..defaults
         })
     }
+}
+
+/// Reads the join token. Once the agent has joined its file may be gone, so a missing one is only told of.
+fn load(path: &Path) -> anyhow::Result<Option<JoinSecret>> {
+    if path.try_exists().is_ok_and(|exists| !exists) {
+        tracing::warn!(path = %path.display(), "the join token is not there; without an identity the agent cannot join");
+        return Ok(None);
+    }
+    Ok(Some(JoinSecret::load(path)?))
 }
 
 /// Is a share of all, from 0 to 1.
@@ -318,11 +340,11 @@ fn login(
     }
 }
 
-fn host_name() -> Option<NodeName> {
+pub(super) fn host_name() -> Option<NodeName> {
     rustix::system::uname().nodename().to_str().ok()?.parse().ok()
 }
 
-/// Reads settings from files, later ones over earlier ones, and lists the files that may define services.
+/// Reads settings from files, later ones over earlier ones, and lists the files and directories that may define services.
 pub(super) fn read(paths: &[PathBuf]) -> anyhow::Result<(Settings, Vec<PathBuf>)> {
     let files = config_file::find(paths)?;
     let settings = files.iter().try_fold(Settings::default(), |settings, path| {
@@ -330,15 +352,20 @@ pub(super) fn read(paths: &[PathBuf]) -> anyhow::Result<(Settings, Vec<PathBuf>)
         Ok::<_, anyhow::Error>(settings.under(file.fields(Settings::read)?))
     })?;
     agent::check_definitions(&files)?;
-    Ok((settings, files))
+    // As they were named, so that a file that is put into a directory later is found on reload.
+    Ok((settings, paths.to_vec()))
 }
 
 pub(super) async fn run(arguments: Agent) -> anyhow::Result<ExitCode> {
+    daemon::prepare(&arguments.log)?;
     let (settings, files) = read(&arguments.config)?;
     let config = settings.under(arguments.settings).config(files)?;
-    daemon::prepare(&arguments.log)?;
     supervisor::status("joining the mesh");
-    let agent = agent::start(config).await.context("cannot start the agent")?;
+    let started = agent::start(config).await;
+    if let Err(agent::StartError::Enrol(error @ agent::EnrolError::Refused { .. })) = &started {
+        supervisor::pause(&error.to_string()).await;
+    }
+    let agent = started.context("cannot start the agent")?;
     let reload = async || match agent.reload().await {
         Ok(()) => tracing::info!("reloaded"),
         Err(error) => tracing::error!(error = wire::one_line(&error), "not reloaded; nothing has changed"),

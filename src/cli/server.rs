@@ -145,6 +145,12 @@ impl Settings {
         })
     }
 
+    /// Returns what can be looked at from outside: the data directory, and the files of secrets.
+    pub(super) fn kept(self) -> (Option<PathBuf>, Vec<PathBuf>) {
+        let secrets = [self.cluster_key_file, self.previous_cluster_key_file, self.https_key_file];
+        (self.data_dir, secrets.into_iter().flatten().collect())
+    }
+
     /// Keeps what `over` says, and fills up with what this says.
     fn under(self, over: Self) -> Self {
         Self {

@@ -7,6 +7,10 @@ use std::{
 
 use sd_notify::NotifyState;
 
+use super::daemon::stop_signal;
+
+/// How long a process that was refused waits before it ends.
+const PAUSE: Duration = Duration::from_secs(10);
 /// How often the status line is said anew where no watchdog asks for signs of life.
 const STATUS_EVERY: Duration = Duration::from_secs(10);
 
@@ -48,6 +52,19 @@ pub(super) async fn keep_telling(status: impl Fn() -> String) {
         if tokio::spawn(async {}).await.is_ok() {
             tell(&[NotifyState::Watchdog, NotifyState::Status(&status())]);
         }
+    }
+}
+
+/// Keeps a process for a while that was refused and is about to end, where a supervisor would start it again at once: whoever
+/// refused it is not to be asked ten times a second.
+pub(super) async fn pause(status: &str) {
+    if std::env::var_os("NOTIFY_SOCKET").is_none() {
+        return;
+    }
+    tell(&[NotifyState::Status(status)]);
+    tokio::select! {
+        () = tokio::time::sleep(PAUSE) => {}
+        _ = stop_signal() => {}
     }
 }
 

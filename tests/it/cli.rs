@@ -69,6 +69,8 @@ fn every_command_explains_itself() {
         "server",
         "agent",
         "keygen",
+        "join",
+        "doctor",
         "status",
         "validate",
         "completions",

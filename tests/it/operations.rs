@@ -1,12 +1,9 @@
-//! The manual's page on operations, done as it says: every block that names a machine is typed there, from top to bottom.
+//! The manual's pages on operations and on virtual machines, done as they say: every block that names a machine is typed
+//! there, from top to bottom.
 
 use std::fmt::Write as _;
 
 use crate::harness::{Machines, tool};
-
-/// The machines that the page speaks of.
-const MACHINES: [(&str, &str); 5] =
-    [("s1", "10.0.0.1"), ("s2", "10.0.0.2"), ("s3", "10.0.0.3"), ("s4", "10.0.0.4"), ("vm-1", "10.0.0.11")];
 
 /// One block of the page that is meant for a machine.
 struct Block<'a> {
@@ -43,14 +40,11 @@ fn blocks(page: &str) -> Vec<Block<'_>> {
     blocks
 }
 
-#[test]
-fn a_stranger_runs_a_group_from_the_page_alone() {
-    let test = "a_stranger_runs_a_group_from_the_page_alone";
-    if ["unshare", "nsenter", "ip"].iter().any(|name| tool(name, test).is_none()) {
-        return;
-    }
-    let machines = Machines::boot(&MACHINES);
-    let page = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/operations.md")).unwrap();
+/// Does what a page says, on machines with these names and addresses.
+#[track_caller]
+fn follow(page: &str, named: &[(&str, &str)]) {
+    let machines = Machines::boot(named);
+    let page = std::fs::read_to_string(format!("{}/docs/{page}", env!("CARGO_MANIFEST_DIR"))).unwrap();
     let blocks = blocks(&page);
     assert!(blocks.len() > 5, "the page has hardly a block for a machine");
     for Block { line, file, machines: names, text } in &blocks {
@@ -63,10 +57,29 @@ fn a_stranger_runs_a_group_from_the_page_alone() {
             let said = [&output.stdout[..], &output.stderr[..]].map(String::from_utf8_lossy).concat();
             eprintln!("--- line {line}, on {name}\n{text}{said}");
             if !output.status.success() {
-                let logs: String =
-                    MACHINES.iter().map(|(name, _)| format!("{name}:\n{}", machines.logs(name))).collect();
+                let logs: String = named.iter().map(|(name, _)| format!("{name}:\n{}", machines.logs(name))).collect();
                 panic!("the block at line {line} of the page ended with {} on {name}\n{logs}", output.status);
             }
         }
     }
+}
+
+#[test]
+fn a_stranger_runs_a_group_from_the_page_alone() {
+    let test = "a_stranger_runs_a_group_from_the_page_alone";
+    if ["unshare", "nsenter", "ip"].iter().any(|name| tool(name, test).is_none()) {
+        return;
+    }
+    let addresses =
+        [("s1", "10.0.0.1"), ("s2", "10.0.0.2"), ("s3", "10.0.0.3"), ("s4", "10.0.0.4"), ("vm-1", "10.0.0.11")];
+    follow("operations.md", &addresses);
+}
+
+#[test]
+fn machines_join_call_and_leave_by_the_page_alone() {
+    let test = "machines_join_call_and_leave_by_the_page_alone";
+    if ["unshare", "nsenter", "ip", "curl", "ss"].iter().any(|name| tool(name, test).is_none()) {
+        return;
+    }
+    follow("vm.md", &[("s1", "10.0.0.1"), ("vm-1", "10.0.0.11"), ("vm-2", "10.0.0.12")]);
 }

@@ -133,6 +133,15 @@ fn a_supervisor_hears_of_every_turn_and_hands_the_secrets_over() {
     assert_eq!(beside.terminate(DEADLINE), Some(0));
     agent.hears(&["STOPPING=1", "STATUS=draining"]);
 
+    // Another machine comes with the token that is used up: it says so, and does not end at once only to be started again.
+    let thief = Supervisor::new("thief", directory.path());
+    thief.hand_over("join-token", &join_token.stdout);
+    let mut refused =
+        thief.start(&["agent", "--node", "vm-2", "--http-port", "0", "--admin-port", "0", "--mesh-port", "0"]);
+    thief.hears(&["STATUS=server 127.0.0.1"]);
+    refused.assert_running();
+    refused.kill();
+
     signal(&serving, Signal::HUP);
     server.hears(&["RELOADING=1"]);
     server.hears(&["READY=1"]);

@@ -14,15 +14,23 @@ use crate::crypto::{self, KEY_BYTES, Secret, SecretFileError};
 const PREFIX: &str = "weft-join-v1.";
 
 /// A file with more than this is no join token.
-const FILE_BYTES_MAX: u64 = 512;
+const FILE_BYTES_MAX: u64 = 8192;
 
-/// What an agent joins with: the fingerprint of the mesh's root, and a secret that works once.
+/// No join token names more servers.
+const SERVERS_MAX: usize = 16;
+
+/// No address of a server is longer: a host name of 253 characters, a colon and a port.
+const ADDRESS_MAX: usize = 259;
+
+/// What an agent joins with: the fingerprint of the mesh's root, a secret that works once, and where the servers are.
 ///
-/// The fingerprint lets the agent recognise the servers before it sends the secret, the secret lets them recognise it.
+/// The fingerprint lets the agent recognise the servers before it sends the secret, the secret lets them recognise it. The
+/// addresses only say where to look: whoever answers there has to show the root all the same.
 #[derive(Clone)]
 pub struct JoinSecret {
     root_fingerprint: [u8; 32],
     secret: Zeroizing<[u8; KEY_BYTES]>,
+    servers: Vec<String>,
 }
 
 /// Why a text is not a join token. No message repeats any of the text.
@@ -56,7 +64,15 @@ pub enum JoinSecretFileError {
 impl JoinSecret {
     /// Draws a secret for a mesh whose active root has the SHA-256 `root_fingerprint`.
     pub fn generate(root_fingerprint: [u8; 32]) -> Self {
-        Self { root_fingerprint, secret: Zeroizing::new(crypto::random()) }
+        Self { root_fingerprint, secret: Zeroizing::new(crypto::random()), servers: Vec::new() }
+    }
+
+    /// Returns the same token, which also says where the servers are: those of `servers` that are `host:port`, the first
+    /// sixteen of them.
+    #[must_use]
+    pub fn with_servers<'a>(self, servers: impl IntoIterator<Item = &'a str>) -> Self {
+        let servers = servers.into_iter().filter(|server| is_address(server)).take(SERVERS_MAX);
+        Self { servers: servers.map(str::to_owned).collect(), ..self }
     }
 
     /// Reads the join token that the file at `path` holds.
@@ -72,7 +88,14 @@ impl JoinSecret {
     /// Returns the token as `weft join-token create` prints it.
     pub fn to_text(&self) -> Secret {
         let fingerprint = BASE64URL_NOPAD.encode(&self.root_fingerprint);
-        Secret::new(format!("{PREFIX}{fingerprint}.{}", self.secret().expose()))
+        let servers = self.servers.join(",");
+        let at = if servers.is_empty() { "" } else { "@" };
+        Secret::new(format!("{PREFIX}{fingerprint}.{}{at}{servers}", self.secret().expose()))
+    }
+
+    /// Returns where the servers' ports for agents are, as `host:port`; may be empty.
+    pub fn servers(&self) -> &[String] {
+        &self.servers
     }
 
     /// Returns the SHA-256 of the root certificate's DER, the only root that the agent trusts while it joins.
@@ -96,9 +119,20 @@ impl FromStr for JoinSecret {
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let rest = text.strip_prefix(PREFIX).ok_or(JoinSecretError::Prefix)?;
+        let (rest, servers) = match rest.split_once('@') {
+            Some((rest, servers)) => (rest, servers.split(',').collect()),
+            None => (rest, Vec::new()),
+        };
         let (fingerprint, secret) = rest.split_once('.').ok_or(JoinSecretError::Form)?;
         let (root_fingerprint, secret) = (decode(fingerprint)?, decode(secret)?);
-        Ok(Self { root_fingerprint: *root_fingerprint, secret })
+        if servers.len() > SERVERS_MAX || !servers.iter().all(|server| is_address(server)) {
+            return Err(JoinSecretError::Form);
+        }
+        Ok(Self {
+            root_fingerprint: *root_fingerprint,
+            secret,
+            servers: servers.into_iter().map(str::to_owned).collect(),
+        })
     }
 }
 
@@ -111,11 +145,23 @@ impl fmt::Debug for JoinSecret {
 impl PartialEq for JoinSecret {
     fn eq(&self, other: &Self) -> bool {
         self.root_fingerprint == other.root_fingerprint
+            && self.servers == other.servers
             && crypto::constant_time_eq(self.secret.as_slice(), other.secret.as_slice())
     }
 }
 
 impl Eq for JoinSecret {}
+
+/// Says whether this is `host:port`, with what host names and addresses are made of.
+fn is_address(text: &str) -> bool {
+    let Some((host, port)) = text.rsplit_once(':') else { return false };
+    let is_of_host = |byte: u8| byte.is_ascii_alphanumeric() || b".-:[]".contains(&byte);
+    text.len() <= ADDRESS_MAX
+        && !host.is_empty()
+        && host.bytes().all(is_of_host)
+        && port.bytes().all(|byte| byte.is_ascii_digit())
+        && port.parse::<u16>().is_ok_and(|port| port != 0)
+}
 
 fn decode(text: &str) -> Result<Zeroizing<[u8; 32]>, JoinSecretError> {
     let bytes = Zeroizing::new(BASE64URL_NOPAD.decode(text.as_bytes()).map_err(|_| JoinSecretError::Form)?);
@@ -139,6 +185,28 @@ mod tests {
         assert_eq!(copy.root_fingerprint(), [7; 32]);
         assert_eq!(copy.secret(), token.secret());
         assert_ne!(token.secret(), JoinSecret::generate([7; 32]).secret());
+    }
+
+    #[test]
+    fn it_says_where_the_servers_are() {
+        let servers = ["10.0.0.1:8300", "[2001:db8::1]:8300", "weft.example.internal:8300"];
+        let token = JoinSecret::generate([7; 32]).with_servers(servers);
+        let text = token.to_text();
+        assert!(text.expose().ends_with("@10.0.0.1:8300,[2001:db8::1]:8300,weft.example.internal:8300"));
+        let copy: JoinSecret = text.expose().parse().unwrap();
+        assert_eq!((copy.servers(), &copy), (&servers.map(str::to_owned)[..], &token));
+        assert_eq!(copy.secret_hash(), token.secret_hash(), "the catalog knows it by its secret alone");
+        let odd = ["", ":1", "a", "a:", "a:0", "a:70000", "a:1 ", "a b:1", "a@b:1", "a,b:1", "a\n:1", "a:+1"];
+        assert_eq!(JoinSecret::generate([7; 32]).with_servers(odd).servers(), &[] as &[String]);
+        for odd in odd {
+            let text = format!("{}@{odd}", JoinSecret::generate([7; 32]).to_text().expose());
+            let read = text.parse::<JoinSecret>();
+            assert_eq!(read, Err(JoinSecretError::Form), "{odd:?}");
+        }
+        let many = vec!["a:1"; SERVERS_MAX + 1];
+        assert_eq!(JoinSecret::generate([7; 32]).with_servers(many.iter().copied()).servers().len(), SERVERS_MAX);
+        let text = format!("{}@{}", JoinSecret::generate([7; 32]).to_text().expose(), many.join(","));
+        assert_eq!(text.parse::<JoinSecret>(), Err(JoinSecretError::Form));
     }
 
     #[test]

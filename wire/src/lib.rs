@@ -17,6 +17,7 @@ pub mod cluster_key;
 pub mod consul;
 pub mod crypto;
 pub mod decode;
+pub mod diagnosis;
 pub mod expectation;
 pub mod frame;
 pub mod front_door;

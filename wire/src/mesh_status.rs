@@ -24,6 +24,10 @@ pub struct MeshStatus {
     /// The last log entry that it has applied.
     #[schema(value_type = u64)]
     pub applied_index: CatalogIndex,
+    /// The time by the clock of the server that answers.
+    #[serde(default, with = "rfc3339::optional_text", skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub now: Option<Timestamp>,
     /// The servers.
     pub servers: Vec<ServerStatus>,
     /// How many of the voters that are healthy may be lost before nothing can be written; null where no leader says who is.
@@ -163,6 +167,7 @@ impl MeshStatus {
             server,
             leader,
             applied_index: catalog.index(),
+            now: Some(now),
             servers,
             quorum_margin: None,
             agents: agents(catalog),

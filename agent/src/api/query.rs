@@ -50,12 +50,12 @@ impl Query {
         }
     }
 
-    /// Returns the value of a parameter that is `true` or `false`.
+    /// Returns the value of a parameter that is `true` or `false`, in all forms that Consul takes.
     pub(super) fn flag(&self, name: &'static str) -> Result<Option<bool>, ApiError> {
         match self.get(name) {
             None => Ok(None),
-            Some("" | "true" | "1") => Ok(Some(true)),
-            Some("false" | "0") => Ok(Some(false)),
+            Some("" | "true" | "True" | "TRUE" | "t" | "T" | "1") => Ok(Some(true)),
+            Some("false" | "False" | "FALSE" | "f" | "F" | "0") => Ok(Some(false)),
             Some(other) => {
                 Err(ApiError::Parameter { name, value: other.to_owned(), expected: "use `true` or `false`" })
             }

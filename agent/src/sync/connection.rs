@@ -19,6 +19,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_util::task::AbortOnDropHandle;
 use wire::agent_protocol;
+use wire::tls::PeerRejected;
 
 /// A connection that does not answer a ping within this is dead, even if its TCP connection has not noticed.
 const PING_TIMEOUT: Duration = Duration::from_secs(5);
@@ -75,6 +76,28 @@ pub(crate) enum ConnectError {
         /// The server.
         server: String,
     },
+}
+
+impl ConnectError {
+    /// Says what a person can do about it.
+    pub(crate) fn advice(&self) -> &'static str {
+        let clock = "compare this machine's clock with the servers'";
+        match self {
+            Self::Address { .. } => "name it as host:port, such as 10.0.0.1:8300",
+            Self::Connect { .. } | Self::Timeout { .. } => {
+                "is a server up there, and reachable from here? its port for agents is 8300 unless its settings say otherwise"
+            }
+            Self::Tls { source, .. } => match PeerRejected::of(source) {
+                Some(PeerRejected::NotYetValid { .. } | PeerRejected::Expired { .. }) => clock,
+                Some(PeerRejected::UnknownAuthority { .. } | PeerRejected::ForeignTrustDomain { .. }) => {
+                    "it is a server of another mesh, or its root has changed since: make a new join token, or give the \
+                     fingerprint that `weft ca roots` shows"
+                }
+                Some(_) | None => "is that its port for agents, 8300 by default, and not another one of its ports?",
+            },
+            Self::Http { .. } => "is that its port for agents, 8300 by default, and not another one of its ports?",
+        }
+    }
 }
 
 /// Why a question to a server got no usable answer.

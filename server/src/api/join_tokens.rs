@@ -36,7 +36,9 @@ async fn create(call: Call) -> Result<Response, ApiError> {
     // The text pins the root: it is read as freshly as the token is written.
     let reading = call.read(vec![WatchKey::Roots]).await?;
     let catalog = with_authority(&call, reading.catalog).await;
-    let secret = JoinSecret::generate(active_root(&catalog)?);
+    let members = catalog.membership().members.values();
+    let secret = JoinSecret::generate(active_root(&catalog)?)
+        .with_servers(members.map(|member| member.facts.agent_address.as_str()));
     let token = JoinToken {
         gateway: request.gateway.then_some(request.network),
         node: request.node,

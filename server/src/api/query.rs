@@ -82,12 +82,12 @@ impl Query {
         self.get(name).ok_or(ApiError::ParameterMissing { name, expected })
     }
 
-    /// Reads a switch: sent without a value it is on.
+    /// Reads a switch, in all forms that Consul takes: sent without a value it is on.
     pub(crate) fn flag(&self, name: &'static str) -> Result<bool, ApiError> {
         match self.all(name).next() {
             None => Ok(false),
-            Some("" | "true" | "1") => Ok(true),
-            Some("false" | "0") => Ok(false),
+            Some("" | "true" | "True" | "TRUE" | "t" | "T" | "1") => Ok(true),
+            Some("false" | "False" | "FALSE" | "f" | "F" | "0") => Ok(false),
             Some(value) => Err(parameter(name, value, "send it empty, true or false")),
         }
     }

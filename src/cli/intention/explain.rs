@@ -2,7 +2,7 @@
 
 use std::{path::PathBuf, process::ExitCode};
 
-use catalog::Namespace;
+use catalog::{CandidateOutcome, Decision, Namespace};
 use clap::Args;
 use wire::{
     api_types::{ExplainedRequest, Explanation},
@@ -103,7 +103,26 @@ fn text(explanation: &Explanation) -> String {
         let rows = table(&["Source", "Action", "Destination", "Precedence", "Owner", "Outcome"], rows.collect(), "");
         text += &format!("\n{rows}");
     }
+    if let Some(advice) = advice(explanation) {
+        text += &format!("\n{}", printable(&advice));
+    }
     text
+}
+
+/// Says how a call that is denied can be allowed, where an intention would do it.
+fn advice(explanation: &Explanation) -> Option<String> {
+    let is_guarded = explanation.guardrails.iter().any(|guardrail| guardrail.matches);
+    if explanation.decision != Decision::Deny || explanation.audited || explanation.request.is_some() || is_guarded {
+        return None;
+    }
+    let Explanation { source, destination, .. } = explanation;
+    let allow = format!("weft intention create --allow {source} {destination}");
+    Some(match explanation.candidates.iter().find(|one| one.outcome == CandidateOutcome::Decided) {
+        Some(one) if one.source == *source && one.destination == *destination => {
+            format!("to allow it: weft intention delete {source} {destination} && {allow}")
+        }
+        Some(_) | None => format!("to allow it: {allow}"),
+    })
 }
 
 /// Tells of a request: what is decided, what would be by the next rule, and why the others did not decide.

@@ -4,8 +4,16 @@
 set -euo pipefail
 verb=$1
 shift
-[ "$verb" = enable ] && { verb=start; [ "${1:-}" = --now ] && shift; }
-[ "$verb" = daemon-reload ] && exit 0
+now=no
+while [[ ${1:-} == -* ]]; do
+  [ "$1" = --now ] && now=yes
+  shift
+done
+case $verb/$now in
+  enable/yes) verb=start ;;
+  disable/yes) verb=stop ;;
+  enable/no | disable/no | daemon-reload/*) exit 0 ;;
+esac
 for unit in "$@"; do
   unit=${unit%.service}
   file=$MACHINES/units/$unit.service
@@ -45,6 +53,7 @@ for unit in "$@"; do
     stop) stop ;;
     restart) stop; start ;;
     kill) kill -KILL "$(cat "$state.pid")"; until [ -f "$state.ended" ]; do sleep 0.01; done ;;
+    reload) is_running && kill -HUP "$(cat "$state.pid")" ;;
     is-active) is_running ;;
     *) echo "systemctl $verb is not known here" >&2; exit 1 ;;
   esac

@@ -3,6 +3,7 @@
 use std::{
     io::Write,
     path::{Path, PathBuf},
+    process::Command,
 };
 
 /// Finds a program; where it is missing the test is skipped, loudly, or fails if `WEFT_TEST_REQUIRE=all`.
@@ -19,6 +20,21 @@ pub(crate) fn tool(name: &str, test: &str) -> Option<PathBuf> {
         let _unseen = writeln!(std::io::stderr(), "SKIPPED {test}: `{name}` is not installed");
     }
     found
+}
+
+/// Finds a Python that can import `module`, in `WEFT_TEST_PYTHON` or on the path; where there is none the test is skipped,
+/// loudly, or fails if `WEFT_TEST_REQUIRE=all`.
+pub(crate) fn python(module: &str, test: &str) -> Option<PathBuf> {
+    let program = std::env::var_os("WEFT_TEST_PYTHON").map_or_else(|| PathBuf::from("python3"), PathBuf::from);
+    let imported = Command::new(&program).args(["-c", &format!("import {module}")]).output();
+    if imported.is_ok_and(|output| output.status.success()) {
+        return Some(program);
+    }
+    assert!(std::env::var("WEFT_TEST_REQUIRE").as_deref() != Ok("all"), "{test} needs Python's `{module}`");
+    let program = program.display();
+    let _unseen =
+        writeln!(std::io::stderr(), "SKIPPED {test}: `{program}` has no `{module}`; see WEFT_TEST_PYTHON in .ci/run");
+    None
 }
 
 /// Returns where Debian keeps PostgreSQL's programs: each release has a folder of its own.

@@ -140,11 +140,10 @@ impl ApiError {
             Self::Decode { .. } => {
                 Some("is it a weft server or agent that answers there, and of a release near this one?")
             }
-            Self::Request { .. }
-            | Self::Encode { .. }
-            | Self::NoAnswer { .. }
-            | Self::AnswerTooLarge { .. }
-            | Self::Status { .. } => None,
+            Self::NoAnswer { .. } => {
+                Some("is that the port of the HTTP API, 8500 by default? where it is served over TLS write `https://`")
+            }
+            Self::Request { .. } | Self::Encode { .. } | Self::AnswerTooLarge { .. } | Self::Status { .. } => None,
         }
     }
 

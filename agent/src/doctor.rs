@@ -1,0 +1,58 @@
+//! What is wrong on this machine: files, disk and ports, and what the agent itself says.
+//!
+//! It is asked from outside the agent, by `weft doctor`, so it works where the agent does not.
+
+mod admin;
+mod files;
+mod ports;
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use catalog::Timestamp;
+use wire::diagnosis::Finding;
+
+/// A file that holds a secret.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SecretFile {
+    /// Where it is.
+    pub path: PathBuf,
+    /// Whether nothing works without it.
+    pub is_needed: bool,
+}
+
+/// A local service, and where its application is meant to listen.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LocalService {
+    /// The instance's id.
+    pub id: String,
+    /// The application's port.
+    pub port: u16,
+}
+
+/// What is to be looked at.
+#[derive(Clone, Debug, Default)]
+pub struct Machine {
+    /// Where a server or an agent keeps what it must not lose.
+    pub data_dir: Option<PathBuf>,
+    /// The files that hold secrets.
+    pub secrets: Vec<SecretFile>,
+    /// The agent's admin listener; none where there is no agent.
+    pub admin: Option<SocketAddr>,
+    /// The services that the agent stands beside.
+    pub services: Vec<LocalService>,
+}
+
+/// Looks at a machine.
+pub async fn examine(machine: &Machine, now: Timestamp) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    if let Some(data_dir) = &machine.data_dir {
+        findings.extend(files::data_dir(data_dir));
+    }
+    findings.extend(machine.secrets.iter().map(files::secret));
+    if let Some(admin) = machine.admin {
+        findings.extend(admin::ask(admin, now).await);
+    }
+    findings.extend(ports::of_services(&machine.services));
+    findings
+}

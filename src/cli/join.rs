@@ -1,0 +1,181 @@
+//! `weft join`: a machine becomes a member of the mesh.
+
+use std::{
+    fs,
+    io::{self, Read, Write},
+    net::{Ipv4Addr, SocketAddr},
+    os::unix::fs::{OpenOptionsExt, fchown},
+    path::{Path, PathBuf},
+    process::{Command, ExitCode},
+    time::{Duration, Instant},
+};
+
+use anyhow::Context;
+use catalog::NodeName;
+use clap::Args;
+use wire::{
+    client::{ApiClient, ApiError},
+    crypto::{Secret, read_secret_file},
+    join_token::JoinSecret,
+};
+
+use super::{agent, error::hinted, output};
+
+/// No join token is longer.
+const TOKEN_BYTES_MAX: u64 = 8192;
+/// The unit that runs the agent.
+const UNIT: &str = "weft-agent";
+/// How often the agent is asked whether it serves.
+const ASK_EVERY: Duration = Duration::from_millis(200);
+
+/// Make this machine a member of the mesh.
+///
+/// Reads a join token from standard input, writes it and what it says of the servers to the configuration directory, starts
+/// the agent's unit and waits until the agent has joined. A machine that is a member already, and comes with a new token,
+/// is entitled to what that one says. `weft leave` is the way out.
+///
+///   ssh s1 weft join-token create --service web | ssh vm-1 weft join
+#[derive(Debug, Args)]
+#[command(verbatim_doc_comment)]
+pub(super) struct Join {
+    /// The file that holds the join token, of mode 0600 [default: standard input]
+    #[arg(long, value_name = "FILE")]
+    join_token_file: Option<PathBuf>,
+    /// The node's name, unique in the datacenter [default: the host name]
+    #[arg(long, value_name = "NAME")]
+    node: Option<NodeName>,
+    /// A server's address for agents, as host:port; may be given several times [default: those that the join token names]
+    #[arg(long = "server", value_name = "ADDRESS:PORT")]
+    servers: Vec<String>,
+    /// Where the agent's settings and service definitions are
+    #[arg(long, value_name = "DIRECTORY", default_value = "/etc/weft")]
+    config_dir: PathBuf,
+    /// The user that the agent runs as, who gets the token's file
+    #[arg(long, value_name = "NAME", default_value = "weft")]
+    user: String,
+    /// Write the files, and start nothing
+    #[arg(long)]
+    no_start: bool,
+    /// How long to wait until the agent has joined
+    #[arg(long, value_name = "DURATION", value_parser = wire::decode::parse_duration, default_value = "60s")]
+    timeout: Duration,
+    /// The port of the agent's admin listener
+    #[arg(long, value_name = "PORT", default_value_t = ::agent::ADMIN_PORT)]
+    admin_port: u16,
+}
+
+pub(super) async fn run(join: Join) -> anyhow::Result<ExitCode> {
+    let text = token(join.join_token_file.as_deref())?;
+    let token: JoinSecret = text.expose().parse()?;
+    let servers = if join.servers.is_empty() { token.servers().to_vec() } else { join.servers };
+    if servers.is_empty() {
+        return Err(hinted("the join token names no server", "name one with --server, such as 10.0.0.1:8300"));
+    }
+    let node = join.node.or_else(agent::host_name);
+    let node = node.ok_or_else(|| hinted("this machine's name is no name for a node", "name it with --node"))?;
+    let (token_file, settings) = (join.config_dir.join("join-token"), join.config_dir.join("join.hcl"));
+    let owner = user(&join.user).context("looking for the agent's user")?;
+    let written = || {
+        anyhow::Ok((
+            write(&token_file, 0o600, owner, text.expose())?,
+            write(&settings, 0o644, None, &of_join(&node, &servers, &token_file))?,
+        ))
+    };
+    written().with_context(|| format!("writing the agent's settings to `{}`", join.config_dir.display()))?;
+    output::line(&format!("Written: {} and {}", settings.display(), token_file.display()))?;
+    if join.no_start {
+        let run = format!("weft agent --config {} --data-dir /var/lib/weft", join.config_dir.display());
+        output::line(&format!("Start it with `systemctl enable --now {UNIT}`, or run `{run}` as {}", join.user))?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    // An agent that runs already reads the new token only when it starts.
+    systemctl(&["enable", UNIT])?;
+    systemctl(&["restart", "--no-block", UNIT])?;
+    wait(join.admin_port, join.timeout).await?;
+    output::line(&format!("Joined: {node} is a member of the mesh"))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Reads the join token from where it is.
+fn token(file: Option<&Path>) -> anyhow::Result<Secret> {
+    let Some(path) = file else {
+        let mut text = String::new();
+        io::stdin().lock().take(TOKEN_BYTES_MAX).read_to_string(&mut text).context("reading the join token")?;
+        if text.trim().is_empty() {
+            let hint =
+                "write `weft join-token create --service NAME | weft join`, or name its file with --join-token-file";
+            return Err(hinted("there is no join token on standard input", hint));
+        }
+        return Ok(Secret::new(text.trim()));
+    };
+    Ok(Secret::new(read_secret_file(path, TOKEN_BYTES_MAX)?.expose().trim()))
+}
+
+/// Returns the agent's settings.
+fn of_join(node: &NodeName, servers: &[String], token_file: &Path) -> String {
+    let servers: Vec<String> = servers.iter().map(|server| format!("{server:?}")).collect();
+    format!(
+        "# Written by `weft join`.\nnode            = \"{node}\"\nservers         = [{}]\njoin_token_file = {:?}\n",
+        servers.join(", "),
+        token_file.display().to_string(),
+    )
+}
+
+/// Finds the numbers of a user and of its group; none where only one's own files can be written.
+fn user(name: &str) -> anyhow::Result<Option<(u32, u32)>> {
+    if !rustix::process::geteuid().is_root() {
+        return Ok(None);
+    }
+    let users = fs::read_to_string("/etc/passwd").context("reading `/etc/passwd`")?;
+    let found = users.lines().find_map(|line| {
+        let mut fields = line.split(':');
+        (fields.next() == Some(name)).then(|| (fields.nth(1).unwrap_or_default(), fields.next().unwrap_or_default()))
+    });
+    let numbers = found.and_then(|(user, group)| Some((user.parse().ok()?, group.parse().ok()?)));
+    numbers.map(Some).ok_or_else(|| hinted(format!("there is no user `{name}`"), "name the agent's user with --user"))
+}
+
+/// Replaces a file, so that nobody ever reads half of it.
+fn write(path: &Path, mode: u32, owner: Option<(u32, u32)>, content: &str) -> anyhow::Result<()> {
+    let fresh = path.with_extension("new");
+    let what = || format!("writing `{}`", path.display());
+    // An earlier one may have another mode, which opening it would keep.
+    let _absent = fs::remove_file(&fresh);
+    let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(mode).open(&fresh).with_context(what)?;
+    if let Some((user, group)) = owner {
+        fchown(&file, Some(user), Some(group)).with_context(what)?;
+    }
+    writeln!(file, "{}", content.trim_end()).with_context(what)?;
+    file.sync_all().with_context(what)?;
+    fs::rename(&fresh, path).with_context(what)
+}
+
+fn systemctl(arguments: &[&str]) -> anyhow::Result<()> {
+    let asked = format!("systemctl {}", arguments.join(" "));
+    let hint = "start the agent by hand, as `weft join --no-start` says";
+    let ran = Command::new("systemctl").args(arguments).output();
+    let ran = ran.map_err(|error| hinted(format!("cannot run `{asked}`: {error}"), hint))?;
+    if ran.status.success() {
+        return Ok(());
+    }
+    let said = String::from_utf8_lossy(&ran.stderr);
+    Err(hinted(format!("`{asked}` ended with {}: {}", ran.status, said.trim()), hint))
+}
+
+/// Waits until the agent says that nothing is missing.
+async fn wait(admin_port: u16, timeout: Duration) -> anyhow::Result<()> {
+    let agent = ApiClient::new(&SocketAddr::from((Ipv4Addr::LOCALHOST, admin_port)).to_string())?;
+    let begun = Instant::now();
+    loop {
+        let missing = match agent.get("/ready").send().await {
+            Ok(_) => return Ok(()),
+            Err(ApiError::Status { message, .. }) => message,
+            Err(error) => wire::one_line(&error),
+        };
+        if begun.elapsed() >= timeout {
+            let hint = format!("`journalctl --unit {UNIT}` and `weft doctor` tell why; the agent goes on trying");
+            return Err(hinted(format!("the agent has not joined within {timeout:?}: {missing}"), hint));
+        }
+        tokio::time::sleep(ASK_EVERY).await;
+    }
+}
