@@ -11,12 +11,12 @@ use serde::{Deserialize, Serialize};
 use crate::backup::Upload;
 use crate::{
     AccessorId, AclPolicy, AclRole, AgentId, AgentRecord, AuthMethod, AuthMethodName, BindingRule, BindingRuleId,
-    CaIntermediate, CaRoot, CatalogIndex, Check, CheckId, CheckKey, CheckStatus, ConfigEntries, Digest, Endpoint,
-    Envelope, Gateway, IdentityScheme, Instance, InstanceId, InstanceKey, Intention, IntentionKey, Item, JoinToken,
-    KeyFingerprint, Membership, Mesh, MeshEntry, MeshItem, Namespace, Node, NodeName, Outcome, Policy, PolicyId,
-    Refusal, Relaxation, RelaxedScope, RequestId, RevokedService, RoleId, RootsAck, SecretHash, ServiceKey,
-    ServiceName, ServicePattern, SourcePattern, Timestamp, Token, Topic, TrustBundle, WatchKey, audit::AuditTrail,
-    login::UsedBearer,
+    CaIntermediate, CaRoot, CatalogIndex, Check, CheckId, CheckKey, CheckStatus, ConfigEntries, ConnectorLease,
+    ConnectorName, Digest, Endpoint, Envelope, Gateway, IdentityScheme, Instance, InstanceId, InstanceKey, Intention,
+    IntentionKey, Item, JoinToken, KeyFingerprint, Membership, Mesh, MeshEntry, MeshItem, Namespace, Node, NodeName,
+    Outcome, Policy, PolicyId, Refusal, Relaxation, RelaxedScope, RequestId, RevokedService, RoleId, RootsAck,
+    SecretHash, ServiceKey, ServiceName, ServicePattern, SourcePattern, Timestamp, Token, Topic, TrustBundle, WatchKey,
+    audit::AuditTrail, login::UsedBearer,
 };
 
 mod acl;
@@ -27,6 +27,7 @@ mod backup;
 mod bans;
 mod ca;
 mod config;
+mod connector;
 mod enrolment;
 mod login;
 mod membership;
@@ -129,6 +130,7 @@ pub struct Catalog {
     pub(crate) addresses: Addresses,
     pub(crate) intentions: OrdMap<ServicePattern, OrdMap<SourcePattern, Arc<Intention>>>,
     pub(crate) config: ConfigEntries,
+    pub(crate) connectors: OrdMap<ConnectorName, Arc<ConnectorLease>>,
     pub(crate) acl_policies: OrdMap<PolicyId, Arc<AclPolicy>>,
     pub(crate) acl_roles: OrdMap<RoleId, Arc<AclRole>>,
     pub(crate) tokens: Tokens,

@@ -4,9 +4,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     AccessorId, AclChange, AgentId, AuthMethodName, BackupStep, CaChange, CaIntermediate, CaRoot, CatalogIndex, Check,
-    CheckId, CheckKey, CheckStatus, ConfigChange, Incarnation, Instance, InstanceId, Intention, IntentionKey,
-    JoinToken, KeyFingerprint, LoginChange, MembershipChange, Mesh, MeshEntry, NameError, Namespace, Node, NodeName,
-    Platform, PolicyChange, RevocationChange, SecretHash, ServerId, SessionChange, Timestamp, Token,
+    CheckId, CheckKey, CheckStatus, ConfigChange, ConnectorChange, Incarnation, Instance, InstanceId, Intention,
+    IntentionKey, JoinToken, KeyFingerprint, LoginChange, MembershipChange, Mesh, MeshEntry, NameError, Namespace,
+    Node, NodeName, Platform, PolicyChange, RevocationChange, SecretHash, ServerId, SessionChange, Timestamp, Token,
 };
 
 /// The highest version that this release writes, and so reads: a server reads every older one, too.
@@ -204,6 +204,11 @@ pub enum Command {
         root: Box<CaRoot>,
         /// The intermediate that it signed.
         intermediate: Box<CaIntermediate>,
+    },
+    /// Says which process a connector runs in, or what it found on its platform.
+    Connector {
+        /// The change.
+        change: ConnectorChange,
     },
     /// Changes the certificate authority.
     Ca {

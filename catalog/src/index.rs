@@ -96,6 +96,8 @@ pub enum WatchKey {
     ProxyDefaults,
     /// The config entries that say how calls to a service go, but for `proxy-defaults`.
     ConfigOf(ServiceKey),
+    /// The connectors: which process each runs in, and how it fares.
+    Connectors,
     /// The providers of tokens that intentions name.
     TokenProviders,
     /// The list of servers.

@@ -15,6 +15,7 @@ mod ca;
 mod catalog;
 mod command;
 mod config_entry;
+mod connector;
 mod explain;
 pub mod http;
 mod index;
@@ -68,6 +69,10 @@ pub use command::{
 pub use config_entry::{
     ConfigChange, ConfigContent, ConfigEntries, ConfigEntry, ConfigKey, ProxyDefaults, ServiceDefaults,
 };
+pub use connector::{
+    CONNECTOR_CHECK_PREFIX, CONNECTOR_LEASE_MAX, CONNECTOR_LEASE_MIN, CONNECTOR_WRITES_MAX, ConnectorChange,
+    ConnectorLease, ConnectorNode, ConnectorProblem, ConnectorStatus, ConnectorWrite, ProblemKind, RefusedWrite,
+};
 pub use explain::{Candidate, CandidateOutcome, Explanation, explain};
 pub use index::{CatalogIndex, Incarnation, Timestamp, WatchKey};
 pub use intention::{Action, Effect, Guardrail, Intention, IntentionKey, IntentionOwner};
@@ -83,8 +88,8 @@ pub use membership::{
 };
 pub use mesh::{Mesh, MeshEntry, ServerMember};
 pub use name::{
-    AclName, AuthMethodName, BindingRuleId, CheckId, InstanceId, InstanceKey, NameError, Namespace, NodeName, PolicyId,
-    ProviderName, RoleId, ServerId, ServiceKey, ServiceName,
+    AclName, AuthMethodName, BindingRuleId, CheckId, ConnectorName, InstanceId, InstanceKey, NameError, Namespace,
+    NodeName, PolicyId, ProviderName, RoleId, ServerId, ServiceKey, ServiceName,
 };
 pub use network::{Gateway, NETWORK_BYTES_MAX, Reach, reach};
 pub use node::{

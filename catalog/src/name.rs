@@ -174,6 +174,13 @@ name!(
         && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-'))
 );
 name!(
+    /// Names a connector: 1 to 63 of `a-z`, `0-9` and inner `-`.
+    ConnectorName,
+    "connector name",
+    LABEL_RULE,
+    is_label
+);
+name!(
     /// Names a provider of tokens: a `jwt-provider` config entry.
     ProviderName,
     "jwt-provider name",

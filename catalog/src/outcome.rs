@@ -3,8 +3,8 @@
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    AccessorId, AgentRecord, AuthMethodName, BindingRuleId, CatalogIndex, Incarnation, IntentionKey, IntentionOwner,
-    NodeName, Owner, RequestId, ServiceKey,
+    AccessorId, AgentRecord, AuthMethodName, BindingRuleId, CatalogIndex, ConnectorName, Incarnation, IntentionKey,
+    IntentionOwner, NodeName, Owner, RefusedWrite, RequestId, ServiceKey,
 };
 
 /// Is what applying a command answers; a repeat of the request gets the same.
@@ -27,6 +27,17 @@ pub enum Outcome {
     SessionOpened {
         /// The agent's new incarnation.
         incarnation: Incarnation,
+    },
+    /// The connector runs in the process that asked.
+    LeaseGranted {
+        /// The number that its writes carry.
+        term: Incarnation,
+    },
+    /// What a connector found is in the catalog.
+    Written {
+        /// What of it was refused; the rest is done.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        refused: Vec<RefusedWrite>,
     },
     /// Certificates were revoked.
     Revoked {
@@ -295,6 +306,34 @@ pub enum Refusal {
         /// The session.
         incarnation: Incarnation,
     },
+    /// The connector runs in another process.
+    #[error("connector `{connector}` runs as `{holder}`, for another {left_s} s: stop that process first, or wait")]
+    LeaseHeld {
+        /// The connector.
+        connector: ConnectorName,
+        /// Who runs it.
+        holder: String,
+        /// How long the lease lasts, in seconds.
+        left_s: u64,
+    },
+    /// The connector runs in another process by now.
+    #[error("the write is of term {found} of connector `{connector}`, whose current one is {current}")]
+    LeaseOver {
+        /// The connector.
+        connector: ConnectorName,
+        /// What the write carried.
+        found: Incarnation,
+        /// What is current; 0 for none.
+        current: Incarnation,
+    },
+    /// The service is served by others.
+    #[error("service `{service}` is served by {owner} already: tell the connector to share it, or rename one of them")]
+    ServedByOthers {
+        /// The service.
+        service: ServiceKey,
+        /// Who serves it.
+        owner: Owner,
+    },
     /// The node is somebody else's.
     #[error("node `{node}` belongs to {owner}, and only its owner writes it")]
     NotOwner {
@@ -359,6 +398,9 @@ impl Refusal {
             | Self::CaMovedOn { .. }
             | Self::TooEarly { .. }
             | Self::NodeTaken { .. }
+            | Self::LeaseHeld { .. }
+            | Self::LeaseOver { .. }
+            | Self::ServedByOthers { .. }
             | Self::Draining { .. }
             | Self::StaleIncarnation { .. } => RefusalKind::Conflict,
             Self::AclBootstrapped

@@ -6,8 +6,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     AclPolicy, AclRole, AgentId, AgentRecord, AuthMethod, BindingRule, CaIntermediate, CaRoot, Catalog, CatalogIndex,
-    Check, ConfigEntry, Instance, Intention, JoinToken, Membership, Mesh, MeshEntry, Node, Relaxation, RequestId,
-    RevokedService, RootsAck, Timestamp, Token, WatchKey,
+    Check, ConfigEntry, ConnectorLease, Instance, Intention, JoinToken, Membership, Mesh, MeshEntry, Node, Relaxation,
+    RequestId, RevokedService, RootsAck, Timestamp, Token, WatchKey,
     audit::StoredTrail,
     backup::Upload,
     catalog::{Addresses, Answer, CaState, NodeState, StoredAddresses},
@@ -66,6 +66,8 @@ struct Snapshot {
     intentions: Vec<Arc<Intention>>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     config: Vec<Arc<ConfigEntry>>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    connectors: Vec<Arc<ConnectorLease>>,
     #[serde(default)]
     acl_policies: Vec<Arc<AclPolicy>>,
     #[serde(default)]
@@ -135,6 +137,7 @@ impl Catalog {
             addresses: self.addresses.stored(),
             intentions: self.intentions.values().flat_map(|toward| toward.values().cloned()).collect(),
             config: self.config.iter().cloned().collect(),
+            connectors: self.connectors.values().cloned().collect(),
             acl_policies: self.acl_policies.values().cloned().collect(),
             acl_roles: self.acl_roles.values().cloned().collect(),
             tokens: self.tokens.all().cloned().collect(),
@@ -218,6 +221,7 @@ impl Catalog {
             catalog.intentions.insert(intention.destination.clone(), toward);
         }
         catalog.config = snapshot.config.into_iter().collect();
+        catalog.connectors = snapshot.connectors.into_iter().map(|one| (one.name.clone(), one)).collect();
         catalog.acl_policies = snapshot.acl_policies.into_iter().map(|one| (one.id.clone(), one)).collect();
         catalog.acl_roles = snapshot.acl_roles.into_iter().map(|one| (one.id.clone(), one)).collect();
         for token in snapshot.tokens {

@@ -3,6 +3,7 @@
 pub(crate) mod acl;
 mod ca;
 mod config;
+mod connector;
 mod login;
 mod membership;
 mod policy;
@@ -14,7 +15,7 @@ pub(crate) use login::check_address as check_https;
 
 use crate::{
     Action, Check, Command, DeregisterTarget, Effect, Instance, Intention, JoinToken, Mesh, NETWORK_BYTES_MAX, Node,
-    Refusal, ServicePattern,
+    NodeName, Refusal, ServicePattern,
 };
 
 const META_MAX: usize = 64;
@@ -40,7 +41,10 @@ impl Command {
             Self::Register { node, instances, checks, skip_node_update, .. } => {
                 check_node(node, *skip_node_update)?;
                 instances.iter().try_for_each(|instance| check_instance(node, instance))?;
-                checks.iter().try_for_each(|check| check_check(node, check))
+                checks.iter().try_for_each(|check| {
+                    connector::not_of_connector(&check.key.id)?;
+                    check_check(&node.name, check)
+                })
             }
             Self::UpdateChecks { updates, .. } => {
                 let Some(first) = updates.first() else {
@@ -57,16 +61,21 @@ impl Command {
                 }
                 updates.iter().try_for_each(|update| {
                     session::not_reserved(&update.key.id)?;
+                    connector::not_of_connector(&update.key.id)?;
                     bounded("output", &update.output, OUTPUT_BYTES_MAX)
                 })
             }
             Self::Membership { change } => membership::check(change),
-            Self::Deregister { target: DeregisterTarget::Check { id, .. }, .. } => session::not_reserved(id),
+            Self::Deregister { target: DeregisterTarget::Check { id, .. }, .. } => {
+                session::not_reserved(id)?;
+                connector::not_of_connector(id)
+            }
             Self::WriteIntention { intention, .. } => check_intention(intention),
             Self::Acl { change } => acl::check(change),
             Self::BootstrapAcl { token } | Self::WriteToken { token } => acl::check_token(token),
             Self::Ca { change, .. } => ca::check(change),
             Self::Config { change } => config::check(change),
+            Self::Connector { change } => connector::check(change),
             Self::Policy { change } => policy::check(change),
             Self::WriteMesh { entry, .. } => policy::check_mesh_entry(entry),
             Self::Login { change } => login::check(change),
@@ -208,10 +217,10 @@ fn check_instance(node: &Node, instance: &Instance) -> Result<(), Refusal> {
     Ok(())
 }
 
-fn check_check(node: &Node, check: &Check) -> Result<(), Refusal> {
+fn check_check(node: &NodeName, check: &Check) -> Result<(), Refusal> {
     let field = |name: &str| format!("check `{}`: {name}", check.key.id);
-    if check.key.node != node.name {
-        return Err(Refusal::invalid(field("node"), format!("it is `{}`, not `{}`", check.key.node, node.name)));
+    if check.key.node != *node {
+        return Err(Refusal::invalid(field("node"), format!("it is `{}`, not `{node}`", check.key.node)));
     }
     session::not_reserved(&check.key.id)?;
     bounded(&field("name"), &check.name, META_TEXT_MAX)?;

@@ -4,8 +4,9 @@ use std::fmt;
 
 use super::{AclChange, Authority};
 use crate::{
-    AccessorId, CaChange, Catalog, Check, CheckKey, Command, ConfigChange, DeregisterTarget, Instance, InstanceKey,
-    LoginChange, Namespace, Node, NodeName, PolicyChange, ServiceKey, ServicePattern, SessionChange,
+    AccessorId, CaChange, Catalog, Check, CheckKey, Command, ConfigChange, ConnectorChange, ConnectorWrite,
+    DeregisterTarget, Instance, InstanceKey, LoginChange, Namespace, Node, NodeName, PolicyChange, ServiceKey,
+    ServicePattern, SessionChange,
 };
 
 /// Names the right that somebody lacks.
@@ -135,6 +136,7 @@ impl Catalog {
                 }
                 PolicyChange::DeleteDestination { destination, .. } => authority.need_intention_write(destination),
             },
+            Command::Connector { change } => self.permits_connector(authority, change),
             // What holds for every service bears on whether rules are enforced, as the `mesh` entry does.
             Command::Config { change } => match change.key().service() {
                 // Who sends calls somewhere must be able to see what is there.
@@ -188,6 +190,36 @@ impl Catalog {
             | Command::Enrol { .. }
             | Command::Sessions { .. }
             | Command::OpenSession { .. } => authority.need_management(),
+        }
+    }
+
+    /// Running a connector is a matter of the mesh; what it writes needs the right on each node and service besides.
+    fn permits_connector(&self, authority: &Authority, change: &ConnectorChange) -> Result<(), Lack> {
+        authority.need_mesh_write()?;
+        match change {
+            ConnectorChange::Forget { .. } => authority.need_operator_write(),
+            ConnectorChange::Write { writes, .. } => {
+                writes.iter().try_for_each(|write| self.permits_connector_write(authority, write))
+            }
+            ConnectorChange::Acquire { .. } | ConnectorChange::Renew { .. } | ConnectorChange::Release { .. } => Ok(()),
+        }
+    }
+
+    fn permits_connector_write(&self, authority: &Authority, write: &ConnectorWrite) -> Result<(), Lack> {
+        match write {
+            ConnectorWrite::Put { node } => {
+                authority.need_node_write(&node.node.name)?;
+                let held = self.instances_on(&node.node.name).chain(&node.instances);
+                held.map(Instance::service_key).try_for_each(|service| authority.need_service_write(&service))
+            }
+            ConnectorWrite::Remove { node } => self.permits_deregistration(authority, node, &DeregisterTarget::Node),
+            ConnectorWrite::Checks { node, checks } => {
+                authority.need_node_write(node)?;
+                checks.iter().try_for_each(|check| match check.instance_key().and_then(|key| self.instance(&key)) {
+                    Some(instance) => authority.need_service_write(&instance.service_key()),
+                    None => Ok(()),
+                })
+            }
         }
     }
 

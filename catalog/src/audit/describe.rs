@@ -7,8 +7,9 @@ use serde::Serialize;
 
 use crate::{
     AclPolicy, Actor, Admission, AgentId, BackupStep, BindingRule, CaChange, Catalog, Command, ConfigChange,
-    ConfigEntry, Effect, Intention, IntentionKey, IntentionOwner, KeyExchange, LoginChange, MembershipChange,
-    MeshEntry, Namespace, Outcome, PolicyChange, Refusal, RevocationChange, SessionChange, WriteMode,
+    ConfigEntry, ConnectorChange, Effect, Intention, IntentionKey, IntentionOwner, KeyExchange, LoginChange,
+    MembershipChange, MeshEntry, Namespace, Outcome, PolicyChange, Refusal, RevocationChange, SessionChange,
+    WriteMode,
 };
 
 /// How long a summary is at most.
@@ -103,6 +104,7 @@ impl<'a> Description<'a> {
                 let content = Some(Content::Config(entry));
                 return Some(Self { kind: "write-config", summary: bounded(entry.key().to_string()), content });
             }
+            Command::Connector { change } => of_connector(change)?,
             Command::Config { change: ConfigChange::Delete { key, .. } } => ("delete-config", key.to_string()),
             Command::WriteMesh { entry, .. } => return Some(Self::of_mesh(entry)),
             Command::DeleteMesh { .. } => ("delete-mesh", "the mesh entry, back to its default".to_owned()),
@@ -227,6 +229,15 @@ fn describe_membership(change: &MembershipChange) -> Option<String> {
         MembershipChange::HandOver { to: Some(raft_id) } => format!("hand leadership to server number {raft_id}"),
         MembershipChange::HandOver { to: None } => "hand leadership to another server".to_owned(),
         MembershipChange::Describe { .. } | MembershipChange::Witness { .. } => return None,
+    })
+}
+
+/// Describes who runs a connector, and its end; what it finds is its own to say all the time.
+fn of_connector(change: &ConnectorChange) -> Option<(&'static str, String)> {
+    Some(match change {
+        ConnectorChange::Acquire { name, holder, .. } => ("acquire-connector", format!("connector {name} as {holder}")),
+        ConnectorChange::Forget { name } => ("forget-connector", format!("connector {name}, with its nodes")),
+        ConnectorChange::Renew { .. } | ConnectorChange::Release { .. } | ConnectorChange::Write { .. } => return None,
     })
 }
 

@@ -197,6 +197,8 @@ impl Catalog {
             changes: OrdMap::new(),
             floor: index,
             upload: None,
+            // Whoever runs a connector is known by this log alone.
+            connectors: if is_own { self.connectors.clone() } else { OrdMap::new() },
             ..backup
         };
         let mut restored = Restored::default();
@@ -322,6 +324,7 @@ impl Catalog {
             WatchKey::Checks,
             WatchKey::Intentions,
             WatchKey::Config,
+            WatchKey::Connectors,
             WatchKey::ProxyDefaults,
             WatchKey::Mesh,
             WatchKey::Roots,

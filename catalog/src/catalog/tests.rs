@@ -545,6 +545,7 @@ fn any_command() -> impl Strategy<Value = Command> {
         (1u64..40).prop_map(|index| open(&AgentId::enrolled_at(CatalogIndex(index)))),
         (1u64..40).prop_map(|index| Command::RevokeAgent { agent: AgentId::enrolled_at(CatalogIndex(index)) }),
         super::session_tests::any_change(),
+        super::connector::tests::any_change(),
     ]
 }
 
@@ -780,7 +781,9 @@ pub(crate) fn every_kind() -> Vec<Envelope> {
         .chain([Command::CreateJoinToken { token: takeover }, Command::Backup { step: commit }])
         .chain([Some(2), None].map(|to| member_change(crate::MembershipChange::HandOver { to })))
         .chain([super::login_tests::admitted_alone()]);
-    commands.into_iter().chain(more).zip(1..).map(|(command, number)| envelope(number, command)).collect()
+    let mut all: Vec<Command> = commands.into_iter().chain(more).collect();
+    all.extend(super::connector::tests::every_change(all.len() as u64));
+    all.into_iter().zip(1..).map(|(command, number)| envelope(number, command)).collect()
 }
 
 /// Applies envelopes one after the other, in a group that is past the first release from the start.
