@@ -68,6 +68,13 @@ pub enum ConnectorChange {
         /// What it found; at most [`CONNECTOR_WRITES_MAX`].
         writes: Vec<ConnectorWrite>,
     },
+    /// Says that a removal of many nodes at once, which the connector holds, is meant.
+    Confirm {
+        /// The connector.
+        name: ConnectorName,
+        /// How many nodes may go at most.
+        removals: u64,
+    },
     /// Forgets a connector that nobody runs, with its nodes and checks.
     Forget {
         /// The connector.
@@ -84,6 +91,7 @@ impl ConnectorChange {
             | Self::Renew { name, .. }
             | Self::Release { name, .. }
             | Self::Write { name, .. }
+            | Self::Confirm { name, .. }
             | Self::Forget { name } => name,
         }
     }
@@ -213,6 +221,9 @@ pub struct ConnectorLease {
     /// How it fares.
     #[serde(default)]
     pub status: ConnectorStatus,
+    /// How many nodes an operator lets it remove at once, until it holds none back any more.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub confirmed: Option<u64>,
     /// The index at which it was first acquired.
     #[serde(default)]
     pub created: CatalogIndex,

@@ -8,4 +8,4 @@ pub mod kubernetes;
 mod plan;
 
 pub use detect::{Surroundings, detect};
-pub use plan::{Action, plan};
+pub use plan::{Caution, Plan, SCOPE, Sight, Wanted, plan, settle};

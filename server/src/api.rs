@@ -15,6 +15,7 @@ mod certificate;
 mod challenge;
 mod config_entries;
 mod connect_ca;
+mod connectors;
 mod discovery_chain;
 mod error;
 mod head_clock;
@@ -280,6 +281,7 @@ fn table() -> Vec<Route> {
         intentions::routes(),
         connect_ca::routes(),
         config_entries::routes(),
+        connectors::routes(),
         relaxations::routes(),
         tap::routes(),
         callers::routes(),

@@ -33,6 +33,7 @@ pub struct RestoreAnswer {
 
 mod audit;
 mod callers;
+mod connector;
 mod explained_request;
 mod proxy;
 mod relaxation;
@@ -45,6 +46,7 @@ pub use ca::{
     CaRotateRequest, CaRotationStatus, CaRotationView, CertificateAge, RekeyView,
 };
 pub use callers::{CallerView, CallersView, WatchedView};
+pub use connector::{ConnectorAnswer, ConnectorProblemView, ConnectorView};
 pub use explained_request::{ExplainedRequest, WeighedRule};
 pub use proxy::{
     ProxyCertificate, ProxyConfigView, ProxyEndpoint, ProxyEndpoints, ProxyInstance, ProxyListener, ProxyRoutes,

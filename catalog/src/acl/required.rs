@@ -197,7 +197,7 @@ impl Catalog {
     fn permits_connector(&self, authority: &Authority, change: &ConnectorChange) -> Result<(), Lack> {
         authority.need_mesh_write()?;
         match change {
-            ConnectorChange::Forget { .. } => authority.need_operator_write(),
+            ConnectorChange::Forget { .. } | ConnectorChange::Confirm { .. } => authority.need_operator_write(),
             ConnectorChange::Write { writes, .. } => {
                 writes.iter().try_for_each(|write| self.permits_connector_write(authority, write))
             }

@@ -236,6 +236,9 @@ fn describe_membership(change: &MembershipChange) -> Option<String> {
 fn of_connector(change: &ConnectorChange) -> Option<(&'static str, String)> {
     Some(match change {
         ConnectorChange::Acquire { name, holder, .. } => ("acquire-connector", format!("connector {name} as {holder}")),
+        ConnectorChange::Confirm { name, removals } => {
+            ("confirm-removals", format!("connector {name} may remove {removals} nodes at once"))
+        }
         ConnectorChange::Forget { name } => ("forget-connector", format!("connector {name}, with its nodes")),
         ConnectorChange::Renew { .. } | ConnectorChange::Release { .. } | ConnectorChange::Write { .. } => return None,
     })

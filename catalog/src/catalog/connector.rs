@@ -5,8 +5,8 @@ use std::sync::Arc;
 use super::{Attempt, Catalog, Touched};
 use crate::{
     CatalogIndex, Check, ConnectorChange, ConnectorLease, ConnectorName, ConnectorNode, ConnectorWrite,
-    DeregisterTarget, Incarnation, Instance, NodeName, Outcome, Owner, Refusal, RefusedWrite, ServicePattern,
-    Timestamp, WatchKey,
+    DeregisterTarget, Incarnation, Instance, NodeName, Outcome, Owner, ProblemKind, Refusal, RefusedWrite,
+    ServicePattern, Timestamp, WatchKey,
 };
 
 /// How many connectors there are at most.
@@ -69,6 +69,7 @@ impl Catalog {
                     term,
                     ends_at: ends_at(*lasts_ms),
                     status: held.map(|held| held.status.clone()).unwrap_or_default(),
+                    confirmed: held.and_then(|held| held.confirmed),
                     created: held.map_or(index, |held| held.created),
                     modified: index,
                 };
@@ -79,7 +80,9 @@ impl Catalog {
                 let held = self.check_term(name, *term)?.clone();
                 let status = status.as_deref().cloned().unwrap_or_else(|| held.status.clone());
                 let ends_at = ends_at(*lasts_ms).max(held.ends_at);
-                self.put_connector(ConnectorLease { ends_at, status, modified: index, ..held }, touched);
+                let holds = status.problems.iter().any(|problem| problem.kind == ProblemKind::Held);
+                let confirmed = held.confirmed.filter(|_| holds);
+                self.put_connector(ConnectorLease { ends_at, status, confirmed, modified: index, ..held }, touched);
                 Ok(Outcome::LeaseGranted { term: *term })
             }
             ConnectorChange::Release { name, term } => {
@@ -96,6 +99,15 @@ impl Catalog {
                     }
                 }
                 Ok(Outcome::Written { refused })
+            }
+            ConnectorChange::Confirm { name, removals } => {
+                let held = self.connector(name).ok_or_else(|| Refusal::not_found("connector", name))?;
+                if !held.status.problems.iter().any(|problem| problem.kind == ProblemKind::Held) {
+                    return Err(Refusal::invalid("connector", format!("`{name}` holds nothing back")));
+                }
+                let confirmed = Some(*removals);
+                self.put_connector(ConnectorLease { confirmed, modified: index, ..held.clone() }, touched);
+                Ok(Outcome::Done)
             }
             ConnectorChange::Forget { name } => self.forget_connector(index, now, name, touched),
         }

@@ -37,7 +37,7 @@ pub(super) fn check(change: &ConnectorChange) -> Result<(), Refusal> {
             }
             writes.iter().try_for_each(|write| check_write(name, write))
         }
-        ConnectorChange::Release { .. } | ConnectorChange::Forget { .. } => Ok(()),
+        ConnectorChange::Release { .. } | ConnectorChange::Confirm { .. } | ConnectorChange::Forget { .. } => Ok(()),
     }
 }
 

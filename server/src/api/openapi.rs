@@ -53,7 +53,7 @@ const ANSWERS: [(&str, &str, &str); 35] = [
 ];
 
 /// Parameters that single routes read, besides those that all reads take.
-const QUERIES: [(&str, &str, &[&str]); 18] = [
+const QUERIES: [(&str, &str, &[&str]); 19] = [
     ("GET", "/v1/tap/{service}", &["for", "method", "path", "status", "source", "headers"]),
     ("GET", "/v1/catalog/service/{service}", &["tag"]),
     ("GET", "/v1/catalog/connect/{service}", &["tag"]),
@@ -69,6 +69,7 @@ const QUERIES: [(&str, &str, &[&str]); 18] = [
         "/v1/connect/intentions/explain",
         &["source", "destination", "method", "path", "host", "header", "jwt", "platform"],
     ),
+    ("PUT", "/v1/connector/{name}/confirm", &["removals"]),
     ("PUT", "/v1/config", &["cas"]),
     ("DELETE", "/v1/config/{kind}/{name}", &["cas"]),
     ("GET", "/v1/agent/metrics", &["format"]),

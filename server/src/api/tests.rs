@@ -4,6 +4,7 @@ mod acl;
 mod audit;
 mod ca;
 mod config;
+mod connectors;
 mod content;
 mod harness;
 mod login;

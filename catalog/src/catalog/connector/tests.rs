@@ -62,9 +62,10 @@ pub(in crate::catalog) fn every_change(reached: u64) -> Vec<Command> {
         acquire("ecs", "p1"),
         renew("ecs", term, Some(status)),
         write("ecs", term, &["shop/*"], writes),
+        command(ConnectorChange::Confirm { name: name("ecs"), removals: 12 }),
         release("ecs", term),
         acquire("other", "p1"),
-        release("other", term + 4),
+        release("other", term + 5),
         command(ConnectorChange::Forget { name: name("other") }),
     ]
 }
@@ -263,6 +264,26 @@ fn a_connector_that_is_removed_leaves_nothing_behind() {
     assert_eq!(log.catalog.checks().count(), 0);
     assert_eq!(log.catalog.connectors().count(), 0);
     assert!(matches!(log.refused(forget()), Refusal::NotFound { .. }));
+}
+
+#[test]
+fn what_is_held_back_goes_when_an_operator_says_so_and_that_counts_once() {
+    let mut log = Log::default();
+    let term = granted(&mut log, "ecs", "p1");
+    let confirm = || command(ConnectorChange::Confirm { name: name("ecs"), removals: 12 });
+    log.refused(confirm());
+    let holds = |reason: &str| {
+        let (kind, subject) = (ProblemKind::Held, "12 nodes".to_owned());
+        let problem = ConnectorProblem { kind, subject, reason: reason.to_owned() };
+        Some(ConnectorStatus { problems: vec![problem], ..ConnectorStatus::default() })
+    };
+    let confirmed = |log: &Log| log.catalog.connector(&name("ecs")).unwrap().confirmed;
+    log.done(renew("ecs", term, holds("so many")));
+    log.done(confirm());
+    log.done(renew("ecs", term, holds("more than are confirmed")));
+    assert_eq!(confirmed(&log), Some(12));
+    log.done(renew("ecs", term, Some(ConnectorStatus::default())));
+    assert_eq!(confirmed(&log), None);
 }
 
 #[test]

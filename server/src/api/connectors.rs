@@ -1,0 +1,78 @@
+//! Connectors: who runs each, and what they write.
+
+use std::time::Duration;
+
+use ::catalog::{Command, ConnectorChange, ConnectorName, ConnectorNode, Outcome, WatchKey};
+use axum::response::Response;
+use http::Method;
+use wire::api_types::{ConnectorAnswer, ConnectorView};
+use wire::crypto;
+
+use super::auth::Right;
+use super::call::Call;
+use super::error::ApiError;
+use super::query::parameter;
+use super::route::{Route, route};
+
+/// The largest write: a full batch of nodes.
+const WRITE_BYTES_MAX: usize = 4 * 1024 * 1024;
+const WRITE_TIMEOUT: Duration = Duration::from_secs(60);
+
+pub(super) fn routes() -> Vec<Route> {
+    vec![
+        route(Method::GET, "/v1/connectors", Right::MeshRead, list),
+        route(Method::PUT, "/v1/connector", Right::MeshWrite, change).with_body(WRITE_BYTES_MAX, WRITE_TIMEOUT),
+        route(Method::GET, "/v1/connector/{name}/nodes", Right::MeshRead, nodes),
+        route(Method::PUT, "/v1/connector/{name}/confirm", Right::MeshWrite, confirm),
+        route(Method::DELETE, "/v1/connector/{name}", Right::MeshWrite, forget),
+    ]
+}
+
+/// Answers with all connectors, those that nobody runs included.
+async fn list(call: Call) -> Result<Response, ApiError> {
+    let reading = call.read(vec![WatchKey::Connectors]).await?;
+    let now = crypto::now();
+    let connectors: Vec<ConnectorView> =
+        reading.catalog.connectors().map(|lease| ConnectorView::of(lease, now)).collect();
+    call.answer(&reading, &connectors)
+}
+
+/// Carries out what a connector asks: a lease, its renewal or end, or a write.
+async fn change(call: Call) -> Result<Response, ApiError> {
+    let change: ConnectorChange = serde_json::from_slice(&call.body).map_err(|error| call.body_error(&error))?;
+    if let ConnectorChange::Forget { .. } | ConnectorChange::Confirm { .. } = change {
+        return Err(call.body_error(&"that is an operator's to say, by a route of its own"));
+    }
+    let answer = match call.write(Command::Connector { change }).await?.outcome {
+        Outcome::LeaseGranted { term } => ConnectorAnswer { term: Some(term), refused: Vec::new() },
+        Outcome::Written { refused } => ConnectorAnswer { term: None, refused },
+        _ => ConnectorAnswer::default(),
+    };
+    call.json(&answer)
+}
+
+/// Answers with what a connector keeps, as it wrote it: its nodes with everything on them, and its checks on those of
+/// others.
+async fn nodes(call: Call) -> Result<Response, ApiError> {
+    let name: ConnectorName = call.path_name("name")?;
+    let reading = call.read(vec![WatchKey::Connectors, WatchKey::Nodes, WatchKey::Checks]).await?;
+    let nodes: Vec<ConnectorNode> = reading.catalog.nodes_of_connector(&name).collect();
+    call.answer(&reading, &nodes)
+}
+
+/// Lets a connector remove as many nodes at once as `removals` says.
+async fn confirm(call: Call) -> Result<Response, ApiError> {
+    const EXPECTED: &str = "how many nodes may go, as the connector's problem says it";
+    let name: ConnectorName = call.path_name("name")?;
+    let text = call.query.required("removals", EXPECTED)?;
+    let removals = text.parse().map_err(|_| parameter("removals", text, EXPECTED))?;
+    call.write(Command::Connector { change: ConnectorChange::Confirm { name, removals } }).await?;
+    call.json(&true)
+}
+
+/// Removes a connector that nobody runs, with its nodes and checks.
+async fn forget(call: Call) -> Result<Response, ApiError> {
+    let name: ConnectorName = call.path_name("name")?;
+    call.write(Command::Connector { change: ConnectorChange::Forget { name } }).await?;
+    call.json(&true)
+}
