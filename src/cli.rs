@@ -16,6 +16,7 @@ mod catalog;
 mod completions;
 mod config;
 mod config_file;
+mod connector;
 mod daemon;
 mod demo;
 mod dev;
@@ -143,6 +144,9 @@ enum Verb {
     /// Look into the catalog
     #[command(subcommand)]
     Catalog(catalog::Catalog),
+    /// Keep the catalog in step with a platform
+    #[command(subcommand)]
+    Connector(Box<connector::Connector>),
     /// Save the servers' state to a file, and restore it
     #[command(subcommand)]
     Snapshot(snapshot::Snapshot),
@@ -207,6 +211,7 @@ async fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Verb::Proxy(proxy) => proxy::run(proxy, api).await,
         Verb::Tap(tap) => tap::run(tap, api).await,
         Verb::Catalog(catalog) => catalog::run(catalog, api).await,
+        Verb::Connector(connector) => Box::pin(connector::run(*connector, api)).await,
         Verb::Snapshot(snapshot) => snapshot::run(snapshot, api).await,
         Verb::Status(status) => status::run(status, api).await,
         Verb::Doctor(doctor) => Box::pin(doctor::run(doctor, api)).await,

@@ -185,4 +185,4 @@ fn foreign(name: &NodeName) -> Node {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

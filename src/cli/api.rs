@@ -168,7 +168,7 @@ fn asking<'a>(call: Call<'a>, query: &[(&str, &str)]) -> Call<'a> {
 }
 
 /// Finds the token: in the environment, or in the file that was named. Never among the arguments, which everybody sees.
-fn token(options: &ApiOptions) -> anyhow::Result<Option<Secret>> {
+pub(super) fn token(options: &ApiOptions) -> anyhow::Result<Option<Secret>> {
     if let Some(path) = &options.token_file {
         let token = read_secret_file(path, TOKEN_BYTES_MAX).context("reading the token to call the API with")?;
         return Ok(Some(Secret::new(token.expose().trim())));

@@ -8,8 +8,7 @@ use serde::Serialize;
 use crate::{
     AclPolicy, Actor, Admission, AgentId, BackupStep, BindingRule, CaChange, Catalog, Command, ConfigChange,
     ConfigEntry, ConnectorChange, Effect, Intention, IntentionKey, IntentionOwner, KeyExchange, LoginChange,
-    MembershipChange, MeshEntry, Namespace, Outcome, PolicyChange, Refusal, RevocationChange, SessionChange,
-    WriteMode,
+    MembershipChange, MeshEntry, Namespace, Outcome, PolicyChange, Refusal, RevocationChange, SessionChange, WriteMode,
 };
 
 /// How long a summary is at most.

@@ -1,0 +1,164 @@
+//! The servers' API, as a connector calls it: several addresses, and a token that may change.
+
+use std::{
+    path::PathBuf,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use catalog::{ConnectorChange, ConnectorName, ConnectorNode, RequestId};
+use wire::{
+    api_types::{ConnectorAnswer, ConnectorView},
+    client::{ApiClient, ApiError},
+    crypto::{Secret, SecretFileError, read_secret_file},
+    one_line,
+};
+
+use crate::keeper::Answer;
+
+/// No token is longer.
+const TOKEN_BYTES_MAX: u64 = 1024;
+
+/// Says where the API is and as whom to call it.
+#[derive(Debug, Clone)]
+pub struct Access {
+    /// The addresses; the first one that answers is used until it does not.
+    pub addresses: Vec<String>,
+    /// The token itself.
+    pub token: Option<Secret>,
+    /// The file that holds the token, read anew where the servers refuse the one that was read; in place of the token.
+    pub token_file: Option<PathBuf>,
+    /// The authority to trust where an address is https.
+    pub cacert: Option<PathBuf>,
+}
+
+/// Explains why nothing can be asked of the servers.
+#[derive(Debug, thiserror::Error)]
+pub enum AccessError {
+    /// There is no address.
+    #[error("the connector is told no address of the API")]
+    NoAddress,
+    /// The token cannot be read.
+    #[error("cannot read the token to call the API with")]
+    Token(#[source] SecretFileError),
+    /// The client cannot be made.
+    #[error(transparent)]
+    Client(ApiError),
+}
+
+/// Calls the servers.
+#[derive(Debug, Clone)]
+pub struct Servers {
+    access: Arc<Access>,
+    clients: Arc<Mutex<Clients>>,
+}
+
+#[derive(Debug)]
+struct Clients {
+    all: Vec<ApiClient>,
+    current: usize,
+}
+
+impl Servers {
+    /// Reads the token and prepares calls. Nothing is sent.
+    ///
+    /// # Errors
+    /// [`AccessError`] where it cannot be read, or an address is none.
+    pub fn new(access: Access) -> Result<Self, AccessError> {
+        let all = clients(&access)?;
+        Ok(Self { access: Arc::new(access), clients: Arc::new(Mutex::new(Clients { all, current: 0 })) })
+    }
+
+    /// Returns the client of the server that answered last.
+    #[must_use]
+    pub fn client(&self) -> ApiClient {
+        let clients = self.lock();
+        clients.all[clients.current].clone()
+    }
+
+    /// Asks the next server from now on, with the token as its file has it now.
+    pub fn turn_away(&self) {
+        let renewed = self.access.token_file.is_some().then(|| clients(&self.access));
+        let mut clients = self.lock();
+        match renewed {
+            Some(Ok(all)) => clients.all = all,
+            Some(Err(error)) => tracing::warn!(error = one_line(&error), "the token was not read again"),
+            None => {}
+        }
+        clients.current = (clients.current + 1) % clients.all.len();
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Clients> {
+        // Every step leaves a list with a place in it, so that a panic elsewhere does not spoil it.
+        self.clients.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Asks for a change. A repeat is another request: whatever the first did, the answer tells how things stand.
+    pub(crate) async fn change(&self, change: &ConnectorChange, timeout: Duration) -> Answer {
+        let (client, id) = (self.client(), request_id());
+        let call = async {
+            client.put("/v1/connector").timeout(timeout).request_id(id).body(change)?.json::<ConnectorAnswer>().await
+        };
+        match call.await {
+            Ok(ConnectorAnswer { term: Some(term), .. }) => Answer::Granted(term),
+            Ok(answer) if matches!(change, ConnectorChange::Write { .. }) => Answer::Written(answer.refused),
+            Ok(_) => Answer::Released,
+            Err(error) => self.failed(&error),
+        }
+    }
+
+    /// Asks what the connector keeps.
+    pub(crate) async fn kept(&self, name: &ConnectorName, timeout: Duration) -> Answer {
+        let client = self.client();
+        let nodes = client.get("/v1/connector").segment(name).segment("nodes").timeout(timeout).json();
+        let nodes: Vec<ConnectorNode> = match nodes.await {
+            Ok(nodes) => nodes,
+            Err(error) => return self.failed(&error),
+        };
+        match client.get("/v1/connectors").timeout(timeout).json::<Vec<ConnectorView>>().await {
+            Ok(views) => {
+                Answer::Kept(nodes, views.into_iter().find(|view| view.name == *name).and_then(|it| it.confirmed))
+            }
+            Err(error) => self.failed(&error),
+        }
+    }
+
+    fn failed(&self, error: &ApiError) -> Answer {
+        let reason = one_line(error);
+        match error.status().map(|status| status.as_u16()) {
+            Some(409) => Answer::Elsewhere(reason),
+            Some(400 | 413) => Answer::Refused(reason),
+            Some(403) => {
+                // The token may have been replaced.
+                self.turn_away();
+                Answer::Refused(reason)
+            }
+            _ => {
+                self.turn_away();
+                Answer::Failed(reason)
+            }
+        }
+    }
+}
+
+fn clients(access: &Access) -> Result<Vec<ApiClient>, AccessError> {
+    let token = match &access.token_file {
+        Some(path) => {
+            let token = read_secret_file(path, TOKEN_BYTES_MAX).map_err(AccessError::Token)?;
+            Some(Secret::new(token.expose().trim()))
+        }
+        None => access.token.clone(),
+    };
+    let client = |address: &String| {
+        let client = ApiClient::new(address)?;
+        let client = token.iter().cloned().fold(client, ApiClient::with_token);
+        access.cacert.iter().try_fold(client, |client, path| client.with_ca_file(path))
+    };
+    let all: Vec<ApiClient> =
+        access.addresses.iter().map(client).collect::<Result<_, _>>().map_err(AccessError::Client)?;
+    if all.is_empty() { Err(AccessError::NoAddress) } else { Ok(all) }
+}
+
+fn request_id() -> RequestId {
+    wire::crypto::uuid_v4().parse().expect("a UUID is a request id: 36 letters, digits and hyphens")
+}
