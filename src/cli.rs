@@ -37,6 +37,7 @@ mod monitor;
 mod operator;
 mod output;
 mod proxy;
+mod redirect;
 mod revoke;
 mod server;
 mod services;
@@ -159,6 +160,9 @@ enum Verb {
     Operator(operator::Operator),
     /// Let the asked server or agent leave
     Leave(leave::Leave),
+    /// Lead applications' connections to their agent, by the kernel's rules
+    #[command(subcommand)]
+    Redirect(redirect::Redirect),
     /// Give up the session of a node's agent at once
     ForceLeave(force_leave::ForceLeave),
     /// Show the log of the asked server or agent as it is written
@@ -217,6 +221,7 @@ async fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Verb::Doctor(doctor) => Box::pin(doctor::run(doctor, api)).await,
         Verb::Operator(operator) => operator::run(operator, api).await,
         Verb::Leave(leave) => leave::run(leave, api).await,
+        Verb::Redirect(redirect) => redirect::run(redirect),
         Verb::ForceLeave(leave) => force_leave::run(leave, api).await,
         Verb::Monitor(monitor) => monitor::run(monitor, api).await,
         Verb::Ca(ca) => ca::run(ca, api).await,

@@ -38,6 +38,11 @@ pub enum AddressRangeError {
 }
 
 impl AddressRange {
+    /// Reports whether it is one of IPv4.
+    pub(crate) fn is_v4(&self) -> bool {
+        self.first.is_ipv4()
+    }
+
     /// Reports whether an address lies in the range.
     #[must_use]
     pub fn contains(&self, address: IpAddr) -> bool {

@@ -15,6 +15,7 @@ mod leaf;
 mod local;
 mod metrics;
 pub mod proxy;
+pub mod redirect;
 mod report;
 mod spans;
 mod start;

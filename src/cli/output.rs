@@ -25,6 +25,11 @@ pub(super) struct Output {
 }
 
 impl Output {
+    /// Reports whether the answer is for programs.
+    pub(super) fn is_json(&self) -> bool {
+        self.output == Form::Json
+    }
+
     /// Prints `value` as JSON, or what `table` makes of it.
     pub(super) fn print<T: Serialize>(&self, value: &T, table: impl FnOnce(&T) -> String) -> anyhow::Result<()> {
         match self.output {

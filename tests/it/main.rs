@@ -29,6 +29,7 @@ mod operations;
 mod packaging;
 mod permissions;
 mod py_consul;
+mod redirect;
 mod refused;
 mod routing;
 mod seen;
