@@ -12,6 +12,7 @@ mod checks;
 mod error;
 mod forward;
 mod health;
+mod kubelet;
 mod listener;
 mod monitor;
 mod native;
@@ -48,6 +49,7 @@ use crate::proxy::Proxy;
 use crate::sync::connection::{CallError, whole};
 pub(crate) use admin::{Ready, missing, readiness, serve_admin};
 use error::ApiError;
+pub(crate) use kubelet::serve_health;
 use rights::{Right, Standing, Tokens, Unanswered};
 use route::Route;
 

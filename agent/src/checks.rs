@@ -3,6 +3,7 @@
 //! Nothing is ever executed: there are HTTP, TCP and TTL checks, and no others.
 
 mod address;
+mod application;
 mod http;
 mod tcp;
 
@@ -18,6 +19,8 @@ use tokio::task::JoinHandle;
 use tokio_util::task::AbortOnDropHandle;
 
 use wire::random::Seeded;
+
+pub use application::{ApplicationProbe, ApplicationProbeError};
 
 /// Of what a check says, this much is kept.
 pub(crate) const OUTPUT_BYTES_MAX: usize = 4096;

@@ -8,6 +8,7 @@ use catalog::{AuthMethodName, NodeName, Platform};
 use wire::join_token::JoinSecret;
 
 use crate::access_log::AccessLogSettings;
+use crate::checks::ApplicationProbe;
 use crate::proxy::Ingress;
 use crate::spans::TracingSettings;
 
@@ -71,6 +72,11 @@ pub struct Config {
     pub http_port: u16,
     /// Port of the admin listener on 127.0.0.1; 0 takes a free one.
     pub admin_port: u16,
+    /// Port, on the address of the mesh listener, at which a kubelet asks for the agent's health and the applications'; 0 takes
+    /// a free one.
+    pub health_port: Option<u16>,
+    /// What is asked of applications there.
+    pub application_probes: Vec<ApplicationProbe>,
     /// Port of the inbound mesh listener; 0 takes a free one, the same one again after a restart if it still is.
     pub mesh_port: u16,
     /// The port at which tunnels of other networks are passed on into this one, where the agent is a gateway; 0 takes a free one.
@@ -105,6 +111,8 @@ impl Config {
             data_dir: None,
             http_port: 0,
             admin_port: 0,
+            health_port: None,
+            application_probes: Vec::new(),
             mesh_port: 0,
             gateway_port: None,
             ingress: Vec::new(),

@@ -37,6 +37,7 @@ use tracing::{info, warn};
 
 pub use access_log::{AccessLogError, AccessLogSettings, Fields, UnknownField};
 pub use address_range::{AddressRange, AddressRangeError};
+pub use checks::{ApplicationProbe, ApplicationProbeError};
 pub use config::{ADMIN_PORT, Config, GATEWAY_PORT, HTTP_PORT, IngressListener, LoginSource, MESH_PORT};
 pub use enrol::EnrolError;
 pub use leaf::{LeafError, renewal};
@@ -58,6 +59,7 @@ pub struct Agent {
     proxy: Arc<proxy::Proxy>,
     http: SocketAddr,
     admin: SocketAddr,
+    health: Option<SocketAddr>,
     drain_deadline: Duration,
     ready: api::Ready,
     leaving: CancellationToken,
@@ -74,6 +76,11 @@ impl Agent {
     /// Returns where readiness and metrics are served.
     pub fn admin_address(&self) -> SocketAddr {
         self.admin
+    }
+
+    /// Returns where a kubelet asks, if anywhere.
+    pub fn health_address(&self) -> Option<SocketAddr> {
+        self.health
     }
 
     /// Returns where the mesh listener listens.

@@ -104,6 +104,10 @@ pub async fn start(config: Config) -> Result<Agent, StartError> {
     let (http_address, admin_address) = (address_of(&http)?, address_of(&admin)?);
     let stopping = CancellationToken::new();
     let (ready, readiness) = api::readiness();
+    let health = health_listener(&config).await?;
+    let health_address = health.as_ref().map(address_of).transpose()?;
+    let health = health.map(|it| tokio::spawn(api::serve_health(it, readiness.clone(), &config.application_probes)));
+    let health = health.map(AbortOnDropHandle::new);
     let admin = AbortOnDropHandle::new(tokio::spawn(api::serve_admin(admin, readiness, metrics.clone())));
 
     let key = store.agent_key().map_err(StartError::Key)?;
@@ -137,6 +141,7 @@ pub async fn start(config: Config) -> Result<Agent, StartError> {
         (admin_address.ip(), admin_address.port(), "admin listener"),
         (mesh_address.ip(), mesh_address.port(), "mesh listener"),
     ];
+    listeners.extend(health_address.map(|address| (address.ip(), address.port(), "listener for the kubelet")));
     listeners.extend(gateway_address.map(|address| (address.ip(), address.port(), "gateway listener")));
     listeners.extend(config.ingress.iter().map(|ingress| (config.bind, ingress.port, "listener for load balancers")));
     let reserved = Reserved { listeners };
@@ -174,13 +179,15 @@ pub async fn start(config: Config) -> Result<Agent, StartError> {
     let reporting = tokio::spawn(report::keep(core.clone(), Arc::clone(metrics.proxy.tally()), report_interval));
     let state = api::ApiState::new(core.clone(), Arc::clone(&proxy), metrics, leaving.clone());
     let http = tokio::spawn(api::serve_http(http, state, stopping.clone()));
-    let tasks =
+    let mut tasks =
         vec![AbortOnDropHandle::new(task), AbortOnDropHandle::new(http), AbortOnDropHandle::new(reporting), admin];
+    tasks.extend(health);
     Ok(Agent {
         core,
         proxy,
         http: http_address,
         admin: admin_address,
+        health: health_address,
         drain_deadline,
         ready,
         leaving,
@@ -224,6 +231,12 @@ fn is_ours(identity: &Identity, config: &Config, key: &LeafKey) -> bool {
         warn!(kept = %identity.record.node, node = %config.node, "kept identity ignored; it is of another node or key");
     }
     ours
+}
+
+/// Opens the listener for the kubelet, where there is one.
+async fn health_listener(config: &Config) -> Result<Option<TcpListener>, StartError> {
+    let Some(port) = config.health_port else { return Ok(None) };
+    listen("the kubelet", SocketAddr::new(config.bind, port)).await.map(Some)
 }
 
 /// Opens the listener for other networks, where the agent is to be a gateway and may be one.

@@ -1,6 +1,7 @@
 //! `weft agent`: what stands beside workloads.
 
 mod ingress;
+mod probes;
 
 use std::{
     net::IpAddr,
@@ -104,6 +105,12 @@ pub(super) struct Settings {
     /// The port of the admin listener, on loopback [default: 19000]
     #[arg(long, value_name = "PORT")]
     admin_port: Option<u16>,
+    /// The port, on the mesh listener's address, at which a kubelet asks for the agent's health and the applications'
+    #[arg(long, value_name = "PORT")]
+    health_port: Option<u16>,
+    /// What is asked of applications there; in files only.
+    #[arg(skip)]
+    application_probes: Vec<agent::ApplicationProbe>,
     /// The port that other agents call [default: 20000]
     #[arg(long, value_name = "PORT")]
     mesh_port: Option<u16>,
@@ -159,6 +166,8 @@ impl Settings {
             data_dir: fields.parsed("data_dir")?,
             http_port: fields.number("http_port")?,
             admin_port: fields.number("admin_port")?,
+            health_port: fields.number("health_port")?,
+            application_probes: probes::read(fields)?,
             mesh_port: fields.number("mesh_port")?,
             gateway: fields.flag("gateway")?.unwrap_or(false),
             gateway_port: fields.number("gateway_port")?,
@@ -201,6 +210,12 @@ impl Settings {
             data_dir: over.data_dir.or(self.data_dir),
             http_port: over.http_port.or(self.http_port),
             admin_port: over.admin_port.or(self.admin_port),
+            health_port: over.health_port.or(self.health_port),
+            application_probes: if over.application_probes.is_empty() {
+                self.application_probes
+            } else {
+                over.application_probes
+            },
             mesh_port: over.mesh_port.or(self.mesh_port),
             gateway: over.gateway || self.gateway,
             gateway_port: over.gateway_port.or(self.gateway_port),
@@ -266,6 +281,8 @@ impl Settings {
             data_dir: self.data_dir,
             http_port: self.http_port.unwrap_or(agent::HTTP_PORT),
             admin_port: self.admin_port.unwrap_or(agent::ADMIN_PORT),
+            health_port: self.health_port,
+            application_probes: self.application_probes,
             mesh_port: self.mesh_port.unwrap_or(agent::MESH_PORT),
             gateway_port: self.gateway.then(|| self.gateway_port.unwrap_or(agent::GATEWAY_PORT)),
             services,

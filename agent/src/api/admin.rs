@@ -50,7 +50,8 @@ impl Ready {
 }
 
 impl Readiness {
-    fn missing(&self) -> Vec<String> {
+    /// Returns what is missing before every local service is served, one line each.
+    pub(super) fn missing(&self) -> Vec<String> {
         match &*self.0.borrow() {
             Phase::Joining => vec!["the agent is joining the mesh".to_owned()],
             Phase::Running(core, proxy) => missing(core, proxy),

@@ -1,3 +1,4 @@
+mod kubelet;
 mod native;
 mod node;
 

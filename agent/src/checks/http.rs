@@ -54,7 +54,8 @@ fn judged(status: StatusCode) -> CheckStatus {
     }
 }
 
-async fn ask(check: &HttpProbe) -> Result<(StatusCode, String), ProbeError> {
+/// Asks once; returns the status and the beginning of the body.
+pub(super) async fn ask(check: &HttpProbe) -> Result<(StatusCode, String), ProbeError> {
     let (host, port) = target(&check.url)?;
     let request = request(check)?;
     let stream = connect(&host, port).await?;
