@@ -23,6 +23,8 @@ mod dev;
 mod doctor;
 mod error;
 mod force_leave;
+mod inject;
+mod injector;
 mod intention;
 mod join;
 mod join_token;
@@ -122,6 +124,10 @@ enum Verb {
     /// Take back what lets agents and services in
     #[command(subcommand)]
     Revoke(revoke::Revoke),
+    /// Put agents into the pods of YAML files
+    Inject(Box<inject::Inject>),
+    /// Run the injector of a Kubernetes cluster
+    Injector(Box<injector::Injector>),
     /// Say who may call whom
     #[command(subcommand)]
     Intention(intention::Intention),
@@ -207,6 +213,8 @@ async fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Verb::Join(join) => join::run(join).await,
         Verb::JoinToken(join_token) => join_token::run(join_token, api).await,
         Verb::Revoke(revoke) => revoke::run(revoke, api).await,
+        Verb::Inject(inject) => inject::run(*inject),
+        Verb::Injector(injector) => Box::pin(injector::run(*injector)).await,
         Verb::Intention(intention) => intention::run(intention, api).await,
         Verb::Config(config) => config::run(config, api).await,
         Verb::Mesh(mesh) => mesh::run(mesh, api).await,

@@ -1,4 +1,6 @@
-//! Kubernetes: what weft asks its API server, and what it makes of the answers.
+//! Kubernetes: what weft asks its API server, what it makes of the answers, and what it puts into pods.
 
+pub mod inject;
+pub mod injector;
 #[cfg(test)]
 mod testing;

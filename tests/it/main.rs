@@ -20,6 +20,7 @@ mod gateways;
 mod guardrails;
 mod harness;
 mod ingress;
+mod inject;
 mod log_sink;
 mod logins;
 mod membership;
