@@ -20,9 +20,118 @@ app.kubernetes.io/component: server
 
 {{- define "weft.labels" -}}
 {{ include "weft.selectorLabels" . }}
+{{ include "weft.chartLabels" . }}
+{{- end -}}
+
+{{- define "weft.chartLabels" -}}
 app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 app.kubernetes.io/managed-by: {{ .Release.Service }}
 helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
+{{- end -}}
+
+{{- define "weft.injector" -}}
+{{ include "weft.fullname" . }}-injector
+{{- end -}}
+
+{{/* What belongs to no namespace carries the release's in its name, for another release may have the same name elsewhere. */}}
+{{- define "weft.injectorInCluster" -}}
+{{ include "weft.fullname" . }}-injector{{ with .Release.Namespace }}-{{ . }}{{ end }}
+{{- end -}}
+
+{{- define "weft.injectorSelectorLabels" -}}
+app.kubernetes.io/name: {{ .Chart.Name }}
+app.kubernetes.io/instance: {{ .Release.Name | quote }}
+app.kubernetes.io/component: injector
+{{- end -}}
+
+{{- define "weft.injectorLabels" -}}
+{{ include "weft.injectorSelectorLabels" . }}
+{{ include "weft.chartLabels" . }}
+{{- end -}}
+
+{{/* The ConfigMap that holds the roots by which agents know the servers. */}}
+{{- define "weft.roots" -}}
+{{ include "weft.fullname" . }}-roots
+{{- end -}}
+
+{{/* Where agents begin. */}}
+{{- define "weft.agentPorts" -}}
+{{- if .Values.externalServers.enabled -}}
+{{- $agents := .Values.externalServers.agents -}}
+{{- if not $agents -}}
+{{- fail "externalServers.enabled is true, but externalServers.agents names no server: give their addresses for agents, as host:port" -}}
+{{- end -}}
+{{- toJson $agents -}}
+{{- else -}}
+{{- list (printf "%s-agents.%s.svc:8300" (include "weft.fullname" .) .Release.Namespace) | toJson -}}
+{{- end -}}
+{{- end -}}
+
+{{/* What the injector puts into pods, as its file has it. */}}
+{{- define "weft.injectorSettings" -}}
+{{- $injector := .Values.injector -}}
+{{- $sidecar := $injector.sidecar -}}
+{{- if eq $sidecar "auto" -}}
+{{- $sidecar = ternary "native" "plain" (semverCompare ">=1.29-0" .Capabilities.KubeVersion.Version) -}}
+{{- end -}}
+{{- $settings := dict
+  "image" (include "weft.image" .)
+  "image_pull_policy" .Values.image.pullPolicy
+  "servers" (include "weft.agentPorts" . | fromJsonArray)
+  "auth_method" $injector.authMethod
+  "audience" $injector.audience
+  "sidecar" $sidecar
+  "agent_cpu_request" $injector.agent.cpuRequest
+  "agent_memory_request" $injector.agent.memoryRequest
+  "agent_memory_limit" $injector.agent.memoryLimit
+  "agent_log" $injector.agent.log -}}
+{{- with $injector.redirectImage -}}
+{{- $_ := set $settings "redirect_image" . -}}
+{{- end -}}
+{{- with $injector.rootFingerprints -}}
+{{- $_ := set $settings "root_fingerprints" . -}}
+{{- end -}}
+{{- toPrettyJson $settings -}}
+{{- end -}}
+
+{{/* Every pod of the chart keeps to the restricted Pod Security Standard. */}}
+{{- define "weft.podSecurityContext" -}}
+runAsNonRoot: true
+runAsUser: 65532
+runAsGroup: 65532
+fsGroup: 65532
+seccompProfile:
+  type: RuntimeDefault
+{{- end -}}
+
+{{- define "weft.containerSecurityContext" -}}
+allowPrivilegeEscalation: false
+readOnlyRootFilesystem: true
+capabilities:
+  drop:
+    - ALL
+{{- end -}}
+
+{{- define "weft.pullSecrets" -}}
+{{- with .Values.image.pullSecrets }}
+imagePullSecrets:
+  {{- range . }}
+  - name: {{ . | quote }}
+  {{- end }}
+{{- end }}
+{{- end -}}
+
+{{/* DNS, and the ports that the cluster's API may be at: its address cannot be named before it is known. */}}
+{{- define "weft.egressToCluster" -}}
+- ports:
+    {{- range .Values.networkPolicy.apiPorts }}
+    - port: {{ . }}
+      protocol: TCP
+    {{- end }}
+    - port: {{ .Values.networkPolicy.dnsPort }}
+      protocol: UDP
+    - port: {{ .Values.networkPolicy.dnsPort }}
+      protocol: TCP
 {{- end -}}
 
 {{- define "weft.image" -}}
