@@ -11,6 +11,7 @@ mod api;
 mod audit;
 mod auth_method;
 mod binding_rule;
+mod bootstrap;
 mod ca;
 mod catalog;
 mod completions;
@@ -107,6 +108,8 @@ enum Verb {
     Server(Box<server::Server>),
     /// Run an agent
     Agent(Box<agent::Agent>),
+    /// Make new servers ready for the Kubernetes cluster that they run in
+    Bootstrap(bootstrap::Bootstrap),
     /// Print a new cluster key
     Keygen(keygen::Keygen),
     /// Say who may use the API, and for what
@@ -206,6 +209,7 @@ async fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Verb::Dev(dev) => Box::pin(dev::run(dev)).await,
         Verb::Server(server) => Box::pin(server::run(*server)).await,
         Verb::Agent(agent) => Box::pin(agent::run(*agent)).await,
+        Verb::Bootstrap(bootstrap) => Box::pin(bootstrap::run(bootstrap, api)).await,
         Verb::Keygen(_) => keygen::run(),
         Verb::Acl(acl) => acl::run(acl, api).await,
         Verb::Login(login) => login::log_in(login, api).await,

@@ -69,6 +69,6 @@ pub(super) async fn run(verb: Acl, options: &ApiOptions) -> anyhow::Result<ExitC
 /// Makes the first management token with a cluster key.
 pub(super) async fn prove(api: &Api, key: &ClusterKey) -> anyhow::Result<TokenView> {
     let BootstrapChallenge { challenge } = api.get("/v1/acl/bootstrap", &[]).await?;
-    let proof = BootstrapProof { proof: key.acl_bootstrap_mac(&challenge).to_vec(), challenge };
+    let proof = BootstrapProof { proof: key.acl_bootstrap_mac(&challenge).to_vec(), challenge, bootstrap_secret: None };
     api.put("/v1/acl/bootstrap", &[], &proof).await
 }

@@ -234,7 +234,6 @@ fn no_pod_of_the_chart_asks_for_more_than_a_pod_has() {
     }
     let servers = read("charts/weft/templates/statefulset.yaml");
     let wanted = [
-        "automountServiceAccountToken: false",
         "runAsNonRoot: true",
         "runAsUser: 65532",
         "runAsGroup: 65532",

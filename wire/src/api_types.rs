@@ -127,11 +127,24 @@ pub struct BootstrapProof {
     /// The MAC that the cluster key makes over the challenge.
     #[serde(with = "hexadecimal")]
     pub proof: Vec<u8>,
+    /// What the token's secret is to be, for a caller that keeps it before it asks; drawn by the server where there is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bootstrap_secret: Option<Secret>,
 }
 
 impl Shape for BootstrapProof {
     fn read(fields: &mut Fields) -> Result<Self, DecodeError> {
-        Ok(Self { challenge: hexadecimal_field(fields, "Challenge")?, proof: hexadecimal_field(fields, "Proof")? })
+        let secret = fields.text("BootstrapSecret")?;
+        let is_good = |text: &str| (32..=256).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_graphic());
+        if !secret.is_empty() && !is_good(&secret) {
+            let reason = "it is no secret that nobody guesses: use 32 to 256 printable characters, drawn at random";
+            return Err(fields.refuse("BootstrapSecret", reason));
+        }
+        Ok(Self {
+            challenge: hexadecimal_field(fields, "Challenge")?,
+            proof: hexadecimal_field(fields, "Proof")?,
+            bootstrap_secret: (!secret.is_empty()).then(|| Secret::new(secret)),
+        })
     }
 }
 

@@ -38,6 +38,20 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{ include "weft.fullname" . }}-injector{{ with .Release.Namespace }}-{{ . }}{{ end }}
 {{- end -}}
 
+{{- define "weft.serversInCluster" -}}
+{{ include "weft.fullname" . }}-servers{{ with .Release.Namespace }}-{{ . }}{{ end }}
+{{- end -}}
+
+{{/* The Secret that holds the first management token. */}}
+{{- define "weft.bootstrapToken" -}}
+{{ include "weft.fullname" . }}-bootstrap-token
+{{- end -}}
+
+{{/* Says whether the servers' pods ask the cluster anything. */}}
+{{- define "weft.serversAsk" -}}
+{{- if or .Values.bootstrap.enabled .Values.podLogins.enabled -}}true{{- end -}}
+{{- end -}}
+
 {{- define "weft.injectorSelectorLabels" -}}
 app.kubernetes.io/name: {{ .Chart.Name }}
 app.kubernetes.io/instance: {{ .Release.Name | quote }}

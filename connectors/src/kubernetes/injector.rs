@@ -7,6 +7,8 @@ mod authority;
 mod keep;
 mod review;
 mod serve;
+#[cfg(test)]
+mod tests;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -18,6 +20,7 @@ use rustls::ServerConfig;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 use tracing::{info, warn};
 use wire::api_name::ApiName;
 use wire::tls::api_server_config;
@@ -83,8 +86,8 @@ pub enum InjectorError {
 pub struct Injector {
     address: SocketAddr,
     stopping: CancellationToken,
-    serving: tokio::task::JoinHandle<()>,
-    _keeping: tokio_util::task::AbortOnDropHandle<()>,
+    serving: AbortOnDropHandle<()>,
+    _keeping: AbortOnDropHandle<()>,
 }
 
 impl Injector {
@@ -98,10 +101,18 @@ impl Injector {
         settings: watch::Receiver<Option<Arc<Settings>>>,
     ) -> Result<Self, InjectorError> {
         wire::crypto::install_provider();
-        let name = || InjectorError::Name { service: config.service.clone(), namespace: config.namespace.clone() };
-        let host: ApiName = format!("{}.{}.svc", config.service, config.namespace).parse().map_err(|_| name())?;
         let cluster = kube::Config::infer().await.map_err(|source| InjectorError::Cluster(Box::new(source)))?;
         let client = kube::Client::try_from(cluster).map_err(|source| InjectorError::Client(Box::new(source)))?;
+        Self::with_client(client, config, settings).await
+    }
+
+    async fn with_client(
+        client: kube::Client,
+        config: InjectorConfig,
+        settings: watch::Receiver<Option<Arc<Settings>>>,
+    ) -> Result<Self, InjectorError> {
+        let name = || InjectorError::Name { service: config.service.clone(), namespace: config.namespace.clone() };
+        let host: ApiName = format!("{}.{}.svc", config.service, config.namespace).parse().map_err(|_| name())?;
         let configurations: Api<MutatingWebhookConfiguration> = Api::all(client.clone());
         let secrets = Api::namespaced(client, &config.namespace);
         let place = Place { secrets, secret: config.secret, configurations, configuration: config.configuration };
@@ -110,10 +121,11 @@ impl Injector {
         let address = listener.local_addr().map_err(failed)?;
         let (show, shown) = watch::channel(None);
         let stopping = CancellationToken::new();
-        let serving = tokio::spawn(serve(listener, Shared::new(shown, settings), stopping.clone()));
-        let keeping = tokio::spawn(keep(place, Authority::new(vec![host]), show));
+        let serving =
+            AbortOnDropHandle::new(tokio::spawn(serve(listener, Shared::new(shown, settings), stopping.clone())));
+        let keeping = AbortOnDropHandle::new(tokio::spawn(keep(place, Authority::new(vec![host]), show)));
         info!(listen = %address, "injector started");
-        Ok(Self { address, stopping, serving, _keeping: tokio_util::task::AbortOnDropHandle::new(keeping) })
+        Ok(Self { address, stopping, serving, _keeping: keeping })
     }
 
     /// Returns where it listens.

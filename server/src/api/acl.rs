@@ -53,7 +53,10 @@ async fn bootstrap(call: Call) -> Result<Response, ApiError> {
         let reason = "the proof was not made with this mesh's cluster key; check --cluster-key-file";
         return Err(ApiError::BootstrapRefused { reason });
     }
-    let (token, secret) = new_token(Rights::Management);
+    let (token, secret) = match request.bootstrap_secret {
+        Some(secret) => (token_of(&secret, Rights::Management), secret),
+        None => new_token(Rights::Management),
+    };
     let token = Token { description: "bootstrap token".to_owned(), ..token };
     call.write_as(Actor::ClusterKey, Command::BootstrapAcl { token: token.clone() }).await?;
     call.hand_out(token, secret).await
@@ -62,7 +65,12 @@ async fn bootstrap(call: Call) -> Result<Response, ApiError> {
 /// Draws a token that is linked to nothing yet, with its secret.
 fn new_token(rights: Rights) -> (Token, Secret) {
     let secret = Secret::new(crypto::random_hex(SECRET_BYTES));
-    (Token::new(new_accessor(), crypto::secret_hash(&secret), rights, crypto::now()), secret)
+    (token_of(&secret, rights), secret)
+}
+
+/// Makes a token with a secret; it is linked to nothing yet.
+fn token_of(secret: &Secret, rights: Rights) -> Token {
+    Token::new(new_accessor(), crypto::secret_hash(secret), rights, crypto::now())
 }
 
 /// Draws a public name for a token.

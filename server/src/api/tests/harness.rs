@@ -113,7 +113,7 @@ impl Api {
         let answer = self.send(Method::GET, "/v1/acl/bootstrap", None, Value::Null).await;
         let challenge: BootstrapChallenge = serde_json::from_str(&answer.text).unwrap();
         let proof = self.alone.cluster_keys.primary.acl_bootstrap_mac(&challenge.challenge);
-        let sent = BootstrapProof { challenge: challenge.challenge, proof: proof.to_vec() };
+        let sent = BootstrapProof { challenge: challenge.challenge, proof: proof.to_vec(), bootstrap_secret: None };
         let sent = serde_json::to_value(sent).unwrap();
         (sent["Challenge"].as_str().unwrap().to_owned(), sent["Proof"].as_str().unwrap().to_owned())
     }

@@ -1,0 +1,68 @@
+//! `weft bootstrap`: makes new servers ready for the Kubernetes cluster that they run in.
+
+use std::{path::PathBuf, process::ExitCode};
+
+use anyhow::Context;
+use clap::Args;
+use connectors::kubernetes::bootstrap::{Bootstrap as Steps, BootstrapConfig};
+
+use super::{
+    ApiOptions,
+    daemon::{self, LogOptions},
+};
+
+/// Make new servers ready for the Kubernetes cluster that they run in.
+///
+/// Makes the first management token and keeps it in a Secret, lets the cluster's pods log in as the services of their service
+/// accounts, and tells the injector the roots by which agents know the servers. Each step does only what is missing, so it may
+/// run at any time and more than once; what was changed afterwards is left alone. It goes on, for roots change, unless --once.
+#[derive(Debug, Args)]
+pub(super) struct Bootstrap {
+    /// The file that holds the servers' cluster key
+    #[arg(long, value_name = "FILE")]
+    cluster_key_file: PathBuf,
+    /// The namespace of the Secret and of the ConfigMap
+    #[arg(long, env = "POD_NAMESPACE", value_name = "NAME")]
+    pod_namespace: String,
+    /// The Secret that holds the first token, as `token`; it must exist
+    #[arg(long, default_value = "weft-bootstrap-token", value_name = "NAME")]
+    token_secret: String,
+    /// The ConfigMap that tells the roots, as `roots.json`; it must exist
+    #[arg(long, default_value = "weft-roots", value_name = "NAME")]
+    roots: String,
+    /// The auth method of the cluster's pods
+    #[arg(long, default_value = "kubernetes", value_name = "NAME")]
+    auth_method: String,
+    /// The audience of their tokens
+    #[arg(long, default_value = "weft", value_name = "NAME")]
+    audience: String,
+    /// End when everything is done, or failed
+    #[arg(long)]
+    once: bool,
+    #[command(flatten)]
+    log: LogOptions,
+}
+
+pub(super) async fn run(arguments: Bootstrap, options: &ApiOptions) -> anyhow::Result<ExitCode> {
+    daemon::prepare(&arguments.log)?;
+    let steps = Steps::new(BootstrapConfig {
+        api: options.http_addr.clone(),
+        cluster_key_file: arguments.cluster_key_file,
+        namespace: arguments.pod_namespace,
+        token_secret: arguments.token_secret,
+        roots: arguments.roots,
+        auth_method: arguments.auth_method,
+        audience: arguments.audience,
+    })
+    .await
+    .context("cannot begin")?;
+    if arguments.once {
+        steps.once().await.context("the servers are not ready for this cluster")?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    tokio::select! {
+        stopped = daemon::stop_signal() => stopped?,
+        () = steps.run() => {}
+    }
+    Ok(ExitCode::SUCCESS)
+}
