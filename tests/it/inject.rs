@@ -53,7 +53,8 @@ fn files_are_injected_twice_as_once_and_the_agent_takes_what_it_is_told() {
     // What the agent is told, as the kubelet hands it over.
     let line = once.stdout.lines().skip_while(|line| !line.contains("name: WEFT_CONFIG")).nth(1).unwrap_or_default();
     let quoted = line.trim().strip_prefix("value: ").unwrap_or_else(|| panic!("no value in {line:?}"));
-    let told = quoted.trim_matches('\'').replace("''", "'");
+    // In double quotes YAML has JSON's escapes.
+    let told: String = serde_json::from_str(quoted).unwrap_or_else(|error| panic!("{error}: {quoted}"));
     let told =
         told.replace("$(POD_NAME)", "web-1").replace("$(POD_NAMESPACE)", "shop").replace("$(POD_IP)", "10.0.0.9");
     let config: Value = serde_json::from_str(&told).unwrap_or_else(|error| panic!("{error}: {told}"));

@@ -10,6 +10,7 @@ mod backup;
 mod ca_rotation;
 mod canary;
 mod catch_up;
+mod chart;
 mod cli;
 mod debian;
 mod demo;

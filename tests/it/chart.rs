@@ -1,0 +1,214 @@
+//! The Helm chart, rendered and linted by Helm's own code and held against Kubernetes' published schemas.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+    sync::LazyLock,
+};
+
+use serde_json::{Value, json};
+
+use crate::harness::{python, weft};
+
+/// What the chart is rendered with: what is kept as golden files, and what must be refused.
+fn cases() -> Value {
+    json!({
+        "default": { "image": { "repository": "registry.example/weft" } },
+        "everything": {
+            "image": { "repository": "registry.example/weft", "digest": format!("sha256:{}", "ab".repeat(32)), "pullSecrets": ["pull"] },
+            "mesh": { "datacenter": "eu", "trustDomain": "mesh.example", "pathTemplate": "/ns/{namespace}/sa/{service}" },
+            "bindAddress": "::",
+            "storage": { "className": "fast" },
+            "agents": { "service": { "type": "LoadBalancer", "annotations": { "example.com/internal": "true" } } },
+            "injector": { "redirectImage": "registry.example/weft-redirect:1", "sidecar": "plain", "rootFingerprints": ["ab".repeat(32)] },
+            "nodeSelector": { "pool": "mesh" },
+            "tolerations": [{ "key": "mesh", "operator": "Exists", "effect": "NoSchedule" }],
+        },
+        "external": {
+            "image": { "repository": "registry.example/weft" },
+            "externalServers": { "enabled": true, "agents": ["10.0.0.5:8300", "[fd00::5]:8300"] },
+            "injector": { "rootFingerprints": ["cd".repeat(32)] },
+        },
+        "no_image": {},
+        "nowhere": { "image": { "repository": "r/weft" }, "externalServers": { "enabled": true } },
+        "even": { "image": { "repository": "r/weft" }, "replicas": 2 },
+        "misspelled": { "image": { "repository": "r/weft" }, "injektor": {} },
+        "misspelled_within": { "image": { "repository": "r/weft" }, "injector": { "replica": 1 } },
+        "no_fingerprint": { "image": { "repository": "r/weft" }, "injector": { "rootFingerprints": ["beef"] } },
+    })
+}
+
+/// What renders the chart, and what knows the schemas.
+const MODULES: &str = "helm_python, kubernetes_validate, yaml";
+const RENDERED: [&str; 3] = ["default", "everything", "external"];
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// Renders all cases, once for all tests.
+fn rendered(test: &str) -> Option<&'static Value> {
+    static ALL: LazyLock<Result<Value, String>> = LazyLock::new(|| {
+        let python = python(MODULES, "the chart").ok_or("no python")?;
+        let output = Command::new(python)
+            .arg(root().join("tests/it/chart/render.py"))
+            .arg(root().join("charts/weft"))
+            .arg(cases().to_string())
+            .output()
+            .map_err(|error| error.to_string())?;
+        let (stdout, stderr) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        if !output.status.success() {
+            return Err(stderr.into_owned());
+        }
+        serde_json::from_str(&stdout).map_err(|error| format!("{error}: {stdout}{stderr}"))
+    });
+    python(MODULES, test)?;
+    Some(ALL.as_ref().unwrap_or_else(|error| panic!("rendering the chart: {error}")))
+}
+
+fn golden(case: &str) -> PathBuf {
+    root().join(format!("tests/it/chart/{case}.yaml"))
+}
+
+#[test]
+fn the_chart_is_linted_valid_the_same_twice_and_as_it_was() {
+    let Some(all) = rendered("the_chart_is_linted_valid_the_same_twice_and_as_it_was") else { return };
+    for case in RENDERED {
+        let found = &all[case];
+        assert_eq!(found["refused"], Value::Null, "{case}");
+        assert_eq!((&found["lint"], &found["invalid"]), (&json!([]), &json!([])), "{case}");
+        assert_eq!(found["twice_alike"], true, "{case}");
+        let files: BTreeMap<String, String> = serde_json::from_value(found["files"].clone()).unwrap();
+        let filled = files.iter().filter(|(_, text)| !text.trim().is_empty());
+        let text: String = filled.map(|(path, text)| format!("# {path}\n{}\n", text.trim())).collect();
+        let path = golden(case);
+        if std::env::var_os("WEFT_UPDATE_GOLDEN").is_some() {
+            fs::write(&path, &text).unwrap();
+        }
+        let kept = fs::read_to_string(&path).unwrap_or_default();
+        assert!(
+            kept == text,
+            "{case}: the chart renders to something else than {}: see what changed by \
+                               WEFT_UPDATE_GOLDEN=1 cargo test --test it chart",
+            path.display()
+        );
+    }
+}
+
+#[test]
+fn f1_values_that_make_no_sense_are_refused_and_say_why() {
+    let Some(all) = rendered("f1_values_that_make_no_sense_are_refused_and_say_why") else { return };
+    for (case, want) in [
+        ("no_image", "packaging/README.md"),
+        ("nowhere", "externalServers.agents"),
+        ("even", "replicas"),
+        ("misspelled", "injektor"),
+        ("misspelled_within", "replica"),
+        ("no_fingerprint", "rootFingerprints"),
+    ] {
+        let why = all[case]["refused"].as_str().unwrap_or_else(|| panic!("{case} is not refused"));
+        assert!(why.contains(want), "{case}: {why}");
+    }
+}
+
+/// Returns the documents of a case that are of one of these kinds.
+fn of_kind<'a>(all: &'a Value, case: &str, kinds: &[&str]) -> Vec<&'a Value> {
+    let documents = all[case]["documents"].as_array().unwrap().iter();
+    documents.filter(|it| kinds.iter().any(|kind| it["kind"] == *kind)).collect()
+}
+
+#[test]
+fn no_right_of_the_chart_has_a_wildcard_and_secrets_are_named() {
+    let Some(all) = rendered("no_right_of_the_chart_has_a_wildcard_and_secrets_are_named") else { return };
+    let mut seen = 0;
+    for role in RENDERED.iter().flat_map(|case| of_kind(all, case, &["Role", "ClusterRole"])) {
+        for rule in role["rules"].as_array().unwrap() {
+            seen += 1;
+            assert!(!rule.to_string().contains('*'), "{rule}");
+            let is_of = |resource: &str| rule["resources"].as_array().unwrap().iter().any(|it| it == resource);
+            let is_named = rule["resourceNames"].as_array().is_some_and(|names| !names.is_empty());
+            assert!(!is_of("secrets") || is_named && role["kind"] == "Role", "{rule}");
+            assert!(!is_of("mutatingwebhookconfigurations") || is_named, "{rule}");
+            for verb in ["escalate", "bind", "impersonate", "deletecollection"] {
+                assert!(!rule["verbs"].as_array().unwrap().iter().any(|it| it == verb), "{rule}");
+            }
+        }
+    }
+    assert!(seen > 0);
+    for account in of_kind(all, "default", &["ServiceAccount"]) {
+        assert_eq!(
+            account["automountServiceAccountToken"], false,
+            "who asks the cluster says so in its pod: {account}"
+        );
+    }
+}
+
+#[test]
+fn every_pod_of_the_chart_keeps_to_the_restricted_standard() {
+    let Some(all) = rendered("every_pod_of_the_chart_keeps_to_the_restricted_standard") else { return };
+    let mut seen = 0;
+    for workload in RENDERED.iter().flat_map(|case| of_kind(all, case, &["StatefulSet", "Deployment", "Job"])) {
+        let spec = &workload["spec"]["template"]["spec"];
+        let pod = &spec["securityContext"];
+        assert_eq!((&pod["runAsNonRoot"], &pod["seccompProfile"]["type"]), (&json!(true), &json!("RuntimeDefault")));
+        for list in ["initContainers", "containers"] {
+            for container in spec[list].as_array().into_iter().flatten() {
+                seen += 1;
+                let context = &container["securityContext"];
+                assert_eq!(context["allowPrivilegeEscalation"], false, "{container}");
+                assert_eq!(context["readOnlyRootFilesystem"], true, "{container}");
+                assert_eq!(context["capabilities"], json!({ "drop": ["ALL"] }), "{container}");
+                assert!(container["resources"]["limits"]["memory"].is_string(), "{container}");
+            }
+        }
+    }
+    assert!(seen >= 5, "only {seen} containers were looked at");
+}
+
+#[test]
+fn k1_the_webhook_asks_for_labelled_namespaces_only_and_lets_nothing_past() {
+    let Some(all) = rendered("k1_the_webhook_asks_for_labelled_namespaces_only_and_lets_nothing_past") else { return };
+    let configurations = of_kind(all, "default", &["MutatingWebhookConfiguration"]);
+    let [configuration] = configurations[..] else { panic!("{configurations:?}") };
+    let hooks = configuration["webhooks"].as_array().unwrap();
+    assert_eq!(hooks.len(), 2);
+    for hook in hooks {
+        assert_eq!((&hook["failurePolicy"], &hook["sideEffects"]), (&json!("Fail"), &json!("None")));
+        let selector = &hook["namespaceSelector"];
+        assert_eq!(selector["matchLabels"], json!({ "weft.dev/inject": "enabled" }));
+        let spared = &selector["matchExpressions"][1];
+        assert_eq!(spared["operator"], "NotIn");
+        for own in ["mesh", "kube-system"] {
+            assert!(spared["values"].as_array().unwrap().iter().any(|it| it == own), "{spared}");
+        }
+        assert!(hook.get("objectSelector").is_none(), "a pod's own labels would let its author decide");
+    }
+    // One or the other is asked about every pod, and never both.
+    let bypass: Vec<&Value> = hooks.iter().map(|hook| &hook["namespaceSelector"]["matchExpressions"][0]).collect();
+    assert_eq!((&bypass[0]["operator"], &bypass[1]["operator"]), (&json!("NotIn"), &json!("In")));
+    assert_eq!((&bypass[0]["key"], &bypass[0]["values"]), (&bypass[1]["key"], &bypass[1]["values"]));
+    let paths: Vec<&Value> = hooks.iter().map(|hook| &hook["clientConfig"]["service"]["path"]).collect();
+    assert_eq!(paths, ["/inject", "/inject/may-bypass"]);
+}
+
+#[test]
+fn the_injector_understands_what_the_chart_tells_it() {
+    let Some(all) = rendered("the_injector_understands_what_the_chart_tells_it") else { return };
+    let directory = tempfile::tempdir().unwrap();
+    let path = |name: &str| directory.path().join(name).display().to_string();
+    let (pod, settings) = (path("pod.yaml"), path("injector.json"));
+    fs::write(&pod, "{apiVersion: v1, kind: Pod, spec: {serviceAccountName: web, containers: [{name: app}]}}").unwrap();
+    let root = "ab".repeat(32);
+    for case in RENDERED {
+        let maps = of_kind(all, case, &["ConfigMap"]);
+        let told = maps.iter().find_map(|map| map["data"]["injector.json"].as_str()).unwrap();
+        fs::write(&settings, told).unwrap();
+        let arguments = ["inject", "--config", &settings, "--root-fingerprint", &root, "--file", &pod];
+        let injected = weft(&arguments, &[]);
+        assert_eq!(injected.status, Some(0), "{case}: {injected:?}");
+        assert!(injected.stdout.contains("weft-agent"), "{case}: {injected:?}");
+        assert_eq!(injected.stdout.contains("NET_ADMIN"), case == "everything", "{case}: only where it is asked for");
+    }
+}
