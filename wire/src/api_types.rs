@@ -474,7 +474,7 @@ mod tests {
             network: "aws".to_owned(),
         };
         assert_eq!(from_value::<JoinTokenRequest>(serde_json::to_value(&request).unwrap(), "").unwrap(), request);
-        let proof = BootstrapProof { challenge: vec![1, 255], proof: vec![2] };
+        let proof = BootstrapProof { challenge: vec![1, 255], proof: vec![2], bootstrap_secret: None };
         assert_eq!(from_value::<BootstrapProof>(serde_json::to_value(&proof).unwrap(), "").unwrap(), proof);
     }
 
