@@ -74,7 +74,14 @@ pub(super) async fn run(doctor: Doctor, options: &ApiOptions) -> anyhow::Result<
     let mut machine = machine(&doctor, &mut findings);
     let api = Api::new(options)?;
     if machine.admin.is_some() {
-        machine.services = services(&api).await;
+        match services(&api).await {
+            Ok(services) => machine.services = services,
+            Err(error) => {
+                let advice = "set WEFT_HTTP_TOKEN_FILE to the file of a token that may read services";
+                let finding = format!("the services of this machine are not known: {}", wire::one_line(error.as_ref()));
+                findings.push(Finding::unknown("ports", finding, advice));
+            }
+        }
     }
     findings.extend(examine(&machine, now()).await);
     findings.extend(mesh(&api).await);
@@ -127,16 +134,17 @@ fn machine(doctor: &Doctor, findings: &mut Vec<Finding>) -> Machine {
     Machine { data_dir, secrets, admin, services: Vec::new() }
 }
 
-/// Lists the services that the asked agent stands beside; none where it cannot say.
-async fn services(api: &Api) -> Vec<LocalService> {
-    let services: BTreeMap<String, Value> = api.get("/v1/agent/services", &[]).await.unwrap_or_default();
-    services
+/// Lists the services that the asked agent stands beside.
+async fn services(api: &Api) -> anyhow::Result<Vec<LocalService>> {
+    let services: BTreeMap<String, Value> = api.get("/v1/agent/services", &[]).await?;
+    let services = services
         .into_iter()
         .filter_map(|(id, service)| {
             let port = service["Port"].as_u64().and_then(|port| u16::try_from(port).ok()).filter(|port| *port != 0)?;
             Some(LocalService { id, port })
         })
-        .collect()
+        .collect();
+    Ok(services)
 }
 
 /// Asks the servers how the mesh stands.

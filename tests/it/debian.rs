@@ -1,12 +1,11 @@
 //! The Debian package: built, installed, upgraded, removed and purged in a Debian system of its own.
 
 use std::{
-    io::Write,
     path::{Path, PathBuf},
     process::Command,
 };
 
-use crate::harness::tool;
+use crate::harness::{debian, tool};
 
 /// What is done in the Debian system, with `/packages/{old,new}.deb` in it; every line must succeed.
 const STORY: &str = r#"
@@ -56,7 +55,7 @@ fn root() -> &'static Path {
 
 /// Builds a package of this very binary.
 #[track_caller]
-fn build(version: &str, output: &Path) -> PathBuf {
+pub(crate) fn build(version: &str, output: &Path) -> PathBuf {
     let built = Command::new(root().join("packaging/debian/build"))
         .args(["--version", version, "--compression", "none", "--binary", env!("CARGO_BIN_EXE_weft"), "--output"])
         .arg(output)
@@ -64,20 +63,6 @@ fn build(version: &str, output: &Path) -> PathBuf {
         .unwrap();
     assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
     PathBuf::from(String::from_utf8_lossy(&built.stdout).trim())
-}
-
-/// Finds the Debian system that the package is tried in, one that debootstrap made.
-fn debian(test: &str) -> Option<PathBuf> {
-    let found =
-        std::env::var_os("WEFT_TEST_DEBIAN").map(PathBuf::from).filter(|root| root.join("usr/bin/dpkg").is_file());
-    if found.is_none() {
-        assert!(std::env::var("WEFT_TEST_REQUIRE").as_deref() != Ok("all"), "{test} needs WEFT_TEST_DEBIAN");
-        let told =
-            "WEFT_TEST_DEBIAN names no Debian system: make one with `debootstrap --variant=minbase bookworm FOLDER`";
-        // Past the capture of the test runner, for a skipped test must be seen.
-        let _unseen = writeln!(std::io::stderr(), "SKIPPED {test}: {told}");
-    }
-    found
 }
 
 #[test]

@@ -3,6 +3,7 @@
 //! Everything listens on loopback, keeps its files in a temporary directory and ends with the test.
 
 mod application;
+mod booted;
 mod collector;
 mod curl;
 mod grpc;
@@ -20,6 +21,7 @@ mod wait;
 mod websocket;
 
 pub(crate) use application::application;
+pub(crate) use booted::{Booted, can_boot, cgroups, debian};
 pub(crate) use collector::{Collector, Seen};
 pub(crate) use curl::Curl;
 pub(crate) use grpc::GrpcServer;

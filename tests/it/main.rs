@@ -38,6 +38,7 @@ mod seen;
 mod sessions;
 mod sim;
 mod supervised;
+mod systemd;
 mod tidy;
 mod traffic;
 mod user_tokens;

@@ -13,6 +13,8 @@ use serde_json::Value;
 
 /// The most that `systemd-analyze security` may find exposed, in tenths.
 const EXPOSURE_MAX: u32 = 15;
+/// The same of an agent that answers names on port 53.
+const EXPOSURE_WITH_DNS_MAX: u32 = 20;
 
 /// Finds a program; where it is missing the test is skipped, loudly, and never fails.
 ///
@@ -103,23 +105,44 @@ fn terraform_modules_are_valid_tidy_and_pass_their_own_tests() {
     }
 }
 
+/// Copies a unit to a directory in such a way that it can be judged there: its program has to exist, and weft is not installed
+/// here.
+#[track_caller]
+fn stage(unit: &Path, directory: &Path) -> PathBuf {
+    let text = fs::read_to_string(unit).unwrap();
+    assert!(text.contains("ExecStart=/usr/bin/weft "), "{} starts weft", unit.display());
+    let staged = directory.join(unit.file_name().unwrap());
+    fs::write(&staged, text.replace("=/usr/bin/weft ", "=/bin/true ")).unwrap();
+    staged
+}
+
+/// Checks that systemd understands a unit, and finds no more exposed than so many tenths.
+#[track_caller]
+fn judge(analyze: &Path, unit: &Path, exposure_max: u32) {
+    // Without this flag a key that systemd does not know is only warned of.
+    succeed(Command::new(analyze).args(["verify", "--man=no", "--recursive-errors=no"]).arg(unit));
+    let threshold = format!("--threshold={exposure_max}");
+    succeed(Command::new(analyze).args(["security", "--offline=true", "--no-pager", &threshold]).arg(unit));
+}
+
 #[test]
 fn systemd_units_are_understood_and_expose_little() {
     let test = "systemd_units_are_understood_and_expose_little";
     let Some(analyze) = optional_tool("systemd-analyze", test) else { return };
     let directory = tempfile::tempdir().unwrap();
-    for unit in entries(&root().join("packaging/systemd")) {
-        // The program has to exist, and weft is not installed here.
-        let text = fs::read_to_string(&unit).unwrap();
-        let program = "ExecStart=/usr/bin/weft ";
-        assert_eq!(text.matches(program).count(), 1, "{} starts weft once", unit.display());
-        let staged = directory.path().join(unit.file_name().unwrap());
-        fs::write(&staged, text.replace("=/usr/bin/weft ", "=/bin/true ")).unwrap();
-        // Without this flag a key that systemd does not know is only warned of.
-        succeed(Command::new(&analyze).args(["verify", "--man=no", "--recursive-errors=no"]).arg(&staged));
-        let threshold = format!("--threshold={EXPOSURE_MAX}");
-        succeed(Command::new(&analyze).args(["security", "--offline=true", "--no-pager", &threshold]).arg(&staged));
+    let packaged = entries(&root().join("packaging/systemd"));
+    let units = packaged.iter().filter(|path| path.extension().is_some_and(|extension| extension == "service"));
+    let staged: Vec<PathBuf> = units.map(|unit| stage(unit, directory.path())).collect();
+    assert!(staged.len() >= 3, "{staged:?}");
+    for unit in &staged {
+        judge(&analyze, unit, EXPOSURE_MAX);
     }
+    // With the right to a port below 1024.
+    let unit = directory.path().join("weft-agent.service");
+    let drop_in = directory.path().join("weft-agent.service.d/dns.conf");
+    fs::create_dir(drop_in.parent().unwrap()).unwrap();
+    fs::copy(root().join("packaging/systemd/dns-port-53.conf"), drop_in).unwrap();
+    judge(&analyze, &unit, EXPOSURE_WITH_DNS_MAX);
 }
 
 #[test]

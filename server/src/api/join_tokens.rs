@@ -36,9 +36,8 @@ async fn create(call: Call) -> Result<Response, ApiError> {
     // The text pins the root: it is read as freshly as the token is written.
     let reading = call.read(vec![WatchKey::Roots]).await?;
     let catalog = with_authority(&call, reading.catalog).await;
-    let members = catalog.membership().members.values();
-    let secret = JoinSecret::generate(active_root(&catalog)?)
-        .with_servers(members.map(|member| member.facts.agent_address.as_str()));
+    let servers = call.state.consensus().agent_addresses();
+    let secret = JoinSecret::generate(active_root(&catalog)?).with_servers(servers.iter().map(String::as_str));
     let token = JoinToken {
         gateway: request.gateway.then_some(request.network),
         node: request.node,

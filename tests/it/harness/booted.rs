@@ -1,0 +1,194 @@
+//! Machines that a real systemd runs on: a Debian system of their own each, in namespaces, which ends with the test and leaves
+//! the system that it was made of as it was.
+
+use std::{
+    fs,
+    io::Write,
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+    process::{Command, Output, Stdio},
+    time::Duration,
+};
+
+use tempfile::TempDir;
+
+use super::{eventually, process::Process, tool};
+
+/// How long a machine may take to boot.
+const BOOT: Duration = Duration::from_secs(60);
+/// How many seconds a script may take.
+const PATIENCE: &str = "90";
+
+/// Makes a machine of a Debian system `$DEBIAN`: everything that it writes is in memory, its kernel settings cannot be
+/// changed, and of devices it has the harmless ones.
+const MAKE: &str = r#"
+mount --make-rprivate /
+upper=$(mktemp -d); mount -t tmpfs tmpfs $upper; mkdir $upper/upper $upper/work $upper/root
+mount -t overlay overlay -o lowerdir=$DEBIAN,upperdir=$upper/upper,workdir=$upper/work $upper/root
+cd $upper/root
+mount -t proc proc proc
+mount --bind proc/sys proc/sys; mount -o remount,bind,ro proc/sys
+mount -t sysfs -o ro sysfs sys
+mount -t cgroup2 cgroup2 sys/fs/cgroup
+mount -t tmpfs -o mode=755 tmpfs run
+mount -t tmpfs -o mode=755 tmpfs dev
+for device in null zero full random urandom tty; do touch dev/$device; mount --bind /dev/$device dev/$device; done
+mkdir dev/pts dev/shm dev/mqueue dev/hugepages
+mount -t devpts -o newinstance,ptmxmode=0666 devpts dev/pts; ln -s pts/ptmx dev/ptmx
+mount -t tmpfs -o mode=1777 tmpfs dev/shm
+mount -t mqueue mqueue dev/mqueue
+ln -s /proc/self/fd dev/fd
+mkdir packages .old; mount --bind "$PACKAGES" packages
+hostname $NAME; ip link set lo up
+pivot_root . .old
+exec chroot . /bin/sh -c 'umount -l /.old; rmdir /.old; mount --make-rshared /; cd /
+exec env -i container=weft PATH=/usr/sbin:/usr/bin:/sbin:/bin /lib/systemd/systemd --log-target=console --show-status=no'
+"#;
+
+/// A machine that systemd runs.
+pub(crate) struct Booted {
+    // Its end is the end of everything on the machine.
+    process: Option<Process>,
+    init: u32,
+    cgroup: PathBuf,
+}
+
+/// Finds the Debian system that machines are made of, one that debootstrap made; without it the test is skipped, loudly, or
+/// fails if `WEFT_TEST_REQUIRE=all`.
+pub(crate) fn debian(test: &str) -> Option<PathBuf> {
+    let named = std::env::var_os("WEFT_TEST_DEBIAN").map(PathBuf::from);
+    let found = named.filter(|root| root.join("lib/systemd/systemd").is_file());
+    if found.is_none() {
+        assert!(std::env::var("WEFT_TEST_REQUIRE").as_deref() != Ok("all"), "{test} needs WEFT_TEST_DEBIAN");
+        skipped(test, "WEFT_TEST_DEBIAN names no Debian system; `.ci/run` makes one with debootstrap");
+    }
+    found
+}
+
+/// Finds where groups of processes can be made, as systemd does; a container may forbid it, so the test is skipped then.
+pub(crate) fn cgroups(test: &str) -> Option<PathBuf> {
+    let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
+    let mut fields = mounts.lines().map(|line| line.split(' ').collect::<Vec<_>>());
+    let found = fields.find(|fields| fields.get(2) == Some(&"cgroup2")).map(|fields| PathBuf::from(fields[1]));
+    let usable = found.filter(|path| {
+        let probe = path.join(format!("weft-probe-{}", std::process::id()));
+        fs::create_dir(&probe).is_ok() && fs::remove_dir(&probe).is_ok()
+    });
+    if usable.is_none() {
+        skipped(test, "no cgroup can be made here");
+    }
+    usable
+}
+
+fn skipped(test: &str, why: &str) {
+    // Past the capture of the test runner, for a skipped test must be seen.
+    let _unseen = writeln!(std::io::stderr(), "SKIPPED {test}: {why}");
+}
+
+impl Booted {
+    /// Boots a machine of this name; `packages` is `/packages` on it.
+    #[track_caller]
+    pub(crate) fn new(name: &str, debian: &Path, cgroups: &Path, packages: &TempDir) -> Self {
+        let cgroup = cgroups.join(format!("weft-{}-{name}", std::process::id()));
+        fs::create_dir(&cgroup).unwrap();
+        let mut command = Command::new("bash");
+        // The new namespace of groups begins where the process is, so it goes there first.
+        let script = format!(
+            "echo $$ > {}/cgroup.procs\nexec unshare --mount --pid --uts --ipc --net --cgroup --fork --kill-child bash -ec \"$MAKE\"",
+            cgroup.display()
+        );
+        command.args(["-ec", &script]).env("MAKE", MAKE).env("DEBIAN", debian).env("NAME", name);
+        command.env("PACKAGES", packages.path());
+        fs::set_permissions(packages.path(), fs::Permissions::from_mode(0o755)).unwrap();
+        let mut process = Process::start(name, command, packages.path());
+        let children = format!("/proc/{0}/task/{0}/children", process.id());
+        let mut machine = eventually(&format!("machine {name}"), BOOT, || {
+            process.assert_running();
+            fs::read_to_string(&children).ok()?.trim().parse().ok().map(|init| Self {
+                process: None,
+                init,
+                cgroup: cgroup.clone(),
+            })
+        });
+        machine.process = Some(process);
+        eventually(&format!("systemd on {name}"), BOOT, || {
+            let state = machine.run("systemctl is-system-running");
+            let state = String::from_utf8_lossy(&state.stdout).trim().to_owned();
+            // A console is missing, so a machine that has all else is degraded.
+            ["running", "degraded"].contains(&state.as_str()).then_some(())
+        });
+        machine
+    }
+
+    /// Returns the first process's id, as the test sees it.
+    pub(crate) fn init(&self) -> u32 {
+        self.init
+    }
+
+    /// Runs a script on the machine.
+    pub(crate) fn run(&self, script: &str) -> Output {
+        Command::new("nsenter")
+            .args([
+                "--target",
+                &self.init.to_string(),
+                "--all",
+                "--root",
+                "--wd",
+                "timeout",
+                PATIENCE,
+                "bash",
+                "-euc",
+                script,
+            ])
+            .env_clear()
+            .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
+            .env("HOME", "/root")
+            .env("DEBIAN_FRONTEND", "noninteractive")
+            .stdin(Stdio::null())
+            .output()
+            .unwrap()
+    }
+
+    /// Runs a script that must succeed; returns what it printed.
+    #[track_caller]
+    pub(crate) fn done(&self, script: &str) -> String {
+        let output = self.run(script);
+        let journal = || String::from_utf8_lossy(&self.run("journalctl --no-pager --lines 60").stdout).into_owned();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{script}\nended with {}: {said}\n{}", output.status, journal());
+        String::from_utf8_lossy(&output.stdout).trim().to_owned()
+    }
+
+    /// Lays a cable to another machine, and gives both ends an address.
+    #[track_caller]
+    pub(crate) fn connect(&self, own: &str, other: &Self, others: &str) {
+        let cable = format!("ip link add eth0 netns {} type veth peer name eth0 netns {}", self.init, other.init);
+        let laid = Command::new("bash").args(["-ec", &cable]).output().unwrap();
+        assert!(laid.status.success(), "{}", String::from_utf8_lossy(&laid.stderr));
+        for (machine, address) in [(self, own), (other, others)] {
+            machine.done(&format!("ip address add {address}/24 dev eth0 && ip link set eth0 up"));
+        }
+    }
+}
+
+impl Drop for Booted {
+    fn drop(&mut self) {
+        if let Some(mut process) = self.process.take() {
+            process.kill();
+        }
+        // Empty groups only can be removed, from the innermost out; the kernel takes a moment to empty them.
+        for _ in 0..100 {
+            let removal = ["-depth", "-type", "d", "-exec", "rmdir", "{}", ";"];
+            let _gone = Command::new("find").arg(&self.cgroup).args(removal).stderr(Stdio::null()).status();
+            if !self.cgroup.exists() {
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+}
+
+/// Says whether the programs that machines are made with are here.
+pub(crate) fn can_boot(test: &str) -> bool {
+    ["unshare", "nsenter", "ip", "dpkg-deb", "objdump"].iter().all(|name| tool(name, test).is_some())
+}
