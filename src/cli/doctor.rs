@@ -5,15 +5,18 @@ use std::{
     net::{Ipv4Addr, SocketAddr},
     path::PathBuf,
     process::ExitCode,
+    time::Duration,
 };
 
 use ::agent::doctor::{LocalService, Machine, SecretFile, examine};
+use catalog::Action;
 use clap::{Args, ValueEnum};
+use serde::Deserialize;
 use serde_json::Value;
 use wire::{
     client::ApiError,
     crypto::now,
-    diagnosis::{Finding, Verdict, of_clock, of_mesh},
+    diagnosis::{Finding, Verdict, of_clock, of_default_policy, of_mesh, of_syncs},
     mesh_status::MeshStatus,
 };
 
@@ -24,6 +27,9 @@ use super::{
     server,
 };
 
+/// No server has more metrics, nor takes longer to tell them.
+const METRICS_BYTES_MAX: usize = 16 << 20;
+const METRICS_TIMEOUT: Duration = Duration::from_secs(5);
 /// Where the units keep what must not be lost.
 const DATA_DIR: &str = "/var/lib/weft";
 /// What an agent that has joined keeps there.
@@ -155,7 +161,33 @@ async fn mesh(api: &Api) -> Vec<Finding> {
         Err(error) => return vec![unanswered(&error)],
     };
     let clock = status.now.map(|server| of_clock(asked, server, now()));
-    clock.into_iter().chain(of_mesh(&status)).collect()
+    let mut findings: Vec<Finding> = clock.into_iter().chain(of_mesh(&status)).collect();
+    // Without an entry the mesh is as it is from the first day; whoever may not read it is not told.
+    if let Ok(entry) = api.find::<MeshEntry>("/v1/config/mesh/mesh", &[]).await {
+        findings.push(of_default_policy(entry.unwrap_or_default().default_intention_policy));
+    }
+    // A server answers with its own metrics, and an agent with none of a log.
+    if let Ok(metrics) = api.download("/v1/agent/metrics", &[], METRICS_BYTES_MAX, METRICS_TIMEOUT).await {
+        findings.extend(of_syncs(&String::from_utf8_lossy(&metrics)));
+    }
+    findings
+}
+
+/// Is what the `mesh` entry says of calls that no intention speaks of.
+#[derive(Debug, Deserialize)]
+struct MeshEntry {
+    #[serde(rename = "DefaultIntentionPolicy", default = "deny")]
+    default_intention_policy: Action,
+}
+
+impl Default for MeshEntry {
+    fn default() -> Self {
+        Self { default_intention_policy: deny() }
+    }
+}
+
+fn deny() -> Action {
+    Action::Deny
 }
 
 fn unanswered(error: &anyhow::Error) -> Finding {

@@ -4,7 +4,7 @@ mod mesh;
 
 use serde::{Deserialize, Serialize};
 
-pub use mesh::{of_clock, of_mesh};
+pub use mesh::{of_clock, of_default_policy, of_mesh, of_syncs};
 
 /// How one thing is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]

@@ -120,11 +120,6 @@ impl Booted {
         machine
     }
 
-    /// Returns the first process's id, as the test sees it.
-    pub(crate) fn init(&self) -> u32 {
-        self.init
-    }
-
     /// Runs a script on the machine.
     pub(crate) fn run(&self, script: &str) -> Output {
         Command::new("nsenter")

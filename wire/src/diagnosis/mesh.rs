@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use catalog::{CheckStatus, Timestamp};
+use catalog::{Action, CheckStatus, Timestamp};
 
 use super::Finding;
 use crate::mesh_status::{CertificateAge, MeshStatus};
@@ -11,6 +11,13 @@ use crate::mesh_status::{CertificateAge, MeshStatus};
 const SKEW_WARNING: Duration = Duration::from_secs(5);
 /// Clocks further apart than this break logins and fresh certificates.
 const SKEW_PROBLEM: Duration = Duration::from_secs(60);
+
+/// Syncs that take longer than this, in seconds, are felt by whoever writes.
+const SYNC_WARNING_S: f64 = 0.1;
+/// Syncs that take longer than this have a leader hand over.
+const SYNC_PROBLEM_S: f64 = 0.3;
+/// How the metric of syncs is written.
+const SYNC_BUCKET: &str = "weft_raft_sync_duration_seconds_bucket{le=\"";
 
 /// Judges how the mesh stands.
 pub fn of_mesh(mesh: &MeshStatus) -> Vec<Finding> {
@@ -95,6 +102,39 @@ fn releases(mesh: &MeshStatus) -> Finding {
         }
         _ => Finding::fine("releases", format!("everything runs {own}")),
     }
+}
+
+/// Judges what is decided where no intention speaks of a call.
+pub fn of_default_policy(default: Action) -> Finding {
+    match default {
+        Action::Deny => Finding::fine("policy", "a call that no intention allows is refused"),
+        Action::Allow => Finding::warning(
+            "policy",
+            "a call that no intention denies is allowed",
+            "write the intentions that are wanted, then set default_intention_policy = \"deny\" in the `mesh` entry",
+        ),
+    }
+}
+
+/// Judges how long a server's disk takes to sync, by the server's own metrics; none where it has synced nothing yet.
+pub fn of_syncs(metrics: &str) -> Option<Finding> {
+    let buckets: Vec<(f64, f64)> = metrics
+        .lines()
+        .filter_map(|line| {
+            let (bound, count) = line.strip_prefix(SYNC_BUCKET)?.split_once("\"} ")?;
+            let bound = if bound == "+Inf" { f64::INFINITY } else { bound.parse().ok()? };
+            Some((bound, count.split(' ').next()?.parse().ok()?))
+        })
+        .collect();
+    let all = buckets.last().map(|(_, count)| *count).filter(|count| *count > 0.0)?;
+    let (within, _) = buckets.iter().find(|(_, count)| *count >= all * 0.99)?;
+    let found = format!("99 of 100 syncs of the log take at most {within} s");
+    let advice = "give the data directory a disk of its own; a leader whose syncs take more than 0.3 s hands over";
+    Some(match within {
+        within if *within > SYNC_PROBLEM_S => Finding::problem("disk", found, advice),
+        within if *within > SYNC_WARNING_S => Finding::warning("disk", found, advice),
+        _ => Finding::fine("disk", found),
+    })
 }
 
 /// Judges this machine's clock by a server's, which answered between two instants of this one.
@@ -198,6 +238,29 @@ mod tests {
         check(|mesh| mesh.servers[0].release = "0.0.9".to_owned(), &[(Warning, "several releases run: 0.0.9")]);
         let critical = ServiceHealth { service: "default/api".to_owned(), passing: 0, warning: 0, critical: 2 };
         check(|mesh| mesh.services_unwell = vec![critical], &[(Warning, "services: `default/api`")]);
+    }
+
+    #[test]
+    fn a_mesh_that_allows_by_default_is_pointed_out() {
+        assert_eq!(of_default_policy(Action::Deny).verdict, Verdict::Fine);
+        let open = of_default_policy(Action::Allow);
+        assert!(open.verdict == Verdict::Warning && open.advice.contains("default_intention_policy"), "{open:?}");
+    }
+
+    #[test]
+    fn a_slow_disk_is_told_by_its_slowest_hundredth() {
+        let metrics = |counts: [u32; 4]| {
+            let bounds = ["0.01", "0.25", "1.0", "+Inf"];
+            let lines = bounds.iter().zip(counts).map(|(bound, count)| format!("{SYNC_BUCKET}{bound}\"}} {count}\n"));
+            format!("# TYPE x histogram\n{}", lines.collect::<String>())
+        };
+        let verdict = |counts| of_syncs(&metrics(counts)).map(|finding| finding.verdict);
+        assert_eq!(verdict([99, 100, 100, 100]), Some(Verdict::Fine));
+        assert_eq!(verdict([98, 100, 100, 100]), Some(Verdict::Warning));
+        assert_eq!(verdict([98, 98, 100, 100]), Some(Verdict::Problem));
+        assert_eq!(verdict([0, 0, 0, 1]), Some(Verdict::Problem));
+        assert_eq!(verdict([0, 0, 0, 0]), None);
+        assert_eq!(of_syncs("nothing"), None);
     }
 
     #[test]
