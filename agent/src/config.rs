@@ -2,13 +2,16 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use catalog::{AuthMethodName, NodeName, Platform};
 use wire::join_token::JoinSecret;
+use wire::login::CredentialSource;
 
 use crate::access_log::AccessLogSettings;
 use crate::checks::ApplicationProbe;
+use crate::local::DefinitionSource;
 use crate::proxy::Ingress;
 use crate::spans::TracingSettings;
 
@@ -27,8 +30,8 @@ const REPORT_INTERVAL: Duration = Duration::from_secs(300);
 pub struct LoginSource {
     /// The auth method that judges the credential.
     pub method: AuthMethodName,
-    /// The file that holds the credential; read anew for each login, for platforms replace it.
-    pub bearer_token_file: PathBuf,
+    /// What has the credential; asked anew for each login, for platforms replace it.
+    pub source: Arc<dyn CredentialSource>,
     /// The SHA-256 of each root that a server may be recognised by. No credential is sent to anybody else.
     pub root_fingerprints: Vec<[u8; 32]>,
 }
@@ -83,8 +86,8 @@ pub struct Config {
     pub gateway_port: Option<u16>,
     /// The listeners for load balancers, on the address of the mesh listener.
     pub ingress: Vec<IngressListener>,
-    /// Service definition files, or directories of `*.hcl` and `*.json` read in order of their names.
-    pub services: Vec<PathBuf>,
+    /// Where service definitions stand: files, directories read in order of their names, or a text.
+    pub services: Vec<DefinitionSource>,
     /// Where a line of JSON is written for each request, and which; there is none when absent.
     pub access_log: Option<AccessLogSettings>,
     /// Where spans of requests are sent, and how many; none when absent.

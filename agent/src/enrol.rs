@@ -10,9 +10,10 @@ use catalog::SecretHash;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use tracing::{info, warn};
-use wire::agent_protocol::{JOIN_PATH, JoinRequest, JoinResponse, LOGIN_PATH, LoginRequest};
-use wire::crypto::{Secret, read_secret_file};
+use wire::agent_protocol::{JOIN_PATH, JoinRequest, JoinResponse, LOGIN_PATH, LoginRequest, MESH_PATH, MeshName};
+use wire::crypto::Secret;
 use wire::join_token::JoinSecret;
+use wire::login::{CredentialError, CredentialFor};
 use wire::pki::LeafKey;
 use wire::tls::{TrustAnchors, join_client_config};
 
@@ -24,8 +25,8 @@ use wire::random::Seeded;
 
 /// A join waits for a Raft write.
 const JOIN_TIMEOUT: Duration = Duration::from_secs(20);
-/// No credential is longer.
-const BEARER_BYTES_MAX: u64 = 16 * 1024;
+/// Which mesh a server is of, it says at once; a platform has this long, too, to say who the agent is.
+const SHORT_TIMEOUT: Duration = Duration::from_secs(10);
 /// With an identity in hand, servers are not waited for longer, however many there are.
 const ONCE_TIMEOUT: Duration = Duration::from_secs(1);
 /// The wait before the first repeat is drawn from up to this.
@@ -154,10 +155,12 @@ enum Failed {
 async fn attempt(server: &str, config: &Config, proof: Proof<'_>, key: &LeafKey) -> Result<Identity, Failed> {
     let for_now =
         |error: &dyn std::error::Error, retry_after| Failed::ForNow { error: wire::one_line(error), retry_after };
-    // Read before a connection is opened: a platform may need a moment to write it.
-    let bearer = match proof {
-        Proof::Token(_) => None,
-        Proof::Login(login) => Some(read_bearer(login).await.map_err(|error| for_now(&*error, None))?),
+    // Where it can be, it is asked for before a connection is opened: a platform may need a moment.
+    let mut bearer = match proof {
+        Proof::Login(login) if !login.source.names_the_mesh() => {
+            Some(bearer_of(login, "", key).await.map_err(|error| for_now(&error, None))?)
+        }
+        _ => None,
     };
     // Only the roots that the proof names are trusted, so the secret goes to nobody else.
     let tls = Arc::new(join_client_config(proof.roots()));
@@ -165,6 +168,13 @@ async fn attempt(server: &str, config: &Config, proof: Proof<'_>, key: &LeafKey)
         error: format!("{}; {}", wire::one_line(&error), error.advice()),
         retry_after: None,
     })?;
+    if let (Proof::Login(login), None) = (proof, &bearer) {
+        // The server has shown that it is of a root that was named to this agent; what it says of the mesh counts for what
+        // the platform signs, and for no more.
+        let asked = connection.call::<_, MeshName>(MESH_PATH, &serde_json::json!({}), SHORT_TIMEOUT).await;
+        let mesh = asked.map_err(|error| for_now(&error, None))?;
+        bearer = Some(bearer_of(login, &mesh.cluster_id, key).await.map_err(|error| for_now(&error, None))?);
+    }
     let (csr, node) = (key.csr_der(None), config.node.clone());
     let (platform, zone, network) = (config.platform, config.zone.clone(), config.network.clone());
     let answer = match (proof, bearer) {
@@ -189,11 +199,15 @@ async fn attempt(server: &str, config: &Config, proof: Proof<'_>, key: &LeafKey)
     }
 }
 
-/// Reads the credential as it is now.
-async fn read_bearer(login: &LoginSource) -> Result<Secret, Box<dyn std::error::Error + Send + Sync>> {
-    let path = login.bearer_token_file.clone();
-    let read = tokio::task::spawn_blocking(move || read_secret_file(&path, BEARER_BYTES_MAX)).await??;
-    Ok(Secret::new(read.expose().trim()))
+/// Asks the platform for a credential, bound to this agent's key and the mesh.
+async fn bearer_of(login: &LoginSource, cluster_id: &str, key: &LeafKey) -> Result<Secret, CredentialError> {
+    let wanted = CredentialFor { cluster_id, key: &key.fingerprint(), now: wire::crypto::now() };
+    match tokio::time::timeout(SHORT_TIMEOUT, login.source.credential(wanted)).await {
+        Ok(credential) => credential,
+        Err(_) => Err(CredentialError::Platform {
+            reason: format!("{} did not answer within {SHORT_TIMEOUT:?}", login.source.name()),
+        }),
+    }
 }
 
 /// Looks whether what a server gave is what was asked for.

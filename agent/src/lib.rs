@@ -41,7 +41,7 @@ pub use checks::{ApplicationProbe, ApplicationProbeError};
 pub use config::{ADMIN_PORT, Config, GATEWAY_PORT, HTTP_PORT, IngressListener, LoginSource, MESH_PORT};
 pub use enrol::EnrolError;
 pub use leaf::{LeafError, renewal};
-pub use local::{DEFINITION_FIELDS, LocalError, check_definitions};
+pub use local::{DEFINITION_FIELDS, DefinitionSource, LocalError, check_definitions};
 pub use proxy::{INGRESS_NAMESPACE, Ingress};
 pub use spans::{TracingError, TracingSettings};
 pub use start::{StartError, start};

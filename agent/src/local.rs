@@ -15,7 +15,7 @@ use serde_json::Value;
 pub(crate) use definition::{CheckDefinition, Definition};
 pub use error::LocalError;
 pub(crate) use files::{Content, read_acceptable as read_files};
-pub use files::{DEFINITION_FIELDS, check as check_definitions};
+pub use files::{DEFINITION_FIELDS, DefinitionSource, check as check_definitions};
 pub(crate) use ports::Reserved;
 
 /// More services than this do not stand beside one agent.

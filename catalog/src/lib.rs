@@ -79,8 +79,9 @@ pub use intention::{Action, Effect, Guardrail, Intention, IntentionKey, Intentio
 pub use key_exchange::KeyExchange;
 pub use lifetime::Lifetime;
 pub use login::{
-    Admission, AuthConfig, AuthMethod, BindKind, BindingRule, BindingRules, Bound, JwtAlgorithm, JwtConfig, JwtKeys,
-    LOGIN_TOKEN_TTL, LoginChange, LoginClaims, NameTemplate, NameTemplateError, Variable,
+    Admission, AuthConfig, AuthMethod, AwsIamConfig, AwsKind, AwsPattern, AwsPrincipal, BindKind, BindingRule,
+    BindingRules, Bound, JwtAlgorithm, JwtConfig, JwtKeys, LOGIN_TOKEN_TTL, LoginChange, LoginClaims, NameTemplate,
+    NameTemplateError, Variable,
 };
 pub use membership::{
     Autopilot, MEMBERS_MAX, Member, MemberFacts, MemberRole, Membership, MembershipChange, RetiredMember, StateDigest,

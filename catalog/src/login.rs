@@ -1,5 +1,6 @@
 //! Logins: auth methods say whose word about an identity counts, binding rules say what such an identity is here.
 
+mod aws;
 mod bind;
 mod template;
 #[cfg(test)]
@@ -15,6 +16,7 @@ use crate::{
     Timestamp, Token,
 };
 
+pub use aws::{AwsIamConfig, AwsKind, AwsPattern, AwsPrincipal};
 pub use bind::{BindingRules, Bound, LoginClaims};
 pub(crate) use template::is_variable_name;
 pub use template::{NameTemplate, NameTemplateError, Variable};
@@ -58,6 +60,8 @@ pub struct AuthMethod {
 pub enum AuthConfig {
     /// By the signature on a JSON Web Token.
     Jwt(Box<JwtConfig>),
+    /// By a request that is signed with the credentials of an AWS role or user.
+    AwsIam(Box<AwsIamConfig>),
 }
 
 /// Says which JSON Web Tokens count.
@@ -83,6 +87,15 @@ pub struct JwtConfig {
 }
 
 impl AuthConfig {
+    /// Returns its type's name in the API.
+    #[must_use]
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Jwt(_) => "jwt",
+            Self::AwsIam(_) => "aws-iam",
+        }
+    }
+
     /// Returns the variables that its identities have: those with one value, and those with a list.
     #[must_use]
     pub fn variables(&self) -> Vec<Variable> {
@@ -90,6 +103,10 @@ impl AuthConfig {
             Self::Jwt(jwt) => {
                 let values = jwt.claims.values().cloned().map(Variable::Value);
                 values.chain(jwt.list_claims.values().cloned().map(Variable::List)).collect()
+            }
+            Self::AwsIam(_) => {
+                let facts = ["account_id", "entity_id", "entity_name", "entity_type", "session_name"];
+                facts.map(|fact| Variable::Fact(fact.to_owned())).to_vec()
             }
         }
     }

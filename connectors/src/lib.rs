@@ -4,6 +4,7 @@
 //! plan is written once, for every platform, and is pure.
 
 mod admin;
+mod aws;
 mod detect;
 pub mod keeper;
 pub mod kubernetes;
@@ -12,6 +13,17 @@ mod plan;
 pub mod servers;
 pub mod shell;
 
+pub use aws::{AwsCredentials, AwsLogins};
 pub use detect::{Surroundings, detect};
 pub use metrics::Metrics;
 pub use plan::{Caution, Plan, SCOPE, Sight, Wanted, plan, settle};
+
+use std::sync::Arc;
+
+use wire::login::LoginMaker;
+
+/// Returns what checks the logins of every platform that has one, for servers.
+#[must_use]
+pub fn login_makers() -> Vec<Arc<dyn LoginMaker>> {
+    vec![Arc::new(AwsLogins)]
+}

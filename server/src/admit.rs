@@ -4,7 +4,7 @@ use axum::body::Body;
 use catalog::{Actor, Admission, AgentRecord, Command, LoginChange, Outcome, Refusal};
 use http::{Response, StatusCode};
 use tracing::{info, warn};
-use wire::agent_protocol::{JoinResponse, LoginRequest, Subject};
+use wire::agent_protocol::{JoinResponse, LoginRequest, MeshName, Subject};
 use wire::crypto;
 use wire::pki::{Csr, parse_csr};
 
@@ -62,6 +62,13 @@ pub(crate) async fn log_in(call: Call) -> Result<Response<Body>, PortError> {
     info!(agent = %record.id, node = %record.node, platform = %record.platform, method = %request.method,
         src.addr = %source, provisional = is_provisional, "agent logged in");
     Ok(json(StatusCode::OK, &response))
+}
+
+/// `POST /v1/mesh`: says which mesh this is, for whoever has its platform sign for it.
+pub(crate) async fn name_mesh(call: Call) -> Result<Response<Body>, PortError> {
+    let catalog = call.port.consensus().catalog();
+    let cluster_id = catalog.mesh().ok_or(PortError::NotReady)?.cluster_id.clone();
+    Ok(json(StatusCode::OK, &MeshName { cluster_id }))
 }
 
 /// Admits the agent through the log; whether this server alone did is the second part of the answer.

@@ -63,6 +63,7 @@ use tracing::debug;
 use wire::api_name::ApiName;
 use wire::cluster_key::ClusterKeys;
 use wire::front_door::check_addressee_of;
+use wire::login::LoginMaker;
 
 use crate::ca::CertificateAuthority;
 use crate::config::{Config, Https};
@@ -115,6 +116,14 @@ impl ApiState {
                 leaf_ttl: Config::LEAF_TTL,
             }),
         }
+    }
+
+    /// Says what knows the types of auth methods that a platform brings; to be called before anybody else has a copy.
+    pub(crate) fn with_login_makers(mut self, makers: Vec<Arc<dyn LoginMaker>>) -> Self {
+        if let Some(inner) = Arc::get_mut(&mut self.inner) {
+            inner.logins = Logins::new(makers);
+        }
+        self
     }
 
     /// Says how long this server lets leaves live where the catalog does not; to be called before anybody else has a copy.

@@ -2,11 +2,13 @@
 
 use std::net::IpAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use catalog::{PathTemplate, ServerId, TrustDomain};
 use wire::api_name::ApiName;
 use wire::cluster_key::ClusterKeys;
+use wire::login::LoginMaker;
 
 use crate::raft::Limits;
 use crate::sessions::Periods;
@@ -54,6 +56,8 @@ pub struct Config {
     pub session_reap: Duration,
     /// How many log entries are applied between two snapshots. Half as many stay in the log for servers that were away.
     pub snapshot_entries: u64,
+    /// What knows the types of auth methods that platforms bring.
+    pub login_makers: Vec<Arc<dyn LoginMaker>>,
     /// The clocks of Raft and of what waits for it.
     pub timing: RaftTiming,
 }
@@ -104,6 +108,7 @@ impl Config {
             session_grace: Duration::from_secs(10),
             session_reap: Duration::from_secs(60 * 60),
             snapshot_entries: Limits::default().snapshot_entries,
+            login_makers: Vec::new(),
             timing: RaftTiming::default(),
         }
     }

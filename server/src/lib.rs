@@ -133,7 +133,8 @@ async fn start_within(config: Config, bounds: agent_port::Bounds) -> Result<Serv
         config.cluster_keys.clone(),
         metrics.clone(),
     )
-    .with_leaf_ttl(config.leaf_ttl);
+    .with_leaf_ttl(config.leaf_ttl)
+    .with_login_makers(config.login_makers.clone());
     let port = agent_port::Settings {
         server: config.node.clone(),
         cluster_keys: config.cluster_keys.clone(),

@@ -17,7 +17,7 @@ use catalog::{
 };
 use tracing::{debug, warn};
 use wire::crypto::{self, Secret};
-use wire::login::{Credential, LoginContext, LoginError, LoginMethod};
+use wire::login::{Credential, LoginContext, LoginError, LoginMaker, LoginMethod};
 
 #[cfg(test)]
 pub(crate) use failure::DENIED;
@@ -54,6 +54,8 @@ pub(crate) struct Logins {
 type Methods = BTreeMap<AuthMethodName, (CatalogIndex, Arc<dyn LoginMethod>)>;
 
 struct Inner {
+    /// What knows the types of methods that this crate does not.
+    makers: Vec<Arc<dyn LoginMaker>>,
     methods: Mutex<Methods>,
     rules: rules::HeldRules,
     turns: Turns,
@@ -69,13 +71,18 @@ impl std::fmt::Debug for Logins {
 
 impl Default for Logins {
     fn default() -> Self {
-        let notes = Pace::new(NOTED_BURST, NOTED_PER_SECOND);
-        let (methods, rules, turns, started) = (Mutex::default(), Default::default(), Turns::new(), Instant::now());
-        Self { inner: Arc::new(Inner { methods, rules, turns, notes, started }) }
+        Self::new(Vec::new())
     }
 }
 
 impl Logins {
+    /// Knows the types of methods that `makers` know, besides its own.
+    pub(crate) fn new(makers: Vec<Arc<dyn LoginMaker>>) -> Self {
+        let notes = Pace::new(NOTED_BURST, NOTED_PER_SECOND);
+        let (methods, rules, turns, started) = (Mutex::default(), Default::default(), Turns::new(), Instant::now());
+        Self { inner: Arc::new(Inner { makers, methods, rules, turns, notes, started }) }
+    }
+
     /// Checks the credential of an agent with a key and an address, and asks the binding rules of `catalog` who that is here.
     pub(crate) async fn verify_agent(
         &self,
@@ -150,21 +157,27 @@ impl Logins {
         {
             return Ok(Arc::clone(checker));
         }
-        let AuthConfig::Jwt(config) = &method.config;
-        let checker = JwtMethod::new(config.as_ref().clone())
-            .map_err(|error| LoginFailed::Credential { method: name.clone(), error })?;
-        let checker: Arc<dyn LoginMethod> = Arc::new(checker);
+        let checker =
+            self.make(&method.config).map_err(|error| LoginFailed::Credential { method: name.clone(), error })?;
         methods.insert(name.clone(), (method.modified, Arc::clone(&checker)));
         Ok(checker)
+    }
+
+    /// Makes the check of a method, or says why it cannot work: static keys are read, nobody is asked anything.
+    ///
+    /// # Errors
+    /// [`LoginError::Unavailable`] for a type that nobody on this server knows.
+    pub(crate) fn make(&self, config: &AuthConfig) -> Result<Arc<dyn LoginMethod>, LoginError> {
+        if let AuthConfig::Jwt(jwt) = config {
+            return JwtMethod::new(jwt.as_ref().clone()).map(|checker| Arc::new(checker) as Arc<dyn LoginMethod>);
+        }
+        let made = self.inner.makers.iter().find_map(|maker| maker.make(config));
+        made.unwrap_or_else(|| {
+            Err(LoginError::unavailable(format!("this server does not know logins of type `{}`", config.kind())))
+        })
     }
 
     fn methods(&self) -> MutexGuard<'_, Methods> {
         self.inner.methods.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-/// Looks whether a method's keys can be used, before it is stored: static keys are read, addresses are not asked.
-pub(crate) fn check_config(config: &AuthConfig) -> Result<(), LoginError> {
-    let AuthConfig::Jwt(jwt) = config;
-    JwtMethod::new(jwt.as_ref().clone()).map(drop)
 }

@@ -7,15 +7,18 @@ use std::{
     net::IpAddr,
     path::{Path, PathBuf},
     process::ExitCode,
+    sync::Arc,
     time::Duration,
 };
 
+use agent::DefinitionSource;
 use anyhow::Context;
 use catalog::{AuthMethodName, NodeName, Platform};
 use clap::Args;
 use wire::{
     decode::{DecodeError, Fields},
     join_token::JoinSecret,
+    login::{CredentialFile, CredentialSource},
 };
 
 use super::{
@@ -35,7 +38,7 @@ const TRACE_SAMPLE: f64 = 0.01;
 /// advertised, finishes what is in flight and ends. On SIGHUP it reads its service definitions again.
 ///
 /// Files named by --config hold settings (the names of these flags with underscores), service definitions in Consul's
-/// format, or both:
+/// format, or both. The variable WEFT_CONFIG may hold the same as text, JSON or HCL, where there is no file:
 ///
 ///   node            = "vm-1"
 ///   servers         = ["10.0.0.1:8300", "10.0.0.2:8300"]
@@ -90,6 +93,9 @@ pub(super) struct Settings {
     /// The auth method to log in by, in place of a join token
     #[arg(long, value_name = "NAME")]
     auth_method: Option<AuthMethodName>,
+    /// What to log in with: file (--bearer-token-file), or aws, the role of the task or machine [default: by platform]
+    #[arg(long, value_name = "SOURCE")]
+    credential: Option<CredentialKind>,
     /// The file that holds what the platform gave to log in with, of mode 0600; read anew for each login
     #[arg(long, value_name = "FILE")]
     bearer_token_file: Option<PathBuf>,
@@ -161,6 +167,7 @@ impl Settings {
             servers: fields.texts("servers")?,
             join_token_file: fields.parsed("join_token_file")?,
             auth_method: fields.parsed("auth_method")?,
+            credential: fields.parsed("credential")?,
             bearer_token_file: fields.parsed("bearer_token_file")?,
             root_fingerprints: fields.parsed_list("root_fingerprints")?,
             data_dir: fields.parsed("data_dir")?,
@@ -201,6 +208,7 @@ impl Settings {
             servers: if over.servers.is_empty() { self.servers } else { over.servers },
             join_token_file: over.join_token_file.or(self.join_token_file),
             auth_method: over.auth_method.or(self.auth_method),
+            credential: over.credential.or(self.credential),
             bearer_token_file: over.bearer_token_file.or(self.bearer_token_file),
             root_fingerprints: if over.root_fingerprints.is_empty() {
                 self.root_fingerprints
@@ -231,14 +239,20 @@ impl Settings {
         }
     }
 
-    fn config(self, services: Vec<PathBuf>) -> anyhow::Result<agent::Config> {
+    fn config(self, services: Vec<DefinitionSource>) -> anyhow::Result<agent::Config> {
         let surroundings = connectors::detect(|name| std::env::var(name).ok());
         let node = self
             .node
             .or(surroundings.node)
             .or_else(host_name)
             .ok_or_else(|| hinted("the agent's node has no name", "name it with --node, or `node` in its file"))?;
-        let login = login(self.auth_method, self.bearer_token_file, &self.root_fingerprints)?;
+        let platform = self.platform.unwrap_or(surroundings.platform);
+        let is_told = self.credential.is_some() || self.bearer_token_file.is_some();
+        let source = credential_source(self.credential, self.bearer_token_file, platform)?;
+        // A task has credentials whether it logs in with them or not.
+        let is_asked = is_told || self.auth_method.is_some() || !self.root_fingerprints.is_empty();
+        let source = source.filter(|_| is_asked);
+        let login = login(self.auth_method, source, &self.root_fingerprints)?;
         if login.is_some() && self.join_token_file.is_some() {
             return Err(hinted(
                 "there are both a join token and an auth method",
@@ -271,7 +285,7 @@ impl Settings {
         });
         let defaults = agent::Config::in_memory(node, servers);
         Ok(agent::Config {
-            platform: self.platform.unwrap_or(surroundings.platform),
+            platform,
             zone: self.zone.or(surroundings.zone),
             network: self.network.unwrap_or_default(),
             bind: self.bind.unwrap_or(IpAddr::from([0, 0, 0, 0])),
@@ -336,23 +350,65 @@ fn fingerprint(text: &str) -> Result<Fingerprint, String> {
     text.parse().map_err(|error: anyhow::Error| error.to_string())
 }
 
+/// Is what an agent logs in with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum CredentialKind {
+    /// A file that the platform writes.
+    File,
+    /// What AWS gives a task or machine.
+    Aws,
+}
+
+impl std::str::FromStr for CredentialKind {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "file" => Ok(Self::File),
+            "aws" => Ok(Self::Aws),
+            _ => Err(format!("`{text}` is no source of credentials: write file or aws")),
+        }
+    }
+}
+
+/// Returns what has the credential: as it is said, or as the platform gives one; none where it gives none.
+fn credential_source(
+    kind: Option<CredentialKind>,
+    file: Option<PathBuf>,
+    platform: Platform,
+) -> anyhow::Result<Option<Arc<dyn CredentialSource>>> {
+    match (kind, file, platform) {
+        (None | Some(CredentialKind::File), Some(path), _) => Ok(Some(Arc::new(CredentialFile(path)))),
+        (Some(CredentialKind::Aws), None, _) | (None, None, Platform::Ecs) => {
+            Ok(Some(Arc::new(connectors::AwsCredentials::new(|name| std::env::var(name).ok()))))
+        }
+        (Some(CredentialKind::File), None, _) => {
+            Err(hinted("the agent is to log in with a file and knows none", "name it with --bearer-token-file"))
+        }
+        (Some(CredentialKind::Aws), Some(_), _) => {
+            Err(hinted("the agent is told of two credentials", "leave out --bearer-token-file, or --credential aws"))
+        }
+        (None, None, _) => Ok(None),
+    }
+}
+
 /// Joins what says how to log in; all of it is needed, or none.
 fn login(
     method: Option<AuthMethodName>,
-    bearer_token_file: Option<PathBuf>,
+    source: Option<Arc<dyn CredentialSource>>,
     roots: &[Fingerprint],
 ) -> anyhow::Result<Option<agent::LoginSource>> {
-    match (method, bearer_token_file, roots) {
+    match (method, source, roots) {
         (None, None, []) => Ok(None),
-        (Some(method), Some(bearer_token_file), [_, ..]) => Ok(Some(agent::LoginSource {
+        (Some(method), Some(source), [_, ..]) => Ok(Some(agent::LoginSource {
             method,
-            bearer_token_file,
+            source,
             root_fingerprints: roots.iter().map(|root| root.0).collect(),
         })),
         _ => Err(hinted(
             "the agent is told only a part of how to log in",
-            "give --auth-method, --bearer-token-file and at least one --root-fingerprint, for without the last a \
-             credential could go to anybody",
+            "give --auth-method and at least one --root-fingerprint, for without the last a credential could go to \
+             anybody, and outside of ECS --bearer-token-file or --credential aws",
         )),
     }
 }
@@ -361,22 +417,21 @@ pub(super) fn host_name() -> Option<NodeName> {
     rustix::system::uname().nodename().to_str().ok()?.parse().ok()
 }
 
-/// Reads settings from files, later ones over earlier ones, and lists the files and directories that may define services.
-pub(super) fn read(paths: &[PathBuf]) -> anyhow::Result<(Settings, Vec<PathBuf>)> {
-    let files = config_file::find(paths)?;
-    let settings = files.iter().try_fold(Settings::default(), |settings, path| {
-        let file = ConfigFile::read(path)?.without(&agent::DEFINITION_FIELDS);
+/// Reads settings, later ones over earlier ones, and looks whether what else stands there defines services.
+pub(super) fn read(sources: &[DefinitionSource]) -> anyhow::Result<Settings> {
+    let settings = config_file::expand(sources)?.iter().try_fold(Settings::default(), |settings, source| {
+        let file = ConfigFile::of(source)?.without(&agent::DEFINITION_FIELDS);
         Ok::<_, anyhow::Error>(settings.under(file.fields(Settings::read)?))
     })?;
-    agent::check_definitions(&files)?;
-    // As they were named, so that a file that is put into a directory later is found on reload.
-    Ok((settings, paths.to_vec()))
+    agent::check_definitions(sources)?;
+    Ok(settings)
 }
 
 pub(super) async fn run(arguments: Agent) -> anyhow::Result<ExitCode> {
     daemon::prepare(&arguments.log)?;
-    let (settings, files) = read(&arguments.config)?;
-    let config = settings.under(arguments.settings).config(files)?;
+    // As they were named, so that a file that is put into a directory later is found on reload.
+    let sources = config_file::sources(&arguments.config);
+    let config = read(&sources)?.under(arguments.settings).config(sources)?;
     supervisor::status("joining the mesh");
     let started = agent::start(config).await;
     if let Err(agent::StartError::Enrol(error @ agent::EnrolError::Refused { .. })) = &started {

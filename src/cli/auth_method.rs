@@ -5,7 +5,10 @@ use std::{path::PathBuf, time::Duration};
 use catalog::AuthMethodName;
 use clap::{Args, Subcommand};
 use serde_json::json;
-use wire::{consul::AuthMethodEntry, decode::parse_duration};
+use wire::{
+    consul::{AuthConfigEntry, AuthMethodEntry, AwsIamConfigEntry, JwtConfigEntry},
+    decode::parse_duration,
+};
 
 use super::{
     ApiOptions,
@@ -22,6 +25,10 @@ use super::{
 ///   BoundAudiences = ["weft"]
 ///   JWKSURL        = "https://10.0.0.1/openid/v1/jwks"   # or OIDCDiscoveryURL, JWKS, JWTValidationPubKeys
 ///   ClaimMappings  = { "sub" = "name", "/kubernetes.io/namespace" = "namespace" }
+///
+/// A method of type aws-iam takes whoever signs a request with the credentials of an AWS role or user, such as a task's:
+///
+///   BoundIAMPrincipalARNs = ["arn:aws:iam::123456789012:role/web", "arn:aws:iam::123456789012:role/shop-*"]
 ///
 /// What an identity is here, binding rules say: `weft acl binding-rule`.
 #[derive(Debug, Subcommand)]
@@ -99,9 +106,13 @@ pub(super) async fn run(verb: AuthMethod, options: &ApiOptions, api: &Api) -> an
             list.output.print(&methods, |methods| {
                 let rows = methods.iter().map(|method| {
                     let name = method.name.as_ref().map(ToString::to_string).unwrap_or_default();
-                    vec![name, method.kind.clone(), method.config.bound_issuer.clone(), method.description.clone()]
+                    let vouches = match &method.config {
+                        AuthConfigEntry::Jwt(jwt) => jwt.bound_issuer.clone(),
+                        AuthConfigEntry::AwsIam(aws) => aws.bound_iam_principal_arns.join(", "),
+                    };
+                    vec![name, method.kind.clone(), vouches, method.description.clone()]
                 });
-                table(&["Name", "Type", "Issuer", "Description"], rows.collect(), "no auth methods")
+                table(&["Name", "Type", "Of", "Description"], rows.collect(), "no auth methods")
             })
         }
     }
@@ -123,7 +134,26 @@ async fn put(write: &Write, path: &str, options: &ApiOptions, api: &Api) -> anyh
 }
 
 fn text(method: &AuthMethodEntry) -> String {
-    let config = &method.config;
+    let mut rows = vec![
+        ("Name:", method.name.as_ref().map(ToString::to_string).unwrap_or_default()),
+        ("Type:", method.kind.clone()),
+        ("Description:", method.description.clone()),
+        ("Namespace:", method.namespace.to_string()),
+        ("Token TTL:", method.max_token_ttl.clone()),
+    ];
+    rows.extend(match &method.config {
+        AuthConfigEntry::Jwt(jwt) => jwt_rows(jwt),
+        AuthConfigEntry::AwsIam(aws) => aws_rows(aws),
+    });
+    pairs(&rows)
+}
+
+fn aws_rows(config: &AwsIamConfigEntry) -> Vec<(&'static str, String)> {
+    let endpoint = if config.sts_endpoint.is_empty() { "AWS's own" } else { &config.sts_endpoint };
+    vec![("Principals:", config.bound_iam_principal_arns.join(", ")), ("STS:", endpoint.to_owned())]
+}
+
+fn jwt_rows(config: &JwtConfigEntry) -> Vec<(&'static str, String)> {
     let keys = match (&config.jwks_url, &config.oidc_discovery_url) {
         (url, _) if !url.is_empty() => url.clone(),
         (_, url) if !url.is_empty() => format!("as {url} says"),
@@ -134,16 +164,11 @@ fn text(method: &AuthMethodEntry) -> String {
         claims.iter().map(|(claim, variable)| format!("{claim} => {prefix}.{variable}")).collect()
     };
     let claims = [mapped("value", &config.claim_mappings), mapped("list", &config.list_claim_mappings)].concat();
-    pairs(&[
-        ("Name:", method.name.as_ref().map(ToString::to_string).unwrap_or_default()),
-        ("Type:", method.kind.clone()),
-        ("Description:", method.description.clone()),
-        ("Namespace:", method.namespace.to_string()),
-        ("Token TTL:", method.max_token_ttl.clone()),
+    vec![
         ("Issuer:", config.bound_issuer.clone()),
         ("Audiences:", config.bound_audiences.join(", ")),
         ("Algorithms:", config.jwt_supported_algs.join(", ")),
         ("Keys:", keys),
         ("Claims:", claims.join(", ")),
-    ])
+    ]
 }

@@ -5,6 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use agent::DefinitionSource;
 use anyhow::Context;
 use serde_json::{Map, Value};
 use wire::decode::{Fields, Format};
@@ -13,6 +14,9 @@ use super::error::hinted;
 
 /// No configuration file is longer.
 const FILE_BYTES_MAX: u64 = 1 << 20;
+
+/// Holds configuration of the same form as a file, for containers that have no file.
+pub(super) const VARIABLE: &str = "WEFT_CONFIG";
 
 /// Is one file, read but not yet understood.
 pub(super) struct ConfigFile {
@@ -33,6 +37,19 @@ impl ConfigFile {
         match format.read(&bytes).with_context(what)? {
             Value::Object(document) => Ok(Self { path: path.to_owned(), document }),
             _ => Err(hinted("it is no object", "write `name = value`")).with_context(what),
+        }
+    }
+
+    /// Reads what stands at `source`, which is one file or a text.
+    pub(super) fn of(source: &DefinitionSource) -> anyhow::Result<Self> {
+        let (name, text) = match source {
+            DefinitionSource::Path(path) => return Self::read(path),
+            DefinitionSource::Text { name, text } => (name, text),
+        };
+        let what = || format!("reading `{name}`");
+        match Format::of_text(text).read(text.as_bytes()).with_context(what)? {
+            Value::Object(document) => Ok(Self { path: PathBuf::from(name), document }),
+            _ => Err(hinted("it is no object", "write `name = value`, or JSON")).with_context(what),
         }
     }
 
@@ -58,6 +75,31 @@ impl ConfigFile {
         fields.finish().with_context(what)?;
         Ok(value)
     }
+}
+
+/// Lists what `--config` names and, last, the text of `WEFT_CONFIG`, so that it counts more than a file.
+pub(super) fn sources(paths: &[PathBuf]) -> Vec<DefinitionSource> {
+    let mut sources: Vec<_> = paths.iter().cloned().map(DefinitionSource::Path).collect();
+    if let Ok(text) = std::env::var(VARIABLE)
+        && !text.trim().is_empty()
+    {
+        sources.push(DefinitionSource::Text { name: VARIABLE.to_owned(), text });
+    }
+    sources
+}
+
+/// Puts the files of a directory in its place.
+pub(super) fn expand(sources: &[DefinitionSource]) -> anyhow::Result<Vec<DefinitionSource>> {
+    let mut found = Vec::new();
+    for source in sources {
+        match source {
+            DefinitionSource::Path(path) => {
+                found.extend(find(std::slice::from_ref(path))?.into_iter().map(DefinitionSource::Path));
+            }
+            text @ DefinitionSource::Text { .. } => found.push(text.clone()),
+        }
+    }
+    Ok(found)
 }
 
 /// Lists the files that `--config` names: files as they are, and of a directory those that end in .hcl or .json, by name.

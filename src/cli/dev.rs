@@ -59,17 +59,20 @@ pub(super) async fn run(arguments: Dev) -> anyhow::Result<ExitCode> {
             _ => Err(hinted(format!("`{name}` is not one service"), "name each service with --service")),
         })
         .collect::<anyhow::Result<Vec<_>>>()?;
-    let files = config_file::find(&arguments.config)?;
-    for path in &files {
+    let files: Vec<_> = config_file::find(&arguments.config)?.into_iter().map(agent::DefinitionSource::Path).collect();
+    for file in &files {
         // Settings of an agent would have no effect here.
-        ConfigFile::read(path)?.without(&agent::DEFINITION_FIELDS).fields(|_| Ok(()))?;
+        ConfigFile::of(file)?.without(&agent::DEFINITION_FIELDS).fields(|_| Ok(()))?;
     }
     agent::check_definitions(&files)?;
     daemon::prepare(&arguments.log)?;
 
     let key = ClusterKey::generate();
     let id: ServerId = "dev".parse()?;
-    let config = server::Config::new(id, ClusterKeys::single(key.clone()));
+    let config = server::Config {
+        login_makers: connectors::login_makers(),
+        ..server::Config::new(id, ClusterKeys::single(key.clone()))
+    };
     let server = server::start(config).await.context("cannot start the server")?;
     let api = Api::at(&server.http_address().to_string(), None)?;
     let token = bootstrap(&api, &key).await?;

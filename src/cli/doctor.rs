@@ -23,6 +23,7 @@ use wire::{
 use super::{
     ApiOptions, agent,
     api::Api,
+    config_file,
     output::{Output, printable},
     server,
 };
@@ -111,13 +112,14 @@ fn machine(doctor: &Doctor, findings: &mut Vec<Finding>) -> Machine {
                 .filter(|path| path.exists()),
         );
     }
+    let config = config_file::sources(&config);
     let read = match role {
         Role::Neither => return Machine::default(),
         Role::Server => server::read(&config).map(|settings| {
             let (data_dir, secrets) = settings.kept();
             (data_dir, None, secrets)
         }),
-        Role::Agent => agent::read(&config).map(|(settings, _)| {
+        Role::Agent => agent::read(&config).map(|settings| {
             let (data_dir, admin, secrets) = settings.kept();
             (data_dir, Some(admin), secrets)
         }),

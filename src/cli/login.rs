@@ -16,6 +16,7 @@ use wire::{
     acl::TokenView,
     consul::TokenLogin,
     crypto::{Secret, read_secret_file},
+    login::BEARER_BYTES_MAX,
 };
 
 use super::{
@@ -24,9 +25,6 @@ use super::{
     error::hinted,
     output::{self, Output, pairs},
 };
-
-/// No credential is longer.
-const BEARER_BYTES_MAX: u64 = 16 * 1024;
 
 /// Get a token by the word of a platform.
 ///

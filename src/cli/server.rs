@@ -2,6 +2,7 @@
 
 use std::{net::IpAddr, path::PathBuf, process::ExitCode, time::Duration};
 
+use agent::DefinitionSource;
 use anyhow::Context;
 use catalog::{PathTemplate, ServerId, TrustDomain};
 use clap::Args;
@@ -228,20 +229,21 @@ impl Settings {
             session_grace: self.session_grace.unwrap_or(defaults.session_grace),
             session_reap: self.session_reap.unwrap_or(defaults.session_reap),
             snapshot_entries: self.snapshot_entries.unwrap_or(defaults.snapshot_entries),
+            login_makers: connectors::login_makers(),
             ..defaults
         })
     }
 }
 
 /// Reads settings from files, later ones over earlier ones.
-pub(super) fn read(paths: &[PathBuf]) -> anyhow::Result<Settings> {
-    config_file::find(paths)?.iter().try_fold(Settings::default(), |settings, path| {
-        Ok(settings.under(ConfigFile::read(path)?.fields(Settings::read)?))
+pub(super) fn read(sources: &[DefinitionSource]) -> anyhow::Result<Settings> {
+    config_file::expand(sources)?.iter().try_fold(Settings::default(), |settings, source| {
+        Ok(settings.under(ConfigFile::of(source)?.fields(Settings::read)?))
     })
 }
 
 pub(super) async fn run(arguments: Server) -> anyhow::Result<ExitCode> {
-    let settings = read(&arguments.config)?.under(arguments.settings);
+    let settings = read(&config_file::sources(&arguments.config))?.under(arguments.settings);
     let config = settings.config()?;
     daemon::prepare(&arguments.log)?;
     supervisor::status("reading the log back");

@@ -29,11 +29,10 @@ pub(super) struct Validate {
 }
 
 pub(super) fn run(arguments: &Validate) -> anyhow::Result<ExitCode> {
+    let files: Vec<_> = arguments.paths.iter().cloned().map(Into::into).collect();
     match arguments.whose {
-        Whose::Server => drop(server::read(&arguments.paths)?),
-        Whose::Agent => {
-            let _files = agent::read(&arguments.paths)?;
-        }
+        Whose::Server => drop(server::read(&files)?),
+        Whose::Agent => drop(agent::read(&files)?),
     }
     output::line("All of it can be used.")?;
     Ok(ExitCode::SUCCESS)

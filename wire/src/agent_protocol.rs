@@ -4,6 +4,7 @@
 //! | --- | --- | --- |
 //! | `POST /v1/join` | [`JoinRequest`] | [`JoinResponse`]; needs no client certificate |
 //! | `POST /v1/login` | [`LoginRequest`] | [`JoinResponse`]; needs no client certificate either |
+//! | `POST /v1/mesh` | an empty object | [`MeshName`]; needs no client certificate either |
 //! | `POST /v1/sign` | [`SignRequest`] | [`SignResponse`]; works under an expired leaf too |
 //! | `POST /v1/write` | [`WriteRequest`] | [`WriteResponse`] |
 //! | `POST /v1/report` | [`AgentReport`](crate::report::AgentReport) | an empty object; servers before it have no such path |
@@ -31,6 +32,8 @@ pub use capability::{Capabilities, Capability};
 pub const JOIN_PATH: &str = "/v1/join";
 /// The path of [`LoginRequest`].
 pub const LOGIN_PATH: &str = "/v1/login";
+/// The path at which [`MeshName`] is asked for.
+pub const MESH_PATH: &str = "/v1/mesh";
 /// The path of [`SignRequest`].
 pub const SIGN_PATH: &str = "/v1/sign";
 /// The path of [`WriteRequest`].
@@ -43,6 +46,14 @@ pub const STREAM_PATH: &str = "/v1/stream";
 pub const TAP_PATH: &str = "/v1/tap";
 /// What stands before the path of a request for the HTTP API that an agent passes on.
 pub const API_PATH_PREFIX: &str = "/v1/api";
+
+/// Says which mesh a server is of, before anybody logs in: what is signed for one mesh is worth nothing in another. The
+/// server's certificate shows its trust domain anyway.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MeshName {
+    /// The mesh's own name.
+    pub cluster_id: String,
+}
 
 /// Asks to enrol an agent.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -44,7 +44,10 @@ pub use config_entry::{CONFIG_KINDS, ConfigEntry};
 pub use health::{HealthCheck, HealthEntry};
 pub use host::{AgentHost, HostCpu, HostMemory, HostSystem};
 pub use intention::{CheckAnswer, Intention, IntentionRequest};
-pub use login::{AuthMethodEntry, AuthMethodRequest, BindingRuleEntry, JwtConfigEntry, TokenLogin};
+pub use login::{
+    AuthConfigEntry, AuthMethodEntry, AuthMethodRequest, AwsIamConfigEntry, BindingRuleEntry, JwtConfigEntry,
+    TokenLogin,
+};
 pub use mesh_entry::{AuditModeEntry, GuardrailEntry, MESH, MeshConfigEntry};
 pub use native::{AuthorizeAnswer, AuthorizeRequest, LeafCertificate};
 pub use operator::{

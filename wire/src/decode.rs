@@ -41,6 +41,11 @@ impl Format {
         }
     }
 
+    /// Returns the form of a text that has no name: JSON begins with a brace, and HCL never does.
+    pub fn of_text(text: &str) -> Self {
+        if text.trim_start().starts_with('{') { Self::Json } else { Self::Hcl }
+    }
+
     /// Reads a text.
     ///
     /// # Errors

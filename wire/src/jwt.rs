@@ -1,8 +1,6 @@
 //! JSON Web Tokens: one check of them for servers, where somebody logs in, and for agents, where requests carry them.
 
-mod fetch;
 mod keys;
-mod reach;
 mod remote;
 mod source;
 #[cfg(test)]
@@ -10,9 +8,7 @@ mod source;
 pub(crate) mod testing;
 mod verify;
 
-pub use fetch::{DOCUMENT_BYTES_MAX, FetchError, check_roots};
 pub use keys::{KeySet, KeysError};
-pub use reach::Reach;
 pub use remote::{Freshness, RemoteKeys, Told};
 pub use source::{KeySource, KeysUnavailable};
 pub use verify::{TOKEN_BYTES_MAX, TokenFault, TokenRules, UnprovedToken, VerifiedToken};

@@ -37,6 +37,7 @@ pub mod rfc3339;
 pub mod tap;
 pub mod tls;
 pub mod wall_clock;
+pub mod web;
 pub mod written_mesh;
 
 pub use address_kind::AddressKind;

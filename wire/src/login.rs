@@ -1,11 +1,18 @@
-//! What checks a login: the seam between servers and the platforms that vouch for identities.
+//! Logging in: the seam between servers, which check credentials, agents, which show them, and the platforms that vouch.
+//!
+//! What knows a platform implements [`LoginMaker`] for servers and [`CredentialSource`] for agents, and the binary hands it in.
 
 use std::future::Future;
+use std::path::PathBuf;
 use std::pin::Pin;
+use std::sync::Arc;
 
-use catalog::{KeyFingerprint, LoginClaims, Timestamp};
+use catalog::{AuthConfig, KeyFingerprint, LoginClaims, Timestamp};
 
-use crate::crypto::Secret;
+use crate::crypto::{Secret, SecretFileError, read_secret_file};
+
+/// No credential is longer.
+pub const BEARER_BYTES_MAX: u64 = 16 * 1024;
 
 /// Is the check of one auth method, as it is configured.
 pub trait LoginMethod: Send + Sync {
@@ -19,6 +26,74 @@ pub trait LoginMethod: Send + Sync {
     ///
     /// It judges the credential alone; what its holder is here is for the binding rules. Cancel safe.
     fn verify<'a>(&'a self, credential: &'a Credential, context: LoginContext<'a>) -> Verification<'a>;
+}
+
+/// Makes the checks of methods of some types.
+pub trait LoginMaker: std::fmt::Debug + Send + Sync {
+    /// Makes the check of a method that is configured like this, or says why it cannot work; none where it is of a type that
+    /// this one does not know. Nothing is asked of anybody yet.
+    fn make(&self, config: &AuthConfig) -> Option<Result<Arc<dyn LoginMethod>, LoginError>>;
+}
+
+/// Has what an agent logs in with, as its platform gives it.
+pub trait CredentialSource: std::fmt::Debug + Send + Sync {
+    /// Says what it is, for the log: `the file /var/run/token`, `the credentials of AWS`.
+    fn name(&self) -> String;
+
+    /// Reports whether its credentials are made for one mesh, so that a server must be asked first which one it is of.
+    fn names_the_mesh(&self) -> bool {
+        false
+    }
+
+    /// Returns a credential as it is now, or makes one. It is asked anew for each login. Cancel safe.
+    fn credential<'a>(&'a self, wanted: CredentialFor<'a>) -> CredentialWanted<'a>;
+}
+
+/// Is a credential that is being fetched or made.
+pub type CredentialWanted<'a> = Pin<Box<dyn Future<Output = Result<Secret, CredentialError>> + Send + 'a>>;
+
+/// Is what a credential may be bound to, so that it is worth nothing to anybody else.
+#[derive(Debug, Clone, Copy)]
+pub struct CredentialFor<'a> {
+    /// The mesh's own name; empty where the source does not ask for it.
+    pub cluster_id: &'a str,
+    /// The key of the agent that logs in.
+    pub key: &'a KeyFingerprint,
+    /// The time.
+    pub now: Timestamp,
+}
+
+/// Says why there is no credential now.
+#[derive(Debug, thiserror::Error)]
+pub enum CredentialError {
+    /// The file cannot be used.
+    #[error("cannot read the credential of the platform")]
+    File(#[source] SecretFileError),
+    /// The platform does not give one.
+    #[error("the platform gives no credential: {reason}")]
+    Platform {
+        /// What is wrong, and what to do.
+        reason: String,
+    },
+}
+
+/// Reads credentials from a file of mode 0600 or 0400, which a platform may replace at any time.
+#[derive(Debug, Clone)]
+pub struct CredentialFile(pub PathBuf);
+
+impl CredentialSource for CredentialFile {
+    fn name(&self) -> String {
+        format!("the file `{}`", self.0.display())
+    }
+
+    fn credential<'a>(&'a self, _wanted: CredentialFor<'a>) -> CredentialWanted<'a> {
+        let path = self.0.clone();
+        Box::pin(async move {
+            let read = tokio::task::spawn_blocking(move || read_secret_file(&path, BEARER_BYTES_MAX)).await;
+            let read = read.map_err(|stopped| CredentialError::Platform { reason: stopped.to_string() })?;
+            Ok(Secret::new(read.map_err(CredentialError::File)?.expose().trim()))
+        })
+    }
 }
 
 /// Is a check under way.

@@ -71,8 +71,8 @@ impl Core {
                 Some(Waiting::Change(change, reply)) => self.change(change, reply),
                 Some(Waiting::Reload(reply)) => {
                     self.registering.under_way = Some(UnderWay::Reading(reply));
-                    let paths = self.config.services.clone();
-                    self.off_core(move || Done::Read(read_files(&paths)), Done::Read);
+                    let sources = self.config.services.clone();
+                    self.off_core(move || Done::Read(read_files(&sources)), Done::Read);
                 }
             }
         }

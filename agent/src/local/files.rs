@@ -1,4 +1,4 @@
-//! Service definitions in files, in Consul's format.
+//! Service definitions in files, and in a variable where there is no file, in Consul's format.
 
 use std::fs;
 use std::io::Read;
@@ -16,6 +16,26 @@ pub const DEFINITION_FIELDS: [&str; 4] = ["service", "services", "check", "check
 /// A larger file is no service definition.
 const FILE_BYTES_MAX: u64 = 1024 * 1024;
 
+/// Is where definitions stand.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum DefinitionSource {
+    /// A file, or a directory of `*.hcl` and `*.json`.
+    Path(PathBuf),
+    /// A text of the same form as a file's, for containers that have none.
+    Text {
+        /// What it is called in errors, such as the variable that holds it.
+        name: String,
+        /// The text, JSON or HCL.
+        text: String,
+    },
+}
+
+impl From<PathBuf> for DefinitionSource {
+    fn from(path: PathBuf) -> Self {
+        Self::Path(path)
+    }
+}
+
 /// One thing that a file defines.
 #[derive(Clone, Debug)]
 pub(crate) enum Content {
@@ -25,18 +45,27 @@ pub(crate) enum Content {
     Check(Box<CheckDefinition>),
 }
 
-/// Reads files, and of directories every `*.hcl` and `*.json` in the order of their names.
+/// Reads texts and files, and of directories every `*.hcl` and `*.json` in the order of their names.
 ///
 /// All services come before all checks, so that a check in one file may be of a service in another.
 ///
 /// # Errors
 ///
 /// The first file that cannot be read or understood: an agent that ignored it would leave a service out silently.
-pub(crate) fn read(paths: &[PathBuf]) -> Result<Vec<(PathBuf, Content)>, LocalError> {
+pub(crate) fn read(sources: &[DefinitionSource]) -> Result<Vec<(PathBuf, Content)>, LocalError> {
     let (mut services, mut checks) = (Vec::new(), Vec::new());
-    for path in paths {
-        for file in files_at(path)? {
-            let definitions = read_file(&file)?;
+    for source in sources {
+        let found = match source {
+            DefinitionSource::Path(path) => {
+                let files = files_at(path)?.into_iter();
+                files.map(|file| read_file(&file).map(|read| (file, read))).collect::<Result<Vec<_>, _>>()?
+            }
+            DefinitionSource::Text { name, text } => {
+                let name = PathBuf::from(name);
+                vec![(name.clone(), understand(&name, Format::of_text(text), text.as_bytes())?)]
+            }
+        };
+        for (file, definitions) in found {
             let of_file = |content| (file.clone(), content);
             services.extend(definitions.services.into_iter().map(|it| of_file(Content::Service(Box::new(it)))));
             checks.extend(definitions.checks.into_iter().map(|it| of_file(Content::Check(Box::new(it)))));
@@ -54,10 +83,10 @@ pub(crate) fn read(paths: &[PathBuf]) -> Result<Vec<(PathBuf, Content)>, LocalEr
 /// # Errors
 ///
 /// The first file that cannot be read, or defines what no agent would serve beside what was defined before.
-pub(crate) fn read_acceptable(paths: &[PathBuf]) -> Result<Vec<(PathBuf, Content)>, LocalError> {
+pub(crate) fn read_acceptable(sources: &[DefinitionSource]) -> Result<Vec<(PathBuf, Content)>, LocalError> {
     let node: NodeName = "node".parse().expect("it is a node's name");
     let mut all = Local::of_any_service(node);
-    let definitions = read(paths)?;
+    let definitions = read(sources)?;
     for (path, content) in &definitions {
         all.take(content.clone(), &Origin::File(path.clone()))
             .map_err(|source| LocalError::Defined { path: path.clone(), source: Box::new(source) })?;
@@ -70,8 +99,8 @@ pub(crate) fn read_acceptable(paths: &[PathBuf]) -> Result<Vec<(PathBuf, Content
 /// # Errors
 ///
 /// The first file that an agent would not start with.
-pub fn check(paths: &[PathBuf]) -> Result<(), LocalError> {
-    read_acceptable(paths).map(drop)
+pub fn check(sources: &[DefinitionSource]) -> Result<(), LocalError> {
+    read_acceptable(sources).map(drop)
 }
 
 fn files_at(path: &Path) -> Result<Vec<PathBuf>, LocalError> {
@@ -100,7 +129,13 @@ fn read_file(path: &Path) -> Result<Definitions, LocalError> {
     if u64::try_from(bytes.len()).unwrap_or(u64::MAX) > FILE_BYTES_MAX {
         return Err(wrong(format!("it is larger than {FILE_BYTES_MAX} bytes")));
     }
-    let mut value = format.read(&bytes).map_err(|error| wrong(error.to_string()))?;
+    understand(path, format, &bytes)
+}
+
+/// Takes what a text defines, and leaves settings alone.
+fn understand(path: &Path, format: Format, bytes: &[u8]) -> Result<Definitions, LocalError> {
+    let wrong = |reason: String| LocalError::File { path: path.to_owned(), reason };
+    let mut value = format.read(bytes).map_err(|error| wrong(error.to_string()))?;
     if let Some(document) = value.as_object_mut() {
         document.retain(|name, _| DEFINITION_FIELDS.iter().any(|known| name.eq_ignore_ascii_case(known)));
     }

@@ -38,7 +38,7 @@ fn files(files: &[(&str, &str)]) -> (tempfile::TempDir, Result<Vec<(PathBuf, fil
     for (name, text) in files {
         fs::write(dir.path().join(name), text).unwrap();
     }
-    let content = files::read(&[dir.path().to_owned()]);
+    let content = files::read(&[dir.path().to_owned().into()]);
     (dir, content)
 }
 
@@ -132,13 +132,28 @@ fn settings_beside_a_service_are_for_somebody_else_to_judge() {
 }
 
 #[test]
+fn a_text_of_a_variable_defines_what_a_file_of_the_same_form_does() {
+    let text = |text: &str| DefinitionSource::Text { name: "WEFT_CONFIG".to_owned(), text: text.to_owned() };
+    let json = r#" {"node": "n1", "service": {"name": "web", "port": 8080}, "check": {"name": "up", "ttl": "10s"}}"#;
+    for good in
+        [json, "node = \"n1\"\nservice { name = \"web\"\n port = 8080 }\ncheck { name = \"up\"\n ttl = \"10s\" }"]
+    {
+        let found = read_files(&[text(good)]).unwrap();
+        assert_eq!(found.len(), 2, "{good}");
+        assert!(found.iter().all(|(name, _)| name == Path::new("WEFT_CONFIG")));
+    }
+    let error = wire::one_line(&read_files(&[text("service { name = \"web\"\n prot = 1 }")]).unwrap_err());
+    assert!(error.contains("`WEFT_CONFIG`") && error.contains("service.prot"), "{error}");
+}
+
+#[test]
 fn a_file_that_cannot_be_understood_is_named() {
     let (dir, content) = files(&[("web.hcl", "service { name = \"web\"\n prot = 8080 }")]);
     let error = content.unwrap_err().to_string();
     assert!(error.contains("web.hcl") && error.contains("service.prot"), "{error}");
-    let missing = read_files(&[dir.path().join("none.hcl")]).unwrap_err();
+    let missing = read_files(&[dir.path().join("none.hcl").into()]).unwrap_err();
     assert!(matches!(missing, LocalError::Read { .. }));
-    let other = read_files(&[Path::new("/etc/hostname").to_owned()]).unwrap_err().to_string();
+    let other = read_files(&[Path::new("/etc/hostname").to_owned().into()]).unwrap_err().to_string();
     assert!(other.contains("`.hcl`"), "{other}");
 }
 
@@ -260,9 +275,12 @@ fn what_no_agent_would_serve_is_found_before_one_starts() {
     for (text, part) in wrong {
         let dir = tempfile::tempdir().unwrap();
         fs::write(dir.path().join("a.json"), r#"{"service": {"name": "api", "port": 9090}}"#).unwrap();
-        assert!(check_definitions(&[dir.path().to_owned()]).is_ok(), "what an agent is entitled to is not judged");
+        assert!(
+            check_definitions(&[dir.path().to_owned().into()]).is_ok(),
+            "what an agent is entitled to is not judged"
+        );
         fs::write(dir.path().join("b.json"), text).unwrap();
-        let error = wire::one_line(&check_definitions(&[dir.path().to_owned()]).unwrap_err());
+        let error = wire::one_line(&check_definitions(&[dir.path().to_owned().into()]).unwrap_err());
         assert!(error.contains("b.json") && error.contains(part), "{error}");
     }
 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use rustix::process::{Resource, getrlimit};
-use wire::jwt::Reach;
+use wire::web::Reach;
 
 /// Files that the rest of the process may need: the API, checks, the stream to a server, logs.
 const FILES_KEPT_BACK: u64 = 128;

@@ -147,7 +147,7 @@ async fn what_no_agent_would_serve_keeps_it_from_starting() {
     let file = dir.path().join("web.hcl");
     std::fs::write(&file, "service {\n name = \"web\"\n address = \"0.0.0.0\"\n}").unwrap();
     let mut config = config(&["127.0.0.1:1".parse().unwrap()], None, None);
-    config.services = vec![file];
+    config.services = vec![file.into()];
     let error = start(config).await.unwrap_err();
     assert!(matches!(error, StartError::Services(_)), "{error:?}");
 }
@@ -304,7 +304,7 @@ async fn services_from_files_are_served() {
     std::fs::write(dir.path().join("web.hcl"), "service {\n name = \"web\"\n port = 8080\n}").unwrap();
     std::fs::write(dir.path().join("db.hcl"), "service { name = \"db\" }").unwrap();
     let mut config = config(&[server.address], Some(server.shared().join_token(&["web"])), None);
-    config.services = vec![dir.path().to_owned()];
+    config.services = vec![dir.path().to_owned().into()];
     let agent = start(config).await.unwrap();
     eventually(async || advertised(server.shared()).len() == 1).await;
     let ready = admin(&agent, "/ready").await;

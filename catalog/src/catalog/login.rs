@@ -330,10 +330,6 @@ fn may_take_over(previous: &AgentRecord, login: &Admission) -> bool {
 /// Returns everything that a rule needs to know of an identity. The selector was read before the rule was proposed.
 fn variables_of(rule: &BindingRule) -> Vec<Variable> {
     let selector = Selector::parse(&rule.selector).ok();
-    let asked = selector.iter().flat_map(|selector| selector.paths()).filter_map(|path| match path {
-        [scope, name] if scope == "value" => Some(Variable::Value(name.clone())),
-        [scope, name] if scope == "list" => Some(Variable::List(name.clone())),
-        _ => None,
-    });
+    let asked = selector.iter().flat_map(|selector| selector.paths()).filter_map(Variable::of_path);
     asked.chain(rule.name.variables()).collect()
 }

@@ -6,8 +6,8 @@ use std::time::Duration;
 use super::tests::digest;
 use super::*;
 use crate::{
-    Actor, Admission, Attestation, AuthConfig, Banned, BindKind, Command, JwtAlgorithm, JwtConfig, JwtKeys,
-    LoginChange, Owner, Platform, RevocationChange, Rights, SessionChange, SessionRef,
+    Actor, Admission, Attestation, AuthConfig, AwsIamConfig, Banned, BindKind, Command, JwtAlgorithm, JwtConfig,
+    JwtKeys, LoginChange, Owner, Platform, RevocationChange, Rights, SessionChange, SessionRef,
 };
 
 pub(super) fn method(name: &str) -> AuthMethod {
@@ -80,6 +80,15 @@ fn write_rule(rule: BindingRule, replace: bool) -> Command {
 }
 
 /// Returns every kind of login command, for the golden files.
+/// Returns the method of a type that came later.
+pub(super) fn aws_method() -> Command {
+    let principals =
+        ["role/web", "user/ops/*"].map(|name| format!("arn:aws:iam::123456789012:{name}").parse().unwrap());
+    let endpoint = "https://sts.eu-west-1.amazonaws.com".to_owned();
+    let config = AwsIamConfig { principals: principals.to_vec(), sts_endpoint: Some(endpoint) };
+    write_method(AuthMethod { config: AuthConfig::AwsIam(Box::new(config)), ..method("aws") }, false)
+}
+
 pub(super) fn every_login(token: Token) -> Vec<Command> {
     let granted = Token { rights: Rights::Rules, auth_method: Some("jwt".to_owned()), ..token };
     vec![
@@ -340,7 +349,7 @@ fn a_rule_asks_only_for_what_its_method_knows() {
     }
     log.done(write_rule(rule(1, "jwt", BindKind::Service, "${value.team}", ""), false));
     let mut poorer = method("jwt");
-    let AuthConfig::Jwt(jwt) = &mut poorer.config;
+    let AuthConfig::Jwt(jwt) = &mut poorer.config else { panic!("it is of type jwt") };
     jwt.claims.remove("/a/team");
     let refusal = log.refused(1, write_method(poorer, true));
     assert!(refusal.to_string().contains("needs `value.team`"), "{refusal}");

@@ -19,6 +19,8 @@ pub struct LoginClaims {
     pub values: BTreeMap<String, String>,
     /// The variables with a list.
     pub lists: BTreeMap<String, Vec<String>>,
+    /// What the type of method knows by itself, by name; a dot leads into it: `serviceaccount.name`.
+    pub facts: BTreeMap<String, String>,
 }
 
 /// Is what somebody is here, by all the rules that select them.
@@ -147,6 +149,7 @@ impl Catalog {
 /// Every variable that the method has is there, as Consul does it: one that the credential lacks is empty.
 fn document(method: &AuthMethod, claims: &LoginClaims) -> serde_json::Value {
     let (mut values, mut lists) = (BTreeMap::new(), BTreeMap::new());
+    let mut document = serde_json::Map::new();
     for variable in method.config.variables() {
         match variable {
             Variable::Value(name) => {
@@ -157,13 +160,34 @@ fn document(method: &AuthMethod, claims: &LoginClaims) -> serde_json::Value {
                 let list = claims.lists.get(&name).cloned().unwrap_or_default();
                 lists.insert(name, list);
             }
+            Variable::Fact(name) => {
+                let value = claims.facts.get(&name).cloned().unwrap_or_default();
+                put(&mut document, &name, value);
+            }
         }
     }
-    json!({ "value": values, "list": lists })
+    document.insert("value".to_owned(), json!(values));
+    document.insert("list".to_owned(), json!(lists));
+    document.into()
+}
+
+/// Puts a value where its name leads; a name that leads through another value is nowhere.
+fn put(object: &mut serde_json::Map<String, serde_json::Value>, name: &str, value: String) {
+    match name.split_once('.') {
+        None => {
+            object.insert(name.to_owned(), value.into());
+        }
+        Some((first, rest)) => {
+            let inner = object.entry(first).or_insert_with(|| json!({}));
+            if let Some(inner) = inner.as_object_mut() {
+                put(inner, rest, value);
+            }
+        }
+    }
 }
 
 fn apply(rule: &BindingRule, method: &AuthMethod, claims: &LoginClaims, bound: &mut Bound) -> Option<()> {
-    let name = rule.name.fill(&claims.values)?;
+    let name = rule.name.fill(claims)?;
     match rule.bind {
         BindKind::Service => {
             let (namespace, name) = match name.split_once('/') {

@@ -1,8 +1,10 @@
-//! Names with variables in them: `${value.team}-web`.
+//! Names with variables in them: `${value.team}-web`, `${entity_name}`.
 
-use std::{collections::BTreeMap, fmt, str::FromStr};
+use std::{fmt, str::FromStr};
 
 use serde::{Deserialize, Serialize};
+
+use super::LoginClaims;
 
 /// The longest text of a template.
 const BYTES_MAX: usize = 256;
@@ -21,7 +23,8 @@ pub enum NameTemplateError {
     Open(String),
     /// Something else stands where a variable belongs.
     #[error(
-        "`${{{0}}}` is no variable: write `${{value.name}}` with a name that the auth method's claim mappings give"
+        "`${{{0}}}` is no variable: write `${{value.name}}` with a name that the auth method's claim mappings give, or what \
+         its type knows by itself, such as `${{entity_name}}`"
     )]
     Variable(String),
 }
@@ -33,6 +36,8 @@ pub enum Variable {
     Value(String),
     /// A list of texts, written `list.name`.
     List(String),
+    /// What a type of method knows without any mapping, written as it is: `entity_name`, `serviceaccount.name`.
+    Fact(String),
 }
 
 impl fmt::Display for Variable {
@@ -40,6 +45,7 @@ impl fmt::Display for Variable {
         match self {
             Self::Value(name) => write!(f, "value.{name}"),
             Self::List(name) => write!(f, "list.{name}"),
+            Self::Fact(name) => f.write_str(name),
         }
     }
 }
@@ -49,6 +55,22 @@ pub(crate) fn is_variable_name(text: &str) -> bool {
     text.len() <= 64
         && text.starts_with(|c: char| c.is_ascii_alphabetic())
         && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
+}
+
+impl Variable {
+    /// Reads a variable's path, as selectors and templates name it.
+    pub(crate) fn of_path<S: AsRef<str>>(path: &[S]) -> Option<Self> {
+        let path: Vec<&str> = path.iter().map(AsRef::as_ref).collect();
+        if path.is_empty() || !path.iter().all(|name| is_variable_name(name)) {
+            return None;
+        }
+        match path[..] {
+            ["value", name] => Some(Self::Value(name.to_owned())),
+            ["list", name] => Some(Self::List(name.to_owned())),
+            ["value" | "list", ..] => None,
+            _ => Some(Self::Fact(path.join("."))),
+        }
+    }
 }
 
 /// Is a name in which values of an identity are put.
@@ -62,7 +84,7 @@ pub struct NameTemplate {
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 enum Part {
     Fixed(String),
-    Value(String),
+    Variable(Variable),
 }
 
 impl NameTemplate {
@@ -75,7 +97,7 @@ impl NameTemplate {
     /// Returns the variables in it.
     pub fn variables(&self) -> impl Iterator<Item = Variable> {
         self.parts.iter().filter_map(|part| match part {
-            Part::Value(name) => Some(Variable::Value(name.clone())),
+            Part::Variable(variable) => Some(variable.clone()),
             Part::Fixed(_) => None,
         })
     }
@@ -83,13 +105,18 @@ impl NameTemplate {
     /// Puts an identity's values in. None where a value is missing or could be more than a part of one name: what a
     /// platform vouches for must not reach past the place that the operator gave it.
     #[must_use]
-    pub fn fill(&self, values: &BTreeMap<String, String>) -> Option<String> {
+    pub fn fill(&self, claims: &LoginClaims) -> Option<String> {
         let mut name = String::new();
         for part in &self.parts {
             match part {
                 Part::Fixed(text) => name.push_str(text),
-                Part::Value(variable) => {
-                    let value = values.get(variable).filter(|value| crate::name::is_segment(value))?;
+                Part::Variable(variable) => {
+                    let value = match variable {
+                        Variable::Value(name) => claims.values.get(name),
+                        Variable::Fact(name) => claims.facts.get(name),
+                        Variable::List(_) => None,
+                    };
+                    let value = value.filter(|value| crate::name::is_segment(value))?;
                     name.push_str(value);
                 }
             }
@@ -112,9 +139,10 @@ impl FromStr for NameTemplate {
                 parts.push(Part::Fixed(before.to_owned()));
             }
             let (inside, after) = after.split_once('}').ok_or_else(|| NameTemplateError::Open(text.to_owned()))?;
-            let name = inside.trim().strip_prefix("value.").filter(|name| is_variable_name(name));
-            let name = name.ok_or_else(|| NameTemplateError::Variable(inside.to_owned()))?;
-            parts.push(Part::Value(name.to_owned()));
+            let path: Vec<&str> = inside.trim().split('.').collect();
+            let variable = Variable::of_path(&path).filter(|variable| !matches!(variable, Variable::List(_)));
+            let variable = variable.ok_or_else(|| NameTemplateError::Variable(inside.to_owned()))?;
+            parts.push(Part::Variable(variable));
             rest = after;
         }
         if !rest.is_empty() {

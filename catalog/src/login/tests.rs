@@ -54,6 +54,7 @@ fn bind(rules: &[(BindKind, &str, &str)], values: &[(&str, &str)], groups: &[&st
         subject: "somebody".to_owned(),
         values: values.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect(),
         lists: BTreeMap::from([("groups".to_owned(), groups.iter().map(|group| (*group).to_owned()).collect())]),
+        facts: BTreeMap::new(),
     };
     catalog.bind(&"jwt".parse().unwrap(), &claims)
 }
@@ -115,15 +116,21 @@ fn c10_a_claim_reaches_no_further_than_its_place_in_the_name() {
 
 #[test]
 fn a_template_is_a_name_with_variables_and_nothing_else() {
-    for good in ["web", "${value.team}", "a-${value.team}-${ value.name }", "ns/${value.name}"] {
+    let facts = ["${entity_name}", "${serviceaccount.namespace}/${serviceaccount.name}"];
+    for good in ["web", "${value.team}", "a-${value.team}-${ value.name }", "ns/${value.name}"].into_iter().chain(facts)
+    {
         assert_eq!(good.parse::<NameTemplate>().unwrap().as_str(), good);
     }
     for bad in [
         "",
         "${value.team",
-        "${team}",
         "${list.groups}",
+        "${list}",
+        "${value}",
+        "${value.a.b}",
         "${value.}",
+        "${a..b}",
+        "${}",
         "${value.a b}",
         "${value.${value.a}}",
         &"x".repeat(300),
@@ -135,10 +142,68 @@ fn a_template_is_a_name_with_variables_and_nothing_else() {
     assert_eq!(serde_json::from_str::<NameTemplate>("\"a-${value.x}\"").unwrap(), template);
 }
 
+fn aws(principals: &[&str], sts_endpoint: Option<&str>) -> AuthMethod {
+    let principals = principals.iter().map(|principal| principal.parse().unwrap()).collect();
+    let config = AwsIamConfig { principals, sts_endpoint: sts_endpoint.map(str::to_owned) };
+    AuthMethod { name: "aws".parse().unwrap(), config: AuthConfig::AwsIam(Box::new(config)), ..method() }
+}
+
+#[test]
+fn what_a_type_knows_by_itself_is_named_without_a_mapping() {
+    let mut catalog = Catalog::default();
+    let method = aws(&["arn:aws:iam::123456789012:role/*"], None);
+    catalog.auth_methods.insert(method.name.clone(), Arc::new(method));
+    let rules = [
+        (BindKind::Service, "${entity_name}", "account_id == \"123456789012\""),
+        (BindKind::Node, "${session_name}", ""),
+        (BindKind::Role, "ops", "entity_type == \"user\""),
+    ];
+    for (number, (kind, name, selector)) in rules.into_iter().enumerate() {
+        let rule = BindingRule { method: "aws".parse().unwrap(), ..rule(number, kind, name, selector) };
+        catalog.binding_rules.insert(rule.id.clone(), Arc::new(rule));
+    }
+    let facts =
+        [("entity_name", "web"), ("account_id", "123456789012"), ("session_name", "0a1b"), ("entity_type", "role")];
+    let facts = facts.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
+    let bound = catalog.bind(&"aws".parse().unwrap(), &LoginClaims { facts, ..LoginClaims::default() }).unwrap();
+    assert_eq!((texts(&bound.services), texts(&bound.nodes)), (vec!["shop/web".to_owned()], vec!["0a1b".to_owned()]));
+    assert!(bound.roles.is_empty());
+}
+
+#[test]
+fn c11_a_method_of_aws_names_whom_it_takes_and_one_endpoint_that_nobody_can_stand_in_for() {
+    let check = |method: AuthMethod| {
+        Command::Login { change: LoginChange::WriteMethod { method: Box::new(method), replace: false } }.validate()
+    };
+    let web = ["arn:aws:iam::123456789012:role/web"];
+    assert!(check(aws(&[], None)).unwrap_err().to_string().starts_with("BoundIAMPrincipalARNs"));
+    for good in [
+        None,
+        Some("https://sts.eu-west-1.amazonaws.com"),
+        Some("https://vpce-1.internal:8443/"),
+        Some("http://127.0.0.1:5555"),
+    ] {
+        assert_eq!(check(aws(&web, good)), Ok(()), "{good:?}");
+    }
+    for bad in [
+        "http://sts.amazonaws.com",
+        "sts.amazonaws.com",
+        "https://",
+        "https://a@b",
+        "https://a/path",
+        "https://a?b",
+        "https://a b",
+        "ftp://a",
+        "https://A",
+    ] {
+        assert!(check(aws(&web, Some(bad))).unwrap_err().to_string().starts_with("STSEndpoint"), "{bad}");
+    }
+}
+
 #[track_caller]
 fn refused(change: impl FnOnce(&mut AuthMethod, &mut JwtConfig), field: &str) {
     let mut method = method();
-    let AuthConfig::Jwt(jwt) = &method.config;
+    let AuthConfig::Jwt(jwt) = &method.config else { panic!("it is of type jwt") };
     let mut jwt = jwt.clone();
     change(&mut method, &mut jwt);
     method.config = AuthConfig::Jwt(jwt);

@@ -4,14 +4,15 @@ use std::time::Duration;
 
 use super::bounded;
 use crate::{
-    AuthConfig, AuthMethod, BindingRule, JwtConfig, JwtKeys, LoginChange, NETWORK_BYTES_MAX, Refusal, Rights, Selector,
-    login::is_variable_name,
+    AuthConfig, AuthMethod, AwsIamConfig, BindingRule, JwtConfig, JwtKeys, LoginChange, NETWORK_BYTES_MAX, Refusal,
+    Rights, Selector, Variable, login::is_variable_name,
 };
 
 const TEXT_MAX: usize = 512;
 const NAMES_MAX: usize = 16;
 const CLAIMS_MAX: usize = 64;
 const KEYS_MAX: usize = 16;
+const PRINCIPALS_MAX: usize = 256;
 const KEYS_BYTES_MAX: usize = 64 * 1024;
 const TOKEN_TTL_MIN: Duration = Duration::from_secs(60);
 const TOKEN_TTL_MAX: Duration = Duration::from_secs(24 * 3600);
@@ -51,8 +52,36 @@ fn check_method(method: &AuthMethod) -> Result<(), Refusal> {
         let problem = format!("{:?} is not between {TOKEN_TTL_MIN:?} and {TOKEN_TTL_MAX:?}", method.token_ttl);
         return Err(Refusal::invalid("MaxTokenTTL", problem));
     }
-    let AuthConfig::Jwt(jwt) = &method.config;
-    check_jwt(jwt)
+    match &method.config {
+        AuthConfig::Jwt(jwt) => check_jwt(jwt),
+        AuthConfig::AwsIam(aws) => check_aws(aws),
+    }
+}
+
+fn check_aws(aws: &AwsIamConfig) -> Result<(), Refusal> {
+    if aws.principals.is_empty() || aws.principals.len() > PRINCIPALS_MAX {
+        let problem = format!("there are {}: name 1 to {PRINCIPALS_MAX} roles or users", aws.principals.len());
+        return Err(Refusal::invalid("BoundIAMPrincipalARNs", problem));
+    }
+    let Some(endpoint) = &aws.sts_endpoint else { return Ok(()) };
+    bounded("STSEndpoint", endpoint, TEXT_MAX)?;
+    let wrong = |problem: &str| Err(Refusal::invalid("STSEndpoint", format!("`{endpoint}` {problem}")));
+    // Without TLS anybody on the way could answer in the service's place; on this machine there is no way.
+    let (host, is_local_only) = match (endpoint.strip_prefix("https://"), endpoint.strip_prefix("http://")) {
+        (Some(host), _) => (host, false),
+        (None, Some(host)) => (host, true),
+        (None, None) => return wrong("does not begin with https://"),
+    };
+    let host = host.strip_suffix('/').unwrap_or(host);
+    let is_host = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'.' | b'-' | b':');
+    if host.is_empty() || !host.bytes().all(is_host) {
+        return wrong("is no https://HOST or https://HOST:PORT in lower case, with nothing behind it");
+    }
+    let name = host.split(':').next().unwrap_or_default();
+    if is_local_only && name != "localhost" && !name.starts_with("127.") {
+        return wrong("is without TLS: whoever is on the way could answer in its place; write https://");
+    }
+    Ok(())
 }
 
 fn check_jwt(jwt: &JwtConfig) -> Result<(), Refusal> {
@@ -141,9 +170,11 @@ fn check_rule(rule: &BindingRule) -> Result<(), Refusal> {
     }
     let selector = Selector::parse(&rule.selector).map_err(|error| Refusal::invalid("Selector", error.to_string()))?;
     for path in selector.paths() {
-        let known = matches!(path, [scope, name] if (scope == "value" || scope == "list") && is_variable_name(name));
-        if !known {
-            let problem = format!("`{}` is no variable: write `value.name` or `list.name`", path.join("."));
+        if Variable::of_path(path).is_none() {
+            let problem = format!(
+                "`{}` is no variable: write `value.name`, `list.name`, or what the method's type knows by itself",
+                path.join(".")
+            );
             return Err(Refusal::invalid("Selector", problem));
         }
     }

@@ -11,7 +11,7 @@ use hyper::body::Incoming;
 use serde::Serialize;
 use tracing::{debug, warn};
 use wire::agent_protocol::{
-    API_PATH_PREFIX, JOIN_PATH, LOGIN_PATH, REPORT_PATH, SIGN_PATH, STREAM_PATH, TAP_PATH, WRITE_PATH,
+    API_PATH_PREFIX, JOIN_PATH, LOGIN_PATH, MESH_PATH, REPORT_PATH, SIGN_PATH, STREAM_PATH, TAP_PATH, WRITE_PATH,
 };
 
 use super::caller::{self, Caller, Connection};
@@ -25,6 +25,8 @@ use crate::{admit, enrol};
 pub(super) enum Right {
     /// None of the connection's: the request carries its own proof.
     Join,
+    /// None: it says no more than the server's certificate does.
+    Public,
     /// The certificate of an agent whose record lives and names the certificate's key.
     AgentOwn,
     /// As [`Right::AgentOwn`], and the certificate may have expired: the key is enough to renew it.
@@ -43,10 +45,11 @@ struct Route {
 }
 
 /// Lists what the port serves.
-fn table() -> [Route; 8] {
+fn table() -> [Route; 9] {
     [
         route(Some(Method::POST), JOIN_PATH, Right::Join, |call| Box::pin(enrol::join(call))),
         route(Some(Method::POST), LOGIN_PATH, Right::Join, |call| Box::pin(admit::log_in(call))),
+        route(Some(Method::POST), MESH_PATH, Right::Public, |call| Box::pin(admit::name_mesh(call))),
         route(Some(Method::POST), SIGN_PATH, Right::AgentRenewal, |call| Box::pin(sign::sign(call))),
         route(Some(Method::POST), WRITE_PATH, Right::AgentOwn, |call| Box::pin(write::write(call))),
         route(Some(Method::POST), REPORT_PATH, Right::AgentOwn, |call| Box::pin(report::report(call))),

@@ -9,7 +9,6 @@ use super::auth::Right;
 use super::call::Call;
 use super::error::ApiError;
 use super::route::{Route, route};
-use crate::login::check_config;
 
 pub(super) fn routes() -> Vec<Route> {
     vec![
@@ -40,7 +39,7 @@ async fn write_method(call: Call, name: Option<AuthMethodName>) -> Result<Respon
     let replace = name.is_some();
     let request: AuthMethodRequest = call.decode()?;
     let method = request.into_method(name).map_err(|error| call.body_error(&error))?;
-    check_config(&method.config).map_err(|error| call.body_error(&error))?;
+    call.state.logins().make(&method.config).map(drop).map_err(|error| call.body_error(&error))?;
     let name = method.name.clone();
     let shown = AuthMethodEntry::from(&method);
     call.write(login(LoginChange::WriteMethod { method: Box::new(method), replace })).await?;

@@ -6,8 +6,9 @@ use catalog::{JwtConfig, LoginClaims, Timestamp};
 use serde_json::{Map, Value};
 use tokio::time::Instant;
 use wire::crypto::Secret;
-use wire::jwt::{Freshness, KeySource, KeysUnavailable, Reach, TokenFault, TokenRules, UnprovedToken, VerifiedToken};
+use wire::jwt::{Freshness, KeySource, KeysUnavailable, TokenFault, TokenRules, UnprovedToken, VerifiedToken};
 use wire::login::{Credential, LoginContext, LoginError, LoginMethod, Verification, VerifiedIdentity};
+use wire::web::Reach;
 
 /// The longest value of a claim that is taken, and the most values in a list.
 const CLAIM_BYTES_MAX: usize = 1024;
@@ -88,7 +89,7 @@ impl JwtMethod {
         }
         let subject = claims.get("sub").and_then(Value::as_str).unwrap_or("(no subject)");
         let subject = subject.chars().take(SUBJECT_CHARS_MAX).flat_map(char::escape_debug).collect();
-        Ok(LoginClaims { subject, values, lists })
+        Ok(LoginClaims { subject, values, lists, ..LoginClaims::default() })
     }
 }
 

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use ::catalog::{
-    AuthConfig, AuthMethod, AuthMethodName, BindKind, BindingRule, BindingRuleId, CatalogIndex, JwtAlgorithm,
-    JwtConfig, JwtKeys, LOGIN_TOKEN_TTL, NameTemplate, Namespace,
+    AuthConfig, AuthMethod, AuthMethodName, AwsIamConfig, BindKind, BindingRule, BindingRuleId, CatalogIndex,
+    JwtAlgorithm, JwtConfig, JwtKeys, LOGIN_TOKEN_TTL, NameTemplate, Namespace,
 };
 use serde::{Deserialize, Serialize};
 
@@ -13,8 +13,6 @@ use super::default_partition;
 use crate::crypto::Secret;
 use crate::decode::{DecodeError, Fields, Shape};
 
-/// The one type of auth method that there is so far.
-const JWT: &str = "jwt";
 /// How far an issuer's clock may be away where nobody says otherwise.
 const CLOCK_SKEW: Duration = Duration::from_secs(60);
 
@@ -25,7 +23,7 @@ pub struct AuthMethodEntry {
     /// Its name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<AuthMethodName>,
-    /// Its type; `jwt` so far.
+    /// Its type: `jwt` or `aws-iam`.
     #[serde(rename = "Type")]
     pub kind: String,
     /// Its name for people.
@@ -42,11 +40,33 @@ pub struct AuthMethodEntry {
     /// The namespace of the services that its rules name without one.
     pub namespace: Namespace,
     /// How identities are checked.
-    pub config: JwtConfigEntry,
+    pub config: AuthConfigEntry,
     /// The index at which it was made.
     pub create_index: CatalogIndex,
     /// The index of the last change.
     pub modify_index: CatalogIndex,
+}
+
+/// Writes or shows how identities are checked, by the fields of its type.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum AuthConfigEntry {
+    /// Type `jwt`.
+    Jwt(Box<JwtConfigEntry>),
+    /// Type `aws-iam`.
+    AwsIam(AwsIamConfigEntry),
+}
+
+/// Writes or shows how the `aws-iam` type checks identities.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct AwsIamConfigEntry {
+    /// The roles and users that count, by their ARNs; a `*` at the end of a name stands for any rest of it.
+    #[serde(rename = "BoundIAMPrincipalARNs")]
+    pub bound_iam_principal_arns: Vec<String>,
+    /// The one endpoint of the Security Token Service that is asked; AWS's own where there is none.
+    #[serde(rename = "STSEndpoint", default, skip_serializing_if = "String::is_empty")]
+    pub sts_endpoint: String,
 }
 
 /// Writes or shows how the `jwt` type checks identities.
@@ -101,17 +121,21 @@ pub struct AuthMethodRequest {
     description: String,
     namespace: Namespace,
     token_ttl: Duration,
-    config: JwtConfig,
+    config: AuthConfig,
 }
 
 impl Shape for AuthMethodRequest {
     fn read(fields: &mut Fields) -> Result<Self, DecodeError> {
         let kind: String = fields.required("Type")?;
-        if kind != JWT {
-            let reason =
-                format!("weft has no auth method of type `{}`; the one there is is `jwt`", kind.escape_debug());
-            return Err(fields.refuse("Type", reason));
-        }
+        let read: fn(&mut Fields) -> Result<AuthConfig, DecodeError> = match kind.as_str() {
+            "jwt" => |fields| read_jwt(fields).map(|jwt| AuthConfig::Jwt(Box::new(jwt))),
+            "aws-iam" => |fields| read_aws(fields).map(|aws| AuthConfig::AwsIam(Box::new(aws))),
+            _ => {
+                let kind = kind.escape_debug();
+                let reason = format!("weft has no auth method of type `{kind}`; there are `jwt` and `aws-iam`");
+                return Err(fields.refuse("Type", reason));
+            }
+        };
         match fields.text("TokenLocality")?.as_str() {
             "" | "local" | "global" => {}
             _ => return Err(fields.refuse("TokenLocality", "write `local`, or leave it out: there is one datacenter")),
@@ -124,7 +148,7 @@ impl Shape for AuthMethodRequest {
             namespace: fields.parsed("Namespace")?.unwrap_or_default(),
             token_ttl: fields.duration("MaxTokenTTL")?.filter(|ttl| !ttl.is_zero()).unwrap_or(LOGIN_TOKEN_TTL),
             config: fields
-                .object("Config", read_jwt)?
+                .object("Config", read)?
                 .ok_or_else(|| DecodeError::Missing { path: fields.path_to("Config") })?,
         };
         fields.ignored(&["CreateIndex", "ModifyIndex"]);
@@ -164,6 +188,23 @@ fn read_jwt(fields: &mut Fields) -> Result<JwtConfig, DecodeError> {
         JwtKeys::Discovery { url, .. } if config.issuer.is_empty() => Ok(JwtConfig { issuer: url.clone(), ..config }),
         _ => Ok(config),
     }
+}
+
+fn read_aws(fields: &mut Fields) -> Result<AwsIamConfig, DecodeError> {
+    let config = AwsIamConfig {
+        principals: fields.parsed_list("BoundIAMPrincipalARNs")?,
+        sts_endpoint: Some(fields.text("STSEndpoint")?).filter(|endpoint| !endpoint.is_empty()),
+    };
+    if !fields.text("ServerIDHeaderValue")?.is_empty() {
+        let reason = "every login is signed for one mesh, by its cluster id in the header X-Weft-Cluster: leave it out";
+        return Err(fields.refuse("ServerIDHeaderValue", reason));
+    }
+    if fields.flag("EnableIAMEntityDetails")?.unwrap_or(false) {
+        let reason = "weft asks no more of AWS than who has signed: name each role, and bind by entity_name";
+        return Err(fields.refuse("EnableIAMEntityDetails", reason));
+    }
+    fields.unsupported(&["IAMEntityTags", "IAMEndpoint", "STSRegion", "AllowedSTSHeaderValues", "MaxRetries"])?;
+    Ok(config)
 }
 
 fn read_keys(fields: &mut Fields) -> Result<JwtKeys, DecodeError> {
@@ -209,7 +250,7 @@ impl AuthMethodRequest {
             description: self.description,
             namespace: self.namespace,
             token_ttl: self.token_ttl,
-            config: AuthConfig::Jwt(Box::new(self.config)),
+            config: self.config,
             rules_modified: CatalogIndex::default(),
             created: CatalogIndex::default(),
             modified: CatalogIndex::default(),
@@ -219,18 +260,29 @@ impl AuthMethodRequest {
 
 impl From<&AuthMethod> for AuthMethodEntry {
     fn from(method: &AuthMethod) -> Self {
-        let AuthConfig::Jwt(jwt) = &method.config;
         Self {
             name: Some(method.name.clone()),
-            kind: JWT.to_owned(),
+            kind: method.config.kind().to_owned(),
             display_name: method.display_name.clone(),
             description: method.description.clone(),
             max_token_ttl: seconds(method.token_ttl),
             token_locality: "local".to_owned(),
             namespace: method.namespace.clone(),
-            config: JwtConfigEntry::from(&**jwt),
+            config: AuthConfigEntry::from(&method.config),
             create_index: method.created,
             modify_index: method.modified,
+        }
+    }
+}
+
+impl From<&AuthConfig> for AuthConfigEntry {
+    fn from(config: &AuthConfig) -> Self {
+        match config {
+            AuthConfig::Jwt(jwt) => Self::Jwt(Box::new(JwtConfigEntry::from(&**jwt))),
+            AuthConfig::AwsIam(aws) => Self::AwsIam(AwsIamConfigEntry {
+                bound_iam_principal_arns: aws.principals.iter().map(ToString::to_string).collect(),
+                sts_endpoint: aws.sts_endpoint.clone().unwrap_or_default(),
+            }),
         }
     }
 }
@@ -377,7 +429,7 @@ mod tests {
     fn a_method_is_read_as_consuls_clients_write_it_and_shown_as_they_read_it() {
         let method = from_json::<AuthMethodRequest>(METHOD.as_bytes()).unwrap().into_method(None).unwrap();
         assert_eq!((method.name.as_str(), method.token_ttl), ("k8s", Duration::from_secs(300)));
-        let AuthConfig::Jwt(jwt) = &method.config;
+        let AuthConfig::Jwt(jwt) = &method.config else { panic!("{method:?}") };
         assert_eq!(jwt.algorithms, [JwtAlgorithm::RS256, JwtAlgorithm::ES256]);
         assert_eq!(jwt.claims["/kubernetes.io/namespace"], "ns");
         let shown = serde_json::to_string(&AuthMethodEntry::from(&method)).unwrap();
@@ -390,7 +442,7 @@ mod tests {
     #[test]
     fn what_a_method_cannot_be_is_refused_by_name() {
         for (from, to, want) in [
-            ("\"jwt\"", "\"kubernetes\"", "no auth method of type `kubernetes`"),
+            ("\"jwt\"", "\"ldap\"", "no auth method of type `ldap`"),
             ("\"JWKSURL\"", "\"JWTValidationPubKeys\": [\"x\"], \"JWKSURL\"", "exactly one of"),
             ("\"JWKSURL\": \"https://issuer.example/keys\",", "", "exactly one of"),
             ("\"BoundIssuer\"", "\"OIDCClientID\": \"x\", \"BoundIssuer\"", "OIDCClientID"),
@@ -403,11 +455,33 @@ mod tests {
         }
     }
 
+    const AWS: &str = r#"{"Name": "aws", "Type": "aws-iam", "Config": {
+        "BoundIAMPrincipalARNs": ["arn:aws:iam::123456789012:role/web"], "STSEndpoint": "https://sts.eu-west-1.amazonaws.com"}}"#;
+
+    #[test]
+    fn a_method_of_aws_is_read_and_shown_with_consuls_fields() {
+        let method = from_json::<AuthMethodRequest>(AWS.as_bytes()).unwrap().into_method(None).unwrap();
+        let shown = serde_json::to_string(&AuthMethodEntry::from(&method)).unwrap();
+        assert!(shown.contains("\"Type\":\"aws-iam\""), "{shown}");
+        assert_eq!(from_json::<AuthMethodRequest>(shown.as_bytes()).unwrap().into_method(None).unwrap(), method);
+        let entry: AuthMethodEntry = serde_json::from_str(&shown).unwrap();
+        assert!(matches!(entry.config, AuthConfigEntry::AwsIam(_)), "{entry:?}");
+        for (field, want) in [
+            (r#""EnableIAMEntityDetails": true"#, "bind by entity_name"),
+            (r#""IAMEntityTags": ["a"]"#, "IAMEntityTags"),
+            (r#""ServerIDHeaderValue": "x""#, "leave it out"),
+        ] {
+            let body = AWS.replacen("\"STSEndpoint\"", &format!("{field}, \"STSEndpoint\""), 1);
+            let error = from_json::<AuthMethodRequest>(body.as_bytes()).unwrap_err().to_string();
+            assert!(error.contains(want), "{want}: {error}");
+        }
+    }
+
     #[test]
     fn an_issuer_that_is_discovered_is_its_own_name() {
         let body = r#"{"Name": "o", "Type": "jwt", "Config": {"OIDCDiscoveryURL": "https://issuer.example", "BoundAudiences": ["weft"]}}"#;
         let method = from_json::<AuthMethodRequest>(body.as_bytes()).unwrap().into_method(None).unwrap();
-        let AuthConfig::Jwt(jwt) = &method.config;
+        let AuthConfig::Jwt(jwt) = &method.config else { panic!("{method:?}") };
         assert_eq!(jwt.issuer, "https://issuer.example");
     }
 

@@ -8,7 +8,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use crate::decode::{DecodeError, Fields};
-use crate::jwt;
+use crate::{jwt, web};
 
 /// The kind of entries that say who issues tokens.
 pub const JWT_PROVIDER: &str = "jwt-provider";
@@ -115,7 +115,7 @@ fn read_cluster(fields: &mut Fields) -> Result<Option<String>, DecodeError> {
             trusted.unsupported(&["Filename", "EnvironmentVariable", "InlineBytes"])?;
             let pem = trusted.text("InlineString")?;
             if !pem.is_empty() {
-                jwt::check_roots(&pem).map_err(|error| trusted.refuse("InlineString", error))?;
+                web::check_roots(&pem).map_err(|error| trusted.refuse("InlineString", error))?;
             }
             Ok(Some(pem).filter(|pem| !pem.is_empty()))
         })?;

@@ -10,11 +10,11 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 use tracing::{info, warn};
 
-use super::fetch::Fetcher;
 use super::keys::KeySet;
-use super::reach::Reach;
 use super::source::KeysUnavailable;
 use crate::one_line;
+use crate::web::Reach;
+use crate::web::WebClient;
 
 /// For so long the last keys that there were are good enough while the issuer does not answer; then what needs them is denied.
 const KEPT_MAX: Duration = Duration::from_secs(24 * 3600);
@@ -54,7 +54,7 @@ pub struct RemoteKeys {
 }
 
 struct Shared {
-    fetcher: Fetcher,
+    fetcher: WebClient,
     place: Place,
     issuer: String,
     freshness: Freshness,
@@ -163,7 +163,7 @@ impl RemoteKeys {
             JwtKeys::Discovery { url, ca_pem } => (Place::Discovery(url.clone()), ca_pem),
             JwtKeys::Pem(_) | JwtKeys::Set(_) => return Ok(None),
         };
-        let fetcher = Fetcher::new(ca_pem.as_deref(), reach, freshness.timeout)
+        let fetcher = WebClient::new(ca_pem.as_deref(), reach, freshness.timeout)
             .map_err(|error| KeysUnavailable::new(one_line(&error)))?;
         let (held, fetched) = (Mutex::default(), Notify::new());
         Ok(Some(Self {

@@ -6,8 +6,8 @@ use catalog::JwtKeys;
 use tokio::time::Instant;
 
 use super::keys::{KeySet, KeysError};
-use super::reach::Reach;
 use super::remote::{Freshness, RemoteKeys, Told};
+use crate::web::Reach;
 
 /// Explains why an issuer's keys cannot be had.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

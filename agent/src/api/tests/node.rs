@@ -66,7 +66,7 @@ async fn agent_with_file() -> (ModelServer, Agent, tempfile::TempDir, PathBuf) {
     fs::write(&file, "service { name = \"web\"\n port = 1 }").unwrap();
     let token = server.shared().join_token(&["api", "web"]);
     let mut config = config(&[server.address], Some(token), None);
-    config.services = vec![file.clone()];
+    config.services = vec![file.clone().into()];
     let agent = start(config).await.unwrap();
     eventually(async || agent.core.status().server.is_some()).await;
     (server, agent, folder, file)

@@ -8,7 +8,8 @@ use catalog::{JwtAlgorithm, ServiceKey, Timestamp, TokenProvider};
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 use tokio::time::Instant;
 use wire::crypto;
-use wire::jwt::{Freshness, KeySet, KeySource, Reach, TOKEN_BYTES_MAX, TokenFault, TokenRules, Told, VerifiedToken};
+use wire::jwt::{Freshness, KeySet, KeySource, TOKEN_BYTES_MAX, TokenFault, TokenRules, Told, VerifiedToken};
+use wire::web::Reach;
 
 use super::token_place::Place;
 use crate::metrics::ProxyMetrics;

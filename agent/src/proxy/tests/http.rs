@@ -164,7 +164,7 @@ impl HttpPair {
 
     /// Starts both; the keys of tokens may be on this machine.
     pub(super) async fn start_reaching(rules: &[&str]) -> Self {
-        let limits = Limits { keys_reach: wire::jwt::Reach::Loopback, ..Limits::default() };
+        let limits = Limits { keys_reach: wire::web::Reach::Loopback, ..Limits::default() };
         Self::start_within(limits, rules, Protocol::Http, [Told::default(), Told::default()]).await
     }
 

@@ -1,8 +1,8 @@
 use serde_json::json;
 
-use super::super::fetch::DOCUMENT_BYTES_MAX;
 use super::super::testing::{ISSUER, Issuer, Website, ok};
 use super::*;
+use crate::web::DOCUMENT_BYTES_MAX;
 
 fn fresh() -> Freshness {
     Freshness::default()

@@ -1,11 +1,11 @@
-//! Which addresses keys are fetched from: what an operator writes must not reach past the network's edge into the machine
+//! Which addresses are asked for keys and identities: what an operator writes must not reach past the network's edge into the machine
 //! itself or the platform's metadata.
 
 use std::net::IpAddr;
 
 use crate::AddressKind;
 
-/// Says whom keys may be fetched from.
+/// Says who may be asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reach {
     /// Other machines only.
@@ -15,7 +15,7 @@ pub enum Reach {
 }
 
 impl Reach {
-    /// Says whether keys may be fetched from `address`.
+    /// Says whether `address` may be asked.
     #[must_use]
     pub fn allows(self, address: IpAddr) -> bool {
         match AddressKind::of(address) {
