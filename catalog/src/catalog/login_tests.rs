@@ -342,8 +342,13 @@ fn a_login_token_has_only_links_that_grant_something() {
 #[test]
 fn a_rule_asks_only_for_what_its_method_knows() {
     let mut log = Log::with_method();
-    for (selector, name) in [("value.region == \"x\"", "web"), ("\"x\" in list.teams", "web"), ("", "${value.region}")]
-    {
+    for (selector, name) in [
+        ("value.region == \"x\"", "web"),
+        ("\"x\" in list.teams", "web"),
+        ("team == \"x\"", "web"),
+        ("", "${value.region}"),
+        ("", "${entity_name}"),
+    ] {
         let refusal = log.refused(1, write_rule(rule(1, "jwt", BindKind::Service, name, selector), false));
         assert!(refusal.to_string().contains("it has value.team, value.name, list.groups"), "{refusal}");
     }

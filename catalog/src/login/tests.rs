@@ -265,7 +265,7 @@ fn nobody_logs_in_as_management() {
 #[test]
 fn a_rules_selector_is_read_before_it_is_stored() {
     for selector in
-        ["value.team ==", "team == \"a\"", "value.a.b == \"x\"", "other.a == \"x\"", "value[\"a b\"] == \"x\""]
+        ["value.team ==", "value == \"a\"", "value.a.b == \"x\"", "list.a.b == \"x\"", "value[\"a b\"] == \"x\""]
     {
         let rule = Box::new(rule(1, BindKind::Service, "web", selector));
         let refusal =
