@@ -2,6 +2,7 @@
 
 mod aws;
 mod bind;
+mod kubernetes;
 mod template;
 #[cfg(test)]
 mod tests;
@@ -18,6 +19,7 @@ use crate::{
 
 pub use aws::{AwsIamConfig, AwsKind, AwsPattern, AwsPrincipal};
 pub use bind::{BindingRules, Bound, LoginClaims};
+pub use kubernetes::{KUBERNETES_AUDIENCE, KubernetesConfig};
 pub(crate) use template::is_variable_name;
 pub use template::{NameTemplate, NameTemplateError, Variable};
 
@@ -62,6 +64,8 @@ pub enum AuthConfig {
     Jwt(Box<JwtConfig>),
     /// By a request that is signed with the credentials of an AWS role or user.
     AwsIam(Box<AwsIamConfig>),
+    /// By the word of a Kubernetes API server on the token of a pod's service account.
+    Kubernetes(Box<KubernetesConfig>),
 }
 
 /// Says which JSON Web Tokens count.
@@ -93,6 +97,7 @@ impl AuthConfig {
         match self {
             Self::Jwt(_) => "jwt",
             Self::AwsIam(_) => "aws-iam",
+            Self::Kubernetes(_) => "kubernetes",
         }
     }
 
@@ -108,6 +113,7 @@ impl AuthConfig {
                 let facts = ["account_id", "entity_id", "entity_name", "entity_type", "session_name"];
                 facts.map(|fact| Variable::Fact(fact.to_owned())).to_vec()
             }
+            Self::Kubernetes(_) => KubernetesConfig::FACTS.map(|fact| Variable::Fact(fact.to_owned())).to_vec(),
         }
     }
 }

@@ -22,8 +22,8 @@ use std::sync::Arc;
 
 use wire::login::LoginMaker;
 
-/// Returns what checks the logins of every platform that has one, for servers.
+/// Returns what checks the logins of every platform that has one, for servers; `tokens` are those to ask API servers with.
 #[must_use]
-pub fn login_makers() -> Vec<Arc<dyn LoginMaker>> {
-    vec![Arc::new(AwsLogins)]
+pub fn login_makers(tokens: kubernetes::ReviewerTokens) -> Vec<Arc<dyn LoginMaker>> {
+    vec![Arc::new(AwsLogins), Arc::new(kubernetes::KubernetesLogins::new(tokens))]
 }

@@ -29,6 +29,8 @@ pub struct Sight {
     pub is_complete: bool,
     /// The parts of the platform that could not be seen, by the value of [`SCOPE`]; nothing in them is removed.
     pub unseen: BTreeSet<String>,
+    /// The nodes whose end the platform told of by itself: they go whatever else is unseen, and however many they are.
+    pub ended: BTreeSet<NodeName>,
     /// What keeps the connector from seeing or writing something, besides what the plan itself finds.
     pub problems: Vec<ConnectorProblem>,
 }
@@ -90,10 +92,13 @@ pub fn plan(name: &ConnectorName, sight: &Sight, actual: &BTreeMap<NodeName, Con
     let is_visible = |held: &ConnectorNode| {
         sight.is_complete && held.node.meta.get(SCOPE).is_none_or(|part| !sight.unseen.contains(part))
     };
-    let (seen, unseen): (Vec<_>, Vec<_>) = gone.partition(|(_, held)| is_visible(held));
+    let (ended, gone): (Vec<_>, Vec<_>) =
+        gone.partition(|(node, held)| held.node.owner == owner && sight.ended.contains(*node));
+    let (seen, unseen): (Vec<_>, Vec<_>) = gone.into_iter().partition(|(_, held)| is_visible(held));
     let (own, checks): (Vec<_>, Vec<_>) = seen.into_iter().partition(|(_, held)| held.node.owner == owner);
     // Nobody is cut off by a check that goes.
     writes.extend(checks.into_iter().map(|(node, _)| ConnectorWrite::Checks { node: node.clone(), checks: vec![] }));
+    writes.extend(ended.into_iter().map(|(node, _)| ConnectorWrite::Remove { node: node.clone() }));
     let kept = actual.values().filter(|held| held.node.owner == owner).count();
     let mut plan = Plan { writes, held: 0, unseen: unseen.len() };
     if is_rash(own.len(), kept, caution) {

@@ -18,7 +18,7 @@ use clap::Args;
 use wire::{
     decode::{DecodeError, Fields},
     join_token::JoinSecret,
-    login::{CredentialFile, CredentialSource},
+    login::{CredentialFile, CredentialSource, ProjectedToken},
 };
 
 use super::{
@@ -96,7 +96,8 @@ pub(super) struct Settings {
     /// What to log in with: file (--bearer-token-file), or aws, the role of the task or machine [default: by platform]
     #[arg(long, value_name = "SOURCE")]
     credential: Option<CredentialKind>,
-    /// The file that holds what the platform gave to log in with, of mode 0600; read anew for each login
+    /// The file that holds what the platform gave to log in with, of mode 0600, or a pod's projected token as the kubelet writes
+    /// it; read anew for each login
     #[arg(long, value_name = "FILE")]
     bearer_token_file: Option<PathBuf>,
     /// The SHA-256 of a root that servers are recognised by, as `weft ca roots` shows it; may be given several times
@@ -378,6 +379,9 @@ fn credential_source(
     platform: Platform,
 ) -> anyhow::Result<Option<Arc<dyn CredentialSource>>> {
     match (kind, file, platform) {
+        (None | Some(CredentialKind::File), Some(path), Platform::Kubernetes) => {
+            Ok(Some(Arc::new(ProjectedToken(path))))
+        }
         (None | Some(CredentialKind::File), Some(path), _) => Ok(Some(Arc::new(CredentialFile(path)))),
         (Some(CredentialKind::Aws), None, _) | (None, None, Platform::Ecs) => {
             Ok(Some(Arc::new(connectors::AwsCredentials::new(|name| std::env::var(name).ok()))))

@@ -6,7 +6,7 @@ use catalog::AuthMethodName;
 use clap::{Args, Subcommand};
 use serde_json::json;
 use wire::{
-    consul::{AuthConfigEntry, AuthMethodEntry, AwsIamConfigEntry, JwtConfigEntry},
+    consul::{AuthConfigEntry, AuthMethodEntry, AwsIamConfigEntry, JwtConfigEntry, KubernetesConfigEntry},
     decode::parse_duration,
 };
 
@@ -29,6 +29,13 @@ use super::{
 /// A method of type aws-iam takes whoever signs a request with the credentials of an AWS role or user, such as a task's:
 ///
 ///   BoundIAMPrincipalARNs = ["arn:aws:iam::123456789012:role/web", "arn:aws:iam::123456789012:role/shop-*"]
+///
+/// A method of type kubernetes takes the tokens of pods' service accounts, by the word of their API server. Without a Host that is
+/// the cluster that the servers run in; for any other one each server is given a token (weft server --kubernetes-token-file):
+///
+///   Host           = "https://10.0.0.1:6443"
+///   CACert         = "-----BEGIN CERTIFICATE-----..."
+///   BoundAudiences = ["weft"]
 ///
 /// What an identity is here, binding rules say: `weft acl binding-rule`.
 #[derive(Debug, Subcommand)]
@@ -109,6 +116,7 @@ pub(super) async fn run(verb: AuthMethod, options: &ApiOptions, api: &Api) -> an
                     let vouches = match &method.config {
                         AuthConfigEntry::Jwt(jwt) => jwt.bound_issuer.clone(),
                         AuthConfigEntry::AwsIam(aws) => aws.bound_iam_principal_arns.join(", "),
+                        AuthConfigEntry::Kubernetes(kubernetes) => cluster(kubernetes).to_owned(),
                     };
                     vec![name, method.kind.clone(), vouches, method.description.clone()]
                 });
@@ -144,8 +152,15 @@ fn text(method: &AuthMethodEntry) -> String {
     rows.extend(match &method.config {
         AuthConfigEntry::Jwt(jwt) => jwt_rows(jwt),
         AuthConfigEntry::AwsIam(aws) => aws_rows(aws),
+        AuthConfigEntry::Kubernetes(kubernetes) => {
+            vec![("Cluster:", cluster(kubernetes).to_owned()), ("Audiences:", kubernetes.bound_audiences.join(", "))]
+        }
     });
     pairs(&rows)
+}
+
+fn cluster(config: &KubernetesConfigEntry) -> &str {
+    if config.host.is_empty() { "the servers' own" } else { &config.host }
 }
 
 fn aws_rows(config: &AwsIamConfigEntry) -> Vec<(&'static str, String)> {

@@ -1,5 +1,7 @@
 //! `weft connector`: what keeps the catalog in step with a platform.
 
+mod kubernetes;
+
 use std::{net::SocketAddr, process::ExitCode, time::Duration};
 
 use anyhow::Context;
@@ -21,6 +23,7 @@ use super::{
 /// Several processes may run under one name: one at a time holds the lease, the others stand by.
 #[derive(Debug, Subcommand)]
 pub(super) enum Connector {
+    Kubernetes(Box<kubernetes::Kubernetes>),
     /// List the connectors, who runs each, and what keeps it from its work
     List(List),
     /// Let a connector remove as many nodes at once as it holds back
@@ -80,7 +83,6 @@ pub(super) struct RunOptions {
 
 impl RunOptions {
     /// Returns how a connector of this kind runs.
-    #[allow(dead_code, reason = "each kind of connector is a verb of its own")]
     pub(super) fn config(&self, kind: &str, options: &ApiOptions) -> anyhow::Result<shell::Config> {
         anyhow::ensure!((0.0..=1.0).contains(&self.removals_max), "--removals-max is a share, from 0 to 1");
         let name = match &self.name {
@@ -105,7 +107,6 @@ impl RunOptions {
     }
 
     /// Runs a connector until the process is told to stop.
-    #[allow(dead_code, reason = "each kind of connector is a verb of its own")]
     pub(super) async fn run<W, F, E>(&self, config: shell::Config, watch: W) -> anyhow::Result<ExitCode>
     where
         W: FnOnce(shell::Post) -> F,
@@ -127,6 +128,7 @@ impl RunOptions {
 
 pub(super) async fn run(verb: Connector, options: &ApiOptions) -> anyhow::Result<ExitCode> {
     match verb {
+        Connector::Kubernetes(arguments) => return kubernetes::run(*arguments, options).await,
         Connector::List(list) => {
             let views: Vec<ConnectorView> = Api::new(options)?.get("/v1/connectors", &[]).await?;
             list.output.print(&views, |views| text(views))?;

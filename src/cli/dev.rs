@@ -70,7 +70,7 @@ pub(super) async fn run(arguments: Dev) -> anyhow::Result<ExitCode> {
     let key = ClusterKey::generate();
     let id: ServerId = "dev".parse()?;
     let config = server::Config {
-        login_makers: connectors::login_makers(),
+        login_makers: connectors::login_makers(connectors::kubernetes::ReviewerTokens::default()),
         ..server::Config::new(id, ClusterKeys::single(key.clone()))
     };
     let server = server::start(config).await.context("cannot start the server")?;

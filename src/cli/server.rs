@@ -113,6 +113,9 @@ pub(super) struct Settings {
     /// How long after that its node leaves the catalog [default: 1h]
     #[arg(long, value_name = "DURATION", value_parser = wire::decode::parse_duration)]
     session_reap: Option<Duration>,
+    /// The file with the token to ask another cluster's API server with whose its pods are; may be given several times
+    #[arg(long = "kubernetes-token-file", value_name = "HOST=FILE")]
+    kubernetes_token_files: Vec<String>,
     /// How many log entries are applied between two snapshots, for tests of small groups [default: 8192]
     #[arg(long, value_name = "COUNT", hide = true)]
     snapshot_entries: Option<u64>,
@@ -142,6 +145,7 @@ impl Settings {
             leaf_ttl: fields.duration("leaf_ttl")?,
             session_grace: fields.duration("session_grace")?,
             session_reap: fields.duration("session_reap")?,
+            kubernetes_token_files: fields.texts("kubernetes_token_files")?,
             snapshot_entries: fields.number("snapshot_entries")?,
         })
     }
@@ -176,6 +180,11 @@ impl Settings {
             leaf_ttl: over.leaf_ttl.or(self.leaf_ttl),
             session_grace: over.session_grace.or(self.session_grace),
             session_reap: over.session_reap.or(self.session_reap),
+            kubernetes_token_files: if over.kubernetes_token_files.is_empty() {
+                self.kubernetes_token_files
+            } else {
+                over.kubernetes_token_files
+            },
             snapshot_entries: over.snapshot_entries.or(self.snapshot_entries),
         }
     }
@@ -199,6 +208,7 @@ impl Settings {
 
     fn config(self) -> anyhow::Result<server::Config> {
         let https = self.https()?;
+        let tokens = reviewer_tokens(&self.kubernetes_token_files)?;
         let node =
             self.node.ok_or_else(|| hinted("the server has no name", "name it with --node, or `node` in its file"))?;
         let key_file = self.cluster_key_file.or_else(|| supervisor::credential("cluster-key")).ok_or_else(|| {
@@ -229,10 +239,24 @@ impl Settings {
             session_grace: self.session_grace.unwrap_or(defaults.session_grace),
             session_reap: self.session_reap.unwrap_or(defaults.session_reap),
             snapshot_entries: self.snapshot_entries.unwrap_or(defaults.snapshot_entries),
-            login_makers: connectors::login_makers(),
+            login_makers: connectors::login_makers(tokens),
             ..defaults
         })
     }
+}
+
+/// Reads with which token each API server is asked.
+fn reviewer_tokens(written: &[String]) -> anyhow::Result<connectors::kubernetes::ReviewerTokens> {
+    let read = |one: &String| match one.split_once('=') {
+        Some((host, file)) if host.starts_with("https://") && !file.is_empty() => {
+            Ok((host.to_owned(), PathBuf::from(file)))
+        }
+        _ => Err(hinted(
+            format!("`{one}` does not say which file holds the token for which API server"),
+            "write --kubernetes-token-file https://HOST:PORT=FILE, with the Host of the auth method",
+        )),
+    };
+    written.iter().map(read).collect()
 }
 
 /// Reads settings from files, later ones over earlier ones.

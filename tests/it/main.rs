@@ -22,6 +22,7 @@ mod guardrails;
 mod harness;
 mod ingress;
 mod inject;
+mod kubernetes;
 mod log_sink;
 mod logins;
 mod membership;

@@ -46,7 +46,7 @@ pub use host::{AgentHost, HostCpu, HostMemory, HostSystem};
 pub use intention::{CheckAnswer, Intention, IntentionRequest};
 pub use login::{
     AuthConfigEntry, AuthMethodEntry, AuthMethodRequest, AwsIamConfigEntry, BindingRuleEntry, JwtConfigEntry,
-    TokenLogin,
+    KubernetesConfigEntry, TokenLogin,
 };
 pub use mesh_entry::{AuditModeEntry, GuardrailEntry, MESH, MeshConfigEntry};
 pub use native::{AuthorizeAnswer, AuthorizeRequest, LeafCertificate};

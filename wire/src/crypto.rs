@@ -16,7 +16,7 @@ use rustls::crypto::CryptoProvider;
 use zeroize::Zeroizing;
 
 pub use secret::Secret;
-pub use secret_file::{SecretFileError, read_secret_file};
+pub use secret_file::{SecretFileError, read_projected_token, read_secret_file};
 pub use signing_key::{Ed25519Key, KeyError, P256Key};
 
 /// The length of a SHA-256 digest, of every derived key and of every secret that weft draws.

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use catalog::{AuthConfig, KeyFingerprint, LoginClaims, Timestamp};
 
-use crate::crypto::{Secret, SecretFileError, read_secret_file};
+use crate::crypto::{Secret, SecretFileError, read_projected_token, read_secret_file};
 
 /// No credential is longer.
 pub const BEARER_BYTES_MAX: u64 = 16 * 1024;
@@ -90,6 +90,25 @@ impl CredentialSource for CredentialFile {
         let path = self.0.clone();
         Box::pin(async move {
             let read = tokio::task::spawn_blocking(move || read_secret_file(&path, BEARER_BYTES_MAX)).await;
+            let read = read.map_err(|stopped| CredentialError::Platform { reason: stopped.to_string() })?;
+            Ok(Secret::new(read.map_err(CredentialError::File)?.expose().trim()))
+        })
+    }
+}
+
+/// Reads a token that a kubelet projects into a pod, and replaces from time to time.
+#[derive(Debug, Clone)]
+pub struct ProjectedToken(pub PathBuf);
+
+impl CredentialSource for ProjectedToken {
+    fn name(&self) -> String {
+        format!("the projected token `{}`", self.0.display())
+    }
+
+    fn credential<'a>(&'a self, _wanted: CredentialFor<'a>) -> CredentialWanted<'a> {
+        let path = self.0.clone();
+        Box::pin(async move {
+            let read = tokio::task::spawn_blocking(move || read_projected_token(&path, BEARER_BYTES_MAX)).await;
             let read = read.map_err(|stopped| CredentialError::Platform { reason: stopped.to_string() })?;
             Ok(Secret::new(read.map_err(CredentialError::File)?.expose().trim()))
         })

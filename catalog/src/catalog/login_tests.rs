@@ -89,6 +89,17 @@ pub(super) fn aws_method() -> Command {
     write_method(AuthMethod { config: AuthConfig::AwsIam(Box::new(config)), ..method("aws") }, false)
 }
 
+/// Returns the methods of another type that came later.
+pub(super) fn kubernetes_methods() -> [Command; 2] {
+    [Some("https://10.0.0.1:6443"), None].map(|host| {
+        let ca_pem = host.map(|_| "-----BEGIN CERTIFICATE-----".to_owned());
+        let config =
+            crate::KubernetesConfig { host: host.map(str::to_owned), ca_pem, audiences: vec!["weft".to_owned()] };
+        let name = if host.is_some() { "east" } else { "own" };
+        write_method(AuthMethod { config: AuthConfig::Kubernetes(Box::new(config)), ..method(name) }, false)
+    })
+}
+
 pub(super) fn every_login(token: Token) -> Vec<Command> {
     let granted = Token { rights: Rights::Rules, auth_method: Some("jwt".to_owned()), ..token };
     vec![

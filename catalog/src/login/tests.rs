@@ -273,3 +273,38 @@ fn a_rules_selector_is_read_before_it_is_stored() {
         assert!(refusal.to_string().starts_with("Selector"), "{refusal}");
     }
 }
+
+#[test]
+fn c10_a_method_of_kubernetes_names_audiences_and_an_address_that_nobody_can_stand_in_for() {
+    let check = |host: Option<&str>, ca: Option<&str>, audiences: &[&str]| {
+        let config = KubernetesConfig {
+            host: host.map(str::to_owned),
+            ca_pem: ca.map(str::to_owned),
+            audiences: audiences.iter().map(|audience| (*audience).to_owned()).collect(),
+        };
+        let method = AuthMethod { config: AuthConfig::Kubernetes(Box::new(config)), ..method() };
+        let change = LoginChange::WriteMethod { method: Box::new(method), replace: false };
+        crate::Command::Login { change }.validate()
+    };
+    for host in [
+        "https://kubernetes.default.svc",
+        "https://10.0.0.1:6443",
+        "https://[fd00::1]:6443/",
+        "https://ABC.eks.amazonaws.com",
+    ] {
+        assert_eq!(check(Some(host), Some("pem"), &["weft"]), Ok(()), "{host}");
+    }
+    assert_eq!(check(None, None, &["weft", "weft/east"]), Ok(()));
+    for (host, ca, audiences, field) in [
+        (Some("http://10.0.0.1"), None, &["weft"][..], "Host"),
+        (Some("https://a/path"), None, &["weft"], "Host"),
+        (Some("https://a@b"), None, &["weft"], "Host"),
+        (Some("10.0.0.1"), None, &["weft"], "Host"),
+        (None, Some("pem"), &["weft"], "CACert"),
+        (None, None, &[], "BoundAudiences"),
+        (None, None, &[""], "BoundAudiences"),
+    ] {
+        let refusal = check(host, ca, audiences).unwrap_err().to_string();
+        assert!(refusal.starts_with(field), "{host:?} {ca:?} {audiences:?}: {refusal}");
+    }
+}

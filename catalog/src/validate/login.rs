@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use super::bounded;
 use crate::{
-    AuthConfig, AuthMethod, AwsIamConfig, BindingRule, JwtConfig, JwtKeys, LoginChange, NETWORK_BYTES_MAX, Refusal,
-    Rights, Selector, Variable, login::is_variable_name,
+    AuthConfig, AuthMethod, AwsIamConfig, BindingRule, JwtConfig, JwtKeys, KubernetesConfig, LoginChange,
+    NETWORK_BYTES_MAX, Refusal, Rights, Selector, Variable, login::is_variable_name,
 };
 
 const TEXT_MAX: usize = 512;
@@ -55,6 +55,7 @@ fn check_method(method: &AuthMethod) -> Result<(), Refusal> {
     match &method.config {
         AuthConfig::Jwt(jwt) => check_jwt(jwt),
         AuthConfig::AwsIam(aws) => check_aws(aws),
+        AuthConfig::Kubernetes(kubernetes) => check_kubernetes(kubernetes),
     }
 }
 
@@ -80,6 +81,40 @@ fn check_aws(aws: &AwsIamConfig) -> Result<(), Refusal> {
     let name = host.split(':').next().unwrap_or_default();
     if is_local_only && name != "localhost" && !name.starts_with("127.") {
         return wrong("is without TLS: whoever is on the way could answer in its place; write https://");
+    }
+    Ok(())
+}
+
+fn check_kubernetes(kubernetes: &KubernetesConfig) -> Result<(), Refusal> {
+    if kubernetes.audiences.is_empty() || kubernetes.audiences.len() > NAMES_MAX {
+        return Err(Refusal::invalid("BoundAudiences", format!("name 1 to {NAMES_MAX} audiences")));
+    }
+    for audience in &kubernetes.audiences {
+        bounded("BoundAudiences", audience, TEXT_MAX)?;
+        if audience.is_empty() {
+            return Err(Refusal::invalid(
+                "BoundAudiences",
+                "one is empty: a token for nobody in particular is for anybody",
+            ));
+        }
+    }
+    bounded("CACert", kubernetes.ca_pem.as_deref().unwrap_or_default(), KEYS_BYTES_MAX)?;
+    let Some(host) = &kubernetes.host else {
+        if kubernetes.ca_pem.is_some() {
+            let problem = "it is of no use without Host: in the servers' own cluster their pods know its authority";
+            return Err(Refusal::invalid("CACert", problem));
+        }
+        return Ok(());
+    };
+    bounded("Host", host, TEXT_MAX)?;
+    let name = host.strip_prefix("https://").unwrap_or_default();
+    let name = name.strip_suffix('/').unwrap_or(name);
+    let is_host = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b':' | b'[' | b']');
+    if name.is_empty() || !name.bytes().all(is_host) {
+        return Err(Refusal::invalid(
+            "Host",
+            format!("`{host}` is no https://HOST or https://HOST:PORT, with nothing behind it"),
+        ));
     }
     Ok(())
 }

@@ -105,6 +105,15 @@ fn m3_nothing_goes_by_a_listing_that_is_not_whole() {
 }
 
 #[test]
+fn k2_what_the_platform_says_itself_goes_at_once_however_much_it_is() {
+    let actual = kept(many(0..10, "a"));
+    let ended = many(2..10, "a").into_iter().map(|node| node.node.name).collect();
+    let told = Sight { ended, is_complete: false, ..seen(many(0..2, "a")) };
+    let plan = plan(&name(), &told, &actual, Caution::default());
+    assert_eq!((removals(&plan), plan.held, plan.unseen), (8, 0, 0));
+}
+
+#[test]
 fn checks_on_the_nodes_of_others_are_set_once_and_removed_with_their_reason() {
     let node: NodeName = "pod-1".parse().unwrap();
     let wants = |status| Sight {

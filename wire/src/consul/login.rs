@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use ::catalog::{
     AuthConfig, AuthMethod, AuthMethodName, AwsIamConfig, BindKind, BindingRule, BindingRuleId, CatalogIndex,
-    JwtAlgorithm, JwtConfig, JwtKeys, LOGIN_TOKEN_TTL, NameTemplate, Namespace,
+    JwtAlgorithm, JwtConfig, JwtKeys, KUBERNETES_AUDIENCE, KubernetesConfig, LOGIN_TOKEN_TTL, NameTemplate, Namespace,
 };
 use serde::{Deserialize, Serialize};
 
@@ -23,7 +23,7 @@ pub struct AuthMethodEntry {
     /// Its name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<AuthMethodName>,
-    /// Its type: `jwt` or `aws-iam`.
+    /// Its type: `jwt`, `aws-iam` or `kubernetes`.
     #[serde(rename = "Type")]
     pub kind: String,
     /// Its name for people.
@@ -55,6 +55,8 @@ pub enum AuthConfigEntry {
     Jwt(Box<JwtConfigEntry>),
     /// Type `aws-iam`.
     AwsIam(AwsIamConfigEntry),
+    /// Type `kubernetes`.
+    Kubernetes(KubernetesConfigEntry),
 }
 
 /// Writes or shows how the `aws-iam` type checks identities.
@@ -67,6 +69,20 @@ pub struct AwsIamConfigEntry {
     /// The one endpoint of the Security Token Service that is asked; AWS's own where there is none.
     #[serde(rename = "STSEndpoint", default, skip_serializing_if = "String::is_empty")]
     pub sts_endpoint: String,
+}
+
+/// Writes or shows how the `kubernetes` type checks identities.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct KubernetesConfigEntry {
+    /// The API server's address; empty for that of the cluster that the servers run in.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub host: String,
+    /// The CA of that, PEM.
+    #[serde(rename = "CACert", default, skip_serializing_if = "String::is_empty")]
+    pub ca_cert: String,
+    /// The audiences of which a token must be for one.
+    pub bound_audiences: Vec<String>,
 }
 
 /// Writes or shows how the `jwt` type checks identities.
@@ -130,9 +146,11 @@ impl Shape for AuthMethodRequest {
         let read: fn(&mut Fields) -> Result<AuthConfig, DecodeError> = match kind.as_str() {
             "jwt" => |fields| read_jwt(fields).map(|jwt| AuthConfig::Jwt(Box::new(jwt))),
             "aws-iam" => |fields| read_aws(fields).map(|aws| AuthConfig::AwsIam(Box::new(aws))),
+            "kubernetes" => |fields| read_kubernetes(fields).map(|one| AuthConfig::Kubernetes(Box::new(one))),
             _ => {
                 let kind = kind.escape_debug();
-                let reason = format!("weft has no auth method of type `{kind}`; there are `jwt` and `aws-iam`");
+                let reason =
+                    format!("weft has no auth method of type `{kind}`; there are `jwt`, `aws-iam` and `kubernetes`");
                 return Err(fields.refuse("Type", reason));
             }
         };
@@ -204,6 +222,23 @@ fn read_aws(fields: &mut Fields) -> Result<AwsIamConfig, DecodeError> {
         return Err(fields.refuse("EnableIAMEntityDetails", reason));
     }
     fields.unsupported(&["IAMEntityTags", "IAMEndpoint", "STSRegion", "AllowedSTSHeaderValues", "MaxRetries"])?;
+    Ok(config)
+}
+
+fn read_kubernetes(fields: &mut Fields) -> Result<KubernetesConfig, DecodeError> {
+    let given = |text: String| (!text.is_empty()).then_some(text);
+    let mut audiences = fields.texts("BoundAudiences")?;
+    if audiences.is_empty() {
+        audiences = vec![KUBERNETES_AUDIENCE.to_owned()];
+    }
+    let config =
+        KubernetesConfig { host: given(fields.text("Host")?), ca_pem: given(fields.text("CACert")?), audiences };
+    if !fields.text("ServiceAccountJWT")?.is_empty() {
+        let reason = "a secret has no place in the catalog: leave it out, and give each server the token in a file, \
+                      with --kubernetes-token-file HOST=FILE";
+        return Err(fields.refuse("ServiceAccountJWT", reason));
+    }
+    fields.unsupported(&["MapNamespaces", "ConsulNamespacePrefix", "ConsulNamespaceOverrides"])?;
     Ok(config)
 }
 
@@ -282,6 +317,11 @@ impl From<&AuthConfig> for AuthConfigEntry {
             AuthConfig::AwsIam(aws) => Self::AwsIam(AwsIamConfigEntry {
                 bound_iam_principal_arns: aws.principals.iter().map(ToString::to_string).collect(),
                 sts_endpoint: aws.sts_endpoint.clone().unwrap_or_default(),
+            }),
+            AuthConfig::Kubernetes(kubernetes) => Self::Kubernetes(KubernetesConfigEntry {
+                host: kubernetes.host.clone().unwrap_or_default(),
+                ca_cert: kubernetes.ca_pem.clone().unwrap_or_default(),
+                bound_audiences: kubernetes.audiences.clone(),
             }),
         }
     }
@@ -474,6 +514,27 @@ mod tests {
             let body = AWS.replacen("\"STSEndpoint\"", &format!("{field}, \"STSEndpoint\""), 1);
             let error = from_json::<AuthMethodRequest>(body.as_bytes()).unwrap_err().to_string();
             assert!(error.contains(want), "{want}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_method_of_kubernetes_is_read_and_shown_with_consuls_fields_and_keeps_no_secret() {
+        let written =
+            r#"{"Name": "k8s", "Type": "kubernetes", "Config": {"Host": "https://10.0.0.1:6443", "CACert": "pem"}}"#;
+        let method = from_json::<AuthMethodRequest>(written.as_bytes()).unwrap().into_method(None).unwrap();
+        let AuthConfig::Kubernetes(config) = &method.config else { panic!("{method:?}") };
+        assert_eq!(config.audiences, ["weft"], "an audience is always asked for");
+        let shown = serde_json::to_string(&AuthMethodEntry::from(&method)).unwrap();
+        assert_eq!(from_json::<AuthMethodRequest>(shown.as_bytes()).unwrap().into_method(None).unwrap(), method);
+        let entry: AuthMethodEntry = serde_json::from_str(&shown).unwrap();
+        assert!(matches!(entry.config, AuthConfigEntry::Kubernetes(_)), "{entry:?}");
+        for (field, want) in [
+            (r#""ServiceAccountJWT": "a.b.c""#, "--kubernetes-token-file"),
+            (r#""MapNamespaces": true"#, "MapNamespaces"),
+        ] {
+            let body = written.replacen("\"Host\"", &format!("{field}, \"Host\""), 1);
+            let error = from_json::<AuthMethodRequest>(body.as_bytes()).unwrap_err().to_string();
+            assert!(error.contains(want) && !error.contains("a.b.c"), "{want}: {error}");
         }
     }
 

@@ -11,6 +11,10 @@ use super::Secret;
 
 /// The bits of a file's mode that let its group, or anyone, do anything with it, or let it be executed.
 const FORBIDDEN_MODE: u32 = 0o177;
+/// The bits of a projected token's mode that let anyone but its owner change it, or let it be executed.
+const FORBIDDEN_PROJECTED: u32 = 0o133;
+/// How a file system tells that it is kept in memory alone (`statfs(2)`).
+const IN_MEMORY: i64 = 0x0102_1994;
 
 /// Why a file was not accepted as the keeper of a secret.
 #[derive(Debug, thiserror::Error)]
@@ -46,6 +50,16 @@ pub enum SecretFileError {
         /// Its permission bits.
         mode: u32,
     },
+    /// A file that more than its owner may read is on a disk, or somebody else's to write.
+    #[error(
+        "`{}` has mode {mode:04o} and is no token that a kubelet projects: mount one, or run `chmod 0600` on it", path.display()
+    )]
+    NotProjected {
+        /// The file.
+        path: PathBuf,
+        /// Its permission bits.
+        mode: u32,
+    },
     /// The file is longer than any secret of this kind.
     #[error("secret file `{}` is longer than {bytes_max} bytes", path.display())]
     TooLong {
@@ -73,7 +87,46 @@ pub enum SecretFileError {
 ///
 /// A [`SecretFileError`] that names the file and what to change.
 pub fn read_secret_file(path: &Path, bytes_max: u64) -> Result<Secret, SecretFileError> {
-    let failed = |source| SecretFileError::Read { path: path.to_owned(), source };
+    read(path, bytes_max, |file| check(path, &file.metadata().map_err(|source| read_failed(path, source))?))
+}
+
+/// Reads a token that a kubelet projects into a pod.
+///
+/// Unless all containers of a pod run as one user, a kubelet cannot give the file to the one that needs it: it is then of mode
+/// 0644, and who may read it is who has it mounted. So a file that others may read, and nobody but root or ourselves may
+/// change, is accepted here where it lies in memory, as every projected volume does. Everything else is held to what
+/// [`read_secret_file`] asks for.
+///
+/// # Errors
+///
+/// A [`SecretFileError`] that names the file and what to change.
+pub fn read_projected_token(path: &Path, bytes_max: u64) -> Result<Secret, SecretFileError> {
+    read(path, bytes_max, |file| {
+        let metadata = file.metadata().map_err(|source| read_failed(path, source))?;
+        let (owner, mode) = (metadata.uid(), metadata.mode() & 0o7777);
+        let is_ours = owner == 0 || owner == rustix::process::geteuid().as_raw();
+        if !metadata.is_file() || !is_ours || mode & FORBIDDEN_MODE == 0 {
+            return check(path, &metadata);
+        }
+        let system = rustix::fs::fstatfs(file).map_err(|errno| read_failed(path, errno.into()))?;
+        if mode & FORBIDDEN_PROJECTED == 0 && system.f_type == IN_MEMORY {
+            return Ok(());
+        }
+        Err(SecretFileError::NotProjected { path: path.to_owned(), mode })
+    })
+}
+
+fn read_failed(path: &Path, source: io::Error) -> SecretFileError {
+    SecretFileError::Read { path: path.to_owned(), source }
+}
+
+/// Reads a file that `check` accepts once it is open.
+fn read(
+    path: &Path,
+    bytes_max: u64,
+    check: impl FnOnce(&File) -> Result<(), SecretFileError>,
+) -> Result<Secret, SecretFileError> {
+    let failed = |source| read_failed(path, source);
     // Asked before opening, because opening a pipe waits for its writer.
     let before = fs::metadata(path).map_err(failed)?;
     if !before.is_file() {
@@ -81,7 +134,7 @@ pub fn read_secret_file(path: &Path, bytes_max: u64) -> Result<Secret, SecretFil
     }
     let file = File::open(path).map_err(failed)?;
     // The checks that count are on the opened file, which nobody can exchange any more.
-    check(path, &file.metadata().map_err(failed)?)?;
+    check(&file)?;
     let mut bytes = Zeroizing::new(Vec::with_capacity(usize::try_from(bytes_max).unwrap_or(usize::MAX).min(1 << 16)));
     file.take(bytes_max + 1).read_to_end(&mut bytes).map_err(failed)?;
     if bytes.len() as u64 > bytes_max {
@@ -162,6 +215,27 @@ mod tests {
         ] {
             assert!(!is_roots_for_us(mode, owner, of, user, own), "{mode:o} {owner} {of} {user} {own}");
         }
+    }
+
+    #[test]
+    fn c10_a_projected_token_may_be_readable_in_memory_and_nowhere_else() {
+        let disk = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR")).unwrap();
+        let memory = tempfile::tempdir_in("/dev/shm").unwrap();
+        for mode in [0o644, 0o640, 0o444, 0o600, 0o400] {
+            let path = file(memory.path(), mode, b"a.b.c\n");
+            assert_eq!(read_projected_token(&path, 64).unwrap(), Secret::new("a.b.c"), "{mode:o}");
+        }
+        for mode in [0o666, 0o664, 0o646, 0o744] {
+            let path = file(memory.path(), mode, b"a.b.c");
+            let error = read_projected_token(&path, 64).unwrap_err();
+            assert!(matches!(error, SecretFileError::NotProjected { .. }), "{mode:o}: {error}");
+        }
+        let path = file(disk.path(), 0o644, b"a.b.c");
+        let error = read_projected_token(&path, 64).unwrap_err();
+        assert!(matches!(error, SecretFileError::NotProjected { .. }), "{error}");
+        read_projected_token(&file(disk.path(), 0o600, b"a.b.c"), 64).unwrap();
+        let plain = read_secret_file(&file(memory.path(), 0o644, b"a"), 64).unwrap_err();
+        assert!(matches!(plain, SecretFileError::Mode { .. }), "{plain}");
     }
 
     #[test]

@@ -1,0 +1,26 @@
+//! Auth methods of type `kubernetes`: an API server says whose a service account's token is.
+
+use serde::{Deserialize, Serialize};
+
+/// The audience that a token must be for where the method names none.
+pub const KUBERNETES_AUDIENCE: &str = "weft";
+
+/// Says which cluster's tokens count.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct KubernetesConfig {
+    /// The API server's address, `https` only; where there is none, that of the cluster that a server runs in itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host: Option<String>,
+    /// The roots that the API server's certificate must lead to, PEM; the system's where there are none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ca_pem: Option<String>,
+    /// The audiences of which a token must be for one; never empty.
+    pub audiences: Vec<String>,
+}
+
+impl KubernetesConfig {
+    /// What is known of whoever logs in, by name.
+    pub const FACTS: [&str; 5] =
+        ["pod.name", "pod.uid", "serviceaccount.name", "serviceaccount.namespace", "serviceaccount.uid"];
+}

@@ -1,0 +1,217 @@
+use std::os::unix::fs::PermissionsExt;
+use std::sync::Arc;
+
+use ::catalog::{AuthConfig, KubernetesConfig};
+use k8s_openapi::api::authentication::v1::TokenReviewStatus;
+use serde_json::{Value, json};
+use wire::crypto::Secret;
+use wire::login::{Credential, LoginContext, LoginError, LoginMaker, LoginMethod, VerifiedIdentity};
+
+use super::{KubernetesLogins, ReviewerTokens, ShownToken, judge};
+use crate::kubernetes::testing::{ApiServer, Deed, pod};
+
+/// A cluster with a pod `web-0` of the account `web`, and a method that takes its tokens.
+struct Rig {
+    server: ApiServer,
+    method: Arc<dyn LoginMethod>,
+    _directory: tempfile::TempDir,
+}
+
+fn account(name: &str) -> Value {
+    json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": name, "namespace": "default"}})
+}
+
+fn rig() -> Rig {
+    let server = ApiServer::start();
+    server.put(account("web"));
+    server.put(account("reviewer"));
+    server.put(pod("default", "web-0"));
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("token");
+    let own = server.token("default/reviewer", None, &["https://kubernetes.default.svc.cluster.local"]);
+    // As an editor leaves it.
+    std::fs::write(&file, format!("{own}\n")).unwrap();
+    std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o600)).unwrap();
+    let tokens: ReviewerTokens = [(server.url(), file)].into_iter().collect();
+    let config = KubernetesConfig {
+        host: Some(server.url()),
+        ca_pem: Some(server.ca_pem().to_owned()),
+        audiences: vec!["weft".to_owned()],
+    };
+    let made = KubernetesLogins::new(tokens).make(&AuthConfig::Kubernetes(Box::new(config)));
+    Rig { server, method: made.unwrap().unwrap(), _directory: directory }
+}
+
+impl Rig {
+    async fn log_in(&self, token: &str) -> Result<VerifiedIdentity, LoginError> {
+        let credential = Credential { bearer: Secret::new(token) };
+        self.method.glance(&credential)?;
+        let context = LoginContext { cluster_id: "c", key: None, now: wire::crypto::now() };
+        self.method.verify(&credential, context).await
+    }
+
+    async fn refused(&self, token: &str, why: &str) {
+        let error = self.log_in(token).await.unwrap_err();
+        assert!(matches!(error, LoginError::Rejected { .. }), "{error}");
+        assert!(error.to_string().contains(why), "{why}: {error}");
+    }
+
+    /// Has the cluster itself sign what a good token says, changed.
+    fn signed(&self, change: impl FnOnce(&mut Value)) -> String {
+        let uid =
+            |resource: &str, name: &str| self.server.get(resource, "default", name).unwrap()["metadata"]["uid"].clone();
+        let mut claims = json!({
+            "aud": ["weft"], "exp": wire::crypto::now().0 / 1000 + 600, "sub": "system:serviceaccount:default:web",
+            "kubernetes.io": {
+                "namespace": "default",
+                "serviceaccount": {"name": "web", "uid": uid("serviceaccounts", "web")},
+                "pod": {"name": "web-0", "uid": uid("pods", "web-0")},
+            },
+        });
+        change(&mut claims);
+        self.server.sign(&claims)
+    }
+}
+
+#[tokio::test]
+async fn c10_a_pods_projected_token_says_which_pod_and_account_it_is_of() {
+    let rig = rig();
+    let token = rig.server.token("default/web", Some("web-0"), &["weft"]);
+    let identity = rig.log_in(&token).await.unwrap();
+    assert_eq!(identity.claims.subject, "default/web in pod web-0");
+    let facts = identity.claims.facts;
+    assert_eq!(facts.keys().map(String::as_str).collect::<Vec<_>>(), KubernetesConfig::FACTS);
+    assert_eq!((&*facts["serviceaccount.namespace"], &*facts["serviceaccount.name"]), ("default", "web"));
+    assert_eq!(facts["pod.uid"], rig.server.get("pods", "default", "web-0").unwrap()["metadata"]["uid"]);
+    let left = identity.ends.0.saturating_sub(wire::crypto::now().0);
+    assert!((590_000..=600_000).contains(&left), "{left}");
+    let who = "system:serviceaccount:default:reviewer".to_owned();
+    assert!(rig.server.seen().contains(&(who, "create tokenreviews.authentication.k8s.io".to_owned())));
+}
+
+#[tokio::test]
+async fn c10_what_is_for_another_audience_unbound_or_out_of_a_secret_is_sent_away_without_a_question() {
+    let rig = rig();
+    let asked = rig.server.seen().len();
+    rig.refused(&rig.server.token("default/web", Some("web-0"), &["vault"]), "another audience").await;
+    rig.refused(&rig.server.token("default/web", None, &["weft"]), "bound to no pod").await;
+    let legacy = json!({
+        "iss": "kubernetes/serviceaccount", "kubernetes.io/serviceaccount/namespace": "default",
+        "kubernetes.io/serviceaccount/service-account.name": "web", "sub": "system:serviceaccount:default:web",
+    });
+    rig.refused(&rig.server.sign(&legacy), "out of a Secret").await;
+    rig.refused(&rig.signed(|claims| claims["exp"] = Value::Null), "never ends").await;
+    rig.refused(&rig.signed(|claims| claims["exp"] = json!(1_700_000_000)), "has ended").await;
+    rig.refused(&rig.signed(|claims| claims["kubernetes.io"]["namespace"] = json!("a/b")), "none can have").await;
+    for text in ["", "a.b", "a.b.c", "a.e30.c", &"x".repeat(20_000)] {
+        rig.log_in(text).await.unwrap_err();
+    }
+    assert_eq!(rig.server.seen().len(), asked, "nobody was asked");
+}
+
+#[tokio::test]
+async fn c10_what_another_cluster_signed_or_whose_pod_or_account_is_gone_does_not_count() {
+    let (own, other) = (rig(), rig());
+    own.refused(&other.server.token("default/web", Some("web-0"), &["weft"]), "of another cluster").await;
+    let token = own.server.token("default/web", Some("web-0"), &["weft"]);
+    own.log_in(&token).await.unwrap();
+    own.server.remove("pods", "default", "web-0");
+    own.refused(&token, "pod or account is gone").await;
+    // A pod of the same name is another pod.
+    own.server.put(pod("default", "web-0"));
+    own.refused(&token, "pod or account is gone").await;
+    let token = own.server.token("default/web", Some("web-0"), &["weft"]);
+    own.server.remove("serviceaccounts", "default", "web");
+    own.server.put(account("web"));
+    own.refused(&token, "pod or account is gone").await;
+}
+
+#[tokio::test]
+async fn c10_an_api_server_that_does_not_answer_lets_nobody_in_and_its_answers_are_bounded() {
+    let mut rig = rig();
+    let token = rig.server.token("default/web", Some("web-0"), &["weft"]);
+    let huge = json!({"status": {"authenticated": true, "error": "x".repeat(100_000)}});
+    for (deed, why) in [
+        (Deed::Answer(403, None), "system:auth-delegator"),
+        (Deed::Answer(500, None), "500"),
+        (Deed::Answer(201, Some(huge)), "asking the API server"),
+        (Deed::Answer(201, Some(json!("nonsense"))), "asking the API server"),
+        (Deed::Cut, "asking the API server"),
+        (Deed::Lose, "asking the API server"),
+    ] {
+        rig.server.next(1, "tokenreviews", deed.clone());
+        let error = rig.log_in(&token).await.unwrap_err();
+        assert!(matches!(error, LoginError::Unavailable { .. }), "{deed:?}: {error}");
+        assert!(error.to_string().contains(why) && !error.to_string().contains(&token), "{deed:?}: {error}");
+    }
+    rig.server.go_down();
+    assert!(matches!(rig.log_in(&token).await.unwrap_err(), LoginError::Unavailable { .. }));
+    rig.server.come_up();
+    rig.log_in(&token).await.unwrap();
+}
+
+/// The answer to the token of [`shown`].
+fn status(change: impl FnOnce(&mut Value)) -> TokenReviewStatus {
+    let mut status = json!({
+        "authenticated": true, "audiences": ["weft"],
+        "user": {
+            "username": "system:serviceaccount:default:web", "uid": "u1", "groups": ["system:serviceaccounts"],
+            "extra": {
+                "authentication.kubernetes.io/pod-name": ["web-0"], "authentication.kubernetes.io/pod-uid": ["u2"],
+            },
+        },
+    });
+    change(&mut status);
+    serde_json::from_value(status).unwrap()
+}
+
+#[test]
+fn c10_an_answer_that_falls_short_in_anything_is_a_no() {
+    let text = |text: &str| text.to_owned();
+    let shown = ShownToken {
+        namespace: text("default"),
+        account: text("web"),
+        account_uid: text("u1"),
+        pod: text("web-0"),
+        pod_uid: text("u2"),
+        ends: ::catalog::Timestamp(1),
+    };
+    let judged = |status| judge(&shown, status, &["weft".to_owned()]);
+    judged(status(|_| ())).unwrap();
+    let changes: [(&str, Value, &str); 13] = [
+        ("/authenticated", json!(false), "does not know"),
+        ("/authenticated", Value::Null, "does not know"),
+        ("/error", json!("no such key"), "does not know"),
+        ("/audiences", Value::Null, "an audience"),
+        ("/audiences", json!(["https://kubernetes.default.svc"]), "an audience"),
+        ("/user", Value::Null, "whose"),
+        ("/user/username", json!("system:node:n1"), "service account"),
+        ("/user/username", json!("system:serviceaccount:default"), "service account"),
+        ("/user/username", json!("system:serviceaccount:default:api"), "another account"),
+        ("/user/groups", json!(["system:authenticated"]), "service account"),
+        ("/user/uid", json!("u9"), "another account"),
+        ("/user/extra", json!({}), "which pod"),
+        ("/user/extra/authentication.kubernetes.io~1pod-uid", json!(["u2", "u3"]), "which pod"),
+    ];
+    for (at, value, why) in changes {
+        let changed = status(|status| match status.pointer_mut(at) {
+            Some(place) => *place = value.clone(),
+            None => status[at.trim_start_matches('/')] = value.clone(),
+        });
+        let error = judged(changed).unwrap_err().to_string();
+        assert!(error.contains(why) && !error.contains("no such key"), "{at} {value}: {error}");
+    }
+}
+
+#[test]
+fn a_method_of_another_cluster_needs_a_token_that_the_servers_operator_gave_for_it() {
+    let config = |host: Option<&str>| {
+        let (host, ca_pem) = (host.map(str::to_owned), None);
+        AuthConfig::Kubernetes(Box::new(KubernetesConfig { host, ca_pem, audiences: vec!["weft".to_owned()] }))
+    };
+    let logins = KubernetesLogins::new([("https://A.example/".to_owned(), "/token".into())].into_iter().collect());
+    assert!(logins.make(&config(None)).unwrap().is_ok());
+    assert!(logins.make(&config(Some("https://a.example"))).unwrap().is_ok());
+    let error = logins.make(&config(Some("https://b.example"))).unwrap().err().unwrap();
+    assert!(error.to_string().contains("--kubernetes-token-file"), "{error}");
+}

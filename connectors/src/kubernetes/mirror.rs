@@ -1,0 +1,253 @@
+//! What an API server said there is, as far as it may be believed.
+//!
+//! Servers repeat themselves, speak of the past after a reconnect, and break off in the middle of lists. So an object is
+//! replaced only by a later version of it, and one that a list lacks is gone only when the list is complete.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use kube::Resource;
+use kube::runtime::watcher::Event;
+
+/// Names an object within its kind: its namespace, empty where it has none, and its name.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ObjectName {
+    /// The namespace; empty where the kind has none.
+    pub namespace: String,
+    /// The name.
+    pub name: String,
+}
+
+impl ObjectName {
+    /// Returns the name of an object.
+    pub fn of(object: &impl Resource) -> Self {
+        let metadata = object.meta();
+        let (namespace, name) = (metadata.namespace.clone(), metadata.name.clone());
+        Self { namespace: namespace.unwrap_or_default(), name: name.unwrap_or_default() }
+    }
+
+    /// Makes a name.
+    #[must_use]
+    pub fn new(namespace: &str, name: &str) -> Self {
+        Self { namespace: namespace.to_owned(), name: name.to_owned() }
+    }
+}
+
+impl std::fmt::Display for ObjectName {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        if self.namespace.is_empty() { f.write_str(&self.name) } else { write!(f, "{}/{}", self.namespace, self.name) }
+    }
+}
+
+/// Holds the objects of one kind.
+#[derive(Debug, Clone)]
+pub struct Mirror<K> {
+    held: BTreeMap<ObjectName, Arc<K>>,
+    /// The versions at which objects went, so that nothing from before brings them back.
+    gone: BTreeMap<ObjectName, u64>,
+    /// The latest version that was heard of before the last complete list: what is of before and was not in it, is gone.
+    floor: u64,
+    latest: u64,
+    /// What the list that is coming has named so far; none where no list is coming.
+    listing: Option<BTreeSet<ObjectName>>,
+    is_complete: bool,
+}
+
+impl<K> Default for Mirror<K> {
+    fn default() -> Self {
+        let (held, gone) = (BTreeMap::new(), BTreeMap::new());
+        Self { held, gone, floor: 0, latest: 0, listing: None, is_complete: false }
+    }
+}
+
+impl<K: Resource + PartialEq> Mirror<K> {
+    /// Takes what a watch says, and reports whether there is anything new.
+    pub fn take(&mut self, event: Event<K>) -> bool {
+        match event {
+            Event::Init => {
+                self.listing = Some(BTreeSet::new());
+                false
+            }
+            Event::InitApply(object) => {
+                if let Some(listing) = &mut self.listing {
+                    listing.insert(ObjectName::of(&object));
+                }
+                self.hold(object)
+            }
+            Event::InitDone => self.complete(),
+            Event::Apply(object) => self.hold(object),
+            Event::Delete(object) => self.drop(&object),
+        }
+    }
+
+    fn hold(&mut self, object: K) -> bool {
+        let (name, found) = (ObjectName::of(&object), version(&object));
+        // Without a number to go by, the later word counts.
+        let known = self.held.get(&name).map(|held| version(&**held)).or_else(|| self.gone.get(&name).copied());
+        let floor = if self.listing.is_some() { 0 } else { self.floor };
+        if found != 0 && found <= known.unwrap_or(floor) {
+            return false;
+        }
+        self.latest = self.latest.max(found);
+        self.gone.remove(&name);
+        let is_new = self.held.get(&name).is_none_or(|held| **held != object);
+        self.held.insert(name, Arc::new(object));
+        is_new
+    }
+
+    fn drop(&mut self, object: &K) -> bool {
+        let (name, found) = (ObjectName::of(object), version(object));
+        match self.held.get(&name) {
+            Some(held) if version(&**held) > found && found != 0 => return false,
+            // The one that went is not the one that is there: it came later, under the same name.
+            Some(held) if held.meta().uid != object.meta().uid && version(&**held) >= found => return false,
+            _ => {}
+        }
+        self.latest = self.latest.max(found);
+        let later = self.gone.get(&name).copied().unwrap_or_default().max(found);
+        self.gone.insert(name.clone(), later);
+        self.held.remove(&name).is_some()
+    }
+
+    /// Lets go what a complete list did not name.
+    fn complete(&mut self) -> bool {
+        let Some(listed) = self.listing.take() else { return false };
+        let before = self.held.len();
+        self.held.retain(|name, _| listed.contains(name));
+        self.gone.clear();
+        self.floor = self.latest;
+        let was_complete = std::mem::replace(&mut self.is_complete, true);
+        !was_complete || self.held.len() != before
+    }
+
+    /// Reports whether a whole list was seen at least once: before, nothing that is missing is known to be gone.
+    #[must_use]
+    pub fn is_complete(&self) -> bool {
+        self.is_complete
+    }
+
+    /// Returns an object.
+    #[must_use]
+    pub fn get(&self, name: &ObjectName) -> Option<&Arc<K>> {
+        self.held.get(name)
+    }
+
+    /// Returns all objects, sorted by name.
+    pub fn iter(&self) -> impl Iterator<Item = (&ObjectName, &Arc<K>)> {
+        self.held.iter()
+    }
+
+    /// Returns how many there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.held.len()
+    }
+
+    /// Reports whether there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.held.is_empty()
+    }
+}
+
+fn version(object: &impl Resource) -> u64 {
+    object.meta().resource_version.as_deref().and_then(|version| version.parse().ok()).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use k8s_openapi::api::core::v1::ConfigMap;
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    use super::*;
+
+    fn object(name: u8, uid: u64, version: u64) -> ConfigMap {
+        serde_json::from_value(json!({"metadata": {
+            "name": format!("o{name}"), "namespace": "n", "uid": format!("u{uid}"), "resourceVersion": version.to_string(),
+        }}))
+        .unwrap()
+    }
+
+    fn versions(mirror: &Mirror<ConfigMap>) -> Vec<(String, u64)> {
+        mirror.iter().map(|(name, held)| (name.name.clone(), version(&**held))).collect()
+    }
+
+    fn listed(mirror: &mut Mirror<ConfigMap>, objects: impl IntoIterator<Item = ConfigMap>) {
+        mirror.take(Event::Init);
+        for object in objects {
+            mirror.take(Event::InitApply(object));
+        }
+        mirror.take(Event::InitDone);
+    }
+
+    #[test]
+    fn k2_only_a_complete_list_says_that_something_is_gone() {
+        let mut mirror = Mirror::default();
+        assert!(!mirror.is_complete());
+        listed(&mut mirror, [object(1, 1, 1), object(2, 2, 2)]);
+        assert!(mirror.is_complete());
+        mirror.take(Event::Init);
+        mirror.take(Event::InitApply(object(1, 1, 1)));
+        // The server breaks off, and the watcher begins again.
+        assert_eq!(mirror.len(), 2);
+        mirror.take(Event::Init);
+        assert_eq!(mirror.len(), 2);
+        listed(&mut mirror, [object(1, 1, 1)]);
+        assert_eq!(versions(&mirror), [("o1".to_owned(), 1)]);
+    }
+
+    #[test]
+    fn k2_what_is_late_or_told_twice_changes_nothing() {
+        let mut mirror = Mirror::default();
+        listed(&mut mirror, [object(1, 1, 5)]);
+        assert!(mirror.take(Event::Apply(object(1, 1, 7))));
+        for late in [object(1, 1, 7), object(1, 1, 6)] {
+            assert!(!mirror.take(Event::Apply(late.clone())));
+            assert!(!mirror.take(Event::InitApply(late)), "nor a list from an old cache");
+        }
+        assert!(!mirror.take(Event::Delete(object(1, 1, 6))), "it was made again since");
+        assert!(mirror.take(Event::Delete(object(1, 1, 9))));
+        assert!(!mirror.take(Event::Apply(object(1, 1, 8))), "nothing from before brings it back");
+        assert!(mirror.take(Event::Apply(object(1, 2, 10))), "another one under its name does");
+        assert!(!mirror.take(Event::Delete(object(1, 1, 9))), "and the end of the first is not its end");
+        assert_eq!(versions(&mirror), [("o1".to_owned(), 10)]);
+    }
+
+    proptest! {
+        /// Whatever is repeated, late or listed anew on the way, in the end the mirror holds what there is.
+        #[test]
+        fn k2_repeats_and_late_words_do_not_change_where_it_ends(
+            steps in proptest::collection::vec((0u8..4, any::<bool>(), 0usize..6, any::<bool>()), 1..60),
+        ) {
+            let mut truth: BTreeMap<u8, (u64, u64)> = BTreeMap::new();
+            let mut told: Vec<Event<ConfigMap>> = Vec::new();
+            let mut mirror = Mirror::default();
+            listed(&mut mirror, []);
+            for (number, (name, is_end, back, is_relist)) in (1u64..).zip(steps) {
+                let event = match truth.get(&name).copied() {
+                    Some((uid, _)) if is_end => {
+                        truth.remove(&name);
+                        Event::Delete(object(name, uid, number))
+                    }
+                    held => {
+                        let uid = held.map_or(number, |(uid, _)| uid);
+                        truth.insert(name, (uid, number));
+                        Event::Apply(object(name, uid, number))
+                    }
+                };
+                told.push(event.clone());
+                mirror.take(event);
+                if let Some(again) = told.iter().rev().nth(back).cloned() {
+                    mirror.take(again);
+                }
+                if is_relist {
+                    listed(&mut mirror, truth.iter().map(|(name, (uid, version))| object(*name, *uid, *version)));
+                }
+            }
+            let want: Vec<(String, u64)> =
+                truth.iter().map(|(name, (_, version))| (format!("o{name}"), *version)).collect();
+            prop_assert_eq!(versions(&mirror), want);
+        }
+    }
+}
