@@ -137,7 +137,7 @@ fn unfit(pod: &Value) -> Option<&'static str> {
 /// Refuses what would let an application pass for the agent, or read its keys.
 fn refuse_what_is_reserved(pod: &Value, settings: &Settings) -> Result<(), Refusal> {
     let spec = pod.get("spec").and_then(Value::as_object).ok_or(Refusal::NoPod)?;
-    if !spec.get("containers").is_some_and(|containers| containers.as_array().is_some_and(|list| !list.is_empty())) {
+    if spec.get("containers").and_then(Value::as_array).is_none_or(Vec::is_empty) {
         return Err(Refusal::NoPod);
     }
     let own_uid = spec.get("securityContext").and_then(|context| context.get("runAsUser")).and_then(Value::as_u64);
