@@ -340,7 +340,7 @@ fn files_of_many_documents_are_injected_once_however_often() {
 fn a_file_with_one_bad_document_is_refused_as_a_whole() {
     let text = DOCUMENTS.replace("serviceAccountName: nightly, ", "");
     let error = inject_documents(&text, &settings(), Knobs::Granted).unwrap_err();
-    assert_eq!(wire::one_line(&error).to_string().split(':').next(), Some("cannot inject CronJob nightly"));
+    assert_eq!(wire::one_line(&error).split(':').next(), Some("cannot inject CronJob nightly"));
     assert!(matches!(inject_documents("a: 1\na: 2", &settings(), Knobs::Granted), Err(DocumentsError::Read(_))));
 }
 
