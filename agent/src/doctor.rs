@@ -5,6 +5,7 @@
 mod admin;
 mod files;
 mod ports;
+mod redirection;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -53,6 +54,16 @@ pub async fn examine(machine: &Machine, now: Timestamp) -> Vec<Finding> {
     if let Some(admin) = machine.admin {
         findings.extend(admin::ask(admin, now).await);
     }
-    findings.extend(ports::of_services(&machine.services));
+    match ports::listening_here() {
+        Some(listening) => {
+            findings.extend(ports::of_services(&machine.services, &listening));
+            if machine.admin.is_some() {
+                findings.extend(redirection::of_machine(&listening));
+            }
+        }
+        None => {
+            findings.push(Finding::unknown("ports", "cannot read /proc/net/tcp", "run this where /proc is mounted"))
+        }
+    }
     findings
 }

@@ -1,8 +1,10 @@
 //! The Debian package: built, installed, upgraded, removed and purged in a Debian system of its own.
 
 use std::{
+    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     process::Command,
+    sync::OnceLock,
 };
 
 use crate::harness::{debian, tool};
@@ -53,11 +55,33 @@ fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
+/// Returns this very binary without what only a debugger reads, which would make packages several times as large.
+#[track_caller]
+fn program() -> &'static Path {
+    static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
+    PROGRAM.get_or_init(|| {
+        let stripped = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("weft-{}", std::process::id()));
+        let status = Command::new("strip").arg("-o").arg(&stripped).arg(env!("CARGO_BIN_EXE_weft")).status();
+        assert!(status.unwrap().success());
+        // One name for all runs, so that they leave one file behind.
+        let kept = stripped.with_file_name("weft-stripped");
+        std::fs::rename(stripped, &kept).unwrap();
+        kept
+    })
+}
+
 /// Builds a package of this very binary.
 #[track_caller]
 pub(crate) fn build(version: &str, output: &Path) -> PathBuf {
+    build_of(program(), version, output)
+}
+
+#[track_caller]
+fn build_of(binary: &Path, version: &str, output: &Path) -> PathBuf {
     let built = Command::new(root().join("packaging/debian/build"))
-        .args(["--version", version, "--compression", "none", "--binary", env!("CARGO_BIN_EXE_weft"), "--output"])
+        .args(["--version", version, "--compression", "none", "--binary"])
+        .arg(binary)
+        .arg("--output")
         .arg(output)
         .output()
         .unwrap();
@@ -68,7 +92,7 @@ pub(crate) fn build(version: &str, output: &Path) -> PathBuf {
 #[test]
 fn the_package_is_installed_upgraded_removed_and_purged_without_a_trace() {
     let test = "the_package_is_installed_upgraded_removed_and_purged_without_a_trace";
-    if ["dpkg-deb", "objdump", "unshare", "chroot"].iter().any(|name| tool(name, test).is_none()) {
+    if ["dpkg-deb", "objdump", "strip", "unshare", "chroot"].iter().any(|name| tool(name, test).is_none()) {
         return;
     }
     let Some(debian) = debian(test) else { return };
@@ -104,7 +128,11 @@ fn equal_input_gives_an_equal_package_with_settings_marked_as_such() {
         return;
     }
     let directory = tempfile::tempdir().unwrap();
-    let [one, other] = ["one", "other"].map(|name| build("1.2.3", &directory.path().join(name)));
+    // What is packaged does not matter here, only that it runs.
+    let binary = directory.path().join("weft");
+    std::fs::write(&binary, "#!/bin/sh\necho completions\n").unwrap();
+    std::fs::set_permissions(&binary, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let [one, other] = ["one", "other"].map(|name| build_of(&binary, "1.2.3", &directory.path().join(name)));
     assert_eq!(one.file_name(), other.file_name());
     assert!(std::fs::read(&one).unwrap() == std::fs::read(&other).unwrap(), "the packages differ");
     let listed = |flag: &str| {

@@ -98,9 +98,22 @@ fn the_units_serve_inside_their_sandbox_and_a_machine_joins_and_leaves() {
         (restarts == "1" && status(&vm, "weft-agent") == "serving").then_some(())
     });
 
+    // Redirection goes with the agent, however that ends.
+    vm.done(
+        "useradd --system shop && echo 'WEFT_REDIRECT=\"--service web=shop\"' > /etc/weft/redirect.env\n\
+         systemctl enable --quiet --now weft-redirect && weft redirect show",
+    );
+    vm.done("systemctl stop weft-agent");
+    eventually("redirection to end", DEADLINE, || {
+        (vm.run("weft redirect show").status.code() == Some(1)).then_some(())
+    });
+    vm.done("systemctl start weft-agent");
+    eventually("redirection to be back", DEADLINE, || vm.run("weft redirect show").status.success().then_some(()));
+
     // Removing stops it and keeps who it is; purging leaves nothing.
     vm.done("dpkg --remove weft && test -e /var/lib/weft/identity.json");
     eventually("the node to leave", DEADLINE, || (!as_operator("weft catalog nodes").contains("vm-1")).then_some(()));
+    assert_eq!(vm.done("nft list tables"), "");
     vm.done("dpkg --purge weft && test ! -e /var/lib/weft && test ! -e /etc/weft");
     server.done("systemctl stop weft-server");
     assert_eq!(server.done("systemctl show --property Result --value weft-server"), "success");

@@ -11,20 +11,18 @@ use super::LocalService;
 /// The state of a socket that listens, as the kernel writes it.
 const LISTENING: &str = "0A";
 
-/// Judges the ports of local services by what the kernel says of this network namespace.
-pub(super) fn of_services(services: &[LocalService]) -> Vec<Finding> {
-    if services.is_empty() {
-        return Vec::new();
-    }
+/// The addresses at which somebody listens, by port.
+pub(super) type Listening = BTreeMap<u16, Vec<IpAddr>>;
+
+/// Reads which ports are listened on, by what the kernel says of this network namespace; none where it says nothing.
+pub(super) fn listening_here() -> Option<Listening> {
     let read = |path| fs::read_to_string(path).unwrap_or_default();
     let (four, six) = (read("/proc/net/tcp"), read("/proc/net/tcp6"));
-    if four.is_empty() && six.is_empty() {
-        return vec![Finding::unknown("ports", "cannot read /proc/net/tcp", "run this where /proc is mounted")];
-    }
-    judge(services, &listening(&four, &six))
+    (!four.is_empty() || !six.is_empty()).then(|| listening(&four, &six))
 }
 
-fn judge(services: &[LocalService], listening: &BTreeMap<u16, Vec<IpAddr>>) -> Vec<Finding> {
+/// Judges the ports of local services.
+pub(super) fn of_services(services: &[LocalService], listening: &Listening) -> Vec<Finding> {
     services
         .iter()
         .map(|LocalService { id, port }| {
@@ -48,8 +46,8 @@ fn judge(services: &[LocalService], listening: &BTreeMap<u16, Vec<IpAddr>>) -> V
 }
 
 /// Reads which ports are listened on, and at which addresses.
-fn listening(four: &str, six: &str) -> BTreeMap<u16, Vec<IpAddr>> {
-    let mut found: BTreeMap<u16, Vec<IpAddr>> = BTreeMap::new();
+fn listening(four: &str, six: &str) -> Listening {
+    let mut found = Listening::new();
     for line in four.lines().chain(six.lines()) {
         let mut fields = line.split_whitespace().skip(1);
         let (Some(local), Some(LISTENING)) = (fields.next(), fields.nth(1)) else { continue };
@@ -96,9 +94,10 @@ mod tests {
         let port = |listener: &TcpListener| listener.local_addr().unwrap().port();
         let service = |id: &str, port| LocalService { id: id.to_owned(), port };
         let services = [service("closed", port(&closed)), service("open", port(&open)), service("gone", gone)];
-        let verdicts: Vec<Verdict> = of_services(&services).iter().map(|finding| finding.verdict).collect();
+        let listening = listening_here().unwrap();
+        let verdicts: Vec<Verdict> = of_services(&services, &listening).iter().map(|finding| finding.verdict).collect();
         assert_eq!(verdicts, [Verdict::Fine, Verdict::Warning, Verdict::Problem]);
-        assert!(of_services(&[]).is_empty());
+        assert!(of_services(&[], &listening).is_empty());
     }
 
     #[cfg(target_endian = "little")]

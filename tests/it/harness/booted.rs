@@ -185,5 +185,5 @@ impl Drop for Booted {
 
 /// Says whether the programs that machines are made with are here.
 pub(crate) fn can_boot(test: &str) -> bool {
-    ["unshare", "nsenter", "ip", "dpkg-deb", "objdump"].iter().all(|name| tool(name, test).is_some())
+    ["unshare", "nsenter", "ip", "dpkg-deb", "objdump", "strip"].iter().all(|name| tool(name, test).is_some())
 }
