@@ -11,12 +11,12 @@ use serde::{Deserialize, Serialize};
 use crate::backup::Upload;
 use crate::{
     AccessorId, AclPolicy, AclRole, AgentId, AgentRecord, AuthMethod, AuthMethodName, BindingRule, BindingRuleId,
-    CaIntermediate, CaRoot, CatalogIndex, Check, CheckId, CheckKey, CheckStatus, ConfigEntries, ConnectorLease,
-    ConnectorName, Digest, Endpoint, Envelope, Gateway, IdentityScheme, Instance, InstanceId, InstanceKey, Intention,
-    IntentionKey, Item, JoinToken, KeyFingerprint, Membership, Mesh, MeshEntry, MeshItem, Namespace, Node, NodeName,
-    Outcome, Policy, PolicyId, Refusal, Relaxation, RelaxedScope, RequestId, RevokedService, RoleId, RootsAck,
-    SecretHash, ServiceKey, ServiceName, ServicePattern, SourcePattern, Timestamp, Token, Topic, TrustBundle, WatchKey,
-    audit::AuditTrail, login::UsedBearer,
+    CaIntermediate, CaRoot, CatalogIndex, Check, CheckId, CheckKey, CheckStatus, Command, ConfigEntries,
+    ConnectorLease, ConnectorName, Digest, Endpoint, Envelope, Gateway, IdentityScheme, Instance, InstanceId,
+    InstanceKey, Intention, IntentionKey, Item, JoinToken, KeyFingerprint, Membership, Mesh, MeshEntry, MeshItem,
+    Namespace, Node, NodeName, Outcome, Policy, PolicyId, Refusal, Relaxation, RelaxedScope, RequestId, RevokedService,
+    RoleId, RootsAck, SecretHash, ServiceKey, ServiceName, ServicePattern, SourcePattern, Timestamp, Token, Topic,
+    TrustBundle, WatchKey, audit::AuditTrail, login::UsedBearer,
 };
 
 mod acl;
@@ -192,7 +192,7 @@ impl Catalog {
             let outcome = if is_repeat { answer.outcome.clone() } else { reused() };
             return Applied { outcome, touched: BTreeSet::new(), repeated: is_repeat };
         }
-        self.clock = self.advanced_clock(envelope.proposed_at);
+        self.clock = self.advanced_clock(envelope);
         self.forget_idle_upload();
         let mut touched = Touched::default();
         let description = self.described(&envelope.command);
@@ -230,8 +230,13 @@ impl Catalog {
     }
 
     /// Follows the time inside commands. One server whose clock is far ahead moves it by little, so that what the others
-    /// propose is not taken for old.
-    fn advanced_clock(&self, proposed_at: Timestamp) -> Timestamp {
+    /// propose is not taken for old. What is judged by this very clock does not move it: asked again and again, it would come
+    /// early.
+    fn advanced_clock(&self, envelope: &Envelope) -> Timestamp {
+        if let Command::Ca { not_before: Some(_), .. } = &envelope.command {
+            return self.clock;
+        }
+        let proposed_at = envelope.proposed_at;
         let is_first = self.clock == Timestamp::default();
         let furthest = self.clock.saturating_add(CLOCK_STEP_MAX);
         if is_first { proposed_at } else { self.clock.max(proposed_at.min(furthest)) }

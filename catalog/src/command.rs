@@ -357,6 +357,8 @@ pub enum Command {
         /// How.
         change: PolicyChange,
     },
+    /// Says that time has passed while nothing else was written; the time is when it was proposed.
+    Time,
     /// Writes the `mesh` config entry.
     WriteMesh {
         /// The entry.

@@ -40,6 +40,9 @@ pub struct MemberFacts {
     pub release: String,
     /// The highest version of an [`Envelope`](crate::Envelope) that it reads.
     pub reads: u16,
+    /// The ids of the cluster keys that it was started with, the first one first; none where it does not say.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub keys: Vec<String>,
 }
 
 /// Is a server of the group.
@@ -194,6 +197,7 @@ impl Membership {
                 agent_address: String::new(),
                 release: String::new(),
                 reads: server.reads,
+                keys: Vec::new(),
             };
             let member = Member {
                 id: server.id.clone(),

@@ -81,7 +81,8 @@ impl Command {
             Self::Login { change } => login::check(change),
             Self::Sessions { change } => session::check(change),
             Self::Revoke { change } => session::check_revocation(change),
-            Self::InstallCa { .. }
+            Self::Time
+            | Self::InstallCa { .. }
             | Self::DeleteMesh { .. }
             | Self::DeleteToken { .. }
             | Self::DeleteJoinToken { .. }

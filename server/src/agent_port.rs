@@ -120,7 +120,7 @@ pub(crate) async fn serve(
         () = sessions::shell::watch(
             port.server.clone(), periods, port.hub.clone(), port.consensus.clone(), port.metrics.clone(),
         ) => {}
-        () = port.acks.keep(&port.consensus, &port.server) => {}
+        () = port.acks.keep(&port.consensus) => {}
         () = outage::settle(&port.outage, &port.consensus, &port.server, &port.metrics) => {}
         () = listener::run(listener, Arc::clone(&port), stop) => {}
     }

@@ -5,6 +5,7 @@ mod admit;
 mod ask;
 mod bootstrap;
 mod budget;
+mod clock;
 mod establish;
 mod forward;
 mod gather;
@@ -32,10 +33,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
-use catalog::{AgentId, Catalog, CatalogIndex, Envelope, Outcome, RequestId, ServerId, WatchKey};
+use catalog::{
+    Actor, AgentId, Catalog, CatalogIndex, Command, Envelope, Outcome, RequestId, ServerId, Timestamp, WatchKey,
+};
 use tokio::sync::watch as latest;
 use tokio::time::{Instant as Deadline, timeout_at};
 use tracing::debug;
+use wire::crypto;
 use wire::report::AgentReport;
 
 use crate::config::RaftTiming;
@@ -173,6 +177,8 @@ pub(crate) struct Shared {
     reports: Reports,
     /// Who watches requests through this server.
     taps: Arc<TapDesk>,
+    /// Where the catalog's clock was seen last.
+    clock: clock::SeenClock,
     metrics: Metrics,
 }
 
@@ -219,6 +225,26 @@ impl Consensus {
             }
         }
         Err(attempts.error(envelope.request_id, started.elapsed()))
+    }
+
+    /// Carries out a command in this server's own name.
+    ///
+    /// # Errors
+    /// As [`Consensus::propose`].
+    pub(crate) async fn propose_as_server(&self, command: Command) -> Result<Committed, ProposeError> {
+        self.propose_as_server_at(crypto::now(), command).await
+    }
+
+    async fn propose_as_server_at(&self, now: Timestamp, command: Command) -> Result<Committed, ProposeError> {
+        let envelope = Envelope {
+            version: command.reads_from(),
+            request_id: crypto::uuid_v4().parse().expect("a UUID is a request id: 36 letters, digits and hyphens"),
+            actor: Actor::Server(self.shared.server.clone()),
+            source_address: None,
+            proposed_at: now,
+            command,
+        };
+        self.propose(envelope).await
     }
 
     /// Confirms with the leader that [`Consensus::catalog`] holds everything that was acknowledged before this call.

@@ -27,6 +27,8 @@ use feed::Feed;
 pub use feed::Frame;
 pub use messages::{CloseReason, Input, Limits, Output, SessionId};
 
+/// The number of a session that this server holds without a quorum: the hub does not close it for one that the log has.
+pub(crate) const HELD_ALONE: Incarnation = Incarnation(u64::MAX);
 /// Agents of one server that send what they see of a service's requests.
 const TAPPED_MAX: usize = 100;
 
@@ -142,8 +144,10 @@ impl Hub {
 
     fn connect(&mut self, session: SessionId, opened: Session, out: &mut dyn FnMut(Output)) {
         if let Some(other) = self.by_agent.get(&opened.agent).copied() {
-            // Two connections of one agent may arrive in either order: the higher incarnation is the newer session.
-            if self.sessions.get(&other).is_some_and(|open| open.incarnation > opened.incarnation) {
+            // Two connections of one agent may arrive in either order: the higher incarnation is the newer session. One that is
+            // held without a quorum gives way to one that the mesh has heard of.
+            let is_newer = |open: &Session| open.incarnation > opened.incarnation && open.incarnation != HELD_ALONE;
+            if self.sessions.get(&other).is_some_and(is_newer) {
                 out(Output::Close { session, reason: CloseReason::Superseded });
                 return;
             }

@@ -151,7 +151,6 @@ async fn start_within(config: Config, bounds: agent_port::Bounds) -> Result<Serv
     tasks.spawn(api::serve_http(http.0, api::router(state), metrics.clone(), stop.clone()));
     let steward = ca::Stewardship {
         consensus: consensus.clone(),
-        server: config.node.clone(),
         cluster_keys: config.cluster_keys.clone(),
         leaf_ttl: config.leaf_ttl,
     };

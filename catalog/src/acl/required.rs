@@ -160,6 +160,7 @@ impl Catalog {
                     authority.need_management()
                 }
             },
+            Command::Time => authority.need_management(),
             Command::Membership { .. }
             | Command::Sessions { change: SessionChange::Lost { .. } | SessionChange::Reaped { .. } } => {
                 authority.need_operator_write()

@@ -110,6 +110,7 @@ impl<'a> Description<'a> {
             Command::OpenSession { .. }
             | Command::Register { .. }
             | Command::Deregister { .. }
+            | Command::Time
             | Command::UpdateChecks { .. } => return None,
         };
         Some(Self { kind, summary: bounded(summary), content: None })

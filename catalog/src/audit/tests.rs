@@ -200,6 +200,7 @@ fn fault_11_a_recovery_stands_in_the_chain_with_who_survived_and_who_did_not() {
         agent_address: "10.0.0.2:8300".to_owned(),
         release: "0.1.0".to_owned(),
         reads: 2,
+        keys: Vec::new(),
     };
     let change = crate::MembershipChange::Add { id: "s2".parse().unwrap(), disk_id: "d2".to_owned(), facts };
     line_on(&mut catalog, crate::Command::Membership { change });

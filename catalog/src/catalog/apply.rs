@@ -61,6 +61,7 @@ impl Catalog {
             Command::Policy { change } => self.change_policy(index, envelope, change, touched),
             Command::Connector { change } => self.change_connectors(index, now, change, touched),
             Command::Config { change } => self.change_config(index, change, touched),
+            Command::Time => Ok(Outcome::Done),
             Command::WriteMesh { entry, compare } => self.write_mesh(index, entry, *compare, touched),
             Command::DeleteMesh { compare } => self.delete_mesh(*compare, touched),
         }

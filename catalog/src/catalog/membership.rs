@@ -229,6 +229,7 @@ mod tests {
             agent_address: "10.0.0.1:8300".to_owned(),
             release: "1.0.0".to_owned(),
             reads: 2,
+            keys: Vec::new(),
         }
     }
 

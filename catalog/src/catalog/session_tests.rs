@@ -47,6 +47,7 @@ pub(super) fn every_change() -> Vec<Command> {
         revoke(RevocationChange::Login { method: "ci".parse().unwrap(), subject: Some("repo:shop".to_owned()) }),
         revoke(RevocationChange::Lift { banned: Banned::Key { key: KeyFingerprint("key-9".to_owned()) } }),
         revoke(RevocationChange::LiftAgent { named: "node-9".to_owned() }),
+        Command::Time,
         revoke(RevocationChange::Forget { agents: vec![agent], services: vec![service] }),
     ]
 }

@@ -631,6 +631,7 @@ fn facts() -> crate::MemberFacts {
         agent_address: "10.0.0.2:8300".to_owned(),
         release: "0.1.0".to_owned(),
         reads: 2,
+        keys: Vec::new(),
     }
 }
 

@@ -15,8 +15,8 @@ use wire::frame::{FrameReadError, FrameReader};
 use super::refusal::PortError;
 use super::route::Call;
 use super::{AgentPort, fresh_request_id};
-use crate::hub::Frame;
 use crate::hub::shell::{Opening, Session};
+use crate::hub::{Frame, HELD_ALONE};
 use crate::outage;
 
 /// Time for the first frame to arrive.
@@ -58,7 +58,7 @@ pub(super) async fn stream(call: Call) -> Result<Response<Body>, PortError> {
     let agent = record.id.clone();
     // The hub closes sessions whose records are gone or have newer ones: of one that the mesh has not heard of it cannot
     // know that, and the session ends when the mesh can be asked.
-    let fence = if held.is_some() { Incarnation(u64::MAX) } else { incarnation };
+    let fence = if held.is_some() { HELD_ALONE } else { incarnation };
     let opening = Opening {
         agent: record.id,
         incarnation: fence,

@@ -53,7 +53,7 @@ const ANSWERS: [(&str, &str, &str); 35] = [
 ];
 
 /// Parameters that single routes read, besides those that all reads take.
-const QUERIES: [(&str, &str, &[&str]); 19] = [
+const QUERIES: &[(&str, &str, &[&str])] = &[
     ("GET", "/v1/tap/{service}", &["for", "method", "path", "status", "source", "headers"]),
     ("GET", "/v1/catalog/service/{service}", &["tag"]),
     ("GET", "/v1/catalog/connect/{service}", &["tag"]),
@@ -77,6 +77,7 @@ const QUERIES: [(&str, &str, &[&str]); 19] = [
     ("PUT", "/v1/agent/force-leave/{node}", &["prune"]),
     ("GET", "/v1/audit", &["from"]),
     ("PUT", "/v1/revoke/login/{method}", &["subject"]),
+    ("PUT", "/v1/operator/rekey", &["force"]),
 ];
 
 pub(super) fn routes() -> Vec<Route> {

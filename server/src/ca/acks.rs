@@ -4,10 +4,9 @@ use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use catalog::{Actor, AgentId, CaChange, Catalog, Command, Envelope, RootsAck, ServerId};
+use catalog::{AgentId, CaChange, Catalog, Command, RootsAck};
 use tokio::sync::Notify;
 use tracing::debug;
-use wire::crypto;
 
 use crate::consensus::Consensus;
 
@@ -61,7 +60,7 @@ impl Acks {
     }
 
     /// Carries batches into the log. Never returns.
-    pub(crate) async fn keep(&self, consensus: &Consensus, server: &ServerId) {
+    pub(crate) async fn keep(&self, consensus: &Consensus) {
         loop {
             if self.is_empty() {
                 self.arrived.notified().await;
@@ -72,15 +71,7 @@ impl Acks {
                 continue;
             }
             let command = Command::Ca { change: CaChange::Acknowledge { acks: acks.clone() }, not_before: None };
-            let envelope = Envelope {
-                version: command.reads_from(),
-                request_id: crypto::uuid_v4().parse().expect("a UUID is a request id"),
-                actor: Actor::Server(server.clone()),
-                source_address: None,
-                proposed_at: crypto::now(),
-                command,
-            };
-            match consensus.propose(envelope).await {
+            match consensus.propose_as_server(command).await {
                 Ok(_) => self.committed(&acks),
                 Err(error) => debug!(error = wire::one_line(&error), "acknowledgements are not committed yet"),
             }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use catalog::{Actor, CaChange, Catalog, Command, Envelope, Outcome, Refusal, ServerId, Timestamp, WatchKey};
+use catalog::{CaChange, Catalog, Command, Outcome, Refusal, Timestamp, WatchKey};
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
 use wire::cluster_key::ClusterKeys;
@@ -10,7 +10,7 @@ use wire::crypto;
 
 use super::duty::{Duty, next_duty};
 use super::found::{self, AuthorityError};
-use crate::consensus::{Consensus, ProposeError, Role};
+use crate::consensus::{Consensus, Role};
 
 /// The longest that the leader goes without looking, however the wall clock jumps.
 const LOOK_INTERVAL: Duration = Duration::from_secs(600);
@@ -24,7 +24,6 @@ const FOLLOWER_INTERVAL: Duration = Duration::from_millis(500);
 /// What the task works with.
 pub(crate) struct Stewardship {
     pub(crate) consensus: Consensus,
-    pub(crate) server: ServerId,
     pub(crate) cluster_keys: ClusterKeys,
     /// How long leaves live where the catalog does not say.
     pub(crate) leaf_ttl: Duration,
@@ -42,8 +41,8 @@ pub(crate) async fn run(stewardship: Stewardship) {
         let duty = next_duty(&catalog, stewardship.leaf_ttl, now);
         if let Duty::Wait { until } = duty {
             stewardship.wait(&catalog, until, now).await;
-        } else if !stewardship.carry_out(&catalog, duty, now).await {
-            stewardship.wait(&catalog, Some(now.saturating_add(RETRY_INTERVAL)), now).await;
+        } else if let Err(pause) = stewardship.carry_out(&catalog, duty, now).await {
+            stewardship.wait(&catalog, Some(now.saturating_add(pause)), now).await;
         }
     }
 }
@@ -70,29 +69,40 @@ impl Stewardship {
         }
     }
 
-    /// Carries out a duty; false where it is to be tried again later.
-    async fn carry_out(&self, catalog: &Catalog, duty: Duty, now: Timestamp) -> bool {
+    /// Carries out a duty, or says how much later it is to be tried again.
+    async fn carry_out(&self, catalog: &Catalog, duty: Duty, now: Timestamp) -> Result<(), Duration> {
         info!(duty = ?duty, "certificate authority: next step");
         let (change, not_before) = match self.change(catalog, duty, now) {
             Ok(change) => change,
             Err(error) => {
                 warn!(error = wire::one_line(&error), "certificate authority: the step cannot be taken");
-                return false;
+                return Err(RETRY_INTERVAL);
             }
         };
-        match self.propose(change, not_before, now).await {
-            Ok(Outcome::Refused(refusal @ (Refusal::CaMovedOn { .. } | Refusal::TooEarly { .. }))) => {
+        // What waited for a time is judged by the catalog's own clock.
+        if not_before.is_some_and(|not_before| catalog.clock() < not_before)
+            && let Err(error) = self.consensus.tell_time(Duration::ZERO).await
+        {
+            debug!(error = wire::one_line(&error), "certificate authority: the time is not written yet");
+        }
+        let command = Command::Ca { change, not_before };
+        match self.consensus.propose_as_server(command).await.map(|committed| committed.outcome) {
+            Ok(Outcome::Refused(refusal @ Refusal::CaMovedOn { .. })) => {
                 debug!(error = %refusal, "certificate authority: step not taken");
-                matches!(refusal, Refusal::CaMovedOn { .. })
+                Ok(())
+            }
+            Ok(Outcome::Refused(Refusal::TooEarly { left_s })) => {
+                debug!(left_s, "certificate authority: step not taken");
+                Err(Duration::from_secs(left_s).min(RETRY_INTERVAL))
             }
             Ok(Outcome::Refused(refusal)) => {
                 warn!(error = %refusal, "certificate authority: step refused");
-                false
+                Err(RETRY_INTERVAL)
             }
-            Ok(_) => true,
+            Ok(_) => Ok(()),
             Err(error) => {
                 debug!(error = wire::one_line(&error), "certificate authority: step not committed");
-                false
+                Err(RETRY_INTERVAL)
             }
         }
     }
@@ -116,23 +126,5 @@ impl Stewardship {
             Duty::Distrust { root, not_before } => (CaChange::Distrust { root }, not_before),
             Duty::Retire { root, not_before } => (CaChange::Retire { root }, Some(not_before)),
         })
-    }
-
-    async fn propose(
-        &self,
-        change: CaChange,
-        not_before: Option<Timestamp>,
-        now: Timestamp,
-    ) -> Result<Outcome, ProposeError> {
-        let command = Command::Ca { change, not_before };
-        let envelope = Envelope {
-            version: command.reads_from(),
-            request_id: crypto::uuid_v4().parse().expect("a UUID is a request id"),
-            actor: Actor::Server(self.server.clone()),
-            source_address: None,
-            proposed_at: now,
-            command,
-        };
-        self.consensus.propose(envelope).await.map(|committed| committed.outcome)
     }
 }

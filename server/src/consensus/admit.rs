@@ -48,12 +48,13 @@ pub(crate) enum Admission {
 }
 
 /// Returns what this server says of itself.
-pub(crate) fn own_facts(raft_address: &str, agent_address: &str) -> MemberFacts {
+pub(crate) fn own_facts(raft_address: &str, agent_address: &str, keys: &[String]) -> MemberFacts {
     MemberFacts {
         raft_address: raft_address.to_owned(),
         agent_address: agent_address.to_owned(),
         release: env!("CARGO_PKG_VERSION").to_owned(),
         reads: ENVELOPE_VERSION,
+        keys: keys.to_vec(),
     }
 }
 
@@ -127,7 +128,8 @@ pub(super) async fn ask(
         return Ok(());
     }
     let greeting = |source| DialError::Greeting { address: address.to_owned(), source };
-    let facts = own_facts(&about.candidate.raft_address, &about.agent_address);
+    // Its keys it names once it is in the list.
+    let facts = own_facts(&about.candidate.raft_address, &about.agent_address, &[]);
     let applicant = Applicant { candidate: about.candidate.clone(), facts };
     frame::write(&mut stream, &Frame::Admit(Box::new(applicant))).await.map_err(greeting)?;
     let read = tokio::time::timeout(ADMISSION_TIMEOUT, frame::read(&mut stream)).await;

@@ -309,6 +309,7 @@ mod tests {
             agent_address: format!("{host}:8300"),
             release: "1".to_owned(),
             reads: 2,
+            keys: Vec::new(),
         };
         let newcomer = Member {
             id: "c".parse().unwrap(),

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use catalog::{AclChange, Actor, Catalog, Command, Envelope, ServerId, Timestamp, WatchKey};
+use catalog::{AclChange, Catalog, Command, Timestamp, WatchKey};
 use tokio::time::Instant;
 use tracing::{debug, warn};
 use wire::crypto;
@@ -17,7 +17,7 @@ const WAIT_MAX: Duration = Duration::from_secs(3600);
 const PACE: Duration = Duration::from_secs(5);
 
 /// Sees to it that tokens that have ended are removed, whenever this server leads.
-pub(crate) async fn run(consensus: Consensus, server: ServerId) {
+pub(crate) async fn run(consensus: Consensus) {
     let mut standing = consensus.shared.standing.subscribe();
     loop {
         if standing.wait_for(|standing| standing.role == Role::Leader).await.is_err() {
@@ -29,7 +29,7 @@ pub(crate) async fn run(consensus: Consensus, server: ServerId) {
                 let keys = [WatchKey::Tokens];
                 consensus.changed(&keys, catalog.index_of(&keys), Instant::now() + wait).await;
             }
-            None => remove(&consensus, &server).await,
+            None => remove(&consensus).await,
         }
         tokio::time::sleep(jittered(PACE)).await;
     }
@@ -41,17 +41,9 @@ fn wait_before_next(catalog: &Catalog, now: Timestamp) -> Option<Duration> {
     if wait.is_zero() { None } else { Some(wait.min(WAIT_MAX)) }
 }
 
-async fn remove(consensus: &Consensus, server: &ServerId) {
+async fn remove(consensus: &Consensus) {
     let command = Command::Acl { change: AclChange::ReapTokens };
-    let envelope = Envelope {
-        version: command.reads_from(),
-        request_id: crypto::uuid_v4().parse().expect("a UUID is a request id: 36 letters, digits and hyphens"),
-        actor: Actor::Server(server.clone()),
-        source_address: None,
-        proposed_at: crypto::now(),
-        command,
-    };
-    match consensus.propose(envelope).await {
+    match consensus.propose_as_server(command).await {
         Ok(committed) => debug!(index = committed.index.0, "tokens that had ended were removed"),
         Err(error) => warn!(error = %error, "tokens that have ended are not removed yet"),
     }
@@ -59,6 +51,8 @@ async fn remove(consensus: &Consensus, server: &ServerId) {
 
 #[cfg(test)]
 mod tests {
+    use catalog::{Actor, Envelope};
+
     use super::*;
 
     #[test]

@@ -13,7 +13,7 @@ use tokio::sync::watch as latest;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::info;
-use wire::cluster_key::AuthorityError;
+use wire::cluster_key::{AuthorityError, ClusterKey};
 use wire::crypto;
 use wire::tls::RaftIdentity;
 
@@ -28,7 +28,7 @@ use super::status::{Role, Standing};
 use super::steward::shell::Shell;
 use super::transport::links::Links;
 use super::transport::{Context, incoming};
-use super::{Consensus, Forwarder, Shared, Watches, establish, reap, thread};
+use super::{Consensus, Forwarder, Shared, Watches, clock, establish, reap, thread};
 use crate::config::Config;
 use crate::metrics::Metrics;
 use crate::raft::{Disk, Fatal, FileDisk, FileDiskError, MemoryDisk, OpenError, Room, RoomConfig};
@@ -325,6 +325,7 @@ pub(super) fn new_consensus(config: &Config, agent_address: String, inbox: Inbox
         forwarder: Forwarder::default(),
         reports: Reports::default(),
         taps: Arc::default(),
+        clock: Default::default(),
         metrics,
     };
     Consensus { shared: Arc::new(shared) }
@@ -408,12 +409,14 @@ impl Beginning {
         let (server, cluster_keys) = (self.config.node.clone(), self.config.cluster_keys.clone());
         let room = room_config(&self.config, &mesh, context.joiner.is_admitted());
         let about = context.joiner.about();
-        let (raft_address, agent_address) = (about.candidate.raft_address.clone(), about.agent_address.clone());
-        let steward = Shell::new(consensus.clone(), self.failure.clone(), raft_address, agent_address);
+        let addresses = (about.candidate.raft_address.clone(), about.agent_address.clone());
+        let keys = cluster_keys.all().map(ClusterKey::key_id).collect();
+        let steward = Shell::new(consensus.clone(), self.failure.clone(), addresses, keys);
         let opening = tokio::task::spawn_blocking(move || self.open_and_spawn(room, links));
         opening.await.map_err(|error| ConsensusError::Thread(io::Error::other(error)))??;
         spawn_until(tasks, &context, steward.run());
-        spawn_until(tasks, &context, reap::run(consensus.clone(), server.clone()));
+        spawn_until(tasks, &context, reap::run(consensus.clone()));
+        spawn_until(tasks, &context, clock::run(consensus.clone(), clock::BEHIND_MAX));
         spawn_until(tasks, &context, establish::run(consensus, mesh, server, cluster_keys));
         Ok(())
     }

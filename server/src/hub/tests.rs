@@ -386,6 +386,30 @@ fn a_newer_session_ends_the_older_one_here_and_elsewhere() {
 }
 
 #[test]
+fn a_session_that_was_held_without_a_quorum_gives_way_to_one_that_the_mesh_has_heard_of() {
+    let mut log = Log::default();
+    let mut hub = Hub::new(TINY, Arc::new(log.catalog.clone()));
+    let agent = log.enrol("vm-1", &["web"]);
+    let connect = |hub: &mut Hub, session: u64, incarnation| {
+        let (session, agent, services) = (SessionId(session), agent.clone(), Vec::new());
+        let (gateway, knows) = (None, Capabilities::ours());
+        let connected = Input::Connected { session, agent, incarnation, services, gateway, knows };
+        let closed = step(hub, connected, 0).into_iter().filter_map(|output| match output {
+            Output::Close { session, .. } => Some(session.0),
+            Output::Send { .. } => None,
+        });
+        closed.collect::<Vec<_>>()
+    };
+    assert!(connect(&mut hub, 1, HELD_ALONE).is_empty());
+    // The agent comes again before anybody has noticed that its connection broke, with a quorum and without.
+    assert_eq!(connect(&mut hub, 2, HELD_ALONE), [1]);
+    assert_eq!(connect(&mut hub, 3, Incarnation(7)), [2]);
+    assert_eq!(connect(&mut hub, 4, Incarnation(6)), [4], "an older one comes too late");
+    assert_eq!(connect(&mut hub, 5, HELD_ALONE), [3]);
+    assert_eq!(hub.sessions(), 1);
+}
+
+#[test]
 fn fault_22_an_agent_one_release_behind_is_not_told_where_the_servers_are() {
     let mut log = Log::default();
     let mut hub = Hub::new(TINY, Arc::new(log.catalog.clone()));

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use catalog::{Actor, AgentRecord, Command, Envelope, Outcome, ServerId, SessionChange};
+use catalog::{AgentRecord, Command, Outcome, ServerId, SessionChange};
 use tokio::time::{Instant, MissedTickBehavior};
 use tracing::{debug, info, warn};
 use wire::crypto;
@@ -19,7 +19,7 @@ const LOOK_MIN: Duration = Duration::from_millis(50);
 
 /// Watches over sessions until the hub ends, which is when the server stops.
 pub(crate) async fn watch(server: ServerId, periods: Periods, hub: HubClient, consensus: Consensus, metrics: Metrics) {
-    let mut machine = Sessions::new(server.clone(), periods);
+    let mut machine = Sessions::new(server, periods);
     let started = Instant::now();
     let mut looks = tokio::time::interval((periods.grace / 5).clamp(LOOK_MIN, LOOK_MAX));
     looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -39,12 +39,12 @@ pub(crate) async fn watch(server: ServerId, periods: Periods, hub: HubClient, co
         let away = catalog.agent_records().filter(is_away).count();
         metrics.agents_away(away, machine.is_holding());
         for command in commands {
-            carry_out(&server, &consensus, &metrics, command).await;
+            carry_out(&consensus, &metrics, command).await;
         }
     }
 }
 
-async fn carry_out(server: &ServerId, consensus: &Consensus, metrics: &Metrics, command: Command) {
+async fn carry_out(consensus: &Consensus, metrics: &Metrics, command: Command) {
     let (said, count) = match &command {
         Command::Sessions { change: SessionChange::Lost { sessions } } => ("lost", sessions.len()),
         Command::Sessions { change: SessionChange::Reaped { sessions } } => ("reaped", sessions.len()),
@@ -52,16 +52,7 @@ async fn carry_out(server: &ServerId, consensus: &Consensus, metrics: &Metrics, 
         Command::Sessions { change: SessionChange::Unused { agents } } => ("unused", agents.len()),
         _ => ("forgotten", 0),
     };
-    let Ok(request_id) = crypto::uuid_v4().parse() else { return };
-    let envelope = Envelope {
-        version: command.reads_from(),
-        request_id,
-        actor: Actor::Server(server.clone()),
-        source_address: None,
-        proposed_at: crypto::now(),
-        command,
-    };
-    match consensus.propose(envelope).await.map(|committed| committed.outcome) {
+    match consensus.propose_as_server(command).await.map(|committed| committed.outcome) {
         Ok(Outcome::Refused(refusal)) => warn!(error = %refusal, "sessions not reported"),
         Ok(_) => {
             metrics.sessions_reported(said, count);

@@ -20,6 +20,9 @@ pub(in crate::cli) struct Rekey {
     /// Change nothing: show which keys seal how many secrets
     #[arg(long)]
     status: bool,
+    /// Go on although a server has not said that it has the key: one that is lost, say
+    #[arg(long, conflicts_with = "status")]
+    force: bool,
     #[command(flatten)]
     output: Output,
 }
@@ -27,8 +30,9 @@ pub(in crate::cli) struct Rekey {
 pub(super) async fn run(rekey: &Rekey, options: &ApiOptions) -> anyhow::Result<ExitCode> {
     let api = Api::new(options)?;
     let path = "/v1/operator/rekey";
+    let force: &[(&str, &str)] = if rekey.force { &[("force", "true")] } else { &[] };
     let found: RekeyView =
-        if rekey.status { api.get(path, &[]).await? } else { api.put(path, &[], &serde_json::json!({})).await? };
+        if rekey.status { api.get(path, &[]).await? } else { api.put(path, force, &serde_json::json!({})).await? };
     rekey.output.print(&found, text)?;
     Ok(if rekey.status && found.left > 0 { ExitCode::from(1) } else { ExitCode::SUCCESS })
 }

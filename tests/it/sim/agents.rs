@@ -82,7 +82,9 @@ pub(super) fn services_of(id: u64) -> Vec<ServiceKey> {
 impl Agent {
     pub(super) fn new(id: u64) -> Agent {
         let node = node_name(id);
-        let own = services_of(id).into_iter().map(Topic::Intentions);
+        let own = services_of(id)
+            .into_iter()
+            .flat_map(|service| [Topic::Config(service.clone()), Topic::Intentions(service)]);
         Agent {
             desired: Desired {
                 node: plain_node(&node, Owner::External),
@@ -285,7 +287,10 @@ impl Mesh {
             }
             8 => drop(agent.desired.node.meta.insert("version".to_owned(), version)),
             _ => {
-                let topic = Topic::Endpoints(service(followed));
+                let topic = match which {
+                    0 if !names.contains(&service(followed)) => Topic::Config(service(followed)),
+                    _ => Topic::Endpoints(service(followed)),
+                };
                 if agent.needs.remove(&topic) {
                     // What is followed anew later may come from a server that is behind.
                     agent.published.remove(&topic);

@@ -146,7 +146,9 @@ impl Mesh {
         let Some((membership, rests)) = self.listed() else { return Ok(()) };
         // Who was taken out is told to stop.
         for retired in membership.retired.keys() {
-            self.servers.remove(retired);
+            if self.servers.remove(retired).is_some() {
+                self.hub_falls(*retired);
+            }
         }
         if self.group.lost.is_some_and(|lost| membership.member(lost).is_none()) {
             self.group.lost = None;
@@ -203,6 +205,7 @@ impl Mesh {
             agent_address: format!("server-{number}:8300"),
             release: "1.0.0".to_owned(),
             reads: ENVELOPE_VERSION,
+            keys: Vec::new(),
         };
         MembershipChange::Add { id: server_name(number), disk_id: disk(number), facts }
     }
@@ -215,6 +218,7 @@ impl Mesh {
         server.life += 1;
         server.is_lost = true;
         self.group.lost = Some(id);
+        self.hub_falls(id);
         self.trace.note(self.schedule.now(), "lost", &[id]);
         *self.summary.faults.entry("a disk is lost").or_default() += 1;
     }

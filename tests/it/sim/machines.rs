@@ -224,7 +224,8 @@ impl Mesh {
             return;
         };
         if let Some(session) = session.filter(|session| session == open) {
-            let (server, life) = (*server, self.servers[server].life);
+            let Some(life) = self.servers.get(server).map(|it| it.life) else { return };
+            let server = *server;
             let after = self.random.millis(0..20);
             self.plan_stream(after, StreamEvent::Read { server, life, session, bytes });
         }
@@ -237,7 +238,9 @@ impl Mesh {
         let is_amid = now >= trouble / 2 && now < trouble;
         let is_it = self.streams.lost.is_none()
             && match self.plan.planted {
-                Planted::LosesAnEvent => is_amid && matches!(topic, Topic::Intentions(_) | Topic::Endpoints(_)),
+                Planted::LosesAnEvent => {
+                    is_amid && matches!(topic, Topic::Intentions(_) | Topic::Endpoints(_) | Topic::Config(_))
+                }
                 Planted::LosesTheLastEvent => upserts.keys().any(|key| key.contains(LAST_CALLER)),
                 _ => false,
             };

@@ -3,9 +3,10 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use catalog::{
-    AccessorId, Action, Actor, CaIntermediate, CaRoot, CatalogIndex, Command, DeregisterTarget, Instance, InstanceKey,
-    Intention, JoinToken, KeyFingerprint, MeshEntry, Namespace, Node, NodeName, Outcome, Owner, PathTemplate, Platform,
-    SealedSecret, SecretHash, ServiceKey, ServicePattern, SourcePattern, Timestamp, Topic, Weights, WriteMode,
+    AccessorId, Action, Actor, CaIntermediate, CaRoot, CatalogIndex, Command, ConfigChange, ConfigContent, ConfigEntry,
+    DeregisterTarget, Instance, InstanceKey, Intention, JoinToken, KeyFingerprint, MeshEntry, Namespace, Node,
+    NodeName, Outcome, Owner, PathTemplate, Platform, Protocol, ProxyDefaults, SealedSecret, SecretHash,
+    ServiceDefaults, ServiceKey, ServicePattern, SourcePattern, Timestamp, Topic, Weights, WriteMode,
 };
 
 use super::agents::node_name;
@@ -39,7 +40,11 @@ pub(super) fn service(name: &str) -> ServiceKey {
 
 /// Returns everything that agents can follow.
 pub(super) fn topics() -> Vec<Topic> {
-    let services = SERVICES.iter().flat_map(|name| [Topic::Intentions(service(name)), Topic::Endpoints(service(name))]);
+    let of = |name: &&str| {
+        let service = service(name);
+        [Topic::Intentions(service.clone()), Topic::Endpoints(service.clone()), Topic::Config(service)]
+    };
+    let services = SERVICES.iter().flat_map(of);
     [Topic::Mesh, Topic::Roots, Topic::Revocations].into_iter().chain(services).collect()
 }
 
@@ -97,6 +102,7 @@ impl Operator {
         self.is_done = true;
         self.queue.extend(rotation);
         self.queue.extend(SERVICES.iter().map(|name| register(&format!("last-{name}"), name)));
+        self.queue.extend(SERVICES.iter().map(|name| configure(Some(name), Some(Protocol::Http2), "last")));
         let entry = MeshEntry { guardrails: Vec::new(), ..mesh_entry(Action::Allow) };
         self.queue.push_back(Command::WriteMesh { entry, compare: None });
         self.queue.push_back(intend(LAST_CALLER, "*/*", Action::Allow));
@@ -150,6 +156,19 @@ fn intend(source: &str, destination: &str, action: Action) -> Command {
     let destination = ServicePattern::parse(destination, &namespace).expect("it is a destination");
     let intention = Box::new(Intention::new(source, destination, action));
     Command::WriteIntention { intention, mode: WriteMode::Upsert }
+}
+
+/// Writes how calls to a service are read, or to all that say nothing of their own; nothing takes what is written back.
+fn configure(name: Option<&str>, protocol: Option<Protocol>, mark: &str) -> Command {
+    let of = |name| ConfigContent::ServiceDefaults(ServiceDefaults { protocol, ..ServiceDefaults::new(service(name)) });
+    let of_all = || ConfigContent::ProxyDefaults(ProxyDefaults { protocol, ..ProxyDefaults::default() });
+    let mut entry = ConfigEntry::new(name.map_or_else(of_all, of));
+    entry.meta.insert("mark".to_owned(), mark.to_owned());
+    let change = match protocol {
+        Some(_) => ConfigChange::Write { entry: Box::new(entry), compare: None },
+        None => ConfigChange::Delete { key: entry.key(), compare: None },
+    };
+    Command::Config { change }
 }
 
 /// Registers an instance of a service on a node where no agent runs.
@@ -238,7 +257,12 @@ impl Mesh {
         let name = self.random.choose(&SERVICES);
         let node = format!("external-{}", self.random.within(0..3));
         let action = if self.random.happens(50) { Action::Allow } else { Action::Deny };
-        let command = match self.random.within(0..20) {
+        let command = match self.random.within(0..24) {
+            20.. => {
+                let protocol = self.random.choose(&[Some(Protocol::Tcp), Some(Protocol::Http), None]);
+                let mark = self.random.within(0..100).to_string();
+                configure(self.random.choose(&[Some(name), Some(name), None]), protocol, &mark)
+            }
             0..7 => intend(&caller, destination, action),
             7..11 => match intend(&caller, destination, action) {
                 Command::WriteIntention { intention, .. } => {

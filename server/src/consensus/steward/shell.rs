@@ -4,11 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use catalog::{
-    Actor, CatalogIndex, Command, Envelope, MemberFacts, MemberRole, MembershipChange, Outcome, StateDigest,
-};
+use catalog::{CatalogIndex, Command, MemberFacts, MemberRole, MembershipChange, Outcome, StateDigest};
 use tracing::{debug, info, warn};
-use wire::crypto;
 
 use super::{GroupHealth, Output, Steward, View};
 use crate::consensus::admit::own_facts;
@@ -28,16 +25,7 @@ const PAUSE: Duration = Duration::from_secs(1);
 /// # Errors
 /// As [`Consensus::propose`].
 pub(crate) async fn propose(consensus: &Consensus, change: MembershipChange) -> Result<Outcome, ProposeError> {
-    let command = Command::Membership { change };
-    let envelope = Envelope {
-        version: command.reads_from(),
-        request_id: crypto::uuid_v4().parse().expect("a UUID is a request id: 36 letters, digits and hyphens"),
-        actor: Actor::Server(consensus.shared.server.clone()),
-        source_address: None,
-        proposed_at: crypto::now(),
-        command,
-    };
-    consensus.propose(envelope).await.map(|committed| committed.outcome)
+    consensus.propose_as_server(Command::Membership { change }).await.map(|committed| committed.outcome)
 }
 
 /// Is what the steward's shell remembers between two looks.
@@ -46,6 +34,8 @@ pub(crate) struct Shell {
     failure: Failure,
     raft_address: String,
     agent_address: String,
+    /// The ids of the cluster keys that it was started with.
+    keys: Vec<String>,
     steward: Steward,
     started: Instant,
     /// What the Raft thread was told last of what its peers read.
@@ -57,13 +47,19 @@ pub(crate) struct Shell {
 }
 
 impl Shell {
-    /// Returns the shell of a server that is reached at these addresses.
-    pub(crate) fn new(consensus: Consensus, failure: Failure, raft_address: String, agent_address: String) -> Self {
+    /// Returns the shell of a server that is reached at these addresses, for Raft and for agents, and has these cluster keys.
+    pub(crate) fn new(
+        consensus: Consensus,
+        failure: Failure,
+        (raft_address, agent_address): (String, String),
+        keys: Vec<String>,
+    ) -> Self {
         Self {
             consensus,
             failure,
             raft_address,
             agent_address,
+            keys,
             steward: Steward::default(),
             started: Instant::now(),
             readers: BTreeMap::new(),
@@ -148,7 +144,7 @@ impl Shell {
         let Some(raft_id) = shared.members.own_raft_id() else { return };
         let catalog = self.consensus.catalog();
         let Some(member) = catalog.membership().member(raft_id) else { return };
-        let facts: MemberFacts = own_facts(&self.raft_address, &self.agent_address);
+        let facts: MemberFacts = own_facts(&self.raft_address, &self.agent_address, &self.keys);
         let change = if member.role != MemberRole::Leaving && member.facts != facts {
             MembershipChange::Describe { raft_id, facts }
         } else if let Some((index, digest)) = shared.states.unsaid(catalog.membership()) {

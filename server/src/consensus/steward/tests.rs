@@ -32,6 +32,7 @@ fn member(raft_id: u64, role: MemberRole) -> Arc<Member> {
             agent_address: String::new(),
             release: String::new(),
             reads: 2,
+            keys: Vec::new(),
         },
         created: CatalogIndex(0),
         modified: CatalogIndex(0),
