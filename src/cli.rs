@@ -23,6 +23,7 @@ mod demo;
 mod dev;
 mod doctor;
 mod error;
+mod exec;
 mod force_leave;
 mod inject;
 mod injector;
@@ -110,6 +111,8 @@ enum Verb {
     Agent(Box<agent::Agent>),
     /// Make new servers ready for the Kubernetes cluster that they run in
     Bootstrap(bootstrap::Bootstrap),
+    /// Start an application once its agent is ready, with its upstreams in the environment
+    Exec(exec::Exec),
     /// Print a new cluster key
     Keygen(keygen::Keygen),
     /// Say who may use the API, and for what
@@ -212,6 +215,7 @@ async fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Verb::Bootstrap(bootstrap) => Box::pin(bootstrap::run(bootstrap, api)).await,
         Verb::Keygen(_) => keygen::run(),
         Verb::Acl(acl) => acl::run(acl, api).await,
+        Verb::Exec(exec) => exec::run(exec).await,
         Verb::Login(login) => login::log_in(login, api).await,
         Verb::Logout(_) => login::log_out(api).await,
         Verb::Join(join) => join::run(join).await,

@@ -1,5 +1,6 @@
 //! What an agent is told when it starts.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -8,6 +9,7 @@ use std::time::Duration;
 use catalog::{AuthMethodName, NodeName, Platform};
 use wire::join_token::JoinSecret;
 use wire::login::CredentialSource;
+use wire::surroundings::Surroundings;
 
 use crate::access_log::AccessLogSettings;
 use crate::checks::ApplicationProbe;
@@ -59,6 +61,10 @@ pub struct Config {
     pub zone: Option<String>,
     /// The flat address space that the node is in; empty is the default one.
     pub network: String,
+    /// What is known of the node besides, for the catalog.
+    pub node_meta: BTreeMap<String, String>,
+    /// What the platform says of where the agent is, while it runs; nothing where it says nothing.
+    pub surroundings: Option<Arc<dyn Surroundings>>,
     /// The address of the inbound mesh listener.
     pub bind: IpAddr,
     /// The address that other agents dial; found from the route to the servers when absent and `bind` is unspecified.
@@ -84,6 +90,8 @@ pub struct Config {
     pub mesh_port: u16,
     /// The port at which tunnels of other networks are passed on into this one, where the agent is a gateway; 0 takes a free one.
     pub gateway_port: Option<u16>,
+    /// The port of the forward proxy on 127.0.0.1, for applications that know `HTTP_PROXY`; there is none when absent.
+    pub forward_port: Option<u16>,
     /// The listeners for load balancers, on the address of the mesh listener.
     pub ingress: Vec<IngressListener>,
     /// Where service definitions stand: files, directories read in order of their names, or a text.
@@ -106,6 +114,8 @@ impl Config {
             platform: Platform::Vm,
             zone: None,
             network: String::new(),
+            node_meta: BTreeMap::new(),
+            surroundings: None,
             bind: IpAddr::V4(Ipv4Addr::LOCALHOST),
             advertise: None,
             servers,
@@ -118,6 +128,7 @@ impl Config {
             application_probes: Vec::new(),
             mesh_port: 0,
             gateway_port: None,
+            forward_port: None,
             ingress: Vec::new(),
             services: Vec::new(),
             access_log: None,

@@ -7,6 +7,7 @@
 mod desired;
 mod link;
 mod login;
+mod placing;
 mod publish;
 mod registering;
 mod requests;
@@ -26,6 +27,7 @@ use tracing::info;
 use wire::agent_protocol::Subject;
 use wire::pki::LeafKey;
 
+use crate::bypass::Bypassable;
 use crate::checks::{CheckResult, Checks};
 use crate::config::Config;
 use crate::leaf::HeldLeaf;
@@ -37,6 +39,7 @@ use crate::state::{Identity, Saved, Store};
 use crate::sync::connection::{CallError, Connection};
 use crate::sync::{Input, Start, Sync, WriteResult};
 use wire::random::Seeded;
+use wire::surroundings::Observed;
 
 use link::{Link, LinkEvent};
 use publish::Publisher;
@@ -180,6 +183,17 @@ impl Handle {
         }
     }
 
+    /// Tells the core which instances can be called past the agent.
+    pub(crate) async fn bypassable(&self, found: Bypassable) {
+        let _ = self.events.send(Event::Request(Request::Bypassable(found))).await;
+    }
+
+    /// Tells the core what the platform says.
+    pub(crate) async fn observed(&self, observed: Observed) {
+        // A core that has stopped needs to know nothing any more.
+        let _ = self.events.send(Event::Request(Request::Observed(observed))).await;
+    }
+
     /// Asks the core for something; nothing comes back when it has stopped.
     pub(crate) async fn ask<T>(&self, request: impl FnOnce(oneshot::Sender<T>) -> Request) -> Option<T> {
         let (reply, answer) = oneshot::channel();
@@ -203,6 +217,8 @@ struct Core {
     /// How many roots were distrusted on purpose, as of what is in force.
     distrusted_roots: usize,
     local: Local,
+    /// Which instances can be called past the agent.
+    bypassable: Bypassable,
     registering: registering::Registering,
     checks: Checks,
     jitter: Seeded,
@@ -262,6 +278,7 @@ pub(crate) fn start(setup: Setup) -> (Handle, JoinHandle<()>) {
         leaves: Leaves::new(setup.leaves, jitter.next()),
         distrusted_roots: 0,
         local: setup.local,
+        bypassable: Bypassable::new(),
         registering: registering::Registering::default(),
         checks: Checks::new(results, Seeded::new(jitter.next())),
         jitter,

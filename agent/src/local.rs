@@ -11,12 +11,13 @@ use std::path::PathBuf;
 use catalog::{AgentRecord, CheckId, CheckKey, InstanceId, InstanceKey, Namespace, NodeName, ServiceKey};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use wire::surroundings::Observed;
 
-pub(crate) use definition::{CheckDefinition, Definition};
+pub(crate) use definition::{CheckDefinition, Definition, LocalUpstream};
 pub use error::LocalError;
 pub(crate) use files::{Content, read_acceptable as read_files};
 pub use files::{DEFINITION_FIELDS, DefinitionSource, check as check_definitions};
-pub(crate) use ports::Reserved;
+pub(crate) use ports::{Reserved, application_ports};
 
 /// More services than this do not stand beside one agent.
 const SERVICES_MAX: usize = 1024;
@@ -75,6 +76,10 @@ pub(crate) struct Local {
     maintenance: BTreeMap<OnNode<InstanceId>, CheckDefinition>,
     /// The check that keeps the whole node from being called, while it is in maintenance.
     node_maintenance: Option<CheckDefinition>,
+    /// How what the platform runs beside the agent is.
+    neighbours: Vec<CheckDefinition>,
+    /// The check that says that the platform ends this node; it is never taken away again.
+    ending: Option<CheckDefinition>,
     /// Definitions that were refused when the agent started, for whoever asks why they are not served.
     refused: Vec<String>,
 }
@@ -100,6 +105,8 @@ impl Local {
             checks: BTreeMap::new(),
             maintenance: BTreeMap::new(),
             node_maintenance: None,
+            neighbours: Vec::new(),
+            ending: None,
             refused: Vec::new(),
         }
     }
@@ -121,7 +128,13 @@ impl Local {
         let of_services = self.services().flat_map(|service| service.checks.iter().cloned());
         let alone = self.checks.values().map(|entry| entry.definition.clone());
         let in_maintenance = self.maintenance.values().chain(&self.node_maintenance).cloned();
-        of_services.chain(alone).chain(in_maintenance).map(|check| (check.check.key.clone(), check)).collect()
+        let of_platform = self.neighbours.iter().chain(&self.ending).cloned();
+        of_services
+            .chain(alone)
+            .chain(in_maintenance)
+            .chain(of_platform)
+            .map(|check| (check.check.key.clone(), check))
+            .collect()
     }
 
     /// Takes what the files say; what is refused is remembered, and the rest is served.
@@ -271,6 +284,18 @@ impl Local {
         let node = self.node.clone();
         self.node_maintenance = reason.map(|reason| CheckDefinition::node_maintenance(&node, &reason)).transpose()?;
         Ok(())
+    }
+
+    /// Takes what the platform says into checks of the node; reports whether that changed anything.
+    pub(crate) fn observe(&mut self, observed: &Observed) -> bool {
+        let neighbours = observed.neighbours.iter().map(|it| CheckDefinition::neighbour(&self.node, it)).collect();
+        let is_first_end = observed.is_ending && self.ending.is_none();
+        if is_first_end {
+            self.ending = Some(CheckDefinition::ending(&self.node));
+        }
+        let are_others = self.neighbours != neighbours;
+        self.neighbours = neighbours;
+        is_first_end || are_others
     }
 
     fn add_service(

@@ -23,7 +23,7 @@ use crate::local::{self, Local, LocalError, Reserved};
 use crate::metrics::Metrics;
 use crate::proxy::{Ingress, Limits, Proxy, ProxyConfig, ProxyStartError};
 use crate::state::{DataDirError, Identity, Saved, Store};
-use crate::{Agent, api, report};
+use crate::{Agent, api, bypass, forward, report, surroundings};
 
 /// Finding the address that others dial may hold up an agent's start for this long, however many servers there are.
 const ROUTE_TIMEOUT: Duration = Duration::from_millis(300);
@@ -119,6 +119,11 @@ pub async fn start(config: Config) -> Result<Agent, StartError> {
     let gateway_address = gateway.as_ref().map(address_of).transpose()?;
     let ingress = ingress_listeners(&config).await?;
     let advertise = advertised(&config, mesh_address.ip(), &identity, saved.as_ref()).await?;
+    let forward = match config.forward_port {
+        Some(port) => Some(listen("the forward proxy", loopback(port)).await?),
+        None => None,
+    };
+    let forward_address = forward.as_ref().map(address_of).transpose()?;
     let proxy = ProxyConfig {
         mesh_listener: mesh.into_std().map_err(|source| listen_failed("the mesh", mesh_address, source))?,
         gateway_listener: gateway
@@ -126,7 +131,7 @@ pub async fn start(config: Config) -> Result<Agent, StartError> {
             .transpose()
             .map_err(|source| listen_failed("other networks", loopback(0), source))?,
         ingress,
-        own_listeners: vec![http_address, admin_address],
+        own_listeners: [http_address, admin_address].into_iter().chain(forward_address).collect(),
         runtime: None,
         limits: Limits::default(),
         clock: Arc::new(wire::crypto::now),
@@ -142,12 +147,21 @@ pub async fn start(config: Config) -> Result<Agent, StartError> {
         (mesh_address.ip(), mesh_address.port(), "mesh listener"),
     ];
     listeners.extend(health_address.map(|address| (address.ip(), address.port(), "listener for the kubelet")));
+    listeners.extend(forward_address.map(|address| (address.ip(), address.port(), "forward proxy")));
     listeners.extend(gateway_address.map(|address| (address.ip(), address.port(), "gateway listener")));
     listeners.extend(config.ingress.iter().map(|ingress| (config.bind, ingress.port, "listener for load balancers")));
     let reserved = Reserved { listeners };
     let mut local = Local::new(identity.record.clone(), reserved);
     local.take_files(definitions);
     local.take_registered(store.registered());
+    let surroundings = config.surroundings.clone();
+    if let Some(surroundings) = &surroundings {
+        // Before anything is advertised: what is not well yet should not be called.
+        match surroundings::look(surroundings.as_ref()).await {
+            Ok(observed) => drop(local.observe(&observed)),
+            Err(error) => warn!(%error, "the platform does not answer"),
+        }
+    }
     info!(node = %config.node, agent = %identity.record.id, mesh = %mesh_address, http = %http_address, "agent started");
     let (drain_deadline, report_interval) = (config.drain_deadline, config.report_interval);
     let mut leaves = store.leaves(&identity);
@@ -175,6 +189,7 @@ pub async fn start(config: Config) -> Result<Agent, StartError> {
         warn!("listeners of upstreams are not open yet; the agent is not ready before they are");
     }
     ready.running(core.clone(), Arc::clone(&proxy));
+    let watching = surroundings.map(|it| AbortOnDropHandle::new(tokio::spawn(surroundings::watch(core.clone(), it))));
     let leaving = CancellationToken::new();
     let reporting = tokio::spawn(report::keep(core.clone(), Arc::clone(metrics.proxy.tally()), report_interval));
     let state = api::ApiState::new(core.clone(), Arc::clone(&proxy), metrics, leaving.clone());
@@ -182,6 +197,12 @@ pub async fn start(config: Config) -> Result<Agent, StartError> {
     let mut tasks =
         vec![AbortOnDropHandle::new(task), AbortOnDropHandle::new(http), AbortOnDropHandle::new(reporting), admin];
     tasks.extend(health);
+    tasks.extend(watching);
+    tasks.push(AbortOnDropHandle::new(tokio::spawn(bypass::watch(core.clone()))));
+    tasks.extend(forward.map(|listener| {
+        let served = forward::serve(listener, Arc::clone(&proxy), stopping.clone());
+        AbortOnDropHandle::new(tokio::spawn(served))
+    }));
     Ok(Agent {
         core,
         proxy,

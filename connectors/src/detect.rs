@@ -2,6 +2,9 @@
 
 use catalog::{NodeName, Platform};
 
+/// Says where a task of ECS is told what it is.
+pub const ECS_METADATA: &str = "ECS_CONTAINER_METADATA_URI_V4";
+
 /// Says what an agent's platform tells about it without being asked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Surroundings {
@@ -21,7 +24,7 @@ pub struct Surroundings {
 #[must_use]
 pub fn detect(variable: impl Fn(&str) -> Option<String>) -> Surroundings {
     let is_set = |name: &str| variable(name).is_some_and(|value| !value.is_empty());
-    let platform = if is_set("ECS_CONTAINER_METADATA_URI_V4") {
+    let platform = if is_set(ECS_METADATA) {
         Platform::Ecs
     } else if is_set("KUBERNETES_SERVICE_HOST") {
         Platform::Kubernetes

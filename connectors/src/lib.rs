@@ -13,8 +13,8 @@ mod plan;
 pub mod servers;
 pub mod shell;
 
-pub use aws::{AwsCredentials, AwsLogins};
-pub use detect::{Surroundings, detect};
+pub use aws::{AwsCredentials, AwsLogins, EcsTask, TaskFacts};
+pub use detect::{ECS_METADATA, Surroundings, detect};
 pub use metrics::Metrics;
 pub use plan::{Caution, Plan, SCOPE, Sight, Wanted, plan, settle};
 

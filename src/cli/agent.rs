@@ -19,6 +19,7 @@ use wire::{
     decode::{DecodeError, Fields},
     join_token::JoinSecret,
     login::{CredentialFile, CredentialSource, ProjectedToken},
+    surroundings::Surroundings,
 };
 
 use super::{
@@ -71,6 +72,9 @@ pub(super) struct Settings {
     /// What the node runs on: vm, ecs or kubernetes [default: what the environment shows]
     #[arg(long)]
     platform: Option<Platform>,
+    /// A container of the task that must run; may be given several times. Those with a health check are watched anyway
+    #[arg(long = "task-container", value_name = "NAME")]
+    task_containers: Vec<String>,
     /// The failure zone of the node
     #[arg(long, value_name = "NAME")]
     zone: Option<String>,
@@ -127,6 +131,9 @@ pub(super) struct Settings {
     /// The port that agents of other networks call a gateway at [default: 20443]
     #[arg(long, value_name = "PORT")]
     gateway_port: Option<u16>,
+    /// The port of a forward proxy on loopback, for applications that know HTTP_PROXY [default: none]
+    #[arg(long, value_name = "PORT")]
+    forward_port: Option<u16>,
     /// The listeners for load balancers; in files only.
     #[arg(skip)]
     ingress: Vec<agent::IngressListener>,
@@ -161,6 +168,7 @@ impl Settings {
         Ok(Self {
             node: fields.parsed("node")?,
             platform: fields.parsed("platform")?,
+            task_containers: fields.texts("task_containers")?,
             zone: fields.parsed("zone")?,
             network: fields.parsed("network")?,
             bind: fields.parsed("bind")?,
@@ -179,6 +187,7 @@ impl Settings {
             mesh_port: fields.number("mesh_port")?,
             gateway: fields.flag("gateway")?.unwrap_or(false),
             gateway_port: fields.number("gateway_port")?,
+            forward_port: fields.number("forward_port")?,
             ingress: ingress::read(fields)?,
             access_log: fields.parsed("access_log")?,
             access_log_fields: fields.parsed("access_log_fields")?,
@@ -202,6 +211,7 @@ impl Settings {
         Self {
             node: over.node.or(self.node),
             platform: over.platform.or(self.platform),
+            task_containers: if over.task_containers.is_empty() { self.task_containers } else { over.task_containers },
             zone: over.zone.or(self.zone),
             network: over.network.or(self.network),
             bind: over.bind.or(self.bind),
@@ -228,6 +238,7 @@ impl Settings {
             mesh_port: over.mesh_port.or(self.mesh_port),
             gateway: over.gateway || self.gateway,
             gateway_port: over.gateway_port.or(self.gateway_port),
+            forward_port: over.forward_port.or(self.forward_port),
             ingress: if over.ingress.is_empty() { self.ingress } else { over.ingress },
             access_log: over.access_log.or(self.access_log),
             access_log_fields: over.access_log_fields.or(self.access_log_fields),
@@ -240,10 +251,26 @@ impl Settings {
         }
     }
 
-    fn config(self, services: Vec<DefinitionSource>) -> anyhow::Result<agent::Config> {
+    /// Asks the platform what this place is, where it says so.
+    async fn task(&self) -> anyhow::Result<Option<connectors::EcsTask>> {
+        let Ok(endpoint) = std::env::var(connectors::ECS_METADATA) else { return Ok(None) };
+        if endpoint.is_empty() || self.platform.is_some_and(|platform| platform != Platform::Ecs) {
+            return Ok(None);
+        }
+        let task = connectors::EcsTask::find(&endpoint, &self.task_containers).await;
+        task.map(Some).context("asking ECS which task this is")
+    }
+
+    fn config(
+        self,
+        services: Vec<DefinitionSource>,
+        task: Option<connectors::EcsTask>,
+    ) -> anyhow::Result<agent::Config> {
         let surroundings = connectors::detect(|name| std::env::var(name).ok());
+        let facts = task.as_ref().map(|task| task.facts().clone());
         let node = self
             .node
+            .or(facts.as_ref().map(|facts| facts.node.clone()))
             .or(surroundings.node)
             .or_else(host_name)
             .ok_or_else(|| hinted("the agent's node has no name", "name it with --node, or `node` in its file"))?;
@@ -287,10 +314,12 @@ impl Settings {
         let defaults = agent::Config::in_memory(node, servers);
         Ok(agent::Config {
             platform,
-            zone: self.zone.or(surroundings.zone),
+            zone: self.zone.or(facts.as_ref().and_then(|facts| facts.zone.clone())).or(surroundings.zone),
             network: self.network.unwrap_or_default(),
             bind: self.bind.unwrap_or(IpAddr::from([0, 0, 0, 0])),
-            advertise: self.advertise,
+            advertise: self.advertise.or(facts.as_ref().and_then(|facts| facts.address)),
+            node_meta: facts.map(|facts| facts.meta).unwrap_or_default(),
+            surroundings: task.map(|task| Arc::new(task) as Arc<dyn Surroundings>),
             join_token,
             login,
             data_dir: self.data_dir,
@@ -301,6 +330,7 @@ impl Settings {
             mesh_port: self.mesh_port.unwrap_or(agent::MESH_PORT),
             gateway_port: self.gateway.then(|| self.gateway_port.unwrap_or(agent::GATEWAY_PORT)),
             services,
+            forward_port: self.forward_port,
             ingress: self.ingress,
             access_log,
             tracing,
@@ -435,7 +465,9 @@ pub(super) async fn run(arguments: Agent) -> anyhow::Result<ExitCode> {
     daemon::prepare(&arguments.log)?;
     // As they were named, so that a file that is put into a directory later is found on reload.
     let sources = config_file::sources(&arguments.config);
-    let config = read(&sources)?.under(arguments.settings).config(sources)?;
+    let settings = read(&sources)?.under(arguments.settings);
+    let task = settings.task().await?;
+    let config = settings.config(sources, task)?;
     supervisor::status("joining the mesh");
     let started = agent::start(config).await;
     if let Err(agent::StartError::Enrol(error @ agent::EnrolError::Refused { .. })) = &started {

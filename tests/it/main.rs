@@ -16,6 +16,7 @@ mod debian;
 mod demo;
 mod envoy;
 mod errors;
+mod fargate;
 mod faults;
 mod gateways;
 mod guardrails;

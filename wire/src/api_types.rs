@@ -39,6 +39,7 @@ mod proxy;
 mod relaxation;
 mod revocation;
 mod rule_usage;
+mod upstream;
 
 pub use audit::{AUDIT_BASE_HEADER, AUDIT_HEAD_HEADER, AuditRecord, ForgottenRecords};
 pub use ca::{
@@ -55,6 +56,7 @@ pub use proxy::{
 pub use relaxation::{RelaxRequest, RelaxationView};
 pub use revocation::{RevocationView, Revoked};
 pub use rule_usage::{RuleUsage, RuleUsageView};
+pub use upstream::UpstreamView;
 
 /// How long a join token is good for where nobody says otherwise.
 pub const JOIN_TOKEN_TTL: Duration = Duration::from_secs(3600);

@@ -34,6 +34,7 @@ pub mod random;
 pub mod report;
 mod request_fields;
 pub mod rfc3339;
+pub mod surroundings;
 pub mod tap;
 pub mod tls;
 pub mod wall_clock;

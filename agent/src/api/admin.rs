@@ -1,18 +1,21 @@
 //! The admin listener: liveness, readiness and metrics, for whoever supervises the process on this machine.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use axum::Router;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use catalog::{ServiceKey, Topic};
 use http::StatusCode;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
+use wire::api_types::UpstreamView;
 
 use super::error::text;
 use super::{applications, guarded, listener};
-use crate::core::{Handle, Status};
+use crate::core::{Handle, Status, config_entries};
 use crate::metrics::Metrics;
 use crate::proxy::{OpenConnection, Proxy};
 
@@ -66,6 +69,29 @@ impl Readiness {
         }
     }
 
+    /// Lists where local services call others, and why they cannot where they cannot.
+    fn upstreams(&self) -> Vec<UpstreamView> {
+        let (core, proxy) = match &*self.0.borrow() {
+            Phase::Running(core, proxy) => (core.status(), proxy.status()),
+            Phase::Joining | Phase::Draining(_) => return Vec::new(),
+        };
+        let speaks_http = |service: &ServiceKey| {
+            let read = core.view.get(&Topic::Config(service.clone()));
+            read.is_some_and(|state| config_entries(state).protocol_of(service).is_http())
+        };
+        let view = |owner: &ServiceKey, destination: &ServiceKey, outcome: Result<SocketAddr, String>| UpstreamView {
+            owner: owner.clone(),
+            destination: destination.clone(),
+            is_http: speaks_http(destination),
+            address: outcome.as_ref().ok().copied(),
+            problem: outcome.err(),
+        };
+        let placed = proxy.upstreams.into_iter();
+        let placed = placed.map(|it| view(&it.listener.owner, &it.listener.destination, it.outcome));
+        let unplaced = core.unplaced.iter().map(|it| view(&it.owner, &it.destination, Err(it.reason.clone())));
+        placed.chain(unplaced).collect()
+    }
+
     fn connections(&self) -> Vec<OpenConnection> {
         match &*self.0.borrow() {
             Phase::Joining => Vec::new(),
@@ -96,18 +122,21 @@ pub(crate) fn missing(core: &Handle, proxy: &Proxy) -> Vec<String> {
     missing
 }
 
-/// Serves `/live`, `/ready`, `/connections` and `/metrics` until the agent has stopped. None of them needs a token: they
+/// Serves `/live`, `/ready`, `/connections`, `/upstreams` and `/metrics` until the agent has stopped. None of them needs a token: they
 /// are reached from this machine only and tell nothing that a process beside the agent could not see.
 pub(crate) async fn serve_admin(listener: TcpListener, readiness: Readiness, metrics: Metrics) {
     let (carried, readiness_of_metrics) = (readiness.clone(), readiness.clone());
     let connections = async move || axum::Json(carried.connections());
     let ready = async move || answer(&readiness.missing());
+    let called = readiness_of_metrics.clone();
+    let upstreams = async move || axum::Json(called.upstreams());
     let asked = readiness_of_metrics;
     let metrics = async move || applications::answer(metrics.text(), asked.status().as_deref()).await;
     let router = Router::new()
         .route("/live", get(async || text(StatusCode::OK, "live\n")))
         .route("/ready", get(ready))
         .route("/connections", get(connections))
+        .route("/upstreams", get(upstreams))
         .route("/metrics", get(metrics));
     listener::serve(listener, guarded(router), CancellationToken::new()).await;
 }

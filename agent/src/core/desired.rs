@@ -86,11 +86,17 @@ impl Core {
                 .filter(|_| self.leads_into().is_some_and(|network| self.sync.view().contains_key(&network))),
             owner: Owner::Agent(self.identity.record.id.clone()),
             incarnation: None,
-            meta: BTreeMap::from([(NODE_VERSION.to_owned(), env!("CARGO_PKG_VERSION").to_owned())]),
+            meta: self.node_meta(),
             tagged_addresses: BTreeMap::new(),
             created: Default::default(),
             modified: Default::default(),
         }
+    }
+
+    fn node_meta(&self) -> BTreeMap<String, String> {
+        let mut meta = self.config.node_meta.clone();
+        meta.insert(NODE_VERSION.to_owned(), env!("CARGO_PKG_VERSION").to_owned());
+        meta
     }
 
     /// Returns what the catalog should say of this node now.
@@ -111,7 +117,8 @@ impl Core {
             .map(|service| {
                 let address = self.advertised_address(&service.instance);
                 let mesh_port = service.instance.mesh_port.or(Some(self.mesh_port));
-                let instance = Instance { address, mesh_port, ..service.instance.clone() };
+                let bypassable = self.bypassable.get(&service.instance.key).copied();
+                let instance = Instance { address, mesh_port, bypassable, ..service.instance.clone() };
                 (instance.key.clone(), instance)
             })
             .collect();

@@ -14,11 +14,12 @@ use wire::agent_protocol::Subject;
 use wire::tap::TapOrder;
 use wire::tls::{TlsIdentity, TrustAnchors};
 
+use super::placing::Unplaced;
 use super::restraint::{both_revocations, policy_for, stricter};
 use super::saving::Kept;
 use super::{Core, Reach};
 use crate::local::Definition;
-use crate::proxy::{Distrust, LocalInstance, Proxy, Revocations, Snapshot, UpstreamListener, Watched};
+use crate::proxy::{Distrust, LocalInstance, Proxy, Revocations, Snapshot, Watched};
 use crate::state::Identity;
 use crate::sync::connection::Connection;
 use crate::sync::{Input, TopicState, View};
@@ -36,6 +37,8 @@ pub(crate) struct Status {
     /// What the catalog is told of each service, and what stays here.
     pub(crate) services: Vec<Definition>,
     pub(crate) checks: BTreeMap<CheckKey, Check>,
+    /// Upstreams that have no listener, each with the reason.
+    pub(crate) unplaced: Vec<Unplaced>,
     /// Definitions that are not served, each with the reason.
     pub(crate) refused: Vec<String>,
     pub(crate) view: View,
@@ -60,6 +63,7 @@ impl Status {
             gateway: None,
             services: Vec::new(),
             checks: BTreeMap::new(),
+            unplaced: Vec::new(),
             refused: Vec::new(),
             view: View::new(),
             leaves: BTreeMap::new(),
@@ -308,12 +312,8 @@ impl Core {
                     }
                 }
             }
-            snapshot.upstreams.extend(service.upstreams.iter().map(|upstream| UpstreamListener {
-                owner: key.clone(),
-                destination: upstream.destination.clone(),
-                address: upstream.address,
-            }));
         }
+        snapshot.upstreams = self.placed().0;
         Some(snapshot)
     }
 
@@ -330,6 +330,7 @@ impl Core {
             gateway: self.gateway_port.map(|_| self.config.network.clone()),
             services: self.local.services().cloned().collect(),
             checks: self.present_checks(),
+            unplaced: self.placed().1,
             refused: self.local.refused().to_vec(),
             view: self.sync.view().clone(),
             leaves: leaves.collect(),

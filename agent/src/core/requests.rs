@@ -4,9 +4,11 @@ use catalog::{CheckId, CheckKey, CheckStatus, InstanceId, Namespace, ServiceKey}
 use serde_json::Value;
 use tokio::sync::oneshot;
 use wire::agent_protocol::Subject;
+use wire::surroundings::Observed;
 
 use super::Core;
 use super::registering::Reply;
+use crate::bypass::Bypassable;
 use crate::checks::{Probe, truncated};
 use crate::leaf::HeldLeaf;
 use crate::local::LocalError;
@@ -33,6 +35,10 @@ pub(crate) enum Request {
     Reload(Reply),
     /// Hands out the leaf of a service, which may not be there yet.
     Leaf(ServiceKey, oneshot::Sender<Option<HeldLeaf>>),
+    /// Takes in which instances can be called past the agent.
+    Bypassable(Bypassable),
+    /// Takes in what the platform says.
+    Observed(Observed),
     /// Takes the node out of the catalog and answers when it is gone.
     Leave(oneshot::Sender<()>),
 }
@@ -65,6 +71,11 @@ impl Core {
                 // Whoever asked may have gone; there is nobody to tell then.
                 let _ = reply.send(self.report(namespace, id, status, output));
             }
+            Request::Bypassable(found) => {
+                self.bypassable = found;
+                self.changed = true;
+            }
+            Request::Observed(observed) => self.observed(&observed),
             Request::Leave(reply) => {
                 if self.has_left {
                     let _ = reply.send(());
@@ -73,6 +84,14 @@ impl Core {
                     self.step(Input::Leave);
                 }
             }
+        }
+    }
+
+    /// Has the catalog say what the platform does.
+    fn observed(&mut self, observed: &Observed) {
+        if self.local.observe(observed) {
+            self.follow_local();
+            self.changed = true;
         }
     }
 

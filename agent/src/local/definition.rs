@@ -10,6 +10,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri};
 use serde_json::Value;
 use wire::consul;
 use wire::decode::from_value;
+use wire::surroundings::Neighbour;
 
 use super::LocalError;
 use crate::checks::{HttpProbe, INTERVAL_MIN, Probe};
@@ -36,7 +37,8 @@ pub(crate) struct Definition {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct LocalUpstream {
     pub(crate) destination: ServiceKey,
-    pub(crate) address: SocketAddr,
+    /// As its definition says; none where it goes to the address that stands for the service.
+    pub(crate) address: Option<SocketAddr>,
 }
 
 /// A check, and how it is made.
@@ -69,7 +71,7 @@ impl Definition {
                     text.parse().map_err(|_| field("LocalBindAddress", format!("`{text}` is not an IP address")))?
                 }
             };
-            let address = SocketAddr::new(address, upstream.local_bind_port);
+            let address = (upstream.local_bind_port != 0).then(|| SocketAddr::new(address, upstream.local_bind_port));
             upstreams.push(LocalUpstream { destination: upstream.destination.clone(), address });
         }
         let several = service.checks.len() > 1;
@@ -175,6 +177,38 @@ impl CheckDefinition {
         let id = "_node_maintenance".parse().expect("it is a check's id");
         let key = CheckKey { node: node.clone(), namespace: Namespace::default(), id };
         Self::fixed_critical(key, "Node Maintenance Mode", None, reason)
+    }
+
+    /// Returns the check that says how something is that the platform runs beside the agent.
+    pub(super) fn neighbour(node: &NodeName, neighbour: &Neighbour) -> Self {
+        let id = format!("_platform:{}", neighbour.name);
+        // Not every name of a platform is an id here.
+        let hashed = || format!("_platform:{}", wire::crypto::sha256_hex(neighbour.name.as_bytes()));
+        let id = id.parse().or_else(|_| hashed().parse()).expect("a hash is a check's id");
+        let name = format!("Container {}", wire::harmless(&neighbour.name));
+        Self::of_platform(node, id, name, neighbour.status, neighbour.output.clone())
+    }
+
+    /// Returns the check that keeps everything on a node from being called that the platform ends.
+    pub(super) fn ending(node: &NodeName) -> Self {
+        let id = "_platform_ending".parse().expect("it is a check's id");
+        let output = "the platform has decided to stop this node".to_owned();
+        Self::of_platform(node, id, "Node ending".to_owned(), CheckStatus::Critical, output)
+    }
+
+    fn of_platform(node: &NodeName, id: CheckId, name: String, status: CheckStatus, output: String) -> Self {
+        let check = Check {
+            key: CheckKey { node: node.clone(), namespace: Namespace::default(), id },
+            name,
+            status,
+            notes: String::new(),
+            output,
+            instance: None,
+            kind: "platform".to_owned(),
+            created: CatalogIndex::default(),
+            modified: CatalogIndex::default(),
+        };
+        Self { check, probe: Probe::Fixed }
     }
 
     fn fixed_critical(

@@ -33,14 +33,16 @@ pub(super) fn check<'a>(
         }
     }
     for definition in definitions {
-        for upstream in &definition.upstreams {
-            let (address, port) = (upstream.address.ip(), upstream.address.port());
+        // One that has no port of its own is judged once it is known where it goes.
+        let placed = definition.upstreams.iter().filter_map(|upstream| Some((upstream, upstream.address?)));
+        for (upstream, wanted) in placed {
+            let (address, port) = (wanted.ip(), wanted.port());
             let here = taken.entry(port).or_default();
             if let Some((_, other)) = here.iter().find(|(other, _)| meets(address, *other)) {
                 return Err(LocalError::PortTaken {
                     owner: definition.instance.key.id.clone(),
                     destination: upstream.destination.clone(),
-                    address: upstream.address,
+                    address: wanted,
                     other: other.clone(),
                 });
             }
@@ -51,7 +53,8 @@ pub(super) fn check<'a>(
     Ok(())
 }
 
-fn application_ports(definition: &Definition) -> impl Iterator<Item = (u16, String)> + '_ {
+/// Returns the ports that a service's application binds, with what each is.
+pub(crate) fn application_ports(definition: &Definition) -> impl Iterator<Item = (u16, String)> + '_ {
     let instance = &definition.instance;
     let unnamed = (instance.port != 0).then(|| (instance.port, format!("the service `{}` itself", instance.key.id)));
     let named = instance.ports.iter();

@@ -54,7 +54,7 @@ fn a_registered_service_is_served_with_its_checks_and_upstreams() {
         .unwrap();
     let service = local.services().next().unwrap();
     assert_eq!(service.local_address.to_string(), "127.0.0.2");
-    assert_eq!(service.upstreams[0].address.to_string(), "127.0.0.1:5432");
+    assert_eq!(service.upstreams[0].address.unwrap().to_string(), "127.0.0.1:5432");
     let checks = local.checks();
     let ids: Vec<_> = checks.values().map(|check| (check.check.key.id.as_str(), check.check.kind.as_str())).collect();
     assert_eq!(ids, [("service:web-1:1", "http"), ("service:web-1:2", "ttl")]);
@@ -129,6 +129,37 @@ fn files_are_read_in_order_and_services_before_checks() {
 fn settings_beside_a_service_are_for_somebody_else_to_judge() {
     let (_dir, content) = files(&[("agent.hcl", "node = \"vm-1\"\nservice { name = \"web\"\n port = 8080 }")]);
     assert_eq!(content.unwrap().len(), 1);
+}
+
+#[test]
+fn what_the_platform_says_becomes_checks_of_the_node_and_its_end_is_for_good() {
+    use catalog::CheckStatus;
+    use wire::surroundings::{Neighbour, Observed};
+    let mut local = local(&["web"]);
+    local.register_service(json!({"Name": "web", "Port": 8080})).unwrap();
+    let app = |status| Neighbour { name: "app".to_owned(), status, output: "the container is so".to_owned() };
+    let seen = |status, is_ending| Observed { is_ending, neighbours: vec![app(status)] };
+    let told = |local: &Local| -> Vec<(String, CheckStatus, bool)> {
+        let checks = local.checks().into_values();
+        checks
+            .map(|check| (check.check.key.id.to_string(), check.check.status, check.check.instance.is_none()))
+            .collect()
+    };
+    assert!(local.observe(&seen(CheckStatus::Critical, false)));
+    assert!(!local.observe(&seen(CheckStatus::Critical, false)), "nothing is new");
+    assert_eq!(told(&local), [("_platform:app".to_owned(), CheckStatus::Critical, true)]);
+    assert!(local.observe(&seen(CheckStatus::Passing, false)));
+    assert_eq!(told(&local), [("_platform:app".to_owned(), CheckStatus::Passing, true)]);
+    assert!(local.observe(&seen(CheckStatus::Passing, true)));
+    // The platform does not take it back, and no reload does.
+    assert!(!local.observe(&seen(CheckStatus::Passing, false)));
+    local.reload_files(Vec::new()).unwrap();
+    let ending = ("_platform_ending".to_owned(), CheckStatus::Critical, true);
+    assert_eq!(told(&local), [("_platform:app".to_owned(), CheckStatus::Passing, true), ending]);
+    // What a platform calls something may be no id here.
+    let odd = Neighbour { name: "a b\n".repeat(200), ..app(CheckStatus::Critical) };
+    assert!(local.observe(&Observed { is_ending: true, neighbours: vec![odd] }));
+    assert!(told(&local)[0].0.starts_with("_platform:"));
 }
 
 #[test]

@@ -125,7 +125,8 @@ impl ServiceDefinition {
 
     fn check_upstreams(&self, fields: &Fields) -> Result<(), DecodeError> {
         let mut ports = std::collections::BTreeSet::new();
-        for upstream in &self.upstreams {
+        let named = self.upstreams.iter().filter(|upstream| upstream.local_bind_port != 0);
+        for upstream in named {
             let address = upstream.local_bind_address.as_deref().unwrap_or("127.0.0.1");
             if !ports.insert((address, upstream.local_bind_port)) {
                 let reason =
@@ -338,7 +339,10 @@ mod tests {
     #[test]
     fn upstreams_listen_on_loopback_and_on_ports_of_their_own() {
         let proxy = |upstreams: Value| json!({"Name": "web", "Proxy": {"Upstreams": upstreams}});
-        refused(proxy(json!([{"DestinationName": "db"}])), "`Proxy.Upstreams[0].LocalBindPort` is missing");
+        refused(
+            proxy(json!([{"DestinationName": "db", "LocalBindAddress": "127.0.0.2"}])),
+            "`Proxy.Upstreams[0].LocalBindPort` is missing",
+        );
         refused(
             proxy(json!([{"DestinationName": "db", "LocalBindPort": 1, "LocalBindAddress": "0.0.0.0"}])),
             "not a loopback address",

@@ -72,7 +72,8 @@ fn read_upstream(fields: &mut Fields, namespace: &Namespace) -> Result<Upstream,
         return Err(fields.refuse("LocalBindAddress", "it is not a loopback address; leave it out, or use 127.0.0.1"));
     }
     let local_bind_port = fields.port("LocalBindPort")?;
-    if local_bind_port == 0 {
+    // Without either, the listener is where the mesh has a place for the service.
+    if local_bind_port == 0 && local_bind_address.is_some() {
         return Err(DecodeError::Missing { path: fields.path_to("LocalBindPort") });
     }
     fields.unsupported(&[

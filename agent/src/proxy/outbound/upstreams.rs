@@ -14,6 +14,7 @@ use super::serve;
 use crate::proxy::accept::accept_all;
 use crate::proxy::room::Room;
 use crate::proxy::snapshot::UpstreamListener;
+use crate::sockets;
 
 /// Connections that may wait to be accepted.
 const BACKLOG: u32 = 1024;
@@ -50,11 +51,14 @@ pub(crate) enum ListenError {
     Claimed { upstream: Box<UpstreamListener>, first: Box<UpstreamListener> },
     /// The address cannot be had.
     #[error(
-        "cannot listen on {}, where `{}` calls `{}`; choose another port or free this one",
-        upstream.address, upstream.owner, upstream.destination
+        "cannot listen on {}, where `{}` calls `{}`{}; choose another port or free this one",
+        upstream.address, upstream.owner, upstream.destination,
+        other.as_ref().map(|other| format!(": {other}")).unwrap_or_default()
     )]
     Bind {
         upstream: Box<UpstreamListener>,
+        /// Who has the port, where that can be seen.
+        other: Option<String>,
         #[source]
         source: io::Error,
     },
@@ -135,8 +139,11 @@ fn ensure(
         return Err(ListenError::NotLoopback { upstream: Box::new(upstream.clone()) });
     }
     let listened = listen(address).and_then(|listener| Ok((listener.local_addr()?, listener)));
-    let (bound, listener) =
-        listened.map_err(|source| ListenError::Bind { upstream: Box::new(upstream.clone()), source })?;
+    let (bound, listener) = listened.map_err(|source| {
+        let is_taken = source.kind() == io::ErrorKind::AddrInUse;
+        let other = is_taken.then(|| sockets::whoever_has(address, &sockets::listening())).flatten();
+        ListenError::Bind { upstream: Box::new(upstream.clone()), other, source }
+    })?;
     let stop = room.outbound.stopping.child_token();
     let task = tokio::spawn(accept(Arc::clone(room), listener, address, stop.clone()));
     open.insert(address, Listening { stop, task, bound });

@@ -1,0 +1,91 @@
+//! `weft exec`: an application that starts once its agent is ready, and finds its upstreams in its environment.
+
+use std::{
+    os::unix::process::CommandExt,
+    process::{Command, ExitCode},
+    time::Duration,
+};
+
+use anyhow::Context;
+use clap::Args;
+use wire::{api_types::UpstreamView, decode::parse_duration};
+
+use super::{api::Api, error::hinted, output};
+
+/// How often the agent is asked whether it is ready.
+const PAUSE: Duration = Duration::from_millis(200);
+/// An agent that is there answers at once.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
+/// Where a container finds what only its platform may tell it; none of it goes through a proxy.
+const NO_PROXY: &str = "localhost,127.0.0.1,169.254.169.254,169.254.170.2";
+
+/// Start an application once its agent is ready.
+///
+/// It waits for the agent beside it, puts where each upstream is called into the environment, and becomes the application:
+/// signals go to it, and its exit status is the one that is seen. For an upstream `billing-api` there are
+///
+///   WEFT_UPSTREAM_BILLING_API_ADDR=127.64.0.7:80
+///   WEFT_UPSTREAM_BILLING_API_URL=http://127.64.0.7      (where it speaks HTTP)
+///
+///   weft exec -- /usr/bin/web --listen 127.0.0.1:8080
+#[derive(Debug, Args)]
+#[command(verbatim_doc_comment)]
+pub(super) struct Exec {
+    /// The port of the agent's admin listener, on loopback
+    #[arg(long, value_name = "PORT", default_value_t = agent::ADMIN_PORT)]
+    admin_port: u16,
+    /// How long to wait for the agent
+    #[arg(long, default_value = "5m", value_name = "DURATION", value_parser = parse_duration)]
+    wait: Duration,
+    /// Set HTTP_PROXY, too: to the agent's forward proxy at this port of loopback
+    #[arg(long, value_name = "PORT")]
+    http_proxy: Option<u16>,
+    /// Print the variables, and start nothing
+    #[arg(long)]
+    print: bool,
+    /// The application and its arguments
+    #[arg(
+        trailing_var_arg = true,
+        allow_hyphen_values = true,
+        required_unless_present = "print",
+        value_name = "COMMAND"
+    )]
+    command: Vec<String>,
+}
+
+pub(super) async fn run(exec: Exec) -> anyhow::Result<ExitCode> {
+    let api = Api::at(&format!("http://127.0.0.1:{}", exec.admin_port), None)?;
+    ready(&api, exec.wait).await?;
+    let upstreams: Vec<UpstreamView> =
+        api.get("/upstreams", &[]).await.context("asking the agent for its upstreams")?;
+    let mut variables: Vec<(String, String)> = upstreams.iter().flat_map(UpstreamView::variables).collect();
+    if let Some(port) = exec.http_proxy {
+        let proxy = format!("http://127.0.0.1:{port}");
+        let names = [("HTTP_PROXY", &*proxy), ("http_proxy", &*proxy), ("NO_PROXY", NO_PROXY), ("no_proxy", NO_PROXY)];
+        variables.extend(names.map(|(name, value)| (name.to_owned(), value.to_owned())));
+    }
+    if exec.print {
+        let lines: Vec<String> = variables.iter().map(|(name, value)| format!("{name}={value}")).collect();
+        output::line(&lines.join("\n"))?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let (program, arguments) = exec.command.split_first().context("no application is named")?;
+    let failed = Command::new(program).args(arguments).envs(variables).exec();
+    Err(failed).with_context(|| format!("starting `{program}`"))
+}
+
+/// Waits until the agent serves everything that it is to serve.
+async fn ready(api: &Api, wait: Duration) -> anyhow::Result<()> {
+    let deadline = tokio::time::Instant::now() + wait;
+    loop {
+        let error = match api.answer("/ready", &[], ANSWER_TIMEOUT).await {
+            Ok(_) => return Ok(()),
+            Err(error) => error,
+        };
+        if tokio::time::Instant::now() > deadline {
+            let hint = "see the agent's log; its admin listener answers /ready with what is missing, at --admin-port";
+            return Err(hinted(format!("the agent was not ready within {wait:?}: {error:#}"), hint));
+        }
+        tokio::time::sleep(PAUSE).await;
+    }
+}
