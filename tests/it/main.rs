@@ -28,6 +28,7 @@ mod log_sink;
 mod logins;
 mod membership;
 mod monitor;
+mod one_mesh;
 mod one_mesh_on_machines;
 mod operations;
 mod packaging;

@@ -4,12 +4,13 @@
 use std::{
     collections::BTreeMap,
     fs,
-    os::unix::fs::PermissionsExt,
+    os::{fd::AsFd, unix::fs::PermissionsExt},
     path::{Path, PathBuf},
     process::{Command, Output, Stdio},
     time::Duration,
 };
 
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use tempfile::TempDir;
 
 use super::{PROMISE_FACTOR, eventually, process::Process};
@@ -143,12 +144,40 @@ impl Machines {
                  --cluster-key-file /etc/weft/cluster.key > $RUN/server.log 2>&1 < /dev/null &"
             ),
         );
+        self.bootstrap();
+    }
+
+    /// Waits until the servers have a leader, and keeps their first token in the environment of `s1`.
+    #[track_caller]
+    pub(crate) fn bootstrap(&self) {
         let bootstrap = "WEFT_HTTP_TOKEN=$(weft acl bootstrap --cluster-key-file /etc/weft/cluster.key --output json \
                          | python3 -c 'import json, sys; print(json.load(sys.stdin)[\"SecretID\"])')\n\
                          export WEFT_HTTP_TOKEN";
         eventually("the server to lead", STARTED * PROMISE_FACTOR, || {
             self.run("s1", bootstrap).status.success().then_some(())
         });
+    }
+
+    /// Returns what takes a thread into a machine's network.
+    pub(crate) fn enter(&self, name: &str) -> impl FnOnce() + Send + 'static {
+        let init = self.machines.get(name).unwrap_or_else(|| panic!("there is no machine {name}")).init;
+        move || {
+            let network = fs::File::open(format!("/proc/{init}/ns/net")).unwrap();
+            move_into_link_name_space(network.as_fd(), Some(LinkNameSpaceType::Network)).unwrap();
+        }
+    }
+
+    /// Prepares to run a program of this machine in another one's network.
+    pub(crate) fn in_network(&self, name: &str, program: &Path) -> Command {
+        let init = self.machines.get(name).unwrap_or_else(|| panic!("there is no machine {name}")).init;
+        let mut command = Command::new("nsenter");
+        command.args(["--target", &init.to_string(), "--net"]).arg(program);
+        command
+    }
+
+    /// Returns where the test keeps what is neither machine's.
+    pub(crate) fn directory(&self) -> &Path {
+        self.directory.path()
     }
 
     /// Starts an agent that joins the server on `s1` with a token for `entitled`, and waits until it is ready.
@@ -159,7 +188,7 @@ impl Machines {
         let start = format!(
             "chmod 600 /etc/weft/join-token\n\
              setsid weft agent --node {name} --server {server}:8300 --config /etc/weft --data-dir /var/lib/weft/agent \
-             --join-token-file /etc/weft/join-token {told} > $RUN/agent.log 2>&1 < /dev/null &"
+             --join-token-file /etc/weft/join-token {told} > $RUN/agent.log 2>&1 < /dev/null & echo $! > $RUN/agent.pid"
         );
         self.done(name, &start);
         eventually(&format!("{name} to be ready"), STARTED * PROMISE_FACTOR, || {
