@@ -91,6 +91,14 @@ impl ApiState {
         }
     }
 
+    /// Returns what the holder of a token may do; nothing of a token that is not known, or that nobody can judge.
+    pub(crate) async fn authority_of(&self, token: &Secret) -> Option<Arc<Authority>> {
+        match self.tokens.standing(token, async || self.ask_server(token).await).await {
+            Ok(Standing::Known { authority, .. }) => Some(authority),
+            Ok(Standing::Unknown) | Err(_) => None,
+        }
+    }
+
     /// Asks a server what a token may do.
     async fn ask_server(&self, token: &Secret) -> Result<Standing, Unanswered> {
         const PATH: &str = "/v1/acl/token/self/rights";

@@ -13,6 +13,7 @@ use wire::surroundings::Surroundings;
 
 use crate::access_log::AccessLogSettings;
 use crate::checks::ApplicationProbe;
+use crate::dns::DnsSettings;
 use crate::local::DefinitionSource;
 use crate::proxy::Ingress;
 use crate::spans::TracingSettings;
@@ -100,6 +101,8 @@ pub struct Config {
     pub access_log: Option<AccessLogSettings>,
     /// Where spans of requests are sent, and how many; none when absent.
     pub tracing: Option<TracingSettings>,
+    /// Where names are answered; nowhere when absent.
+    pub dns: Option<DnsSettings>,
     /// How often servers are told which rules decided and who called; what they know of that is as old.
     pub report_interval: Duration,
     /// How long a stopping agent waits for what is in flight.
@@ -133,6 +136,7 @@ impl Config {
             services: Vec::new(),
             access_log: None,
             tracing: None,
+            dns: None,
             report_interval: REPORT_INTERVAL,
             drain_deadline: Duration::from_secs(25),
         }

@@ -14,6 +14,7 @@ mod requests;
 mod restraint;
 mod routing;
 mod saving;
+mod sought;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -43,9 +44,11 @@ use wire::surroundings::Observed;
 
 use link::{Link, LinkEvent};
 use publish::Publisher;
-pub(crate) use publish::{Status, config_entries};
+pub(crate) use publish::{Status, config_entries, endpoints, number_of};
 pub(crate) use requests::Request;
 use saving::{Saver, Written};
+pub(crate) use sought::Sought;
+use sought::SoughtAfter;
 
 /// Events that may wait for the core; whoever has more waits.
 const EVENTS_MAX: usize = 256;
@@ -194,6 +197,12 @@ impl Handle {
         let _ = self.events.send(Event::Request(Request::Observed(observed))).await;
     }
 
+    /// Tells the core something.
+    pub(crate) async fn send(&self, request: Request) {
+        // A core that has stopped hears nothing any more.
+        let _ = self.events.send(Event::Request(request)).await;
+    }
+
     /// Asks the core for something; nothing comes back when it has stopped.
     pub(crate) async fn ask<T>(&self, request: impl FnOnce(oneshot::Sender<T>) -> Request) -> Option<T> {
         let (reply, answer) = oneshot::channel();
@@ -234,6 +243,7 @@ struct Core {
     rules_changed: bool,
     /// Where calls of local services go.
     routing: routing::Routing,
+    sought: SoughtAfter,
     upstreams_looked_at: Instant,
     last_failure: Option<String>,
     login: login::Standing,
@@ -262,6 +272,7 @@ pub(crate) fn start(setup: Setup) -> (Handle, JoinHandle<()>) {
         }
     };
     let sync = Sync::new(start);
+    let sought = SoughtAfter::kept(sync.view(), Instant::now());
     let first = Status::initial(&setup.identity, setup.advertise, setup.mesh_port);
     let (publisher, (status, server)) = Publisher::new(setup.proxy, first);
     let mut core = Core {
@@ -290,6 +301,7 @@ pub(crate) fn start(setup: Setup) -> (Handle, JoinHandle<()>) {
         changed: false,
         rules_changed: true,
         routing: routing::Routing::default(),
+        sought,
         upstreams_looked_at: Instant::now(),
         last_failure: None,
         login: login::Standing::default(),

@@ -10,6 +10,7 @@ mod bypass;
 mod checks;
 mod config;
 mod core;
+mod dns;
 pub mod doctor;
 mod enrol;
 mod forward;
@@ -43,6 +44,7 @@ pub use access_log::{AccessLogError, AccessLogSettings, Fields, UnknownField};
 pub use address_range::{AddressRange, AddressRangeError};
 pub use checks::{ApplicationProbe, ApplicationProbeError};
 pub use config::{ADMIN_PORT, Config, GATEWAY_PORT, HTTP_PORT, IngressListener, LoginSource, MESH_PORT};
+pub use dns::{DNS_DOMAIN, DNS_PORT, DnsError, DnsSettings};
 pub use enrol::EnrolError;
 pub use leaf::{LeafError, renewal};
 pub use local::{DEFINITION_FIELDS, DefinitionSource, LocalError, check_definitions};
@@ -64,6 +66,7 @@ pub struct Agent {
     http: SocketAddr,
     admin: SocketAddr,
     health: Option<SocketAddr>,
+    dns: Option<SocketAddr>,
     drain_deadline: Duration,
     ready: api::Ready,
     leaving: CancellationToken,
@@ -85,6 +88,11 @@ impl Agent {
     /// Returns where a kubelet asks, if anywhere.
     pub fn health_address(&self) -> Option<SocketAddr> {
         self.health
+    }
+
+    /// Returns where names are answered, if anywhere.
+    pub fn dns_address(&self) -> Option<SocketAddr> {
+        self.dns
     }
 
     /// Returns where the mesh listener listens.

@@ -17,6 +17,7 @@ use wire::pki::LeafKey;
 
 use crate::config::{Config, IngressListener};
 use crate::core::{self, Setup};
+use crate::dns;
 use crate::enrol::{self, EnrolError, Proof};
 use crate::leaf::{self, HeldLeaf, LeafError};
 use crate::local::{self, Local, LocalError, Reserved};
@@ -68,6 +69,9 @@ pub enum StartError {
         #[source]
         source: io::Error,
     },
+    /// Names cannot be answered.
+    #[error("cannot answer names")]
+    Dns(#[source] dns::DnsError),
     /// The proxy cannot start.
     #[error("cannot start the proxy")]
     Proxy(#[source] ProxyStartError),
@@ -102,6 +106,11 @@ pub async fn start(config: Config) -> Result<Agent, StartError> {
     let admin = listen("readiness and metrics", loopback(config.admin_port)).await?;
     let http = listen("the local API", loopback(config.http_port)).await?;
     let (http_address, admin_address) = (address_of(&http)?, address_of(&admin)?);
+    let dns = match config.dns.clone() {
+        Some(settings) => Some(dns::Sockets::open(settings).await.map_err(StartError::Dns)?),
+        None => None,
+    };
+    let dns_address = dns.as_ref().map(dns::Sockets::address);
     let stopping = CancellationToken::new();
     let (ready, readiness) = api::readiness();
     let health = health_listener(&config).await?;
@@ -131,7 +140,7 @@ pub async fn start(config: Config) -> Result<Agent, StartError> {
             .transpose()
             .map_err(|source| listen_failed("other networks", loopback(0), source))?,
         ingress,
-        own_listeners: [http_address, admin_address].into_iter().chain(forward_address).collect(),
+        own_listeners: [http_address, admin_address].into_iter().chain(forward_address).chain(dns_address).collect(),
         runtime: None,
         limits: Limits::default(),
         clock: Arc::new(wire::crypto::now),
@@ -148,6 +157,7 @@ pub async fn start(config: Config) -> Result<Agent, StartError> {
     ];
     listeners.extend(health_address.map(|address| (address.ip(), address.port(), "listener for the kubelet")));
     listeners.extend(forward_address.map(|address| (address.ip(), address.port(), "forward proxy")));
+    listeners.extend(dns_address.map(|address| (address.ip(), address.port(), "DNS listener")));
     listeners.extend(gateway_address.map(|address| (address.ip(), address.port(), "gateway listener")));
     listeners.extend(config.ingress.iter().map(|ingress| (config.bind, ingress.port, "listener for load balancers")));
     let reserved = Reserved { listeners };
@@ -193,6 +203,7 @@ pub async fn start(config: Config) -> Result<Agent, StartError> {
     let leaving = CancellationToken::new();
     let reporting = tokio::spawn(report::keep(core.clone(), Arc::clone(metrics.proxy.tally()), report_interval));
     let state = api::ApiState::new(core.clone(), Arc::clone(&proxy), metrics, leaving.clone());
+    let answering = dns.map(|dns| AbortOnDropHandle::new(tokio::spawn(dns.serve(core.clone(), state.clone()))));
     let http = tokio::spawn(api::serve_http(http, state, stopping.clone()));
     let mut tasks =
         vec![AbortOnDropHandle::new(task), AbortOnDropHandle::new(http), AbortOnDropHandle::new(reporting), admin];
@@ -203,12 +214,14 @@ pub async fn start(config: Config) -> Result<Agent, StartError> {
         let served = forward::serve(listener, Arc::clone(&proxy), stopping.clone());
         AbortOnDropHandle::new(tokio::spawn(served))
     }));
+    tasks.extend(answering);
     Ok(Agent {
         core,
         proxy,
         http: http_address,
         admin: admin_address,
         health: health_address,
+        dns: dns_address,
         drain_deadline,
         ready,
         leaving,

@@ -499,6 +499,7 @@ impl Catalog {
             Topic::Endpoints(service) => vec![WatchKey::Service(service.clone())],
             Topic::Config(service) => vec![WatchKey::ConfigOf(service.clone()), WatchKey::ProxyDefaults],
             Topic::Network(network) => vec![WatchKey::Network(network.clone())],
+            Topic::Node(node) => vec![WatchKey::Node(node.clone())],
         }
     }
 
@@ -532,6 +533,10 @@ impl Catalog {
                 let number =
                     self.address_number(service).map(|number| (Item::ADDRESS.to_owned(), Item::Address(number)));
                 endpoints.chain(number).collect()
+            }
+            Topic::Node(name) => {
+                let node = self.node(name).map(|node| (name.to_string(), Item::Node { address: node.address.clone() }));
+                node.into_iter().collect()
             }
             Topic::Network(network) => {
                 let is_in = |key: &InstanceKey| self.node(&key.node).is_some_and(|node| node.network == *network);

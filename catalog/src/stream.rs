@@ -11,7 +11,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     Action, AddressNumber, AuditMode, CatalogIndex, CheckStatus, ConfigEntry, Gateway, Guardrail, IdentityScheme,
-    InstanceKey, Intention, KeyExchange, PathTemplate, Platform, Relaxation, ServiceKey, TrustDomain, Weights,
+    InstanceKey, Intention, KeyExchange, NodeName, PathTemplate, Platform, Relaxation, ServiceKey, TrustDomain,
+    Weights,
 };
 
 pub use follower::{BrokenPromise, Follower};
@@ -36,6 +37,8 @@ pub enum Topic {
     Config(ServiceKey),
     /// The services that have an instance in a network; for its gateways.
     Network(String),
+    /// Where a node is.
+    Node(NodeName),
 }
 
 impl Topic {
@@ -44,7 +47,7 @@ impl Topic {
     pub fn decides_calls(&self) -> bool {
         match self {
             Self::Mesh | Self::Roots | Self::Revocations | Self::Intentions(_) | Self::Config(_) => true,
-            Self::Gateways | Self::Endpoints(_) | Self::Network(_) => false,
+            Self::Gateways | Self::Endpoints(_) | Self::Network(_) | Self::Node(_) => false,
         }
     }
 }
@@ -60,6 +63,7 @@ impl fmt::Display for Topic {
             Self::Endpoints(service) => write!(f, "endpoints:{service}"),
             Self::Config(service) => write!(f, "config:{service}"),
             Self::Network(network) => write!(f, "network:{network}"),
+            Self::Node(node) => write!(f, "node:{node}"),
         }
     }
 }
@@ -188,6 +192,11 @@ pub enum Item {
     Config(Box<ConfigEntry>),
     /// Of [`Topic::Network`], under its own name.
     Service(ServiceKey),
+    /// Of [`Topic::Node`], under the node's name.
+    Node {
+        /// The IP address or host name that others reach it at.
+        address: String,
+    },
 }
 
 impl Item {

@@ -386,7 +386,7 @@ impl Hub {
     fn is_entitled(&self, open: &Session, topic: &Topic) -> bool {
         match topic {
             Topic::Mesh | Topic::Roots | Topic::Revocations | Topic::Gateways => true,
-            Topic::Endpoints(_) | Topic::Config(_) => true,
+            Topic::Endpoints(_) | Topic::Config(_) | Topic::Node(_) => true,
             Topic::Network(network) => match self.catalog.agent_record(&open.agent) {
                 Some(record) => record.entitles_gateway(network),
                 None => open.gateway.as_ref() == Some(network),

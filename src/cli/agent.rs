@@ -1,5 +1,6 @@
 //! `weft agent`: what stands beside workloads.
 
+mod dns;
 mod ingress;
 mod probes;
 
@@ -125,6 +126,8 @@ pub(super) struct Settings {
     /// The port that other agents call [default: 20000]
     #[arg(long, value_name = "PORT")]
     mesh_port: Option<u16>,
+    #[command(flatten)]
+    dns: dns::Dns,
     /// Be a gateway: pass tunnels of other networks on into the agent's own, unopened
     #[arg(long)]
     gateway: bool,
@@ -185,6 +188,7 @@ impl Settings {
             health_port: fields.number("health_port")?,
             application_probes: probes::read(fields)?,
             mesh_port: fields.number("mesh_port")?,
+            dns: dns::Dns::read(fields)?,
             gateway: fields.flag("gateway")?.unwrap_or(false),
             gateway_port: fields.number("gateway_port")?,
             forward_port: fields.number("forward_port")?,
@@ -236,6 +240,7 @@ impl Settings {
                 over.application_probes
             },
             mesh_port: over.mesh_port.or(self.mesh_port),
+            dns: self.dns.under(over.dns),
             gateway: over.gateway || self.gateway,
             gateway_port: over.gateway_port.or(self.gateway_port),
             forward_port: over.forward_port.or(self.forward_port),
@@ -311,6 +316,7 @@ impl Settings {
             sample: sample(self.trace_sample, TRACE_SAMPLE),
             node: node.clone(),
         });
+        let dns = self.dns.settings()?;
         let defaults = agent::Config::in_memory(node, servers);
         Ok(agent::Config {
             platform,
@@ -332,6 +338,7 @@ impl Settings {
             services,
             forward_port: self.forward_port,
             ingress: self.ingress,
+            dns,
             access_log,
             tracing,
             report_interval: self.report_interval.unwrap_or(defaults.report_interval),

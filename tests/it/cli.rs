@@ -337,7 +337,7 @@ fn one_file_may_hold_an_agents_settings_and_its_services() {
     let validated = weft(&["validate", path.to_str().unwrap()], &[]);
     assert_eq!(validated.status, Some(0), "{}", validated.stderr);
     // It comes as far as joining, for which it has no token.
-    let arguments = ["agent", "--config", path.to_str().unwrap(), "--http-port", "0", "--admin-port", "0"];
+    let arguments = ["agent", "--config", path.to_str().unwrap(), "--http-port", "0", "--admin-port", "0", "--no-dns"];
     let output = weft(&arguments, &[]);
     assert_eq!(output.status, Some(2), "{output:?}");
     assert!(output.stderr.contains("the agent has no identity yet"), "{output:?}");

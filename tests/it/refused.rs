@@ -510,6 +510,7 @@ fn c9_a_used_join_token_lets_nobody_else_in() {
         "0",
         "--mesh-port",
         "0",
+        "--no-dns",
     ]);
     command.args(["--server", &mesh.servers[0].agent.to_string()]);
     command.arg("--join-token-file").arg(&token_file).arg("--data-dir").arg(&data);

@@ -37,6 +37,7 @@ impl Core {
         topics.extend(called.first().map(|_| Topic::Gateways));
         topics.extend(called.iter().cloned().map(Topic::Config));
         topics.extend(called.into_iter().chain(self.routing.targets()).map(Topic::Endpoints));
+        topics.extend(self.sought.other_topics());
         if let Some(network) = self.leads_into() {
             topics.insert(Topic::Gateways);
             let here = self.sync.view().get(&network).into_iter().flat_map(|state| state.items.values());
@@ -66,10 +67,10 @@ impl Core {
         }
     }
 
-    /// Returns the services that local ones call.
+    /// Returns the services that local ones call, or may call, for somebody asked for their names.
     pub(super) fn called(&self) -> BTreeSet<ServiceKey> {
         let upstreams = self.local.services().flat_map(|service| &service.upstreams);
-        upstreams.map(|upstream| upstream.destination.clone()).collect()
+        upstreams.map(|upstream| &upstream.destination).chain(self.sought.services()).cloned().collect()
     }
 
     pub(super) fn node(&self) -> Node {

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use catalog::{
-    AgentRecord, Check, CheckKey, ConfigContent, ConfigEntries, ConfigEntry, Endpoint, Gateway, IdentityScheme,
-    Intention, Item, MeshItem, NodeName, ServiceKey, Timestamp, TokenProvider, Topic, TrustDomain,
+    AddressNumber, AgentRecord, Check, CheckKey, ConfigContent, ConfigEntries, ConfigEntry, Endpoint, Gateway,
+    IdentityScheme, Intention, Item, MeshItem, NodeName, ServiceKey, Timestamp, TokenProvider, Topic, TrustDomain,
 };
 use tokio::sync::watch;
 use wire::agent_protocol::Subject;
@@ -286,7 +286,12 @@ impl Core {
                 Topic::Config(service) => {
                     snapshot.protocols.insert(service.clone(), config_entries(state).protocol_of(service));
                 }
-                Topic::Mesh | Topic::Roots | Topic::Revocations | Topic::Gateways | Topic::Network(_) => {}
+                Topic::Mesh
+                | Topic::Roots
+                | Topic::Revocations
+                | Topic::Gateways
+                | Topic::Network(_)
+                | Topic::Node(_) => {}
             }
         }
         for service in self.local.services() {
@@ -417,7 +422,15 @@ pub(crate) fn config_entries(state: &TopicState) -> ConfigEntries {
     entries.collect()
 }
 
-pub(super) fn endpoints(state: &TopicState) -> Vec<Endpoint> {
+/// Returns a service's number, where it has one.
+pub(crate) fn number_of(state: &TopicState) -> Option<AddressNumber> {
+    match state.items.get(Item::ADDRESS) {
+        Some(Item::Address(number)) => Some(*number),
+        _ => None,
+    }
+}
+
+pub(crate) fn endpoints(state: &TopicState) -> Vec<Endpoint> {
     let endpoints = state.items.values().filter_map(|item| match item {
         Item::Endpoint(endpoint) => Some(Endpoint::clone(endpoint)),
         _ => None,

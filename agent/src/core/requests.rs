@@ -8,6 +8,7 @@ use wire::surroundings::Observed;
 
 use super::Core;
 use super::registering::Reply;
+use super::sought::Sought;
 use crate::bypass::Bypassable;
 use crate::checks::{Probe, truncated};
 use crate::leaf::HeldLeaf;
@@ -39,6 +40,8 @@ pub(crate) enum Request {
     Bypassable(Bypassable),
     /// Takes in what the platform says.
     Observed(Observed),
+    /// Follows what an application asks for by name.
+    Seek(Sought),
     /// Takes the node out of the catalog and answers when it is gone.
     Leave(oneshot::Sender<()>),
 }
@@ -76,6 +79,7 @@ impl Core {
                 self.changed = true;
             }
             Request::Observed(observed) => self.observed(&observed),
+            Request::Seek(sought) => self.seek(sought),
             Request::Leave(reply) => {
                 if self.has_left {
                     let _ = reply.send(());

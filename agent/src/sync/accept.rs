@@ -25,7 +25,7 @@ pub(super) fn items(topic: &Topic, items: &BTreeMap<String, Item>, held: Option<
         Topic::Roots => roots(items),
         Topic::Config(service) => config(service, items),
         Topic::Intentions(_) => under_own_names(items),
-        Topic::Revocations | Topic::Gateways | Topic::Endpoints(_) | Topic::Network(_) => Ok(()),
+        Topic::Revocations | Topic::Gateways | Topic::Endpoints(_) | Topic::Network(_) | Topic::Node(_) => Ok(()),
     }
 }
 
@@ -36,6 +36,7 @@ fn item_of(topic: &Topic, item: &Item) -> Result<(), String> {
         | (Topic::Config(_), Item::Config(_))
         | (Topic::Network(_), Item::Service(_))
         | (Topic::Endpoints(_), Item::Address(_))
+        | (Topic::Node(_), Item::Node { .. })
         | (
             Topic::Revocations,
             Item::RevokedRecord { .. } | Item::RevokedService { .. } | Item::DistrustedRoot { .. },
@@ -72,6 +73,7 @@ fn item_of(topic: &Topic, item: &Item) -> Result<(), String> {
         }
         (_, Item::Intention(_)) => Err("an intention does not belong here".to_owned()),
         (_, Item::Service(_)) => Err("a service does not belong here".to_owned()),
+        (_, Item::Node { .. }) => Err("a node does not belong here".to_owned()),
         (_, Item::Address(_)) => Err("a service's number does not belong here".to_owned()),
         (_, Item::Endpoint(_)) => Err("an endpoint does not belong here".to_owned()),
         (_, Item::Config(_)) => Err("a config entry does not belong here".to_owned()),

@@ -555,7 +555,8 @@ fn topics() -> Vec<Topic> {
         .iter()
         .flat_map(|s| [Topic::Intentions(s.clone()), Topic::Endpoints(s.clone()), Topic::Config(s.clone())]);
     let networks = ["", "aws"].map(|network| Topic::Network(network.to_owned()));
-    per_service.chain([Topic::Mesh, Topic::Roots, Topic::Revocations, Topic::Gateways]).chain(networks).collect()
+    let node = Topic::Node("n0".parse().unwrap());
+    per_service.chain([node, Topic::Mesh, Topic::Roots, Topic::Revocations, Topic::Gateways]).chain(networks).collect()
 }
 
 proptest! {

@@ -154,6 +154,7 @@ impl Mesh {
         arguments.extend(["--http-port".to_owned(), free_port()?.to_string()]);
         arguments.extend(["--mesh-port".to_owned(), free_port()?.to_string()]);
         arguments.extend(["--admin-port".to_owned(), admin.to_string()]);
+        arguments.push("--no-dns".to_owned());
         for server in servers {
             arguments.extend(["--server".to_owned(), format!("127.0.0.1:{server}")]);
         }

@@ -296,6 +296,7 @@ impl Mesh {
             ("--http-port", &http.to_string()),
             ("--admin-port", &admin.to_string()),
             ("--mesh-port", &mesh.to_string()),
+            ("--dns-port", "0"),
         ] {
             arguments.extend([flag.to_owned(), value.to_owned()]);
         }

@@ -33,11 +33,13 @@ pub enum Capability {
     TopicConfig,
     /// The topic [`Topic::Network`].
     TopicNetwork,
+    /// The topic [`Topic::Node`].
+    TopicNode,
 }
 
 impl Capability {
     /// Is every capability of this release.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Addresses,
         Self::Rejected,
         Self::Servers,
@@ -45,6 +47,7 @@ impl Capability {
         Self::TokenProviders,
         Self::TopicConfig,
         Self::TopicNetwork,
+        Self::TopicNode,
         Self::Tap,
     ];
 
@@ -60,6 +63,7 @@ impl Capability {
             | Topic::Endpoints(_) => None,
             Topic::Config(_) => Some(Self::TopicConfig),
             Topic::Network(_) => Some(Self::TopicNetwork),
+            Topic::Node(_) => Some(Self::TopicNode),
         }
     }
 

@@ -1,0 +1,148 @@
+//! What the agent knows of a name; what it does not know yet, it follows from then on, so that it can tell without a server
+//! later.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use catalog::{Item, NodeName, ServiceKey, Topic};
+use tokio::sync::Semaphore;
+use wire::crypto::Secret;
+
+use super::answer::Known;
+use super::question::Asked;
+use crate::api::ApiState;
+use crate::core::{Handle, Request, Sought, Status, endpoints, number_of};
+
+/// How long a question waits until servers have said what is behind a name.
+const PATIENCE: Duration = Duration::from_secs(1);
+/// How many questions wait for that at once.
+const WAITING_MAX: usize = 256;
+/// How often the agent hears that a name is still asked for.
+const TOUCH_INTERVAL: Duration = Duration::from_secs(60);
+/// Of how many names it is remembered when that was.
+const TOUCHED_MAX: usize = 4096;
+
+/// Says why nothing is known: nobody could be asked in time, or too many ask.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Unknown;
+
+/// Looks names up.
+pub(super) struct Names {
+    core: Handle,
+    /// By whose rights names are told.
+    rights: Option<(ApiState, Secret)>,
+    touched: Mutex<BTreeMap<Sought, Instant>>,
+    waiting: Semaphore,
+}
+
+impl Names {
+    pub(super) fn new(core: Handle, rights: Option<(ApiState, Secret)>) -> Self {
+        Self { core, rights, touched: Mutex::default(), waiting: Semaphore::new(WAITING_MAX) }
+    }
+
+    pub(super) fn datacenter(&self) -> String {
+        self.core.status().datacenter.clone()
+    }
+
+    /// Returns what is behind a name. What the token may not know of is not there.
+    pub(super) async fn known(&self, asked: &Asked) -> Result<Known, Unknown> {
+        if !self.may_know(asked).await {
+            return Ok(Known::Nothing);
+        }
+        Ok(match asked {
+            Asked::Domain => Known::Domain,
+            Asked::Branch => Known::Branch,
+            Asked::Nothing => Known::Nothing,
+            Asked::Address(address) => Known::Place(address.to_string()),
+            Asked::Service { service, tag } => {
+                self.follow(Sought::Service(service.clone()), |status| instances(status, service, tag.as_deref()))
+                    .await?
+            }
+            Asked::Virtual(service) => {
+                self.follow(Sought::Service(service.clone()), |status| number(status, service)).await?
+            }
+            Asked::Node(name) => self.follow(Sought::Node(name.clone()), |status| node(status, name)).await?,
+        })
+    }
+
+    /// Reports whether a name may be told. By a token that nobody can judge, nothing is.
+    async fn may_know(&self, asked: &Asked) -> bool {
+        let Some((api, token)) = &self.rights else { return true };
+        match asked {
+            Asked::Domain | Asked::Branch | Asked::Nothing | Asked::Address(_) => true,
+            Asked::Service { service, .. } | Asked::Virtual(service) => {
+                api.authority_of(token).await.is_some_and(|authority| authority.service_read(service))
+            }
+            Asked::Node(node) => api.authority_of(token).await.is_some_and(|authority| authority.node_read(node)),
+        }
+    }
+
+    /// Returns what is known of something, or becomes known before long.
+    async fn follow(&self, sought: Sought, find: impl Fn(&Status) -> Option<Known>) -> Result<Known, Unknown> {
+        let found = find(&self.core.status());
+        if found.is_none() || self.is_due(&sought) {
+            self.core.send(Request::Seek(sought)).await;
+        }
+        if let Some(found) = found {
+            return Ok(found);
+        }
+        let _waiting = self.waiting.try_acquire().map_err(|_| Unknown)?;
+        let mut status = self.core.watch();
+        let told = tokio::time::timeout(PATIENCE, status.wait_for(|status| find(status).is_some())).await;
+        let status = told.map_err(|_| Unknown)?.map_err(|_| Unknown)?;
+        find(&status).ok_or(Unknown)
+    }
+
+    /// Reports whether it is time to say again that something is asked for, and notes that it was said.
+    fn is_due(&self, sought: &Sought) -> bool {
+        let now = Instant::now();
+        let mut touched = self.touched.lock().unwrap_or_else(PoisonError::into_inner);
+        if touched.get(sought).is_some_and(|at| now.duration_since(*at) < TOUCH_INTERVAL) {
+            return false;
+        }
+        if touched.len() >= TOUCHED_MAX {
+            touched.clear();
+        }
+        touched.insert(sought.clone(), now);
+        true
+    }
+}
+
+impl fmt::Debug for Names {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("Names").finish_non_exhaustive()
+    }
+}
+
+fn instances(status: &Status, service: &ServiceKey, tag: Option<&str>) -> Option<Known> {
+    let state = status.view.get(&Topic::Endpoints(service.clone()))?;
+    if state.items.is_empty() {
+        return Some(Known::Nothing);
+    }
+    let mut instances = endpoints(state);
+    if let Some(tag) = tag {
+        instances.retain(|instance| instance.tags.iter().any(|own| own.eq_ignore_ascii_case(tag)));
+        if instances.is_empty() {
+            return Some(Known::Nothing);
+        }
+    }
+    Some(Known::Instances(instances))
+}
+
+/// A virtual address is told once calls to it can be carried.
+fn number(status: &Status, service: &ServiceKey) -> Option<Known> {
+    let state = status.view.get(&Topic::Endpoints(service.clone()))?;
+    status.view.get(&Topic::Config(service.clone()))?;
+    Some(number_of(state).map_or(Known::Nothing, Known::Number))
+}
+
+fn node(status: &Status, name: &NodeName) -> Option<Known> {
+    let state = status.view.get(&Topic::Node(name.clone()))?;
+    let address = state.items.values().find_map(|item| match item {
+        Item::Node { address } => Some(address.clone()),
+        _ => None,
+    });
+    Some(address.map_or(Known::Nothing, Known::Place))
+}
