@@ -21,7 +21,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use catalog::{CheckKey, CheckStatus, Timestamp};
+use catalog::{CheckKey, CheckStatus, ServiceKey, Timestamp};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use tracing::info;
@@ -244,6 +244,8 @@ struct Core {
     /// Where calls of local services go.
     routing: routing::Routing,
     sought: SoughtAfter,
+    /// The port for redirected connections of each service that was ever here.
+    outbound: BTreeMap<ServiceKey, u16>,
     upstreams_looked_at: Instant,
     last_failure: Option<String>,
     login: login::Standing,
@@ -261,6 +263,7 @@ pub(crate) fn start(setup: Setup) -> (Handle, JoinHandle<()>) {
     let saved = setup.saved;
     saver.found(setup.leaves.keys(), saved.as_ref());
     let configured = setup.config.servers.clone();
+    let outbound = saved.as_ref().map(|saved| saved.outbound.clone()).unwrap_or_default();
     let (start, statuses) = match saved {
         Some(Saved { servers, group, view, restraint, known, statuses, .. }) => {
             let seed = jitter.next();
@@ -302,6 +305,7 @@ pub(crate) fn start(setup: Setup) -> (Handle, JoinHandle<()>) {
         rules_changed: true,
         routing: routing::Routing::default(),
         sought,
+        outbound,
         upstreams_looked_at: Instant::now(),
         last_failure: None,
         login: login::Standing::default(),

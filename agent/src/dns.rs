@@ -119,7 +119,12 @@ impl Sockets {
     pub(crate) async fn serve(self, core: Handle, api: ApiState) {
         let rights = self.settings.token.clone().map(|token| (api, token));
         let forwarder = Forwarder::new(&self.settings.recursors);
-        let mut server = Server::new(Answerer::new(self.zones, Names::new(core, rights), forwarder));
+        let mut server = Server::new(Answerer::new(
+            self.zones,
+            self.address.ip().is_loopback(),
+            Names::new(core, rights),
+            forwarder,
+        ));
         server.register_socket(self.udp);
         server.register_listener(self.tcp, TCP_PATIENCE, TCP_ANSWERS_MAX);
         if let Err(error) = server.block_until_done().await {

@@ -46,6 +46,7 @@ use self::current::Current;
 use self::forbidden::Forbidden;
 use self::observers::Observers;
 use self::outbound::cluster::is_panic;
+use self::outbound::redirected;
 use self::outbound::upstreams::{self, UpstreamsStatus};
 use self::room::Room;
 use crate::access_log::{AccessLog, AccessLogError, AccessLogSettings};
@@ -215,6 +216,7 @@ impl Proxy {
         }
         room.inbound.tasks.spawn(inbound::listen(Arc::clone(&room), listener));
         room.outbound.tasks.spawn(upstreams::keep(Arc::clone(&room), status));
+        room.outbound.tasks.spawn(redirected::keep(Arc::clone(&room)));
         room.outbound.tasks.spawn(keep_house(Arc::clone(&room)));
         Ok(Self { room, mesh_address, upstreams, publishing: Mutex::default(), runtime })
     }
@@ -258,6 +260,12 @@ impl Proxy {
             // The proxy has stopped.
             Err(_) => Vec::new(),
         }
+    }
+
+    /// Returns why redirected connections of local services are not taken, one line each; nothing where all are.
+    pub(crate) fn not_taken(&self) -> Vec<String> {
+        let standing = self.room.redirected.lock().unwrap_or_else(PoisonError::into_inner);
+        standing.values().filter_map(|standing| standing.as_ref().err().cloned()).collect()
     }
 
     /// Returns how many streams of both directions are open.

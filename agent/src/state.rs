@@ -11,7 +11,7 @@ use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Arc;
 
-use catalog::{AgentId, AgentRecord, CheckKey, CheckStatus, IdentityScheme, MeshItem, SecretHash, Topic};
+use catalog::{AgentId, AgentRecord, CheckKey, CheckStatus, IdentityScheme, MeshItem, SecretHash, ServiceKey, Topic};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tracing::warn;
@@ -76,6 +76,8 @@ pub(crate) struct Saved {
     pub(crate) mesh_port: u16,
     /// The address that others dialled, used again where none can be found.
     pub(crate) advertised: Option<IpAddr>,
+    /// The port for redirected connections of each service.
+    pub(crate) outbound: BTreeMap<ServiceKey, u16>,
 }
 
 /// Wraps what a file holds with what it is of.
@@ -100,6 +102,8 @@ struct SavedContent {
     mesh_port: u16,
     #[serde(default)]
     advertised: Option<IpAddr>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    outbound: Vec<(ServiceKey, u16)>,
 }
 
 /// Keeps an agent's files, or nothing where there is no data directory.
@@ -169,6 +173,7 @@ impl Store {
             statuses: content.statuses.into_iter().map(|(key, status, output)| (key, (status, output))).collect(),
             mesh_port: content.mesh_port,
             advertised: content.advertised,
+            outbound: content.outbound.into_iter().collect(),
         })
     }
 
@@ -186,6 +191,7 @@ impl Store {
             statuses: statuses.map(|(key, (status, output))| (key.clone(), *status, output.clone())).collect(),
             mesh_port: saved.mesh_port,
             advertised: saved.advertised,
+            outbound: saved.outbound.iter().map(|(service, port)| (service.clone(), *port)).collect(),
         };
         self.write(STATE_FILE, agent, &content)
     }

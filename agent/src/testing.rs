@@ -41,6 +41,8 @@ impl TestMesh {
             guardrails: Vec::new(),
             audit: Default::default(),
             min_key_exchange: catalog::KeyExchange::default(),
+            mesh_destinations_only: false,
+            allows_permissive: false,
             relaxations: Vec::new(),
         };
         Self { root, signer, item }

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     Action, AuditCause, AuditMode, Effect, Guardrail, Intention, IntentionKey, Principal, Relaxation, ServiceKey,
-    SourcePattern, SpiffeId, Timestamp,
+    ServicePattern, SourcePattern, SpiffeId, Timestamp,
 };
 
 /// Says who calls, as its certificate proved it.
@@ -68,6 +68,24 @@ impl Policy {
         intentions.sort_by(Intention::order);
         let (audit, relaxations) = (AuditMode::default(), Vec::new());
         Self { default_action, guardrails, intentions, audit, relaxations, restraint: None }
+    }
+
+    /// Returns the rule that refuses a caller of whom nothing is known, where a destination takes such callers: it matches no
+    /// intention, but a guardrail on the destination or a deny of everybody cannot rule it out.
+    #[must_use]
+    pub fn refuses_unknown(&self, destination: &ServiceKey) -> Option<Reason> {
+        let everybody = SourcePattern::Service(ServicePattern::Any);
+        let guardrail = self.guardrails.iter().find(|rule| rule.destination.matches(destination));
+        let guardrail = guardrail.map(|rule| Reason::Guardrail { name: rule.name.clone() });
+        let denies = |intention: &&Intention| {
+            intention.source == everybody
+                && intention.destination.matches(destination)
+                && matches!(intention.effect, Effect::Action(Action::Deny))
+        };
+        let deny = || self.intentions.iter().find(denies);
+        let deny = || deny().map(|rule| Reason::Intention { key: rule.key(), precedence: rule.precedence() });
+        let told = || self.restraint.as_ref().and_then(|told| told.refuses_unknown(destination));
+        guardrail.or_else(deny).or_else(told)
     }
 
     /// Adds where denials are only logged and counted.

@@ -584,6 +584,8 @@ impl Catalog {
             guardrails: self.mesh_entry.guardrails.clone(),
             audit: self.mesh_entry.audit.clone(),
             min_key_exchange: self.mesh_entry.min_key_exchange,
+            mesh_destinations_only: self.mesh_entry.mesh_destinations_only,
+            allows_permissive: self.mesh_entry.allows_permissive,
             relaxations: self.relaxations.values().map(|one| (**one).clone()).collect(),
         }))
     }

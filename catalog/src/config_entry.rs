@@ -12,8 +12,8 @@ use imbl::OrdMap;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    CatalogIndex, Protocol, ProviderName, RateLimits, ServiceKey, ServiceResolver, ServiceRouter, ServiceSplitter,
-    TokenProvider, UpstreamConfig, UpstreamSettings,
+    CatalogIndex, MtlsMode, Protocol, ProviderName, RateLimits, ServiceKey, ServiceResolver, ServiceRouter,
+    ServiceSplitter, TokenProvider, UpstreamConfig, UpstreamSettings,
 };
 
 /// Is one config entry.
@@ -103,6 +103,9 @@ pub struct ProxyDefaults {
     /// Whether instances of a caller's own zone come first where no resolver says otherwise.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub by_locality: bool,
+    /// Whom they take.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mtls_mode: Option<MtlsMode>,
 }
 
 /// Is what holds for one service, whoever calls it.
@@ -120,6 +123,9 @@ pub struct ServiceDefaults {
     /// How many requests its instances take.
     #[serde(default, skip_serializing_if = "RateLimits::is_empty")]
     pub rate_limits: RateLimits,
+    /// Whom it takes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mtls_mode: Option<MtlsMode>,
 }
 
 impl ServiceDefaults {
@@ -127,7 +133,7 @@ impl ServiceDefaults {
     #[must_use]
     pub fn new(service: ServiceKey) -> Self {
         let (upstreams, rate_limits) = (UpstreamConfig::default(), RateLimits::default());
-        Self { service, protocol: None, upstreams, rate_limits }
+        Self { service, protocol: None, upstreams, rate_limits, mtls_mode: None }
     }
 }
 
@@ -287,6 +293,17 @@ impl ConfigEntries {
         let own = self.defaults_of(service).and_then(|defaults| defaults.protocol);
         let of_all = || match &self.get(&ConfigKey::ProxyDefaults)?.content {
             ConfigContent::ProxyDefaults(defaults) => defaults.protocol,
+            _ => None,
+        };
+        own.or_else(of_all).unwrap_or_default()
+    }
+
+    /// Returns whom a service takes, where the `mesh` entry leaves the choice: as it says itself, else as all do.
+    #[must_use]
+    pub fn mtls_mode_of(&self, service: &ServiceKey) -> MtlsMode {
+        let own = self.defaults_of(service).and_then(|defaults| defaults.mtls_mode);
+        let of_all = || match &self.get(&ConfigKey::ProxyDefaults)?.content {
+            ConfigContent::ProxyDefaults(defaults) => defaults.mtls_mode,
             _ => None,
         };
         own.or_else(of_all).unwrap_or_default()

@@ -25,6 +25,7 @@ mod lifetime;
 mod login;
 mod membership;
 mod mesh;
+mod mtls_mode;
 mod name;
 mod network;
 mod node;
@@ -88,6 +89,7 @@ pub use membership::{
     Witness,
 };
 pub use mesh::{Mesh, MeshEntry, ServerMember};
+pub use mtls_mode::MtlsMode;
 pub use name::{
     AclName, AuthMethodName, BindingRuleId, CheckId, ConnectorName, InstanceId, InstanceKey, NameError, Namespace,
     NodeName, PolicyId, ProviderName, RoleId, ServerId, ServiceKey, ServiceName,

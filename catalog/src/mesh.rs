@@ -75,6 +75,12 @@ pub struct MeshEntry {
     /// The weakest key exchange that agents accept from one another.
     #[serde(default, skip_serializing_if = "KeyExchange::is_classical")]
     pub min_key_exchange: KeyExchange,
+    /// Whether services whose connections are redirected may call nobody outside the mesh.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub mesh_destinations_only: bool,
+    /// Whether services may take callers without identity.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub allows_permissive: bool,
     /// The index at which it was first written; 0 while nobody has.
     #[serde(default)]
     pub created: CatalogIndex,
@@ -90,6 +96,8 @@ impl Default for MeshEntry {
             guardrails: Vec::new(),
             audit: AuditMode::default(),
             min_key_exchange: KeyExchange::default(),
+            mesh_destinations_only: false,
+            allows_permissive: false,
             created: CatalogIndex::default(),
             modified: CatalogIndex::default(),
         }

@@ -90,6 +90,12 @@ pub struct MeshItem {
     /// The weakest key exchange that agents accept from one another.
     #[serde(default, skip_serializing_if = "KeyExchange::is_classical")]
     pub min_key_exchange: KeyExchange,
+    /// Whether services whose connections are redirected may call nobody outside the mesh.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub mesh_destinations_only: bool,
+    /// Whether services may take callers without identity.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub allows_permissive: bool,
     /// Where they are for a time.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub relaxations: Vec<Relaxation>,

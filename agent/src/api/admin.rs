@@ -113,10 +113,11 @@ impl std::fmt::Debug for Phase {
 /// Returns what is missing before every local service is served, one line each.
 pub(crate) fn missing(core: &Handle, proxy: &Proxy) -> Vec<String> {
     let mut missing = core.status().missing(wire::crypto::now());
-    let proxy = proxy.status();
+    let (not_taken, proxy) = (proxy.not_taken(), proxy.status());
     if !proxy.is_settled {
         missing.push("upstream: listeners not open yet".to_owned());
     }
+    missing.extend(not_taken.into_iter().map(|error| format!("redirection: {error}")));
     let upstreams = proxy.upstreams.into_iter();
     missing.extend(upstreams.filter_map(|upstream| upstream.outcome.err()).map(|error| format!("upstream: {error}")));
     missing

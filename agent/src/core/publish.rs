@@ -271,6 +271,10 @@ impl Core {
             settings: BTreeMap::new(),
             rate_limits: BTreeMap::new(),
             upstreams: Vec::new(),
+            outbound: self.outbound_ports(),
+            numbered: BTreeMap::new(),
+            mesh_destinations_only: mesh.mesh_destinations_only,
+            modes: BTreeMap::new(),
         };
         let called = self.called();
         for (topic, state) in view.iter().filter(|(topic, _)| is_gone_by(topic, &called, &view)) {
@@ -282,6 +286,9 @@ impl Core {
                 }
                 Topic::Endpoints(service) => {
                     snapshot.endpoints.insert(service.clone(), endpoints(state));
+                    if called.contains(service) {
+                        snapshot.numbered.extend(number_of(state).map(|number| (number, service.clone())));
+                    }
                 }
                 Topic::Config(service) => {
                     snapshot.protocols.insert(service.clone(), config_entries(state).protocol_of(service));
@@ -307,10 +314,14 @@ impl Core {
             });
             if let Some(state) = view.get(&Topic::Config(key.clone())) {
                 let entries = config_entries(state);
+                if mesh.allows_permissive && service.redirected {
+                    snapshot.modes.insert(key.clone(), entries.mtls_mode_of(&key));
+                }
                 if let Some(limits) = entries.rate_limits_of(&key) {
                     snapshot.rate_limits.insert(key.clone(), limits.clone());
                 }
-                for called in service.upstreams.iter().map(|upstream| &upstream.destination) {
+                let by_name = self.sought.services().filter(|_| service.redirected);
+                for called in service.upstreams.iter().map(|upstream| &upstream.destination).chain(by_name) {
                     let settings = entries.settings_of(&key, called);
                     if !settings.is_empty() {
                         snapshot.settings.insert((key.clone(), called.clone()), settings);

@@ -45,8 +45,11 @@ pub(super) fn both_revocations(one: &Arc<TopicState>, other: Option<&Arc<TopicSt
 
 /// Returns the entry of the mesh whose demands on connections are the stricter ones.
 pub(super) fn stricter(mut mesh: MeshItem, restraint: &View) -> MeshItem {
-    let told = mesh_of(restraint).map(|told| told.min_key_exchange);
-    mesh.min_key_exchange = told.map_or(mesh.min_key_exchange, |told| told.max(mesh.min_key_exchange));
+    if let Some(told) = mesh_of(restraint) {
+        mesh.min_key_exchange = mesh.min_key_exchange.max(told.min_key_exchange);
+        mesh.mesh_destinations_only |= told.mesh_destinations_only;
+        mesh.allows_permissive &= told.allows_permissive;
+    }
     mesh
 }
 

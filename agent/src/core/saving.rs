@@ -264,6 +264,7 @@ impl Core {
                 statuses: self.statuses.clone(),
                 mesh_port: self.mesh_port,
                 advertised: Some(self.advertise),
+                outbound: self.outbound.clone(),
             }
         });
         let leaves = std::mem::take(&mut self.saver.leaves_changed).then(|| {
@@ -306,6 +307,7 @@ mod tests {
             statuses: BTreeMap::new(),
             mesh_port: 0,
             advertised: None,
+            outbound: BTreeMap::new(),
         };
         let (events, mut inbox) = mpsc::channel(1);
         saver.write(Kept::default(), Some(saved), Some(Vec::new()), events);

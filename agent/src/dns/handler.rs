@@ -26,6 +26,8 @@ const UDP_BYTES_MAX: u16 = 1232;
 #[derive(Debug)]
 pub(super) struct Answerer {
     zones: Vec<Name>,
+    /// Whether only this machine can ask.
+    is_on_loopback: bool,
     names: Names,
     forwarder: Option<Forwarder>,
     pace: Pace,
@@ -50,9 +52,9 @@ impl Reply {
 }
 
 impl Answerer {
-    pub(super) fn new(zones: Vec<Name>, names: Names, forwarder: Option<Forwarder>) -> Self {
+    pub(super) fn new(zones: Vec<Name>, is_on_loopback: bool, names: Names, forwarder: Option<Forwarder>) -> Self {
         let seed = Seeded::from_entropy().next();
-        Self { zones, names, forwarder, pace: Pace::default(), seed, asked: AtomicU64::new(0) }
+        Self { zones, is_on_loopback, names, forwarder, pace: Pace::default(), seed, asked: AtomicU64::new(0) }
     }
 
     async fn reply(&self, request: &Request) -> Reply {
@@ -62,7 +64,10 @@ impl Answerer {
         if request.metadata.op_code != OpCode::Query {
             return Reply::refusal(ResponseCode::NotImp);
         }
-        if request.protocol() == Protocol::Udp && !self.pace.admits(request.src().ip(), Instant::now()) {
+        if request.protocol() == Protocol::Udp
+            && !self.is_on_loopback
+            && !self.pace.admits(request.src().ip(), Instant::now())
+        {
             return Reply { is_cut: true, ..Reply::default() };
         }
         let Ok(info) = request.request_info() else { return Reply::refusal(ResponseCode::FormErr) };
@@ -77,12 +82,18 @@ impl Answerer {
             }
             Some(zone) => Reply { answer: self.own(zone, name, asked).await, is_own: true, is_cut: false },
             None => match &self.forwarder {
-                Some(forwarder) if request.metadata.recursion_desired && may_recurse(request) => {
+                Some(forwarder) if request.metadata.recursion_desired && self.may_recurse(request) => {
                     Reply { answer: forwarder.ask(name, asked).await, ..Reply::default() }
                 }
                 _ => Reply::refusal(ResponseCode::Refused),
             },
         }
+    }
+
+    /// Reports whether somebody may have other names looked up: this machine may. What was led to loopback keeps the sender's
+    /// address, and is of this machine all the same.
+    fn may_recurse(&self, request: &Request) -> bool {
+        self.is_on_loopback || request.src().ip().to_canonical().is_loopback()
     }
 
     async fn own(&self, zone: &Name, name: &Name, asked: RecordType) -> Answer {
@@ -104,7 +115,7 @@ impl Answerer {
         let mut metadata = Metadata::response_from_request(&request.metadata);
         metadata.response_code = answer.code;
         metadata.authoritative = is_own;
-        metadata.recursion_available = self.forwarder.is_some() && may_recurse(request);
+        metadata.recursion_available = self.forwarder.is_some() && self.may_recurse(request);
         metadata.truncation = is_cut;
         let edns = request.edns.as_ref().map(|asked| {
             let mut edns = Edns::new();
@@ -125,11 +136,6 @@ impl Answerer {
             }
         }
     }
-}
-
-/// Reports whether somebody may have other names looked up: this machine may.
-fn may_recurse(request: &Request) -> bool {
-    request.src().ip().to_canonical().is_loopback()
 }
 
 impl RequestHandler for Answerer {

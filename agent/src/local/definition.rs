@@ -28,6 +28,10 @@ pub(crate) struct Definition {
     /// Whether its application is told who calls by the PROXY protocol.
     pub(crate) takes_proxy_header: bool,
     pub(crate) upstreams: Vec<LocalUpstream>,
+    /// Whether the kernel leads its connections to the agent.
+    pub(crate) redirected: bool,
+    /// Where it leads those that go out; the agent chooses where nothing is said.
+    pub(crate) outbound_port: Option<u16>,
     pub(crate) checks: Vec<CheckDefinition>,
     /// Where the application tells its own metrics.
     pub(crate) metrics_url: Option<Uri>,
@@ -88,11 +92,21 @@ impl Definition {
             checks.push(check);
         }
         let takes_proxy_header = service.proxy_protocol;
+        let (redirected, outbound_port) = (service.redirected, service.outbound_port);
         let metrics_url = match &service.metrics_url {
             None => None,
             Some(url) => Some(own_url(url).map_err(|problem| field("MetricsURL", problem))?),
         };
-        let definition = Self { instance, local_address, takes_proxy_header, upstreams, checks, metrics_url };
+        let definition = Self {
+            instance,
+            local_address,
+            takes_proxy_header,
+            upstreams,
+            redirected,
+            outbound_port,
+            checks,
+            metrics_url,
+        };
         let own = definition.checks.iter().map(|check| check.check.clone()).collect();
         acceptable(node, vec![definition.instance.clone()], own)?;
         Ok(definition)

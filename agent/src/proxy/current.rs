@@ -16,6 +16,7 @@ use super::http::rate::RateLimiter;
 use super::outbound::allowance::{Allowance, Allowed, Counted};
 use super::outbound::call_error::CallError;
 use super::outbound::cluster::Cluster;
+use super::outbound::door::Door;
 use super::outbound::endpoints::{Endpoints, Scope, Targets};
 use super::snapshot::{Snapshot, UpstreamListener, is_same_leaf};
 use crate::metrics::{Direction, PairCounters, ProxyMetrics, TcpCounters};
@@ -32,6 +33,8 @@ pub(crate) struct Current {
     pub(crate) has_rules_that_end: bool,
     sides: BTreeMap<ServiceKey, Arc<ServerSide>>,
     calls: BTreeMap<SocketAddr, Arc<Called>>,
+    /// Of listeners that are for whatever a service calls: by who calls whom.
+    pairs: BTreeMap<(ServiceKey, ServiceKey), Arc<Called>>,
     /// Among which instances the calls of each way choose, by the service that is called.
     ways: BTreeMap<ServiceKey, Arc<[Targets]>>,
     /// Of the services that are called over HTTP.
@@ -202,21 +205,29 @@ impl Current {
             (service.clone(), counts)
         });
         let counts = counts.collect();
+        let called = |upstream: &UpstreamListener, known: Option<&Arc<Called>>| match previous.zip(known) {
+            Some((previous, known)) if known.is_of(&snapshot, &previous.snapshot, upstream) => Arc::clone(known),
+            known => Arc::new(Called::new(&snapshot, upstream, known.map(|(_, known)| known))),
+        };
         let mut calls = BTreeMap::new();
         for upstream in &snapshot.upstreams {
             // Of several with one address only the first is heard.
-            calls.entry(upstream.address).or_insert_with(|| {
-                let known = previous.and_then(|previous| Some((previous, previous.call(upstream.address)?)));
-                match known {
-                    Some((previous, known)) if known.is_of(&snapshot, &previous.snapshot, upstream) => {
-                        Arc::clone(known)
-                    }
-                    known => Arc::new(Called::new(&snapshot, upstream, known.map(|(_, known)| known))),
-                }
-            });
+            let known = previous.and_then(|previous| previous.call(upstream.address));
+            calls.entry(upstream.address).or_insert_with(|| called(upstream, known));
+        }
+        let mut pairs = BTreeMap::new();
+        for owner in snapshot.outbound.values() {
+            for (number, destination) in &snapshot.numbered {
+                let address = SocketAddr::new(number.virtual_v4().into(), 0);
+                let (owner, destination) = (owner.clone(), destination.clone());
+                let upstream = UpstreamListener { owner: owner.clone(), destination: destination.clone(), address };
+                let pair = (owner, destination);
+                let known = previous.and_then(|previous| previous.pairs.get(&pair));
+                pairs.insert(pair, called(&upstream, known));
+            }
         }
         let mut ways = BTreeMap::new();
-        for called in calls.values() {
+        for called in calls.values().chain(pairs.values()) {
             ways.entry(called.upstream.destination.clone()).or_insert_with(|| {
                 let legs = called.routes.legs().iter();
                 legs.map(|leg| endpoints.targets(&snapshot, leg, Scope::Anywhere)).collect()
@@ -227,7 +238,20 @@ impl Current {
             Some((service.clone(), RateLimiter::renewed(known, limits)?))
         });
         let rates = rates.collect();
-        Self { snapshot, generation, has_rules_that_end, sides, calls, ways, rules, providers, counts, rates, nobody }
+        Self {
+            snapshot,
+            generation,
+            has_rules_that_end,
+            sides,
+            calls,
+            pairs,
+            ways,
+            rules,
+            providers,
+            counts,
+            rates,
+            nobody,
+        }
     }
 
     /// Returns how a local service answers; nothing while it has no leaf.
@@ -238,6 +262,14 @@ impl Current {
     /// Returns which service calls which through a listener.
     pub(crate) fn call(&self, listener: SocketAddr) -> Option<&Arc<Called>> {
         self.calls.get(&listener)
+    }
+
+    /// Returns who calls whom for a caller that came in by a door.
+    pub(crate) fn called_by(&self, door: &Door) -> Option<&Arc<Called>> {
+        match door {
+            Door::Upstream(listener) => self.call(*listener),
+            Door::Service { owner, destination, .. } => self.pairs.get(&(owner.clone(), destination.clone())),
+        }
     }
 
     /// Returns among which instances calls of a service choose that go a way.

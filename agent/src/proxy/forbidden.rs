@@ -12,17 +12,23 @@ pub(crate) struct Forbidden {
     mesh: SocketAddr,
     others: Vec<SocketAddr>,
     upstreams: ArcSwap<Vec<SocketAddr>>,
+    outbound: ArcSwap<Vec<SocketAddr>>,
 }
 
 impl Forbidden {
     /// Takes the mesh listener's address and those of the process's other listeners.
     pub(crate) fn new(mesh: SocketAddr, others: Vec<SocketAddr>) -> Self {
-        Self { mesh, others, upstreams: ArcSwap::default() }
+        Self { mesh, others, upstreams: ArcSwap::default(), outbound: ArcSwap::default() }
     }
 
     /// Replaces the addresses of the upstream listeners.
     pub(crate) fn set_upstreams(&self, upstreams: Vec<SocketAddr>) {
         self.upstreams.store(Arc::new(upstreams));
+    }
+
+    /// Replaces the addresses of the listeners for redirected connections.
+    pub(crate) fn set_outbound(&self, outbound: Vec<SocketAddr>) {
+        self.outbound.store(Arc::new(outbound));
     }
 
     /// Reports whether an application may be dialled here.
@@ -36,6 +42,8 @@ impl Forbidden {
         is_no_application(address.ip())
             || self.others.iter().any(|own| reaches(address, *own))
             || self.upstreams.load().iter().any(|own| reaches(address, *own))
+            || self.outbound.load().iter().any(|own| reaches(address, *own))
+            || catalog::AddressNumber::is_virtual(address.ip())
     }
 }
 

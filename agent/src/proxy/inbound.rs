@@ -2,6 +2,7 @@
 
 mod carrier;
 pub(crate) mod ingress;
+mod plaintext;
 mod tunnel;
 
 use std::net::SocketAddr;
@@ -25,6 +26,7 @@ use super::decide::{Admission, decide, may_ask};
 use super::handshake::{Connection, HandshakeError, identify};
 use super::http::inbound::{Caller as HttpCaller, serve_bytes, serve_connect};
 use super::open_streams::Closing;
+use super::outbound::redirected::original_destination;
 use super::proxy_header;
 use super::refusal::Refusal;
 use super::room::Room;
@@ -44,6 +46,12 @@ pub(crate) async fn listen(room: Arc<Room>, listener: TcpListener) {
 
 /// Carries one inbound connection from accept to close.
 async fn serve(room: Arc<Room>, accepted: Accepted) {
+    // What was led here from the port of a permissive service comes of nobody who is known.
+    if let Some(dialled) = original_destination(&accepted.stream)
+        && plaintext::concerns(&room, dialled)
+    {
+        return plaintext::serve(room, accepted, dialled).await;
+    }
     let Accepted { stream, from, permit: _permit } = accepted;
     let started = Instant::now();
     let (connection, stream, speaks_tunnel) = match shake_hands(&room, stream, from).await {

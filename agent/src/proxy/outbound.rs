@@ -3,9 +3,11 @@
 pub(crate) mod allowance;
 pub(crate) mod call_error;
 pub(crate) mod cluster;
+pub(crate) mod door;
 pub(crate) mod endpoints;
 pub(crate) mod hashing;
 pub(crate) mod pool;
+pub(crate) mod redirected;
 mod ring;
 mod standing;
 pub(crate) mod tunnel;
@@ -21,6 +23,7 @@ use tokio::time::Instant;
 
 use self::allowance::Counted;
 use self::call_error::CallError;
+use self::door::Door;
 use self::endpoints::{Chosen, Tried};
 use self::pool::TunnelKey;
 use self::tunnel::{Lease, Plan};
@@ -62,22 +65,27 @@ enum NotOpened {
     Closed(Closing),
 }
 
-/// Carries one connection of a local service from accept to close.
+/// Carries one connection to an upstream's listener from accept to close.
 async fn serve(room: Arc<Room>, listener: SocketAddr, accepted: Accepted) {
+    serve_by(room, Door::Upstream(listener), accepted).await;
+}
+
+/// Carries one connection of a local service from accept to close.
+async fn serve_by(room: Arc<Room>, door: Door, accepted: Accepted) {
     let Accepted { stream: caller, from, permit: _permit } = accepted;
     let started = Instant::now();
-    let call = match identify(&room, listener) {
+    let call = match identify(&room, &door) {
         Ok(call) => call,
-        Err(error) => return refuse(&room, caller, listener, from, &NotOpened::Failed(error)),
+        Err(error) => return refuse(&room, caller, &door, from, &NotOpened::Failed(error)),
     };
     if call.current.snapshot.protocol(&call.called.upstream.destination).is_http() {
-        return http::outbound::serve(room, listener, from, caller).await;
+        return http::outbound::serve(room, door, from, caller).await;
     }
     let destination = &call.called.upstream.destination;
     let mut place = room.streams.enter_outbound(Some(destination.clone()));
     // Entered too late to be walked, it is seen here that its bytes must be read.
     if room.current.load().as_ref().is_some_and(|current| current.snapshot.protocol(destination).is_http()) {
-        return refuse(&room, caller, listener, from, &NotOpened::Closed(Closing::Changed));
+        return refuse(&room, caller, &door, from, &NotOpened::Closed(Closing::Changed));
     }
     let opened = tokio::select! {
         closing = place.closing() => Err(NotOpened::Closed(closing)),
@@ -87,7 +95,7 @@ async fn serve(room: Arc<Room>, listener: SocketAddr, accepted: Accepted) {
     let (stream, lease, endpoint) = match opened {
         Ok((Opened::Stream(stream), lease, endpoint)) => (stream, lease, endpoint),
         Ok((Opened::Ready(_), ..)) => return,
-        Err(why) => return refuse(&room, caller, listener, from, &why),
+        Err(why) => return refuse(&room, caller, &door, from, &why),
     };
     if let Some(end) = call.called.end(&endpoint.service) {
         place.reached(Arc::clone(end), lease.peer().key_exchange);
@@ -212,9 +220,9 @@ pub(crate) fn note(room: &Room, call: &Call, endpoint: &Chosen, is_failure: bool
 }
 
 /// Finds which service calls which, and with what identity.
-pub(crate) fn identify(room: &Room, listener: SocketAddr) -> Result<Call, CallError> {
-    let current = room.current.load_full().ok_or(CallError::NoUpstream(listener))?;
-    let called = Arc::clone(current.call(listener).ok_or(CallError::NoUpstream(listener))?);
+pub(crate) fn identify(room: &Room, door: &Door) -> Result<Call, CallError> {
+    let current = room.current.load_full().ok_or(CallError::NoUpstream(door.address()))?;
+    let called = Arc::clone(current.called_by(door).ok_or(CallError::NoUpstream(door.address()))?);
     Ok(Call { called, current })
 }
 
@@ -271,20 +279,20 @@ async fn attempt(
 }
 
 /// Ends a connection that cannot be carried. A reset, not an end of stream: nothing was answered.
-fn refuse(room: &Room, caller: TcpStream, listener: SocketAddr, from: SocketAddr, why: &NotOpened) {
+fn refuse(room: &Room, caller: TcpStream, door: &Door, from: SocketAddr, why: &NotOpened) {
     let (phase, reason) = match why {
         NotOpened::Failed(error) => (error.phase(), error.label()),
         NotOpened::Closed(closing) => ("open", closing.label()),
     };
     room.metrics.refused(Direction::Outbound, phase, reason);
     let current = room.current.load_full();
-    let upstream = current.as_ref().and_then(|current| current.call(listener)).map(|called| &called.upstream);
+    let upstream = current.as_ref().and_then(|current| current.called_by(door)).map(|called| &called.upstream);
     tracing::info!(
         direction = "outbound",
         service = upstream.map(|upstream| tracing::field::display(&upstream.destination)),
         source = upstream.map(|upstream| tracing::field::display(&upstream.owner)),
         src.addr = %from,
-        dst.addr = %listener,
+        dst.addr = %door,
         reason,
         error = %wire::one_line(why),
         "connection refused"

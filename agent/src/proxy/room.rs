@@ -1,8 +1,9 @@
 //! What all tasks of the data plane share.
 
+use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
@@ -41,6 +42,8 @@ pub(crate) struct Room {
     pub(crate) providers: Providers,
     pub(crate) request_ids: RequestIds,
     pub(crate) forbidden: Forbidden,
+    /// How the listeners for redirected connections stand, by port.
+    pub(crate) redirected: Mutex<BTreeMap<u16, Result<(), String>>>,
     pub(crate) limits: Limits,
     pub(crate) clock: Clock,
     pub(crate) metrics: ProxyMetrics,
@@ -93,6 +96,7 @@ impl Room {
             providers: Providers::new(limits.keys_reach, metrics.clone()),
             request_ids: RequestIds::default(),
             forbidden,
+            redirected: Mutex::default(),
             connection_permits: Arc::new(Semaphore::new(limits.connections_max)),
             stream_permits: Arc::new(Semaphore::new(limits.streams_max)),
             gateway_permits: Arc::new(Semaphore::new(limits.connections_max)),

@@ -5,8 +5,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use catalog::{
-    CatalogIndex, Endpoint, Gateway, IdentityScheme, InstanceKey, KeyExchange, Policy, Protocol, RateLimits, Routes,
-    ServiceKey, SpiffeId, Target, TargetKey, TokenProvider, UpstreamSettings,
+    AddressNumber, CatalogIndex, Endpoint, Gateway, IdentityScheme, InstanceKey, KeyExchange, MtlsMode, Policy,
+    Protocol, RateLimits, Routes, ServiceKey, SpiffeId, Target, TargetKey, TokenProvider, UpstreamSettings,
 };
 use wire::tls::{PeerIdentity, TlsIdentity, TrustAnchors};
 
@@ -54,6 +54,14 @@ pub struct Snapshot {
     pub rate_limits: BTreeMap<ServiceKey, RateLimits>,
     /// The loopback listeners to hold open. Of several with one address only the first is.
     pub upstreams: Vec<UpstreamListener>,
+    /// The ports of the listeners for redirected connections, with the service whose these are.
+    pub outbound: BTreeMap<u16, ServiceKey>,
+    /// The services that these may be for, by number.
+    pub numbered: BTreeMap<AddressNumber, ServiceKey>,
+    /// Whether redirected connections go to services of the mesh only.
+    pub mesh_destinations_only: bool,
+    /// Whom each local service takes, where what comes to it is redirected; strictly without an entry.
+    pub modes: BTreeMap<ServiceKey, MtlsMode>,
 }
 
 /// Is an instance that this agent stands beside.

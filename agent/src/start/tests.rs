@@ -111,6 +111,7 @@ async fn p5_the_advertised_address_of_the_last_run_holds_where_none_is_found() {
         statuses: Default::default(),
         mesh_port: 0,
         advertised: Some(kept),
+        outbound: Default::default(),
     };
     assert_eq!(super::advertised(&config, any, &identity, Some(&saved)).await.unwrap(), kept);
     assert!(matches!(super::advertised(&config, any, &identity, None).await, Err(StartError::Advertise)));

@@ -25,6 +25,7 @@ fn saved(mesh: &TestMesh) -> Saved {
         statuses: BTreeMap::from([(key, (CheckStatus::Warning, "slow".to_owned()))]),
         mesh_port: 20000,
         advertised: Some("10.0.0.7".parse().unwrap()),
+        outbound: Default::default(),
     }
 }
 

@@ -4,8 +4,8 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use super::{Attempt, Catalog, Touched};
 use crate::{
-    CatalogIndex, ConfigChange, ConfigEntries, ConfigEntry, ConfigKey, Intention, Item, Outcome, Policy, Protocol,
-    Refusal, ServiceKey, ServicePattern, WatchKey,
+    CatalogIndex, ConfigChange, ConfigContent, ConfigEntries, ConfigEntry, ConfigKey, Intention, Item, MtlsMode,
+    Outcome, Policy, Protocol, Refusal, ServiceKey, ServicePattern, WatchKey,
 };
 
 /// How many rules a refusal names at most.
@@ -49,6 +49,7 @@ impl Catalog {
         if previous.is_some_and(|held| held.content == entry.content && held.meta == entry.meta) {
             return Ok(Outcome::Done);
         }
+        self.check_permissive(&key, entry)?;
         let created = previous.map_or(index, |held| held.created);
         let mut next = self.config.clone();
         next.insert(Arc::new(ConfigEntry { created, modified: index, ..entry.clone() }));
@@ -104,6 +105,20 @@ impl Catalog {
         let problem =
             format!("the rules on requests of {} need an HTTP protocol: change these first", named.join(", "));
         Err(Refusal::invalid(format!("{key}: protocol"), problem))
+    }
+
+    /// Refuses to let callers without identity in where the mesh does not allow that.
+    fn check_permissive(&self, key: &ConfigKey, entry: &ConfigEntry) -> Result<(), Refusal> {
+        let mode = match &entry.content {
+            ConfigContent::ProxyDefaults(defaults) => defaults.mtls_mode,
+            ConfigContent::ServiceDefaults(defaults) => defaults.mtls_mode,
+            _ => None,
+        };
+        if mode != Some(MtlsMode::Permissive) || self.mesh_entry.allows_permissive {
+            return Ok(());
+        }
+        let problem = "permissive needs `allow_enabling_permissive_mutual_tls` in the `mesh` entry first";
+        Err(Refusal::invalid(format!("{key}: mutual_tls_mode"), problem))
     }
 
     /// Refuses to take away a provider of tokens that rules ask for.

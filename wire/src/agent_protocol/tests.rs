@@ -146,6 +146,8 @@ fn mesh() -> MeshItem {
         }],
         audit: catalog::AuditMode::default(),
         min_key_exchange: catalog::KeyExchange::default(),
+        mesh_destinations_only: false,
+        allows_permissive: false,
         relaxations: Vec::new(),
     }
 }

@@ -34,12 +34,38 @@ pub struct MeshConfigEntry {
     /// The weakest key exchange that agents accept from one another: `classical` or `hybrid`.
     #[schema(value_type = String)]
     pub min_key_exchange: KeyExchange,
+    /// What holds of redirected connections.
+    #[serde(default, skip_serializing_if = "TransparentProxyEntry::is_default")]
+    #[schema(value_type = Object)]
+    pub transparent_proxy: TransparentProxyEntry,
+    /// Whether services may be made to take callers without identity.
+    #[serde(rename = "AllowEnablingPermissiveMutualTLS", default, skip_serializing_if = "std::ops::Not::not")]
+    pub allows_permissive: bool,
     /// The index at which it was first written.
     #[schema(value_type = u64)]
     pub create_index: CatalogIndex,
     /// The index of the last change.
     #[schema(value_type = u64)]
     pub modify_index: CatalogIndex,
+}
+
+/// Writes or shows what holds of redirected connections.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct TransparentProxyEntry {
+    /// Whether they go to services of the mesh only.
+    #[serde(default)]
+    pub mesh_destinations_only: bool,
+}
+
+impl TransparentProxyEntry {
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+
+    fn read(fields: &mut Fields) -> Result<Self, DecodeError> {
+        Ok(Self { mesh_destinations_only: fields.flag("MeshDestinationsOnly")?.unwrap_or(false) })
+    }
 }
 
 /// Writes or shows a guardrail.
@@ -102,20 +128,13 @@ impl MeshConfigEntry {
             })?,
             audit: fields.object("Audit", AuditModeEntry::read)?.unwrap_or_default(),
             min_key_exchange: fields.parsed("MinKeyExchange")?.unwrap_or_default(),
+            transparent_proxy: fields.object("TransparentProxy", TransparentProxyEntry::read)?.unwrap_or_default(),
+            allows_permissive: fields.flag("AllowEnablingPermissiveMutualTLS")?.unwrap_or(false),
             create_index: CatalogIndex::default(),
             modify_index: CatalogIndex::default(),
         };
         fields.ignored(&["CreateIndex", "ModifyIndex", "Hash"]);
-        fields.unsupported(&[
-            "TransparentProxy",
-            "AllowEnablingPermissiveMutualTLS",
-            "TLS",
-            "HTTP",
-            "Peering",
-            "ValidateClusters",
-            "Meta",
-            "Namespace",
-        ])?;
+        fields.unsupported(&["TLS", "HTTP", "Peering", "ValidateClusters", "Meta", "Namespace"])?;
         Ok(entry)
     }
 }
@@ -142,6 +161,8 @@ impl MeshConfigEntry {
             guardrails: self.guardrails.into_iter().map(guardrail).collect(),
             audit: AuditMode { mesh: self.audit.mesh, namespaces: self.audit.namespaces },
             min_key_exchange: self.min_key_exchange,
+            mesh_destinations_only: self.transparent_proxy.mesh_destinations_only,
+            allows_permissive: self.allows_permissive,
             created: CatalogIndex::default(),
             modified: CatalogIndex::default(),
         })
@@ -162,6 +183,8 @@ impl From<&MeshEntry> for MeshConfigEntry {
             guardrails: entry.guardrails.iter().map(guardrail).collect(),
             audit: AuditModeEntry { mesh: entry.audit.mesh, namespaces: entry.audit.namespaces.clone() },
             min_key_exchange: entry.min_key_exchange,
+            transparent_proxy: TransparentProxyEntry { mesh_destinations_only: entry.mesh_destinations_only },
+            allows_permissive: entry.allows_permissive,
             create_index: entry.created,
             modify_index: entry.modified,
         }
@@ -195,6 +218,8 @@ mod tests {
             guardrails = [{ name = "no-legacy", source = "legacy/*", destination = "*/*" }]
             audit { namespaces = ["shop"] }
             min_key_exchange = "hybrid"
+            transparent_proxy { mesh_destinations_only = true }
+            allow_enabling_permissive_mutual_tls = true
         "#;
         let entry = mesh(from_value(Format::Hcl.read(text).unwrap(), "")).unwrap();
         let kept = entry.clone().into_entry().unwrap();
@@ -203,6 +228,7 @@ mod tests {
         let again = serde_json::to_vec(&entry).unwrap();
         assert_eq!(mesh(from_json(&again)).unwrap(), entry);
         assert_eq!(kept.min_key_exchange, KeyExchange::Hybrid);
+        assert!(kept.mesh_destinations_only && kept.allows_permissive);
         assert!(kept.audit.namespaces.contains(&"shop".parse().unwrap()) && !kept.audit.mesh);
     }
 
@@ -213,8 +239,8 @@ mod tests {
             "`Kind`: weft carries out no entries of kind",
         );
         refused(
-            r#"{"Kind": "mesh", "TransparentProxy": {"MeshDestinationsOnly": true}}"#,
-            "`TransparentProxy.MeshDestinationsOnly` is not supported",
+            r#"{"Kind": "mesh", "TLS": {"Incoming": {"TLSMinVersion": "TLSv1_2"}}}"#,
+            "`TLS.Incoming.TLSMinVersion` is not supported",
         );
         refused(r#"{"Kind": "mesh", "Name": "other"}"#, "`Name`");
         refused(r#"{"Kind": "mesh", "MinKeyExchange": "quantum"}"#, "use `classical` or `hybrid`");

@@ -40,6 +40,10 @@ pub struct ServiceDefinition {
     pub checks: Vec<CheckDefinition>,
     /// The services that it calls; no two of them listen on one port.
     pub upstreams: Vec<Upstream>,
+    /// Whether the kernel leads its connections to the agent: Consul's mode `transparent`.
+    pub redirected: bool,
+    /// Where it leads those that go out; none where the agent is to choose.
+    pub outbound_port: Option<u16>,
     /// Whether the application wants to be told who calls by the PROXY protocol. Consul has no such field.
     pub proxy_protocol: bool,
     /// Where callers of the mesh are taken by a proxy of its own, or by the application itself, instead of by its agent;
@@ -114,7 +118,9 @@ impl ServiceDefinition {
             })?,
             enable_tag_override: fields.flag("EnableTagOverride")?.unwrap_or(false),
             checks: Vec::new(),
-            upstreams: [proxy, connect].concat(),
+            redirected: proxy.redirected || connect.redirected,
+            outbound_port: proxy.outbound_port.or(connect.outbound_port),
+            upstreams: [proxy.upstreams, connect.upstreams].concat(),
             proxy_protocol: false,
             mesh_port: None,
             metrics_url: None,

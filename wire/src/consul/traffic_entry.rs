@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use ::catalog::{
-    CatalogIndex, ConfigContent, ConfigKey, Namespace, Protocol, ProviderName, ProxyDefaults, RateLimits,
+    CatalogIndex, ConfigContent, ConfigKey, MtlsMode, Namespace, Protocol, ProviderName, ProxyDefaults, RateLimits,
     ServiceDefaults, ServiceKey, ServiceName,
 };
 use serde::Serialize;
@@ -81,6 +81,8 @@ struct ProxyDefaultsContent {
     config: ProxyConfig,
     #[serde(skip_serializing_if = "Option::is_none")]
     prioritize_by_locality: Option<LocalityMode>,
+    #[serde(rename = "MutualTLSMode", skip_serializing_if = "Option::is_none")]
+    mtls_mode: Option<MtlsMode>,
 }
 
 /// Says whether instances of a caller's own zone come first.
@@ -102,6 +104,7 @@ struct ServiceDefaultsContent {
     protocol: Option<Protocol>,
     upstreams: UpstreamConfigEntry,
     rate_limits: RateLimits,
+    mtls_mode: Option<MtlsMode>,
 }
 
 impl ServiceDefaultsContent {
@@ -110,6 +113,7 @@ impl ServiceDefaultsContent {
         shown.put("Protocol", self.protocol.map(|protocol| protocol.to_string()));
         self.upstreams.show(&mut shown);
         show_rate_limits(&self.rate_limits, &mut shown);
+        shown.put("MutualTLSMode", self.mtls_mode.map(|mode| mode.to_string()));
         shown.into_map()
     }
 }
@@ -160,11 +164,11 @@ impl TrafficEntry {
         let config = fields.object("Config", |config| Ok(ProxyConfig { protocol: config.parsed("protocol")? }))?;
         let prioritize_by_locality =
             read_locality(fields)?.filter(|is_first| *is_first).map(|_| LocalityMode { mode: "failover" });
+        let mtls_mode = fields.parsed("MutualTLSMode")?;
         fields.unsupported(&[
             "Namespace",
             "Mode",
             "TransparentProxy",
-            "MutualTLSMode",
             "MeshGateway",
             "Expose",
             "AccessLogs",
@@ -172,7 +176,7 @@ impl TrafficEntry {
             "FailoverPolicy",
         ])?;
         let config = config.unwrap_or_default();
-        let content = Content::ProxyDefaults(ProxyDefaultsContent { config, prioritize_by_locality });
+        let content = Content::ProxyDefaults(ProxyDefaultsContent { config, prioritize_by_locality, mtls_mode });
         Self::read_ends(PROXY_DEFAULTS, GLOBAL.to_owned(), None, content, fields)
     }
 
@@ -218,13 +222,17 @@ impl TrafficEntry {
         let content = match self.content {
             Content::ProxyDefaults(says) => {
                 let by_locality = says.prioritize_by_locality.is_some();
-                ConfigContent::ProxyDefaults(ProxyDefaults { protocol: says.config.protocol, by_locality })
+                ConfigContent::ProxyDefaults(ProxyDefaults {
+                    protocol: says.config.protocol,
+                    by_locality,
+                    mtls_mode: says.mtls_mode,
+                })
             }
             Content::ServiceDefaults(says) => {
                 let service = named(&self.name)?;
                 let upstreams = says.upstreams.into_config(&service.namespace);
-                let (protocol, rate_limits) = (says.protocol, says.rate_limits);
-                ConfigContent::ServiceDefaults(ServiceDefaults { service, protocol, upstreams, rate_limits })
+                let (protocol, rate_limits, mtls_mode) = (says.protocol, says.rate_limits, says.mtls_mode);
+                ConfigContent::ServiceDefaults(ServiceDefaults { service, protocol, upstreams, rate_limits, mtls_mode })
             }
             Content::Router(says) => ConfigContent::ServiceRouter(says.into_router(named(&self.name)?)),
             Content::Splitter(says) => ConfigContent::ServiceSplitter(says.into_splitter(named(&self.name)?)),
@@ -267,12 +275,17 @@ impl From<&::catalog::ConfigEntry> for TrafficEntry {
             ConfigContent::ProxyDefaults(says) => {
                 let config = ProxyConfig { protocol: says.protocol };
                 let prioritize_by_locality = says.by_locality.then_some(LocalityMode { mode: "failover" });
-                Content::ProxyDefaults(ProxyDefaultsContent { config, prioritize_by_locality })
+                Content::ProxyDefaults(ProxyDefaultsContent {
+                    config,
+                    prioritize_by_locality,
+                    mtls_mode: says.mtls_mode,
+                })
             }
             ConfigContent::ServiceDefaults(says) => Content::ServiceDefaults(ServiceDefaultsContent {
                 protocol: says.protocol,
                 upstreams: UpstreamConfigEntry::of(&says.upstreams),
                 rate_limits: says.rate_limits.clone(),
+                mtls_mode: says.mtls_mode,
             }),
             ConfigContent::ServiceRouter(says) => Content::Router(RouterEntry::of(says)),
             ConfigContent::ServiceSplitter(says) => Content::Splitter(SplitterEntry::of(says)),
@@ -299,11 +312,11 @@ fn read_service_defaults(fields: &mut Fields) -> Result<ServiceDefaultsContent, 
         protocol: fields.parsed("Protocol")?,
         upstreams: UpstreamConfigEntry::read(fields)?,
         rate_limits: read_rate_limits(fields)?,
+        mtls_mode: fields.parsed("MutualTLSMode")?,
     };
     fields.unsupported(&[
         "Mode",
         "TransparentProxy",
-        "MutualTLSMode",
         "MeshGateway",
         "Expose",
         "ExternalSNI",

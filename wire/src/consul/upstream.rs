@@ -7,8 +7,29 @@ use catalog::{Namespace, ServiceKey, ServiceName, Upstream};
 use super::default_partition;
 use crate::decode::{DecodeError, Fields};
 
-/// Reads a `Proxy`, of which weft carries out the upstreams; `namespace` is the service's own.
-pub(super) fn read_proxy(fields: &mut Fields, namespace: &Namespace) -> Result<Vec<Upstream>, DecodeError> {
+/// Is what a `Proxy` says of a service.
+#[derive(Debug, Clone, Default)]
+pub(super) struct ProxyOf {
+    /// The services that it calls by listeners of their own.
+    pub(super) upstreams: Vec<Upstream>,
+    /// Whether the kernel leads its connections to the agent.
+    pub(super) redirected: bool,
+    /// Where it leads those that go out.
+    pub(super) outbound_port: Option<u16>,
+}
+
+/// Reads a `Proxy`, of which weft carries out the upstreams and the mode; `namespace` is the service's own.
+pub(super) fn read_proxy(fields: &mut Fields, namespace: &Namespace) -> Result<ProxyOf, DecodeError> {
+    let redirected = match fields.text("Mode")?.as_str() {
+        "" | "direct" => false,
+        "transparent" => true,
+        mode => return Err(fields.refuse("Mode", format!("`{}`: use direct or transparent", mode.escape_debug()))),
+    };
+    let outbound_port = fields.object("TransparentProxy", |proxy| {
+        let port = proxy.port("OutboundListenerPort")?;
+        proxy.unsupported(&["DialedDirectly"])?;
+        Ok(Some(port).filter(|port| *port != 0))
+    })?;
     let upstreams = fields.objects("Upstreams", |upstream| read_upstream(upstream, namespace))?;
     fields.unsupported(&[
         "DestinationServiceName",
@@ -16,8 +37,6 @@ pub(super) fn read_proxy(fields: &mut Fields, namespace: &Namespace) -> Result<V
         "LocalServiceAddress",
         "LocalServicePort",
         "LocalServiceSocketPath",
-        "Mode",
-        "TransparentProxy",
         "Config",
         "MeshGateway",
         "Expose",
@@ -25,11 +44,11 @@ pub(super) fn read_proxy(fields: &mut Fields, namespace: &Namespace) -> Result<V
         "AccessLogs",
         "MutualTLSMode",
     ])?;
-    Ok(upstreams)
+    Ok(ProxyOf { upstreams, redirected, outbound_port: outbound_port.flatten() })
 }
 
 /// Reads a `Connect`; an empty `SidecarService` says only that the service is in the mesh, which every one is.
-pub(super) fn read_connect(fields: &mut Fields, namespace: &Namespace) -> Result<Vec<Upstream>, DecodeError> {
+pub(super) fn read_connect(fields: &mut Fields, namespace: &Namespace) -> Result<ProxyOf, DecodeError> {
     let sidecar = fields.object("SidecarService", |sidecar| {
         let upstreams = sidecar.object("Proxy", |proxy| read_proxy(proxy, namespace))?;
         sidecar.unsupported(&[

@@ -31,34 +31,30 @@ use super::upgrade::{self, Granted};
 use crate::metrics::Direction;
 use crate::proxy::outbound::allowance::Counted;
 use crate::proxy::outbound::call_error::CallError;
+use crate::proxy::outbound::door::Door;
 use crate::proxy::outbound::endpoints::{Chosen, Tried};
 use crate::proxy::outbound::hashing::{self, HashedRequest};
 use crate::proxy::outbound::{Call, Course, Opened, Wanted, identify, note, open};
 use crate::proxy::room::Room;
 
 /// Answers the requests of a local application's connection until it ends.
-pub(crate) async fn serve(room: Arc<Room>, listener: SocketAddr, from: SocketAddr, stream: TcpStream) {
-    let answer = |request| answer(Arc::clone(&room), listener, from, request);
+pub(crate) async fn serve(room: Arc<Room>, door: Door, from: SocketAddr, stream: TcpStream) {
+    let answer = |request| answer(Arc::clone(&room), door.clone(), from, request);
     let (leave, cut) = (room.outbound.stopping.cancelled(), room.outbound.cut.cancelled());
     let ended = room.server.serve(Reader::Outbound, stream, answer, leave, cut);
     if let Err(error) = ended.await {
         room.metrics.refused(Direction::Outbound, "read", server::label(error.as_ref()));
         tracing::debug!(
-            direction = "outbound", src.addr = %from, dst.addr = %listener, error = %wire::one_line(error.as_ref()),
+            direction = "outbound", src.addr = %from, dst.addr = %door, error = %wire::one_line(error.as_ref()),
             "connection of requests failed"
         );
     }
 }
 
-async fn answer(
-    room: Arc<Room>,
-    listener: SocketAddr,
-    from: SocketAddr,
-    mut request: Request<Incoming>,
-) -> Response<Reply> {
+async fn answer(room: Arc<Room>, door: Door, from: SocketAddr, mut request: Request<Incoming>) -> Response<Reply> {
     let manner = Manner::of(&request);
     let upgrade = request.headers().contains_key(http::header::UPGRADE).then(|| hyper::upgrade::on(&mut request));
-    let carried = match identify(&room, listener) {
+    let carried = match identify(&room, &door) {
         Ok(call) => {
             let mut story = Some(Story::new(Direction::Outbound, call.called.counters(&room.metrics)));
             let carried = carry(&room, &call, from, request, upgrade, &mut story).await;
@@ -73,7 +69,7 @@ async fn answer(
     carried.unwrap_or_else(|why| {
         room.metrics.refused(Direction::Outbound, why.phase(), why.label());
         tracing::debug!(
-            direction = "outbound", src.addr = %from, dst.addr = %listener, reason = why.label(),
+            direction = "outbound", src.addr = %from, dst.addr = %door, reason = why.label(),
             error = %wire::one_line(&why), "request refused"
         );
         manner.refuse(&why)

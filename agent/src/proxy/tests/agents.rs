@@ -209,6 +209,10 @@ pub(in crate::proxy) fn bare_snapshot() -> Snapshot {
         settings: BTreeMap::new(),
         rate_limits: BTreeMap::new(),
         upstreams: Vec::new(),
+        outbound: BTreeMap::new(),
+        numbered: BTreeMap::new(),
+        mesh_destinations_only: false,
+        modes: BTreeMap::new(),
     }
 }
 
