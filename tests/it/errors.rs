@@ -24,7 +24,7 @@ fn told(output: &Output, error: &str, hint: &str) {
 /// Starts an agent that is told so much, and in such an environment; it keeps its data below the mesh's directory.
 fn agent(mesh: &Mesh, name: &str, arguments: &[&str], environment: &[(&str, &str)]) -> Process {
     let mut command = Command::new(env!("CARGO_BIN_EXE_weft"));
-    command.args(["agent", "--node", name, "--bind", "127.0.0.1", "--http-port", "0", "--mesh-port", "0"]);
+    command.args(["agent", "--node", name, "--bind", "127.0.0.1", "--http-port", "0", "--mesh-port", "0", "--no-dns"]);
     command.arg("--data-dir").arg(mesh.directory.path().join(name)).args(arguments);
     command.envs(environment.iter().copied());
     if !arguments.contains(&"--admin-port") {

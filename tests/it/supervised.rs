@@ -118,6 +118,7 @@ fn a_supervisor_hears_of_every_turn_and_hands_the_secrets_over() {
         &own[1],
         "--mesh-port",
         &own[2],
+        "--no-dns",
     ]);
     agent.hears(&["STATUS=joining the mesh"]);
     agent.hears(&["READY=1"]);
@@ -136,8 +137,18 @@ fn a_supervisor_hears_of_every_turn_and_hands_the_secrets_over() {
     // Another machine comes with the token that is used up: it says so, and does not end at once only to be started again.
     let thief = Supervisor::new("thief", directory.path());
     thief.hand_over("join-token", &join_token.stdout);
-    let mut refused =
-        thief.start(&["agent", "--node", "vm-2", "--http-port", "0", "--admin-port", "0", "--mesh-port", "0"]);
+    let mut refused = thief.start(&[
+        "agent",
+        "--node",
+        "vm-2",
+        "--http-port",
+        "0",
+        "--admin-port",
+        "0",
+        "--mesh-port",
+        "0",
+        "--no-dns",
+    ]);
     thief.hears(&["STATUS=server 127.0.0.1"]);
     refused.assert_running();
     refused.kill();
@@ -154,7 +165,18 @@ fn without_a_supervisor_secrets_must_be_named() {
     for (arguments, hint) in [
         (&["server", "--node", "s1"][..], "weft keygen"),
         (
-            &["agent", "--node", "vm-1", "--server", "127.0.0.1:1", "--http-port", "0", "--admin-port", "0"],
+            &[
+                "agent",
+                "--node",
+                "vm-1",
+                "--server",
+                "127.0.0.1:1",
+                "--http-port",
+                "0",
+                "--admin-port",
+                "0",
+                "--no-dns",
+            ],
             "join-token",
         ),
     ] {
