@@ -7,6 +7,7 @@
 
 mod alerts;
 mod backup;
+mod bootstrap;
 mod ca_rotation;
 mod canary;
 mod catch_up;

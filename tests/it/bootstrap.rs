@@ -1,0 +1,119 @@
+//! New servers in a Kubernetes cluster: they are made ready by whoever holds their key, however often, and whatever went before.
+
+use std::{collections::BTreeSet, fs, path::Path, time::Duration};
+
+use serde_json::{Value, json};
+
+use crate::harness::{
+    Mesh, Output, Process, eventually, free_port, kubernetes::ApiServer, weft, weft_command, write_secret,
+};
+
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Starts a cluster with what the chart puts there, and writes the configuration of a client to `directory`.
+fn cluster(directory: &Path) -> (ApiServer, String) {
+    let server = ApiServer::start();
+    server.put(json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": "weft" } }));
+    for (kind, name) in [("Secret", "weft-bootstrap-token"), ("ConfigMap", "weft-roots")] {
+        server.put(json!({ "apiVersion": "v1", "kind": kind, "metadata": { "name": name, "namespace": "weft" } }));
+    }
+    let path = directory.join("kubeconfig");
+    fs::write(&path, server.certificate_config("servers").to_string()).unwrap();
+    (server, path.display().to_string())
+}
+
+/// Runs the steps once.
+fn bootstrap(api: &str, kubeconfig: &str, key: &Path) -> Output {
+    let key = key.display().to_string();
+    let arguments = ["bootstrap", "--once", "--http-addr", api, "--cluster-key-file", &key, "--pod-namespace", "weft"];
+    weft(&arguments, &[("KUBECONFIG", kubeconfig)])
+}
+
+fn token_in(cluster: &ApiServer) -> Option<String> {
+    let secret = cluster.get("secrets", "weft", "weft-bootstrap-token")?;
+    let bytes = data_encoding::BASE64.decode(secret["data"]["token"].as_str()?.as_bytes()).unwrap();
+    String::from_utf8(bytes).ok()
+}
+
+fn ask(api: &str, token: &str, arguments: &[&str]) -> Output {
+    weft(arguments, &[("WEFT_HTTP_ADDR", api), ("WEFT_HTTP_TOKEN", token)])
+}
+
+/// Asks for JSON that must come.
+#[track_caller]
+fn json_of(api: &str, token: &str, arguments: &[&str]) -> Value {
+    let output = ask(api, token, &[arguments, &["--output", "json"]].concat());
+    assert_eq!(output.status, Some(0), "{output:?}");
+    serde_json::from_str(&output.stdout).unwrap()
+}
+
+#[test]
+fn new_servers_are_made_ready_once_however_often_and_what_was_changed_stays() {
+    let directory = tempfile::tempdir().unwrap();
+    let (cluster, kubeconfig) = cluster(directory.path());
+    let key = directory.path().join("cluster.key");
+    write_secret(&key, &weft(&["keygen"], &[]).stdout);
+    let [http, agents, raft] = [(); 3].map(|()| free_port().to_string());
+    let path = |name: &str| directory.path().join(name).display().to_string();
+    let (data, key_file) = (path("data"), path("cluster.key"));
+    let arguments = [
+        "server",
+        "--node",
+        "s1",
+        "--data-dir",
+        &data,
+        "--cluster-key-file",
+        &key_file,
+        "--http-port",
+        &http,
+        "--agent-port",
+        &agents,
+        "--raft-port",
+        &raft,
+    ];
+    let _server = Process::start("s1", weft_command(&arguments, &[]), directory.path());
+    let api = format!("127.0.0.1:{http}");
+    // Before there is a leader it fails, and says so; what it has kept by then is what counts.
+    eventually("the servers to be ready for the cluster", PATIENCE, || {
+        (bootstrap(&api, &kubeconfig, &key).status == Some(0)).then_some(())
+    });
+    let token = token_in(&cluster).expect("the first token is kept");
+    let roots = json_of(&api, &token, &["ca", "roots"]);
+    let told = cluster.get("configmaps", "weft", "weft-roots").unwrap();
+    let told: Value = serde_json::from_str(told["data"]["roots.json"].as_str().unwrap()).unwrap();
+    assert_eq!(told["root_fingerprints"][0], roots["Roots"][0]["ID"]);
+    let method = json_of(&api, &token, &["acl", "auth-method", "read", "kubernetes"]);
+    assert_eq!(method["Config"]["BoundAudiences"], json!(["weft"]));
+    let rules = json_of(&api, &token, &["acl", "binding-rule", "list"]);
+    let names: Vec<&str> = rules.as_array().unwrap().iter().map(|rule| rule["BindName"].as_str().unwrap()).collect();
+    assert_eq!(names.len(), 2);
+    assert!(names.contains(&"${serviceaccount.namespace}/${serviceaccount.name}"), "{names:?}");
+
+    let rule = rules[0]["ID"].as_str().unwrap();
+    assert_eq!(ask(&api, &token, &["acl", "binding-rule", "delete", rule]).status, Some(0));
+    let seen = cluster.seen().len();
+    assert_eq!(bootstrap(&api, &kubeconfig, &key).status, Some(0));
+    assert_eq!(json_of(&api, &token, &["acl", "binding-rule", "list"]).as_array().unwrap().len(), 1);
+    assert_eq!(token_in(&cluster), Some(token), "there is one first token");
+    let again = cluster.seen()[seen..].to_vec();
+    assert!(again.iter().all(|(_, deed)| deed.starts_with("get ")), "what is there is not written again: {again:?}");
+    // Nothing that the chart does not grant.
+    let deeds: BTreeSet<String> = cluster.seen().into_iter().map(|(_, deed)| deed).collect();
+    let granted = ["get configmaps", "get secrets", "update configmaps", "update secrets"];
+    assert_eq!(deeds, granted.map(str::to_owned).into());
+}
+
+#[test]
+fn servers_that_somebody_made_ready_by_hand_say_what_to_do() {
+    let mesh = Mesh::start(1);
+    let directory = tempfile::tempdir().unwrap();
+    let (cluster, kubeconfig) = cluster(directory.path());
+    let api = mesh.servers[0].http.to_string();
+    let refused = bootstrap(&api, &kubeconfig, &mesh.key_file());
+    assert_eq!(refused.status, Some(2), "{refused:?}");
+    assert!(refused.stderr.contains("made by hand") && refused.stderr.contains("weft-bootstrap-token"), "{refused:?}");
+    let token = data_encoding::BASE64.encode(mesh.token.as_bytes());
+    cluster.change("secrets", "weft", "weft-bootstrap-token", |secret| secret["data"]["token"] = json!(token));
+    let done = bootstrap(&api, &kubeconfig, &mesh.key_file());
+    assert_eq!(done.status, Some(0), "{done:?}");
+}
