@@ -22,7 +22,7 @@ fn cases() -> Value {
             "bindAddress": "::",
             "storage": { "className": "fast" },
             "agents": { "service": { "type": "LoadBalancer", "annotations": { "example.com/internal": "true" } } },
-            "injector": { "redirectImage": "registry.example/weft-redirect:1", "sidecar": "plain", "rootFingerprints": ["ab".repeat(32)] },
+            "injector": { "redirectImage": "registry.example/weft-redirect:1", "clusterDns": ["10.96.0.10:53", "[fd00::a]:53"], "sidecar": "plain", "rootFingerprints": ["ab".repeat(32)] },
             "nodeSelector": { "pool": "mesh" },
             "tolerations": [{ "key": "mesh", "operator": "Exists", "effect": "NoSchedule" }],
         },

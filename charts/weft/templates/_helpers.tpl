@@ -101,6 +101,16 @@ app.kubernetes.io/component: injector
   "agent_log" $injector.agent.log -}}
 {{- with $injector.redirectImage -}}
 {{- $_ := set $settings "redirect_image" . -}}
+{{- $dns := $injector.clusterDns -}}
+{{- if not $dns -}}
+{{- $found := dig "spec" "clusterIP" "" (lookup "v1" "Service" "kube-system" "kube-dns") -}}
+{{- if $found -}}
+{{- $dns = list (printf (ternary "[%s]:53" "%s:53" (contains ":" $found)) $found) -}}
+{{- end -}}
+{{- end -}}
+{{- with $dns -}}
+{{- $_ := set $settings "cluster_dns" . -}}
+{{- end -}}
 {{- end -}}
 {{- with $injector.rootFingerprints -}}
 {{- $_ := set $settings "root_fingerprints" . -}}

@@ -1,6 +1,6 @@
 //! What is put into pods, as files and flags say it, for the command and for the injector of a cluster.
 
-use std::path::PathBuf;
+use std::{net::SocketAddr, path::PathBuf};
 
 use catalog::AuthMethodName;
 use clap::{Args, ValueEnum};
@@ -42,6 +42,9 @@ pub(in crate::cli) struct InjectorSettings {
     /// The image that holds weft and nft; without it no traffic is redirected, and pods name their upstreams
     #[arg(long, value_name = "IMAGE")]
     redirect_image: Option<String>,
+    /// A name server of the cluster, as address:port, so that redirected pods resolve the mesh's names; may be given several times
+    #[arg(long = "cluster-dns", value_name = "ADDRESS:PORT")]
+    cluster_dns: Vec<SocketAddr>,
     /// A server's address for agents, as host:port; may be given several times
     #[arg(long = "server", value_name = "ADDRESS:PORT")]
     servers: Vec<String>,
@@ -86,6 +89,7 @@ impl InjectorSettings {
             image: fields.parsed("image")?,
             image_pull_policy: fields.parsed("image_pull_policy")?,
             redirect_image: fields.parsed("redirect_image")?,
+            cluster_dns: fields.parsed_list("cluster_dns")?,
             servers: fields.texts("servers")?,
             auth_method: fields.parsed("auth_method")?,
             root_fingerprints: fields.texts("root_fingerprints")?,
@@ -108,6 +112,7 @@ impl InjectorSettings {
             image: over.image.or(self.image),
             image_pull_policy: over.image_pull_policy.or(self.image_pull_policy),
             redirect_image: over.redirect_image.or(self.redirect_image),
+            cluster_dns: if over.cluster_dns.is_empty() { self.cluster_dns } else { over.cluster_dns },
             servers: either(over.servers, self.servers),
             auth_method: over.auth_method.or(self.auth_method),
             root_fingerprints: either(over.root_fingerprints, self.root_fingerprints),
@@ -134,6 +139,7 @@ impl InjectorSettings {
             image: self.image.unwrap_or_default(),
             image_pull_policy: self.image_pull_policy.unwrap_or_default(),
             redirect_image: self.redirect_image.filter(|image| !image.is_empty()),
+            cluster_dns: self.cluster_dns,
             servers: self.servers,
             auth_method,
             root_fingerprints: self.root_fingerprints,

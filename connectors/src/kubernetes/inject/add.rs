@@ -11,6 +11,9 @@ use super::{
 
 const DATA_PATH: &str = "/var/lib/weft";
 const TOKEN_PATH: &str = "/run/weft/token";
+/// The port on which an agent takes what is redirected, and the one on which it answers names.
+const OUTBOUND_PORT: u16 = 15_101;
+const DNS_PORT: u16 = 8600;
 /// Where the token is renewed; the kubelet does so at four fifths of it.
 const TOKEN_LIFETIME_S: u32 = 3600;
 /// What an agent keeps is small: keys, certificates, and what it last heard.
@@ -33,11 +36,11 @@ pub(super) fn add(
     if ends && settings.sidecar == Sidecar::Plain {
         return Err(Refusal::NeverEnds);
     }
-    let service = service(spec, wishes)?;
+    let service = service(spec, wishes, redirects)?;
     // Without redirection the kubelet reaches the application as it always did.
     let rewritten = if redirects { probes::rewrite(spec, settings.health_port) } else { probes::Rewritten::default() };
     warnings.extend(rewritten.warnings);
-    let config = config(settings, service, rewritten.asked);
+    let config = config(settings, service, rewritten.asked, redirects);
     let agent = agent(settings, wishes, &config);
     let redirect =
         settings.redirect_image.as_ref().filter(|_| redirects).map(|image| redirect(settings, wishes, image));
@@ -93,7 +96,7 @@ fn literal(text: &str) -> String {
 }
 
 /// Returns the definition of the service that the pod serves.
-fn service(spec: &Map<String, Value>, wishes: &Wishes) -> Result<Value, Refusal> {
+fn service(spec: &Map<String, Value>, wishes: &Wishes, redirects: bool) -> Result<Value, Refusal> {
     let name = match &wishes.service {
         Some(name) => name.clone(),
         None => match spec.get("serviceAccountName").and_then(Value::as_str) {
@@ -150,6 +153,11 @@ fn service(spec: &Map<String, Value>, wishes: &Wishes) -> Result<Value, Refusal>
         "meta": meta,
         "connect": { "sidecar_service": { "proxy": { "upstreams": upstreams } } },
     });
+    if redirects {
+        let proxy = &mut service["connect"]["sidecar_service"]["proxy"];
+        proxy["mode"] = json!("transparent");
+        proxy["transparent_proxy"] = json!({ "outbound_listener_port": OUTBOUND_PORT });
+    }
     if !named.is_empty() {
         service["ports"] = Value::Object(named);
     }
@@ -164,7 +172,7 @@ fn service(spec: &Map<String, Value>, wishes: &Wishes) -> Result<Value, Refusal>
 }
 
 /// Returns the agent's settings, in the form of its files. Kubernetes puts the pod's own names in.
-fn config(settings: &Settings, service: Value, asked: Vec<Value>) -> String {
+fn config(settings: &Settings, service: Value, asked: Vec<Value>, redirects: bool) -> String {
     let mut config = json!({
         "node": "$(POD_NAME).$(POD_NAMESPACE)",
         "platform": "kubernetes",
@@ -178,6 +186,10 @@ fn config(settings: &Settings, service: Value, asked: Vec<Value>) -> String {
         "health_port": settings.health_port,
         "service": service,
     });
+    if redirects && !settings.cluster_dns.is_empty() {
+        config["dns_port"] = json!(DNS_PORT);
+        config["dns_recursors"] = json!(settings.cluster_dns);
+    }
     if !asked.is_empty() {
         let escaped: Vec<Value> = asked.into_iter().map(escaped).collect();
         config["application_probes"] = Value::Array(escaped);
@@ -259,12 +271,17 @@ fn redirect(settings: &Settings, wishes: &Wishes, image: &str) -> Value {
     let mut arguments: Vec<String> =
         ["redirect", "apply", "--all", "--agent-uid"].into_iter().map(str::to_owned).collect();
     arguments.push(settings.agent_uid.to_string());
-    let mut exclude = |flag: &str, value: String| arguments.extend([flag.to_owned(), value]);
-    exclude("--exclude-inbound-port", settings.health_port.to_string());
-    wishes.exclude_inbound_ports.iter().for_each(|port| exclude("--exclude-inbound-port", port.to_string()));
-    wishes.exclude_outbound_ports.iter().for_each(|port| exclude("--exclude-outbound-port", port.to_string()));
-    wishes.exclude_outbound_cidrs.iter().for_each(|range| exclude("--exclude-outbound-cidr", range.clone()));
-    wishes.exclude_uids.iter().for_each(|uid| exclude("--exclude-uid", uid.to_string()));
+    let mut say = |flag: &str, value: String| arguments.extend([flag.to_owned(), value]);
+    say("--mesh-port", settings.mesh_port.to_string());
+    say("--outbound-port", OUTBOUND_PORT.to_string());
+    if !settings.cluster_dns.is_empty() {
+        say("--dns-port", DNS_PORT.to_string());
+    }
+    say("--exclude-inbound-port", settings.health_port.to_string());
+    wishes.exclude_inbound_ports.iter().for_each(|port| say("--exclude-inbound-port", port.to_string()));
+    wishes.exclude_outbound_ports.iter().for_each(|port| say("--exclude-outbound-port", port.to_string()));
+    wishes.exclude_outbound_cidrs.iter().for_each(|range| say("--exclude-outbound-cidr", range.clone()));
+    wishes.exclude_uids.iter().for_each(|uid| say("--exclude-uid", uid.to_string()));
     let mut redirect = json!({
         "name": REDIRECT_CONTAINER,
         "image": image,

@@ -1,5 +1,7 @@
 //! What an injector is told once, for all pods.
 
+use std::net::SocketAddr;
+
 use catalog::AuthMethodName;
 
 /// The user that the agent runs as in a pod; no application may.
@@ -44,6 +46,9 @@ pub struct Settings {
     pub image_pull_policy: String,
     /// The image that holds weft and `nft`. Without it no pod's traffic is redirected.
     pub redirect_image: Option<String>,
+    /// The cluster's own name servers. Where they are known, a redirected pod asks its agent for names, which asks them for
+    /// those that are not the mesh's.
+    pub cluster_dns: Vec<SocketAddr>,
     /// The servers' addresses for agents, as `host:port`.
     pub servers: Vec<String>,
     /// The auth method by which agents log in.

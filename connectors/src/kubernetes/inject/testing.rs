@@ -10,6 +10,7 @@ pub(crate) fn settings() -> Settings {
         image: "registry.example/weft:1".to_owned(),
         image_pull_policy: String::new(),
         redirect_image: Some("registry.example/weft-redirect:1".to_owned()),
+        cluster_dns: vec!["10.96.0.10:53".parse().unwrap()],
         servers: vec!["weft-agents.weft.svc:8300".to_owned()],
         auth_method: "kubernetes".parse().unwrap(),
         root_fingerprints: vec!["ab".repeat(32)],

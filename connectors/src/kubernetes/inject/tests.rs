@@ -81,7 +81,10 @@ fn only_the_container_that_redirects_may_change_the_network_and_nobody_else_is_r
     assert_eq!(redirect["securityContext"]["capabilities"], json!({ "drop": ["ALL"], "add": ["NET_ADMIN"] }));
     assert_eq!(redirect["securityContext"]["privileged"], false);
     let arguments: Vec<&str> = redirect["args"].as_array().unwrap().iter().map(|it| it.as_str().unwrap()).collect();
-    assert_eq!(arguments.join(" "), "redirect apply --all --agent-uid 5995 --exclude-inbound-port 19001");
+    assert_eq!(
+        arguments.join(" "),
+        "redirect apply --all --agent-uid 5995 --mesh-port 20000 --outbound-port 15101 --dns-port 8600 --exclude-inbound-port 19001"
+    );
     assert!(redirect.get("volumeMounts").is_none(), "it sees neither keys nor token");
 }
 
@@ -96,6 +99,7 @@ fn the_agent_is_told_all_that_it_needs_and_the_pods_own_words_stay_literal() {
     assert_eq!((&config["node"], &config["bind"]), (&json!("web-1.shop"), &json!("10.0.0.9")));
     assert_eq!(config["auth_method"], "kubernetes");
     assert_eq!(config["root_fingerprints"][0], "ab".repeat(32));
+    assert_eq!((&config["dns_port"], &config["dns_recursors"]), (&json!(8600), &json!(["10.96.0.10:53"])));
     let service = &config["service"];
     assert_eq!(
         (&service["name"], &service["namespace"], &service["port"]),
@@ -112,7 +116,8 @@ fn the_agent_is_told_all_that_it_needs_and_the_pods_own_words_stay_literal() {
     );
     // The one decoder takes the definition.
     let definition: Result<wire::consul::ServiceDefinition, _> = wire::decode::from_value(service.clone(), "");
-    assert_eq!(definition.unwrap().upstreams.len(), 2);
+    let definition = definition.unwrap();
+    assert_eq!((definition.upstreams.len(), definition.outbound_port, definition.redirected), (2, Some(15_101), true));
 }
 
 #[test]
@@ -261,7 +266,9 @@ fn without_redirection_nothing_has_more_rights_and_probes_stay() {
     let without = Settings { redirect_image: None, ..settings() };
     let pod = injected(pod(), &without);
     assert_eq!(pod["spec"]["containers"], super::testing::pod()["spec"]["containers"]);
-    assert!(!pod.to_string().contains("NET_ADMIN"));
+    for word in ["NET_ADMIN", "transparent", "dns_port"] {
+        assert!(!pod.to_string().contains(word), "{word}");
+    }
 }
 
 #[test]
