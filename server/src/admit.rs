@@ -139,7 +139,8 @@ fn admission(verified: &Verified, request: &LoginRequest, csr: &Csr) -> Admissio
         services: verified.bound.services.iter().cloned().collect(),
         gateway: verified.bound.gateway(),
         nodes: verified.bound.nodes.iter().cloned().collect(),
-        bearer: crypto::secret_hash(&request.bearer),
+        // As it was judged: a space behind it makes no other credential of it.
+        bearer: crypto::secret_hash(&crypto::Secret::new(request.bearer.expose().trim())),
         provisional: None,
         bearer_ends: verified.ends,
         key: csr.fingerprint().clone(),

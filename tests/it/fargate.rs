@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::harness::{Machines, PROMISE_FACTOR, eventually, python, tool};
+use crate::harness::{Machines, PROMISE_FACTOR, Process, eventually, python, tool};
 
 const SERVER: &str = "10.0.77.1";
 /// Where servers and agents mean the Security Token Service to be: on the server's own loopback.
@@ -153,18 +153,19 @@ fn c11_a_task_of_fargate_logs_in_without_a_secret_and_is_called_by_name() {
     machines.found(SERVER);
 
     // Six questions make the roles; then every signature is verified.
-    let moto = python.with_file_name("moto_server");
-    let start = format!(
-        "INITIAL_NO_AUTH_ACTION_COUNT=6 setsid {} -H 127.0.0.1 -p 5555 > $RUN/moto.log 2>&1 < /dev/null &",
-        moto.display()
-    );
-    machines.done("s1", &start);
-    machines.write("s1", "/etc/weft/roles.py", ROLES);
+    let mut moto = machines.on_network_of("s1");
+    moto.arg(python.with_file_name("moto_server")).args(["-H", "127.0.0.1", "-p", "5555"]);
+    moto.env("INITIAL_NO_AUTH_ACTION_COUNT", "6");
+    let logs = tempfile::tempdir().unwrap();
+    let _moto = Process::start("moto", moto, logs.path());
     eventually("the stand-in to listen", Duration::from_secs(60), || {
         machines.run("s1", "exec 3<>/dev/tcp/127.0.0.1/5555").status.success().then_some(())
     });
-    let roles = format!("{} /etc/weft/roles.py web={} api={} other={}x", python.display(), web.id, api.id, web.id);
-    let credentials: Value = serde_json::from_str(&machines.done("s1", &roles)).unwrap();
+    let mut roles = machines.on_network_of("s1");
+    let wanted = [format!("web={}", web.id), format!("api={}", api.id), format!("other={}x", web.id)];
+    let made = roles.arg(&python).args(["-c", ROLES]).args(wanted).output().unwrap();
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    let credentials: Value = serde_json::from_slice(&made.stdout).unwrap();
 
     // Whose word counts, and what such an identity is here.
     let bound = ["web", "api"].map(|role| format!("arn:aws:iam::{ACCOUNT}:role/{role}"));

@@ -133,6 +133,15 @@ impl Machines {
         text(&output.stdout).trim().to_owned()
     }
 
+    /// Prepares a program that runs on a machine's network, and otherwise where the test does: it finds what the machine's own
+    /// directories would hide.
+    pub(crate) fn on_network_of(&self, name: &str) -> Command {
+        let machine = self.machines.get(name).unwrap_or_else(|| panic!("there is no machine {name}"));
+        let mut command = Command::new("nsenter");
+        command.args(["--target", &machine.init.to_string(), "--net"]);
+        command
+    }
+
     /// Starts a server on `s1` that leads a group of one, and keeps its first token in that machine's environment.
     #[track_caller]
     pub(crate) fn found(&self, address: &str) {

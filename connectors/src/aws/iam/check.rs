@@ -118,10 +118,10 @@ impl AwsIam {
             ("entity_name".to_owned(), principal.short_name().to_owned()),
             ("entity_type".to_owned(), principal.kind.name().to_owned()),
         ]);
-        let mut subject = principal.to_string();
+        // Without the session, whose name is of the caller's own choice: whoever is revoked stays out under every one.
+        let subject = principal.to_string();
         if let Some(session) = &principal.session {
             facts.insert("session_name".to_owned(), session.clone());
-            subject = format!("{subject} ({session})");
         }
         Ok(LoginClaims { subject, facts, ..LoginClaims::default() })
     }
