@@ -139,8 +139,7 @@ fn admission(verified: &Verified, request: &LoginRequest, csr: &Csr) -> Admissio
         services: verified.bound.services.iter().cloned().collect(),
         gateway: verified.bound.gateway(),
         nodes: verified.bound.nodes.iter().cloned().collect(),
-        // As it was judged: a space behind it makes no other credential of it.
-        bearer: crypto::secret_hash(&crypto::Secret::new(request.bearer.expose().trim())),
+        bearer: verified.bearer.clone(),
         provisional: None,
         bearer_ends: verified.ends,
         key: csr.fingerprint().clone(),

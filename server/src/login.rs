@@ -13,7 +13,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use catalog::{
-    AuthConfig, AuthMethodName, Bound, Catalog, CatalogIndex, KeyFingerprint, LoginClaims, Refusal, Timestamp,
+    AuthConfig, AuthMethodName, Bound, Catalog, CatalogIndex, KeyFingerprint, LoginClaims, Refusal, SecretHash,
+    Timestamp,
 };
 use tracing::{debug, warn};
 use wire::crypto::{self, Secret};
@@ -42,6 +43,8 @@ pub(crate) struct Verified {
     pub(crate) bound: Bound,
     /// When the credential ends.
     pub(crate) ends: Timestamp,
+    /// The hash of that by which the credential is known again.
+    pub(crate) bearer: SecretHash,
 }
 
 /// Checks logins; a clone shares what is known of keys.
@@ -131,7 +134,8 @@ impl Logins {
             ))));
         }
         let bound = self.inner.rules.of(catalog, method)?.bind(&identity.claims, catalog.index())?;
-        Ok(Verified { method: method.clone(), claims: identity.claims, bound, ends: identity.ends })
+        let bearer = crypto::secret_hash(&Secret::new(checker.known_by(&credential)));
+        Ok(Verified { method: method.clone(), claims: identity.claims, bound, ends: identity.ends, bearer })
     }
 
     /// Writes to the log why somebody was not let in: whoever asked is not told.

@@ -34,7 +34,6 @@ use super::{
 /// the cluster that the servers run in; for any other one each server is given a token (weft server --kubernetes-token-file):
 ///
 ///   Host           = "https://10.0.0.1:6443"
-///   CACert         = "-----BEGIN CERTIFICATE-----..."
 ///   BoundAudiences = ["weft"]
 ///
 /// What an identity is here, binding rules say: `weft acl binding-rule`.

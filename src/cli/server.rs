@@ -1,6 +1,6 @@
 //! `weft server`: a server of the group.
 
-use std::{net::IpAddr, path::PathBuf, process::ExitCode, time::Duration};
+use std::{collections::BTreeMap, net::IpAddr, path::PathBuf, process::ExitCode, time::Duration};
 
 use agent::DefinitionSource;
 use anyhow::Context;
@@ -116,6 +116,9 @@ pub(super) struct Settings {
     /// The file with the token to ask another cluster's API server with whose its pods are; may be given several times
     #[arg(long = "kubernetes-token-file", value_name = "HOST=FILE")]
     kubernetes_token_files: Vec<String>,
+    /// The file with the authority of that API server's certificate, PEM; may be given several times [default: the system's]
+    #[arg(long = "kubernetes-ca-file", value_name = "HOST=FILE")]
+    kubernetes_ca_files: Vec<String>,
     /// How many log entries are applied between two snapshots, for tests of small groups [default: 8192]
     #[arg(long, value_name = "COUNT", hide = true)]
     snapshot_entries: Option<u64>,
@@ -146,6 +149,7 @@ impl Settings {
             session_grace: fields.duration("session_grace")?,
             session_reap: fields.duration("session_reap")?,
             kubernetes_token_files: fields.texts("kubernetes_token_files")?,
+            kubernetes_ca_files: fields.texts("kubernetes_ca_files")?,
             snapshot_entries: fields.number("snapshot_entries")?,
         })
     }
@@ -180,6 +184,11 @@ impl Settings {
             leaf_ttl: over.leaf_ttl.or(self.leaf_ttl),
             session_grace: over.session_grace.or(self.session_grace),
             session_reap: over.session_reap.or(self.session_reap),
+            kubernetes_ca_files: if over.kubernetes_ca_files.is_empty() {
+                self.kubernetes_ca_files
+            } else {
+                over.kubernetes_ca_files
+            },
             kubernetes_token_files: if over.kubernetes_token_files.is_empty() {
                 self.kubernetes_token_files
             } else {
@@ -208,7 +217,7 @@ impl Settings {
 
     fn config(self) -> anyhow::Result<server::Config> {
         let https = self.https()?;
-        let tokens = reviewer_tokens(&self.kubernetes_token_files)?;
+        let tokens = reviewer_tokens(&self.kubernetes_token_files, &self.kubernetes_ca_files)?;
         let node =
             self.node.ok_or_else(|| hinted("the server has no name", "name it with --node, or `node` in its file"))?;
         let key_file = self.cluster_key_file.or_else(|| supervisor::credential("cluster-key")).ok_or_else(|| {
@@ -245,18 +254,35 @@ impl Settings {
     }
 }
 
-/// Reads with which token each API server is asked.
-fn reviewer_tokens(written: &[String]) -> anyhow::Result<connectors::kubernetes::ReviewerTokens> {
+/// Reads with which token each API server is asked, and by which authority it is known.
+fn reviewer_tokens(
+    tokens: &[String],
+    authorities: &[String],
+) -> anyhow::Result<connectors::kubernetes::ReviewerTokens> {
     let read = |one: &String| match one.split_once('=') {
         Some((host, file)) if host.starts_with("https://") && !file.is_empty() => {
             Ok((host.to_owned(), PathBuf::from(file)))
         }
         _ => Err(hinted(
-            format!("`{one}` does not say which file holds the token for which API server"),
-            "write --kubernetes-token-file https://HOST:PORT=FILE, with the Host of the auth method",
+            format!("`{one}` does not say which file is for which API server"),
+            "write --kubernetes-token-file https://HOST:PORT=FILE, with the Host of the auth method, and the same for \
+             --kubernetes-ca-file",
         )),
     };
-    written.iter().map(read).collect()
+    let mut authorities: BTreeMap<String, PathBuf> = authorities.iter().map(read).collect::<anyhow::Result<_>>()?;
+    let mut reviewers = connectors::kubernetes::ReviewerTokens::default();
+    for one in tokens {
+        let (host, token) = read(one)?;
+        let authority = authorities.remove(&host);
+        reviewers.add(&host, token, authority);
+    }
+    match authorities.into_keys().next() {
+        Some(host) => Err(hinted(
+            format!("--kubernetes-ca-file names `{host}`, and no --kubernetes-token-file does"),
+            "give both, with the same address",
+        )),
+        None => Ok(reviewers),
+    }
 }
 
 /// Reads settings from files, later ones over earlier ones.

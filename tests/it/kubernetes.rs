@@ -209,9 +209,12 @@ fn c10_an_agent_logs_in_with_its_pods_projected_token_and_the_cluster_says_how_i
     let reviewer = memory.path().join("reviewer");
     write_secret(&reviewer, &own);
     let asks = format!("{}={}", server.url(), reviewer.display());
-    let mut mesh = Mesh::start_with(1, &["--kubernetes-token-file", &asks]);
+    let authority = memory.path().join("ca.pem");
+    std::fs::write(&authority, server.ca_pem()).unwrap();
+    let known_by = format!("{}={}", server.url(), authority.display());
+    let mut mesh = Mesh::start_with(1, &["--kubernetes-token-file", &asks, "--kubernetes-ca-file", &known_by]);
     let config = mesh.directory.path().join("method.json");
-    std::fs::write(&config, json!({"Host": server.url(), "CACert": server.ca_pem()}).to_string()).unwrap();
+    std::fs::write(&config, json!({"Host": server.url()}).to_string()).unwrap();
     let config = config.display().to_string();
     mesh.done(&["acl", "auth-method", "create", "k8s", "--type", "kubernetes", "--config", &config]);
     mesh.done(&[

@@ -26,6 +26,18 @@ pub trait LoginMethod: Send + Sync {
     ///
     /// It judges the credential alone; what its holder is here is for the binding rules. Cancel safe.
     fn verify<'a>(&'a self, credential: &'a Credential, context: LoginContext<'a>) -> Verification<'a>;
+
+    /// Returns the part of a credential by which it is known again, however the rest of it is spelt.
+    fn known_by<'a>(&self, credential: &'a Credential) -> &'a str {
+        credential.bearer.expose().trim()
+    }
+}
+
+/// Returns what a JSON Web Token's signature is over. One signature may be written in several ways, and this in one.
+#[must_use]
+pub fn signed_part(token: &Secret) -> &str {
+    let token = token.expose().trim();
+    token.rsplit_once('.').map_or(token, |(signed, _)| signed)
 }
 
 /// Makes the checks of methods of some types.

@@ -12,7 +12,7 @@ pub struct KubernetesConfig {
     /// The API server's address, `https` only; where there is none, that of the cluster that a server runs in itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub host: Option<String>,
-    /// The roots that the API server's certificate must lead to, PEM; the system's where there are none.
+    /// Always none: by which authority an API server is known is each server's own setting.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ca_pem: Option<String>,
     /// The audiences of which a token must be for one; never empty.

@@ -292,7 +292,7 @@ fn c10_a_method_of_kubernetes_names_audiences_and_an_address_that_nobody_can_sta
         "https://[fd00::1]:6443/",
         "https://ABC.eks.amazonaws.com",
     ] {
-        assert_eq!(check(Some(host), Some("pem"), &["weft"]), Ok(()), "{host}");
+        assert_eq!(check(Some(host), None, &["weft"]), Ok(()), "{host}");
     }
     assert_eq!(check(None, None, &["weft", "weft/east"]), Ok(()));
     for (host, ca, audiences, field) in [
@@ -301,6 +301,8 @@ fn c10_a_method_of_kubernetes_names_audiences_and_an_address_that_nobody_can_sta
         (Some("https://a@b"), None, &["weft"], "Host"),
         (Some("10.0.0.1"), None, &["weft"], "Host"),
         (None, Some("pem"), &["weft"], "CACert"),
+        (Some("https://a"), Some("pem"), &["weft"], "CACert"),
+        (None, None, &["https://kubernetes.default.svc.cluster.local"], "BoundAudiences"),
         (None, None, &[], "BoundAudiences"),
         (None, None, &[""], "BoundAudiences"),
     ] {

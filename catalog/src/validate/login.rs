@@ -91,6 +91,10 @@ fn check_kubernetes(kubernetes: &KubernetesConfig) -> Result<(), Refusal> {
     }
     for audience in &kubernetes.audiences {
         bounded("BoundAudiences", audience, TEXT_MAX)?;
+        if audience.starts_with("https://kubernetes.default") {
+            let problem = "it is the API server's own: every token of every pod would count; take one for weft alone";
+            return Err(Refusal::invalid("BoundAudiences", problem));
+        }
         if audience.is_empty() {
             return Err(Refusal::invalid(
                 "BoundAudiences",
@@ -98,14 +102,11 @@ fn check_kubernetes(kubernetes: &KubernetesConfig) -> Result<(), Refusal> {
             ));
         }
     }
-    bounded("CACert", kubernetes.ca_pem.as_deref().unwrap_or_default(), KEYS_BYTES_MAX)?;
-    let Some(host) = &kubernetes.host else {
-        if kubernetes.ca_pem.is_some() {
-            let problem = "it is of no use without Host: in the servers' own cluster their pods know its authority";
-            return Err(Refusal::invalid("CACert", problem));
-        }
-        return Ok(());
-    };
+    if kubernetes.ca_pem.is_some() {
+        let problem = "it is each server's own setting: leave it out, and give them --kubernetes-ca-file HOST=FILE";
+        return Err(Refusal::invalid("CACert", problem));
+    }
+    let Some(host) = &kubernetes.host else { return Ok(()) };
     bounded("Host", host, TEXT_MAX)?;
     let name = host.strip_prefix("https://").unwrap_or_default();
     let name = name.strip_suffix('/').unwrap_or(name);

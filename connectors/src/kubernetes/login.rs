@@ -11,7 +11,9 @@ use std::sync::Arc;
 use ::catalog::{AuthConfig, KubernetesConfig, LoginClaims, Timestamp};
 use k8s_openapi::api::authentication::v1::{TokenReviewStatus, UserInfo};
 use wire::crypto::Secret;
-use wire::login::{Credential, LoginContext, LoginError, LoginMaker, LoginMethod, Verification, VerifiedIdentity};
+use wire::login::{
+    Credential, LoginContext, LoginError, LoginMaker, LoginMethod, Verification, VerifiedIdentity, signed_part,
+};
 
 use access::Reviewer;
 pub use access::ReviewerTokens;
@@ -58,10 +60,7 @@ struct KubernetesMethod {
 
 impl KubernetesMethod {
     async fn check(&self, bearer: &Secret, now: Timestamp) -> Result<VerifiedIdentity, LoginError> {
-        let shown = ShownToken::read(bearer, &self.config.audiences)?;
-        if shown.ends <= now {
-            return Err(LoginError::rejected("the token has ended"));
-        }
+        let shown = ShownToken::read(bearer, &self.config.audiences, now)?;
         let status = self.reviewer.review(bearer, &self.config.audiences).await?;
         judge(&shown, status, &self.config.audiences)
     }
@@ -69,11 +68,15 @@ impl KubernetesMethod {
 
 impl LoginMethod for KubernetesMethod {
     fn glance(&self, credential: &Credential) -> Result<(), LoginError> {
-        ShownToken::read(&credential.bearer, &self.config.audiences).map(drop)
+        ShownToken::read(&credential.bearer, &self.config.audiences, wire::crypto::now()).map(drop)
     }
 
     fn verify<'a>(&'a self, credential: &'a Credential, context: LoginContext<'a>) -> Verification<'a> {
         Box::pin(self.check(&credential.bearer, context.now))
+    }
+
+    fn known_by<'a>(&self, credential: &'a Credential) -> &'a str {
+        signed_part(&credential.bearer)
     }
 }
 
@@ -109,7 +112,8 @@ fn judge(shown: &ShownToken, status: TokenReviewStatus, audiences: &[String]) ->
     ];
     let facts = facts.map(|(name, value)| (name.to_owned(), value.to_owned()));
     let claims = LoginClaims {
-        subject: format!("{namespace}/{account} in pod {pod}"),
+        // The account and not the pod: who bans it means the next pod, too.
+        subject: format!("{namespace}/{account}"),
         facts: facts.into_iter().collect(),
         ..LoginClaims::default()
     };

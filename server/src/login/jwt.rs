@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 use tokio::time::Instant;
 use wire::crypto::Secret;
 use wire::jwt::{Freshness, KeySource, KeysUnavailable, TokenFault, TokenRules, UnprovedToken, VerifiedToken};
-use wire::login::{Credential, LoginContext, LoginError, LoginMethod, Verification, VerifiedIdentity};
+use wire::login::{Credential, LoginContext, LoginError, LoginMethod, Verification, VerifiedIdentity, signed_part};
 use wire::web::Reach;
 
 /// The longest value of a claim that is taken, and the most values in a list.
@@ -103,6 +103,10 @@ impl LoginMethod for JwtMethod {
 
     fn verify<'a>(&'a self, credential: &'a Credential, context: LoginContext<'a>) -> Verification<'a> {
         Box::pin(self.check(&credential.bearer, context.now))
+    }
+
+    fn known_by<'a>(&self, credential: &'a Credential) -> &'a str {
+        signed_part(&credential.bearer)
     }
 }
 

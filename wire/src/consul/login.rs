@@ -78,9 +78,6 @@ pub struct KubernetesConfigEntry {
     /// The API server's address; empty for that of the cluster that the servers run in.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub host: String,
-    /// The CA of that, PEM.
-    #[serde(rename = "CACert", default, skip_serializing_if = "String::is_empty")]
-    pub ca_cert: String,
     /// The audiences of which a token must be for one.
     pub bound_audiences: Vec<String>,
 }
@@ -231,8 +228,12 @@ fn read_kubernetes(fields: &mut Fields) -> Result<KubernetesConfig, DecodeError>
     if audiences.is_empty() {
         audiences = vec![KUBERNETES_AUDIENCE.to_owned()];
     }
-    let config =
-        KubernetesConfig { host: given(fields.text("Host")?), ca_pem: given(fields.text("CACert")?), audiences };
+    let config = KubernetesConfig { host: given(fields.text("Host")?), ca_pem: None, audiences };
+    if !fields.text("CACert")?.is_empty() {
+        let reason = "it decides to whom a server shows its token: leave it out, and give each server the authority in a \
+                      file, with --kubernetes-ca-file HOST=FILE";
+        return Err(fields.refuse("CACert", reason));
+    }
     if !fields.text("ServiceAccountJWT")?.is_empty() {
         let reason = "a secret has no place in the catalog: leave it out, and give each server the token in a file, \
                       with --kubernetes-token-file HOST=FILE";
@@ -320,7 +321,6 @@ impl From<&AuthConfig> for AuthConfigEntry {
             }),
             AuthConfig::Kubernetes(kubernetes) => Self::Kubernetes(KubernetesConfigEntry {
                 host: kubernetes.host.clone().unwrap_or_default(),
-                ca_cert: kubernetes.ca_pem.clone().unwrap_or_default(),
                 bound_audiences: kubernetes.audiences.clone(),
             }),
         }
@@ -519,8 +519,7 @@ mod tests {
 
     #[test]
     fn a_method_of_kubernetes_is_read_and_shown_with_consuls_fields_and_keeps_no_secret() {
-        let written =
-            r#"{"Name": "k8s", "Type": "kubernetes", "Config": {"Host": "https://10.0.0.1:6443", "CACert": "pem"}}"#;
+        let written = r#"{"Name": "k8s", "Type": "kubernetes", "Config": {"Host": "https://10.0.0.1:6443"}}"#;
         let method = from_json::<AuthMethodRequest>(written.as_bytes()).unwrap().into_method(None).unwrap();
         let AuthConfig::Kubernetes(config) = &method.config else { panic!("{method:?}") };
         assert_eq!(config.audiences, ["weft"], "an audience is always asked for");
@@ -530,6 +529,7 @@ mod tests {
         assert!(matches!(entry.config, AuthConfigEntry::Kubernetes(_)), "{entry:?}");
         for (field, want) in [
             (r#""ServiceAccountJWT": "a.b.c""#, "--kubernetes-token-file"),
+            (r#""CACert": "pem""#, "--kubernetes-ca-file"),
             (r#""MapNamespaces": true"#, "MapNamespaces"),
         ] {
             let body = written.replacen("\"Host\"", &format!("{field}, \"Host\""), 1);

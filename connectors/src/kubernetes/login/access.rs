@@ -9,6 +9,7 @@ use ::catalog::KubernetesConfig;
 use http_body_util::{BodyExt, Limited};
 use k8s_openapi::api::authentication::v1::{TokenReview, TokenReviewSpec, TokenReviewStatus};
 use kube::{Client, Config};
+use tokio::sync::Semaphore;
 use wire::crypto::{Secret, read_projected_token};
 use wire::login::LoginError;
 
@@ -16,19 +17,31 @@ use wire::login::LoginError;
 const TOKEN_BYTES_MAX: u64 = 16 * 1024;
 /// No answer is longer.
 const ANSWER_BYTES_MAX: usize = 64 * 1024;
+/// How many questions are under way at most: whoever makes tokens up makes no more than that.
+const UNDER_WAY_MAX: usize = 64;
 /// How long an API server may take to answer.
 const TIMEOUT: Duration = Duration::from_secs(10);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const REVIEWS: &str = "/apis/authentication.k8s.io/v1/tokenreviews";
 
-/// Says with whose token each API server is asked, by its address. It is each server's own setting and no part of a
-/// method, for a secret has no place in the catalog, and whoever writes methods must not have a token sent where they like.
+/// Says with whose token each API server is asked, and by which authority it is known, by its address. Both are each server's
+/// own setting and no part of a method: a secret has no place in the catalog, and whoever writes methods must not have a
+/// token sent where they like.
 #[derive(Debug, Clone, Default)]
-pub struct ReviewerTokens(BTreeMap<String, PathBuf>);
+pub struct ReviewerTokens(BTreeMap<String, Access>);
 
-impl FromIterator<(String, PathBuf)> for ReviewerTokens {
-    fn from_iter<I: IntoIterator<Item = (String, PathBuf)>>(files: I) -> Self {
-        Self(files.into_iter().map(|(host, file)| (normal(&host), file)).collect())
+/// Says how one API server is asked.
+#[derive(Debug, Clone)]
+struct Access {
+    token: PathBuf,
+    authority: Option<PathBuf>,
+}
+
+impl ReviewerTokens {
+    /// Adds the file with the token for the API server at `host`, and the file with the authority of its certificate; that
+    /// of the system counts where there is none.
+    pub fn add(&mut self, host: &str, token: PathBuf, authority: Option<PathBuf>) {
+        self.0.insert(normal(host), Access { token, authority });
     }
 }
 
@@ -40,6 +53,7 @@ fn normal(host: &str) -> String {
 pub(super) struct Reviewer {
     place: Place,
     client: Mutex<Option<Client>>,
+    under_way: Semaphore,
 }
 
 #[derive(Debug, Clone)]
@@ -59,15 +73,27 @@ impl std::fmt::Debug for Reviewer {
 impl Reviewer {
     /// Gets ready to ask; nobody is asked yet.
     pub(super) fn new(config: &KubernetesConfig, tokens: &ReviewerTokens) -> Result<Self, LoginError> {
-        let client = Mutex::default();
-        let Some(host) = &config.host else { return Ok(Self { place: Place::Own, client }) };
+        let (client, under_way) = (Mutex::default(), Semaphore::new(UNDER_WAY_MAX));
+        let Some(host) = &config.host else { return Ok(Self { place: Place::Own, client, under_way }) };
         let wrong = |error: &dyn std::fmt::Display| LoginError::unavailable(format!("Host `{host}`: {error}"));
-        let token_file = tokens.0.get(&normal(host)).ok_or_else(|| {
+        let access = tokens.0.get(&normal(host)).ok_or_else(|| {
             wrong(&"this server has no token to ask it with: give every server --kubernetes-token-file HOST=FILE")
         })?;
         let host: http::Uri = host.parse().map_err(|error: http::uri::InvalidUri| wrong(&error))?;
-        let roots = config.ca_pem.as_deref().map(certificates).transpose().map_err(|error| wrong(&error))?;
-        Ok(Self { place: Place::At { host, roots, token_file: token_file.clone() }, client })
+        let has_more = host.path() != "/" || host.query().is_some();
+        if host.scheme_str() != Some("https") || has_more || host.authority().is_none_or(|it| it.as_str().contains('@'))
+        {
+            return Err(wrong(&"it is no https://HOST or https://HOST:PORT"));
+        }
+        if config.ca_pem.is_some() {
+            return Err(wrong(&"its authority is each server's own setting: --kubernetes-ca-file HOST=FILE"));
+        }
+        let read = |path: &PathBuf| {
+            let pem = std::fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))?;
+            certificates(&pem).map_err(|error| format!("{}: {error}", path.display()))
+        };
+        let roots = access.authority.as_ref().map(read).transpose().map_err(|error| wrong(&error))?;
+        Ok(Self { place: Place::At { host, roots, token_file: access.token.clone() }, client, under_way })
     }
 
     /// Asks whose a token is.
@@ -78,11 +104,12 @@ impl Reviewer {
         let failed = |error: &dyn std::error::Error| {
             LoginError::unavailable(format!("asking the API server about a token: {}", wire::one_line(error)))
         };
+        let _turn = self
+            .under_way
+            .try_acquire()
+            .map_err(|_| LoginError::unavailable(format!("{UNDER_WAY_MAX} tokens are being asked about already")))?;
         let review = TokenReview {
-            spec: TokenReviewSpec {
-                token: Some(token.expose().trim().to_owned()),
-                audiences: Some(audiences.to_vec()),
-            },
+            spec: TokenReviewSpec { token: Some(token.expose().to_owned()), audiences: Some(audiences.to_vec()) },
             ..TokenReview::default()
         };
         let body = serde_json::to_vec(&review).map_err(|error| failed(&error))?;
@@ -111,7 +138,11 @@ impl Reviewer {
             }
             status => return Err(LoginError::unavailable(format!("the API server answered {status}"))),
         }
-        let review: TokenReview = serde_json::from_slice(&body).map_err(|error| failed(&error))?;
+        // What is wrong with it stays untold: it repeats the token.
+        let review: TokenReview = serde_json::from_slice(&body).map_err(|error| {
+            let (line, column) = (error.line(), error.column());
+            LoginError::unavailable(format!("the API server's answer is no TokenReview (line {line}, column {column})"))
+        })?;
         Ok(review.status.unwrap_or_default())
     }
 
@@ -155,9 +186,9 @@ async fn own_token(file: PathBuf) -> Result<http::HeaderValue, LoginError> {
 fn certificates(pem: &str) -> Result<Vec<Vec<u8>>, String> {
     use rustls::pki_types::{CertificateDer, pem::PemObject};
     let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem.as_bytes()).collect();
-    let found = found.map_err(|error| format!("CACert: {error}"))?;
+    let found = found.map_err(|error| error.to_string())?;
     if found.is_empty() {
-        return Err("CACert holds no certificate".to_owned());
+        return Err("it holds no certificate".to_owned());
     }
     Ok(found.into_iter().map(|certificate| certificate.to_vec()).collect())
 }

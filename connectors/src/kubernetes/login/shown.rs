@@ -59,16 +59,18 @@ impl ShownToken {
     ///
     /// # Errors
     /// [`LoginError::Rejected`] for what no API server would call such a token.
-    pub(super) fn read(bearer: &Secret, audiences: &[String]) -> Result<Self, LoginError> {
+    pub(super) fn read(bearer: &Secret, audiences: &[String], now: Timestamp) -> Result<Self, LoginError> {
         let no = |reason: &str| LoginError::rejected(reason);
-        let text = bearer.expose().trim();
+        let text = bearer.expose();
         if text.len() > TOKEN_BYTES_MAX {
             return Err(no("it is longer than any token of a service account"));
         }
         let parts: Vec<&str> = text.split('.').collect();
-        let [_, payload, _] = parts[..] else { return Err(no("it is no JSON Web Token")) };
-        let payload = data_encoding::BASE64URL_NOPAD.decode(payload.as_bytes());
-        let payload = payload.map_err(|_| no("it is no JSON Web Token"))?;
+        // To the last bit: a token has one spelling, whatever others make of another one.
+        let decoded: Result<Vec<_>, _> =
+            parts.iter().map(|part| data_encoding::BASE64URL_NOPAD.decode(part.as_bytes())).collect();
+        let [_, payload, _] =
+            <[Vec<u8>; 3]>::try_from(decoded.unwrap_or_default()).map_err(|_| no("it is no JSON Web Token"))?;
         let claims: Claims = serde_json::from_slice(&payload).map_err(|_| no("it is no token of a service account"))?;
         let own = claims.own.ok_or_else(|| {
             no("it is a token out of a Secret, which never ends: mount a projected one, with an audience of the method")
@@ -81,6 +83,10 @@ impl ShownToken {
             return Err(no("it is for another audience: have the pod's projected token name one of the method"));
         }
         let ends = claims.exp.ok_or_else(|| no("it never ends: mount a projected token"))?;
+        let ends = Timestamp(ends.saturating_mul(1000));
+        if ends <= now {
+            return Err(no("it has ended"));
+        }
         let pod = own.pod.ok_or_else(|| no("it is bound to no pod: mount a projected token, and make none by hand"))?;
         let shown = Self {
             namespace: own.namespace,
@@ -88,7 +94,7 @@ impl ShownToken {
             account_uid: own.serviceaccount.uid,
             pod: pod.name,
             pod_uid: pod.uid,
-            ends: Timestamp(ends.saturating_mul(1000)),
+            ends,
         };
         let is_named = [&shown.namespace, &shown.account, &shown.pod].iter().all(|name| is_object_name(name));
         if is_named { Ok(shown) } else { Err(no("its account or pod has a name that none can have")) }

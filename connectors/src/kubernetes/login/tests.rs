@@ -32,12 +32,11 @@ fn rig() -> Rig {
     // As an editor leaves it.
     std::fs::write(&file, format!("{own}\n")).unwrap();
     std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o600)).unwrap();
-    let tokens: ReviewerTokens = [(server.url(), file)].into_iter().collect();
-    let config = KubernetesConfig {
-        host: Some(server.url()),
-        ca_pem: Some(server.ca_pem().to_owned()),
-        audiences: vec!["weft".to_owned()],
-    };
+    let authority = directory.path().join("ca.pem");
+    std::fs::write(&authority, server.ca_pem()).unwrap();
+    let mut tokens = ReviewerTokens::default();
+    tokens.add(&server.url(), file, Some(authority));
+    let config = KubernetesConfig { host: Some(server.url()), ca_pem: None, audiences: vec!["weft".to_owned()] };
     let made = KubernetesLogins::new(tokens).make(&AuthConfig::Kubernetes(Box::new(config)));
     Rig { server, method: made.unwrap().unwrap(), _directory: directory }
 }
@@ -78,7 +77,7 @@ async fn c10_a_pods_projected_token_says_which_pod_and_account_it_is_of() {
     let rig = rig();
     let token = rig.server.token("default/web", Some("web-0"), &["weft"]);
     let identity = rig.log_in(&token).await.unwrap();
-    assert_eq!(identity.claims.subject, "default/web in pod web-0");
+    assert_eq!(identity.claims.subject, "default/web", "whoever bans it bans its next pod, too");
     let facts = identity.claims.facts;
     assert_eq!(facts.keys().map(String::as_str).collect::<Vec<_>>(), KubernetesConfig::FACTS);
     assert_eq!((&*facts["serviceaccount.namespace"], &*facts["serviceaccount.name"]), ("default", "web"));
@@ -103,6 +102,12 @@ async fn c10_what_is_for_another_audience_unbound_or_out_of_a_secret_is_sent_awa
     rig.refused(&rig.signed(|claims| claims["exp"] = Value::Null), "never ends").await;
     rig.refused(&rig.signed(|claims| claims["exp"] = json!(1_700_000_000)), "has ended").await;
     rig.refused(&rig.signed(|claims| claims["kubernetes.io"]["namespace"] = json!("a/b")), "none can have").await;
+    let good = rig.server.token("default/web", Some("web-0"), &["weft"]);
+    for other in [format!("{good} "), format!("{good}\n"), format!(" {good}"), format!("{good}="), respelt(&good)] {
+        rig.refused(&other, "no JSON Web Token").await;
+    }
+    let ended = Credential { bearer: Secret::new(rig.signed(|claims| claims["exp"] = json!(1_700_000_000))) };
+    assert!(rig.method.glance(&ended).unwrap_err().to_string().contains("has ended"), "it takes no turn");
     for text in ["", "a.b", "a.b.c", "a.e30.c", &"x".repeat(20_000)] {
         rig.log_in(text).await.unwrap_err();
     }
@@ -135,7 +140,8 @@ async fn c10_an_api_server_that_does_not_answer_lets_nobody_in_and_its_answers_a
         (Deed::Answer(403, None), "system:auth-delegator"),
         (Deed::Answer(500, None), "500"),
         (Deed::Answer(201, Some(huge)), "asking the API server"),
-        (Deed::Answer(201, Some(json!("nonsense"))), "asking the API server"),
+        (Deed::Answer(201, Some(json!("nonsense"))), "no TokenReview"),
+        (Deed::Answer(201, Some(json!({"spec": {"token": "x"}, "status": token}))), "no TokenReview"),
         (Deed::Cut, "asking the API server"),
         (Deed::Lose, "asking the API server"),
     ] {
@@ -148,6 +154,23 @@ async fn c10_an_api_server_that_does_not_answer_lets_nobody_in_and_its_answers_a
     assert!(matches!(rig.log_in(&token).await.unwrap_err(), LoginError::Unavailable { .. }));
     rig.server.come_up();
     rig.log_in(&token).await.unwrap();
+}
+
+/// Writes a token with unused bits at the end of its signature, which lenient readers take for the same one.
+fn respelt(token: &str) -> String {
+    let alphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
+    let last = alphabet.find(token.chars().last().unwrap()).unwrap();
+    format!("{}{}", &token[..token.len() - 1], &alphabet[last + 1..last + 2])
+}
+
+#[tokio::test]
+async fn c10_a_token_is_known_again_by_what_is_signed_and_not_by_its_spelling() {
+    let rig = rig();
+    let token = rig.server.token("default/web", Some("web-0"), &["weft"]);
+    let known = |text: &str| rig.method.known_by(&Credential { bearer: Secret::new(text) }).to_owned();
+    let (signed, _) = token.rsplit_once('.').unwrap();
+    assert_eq!(known(&token), signed);
+    assert_eq!(known(&format!("{signed}.another")), signed);
 }
 
 /// The answer to the token of [`shown`].
@@ -209,9 +232,19 @@ fn a_method_of_another_cluster_needs_a_token_that_the_servers_operator_gave_for_
         let (host, ca_pem) = (host.map(str::to_owned), None);
         AuthConfig::Kubernetes(Box::new(KubernetesConfig { host, ca_pem, audiences: vec!["weft".to_owned()] }))
     };
-    let logins = KubernetesLogins::new([("https://A.example/".to_owned(), "/token".into())].into_iter().collect());
+    let mut tokens = ReviewerTokens::default();
+    for host in ["https://A.example/", "http://a.example", "https://a.example/path"] {
+        tokens.add(host, "/token".into(), None);
+    }
+    let logins = KubernetesLogins::new(tokens);
     assert!(logins.make(&config(None)).unwrap().is_ok());
     assert!(logins.make(&config(Some("https://a.example"))).unwrap().is_ok());
-    let error = logins.make(&config(Some("https://b.example"))).unwrap().err().unwrap();
-    assert!(error.to_string().contains("--kubernetes-token-file"), "{error}");
+    let refused = |config: &AuthConfig| logins.make(config).unwrap().err().unwrap().to_string();
+    assert!(refused(&config(Some("https://b.example"))).contains("--kubernetes-token-file"));
+    for host in ["http://a.example", "https://a.example/path"] {
+        assert!(refused(&config(Some(host))).contains("no https://HOST"), "{host}");
+    }
+    let AuthConfig::Kubernetes(mut with_authority) = config(Some("https://a.example")) else { unreachable!() };
+    with_authority.ca_pem = Some("pem".to_owned());
+    assert!(refused(&AuthConfig::Kubernetes(with_authority)).contains("--kubernetes-ca-file"));
 }
