@@ -4,7 +4,7 @@
 //! plan is written once, for every platform, and is pure.
 
 mod admin;
-mod aws;
+pub mod aws;
 mod detect;
 pub mod keeper;
 pub mod kubernetes;

@@ -109,7 +109,7 @@ pub fn plan(name: &ConnectorName, sight: &Sight, actual: &BTreeMap<NodeName, Con
     plan
 }
 
-fn is_rash(removals: usize, kept: usize, caution: Caution) -> bool {
+pub(crate) fn is_rash(removals: usize, kept: usize, caution: Caution) -> bool {
     let is_confirmed = caution.confirmed.is_some_and(|confirmed| removals as u64 <= confirmed);
     #[expect(clippy::cast_precision_loss, reason = "a share of a count of nodes, far below 2^52")]
     let share = removals as f64 / kept.max(1) as f64;

@@ -1,5 +1,6 @@
 //! `weft connector`: what keeps the catalog in step with a platform.
 
+mod aws;
 mod kubernetes;
 
 use std::{net::SocketAddr, process::ExitCode, time::Duration};
@@ -23,6 +24,8 @@ use super::{
 /// Several processes may run under one name: one at a time holds the lease, the others stand by.
 #[derive(Debug, Subcommand)]
 pub(super) enum Connector {
+    /// Keep the catalog in step with AWS Cloud Map, and chosen services of the mesh there
+    Aws(Box<aws::Aws>),
     Kubernetes(Box<kubernetes::Kubernetes>),
     /// List the connectors, who runs each, and what keeps it from its work
     List(List),
@@ -128,6 +131,7 @@ impl RunOptions {
 
 pub(super) async fn run(verb: Connector, options: &ApiOptions) -> anyhow::Result<ExitCode> {
     match verb {
+        Connector::Aws(aws) => return Box::pin(aws::run(*aws, options)).await,
         Connector::Kubernetes(arguments) => return kubernetes::run(*arguments, options).await,
         Connector::List(list) => {
             let views: Vec<ConnectorView> = Api::new(options)?.get("/v1/connectors", &[]).await?;

@@ -19,6 +19,10 @@ use super::{
     supervisor,
 };
 
+/// The variable that holds the cluster key where a platform gives secrets in no other way; a file is better, for a variable
+/// is seen by whoever may look into the process.
+const CLUSTER_KEY: &str = "WEFT_CLUSTER_KEY";
+
 /// Run a server.
 ///
 /// Servers find each other by --retry-join, and once as many as --bootstrap-expect says have met, they form a group; that
@@ -220,20 +224,24 @@ impl Settings {
         let tokens = reviewer_tokens(&self.kubernetes_token_files, &self.kubernetes_ca_files)?;
         let node =
             self.node.ok_or_else(|| hinted("the server has no name", "name it with --node, or `node` in its file"))?;
-        let key_file = self.cluster_key_file.or_else(|| supervisor::credential("cluster-key")).ok_or_else(|| {
-            hinted(
-                "the server has no cluster key",
-                "make one with `weft keygen`, and name its file with --cluster-key-file",
-            )
-        })?;
-        let primary = ClusterKey::load(&key_file)?;
+        let key_file = self.cluster_key_file.or_else(|| supervisor::credential("cluster-key"));
+        let primary = match (key_file, std::env::var(CLUSTER_KEY)) {
+            (Some(path), _) => ClusterKey::load(&path)?,
+            (None, Ok(text)) => text.trim().parse().with_context(|| format!("reading the key in {CLUSTER_KEY}"))?,
+            (None, Err(_)) => {
+                return Err(hinted(
+                    "the server has no cluster key",
+                    "make one with `weft keygen`, and name its file with --cluster-key-file",
+                ));
+            }
+        };
         let previous = self.previous_cluster_key_file.or_else(|| supervisor::credential("previous-cluster-key"));
         let previous = previous.as_deref().map(ClusterKey::load).transpose()?;
         let defaults = server::Config::new(node, ClusterKeys { primary, previous });
         Ok(server::Config {
             data_dir: self.data_dir,
             bind: self.bind.unwrap_or(defaults.bind),
-            advertise: self.advertise,
+            advertise: self.advertise.or_else(|| routed_address(self.bind.unwrap_or(defaults.bind))),
             http_port: self.http_port.unwrap_or(8500),
             https,
             agent_port: self.agent_port.unwrap_or(8300),
@@ -283,6 +291,20 @@ fn reviewer_tokens(
         )),
         None => Ok(reviewers),
     }
+}
+
+/// Returns the address that this machine is reached at where `bind` is every address: the one that its default route
+/// begins from. A container learns its own only once it runs.
+fn routed_address(bind: IpAddr) -> Option<IpAddr> {
+    // Nothing is sent: connecting a datagram socket only asks the routing table. Both addresses are for documentation.
+    let elsewhere = match bind {
+        IpAddr::V4(all) if all.is_unspecified() => "192.0.2.1:9",
+        IpAddr::V6(all) if all.is_unspecified() => "[2001:db8::1]:9",
+        _ => return None,
+    };
+    let socket = std::net::UdpSocket::bind((bind, 0)).ok()?;
+    socket.connect(elsewhere).ok()?;
+    socket.local_addr().ok().map(|address| address.ip()).filter(|own| !own.is_unspecified() && !own.is_loopback())
 }
 
 /// Reads settings from files, later ones over earlier ones.

@@ -3,6 +3,7 @@
 //! Everything listens on loopback, keeps its files in a temporary directory and ends with the test.
 
 mod application;
+mod aws;
 mod booted;
 mod collector;
 mod curl;
@@ -21,6 +22,7 @@ mod wait;
 mod websocket;
 
 pub(crate) use application::application;
+pub(crate) use aws::{Aws, CREDENTIALS, Fault};
 pub(crate) use booted::{Booted, can_boot, cgroups, debian};
 pub(crate) use collector::{Collector, Seen};
 pub(crate) use curl::Curl;

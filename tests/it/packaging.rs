@@ -20,7 +20,7 @@ const EXPOSURE_WITH_DNS_MAX: u32 = 20;
 ///
 /// Unlike what `harness::tool` looks for, neither terraform nor systemd can be installed everywhere that the tests run, so
 /// `WEFT_TEST_REQUIRE` does not ask for them.
-fn optional_tool(name: &str, test: &str) -> Option<PathBuf> {
+pub(super) fn optional_tool(name: &str, test: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let found = std::env::split_paths(&path).map(|folder| folder.join(name)).find(|candidate| candidate.is_file());
     if found.is_none() {
@@ -30,18 +30,18 @@ fn optional_tool(name: &str, test: &str) -> Option<PathBuf> {
     found
 }
 
-fn root() -> &'static Path {
+pub(super) fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
 #[track_caller]
-fn read(path: &str) -> String {
+pub(super) fn read(path: &str) -> String {
     fs::read_to_string(root().join(path)).unwrap_or_else(|error| panic!("reading {path}: {error}"))
 }
 
 /// Returns the entries of a folder, sorted.
 #[track_caller]
-fn entries(folder: &Path) -> Vec<PathBuf> {
+pub(super) fn entries(folder: &Path) -> Vec<PathBuf> {
     let listed = fs::read_dir(folder).unwrap_or_else(|error| panic!("listing {}: {error}", folder.display()));
     let mut entries: Vec<PathBuf> = listed.map(|entry| entry.unwrap().path()).collect();
     entries.sort();
@@ -56,7 +56,7 @@ fn files(folder: &Path) -> Vec<PathBuf> {
 }
 
 /// Copies a folder without what starts with a dot, such as what a program has left behind there.
-fn copy(from: &Path, to: &Path) {
+pub(super) fn copy(from: &Path, to: &Path) {
     fs::create_dir_all(to).unwrap();
     for entry in entries(from) {
         let name = entry.file_name().unwrap();
@@ -73,36 +73,10 @@ fn copy(from: &Path, to: &Path) {
 
 /// Runs a command that must succeed.
 #[track_caller]
-fn succeed(command: &mut Command) {
+pub(super) fn succeed(command: &mut Command) {
     let output = command.output().unwrap_or_else(|error| panic!("running {command:?}: {error}"));
     let (stdout, stderr) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success(), "{command:?} ended with {}:\n{stdout}{stderr}", output.status);
-}
-
-#[test]
-fn terraform_modules_are_valid_tidy_and_pass_their_own_tests() {
-    let test = "terraform_modules_are_valid_tidy_and_pass_their_own_tests";
-    let Some(terraform) = optional_tool("terraform", test) else { return };
-    for module in entries(&root().join("terraform/modules")) {
-        // A copy, for terraform writes beside what it reads.
-        let directory = tempfile::tempdir().unwrap();
-        let copied = directory.path().join("module");
-        copy(&module, &copied);
-        for arguments in ["init -input=false", "validate", "test", "fmt -check -diff -recursive"] {
-            // An environment of its own, so that nobody's settings or variables change the outcome, and no network is needed.
-            succeed(
-                Command::new(&terraform)
-                    .arg(format!("-chdir={}", copied.display()))
-                    .args(arguments.split(' '))
-                    .arg("-no-color")
-                    .env_clear()
-                    .env("HOME", directory.path())
-                    .env("TF_CLI_CONFIG_FILE", "/dev/null")
-                    .env("TF_DATA_DIR", directory.path().join("data"))
-                    .env("CHECKPOINT_DISABLE", "1"),
-            );
-        }
-    }
 }
 
 /// Copies a unit to a directory in such a way that it can be judged there: its program has to exist, and weft is not installed

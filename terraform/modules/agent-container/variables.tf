@@ -20,16 +20,6 @@ variable "container_name" {
   }
 }
 
-variable "node" {
-  description = "The name of the node that the task is in the catalog. Two living tasks cannot share one."
-  type        = string
-
-  validation {
-    condition     = can(regex("^[A-Za-z0-9._-]{1,128}$", var.node)) && !contains([".", ".."], var.node)
-    error_message = "node is no node name: use 1 to 128 of A-Z, a-z, 0-9, `.`, `_` and `-`."
-  }
-}
-
 variable "servers" {
   description = "The agent ports of the weft servers, as host:port. One is enough; the agent learns of the others."
   type        = list(string)
@@ -41,6 +31,28 @@ variable "servers" {
       try(tonumber(regex("[0-9]+$", server)) >= 1 && tonumber(regex("[0-9]+$", server)) <= 65535, false)
     ])
     error_message = "servers must name at least one agent port as host:port, such as weft.example:8300 or [2001:db8::1]:8300."
+  }
+}
+
+variable "auth_method" {
+  description = "The auth method of type aws-iam by which the agent logs in with the task's role."
+  type        = string
+  default     = "aws"
+  nullable    = false
+
+  validation {
+    condition     = can(regex("^[A-Za-z0-9_-]{1,128}$", var.auth_method))
+    error_message = "auth_method is no name of an auth method: use 1 to 128 of A-Z, a-z, 0-9, `_` and `-`."
+  }
+}
+
+variable "root_fingerprints" {
+  description = "The SHA-256 of the roots by which the agent recognises the servers, as `weft ca roots` shows them. Name the next root, too, before it is rotated in."
+  type        = list(string)
+
+  validation {
+    condition     = length(var.root_fingerprints) > 0 && alltrue([for one in var.root_fingerprints : can(regex("^[0-9A-Fa-f]{64}$", one))])
+    error_message = "root_fingerprints must hold at least one SHA-256 of 64 digits: without it the agent would hand its login to anybody."
   }
 }
 
@@ -64,6 +76,20 @@ variable "service_namespace" {
     condition     = can(regex("^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$", var.service_namespace))
     error_message = "service_namespace is no namespace: use 1 to 63 of a-z, 0-9 and `-`, with no `-` at either end."
   }
+}
+
+variable "service_tags" {
+  description = "The service's tags."
+  type        = list(string)
+  default     = []
+  nullable    = false
+}
+
+variable "service_meta" {
+  description = "The service's meta."
+  type        = map(string)
+  default     = {}
+  nullable    = false
 }
 
 variable "service_port" {
@@ -145,17 +171,15 @@ variable "container_definitions" {
     error_message = "container_definitions name a container twice, or one as the agent's container is named."
   }
 
-  # The volume holds the agent's private keys and the join token: whoever mounts it is the service.
+  # The volume holds the agent's private keys: whoever mounts it is the service.
   validation {
     condition = try(alltrue([
-      for container in var.container_definitions : contains(var.preparing_containers, container.name) || alltrue(concat(
-        try([for mount in container.mountPoints : try(mount.sourceVolume, "") != var.volume_name], []),
-        try([for from in container.volumesFrom : !contains(
-          concat([var.container_name], tolist(var.preparing_containers)), try(from.sourceContainer, "")
-        )], []),
+      for container in var.container_definitions : alltrue(concat(
+        try([for mount in container.mountPoints : var.volume_name == null || try(mount.sourceVolume, "") != var.volume_name], []),
+        try([for from in container.volumesFrom : try(from.sourceContainer, "") != var.container_name], []),
       ))
     ]), false)
-    error_message = "container_definitions hold a container that mounts the agent's volume, where its private keys are: only the agent and preparing_containers may."
+    error_message = "container_definitions hold a container that mounts the agent's volume, where its private keys are."
   }
 
   validation {
@@ -167,54 +191,21 @@ variable "container_definitions" {
     error_message = "container_definitions map a port of the agent: 8500, 19000 and 20000 are taken in a task's one network namespace."
   }
 
-  validation {
-    condition = alltrue([
-      for name in var.preparing_containers :
-      try(contains([for container in var.container_definitions : container.name], name), false)
-    ])
-    error_message = "container_definitions do not hold a container that preparing_containers name."
-  }
-
-  # ECS refuses to wait for the end of an essential container, because its end is the task's.
-  validation {
-    condition = try(alltrue([
-      for container in var.container_definitions : try(!container.essential, false)
-      if contains(var.preparing_containers, container.name)
-    ]), false)
-    error_message = "container_definitions hold a preparing container without `essential = false`: its end would end the task."
-  }
-
-  validation {
-    condition = try(alltrue(flatten([
-      for container in var.container_definitions : try(
-        [for dependency in container.dependsOn : contains(var.preparing_containers, try(dependency.containerName, ""))], []
-      ) if contains(var.preparing_containers, container.name)
-    ])), false)
-    error_message = "container_definitions hold a preparing container that waits for one that starts after the agent: neither would ever start."
-  }
-}
-
-variable "preparing_containers" {
-  description = "The names of those container_definitions that write the join token and the service definition to the volume and end. The agent starts once all have ended well."
-  type        = set(string)
-  default     = []
-  nullable    = false
 }
 
 variable "volume_name" {
-  description = "The task volume that the agent keeps its keys and last good state on, so that a restarted container serves at once. Not a tmpfs: it is emptied when the container restarts."
+  description = "A task volume that the agent keeps its keys and last good state on, for a container that ECS restarts within its task; it must belong to `user`. Null keeps them in memory: the agent is essential, so its end is the task's."
   type        = string
-  default     = "weft"
-  nullable    = false
+  default     = null
 
   validation {
-    condition     = can(regex("^[A-Za-z0-9_-]{1,255}$", var.volume_name))
+    condition     = var.volume_name == null || can(regex("^[A-Za-z0-9_-]{1,255}$", var.volume_name))
     error_message = "volume_name is no name of an ECS volume: use 1 to 255 of A-Z, a-z, 0-9, `_` and `-`."
   }
 }
 
 variable "user" {
-  description = "The uid:gid that the agent runs as. The volume must belong to it."
+  description = "The uid:gid that the agent runs as."
   type        = string
   default     = "65532:65532"
   nullable    = false

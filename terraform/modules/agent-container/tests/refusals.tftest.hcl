@@ -2,7 +2,7 @@
 
 variables {
   image                 = "registry.example/weft:0.1.0"
-  node                  = "web-1"
+  root_fingerprints     = ["0000000000000000000000000000000000000000000000000000000000000000"]
   servers               = ["weft.example:8300"]
   service_name          = "web"
   service_port          = 8080
@@ -36,22 +36,31 @@ run "a_container_name_with_a_dot" {
   expect_failures = [var.container_name]
 }
 
-run "a_node_that_climbs" {
+run "no_root_to_recognise_the_servers_by" {
   command = plan
 
   variables {
-    node = ".."
+    root_fingerprints = []
   }
-  expect_failures = [var.node]
+  expect_failures = [var.root_fingerprints]
 }
 
-run "a_node_with_a_slash" {
+run "a_root_that_is_no_fingerprint" {
   command = plan
 
   variables {
-    node = "web/1"
+    root_fingerprints = ["sha256:00"]
   }
-  expect_failures = [var.node]
+  expect_failures = [var.root_fingerprints]
+}
+
+run "an_auth_method_with_a_space" {
+  command = plan
+
+  variables {
+    auth_method = "aws iam"
+  }
+  expect_failures = [var.auth_method]
 }
 
 run "no_servers" {
@@ -292,6 +301,7 @@ run "an_application_that_mounts_the_agents_keys" {
   command = plan
 
   variables {
+    volume_name           = "weft"
     container_definitions = [{ name = "web", mountPoints = [{ sourceVolume = "weft", containerPath = "/data" }] }]
   }
   expect_failures = [var.container_definitions]
@@ -311,34 +321,6 @@ run "an_application_that_maps_the_admin_port" {
 
   variables {
     container_definitions = [{ name = "web", portMappings = [{ containerPort = 19000 }] }]
-  }
-  expect_failures = [var.container_definitions]
-}
-
-run "a_preparing_container_that_is_not_there" {
-  command = plan
-
-  variables {
-    preparing_containers = ["prepare"]
-  }
-  expect_failures = [var.container_definitions]
-}
-
-run "an_essential_preparing_container" {
-  command = plan
-
-  variables {
-    preparing_containers = ["web"]
-  }
-  expect_failures = [var.container_definitions]
-}
-
-run "a_preparing_container_that_waits_for_the_agent" {
-  command = plan
-
-  variables {
-    container_definitions = [{ name = "web", essential = false, dependsOn = [{ containerName = "weft-agent", condition = "START" }] }]
-    preparing_containers  = ["web"]
   }
   expect_failures = [var.container_definitions]
 }

@@ -1,0 +1,88 @@
+# Two Fargate services: `web` calls `api`, and nobody else may.
+#
+# Before: `weft acl auth-method` and `weft binding-rule` as docs/connectors.md has them, and `weft ca roots` for the fingerprint.
+# After: weft intention create --allow web api
+
+terraform {
+  required_version = ">= 1.9"
+
+  required_providers {
+    aws = {
+      source  = "hashicorp/aws"
+      version = ">= 5.0"
+    }
+  }
+}
+
+variable "vpc_id" { type = string }
+variable "subnet_ids" { type = list(string) }
+variable "cluster_arn" { type = string }
+variable "cluster_key_arn" { type = string }
+variable "image" { type = string }
+variable "root_fingerprints" { type = list(string) }
+
+module "servers" {
+  source = "../../modules/server"
+
+  image           = var.image
+  cluster_arn     = var.cluster_arn
+  vpc_id          = var.vpc_id
+  subnet_ids      = var.subnet_ids
+  dns_namespace   = "weft.internal"
+  cluster_key_arn = var.cluster_key_arn
+  agent_sources = {
+    api = { security_group_id = module.api.security_group_id }
+    web = { security_group_id = module.web.security_group_id }
+  }
+}
+
+module "api" {
+  source = "../../modules/mesh-task"
+
+  family            = "api"
+  image             = var.image
+  vpc_id            = var.vpc_id
+  servers           = module.servers.agent_addresses
+  root_fingerprints = var.root_fingerprints
+  service_name      = "api"
+  service_port      = 8080
+  mesh_sources      = { web = { security_group_id = module.web.security_group_id } }
+  container_definitions = [
+    { name = "api", image = "registry.example/api@sha256:...", essential = true },
+  ]
+}
+
+module "web" {
+  source = "../../modules/mesh-task"
+
+  family            = "web"
+  image             = var.image
+  vpc_id            = var.vpc_id
+  servers           = module.servers.agent_addresses
+  root_fingerprints = var.root_fingerprints
+  service_name      = "web"
+  service_port      = 0
+  outbound_only     = true
+  upstreams         = [{ destination_name = "api", local_bind_port = 9191 }]
+  container_definitions = [
+    { name = "web", image = "registry.example/web@sha256:...", essential = true },
+  ]
+}
+
+resource "aws_ecs_service" "this" {
+  for_each = {
+    api = { task_definition = module.api.task_definition_arn, security_group = module.api.security_group_id }
+    web = { task_definition = module.web.task_definition_arn, security_group = module.web.security_group_id }
+  }
+
+  name            = each.key
+  cluster         = var.cluster_arn
+  task_definition = each.value.task_definition
+  desired_count   = 2
+  launch_type     = "FARGATE"
+
+  network_configuration {
+    subnets         = var.subnet_ids
+    security_groups = [each.value.security_group]
+  }
+}

@@ -1,0 +1,34 @@
+output "task_definition_arn" {
+  description = "The task definition."
+  value       = aws_ecs_task_definition.this.arn
+}
+
+output "task_role_arn" {
+  description = "The task's role: what the auth method's BoundIAMPrincipalARNs and a binding rule name."
+  value       = aws_iam_role.task.arn
+}
+
+output "task_role_id" {
+  description = "The task's role by name, to attach what the application needs."
+  value       = aws_iam_role.task.id
+}
+
+output "execution_role_arn" {
+  description = "The role with which ECS starts the task."
+  value       = aws_iam_role.execution.arn
+}
+
+output "execution_role_id" {
+  description = "The role with which ECS starts the task, by name."
+  value       = aws_iam_role.execution.id
+}
+
+output "security_group_id" {
+  description = "The security group that admits the mesh port alone. Give the task no other one with an ingress rule."
+  value       = aws_security_group.mesh.id
+}
+
+output "mesh_port" {
+  description = "The port that other agents call."
+  value       = module.agent.mesh_port
+}

@@ -1,0 +1,24 @@
+output "containers" {
+  description = "The container of each server, by the server's name."
+  value       = local.containers
+}
+
+output "names" {
+  description = "The servers' names."
+  value       = local.names
+}
+
+output "ports" {
+  description = "What the servers listen on: `api` for people and programs, `agents` for agents, `raft` for one another."
+  value       = local.ports
+}
+
+output "agent_addresses" {
+  description = "What agents are told of the servers."
+  value       = [for name in local.names : "${name}.${var.dns_namespace}:${local.ports.agents}"]
+}
+
+output "volume_name" {
+  description = "The volume that each task definition must declare; it has to outlive the task."
+  value       = var.volume_name
+}

@@ -1,0 +1,186 @@
+//! AWS where there is none: moto behind a small proxy that makes faults.
+
+use std::{
+    collections::BTreeMap,
+    io::{BufRead, BufReader, Read, Write},
+    net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
+    path::{Path, PathBuf},
+    process::Command,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use serde_json::Value;
+
+use super::{Process, eventually, exchange, free_port, python};
+
+/// Credentials that moto takes, as it takes any.
+pub(crate) const CREDENTIALS: [(&str, &str); 4] = [
+    ("AWS_ACCESS_KEY_ID", "test"),
+    ("AWS_SECRET_ACCESS_KEY", "test"),
+    ("AWS_REGION", "eu-west-1"),
+    ("AWS_EC2_METADATA_DISABLED", "true"),
+];
+const AUTHORIZATION: &str = "AWS4-HMAC-SHA256 Credential=test/20260101/eu-west-1/servicediscovery/aws4_request, SignedHeaders=host, Signature=00";
+
+/// Says what goes wrong.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Fault {
+    /// AWS asks for fewer calls.
+    Throttle,
+    /// AWS fails by itself.
+    Fail,
+    /// The credentials have ended.
+    Expired,
+    /// The answer ends in the middle.
+    Truncate,
+    /// It is done, and nobody hears of it.
+    LoseAnswer,
+}
+
+#[derive(Default)]
+struct Weather {
+    /// What goes wrong, by what the name of a call begins with.
+    faults: BTreeMap<String, Fault>,
+    calls: BTreeMap<String, usize>,
+}
+
+/// Is moto, and the proxy before it.
+pub(crate) struct Aws {
+    python: PathBuf,
+    moto: SocketAddr,
+    proxy: SocketAddr,
+    weather: Arc<Mutex<Weather>>,
+    _process: Process,
+}
+
+impl Aws {
+    /// Starts moto and the proxy; nothing where moto is not installed.
+    pub(crate) fn start(test: &str, logs: &Path) -> Option<Self> {
+        let python = python("moto.server, boto3", test)?;
+        let moto = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()));
+        let mut command = Command::new(&python);
+        command.args(["-m", "moto.server", "-H", "127.0.0.1", "-p", &moto.port().to_string()]);
+        let process = Process::start("moto", command, logs);
+        eventually("moto to serve", Duration::from_secs(60), || {
+            exchange(moto, "GET", "/moto-api/data.json", &[], "").ok().filter(|answer| answer.status == 200)
+        });
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let (proxy, weather) = (listener.local_addr().unwrap(), Arc::new(Mutex::new(Weather::default())));
+        let shared = Arc::clone(&weather);
+        std::thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                let weather = Arc::clone(&shared);
+                // Whoever hangs up in the middle is none of the proxy's business.
+                std::thread::spawn(move || carry(stream, moto, &weather));
+            }
+        });
+        Some(Self { python, moto, proxy, weather, _process: process })
+    }
+
+    /// Returns where the proxy is; a name and no address, for the SDK puts a name of its own before it.
+    pub(crate) fn endpoint(&self) -> String {
+        format!("http://localhost:{}", self.proxy.port())
+    }
+
+    /// Lets every call go wrong whose name begins like this.
+    pub(crate) fn fault(&self, call: &str, fault: Fault) {
+        self.weather.lock().unwrap().faults.insert(call.to_owned(), fault);
+    }
+
+    /// Lets everything succeed again.
+    pub(crate) fn heal(&self) {
+        self.weather.lock().unwrap().faults.clear();
+    }
+
+    /// Returns how often a call was made.
+    pub(crate) fn calls(&self, call: &str) -> usize {
+        self.weather.lock().unwrap().calls.get(call).copied().unwrap_or(0)
+    }
+
+    /// Calls Cloud Map past the proxy.
+    #[track_caller]
+    pub(crate) fn cloud_map(&self, call: &str, body: &Value) -> Value {
+        let target = format!("Route53AutoNaming_v20170314.{call}");
+        let headers = [
+            ("x-amz-target", target.as_str()),
+            ("content-type", "application/x-amz-json-1.1"),
+            ("authorization", AUTHORIZATION),
+        ];
+        let answer = exchange(self.moto, "POST", "/", &headers, &body.to_string()).unwrap();
+        assert_eq!(answer.status, 200, "{call}: {answer:?}");
+        if answer.body.is_empty() { Value::Null } else { answer.json() }
+    }
+
+    /// Runs a line of Python that prints, with `boto3` and a client of Cloud Map as `client`.
+    #[track_caller]
+    pub(crate) fn boto3(&self, line: &str) -> String {
+        let endpoint = format!("http://localhost:{}", self.moto.port());
+        // Its data plane has a host name of its own, too.
+        let script = format!(
+            "import boto3, botocore.config\n\
+             config = botocore.config.Config(inject_host_prefix=False)\n\
+             client = boto3.client('servicediscovery', endpoint_url='{endpoint}', config=config)\n{line}\n"
+        );
+        let mut command = Command::new(&self.python);
+        command.args(["-c", &script]).envs(CREDENTIALS).env("AWS_DEFAULT_REGION", "eu-west-1");
+        let output = command.output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap().trim().to_owned()
+    }
+}
+
+fn carry(mut stream: TcpStream, moto: SocketAddr, weather: &Mutex<Weather>) -> Option<()> {
+    stream.set_read_timeout(Some(Duration::from_secs(30))).ok()?;
+    let mut reader = BufReader::new(stream.try_clone().ok()?);
+    let (mut line, mut headers) = (String::new(), Vec::new());
+    reader.read_line(&mut line).ok()?;
+    let method = line.split(' ').next()?.to_owned();
+    let path = line.split(' ').nth(1)?.to_owned();
+    loop {
+        let mut header = String::new();
+        reader.read_line(&mut header).ok()?;
+        let Some((name, value)) = header.trim_end().split_once(": ") else { break };
+        headers.push((name.to_ascii_lowercase(), value.to_owned()));
+    }
+    let of = |wanted: &str| headers.iter().find(|(name, _)| name == wanted).map(|(_, value)| value.as_str());
+    let mut body = vec![0; of("content-length").and_then(|length| length.parse().ok()).unwrap_or(0)];
+    reader.read_exact(&mut body).ok()?;
+    let call = of("x-amz-target").and_then(|target| target.rsplit('.').next()).unwrap_or_default().to_owned();
+    let fault = {
+        let mut weather = weather.lock().unwrap();
+        *weather.calls.entry(call.clone()).or_default() += 1;
+        weather.faults.iter().find(|(begins, _)| call.starts_with(begins.as_str())).map(|(_, fault)| *fault)
+    };
+    let refusal = match fault {
+        Some(Fault::Throttle) => Some((400, "ThrottlingException")),
+        Some(Fault::Expired) => Some((400, "ExpiredTokenException")),
+        Some(Fault::Fail) => Some((500, "InternalFailure")),
+        _ => None,
+    };
+    if let Some((status, code)) = refusal {
+        let body = format!(r#"{{"__type":"{code}","message":"as the weather is"}}"#);
+        return answer(&mut stream, status, &body, body.len());
+    }
+    let kept = ["host", "content-length", "connection", "accept-encoding", "transfer-encoding"];
+    let passed: Vec<(&str, &str)> = headers
+        .iter()
+        .filter(|(name, _)| !kept.contains(&name.as_str()))
+        .map(|(name, value)| (name.as_str(), value.as_str()))
+        .collect();
+    let answered = exchange(moto, &method, &path, &passed, &String::from_utf8(body).ok()?).ok()?;
+    let (text, length) = (answered.body, |text: &str| text.len());
+    match fault {
+        Some(Fault::LoseAnswer) => None,
+        Some(Fault::Truncate) => answer(&mut stream, answered.status, &text[..text.len() / 2], length(&text)),
+        _ => answer(&mut stream, answered.status, &text, length(&text)),
+    }
+}
+
+fn answer(stream: &mut TcpStream, status: u16, body: &str, length: usize) -> Option<()> {
+    let head = format!(
+        "HTTP/1.1 {status} X\r\ncontent-type: application/x-amz-json-1.1\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n"
+    );
+    stream.write_all(head.as_bytes()).ok()?;
+    stream.write_all(body.as_bytes()).ok()
+}
