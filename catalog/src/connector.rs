@@ -153,6 +153,9 @@ pub struct RefusedWrite {
     pub node: NodeName,
     /// Why, and what to do.
     pub reason: String,
+    /// Whether it is because the node, or the service, is somebody else's.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub conflict: bool,
 }
 
 /// Sorts what keeps a connector from its work.

@@ -119,7 +119,7 @@ pub struct Keeper {
     sight: Option<Sight>,
     kept: Option<(BTreeMap<NodeName, ConnectorNode>, Instant)>,
     confirmed: Option<u64>,
-    refused: BTreeMap<NodeName, (String, Instant)>,
+    refused: BTreeMap<NodeName, (RefusedWrite, Instant)>,
     /// Writes that were refused together with others go one by one, so that each gets its own answer.
     one_by_one: bool,
     told: Option<ConnectorStatus>,
@@ -201,14 +201,10 @@ impl Keeper {
         let plan = self.plan();
         let held = plan.as_ref().map(|plan| plan.problems(&self.settings.name)).unwrap_or_default();
         let seen = self.sight.iter().flat_map(|sight| sight.problems.iter().cloned());
-        let refused = self.refused.iter().map(|(node, (reason, _))| ConnectorProblem {
-            kind: if reason.contains("belongs to") || reason.contains("is served by") {
-                ProblemKind::Conflict
-            } else {
-                ProblemKind::Refused
-            },
-            subject: format!("node {node}"),
-            reason: reason.clone(),
+        let refused = self.refused.values().map(|(refused, _)| ConnectorProblem {
+            kind: if refused.conflict { ProblemKind::Conflict } else { ProblemKind::Refused },
+            subject: format!("node {}", refused.node),
+            reason: refused.reason.clone(),
         });
         let own = self.problem.iter().map(|reason| ConnectorProblem {
             kind: ProblemKind::Degraded,
@@ -333,7 +329,7 @@ impl Keeper {
             (Answer::Written(refused), Asked::Write(writes)) => {
                 let until = now + REFUSED_REST;
                 for one in refused {
-                    self.refused.insert(one.node, (one.reason, until));
+                    self.refused.insert(one.node.clone(), (one, until));
                 }
                 if let Some((kept, _)) = &mut self.kept {
                     let done = writes.iter().filter(|write| !self.refused.contains_key(write.node()));
@@ -350,7 +346,9 @@ impl Keeper {
             (Answer::Refused(_), Asked::Write(writes)) if writes.len() > 1 => self.one_by_one = true,
             (Answer::Refused(reason), Asked::Write(writes)) => {
                 for write in writes {
-                    self.refused.insert(write.node().clone(), (reason.clone(), now + REFUSED_REST));
+                    let (node, reason) = (write.node().clone(), reason.clone());
+                    let refused = RefusedWrite { node: node.clone(), reason, conflict: false };
+                    self.refused.insert(node, (refused, now + REFUSED_REST));
                 }
             }
             (Answer::Refused(reason) | Answer::Failed(reason), asked) => {

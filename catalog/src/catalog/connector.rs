@@ -95,7 +95,9 @@ impl Catalog {
                 let mut refused = Vec::new();
                 for write in writes {
                     if let Err(reason) = self.write_of_connector(index, name, shares, write, touched) {
-                        refused.push(RefusedWrite { node: write.node().clone(), reason: reason.to_string() });
+                        let conflict = matches!(reason, Refusal::NotOwner { .. } | Refusal::ServedByOthers { .. });
+                        let node = write.node().clone();
+                        refused.push(RefusedWrite { node, reason: reason.to_string(), conflict });
                     }
                 }
                 Ok(Outcome::Written { refused })

@@ -139,7 +139,7 @@ fn m2_what_belongs_to_others_is_reported_left_alone_and_tried_again_later() {
     let mut rig = Rig::active(0);
     assert_eq!(written(&rig.sees(2)), ["n0", "n1"]);
     let reason = "node `n0` belongs to agent:7, and only its owner writes it".to_owned();
-    let refused = vec![RefusedWrite { node: "n0".parse().unwrap(), reason }];
+    let refused = vec![RefusedWrite { node: "n0".parse().unwrap(), reason, conflict: true }];
     rig.answered(Answer::Written(refused));
     let status = rig.keeper.status();
     assert_eq!((status.nodes, status.problems[0].kind), (1, ProblemKind::Conflict), "{status:?}");

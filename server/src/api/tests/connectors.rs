@@ -26,6 +26,7 @@ async fn a_connector_is_run_by_one_process_writes_whole_nodes_and_is_removed_wit
         |term: u64| json!({"change": "write", "name": "ecs", "term": term, "writes": [node("t1"), node("outside")]});
     let written = api.put("/v1/connector", write(term)).await.json();
     assert_eq!(written["Refused"][0]["node"], "outside", "{written}");
+    assert_eq!(written["Refused"][0]["conflict"], true, "{written}");
     assert_eq!(api.put("/v1/connector", write(term + 1)).await.status, StatusCode::CONFLICT);
 
     let kept = api.get("/v1/connector/ecs/nodes").await.json();
