@@ -99,7 +99,7 @@ pub(super) async fn run(aws: Aws, options: &ApiOptions) -> anyhow::Result<ExitCo
         let cloud = CloudMap::new(settings, post.metrics.clone()).await;
         cloud.watch(post).await
     };
-    aws.run.run(config, watch).await
+    Box::pin(aws.run.run(config, watch)).await
 }
 
 fn text(shown: &Shown) -> String {
