@@ -144,9 +144,9 @@ impl Story {
         let start = format!(
             "export SSL_CERT_FILE=/root/cloud.pem\n\
              setsid weft server --node {name} --bind {address} --bootstrap-expect 3{others} --data-dir /var/lib/weft/server \
-             --cluster-key-file /etc/weft/cluster.key --kubernetes-token-file {}=/etc/weft/reviewer \
-             >> $RUN/server.log 2>&1 < /dev/null & echo $! > $RUN/server.pid",
-            self.cluster.url()
+             --cluster-key-file /etc/weft/cluster.key --kubernetes-token-file {host}=/etc/weft/reviewer \
+             --kubernetes-ca-file {host}=/etc/weft/kubernetes.pem >> $RUN/server.log 2>&1 < /dev/null & echo $! > $RUN/server.pid",
+            host = self.cluster.url()
         );
         self.machines.done(name, &start);
     }
@@ -308,6 +308,7 @@ fn begin(python: PathBuf) -> Story {
     for (name, _) in SERVERS {
         machines.write(name, "/root/cloud.pem", &made.cert.pem());
         machines.write(name, "/etc/weft/reviewer", &reviewer);
+        machines.write(name, "/etc/weft/kubernetes.pem", cluster.ca_pem());
         machines.write(name, "/etc/weft/cluster.key", &cluster_key);
         machines.done(
             name,
@@ -324,7 +325,7 @@ fn begin(python: PathBuf) -> Story {
 /// Says who may log in, and how requests are read.
 fn admit(story: &Story) {
     let machines = &story.machines;
-    let kubernetes = json!({"Host": story.cluster.url(), "CACert": story.cluster.ca_pem()});
+    let kubernetes = json!({"Host": story.cluster.url()});
     let aws = json!({"BoundIAMPrincipalARNs": ["arn:aws:iam::123456789012:role/orders"], "STSEndpoint": "https://sts.example:5000"});
     for (name, kind, config) in [("kubernetes", "kubernetes", kubernetes), ("aws", "aws-iam", aws)] {
         machines.write("s1", &format!("/root/{name}.json"), &config.to_string());
