@@ -170,7 +170,8 @@ impl Story {
         self.start_application(workload);
         let credentials = printed(
             machines
-                .in_network("cloud", &self.python)
+                .on_network_of("cloud")
+                .arg(&self.python)
                 .args(["-c", ASSUME, service, id])
                 .arg(machines.directory().join("cloud.pem")),
         );
@@ -184,6 +185,9 @@ impl Story {
         machines.write(workload.machine, "/root/endpoints.json", &endpoints.to_string());
         machines.write(workload.machine, "/root/endpoints.py", TASK_ENDPOINTS);
         machines.done(workload.machine, "setsid python3 /root/endpoints.py > $RUN/endpoints.log 2>&1 < /dev/null &");
+        eventually("the task's endpoints", ADMITTED * PROMISE_FACTOR, || {
+            machines.run(workload.machine, "exec 3<>/dev/tcp/127.0.0.1/51679").status.success().then_some(())
+        });
         let config = json!({"bind": workload.address, "auth_method": "aws", "root_fingerprints": [self.root],
             "servers": SERVERS.map(|(_, address)| format!("{address}:8300")), "node": id, "access_log": "-",
             "data_dir": "/var/lib/weft/agent", "service": workload.definition()});
@@ -295,8 +299,12 @@ fn begin(python: PathBuf) -> Story {
     let [certificate, key] = ["cloud.pem", "cloud-key.pem"].map(|name| machines.directory().join(name));
     std::fs::write(&certificate, made.cert.pem()).unwrap();
     std::fs::write(&key, made.signing_key.serialize_pem()).unwrap();
-    let mut moto = machines.in_network("cloud", &python);
-    moto.args(["-m", "moto.server", "-H", "0.0.0.0", "-p", "5000", "-s", "-c"]).arg(&certificate).arg("-k").arg(&key);
+    let mut moto = machines.on_network_of("cloud");
+    moto.arg(&python)
+        .args(["-m", "moto.server", "-H", "0.0.0.0", "-p", "5000", "-s", "-c"])
+        .arg(&certificate)
+        .arg("-k")
+        .arg(&key);
     let clouds = Process::start("moto", moto, machines.directory());
     for name in ["web", "reviewer"] {
         cluster.put(

@@ -6,7 +6,7 @@ mod reading;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use catalog::NodeName;
 use http::Uri;
@@ -30,6 +30,10 @@ pub struct TaskFacts {
     pub meta: BTreeMap<String, String>,
 }
 
+/// For how long an endpoint that does not answer is asked what this task is, and how often.
+const PATIENCE: Duration = Duration::from_secs(10);
+const PAUSE: Duration = Duration::from_millis(250);
+
 /// Watches the task that this process is in.
 #[derive(Debug)]
 pub struct EcsTask {
@@ -45,9 +49,21 @@ impl EcsTask {
     /// Asks the endpoint, which `ECS_CONTAINER_METADATA_URI_V4` names, what this task is. The containers that `required`
     /// names must run, whether they have a health check or not.
     ///
+    /// An endpoint that is busy or not there yet is asked again for a while: an agent that gave up would end its task.
+    ///
     /// # Errors
     /// [`ObserveError`] if it does not answer, or not in its form.
     pub async fn find(endpoint: &str, required: &[String]) -> Result<Self, ObserveError> {
+        let given_up = Instant::now() + PATIENCE;
+        loop {
+            match Self::ask(endpoint, required).await {
+                Err(_) if Instant::now() < given_up => tokio::time::sleep(PAUSE).await,
+                answer => return answer,
+            }
+        }
+    }
+
+    async fn ask(endpoint: &str, required: &[String]) -> Result<Self, ObserveError> {
         let wrong = |reason: String| ObserveError { reason };
         let endpoint: Uri =
             endpoint.trim_end_matches('/').parse().map_err(|_| wrong(format!("`{endpoint}` is no address")))?;

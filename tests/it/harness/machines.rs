@@ -176,14 +176,6 @@ impl Machines {
         }
     }
 
-    /// Prepares to run a program of this machine in another one's network.
-    pub(crate) fn in_network(&self, name: &str, program: &Path) -> Command {
-        let init = self.machines.get(name).unwrap_or_else(|| panic!("there is no machine {name}")).init;
-        let mut command = Command::new("nsenter");
-        command.args(["--target", &init.to_string(), "--net"]).arg(program);
-        command
-    }
-
     /// Returns where the test keeps what is neither machine's.
     pub(crate) fn directory(&self) -> &Path {
         self.directory.path()

@@ -157,12 +157,12 @@ async fn a_task_that_is_to_stop_says_so() {
 #[tokio::test]
 async fn an_endpoint_that_is_not_one_is_named() {
     for url in ["http://127.0.0.1:9", "nonsense://", ""] {
-        assert!(EcsTask::find(url, &[]).await.is_err(), "{url}");
+        assert!(EcsTask::ask(url, &[]).await.is_err(), "{url}");
     }
     let metadata = Metadata::start(&[]).await;
-    let error = EcsTask::find(&format!("{}x", metadata.url), &[]).await.unwrap_err();
+    let error = EcsTask::ask(&format!("{}x", metadata.url), &[]).await.unwrap_err();
     assert!(error.to_string().contains("404") && error.to_string().contains("/v4/0206b271x"), "{error}");
     *metadata.task.lock().unwrap() = json!({"Cluster": "shop"});
-    let error = EcsTask::find(&metadata.url, &[]).await.unwrap_err();
+    let error = EcsTask::ask(&metadata.url, &[]).await.unwrap_err();
     assert!(error.to_string().contains("TaskARN"), "{error}");
 }
