@@ -321,10 +321,11 @@ impl Catalog {
 }
 
 /// A platform that vouches for one node by name vouches for whoever is on it now: a pod or task that comes back under its
-/// old name with a new key is let in. It has no say over nodes that came by a join token, or by another method.
+/// old name with a new key is let in. It has no say over nodes that came by a join token, or by another method, and nobody has
+/// over a node of another identity: session and pod names are chosen by whoever starts them.
 fn may_take_over(previous: &AgentRecord, login: &Admission) -> bool {
-    let same_method = matches!(&previous.attestation, Attestation::Login { method, .. } if *method == login.method);
-    same_method && login.nodes.contains(&login.node)
+    let vouched = Attestation::Login { method: login.method.clone(), subject: login.subject.clone() };
+    previous.attestation == vouched && login.nodes.contains(&login.node)
 }
 
 /// Returns everything that a rule needs to know of an identity. The selector was read before the rule was proposed.

@@ -226,6 +226,9 @@ fn a_node_name_is_taken_over_only_where_its_own_method_names_the_node() {
     let other = admission(9, "bearer-2", "key-2", "n1", &["web"]);
     assert!(matches!(log.refused(1, admit(other.clone())), Refusal::NodeTaken { .. }));
     let named = Admission { nodes: vec!["n1".parse().unwrap()], ..other };
+    // Whoever starts a task or a pod chooses what it is called, and is no more than who they are.
+    let stranger = Admission { subject: "batch-1".to_owned(), ..named.clone() };
+    assert!(matches!(log.refused(1, admit(stranger)), Refusal::NodeTaken { .. }));
     let second = log.enrolled(named.clone());
     assert_ne!(second.id, first.id);
     assert!(log.0.is_revoked(first.enrolled), "whoever held the name with another key is out");
