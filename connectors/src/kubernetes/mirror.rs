@@ -82,10 +82,11 @@ impl<K: Resource + PartialEq> Mirror<K> {
 
     fn hold(&mut self, object: K) -> bool {
         let (name, found) = (ObjectName::of(&object), version(&object));
-        // Without a number to go by, the later word counts.
-        let known = self.held.get(&name).map(|held| version(&**held)).or_else(|| self.gone.get(&name).copied());
         let floor = if self.listing.is_some() { 0 } else { self.floor };
-        if found != 0 && found <= known.unwrap_or(floor) {
+        // What is said to be gone says nothing of what came later and went before the last complete list.
+        let gone = self.gone.get(&name).copied().unwrap_or_default().max(floor);
+        // Without a number to go by, the later word counts.
+        if found != 0 && found <= self.held.get(&name).map_or(gone, |held| version(&**held)) {
             return false;
         }
         self.latest = self.latest.max(found);
@@ -212,6 +213,20 @@ mod tests {
         assert!(mirror.take(Event::Apply(object(1, 2, 10))), "another one under its name does");
         assert!(!mirror.take(Event::Delete(object(1, 1, 9))), "and the end of the first is not its end");
         assert_eq!(versions(&mirror), [("o1".to_owned(), 10)]);
+    }
+
+    #[test]
+    fn k2_an_end_that_is_told_again_brings_nothing_back_from_before_the_last_list() {
+        let mut mirror = Mirror::default();
+        listed(&mut mirror, [object(1, 1, 1)]);
+        let end = Event::Delete(object(1, 1, 2));
+        mirror.take(end.clone());
+        mirror.take(Event::Apply(object(1, 3, 3)));
+        mirror.take(Event::Delete(object(1, 3, 4)));
+        listed(&mut mirror, []);
+        mirror.take(end);
+        assert!(!mirror.take(Event::Apply(object(1, 3, 3))), "it went before the list");
+        assert!(mirror.take(Event::Apply(object(1, 5, 5))), "what is newer than the list is there");
     }
 
     proptest! {
