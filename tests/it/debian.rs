@@ -4,10 +4,9 @@ use std::{
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     process::Command,
-    sync::OnceLock,
 };
 
-use crate::harness::{debian, tool};
+use crate::harness::{debian, root, succeed, tool};
 
 /// What is done in the Debian system, with `/packages/{old,new}.deb` in it; every line must succeed.
 const STORY: &str = r#"
@@ -51,29 +50,12 @@ is 'ls -d /etc/weft /var/lib/weft 2>/dev/null || true' ''
 is 'find / -xdev -path /proc -prune -o -path "*weft*" ! -path "/packages*" ! -path "/var/log/*" -print' ''
 "#;
 
-fn root() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-}
-
-/// Returns this very binary without what only a debugger reads, which would make packages several times as large.
-#[track_caller]
-fn program() -> &'static Path {
-    static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
-    PROGRAM.get_or_init(|| {
-        let stripped = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("weft-{}", std::process::id()));
-        let status = Command::new("strip").arg("-o").arg(&stripped).arg(env!("CARGO_BIN_EXE_weft")).status();
-        assert!(status.unwrap().success());
-        // One name for all runs, so that they leave one file behind.
-        let kept = stripped.with_file_name("weft-stripped");
-        std::fs::rename(stripped, &kept).unwrap();
-        kept
-    })
-}
-
-/// Builds a package of this very binary.
+/// Builds a package of this very binary, without what only a debugger reads, which would make it several times as large.
 #[track_caller]
 pub(crate) fn build(version: &str, output: &Path) -> PathBuf {
-    build_of(program(), version, output)
+    let stripped = output.join("weft-stripped");
+    succeed(Command::new("strip").arg("-o").arg(&stripped).arg(env!("CARGO_BIN_EXE_weft")));
+    build_of(&stripped, version, output)
 }
 
 #[track_caller]
@@ -112,7 +94,7 @@ fn the_package_is_installed_upgraded_removed_and_purged_without_a_trace() {
          exec chroot $upper/root /usr/bin/env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin \
          RELEASE={} PAGES={} bash -euc '{}'",
         env!("CARGO_PKG_VERSION"),
-        pages.count() + 1,
+        pages.count(),
         STORY.replace('\'', "'\\''"),
     );
     let told = Command::new("unshare").args(["--mount", "--pid", "--fork", "bash", "-c", &script]).output().unwrap();

@@ -33,6 +33,6 @@ pub(crate) use mesh::{Mesh, Server, Service, free_port, write_secret};
 pub(crate) use metrics::Metrics;
 pub(crate) use peers::{Postgres, nghttpd, nginx};
 pub(crate) use process::{Output, Process, log_of, weft, weft_command};
-pub(crate) use tool::{python, tool};
-pub(crate) use wait::{PROMISE_FACTOR, eventually};
+pub(crate) use tool::{copy, entries, missing, optional_tool, python, root, skipped, succeed, tool};
+pub(crate) use wait::{PROMISE_FACTOR, eventually, within};
 pub(crate) use websocket::{Conversation, serve_echo};

@@ -4,79 +4,28 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
-    io::Write,
     path::{Path, PathBuf},
     process::Command,
 };
 
 use serde_json::Value;
 
+use crate::harness::{entries, root, succeed, tool};
+
 /// The most that `systemd-analyze security` may find exposed, in tenths.
 const EXPOSURE_MAX: u32 = 15;
 /// The same of an agent that answers names on port 53.
 const EXPOSURE_WITH_DNS_MAX: u32 = 20;
 
-/// Finds a program; where it is missing the test is skipped, loudly, and never fails.
-///
-/// Unlike what `harness::tool` looks for, neither terraform nor systemd can be installed everywhere that the tests run, so
-/// `WEFT_TEST_REQUIRE` does not ask for them.
-pub(super) fn optional_tool(name: &str, test: &str) -> Option<PathBuf> {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let found = std::env::split_paths(&path).map(|folder| folder.join(name)).find(|candidate| candidate.is_file());
-    if found.is_none() {
-        // Past the capture of the test runner, for a skipped test must be seen.
-        let _unseen = writeln!(std::io::stderr(), "SKIPPED {test}: `{name}` is not installed");
-    }
-    found
-}
-
-pub(super) fn root() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-}
-
 #[track_caller]
-pub(super) fn read(path: &str) -> String {
+fn read(path: &str) -> String {
     fs::read_to_string(root().join(path)).unwrap_or_else(|error| panic!("reading {path}: {error}"))
-}
-
-/// Returns the entries of a folder, sorted.
-#[track_caller]
-pub(super) fn entries(folder: &Path) -> Vec<PathBuf> {
-    let listed = fs::read_dir(folder).unwrap_or_else(|error| panic!("listing {}: {error}", folder.display()));
-    let mut entries: Vec<PathBuf> = listed.map(|entry| entry.unwrap().path()).collect();
-    entries.sort();
-    assert!(!entries.is_empty(), "{} is empty", folder.display());
-    entries
 }
 
 /// Returns the files of a folder and of those within it, sorted.
 #[track_caller]
 fn files(folder: &Path) -> Vec<PathBuf> {
     entries(folder).into_iter().flat_map(|path| if path.is_dir() { files(&path) } else { vec![path] }).collect()
-}
-
-/// Copies a folder without what starts with a dot, such as what a program has left behind there.
-pub(super) fn copy(from: &Path, to: &Path) {
-    fs::create_dir_all(to).unwrap();
-    for entry in entries(from) {
-        let name = entry.file_name().unwrap();
-        if name.to_string_lossy().starts_with('.') {
-            continue;
-        }
-        if entry.is_dir() {
-            copy(&entry, &to.join(name));
-        } else {
-            fs::copy(&entry, to.join(name)).unwrap();
-        }
-    }
-}
-
-/// Runs a command that must succeed.
-#[track_caller]
-pub(super) fn succeed(command: &mut Command) {
-    let output = command.output().unwrap_or_else(|error| panic!("running {command:?}: {error}"));
-    let (stdout, stderr) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    assert!(output.status.success(), "{command:?} ended with {}:\n{stdout}{stderr}", output.status);
 }
 
 /// Copies a unit to a directory in such a way that it can be judged there: its program has to exist, and weft is not installed
@@ -102,7 +51,7 @@ fn judge(analyze: &Path, unit: &Path, exposure_max: u32) {
 #[test]
 fn systemd_units_are_understood_and_expose_little() {
     let test = "systemd_units_are_understood_and_expose_little";
-    let Some(analyze) = optional_tool("systemd-analyze", test) else { return };
+    let Some(analyze) = tool("systemd-analyze", test) else { return };
     let directory = tempfile::tempdir().unwrap();
     let packaged = entries(&root().join("packaging/systemd"));
     let units = packaged.iter().filter(|path| path.extension().is_some_and(|extension| extension == "service"));

@@ -2,6 +2,7 @@
 //! task is shown to ECS's own model.
 
 use std::{
+    collections::{BTreeMap, BTreeSet},
     fs,
     path::{Path, PathBuf},
     process::Command,
@@ -9,8 +10,7 @@ use std::{
 
 use serde_json::{Value, json};
 
-use crate::harness::python;
-use crate::packaging::{copy, entries, optional_tool, root, succeed};
+use crate::harness::{copy, entries, optional_tool, python, root, succeed};
 
 /// Runs terraform in an environment of its own, so that nobody's settings or variables change the outcome, and no network is
 /// needed.
@@ -49,38 +49,132 @@ fn terraform_modules_are_valid_tidy_and_pass_their_own_tests() {
     }
 }
 
-/// Reads a module as data: every block by its type, labels and body.
+/// Reads a module as data: every block by its type, labels and body; texts and names without the quotes that they are written in.
 fn parsed(python: &Path, module: &Path) -> Value {
     let script = "import glob, hcl2, json, sys\n\
-        print(json.dumps([hcl2.load(open(path)) for path in sorted(glob.glob(sys.argv[1] + '/*.tf'))]))";
+        def plain(it):\n \
+         if isinstance(it, dict): return {plain(name): plain(value) for name, value in it.items() if not name.startswith('__')}\n \
+         if isinstance(it, list): return [plain(one) for one in it]\n \
+         return it.strip('\"') if isinstance(it, str) else it\n\
+        print(json.dumps([plain(hcl2.load(open(path))) for path in sorted(glob.glob(sys.argv[1] + '/*.tf'))]))";
     let output = Command::new(python).args(["-c", script]).arg(module).output().unwrap();
     assert!(output.status.success(), "{}: {}", module.display(), String::from_utf8_lossy(&output.stderr));
     serde_json::from_slice(&output.stdout).unwrap()
+}
+
+/// Returns the bodies of all blocks of this type with this first label, `resource` and `aws_iam_role` say, by their names.
+fn blocks(module: &Value, kind: &str, label: &str) -> BTreeMap<String, Value> {
+    let all = module.as_array().unwrap().iter().filter_map(|file| file[kind].as_array()).flatten();
+    all.filter_map(|block| block[label].as_object())
+        .flatten()
+        .map(|(name, body)| (name.clone(), body.clone()))
+        .collect()
+}
+
+/// Gathers the statements of policies, wherever they stand: objects that name actions.
+fn statements(within: &Value, found: &mut Vec<Value>) {
+    match within {
+        Value::Object(fields) => {
+            if fields.contains_key("actions") {
+                found.push(within.clone());
+            }
+            fields.values().for_each(|value| statements(value, found));
+        }
+        Value::Array(items) => items.iter().for_each(|item| statements(item, found)),
+        _ => {}
+    }
+}
+
+/// Returns what a module's policies say: whether it is allowed, what, and on what.
+fn grants(module: &Value) -> BTreeSet<(String, String, String)> {
+    let mut found = Vec::new();
+    statements(module, &mut found);
+    let texts = |value: &Value| {
+        value.as_array().unwrap().iter().map(|one| one.as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    let one = |statement: &Value| {
+        let effect = statement["effect"].as_str().unwrap_or("Allow").to_owned();
+        let resources =
+            if statement["resources"].is_null() { String::new() } else { texts(&statement["resources"]).join(" ") };
+        texts(&statement["actions"])
+            .into_iter()
+            .map(move |action| (effect.clone(), action, resources.clone()))
+            .collect::<Vec<_>>()
+    };
+    found.iter().flat_map(one).collect()
 }
 
 #[test]
 fn l9_the_modules_let_in_only_what_is_named_and_grant_no_more_than_they_need() {
     let test = "l9_the_modules_let_in_only_what_is_named_and_grant_no_more_than_they_need";
     let Some(python) = python("hcl2", test) else { return };
-    for module in modules() {
-        let text = parsed(&python, &module).to_string();
-        assert!(!text.contains("\"*:*\"") && !text.contains("AdministratorAccess"), "{}", module.display());
-    }
-    let text = |module: &str| {
-        let path = root().join("terraform/modules").join(module).join("main.tf");
-        let text = fs::read_to_string(path).unwrap();
-        text.lines().map(str::trim).collect::<Vec<_>>().join("\n")
+    let of = |module: &str| parsed(&python, &root().join("terraform/modules").join(module));
+    let (task, server) = (of("mesh-task"), of("server"));
+    let named = |grants: &[(&str, &str, &str)]| -> BTreeSet<_> {
+        grants.iter().map(|(effect, what, on)| ((*effect).to_owned(), (*what).to_owned(), (*on).to_owned())).collect()
     };
-    let (task, server) = (text("mesh-task"), text("server"));
-    let ingress = |text: &str| text.matches("resource \"aws_vpc_security_group_ingress_rule\"").count();
-    assert_eq!((ingress(&task), ingress(&server)), (1, 4), "a task lets in the mesh port and nothing else");
-    assert!(task.contains("from_port                    = module.agent.mesh_port"));
-    assert!(!task.contains("ingress {") && !server.contains("ingress {"), "no rule hides in a group");
-    // What is allowed is named; a star stands in a denial only.
-    let stars = |text: &str| text.matches("actions   = [\"*\"]").count();
-    assert_eq!((stars(&task), stars(&server)), (0, 1));
-    assert!(server.contains("effect    = \"Deny\"\nactions   = [\"*\"]"), "{server}");
-    assert!(server.contains("transit_encryption = \"ENABLED\"") && server.contains("encrypted  = true"));
+
+    // What is allowed, by name and on what; the only star stands in a denial.
+    assert_eq!(grants(&task), named(&[("Allow", "sts:AssumeRole", "")]));
+    let disk = "${aws_efs_file_system.data.arn}";
+    let wanted = [
+        ("Allow", "sts:AssumeRole", ""),
+        ("Allow", "secretsmanager:GetSecretValue", "${var.group.cluster_key_arn}"),
+        ("Allow", "kms:Decrypt", "${statement.value}"),
+        ("Allow", "elasticfilesystem:ClientMount", disk),
+        ("Allow", "elasticfilesystem:ClientWrite", disk),
+        ("Deny", "*", disk),
+    ];
+    assert_eq!(grants(&server), named(&wanted));
+    let attached = |module: &Value| -> Vec<String> {
+        let all = blocks(module, "resource", "aws_iam_role_policy_attachment").into_values();
+        all.map(|attached| attached["for_each"].as_str().or(attached["policy_arn"].as_str()).unwrap().to_owned())
+            .collect()
+    };
+    let starts_tasks = ":iam::aws:policy/service-role/AmazonECSTaskExecutionRolePolicy";
+    assert!(attached(&server).iter().all(|policy| policy.ends_with(starts_tasks)), "{:?}", attached(&server));
+    let of_operators =
+        |policy: &String| policy.contains("var.additional_task_role_policies") || policy.contains(starts_tasks);
+    assert!(attached(&task).iter().all(of_operators), "{:?}", attached(&task));
+
+    // Who is let in, at which port: nothing has an address of its own, and no rule hides in a group.
+    let let_in = |module: &Value| -> BTreeMap<String, (String, String)> {
+        let rules = blocks(module, "resource", "aws_vpc_security_group_ingress_rule").into_iter();
+        rules
+            .map(|(name, rule)| {
+                assert_eq!(
+                    (&rule["from_port"], rule["ip_protocol"].as_str()),
+                    (&rule["to_port"], Some("tcp")),
+                    "{rule}"
+                );
+                let sources = ["referenced_security_group_id", "cidr_ipv4", "cidr_ipv6"];
+                let sources: Vec<&str> = sources.iter().filter_map(|source| rule[*source].as_str()).collect();
+                let port = rule["from_port"].as_str().map_or_else(|| rule["from_port"].to_string(), str::to_owned);
+                (name, (port, sources.join(" ")))
+            })
+            .collect()
+    };
+    let each = "${each.value.security_group_id} ${each.value.cidr_ipv4} ${each.value.cidr_ipv6}";
+    let servers = "${aws_security_group.servers.id}";
+    let rules = |rules: &[(&str, &str, &str)]| -> BTreeMap<String, (String, String)> {
+        rules.iter().map(|(name, port, from)| ((*name).to_owned(), ((*port).to_owned(), (*from).to_owned()))).collect()
+    };
+    assert_eq!(let_in(&task), rules(&[("mesh", "${var.agent.mesh_port}", each)]));
+    let wanted = [
+        ("raft", "${var.group.ports.raft}", servers),
+        ("clients", "${each.value.port}", each),
+        ("data", "2049", servers),
+    ];
+    assert_eq!(let_in(&server), rules(&wanted));
+    for module in [&task, &server] {
+        for (name, group) in blocks(module, "resource", "aws_security_group") {
+            assert!(group.get("ingress").is_none(), "{name}: {group}");
+        }
+    }
+    let disk = &blocks(&server, "resource", "aws_efs_file_system")["data"];
+    assert_eq!(disk["encrypted"], json!(true));
+    let tasks = &blocks(&server, "resource", "aws_ecs_task_definition")["server"];
+    assert_eq!(tasks["volume"][0]["efs_volume_configuration"][0]["transit_encryption"], "ENABLED");
 }
 
 /// Has terraform compute a module's outputs, which needs no account.
@@ -111,7 +205,7 @@ fn what_the_modules_make_of_a_task_is_what_ecs_takes() {
             "log_configuration": log, "container_definitions": [{"name": "web", "image": "registry.example/web", "essential": true}],
         }),
     );
-    let key = "arn:aws:secretsmanager:eu-west-1:123456789012:secret:weft";
+    let key = "arn:aws:secretsmanager:eu-west-1:123456789012:secret:weft-AbCdEf";
     let servers = outputs(
         &program,
         "server-container",

@@ -6,11 +6,9 @@ use std::{
     process::Command,
 };
 
-const LINES_MAX: usize = 800;
+use crate::harness::root;
 
-fn root() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-}
+const LINES_MAX: usize = 800;
 
 fn rust_files() -> Vec<(PathBuf, String)> {
     fn gather(folder: &Path, found: &mut Vec<PathBuf>) {

@@ -28,22 +28,28 @@ variable "eks_pod_security_group_id" {
   type        = string
 }
 
-module "orders" {
-  source = "../../modules/mesh-task"
+module "orders_agent" {
+  source = "../../modules/agent-container"
 
-  family            = "orders"
   image             = var.image
-  vpc_id            = var.vpc_id
   servers           = var.servers
   root_fingerprints = var.root_fingerprints
   service_name      = "orders"
   service_port      = 8080
   # `payments` runs in the cluster; the same intention means the same on both sides.
-  upstreams    = [{ destination_name = "payments", local_bind_port = 9191 }]
-  mesh_sources = { eks = { security_group_id = var.eks_pod_security_group_id } }
+  upstreams = [{ destination_name = "payments", local_bind_port = 9191 }]
   container_definitions = [
     { name = "orders", image = "registry.example/orders@sha256:...", essential = true },
   ]
+}
+
+module "orders" {
+  source = "../../modules/mesh-task"
+
+  agent        = module.orders_agent
+  family       = "orders"
+  vpc_id       = var.vpc_id
+  mesh_sources = { eks = { security_group_id = var.eks_pod_security_group_id } }
 }
 
 # The way back: pods that orders calls admit its tasks at their mesh port.

@@ -1,7 +1,8 @@
 # Two Fargate services: `web` calls `api`, and nobody else may.
 #
-# Before: `weft acl auth-method` and `weft binding-rule` as docs/connectors.md has them, and `weft ca roots` for the fingerprint.
-# After: weft intention create --allow web api
+# Before: servers, such as those of ../servers-on-fargate; `weft acl auth-method` and `weft acl binding-rule` as docs/ecs.md has
+#         them, and `weft ca roots` for the fingerprint.
+# After:  weft intention create --allow web api
 
 terraform {
   required_version = ">= 1.9"
@@ -17,56 +18,56 @@ terraform {
 variable "vpc_id" { type = string }
 variable "subnet_ids" { type = list(string) }
 variable "cluster_arn" { type = string }
-variable "cluster_key_arn" { type = string }
 variable "image" { type = string }
 variable "root_fingerprints" { type = list(string) }
 
-module "servers" {
-  source = "../../modules/server"
-
-  image           = var.image
-  cluster_arn     = var.cluster_arn
-  vpc_id          = var.vpc_id
-  subnet_ids      = var.subnet_ids
-  dns_namespace   = "weft.internal"
-  cluster_key_arn = var.cluster_key_arn
-  agent_sources = {
-    api = { security_group_id = module.api.security_group_id }
-    web = { security_group_id = module.web.security_group_id }
-  }
+variable "servers" {
+  description = "`agent_addresses` of ../servers-on-fargate."
+  type        = list(string)
 }
 
-module "api" {
-  source = "../../modules/mesh-task"
+module "api_agent" {
+  source = "../../modules/agent-container"
 
-  family            = "api"
   image             = var.image
-  vpc_id            = var.vpc_id
-  servers           = module.servers.agent_addresses
+  servers           = var.servers
   root_fingerprints = var.root_fingerprints
   service_name      = "api"
   service_port      = 8080
-  mesh_sources      = { web = { security_group_id = module.web.security_group_id } }
   container_definitions = [
     { name = "api", image = "registry.example/api@sha256:...", essential = true },
   ]
 }
 
-module "web" {
-  source = "../../modules/mesh-task"
+module "web_agent" {
+  source = "../../modules/agent-container"
 
-  family            = "web"
   image             = var.image
-  vpc_id            = var.vpc_id
-  servers           = module.servers.agent_addresses
+  servers           = var.servers
   root_fingerprints = var.root_fingerprints
   service_name      = "web"
-  service_port      = 0
-  outbound_only     = true
+  service_port      = 0 # It calls others, and is never called.
   upstreams         = [{ destination_name = "api", local_bind_port = 9191 }]
   container_definitions = [
     { name = "web", image = "registry.example/web@sha256:...", essential = true },
   ]
+}
+
+module "api" {
+  source = "../../modules/mesh-task"
+
+  agent        = module.api_agent
+  family       = "api"
+  vpc_id       = var.vpc_id
+  mesh_sources = { web = { security_group_id = module.web.security_group_id } }
+}
+
+module "web" {
+  source = "../../modules/mesh-task"
+
+  agent  = module.web_agent
+  family = "web"
+  vpc_id = var.vpc_id
 }
 
 resource "aws_ecs_service" "this" {

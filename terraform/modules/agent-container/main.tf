@@ -2,9 +2,13 @@
 # tested whole without an account. Hand `container_definitions` to aws_ecs_task_definition.
 
 locals {
-  # All containers of a task share one network namespace. Only the mesh port is for others; the API and the admin listener are on
-  # loopback.
-  ports = { http = 8500, admin = 19000, mesh = 20000 }
+  # All containers of a task share one network namespace. Only the mesh port is for others; the rest is on loopback.
+  ports = { http = 8500, dns = 8600, admin = 19000, mesh = 20000 }
+  # As errors name them.
+  ports_text = join(", ", [for port in [local.ports.http, local.ports.dns, local.ports.admin, local.ports.mesh] : tostring(port)])
+
+  # The upstreams' listeners that have a port of their own.
+  bound_ports = [for upstream in var.upstreams : upstream.local_bind_port if upstream.local_bind_port != null]
 
   volume_path = "/var/lib/weft"
 
@@ -18,6 +22,7 @@ locals {
       auth_method       = var.auth_method
       root_fingerprints = var.root_fingerprints
       http_port         = local.ports.http
+      dns_port          = local.ports.dns
       admin_port        = local.ports.admin
       mesh_port         = local.ports.mesh
       service = {
@@ -30,18 +35,23 @@ locals {
           sidecar_service = {
             proxy = {
               upstreams = [
-                for upstream in var.upstreams : {
-                  destination_name      = upstream.destination_name
-                  destination_namespace = coalesce(upstream.destination_namespace, var.service_namespace)
-                  local_bind_port       = upstream.local_bind_port
-                }
+                for upstream in var.upstreams : merge(
+                  {
+                    destination_name      = upstream.destination_name
+                    destination_namespace = coalesce(upstream.destination_namespace, var.service_namespace)
+                  },
+                  { for key, value in { local_bind_port = upstream.local_bind_port } : key => value if value != null },
+                )
               ]
             }
           }
         }
       }
     },
+    # Left out rather than null, which no file of the agent's says.
     { for key, value in { data_dir = local.volume_path } : key => value if var.volume_name != null },
+    { for key, value in { forward_port = var.forward_port } : key => value if value != null },
+    { for key, value in { task_containers = var.task_containers } : key => value if length(value) > 0 },
   )
 
   agent = merge(
@@ -59,6 +69,14 @@ locals {
         for name in compact([var.volume_name]) : { sourceVolume = name, containerPath = local.volume_path, readOnly = false }
       ]
       ulimits = var.ulimits
+      # The image has no shell and needs none: this asks the agent beside it whether it serves, and is done in two seconds.
+      healthCheck = {
+        command     = ["CMD", "weft", "exec", "--wait", "2s", "--print"]
+        interval    = 5
+        timeout     = 5
+        retries     = 3
+        startPeriod = 120
+      }
       # The agent drains for 25 seconds. ECS stops containers in the reverse of dependsOn, so the application ends first and its
       # last calls still go through.
       stopTimeout = 30
@@ -69,11 +87,10 @@ locals {
 
   others = [
     for container in var.container_definitions : merge(container, {
-      # START, for a container without a shell has nothing yet that ECS could run as a health check. Until the agent is ready the
-      # listeners of upstreams refuse connections, and never let one past the mesh.
+      # Whoever starts finds its upstreams: the agent has an identity by then, and listens.
       dependsOn = concat(
         try([for dependency in container.dependsOn : dependency if try(dependency.containerName, "") != var.container_name], []),
-        [{ containerName = var.container_name, condition = "START" }],
+        [{ containerName = var.container_name, condition = "HEALTHY" }],
       )
     })
   ]

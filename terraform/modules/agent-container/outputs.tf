@@ -17,3 +17,18 @@ output "config" {
   description = "What the agent is told by WEFT_CONFIG."
   value       = jsonencode(local.config)
 }
+
+output "service" {
+  description = "The service that the task is, with its namespace."
+  value       = "${var.service_namespace}/${var.service_name}"
+}
+
+output "is_called" {
+  description = "Whether others call the task."
+  value       = var.service_port != 0
+}
+
+output "volume_name" {
+  description = "The volume that the task definition must declare for the agent; null for none."
+  value       = var.volume_name
+}

@@ -93,38 +93,27 @@ variable "service_meta" {
 }
 
 variable "service_port" {
-  description = "The port that the application listens on; let it listen on 127.0.0.1, so that only the agent reaches it. 0 if it is only ever the caller."
+  description = "The port that the application listens on; let it listen on 127.0.0.1, so that only the agent reaches it. 0 if the task calls others and is never called."
   type        = number
+  nullable    = false
 
   validation {
     condition     = var.service_port >= 0 && var.service_port <= 65535 && floor(var.service_port) == var.service_port
-    error_message = "service_port is no port: use 1 to 65535, or 0 with outbound_only."
-  }
-
-  validation {
-    condition     = (var.service_port == 0) == var.outbound_only
-    error_message = "service_port is 0 if and only if outbound_only is true: say which of them is meant."
+    error_message = "service_port is no port: use 1 to 65535, or 0 for a task that is never called."
   }
 
   validation {
     condition     = !contains(values(local.ports), var.service_port)
-    error_message = "service_port is one of the agent's own: 8500, 19000 and 20000 are taken in a task's one network namespace."
+    error_message = "service_port is one of the agent's own: ${local.ports_text} are taken in a task's one network namespace."
   }
 }
 
-variable "outbound_only" {
-  description = "Whether the task calls others and is never called."
-  type        = bool
-  default     = false
-  nullable    = false
-}
-
 variable "upstreams" {
-  description = "The services that the task calls; each gets a listener on 127.0.0.1:local_bind_port."
+  description = "The services that the task calls. Each gets a listener on 127.0.0.1:local_bind_port, or, without that, on an address of loopback that stands for the service in the whole mesh."
   type = list(object({
     destination_name      = string
     destination_namespace = optional(string)
-    local_bind_port       = number
+    local_bind_port       = optional(number)
   }))
   default  = []
   nullable = false
@@ -140,17 +129,48 @@ variable "upstreams" {
 
   validation {
     condition = alltrue([
-      for upstream in var.upstreams :
-      upstream.local_bind_port >= 1 && upstream.local_bind_port <= 65535 && floor(upstream.local_bind_port) == upstream.local_bind_port
+      for upstream in var.upstreams : upstream.local_bind_port == null || try(
+        upstream.local_bind_port >= 1 && upstream.local_bind_port <= 65535 && floor(upstream.local_bind_port) == upstream.local_bind_port, false
+      )
     ])
-    error_message = "upstreams name a local_bind_port that is no port: use 1 to 65535."
+    error_message = "upstreams name a local_bind_port that is no port: use 1 to 65535, or leave it out."
   }
 
   validation {
     condition = length(distinct(concat(
-      values(local.ports), [var.service_port], var.upstreams[*].local_bind_port
-    ))) == length(local.ports) + 1 + length(var.upstreams)
-    error_message = "upstreams name a local_bind_port twice, or one that the service or the agent itself (8500, 19000, 20000) listens on: give each its own."
+      [for port in concat(values(local.ports), [var.service_port]) : tostring(port)], compact(var.upstreams[*].local_bind_port)
+    ))) == length(local.ports) + 1 + length(compact(var.upstreams[*].local_bind_port))
+    error_message = "upstreams name a local_bind_port twice, or one that the service or the agent itself (${local.ports_text}) listens on: give each its own."
+  }
+}
+
+variable "forward_port" {
+  description = "The port of a forward proxy on 127.0.0.1 for applications that know HTTP_PROXY; null for none."
+  type        = number
+  default     = null
+
+  validation {
+    condition = var.forward_port == null || try(
+      var.forward_port >= 1 && var.forward_port <= 65535 && floor(var.forward_port) == var.forward_port, false
+    )
+    error_message = "forward_port is no port: use 1 to 65535, or null for none."
+  }
+
+  validation {
+    condition     = !contains(concat(values(local.ports), [var.service_port], local.bound_ports), coalesce(var.forward_port, -1))
+    error_message = "forward_port is one that the service, an upstream or the agent itself (${local.ports_text}) listens on: give it its own."
+  }
+}
+
+variable "task_containers" {
+  description = "Names of containers that must run for the task to be called, beside those that have a health check."
+  type        = list(string)
+  default     = []
+  nullable    = false
+
+  validation {
+    condition     = alltrue([for name in var.task_containers : contains(try(var.container_definitions[*].name, []), name)])
+    error_message = "task_containers name a container that is not among container_definitions: the task would never be called."
   }
 }
 
@@ -188,9 +208,8 @@ variable "container_definitions" {
         [for mapping in container.portMappings : !contains(values(local.ports), try(mapping.containerPort, 0))], []
       )
     ])), false)
-    error_message = "container_definitions map a port of the agent: 8500, 19000 and 20000 are taken in a task's one network namespace."
+    error_message = "container_definitions map a port of the agent: ${local.ports_text} are taken in a task's one network namespace."
   }
-
 }
 
 variable "volume_name" {

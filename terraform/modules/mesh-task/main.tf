@@ -1,25 +1,7 @@
 # An ECS task whose application is in the mesh: the task definition, its two roles, and the security group that admits other
-# agents alone. What the containers look like is computed by agent-container, which needs no provider and is tested whole.
+# agents alone. The containers come from agent-container, which computes them without a provider and is tested whole.
 
 data "aws_partition" "current" {}
-
-module "agent" {
-  source = "../agent-container"
-
-  image                 = var.image
-  servers               = var.servers
-  auth_method           = var.auth_method
-  root_fingerprints     = var.root_fingerprints
-  service_name          = var.service_name
-  service_namespace     = var.service_namespace
-  service_port          = var.service_port
-  service_tags          = var.service_tags
-  service_meta          = var.service_meta
-  outbound_only         = var.outbound_only
-  upstreams             = var.upstreams
-  container_definitions = var.container_definitions
-  log_configuration     = var.log_configuration
-}
 
 # The role is the task's identity in the mesh: an auth method binds its ARN to the service. It may do nothing in AWS by itself,
 # for whoever the agent logs in with needs no permission to say who it is.
@@ -74,11 +56,11 @@ resource "aws_ecs_task_definition" "this" {
   memory                   = var.memory
   task_role_arn            = aws_iam_role.task.arn
   execution_role_arn       = aws_iam_role.execution.arn
-  container_definitions    = jsonencode(module.agent.container_definitions)
-  tags                     = merge(var.tags, { "weft.dev/service" = "${var.service_namespace}/${var.service_name}" })
+  container_definitions    = jsonencode(var.agent.container_definitions)
+  tags                     = merge(var.tags, { "weft.dev/service" = var.agent.service })
 
   dynamic "volume" {
-    for_each = var.volumes
+    for_each = concat(compact([var.agent.volume_name]), var.volumes)
 
     content {
       name = volume.value
@@ -100,13 +82,13 @@ resource "aws_security_group" "mesh" {
 }
 
 resource "aws_vpc_security_group_ingress_rule" "mesh" {
-  for_each = var.outbound_only ? {} : var.mesh_sources
+  for_each = var.agent.is_called ? var.mesh_sources : {}
 
   security_group_id            = aws_security_group.mesh.id
   description                  = "mutual TLS from agents: ${each.key}"
   ip_protocol                  = "tcp"
-  from_port                    = module.agent.mesh_port
-  to_port                      = module.agent.mesh_port
+  from_port                    = var.agent.mesh_port
+  to_port                      = var.agent.mesh_port
   referenced_security_group_id = each.value.security_group_id
   cidr_ipv4                    = each.value.cidr_ipv4
   cidr_ipv6                    = each.value.cidr_ipv6

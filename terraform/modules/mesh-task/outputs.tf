@@ -30,5 +30,5 @@ output "security_group_id" {
 
 output "mesh_port" {
   description = "The port that other agents call."
-  value       = module.agent.mesh_port
+  value       = var.agent.mesh_port
 }

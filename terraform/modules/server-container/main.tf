@@ -4,6 +4,8 @@
 locals {
   ports       = { api = 8501, agents = 8300, raft = 8301 }
   volume_path = "/var/lib/weft"
+  # Whom the image runs as.
+  user_id = 65532
 
   names = [for number in range(1, var.servers + 1) : "${var.name}-${number}"]
 
@@ -30,7 +32,7 @@ locals {
         )
         # ECS gives secrets as variables only.
         secrets                = [{ name = "WEFT_CLUSTER_KEY", valueFrom = var.cluster_key_arn }]
-        user                   = "65532:65532"
+        user                   = "${local.user_id}:${local.user_id}"
         readonlyRootFilesystem = true
         linuxParameters        = { capabilities = { drop = ["ALL"] } }
         portMappings           = [for port in values(local.ports) : { containerPort = port, hostPort = port, protocol = "tcp" }]

@@ -43,12 +43,13 @@ variable "dns_namespace" {
 }
 
 variable "cluster_key_arn" {
-  description = "The secret in Secrets Manager that holds the cluster key, as `weft keygen` prints it."
+  description = "The whole ARN of the secret in Secrets Manager that holds the cluster key, as `weft keygen` prints it and nothing else."
   type        = string
 
   validation {
-    condition     = can(regex("^arn:aws[a-z-]*:(secretsmanager|ssm):", var.cluster_key_arn))
-    error_message = "cluster_key_arn must be the ARN of a secret or a parameter: the key itself must stand in no plan."
+    # Whole and of one kind, for the role that starts the tasks is allowed to read exactly this.
+    condition     = can(regex("^arn:aws[a-z-]*:secretsmanager:[a-z0-9-]+:[0-9]{12}:secret:[A-Za-z0-9/_+=.@-]+-[A-Za-z0-9]{6}$", var.cluster_key_arn))
+    error_message = "cluster_key_arn must be a secret's whole ARN, as Secrets Manager shows it, with the six characters at its end: the key itself must stand in no plan."
   }
 }
 

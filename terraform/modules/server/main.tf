@@ -4,30 +4,16 @@
 # under its old name. Every write of the log waits for EFS, a few milliseconds; that is what writes to the mesh cost here, and no
 # call through it. Where that is too slow, run the servers on machines.
 
-module "servers" {
-  source = "../server-container"
-
-  image             = var.image
-  name              = var.name
-  servers           = var.servers
-  dns_namespace     = var.dns_namespace
-  cluster_key_arn   = var.cluster_key_arn
-  datacenter        = var.datacenter
-  trust_domain      = var.trust_domain
-  api_names         = var.api_names
-  log_configuration = var.log_configuration
-}
-
 data "aws_partition" "current" {}
 
 resource "aws_service_discovery_private_dns_namespace" "this" {
-  name = var.dns_namespace
+  name = var.group.dns_namespace
   vpc  = var.vpc_id
   tags = var.tags
 }
 
 resource "aws_service_discovery_service" "server" {
-  for_each = toset(module.servers.names)
+  for_each = toset(var.group.names)
 
   name = each.key
   tags = var.tags
@@ -45,7 +31,7 @@ resource "aws_service_discovery_service" "server" {
 resource "aws_efs_file_system" "data" {
   encrypted  = true
   kms_key_id = var.kms_key_arn
-  tags       = merge(var.tags, { Name = var.name })
+  tags       = merge(var.tags, { Name = var.group.name })
 
   lifecycle {
     # With it go the CA's keys and every agent's record.
@@ -62,22 +48,22 @@ resource "aws_efs_mount_target" "data" {
 }
 
 resource "aws_efs_access_point" "data" {
-  for_each = toset(module.servers.names)
+  for_each = toset(var.group.names)
 
   file_system_id = aws_efs_file_system.data.id
   tags           = var.tags
 
   posix_user {
-    uid = 65532
-    gid = 65532
+    uid = var.group.user_id
+    gid = var.group.user_id
   }
 
   root_directory {
     path = "/${each.key}"
 
     creation_info {
-      owner_uid   = 65532
-      owner_gid   = 65532
+      owner_uid   = var.group.user_id
+      owner_gid   = var.group.user_id
       permissions = "0700"
     }
   }
@@ -141,7 +127,7 @@ data "aws_iam_policy_document" "assume" {
 
 # A server asks AWS for nothing: its role is there for its folder only.
 resource "aws_iam_role" "task" {
-  for_each = toset(module.servers.names)
+  for_each = toset(var.group.names)
 
   name               = "${each.key}-task"
   path               = "/weft/"
@@ -150,7 +136,7 @@ resource "aws_iam_role" "task" {
 }
 
 resource "aws_iam_role" "execution" {
-  name               = "${var.name}-servers-execution"
+  name               = "${var.group.name}-servers-execution"
   path               = "/weft/"
   assume_role_policy = data.aws_iam_policy_document.assume.json
   tags               = var.tags
@@ -170,12 +156,21 @@ resource "aws_iam_role_policy" "cluster_key" {
 data "aws_iam_policy_document" "cluster_key" {
   statement {
     actions   = ["secretsmanager:GetSecretValue"]
-    resources = [var.cluster_key_arn]
+    resources = [var.group.cluster_key_arn]
+  }
+
+  dynamic "statement" {
+    for_each = compact([var.cluster_key_kms_key_arn])
+
+    content {
+      actions   = ["kms:Decrypt"]
+      resources = [statement.value]
+    }
   }
 }
 
 resource "aws_ecs_task_definition" "server" {
-  for_each = toset(module.servers.names)
+  for_each = toset(var.group.names)
 
   family                   = each.key
   network_mode             = "awsvpc"
@@ -184,11 +179,11 @@ resource "aws_ecs_task_definition" "server" {
   memory                   = var.memory
   task_role_arn            = aws_iam_role.task[each.key].arn
   execution_role_arn       = aws_iam_role.execution.arn
-  container_definitions    = jsonencode([module.servers.containers[each.key]])
+  container_definitions    = jsonencode([var.group.containers[each.key]])
   tags                     = var.tags
 
   volume {
-    name = module.servers.volume_name
+    name = var.group.volume_name
 
     efs_volume_configuration {
       file_system_id     = aws_efs_file_system.data.id
@@ -203,7 +198,7 @@ resource "aws_ecs_task_definition" "server" {
 }
 
 resource "aws_ecs_service" "server" {
-  for_each = toset(module.servers.names)
+  for_each = toset(var.group.names)
 
   name            = each.key
   cluster         = var.cluster_arn
@@ -229,7 +224,7 @@ resource "aws_ecs_service" "server" {
 }
 
 resource "aws_security_group" "servers" {
-  name_prefix = "${var.name}-servers-"
+  name_prefix = "${var.group.name}-servers-"
   description = "weft: the servers"
   vpc_id      = var.vpc_id
   tags        = var.tags
@@ -240,7 +235,7 @@ resource "aws_security_group" "servers" {
 }
 
 resource "aws_security_group" "data" {
-  name_prefix = "${var.name}-data-"
+  name_prefix = "${var.group.name}-data-"
   description = "weft: the servers' disks"
   vpc_id      = var.vpc_id
   tags        = var.tags
@@ -254,42 +249,39 @@ resource "aws_vpc_security_group_ingress_rule" "raft" {
   security_group_id            = aws_security_group.servers.id
   description                  = "the servers among themselves"
   ip_protocol                  = "tcp"
-  from_port                    = module.servers.ports.raft
-  to_port                      = module.servers.ports.raft
+  from_port                    = var.group.ports.raft
+  to_port                      = var.group.ports.raft
   referenced_security_group_id = aws_security_group.servers.id
 }
 
-resource "aws_vpc_security_group_ingress_rule" "agents" {
-  for_each = var.agent_sources
-
-  security_group_id            = aws_security_group.servers.id
-  description                  = "agents: ${each.key}"
-  ip_protocol                  = "tcp"
-  from_port                    = module.servers.ports.agents
-  to_port                      = module.servers.ports.agents
-  referenced_security_group_id = each.value.security_group_id
-  cidr_ipv4                    = each.value.cidr_ipv4
-  cidr_ipv6                    = each.value.cidr_ipv6
+locals {
+  clients = merge(
+    { for name, source in var.agent_sources : "agents: ${name}" => merge(source, { port = var.group.ports.agents }) },
+    { for name, source in var.api_sources : "the API over TLS: ${name}" => merge(source, { port = var.group.ports.api }) },
+  )
 }
 
-resource "aws_vpc_security_group_ingress_rule" "api" {
-  for_each = var.api_sources
+resource "aws_vpc_security_group_ingress_rule" "clients" {
+  for_each = local.clients
 
   security_group_id            = aws_security_group.servers.id
-  description                  = "the API over TLS: ${each.key}"
+  description                  = each.key
   ip_protocol                  = "tcp"
-  from_port                    = module.servers.ports.api
-  to_port                      = module.servers.ports.api
+  from_port                    = each.value.port
+  to_port                      = each.value.port
   referenced_security_group_id = each.value.security_group_id
   cidr_ipv4                    = each.value.cidr_ipv4
   cidr_ipv6                    = each.value.cidr_ipv6
 }
 
 resource "aws_vpc_security_group_egress_rule" "servers" {
+  for_each = { ipv4 = "0.0.0.0/0", ipv6 = "::/0" }
+
   security_group_id = aws_security_group.servers.id
-  description       = "one another, their disks, and AWS"
+  description       = "one another, their disks, and AWS: ${each.key}"
   ip_protocol       = "-1"
-  cidr_ipv4         = "0.0.0.0/0"
+  cidr_ipv4         = each.key == "ipv4" ? each.value : null
+  cidr_ipv6         = each.key == "ipv6" ? each.value : null
 }
 
 resource "aws_vpc_security_group_ingress_rule" "data" {

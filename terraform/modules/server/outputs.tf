@@ -1,8 +1,3 @@
-output "agent_addresses" {
-  description = "What agents are told of the servers: `servers` of mesh-task."
-  value       = module.servers.agent_addresses
-}
-
 output "security_group_id" {
   description = "The servers' security group."
   value       = aws_security_group.servers.id

@@ -1,3 +1,17 @@
+variable "group" {
+  description = "The group that the servers make, with their containers: the server-container module itself."
+  type = object({
+    name            = string
+    names           = list(string)
+    containers      = any
+    ports           = object({ api = number, agents = number, raft = number })
+    volume_name     = string
+    user_id         = number
+    dns_namespace   = string
+    cluster_key_arn = string
+  })
+}
+
 variable "cluster_arn" {
   description = "The ECS cluster."
   type        = string
@@ -15,24 +29,26 @@ variable "subnet_ids" {
 
 variable "agent_sources" {
   description = "Who may reach the port for agents, by a name of their own."
-  type = map(object({
-    security_group_id = optional(string)
-    cidr_ipv4         = optional(string)
-    cidr_ipv6         = optional(string)
-  }))
-  default  = {}
-  nullable = false
+  type        = map(object({ security_group_id = optional(string), cidr_ipv4 = optional(string), cidr_ipv6 = optional(string) }))
+  default     = {}
+  nullable    = false
+
+  validation {
+    condition     = alltrue([for source in values(var.agent_sources) : length(compact([source.security_group_id, source.cidr_ipv4, source.cidr_ipv6])) == 1])
+    error_message = "agent_sources must say exactly one of security_group_id, cidr_ipv4 and cidr_ipv6 each."
+  }
 }
 
 variable "api_sources" {
   description = "Who may reach the API over TLS, by a name of their own."
-  type = map(object({
-    security_group_id = optional(string)
-    cidr_ipv4         = optional(string)
-    cidr_ipv6         = optional(string)
-  }))
-  default  = {}
-  nullable = false
+  type        = map(object({ security_group_id = optional(string), cidr_ipv4 = optional(string), cidr_ipv6 = optional(string) }))
+  default     = {}
+  nullable    = false
+
+  validation {
+    condition     = alltrue([for source in values(var.api_sources) : length(compact([source.security_group_id, source.cidr_ipv4, source.cidr_ipv6])) == 1])
+    error_message = "api_sources must say exactly one of security_group_id, cidr_ipv4 and cidr_ipv6 each."
+  }
 }
 
 variable "cpu" {
@@ -53,63 +69,14 @@ variable "kms_key_arn" {
   default     = null
 }
 
+variable "cluster_key_kms_key_arn" {
+  description = "The key of one's own that the secret of the cluster key is encrypted with; null for AWS's own."
+  type        = string
+  default     = null
+}
+
 variable "tags" {
   description = "Tags of everything that is made."
   type        = map(string)
   default     = {}
-}
-
-variable "image" {
-  description = "The weft image. Name it by digest, so that every task runs the same bytes."
-  type        = string
-}
-
-variable "name" {
-  description = "What the servers are called, each with a number."
-  type        = string
-  default     = "weft"
-  nullable    = false
-}
-
-variable "servers" {
-  description = "How many servers there are. It is fixed when the group is founded."
-  type        = number
-  default     = 3
-  nullable    = false
-}
-
-variable "dns_namespace" {
-  description = "The private DNS namespace in which each server is found by its name."
-  type        = string
-}
-
-variable "cluster_key_arn" {
-  description = "The secret in Secrets Manager that holds the cluster key, as `weft keygen` prints it."
-  type        = string
-}
-
-variable "datacenter" {
-  description = "The datacenter's name."
-  type        = string
-  default     = "dc1"
-  nullable    = false
-}
-
-variable "trust_domain" {
-  description = "The trust domain; fixed for ever when the group is founded. Null lets the group draw one."
-  type        = string
-  default     = null
-}
-
-variable "api_names" {
-  description = "Further names that the API is asked under, such as a load balancer's."
-  type        = list(string)
-  default     = []
-  nullable    = false
-}
-
-variable "log_configuration" {
-  description = "The containers' logConfiguration, handed on as it is; null for none."
-  type        = any
-  default     = null
 }

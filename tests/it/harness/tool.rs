@@ -1,6 +1,7 @@
-//! Programs of others that a test needs.
+//! What a test needs of the place where it runs: programs of others, and the repository's own files.
 
 use std::{
+    fs,
     io::Write,
     path::{Path, PathBuf},
     process::Command,
@@ -8,18 +9,81 @@ use std::{
 
 /// Finds a program; where it is missing the test is skipped, loudly, or fails if `WEFT_TEST_REQUIRE=all`.
 pub(crate) fn tool(name: &str, test: &str) -> Option<PathBuf> {
+    let found = find(name);
+    if found.is_none() {
+        missing(test, &format!("`{name}` is not installed"));
+    }
+    found
+}
+
+/// Finds a program that cannot be installed everywhere; where it is missing the test is skipped, loudly, and never fails.
+pub(crate) fn optional_tool(name: &str, test: &str) -> Option<PathBuf> {
+    let found = find(name);
+    if found.is_none() {
+        skipped(test, &format!("`{name}` is not installed"));
+    }
+    found
+}
+
+fn find(name: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
-    let found = std::env::split_paths(&path)
+    std::env::split_paths(&path)
         .chain(["/usr/sbin", "/sbin"].map(PathBuf::from))
         .chain(postgresql_folders())
         .map(|folder| folder.join(name))
-        .find(|candidate| Path::is_file(candidate));
-    if found.is_none() {
-        assert!(std::env::var("WEFT_TEST_REQUIRE").as_deref() != Ok("all"), "{test} needs `{name}`: install it");
-        // Past the capture of the test runner, for a skipped test must be seen.
-        let _unseen = writeln!(std::io::stderr(), "SKIPPED {test}: `{name}` is not installed");
+        .find(|candidate| Path::is_file(candidate))
+}
+
+/// Says that a test is skipped, and why; fails if `WEFT_TEST_REQUIRE=all`.
+pub(crate) fn missing(test: &str, why: &str) {
+    assert!(std::env::var("WEFT_TEST_REQUIRE").as_deref() != Ok("all"), "{test}: {why}");
+    skipped(test, why);
+}
+
+/// Says that a test is skipped, and why: of what no run can be given.
+pub(crate) fn skipped(test: &str, why: &str) {
+    // Past the capture of the test runner, for a skipped test must be seen.
+    let _unseen = writeln!(std::io::stderr(), "SKIPPED {test}: {why}");
+}
+
+/// Returns the repository's root.
+pub(crate) fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// Returns the entries of a folder, sorted.
+#[track_caller]
+pub(crate) fn entries(folder: &Path) -> Vec<PathBuf> {
+    let listed = fs::read_dir(folder).unwrap_or_else(|error| panic!("listing {}: {error}", folder.display()));
+    let mut entries: Vec<PathBuf> = listed.map(|entry| entry.unwrap().path()).collect();
+    entries.sort();
+    assert!(!entries.is_empty(), "{} is empty", folder.display());
+    entries
+}
+
+/// Copies a folder without what starts with a dot, such as what a program has left behind there.
+#[track_caller]
+pub(crate) fn copy(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in entries(from) {
+        let name = entry.file_name().unwrap();
+        if name.to_string_lossy().starts_with('.') {
+            continue;
+        }
+        if entry.is_dir() {
+            copy(&entry, &to.join(name));
+        } else {
+            fs::copy(&entry, to.join(name)).unwrap();
+        }
     }
-    found
+}
+
+/// Runs a command that must succeed.
+#[track_caller]
+pub(crate) fn succeed(command: &mut Command) {
+    let output = command.output().unwrap_or_else(|error| panic!("running {command:?}: {error}"));
+    let (stdout, stderr) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{command:?} ended with {}:\n{stdout}{stderr}", output.status);
 }
 
 /// Finds a Python that can import `module`, in `WEFT_TEST_PYTHON` or on the path; where there is none the test is skipped,
@@ -30,10 +94,8 @@ pub(crate) fn python(module: &str, test: &str) -> Option<PathBuf> {
     if imported.is_ok_and(|output| output.status.success()) {
         return Some(program);
     }
-    assert!(std::env::var("WEFT_TEST_REQUIRE").as_deref() != Ok("all"), "{test} needs Python's `{module}`");
     let program = program.display();
-    let _unseen =
-        writeln!(std::io::stderr(), "SKIPPED {test}: `{program}` has no `{module}`; see WEFT_TEST_PYTHON in .ci/run");
+    missing(test, &format!("`{program}` has no `{module}`; see WEFT_TEST_PYTHON in .ci/run"));
     None
 }
 

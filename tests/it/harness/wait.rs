@@ -7,14 +7,19 @@ pub(crate) const PROMISE_FACTOR: u32 = 5;
 
 /// Asks again and again until there is an answer; fails the test at the deadline, naming what was waited for.
 #[track_caller]
-pub(crate) fn eventually<T>(what: &str, deadline: Duration, mut ask: impl FnMut() -> Option<T>) -> T {
+pub(crate) fn eventually<T>(what: &str, deadline: Duration, ask: impl FnMut() -> Option<T>) -> T {
+    within(deadline, ask).unwrap_or_else(|| panic!("waited {deadline:?} for {what}"))
+}
+
+/// Asks again and again until there is an answer, or none by the deadline.
+pub(crate) fn within<T>(deadline: Duration, mut ask: impl FnMut() -> Option<T>) -> Option<T> {
     let start = Instant::now();
     let mut pause = Duration::from_millis(10);
     loop {
-        if let Some(answer) = ask() {
+        let answer = ask();
+        if answer.is_some() || start.elapsed() >= deadline {
             return answer;
         }
-        assert!(start.elapsed() < deadline, "waited {deadline:?} for {what}");
         std::thread::sleep(pause);
         pause = (pause * 2).min(Duration::from_millis(200));
     }

@@ -12,7 +12,7 @@ variables {
       name      = "web"
       image     = "registry.example/web"
       essential = true
-      dependsOn = [{ containerName = "migrate", condition = "SUCCESS" }, { containerName = "weft-agent", condition = "HEALTHY" }]
+      dependsOn = [{ containerName = "migrate", condition = "SUCCESS" }, { containerName = "weft-agent", condition = "START" }]
     },
     {
       name         = "migrate"
@@ -65,6 +65,7 @@ run "the_agent_is_told_servers_root_login_and_service_in_one_variable" {
       auth_method       = "aws"
       root_fingerprints = ["00000000000000000000000000000000000000000000000000000000000000aa"]
       http_port         = 8500
+      dns_port          = 8600
       admin_port        = 19000
       mesh_port         = 20000
       service = {
@@ -91,7 +92,7 @@ run "the_agent_comes_first_and_the_application_after_it" {
   }
   assert {
     condition = jsonencode(output.container_definitions[1].dependsOn) == jsonencode([
-      { containerName = "migrate", condition = "SUCCESS" }, { containerName = "weft-agent", condition = "START" },
+      { containerName = "migrate", condition = "SUCCESS" }, { containerName = "weft-agent", condition = "HEALTHY" },
     ])
     error_message = "other dependencies stay, and the one on the agent stands once: ${jsonencode(output.container_definitions[1].dependsOn)}"
   }
@@ -149,11 +150,66 @@ run "a_task_that_only_calls_has_no_port" {
   command = plan
 
   variables {
-    service_port  = 0
-    outbound_only = true
+    service_port = 0
   }
   assert {
-    condition     = jsondecode(output.config).service.port == 0
+    condition     = jsondecode(output.config).service.port == 0 && !output.is_called
+    error_message = output.config
+  }
+}
+
+run "a_task_that_is_called_says_so_and_as_whom" {
+  command = plan
+
+  assert {
+    condition     = output.is_called && output.service == "default/web" && output.volume_name == null
+    error_message = output.service
+  }
+}
+
+run "applications_wait_for_an_agent_that_says_it_is_ready" {
+  command = plan
+
+  assert {
+    condition     = jsonencode(output.agent_container.healthCheck.command) == jsonencode(["CMD", "weft", "exec", "--wait", "2s", "--print"])
+    error_message = jsonencode(output.agent_container.healthCheck)
+  }
+  assert {
+    # ECS takes nothing else.
+    condition = alltrue([
+      output.agent_container.healthCheck.interval >= 5, output.agent_container.healthCheck.interval <= 300,
+      output.agent_container.healthCheck.timeout > 2, output.agent_container.healthCheck.timeout <= 60,
+      output.agent_container.healthCheck.retries >= 1, output.agent_container.healthCheck.retries <= 10,
+      output.agent_container.healthCheck.startPeriod >= 0, output.agent_container.healthCheck.startPeriod <= 300,
+    ])
+    error_message = jsonencode(output.agent_container.healthCheck)
+  }
+}
+
+run "an_upstream_without_a_port_has_an_address_of_its_own" {
+  command = plan
+
+  variables {
+    upstreams = [{ destination_name = "api" }, { destination_name = "cache", local_bind_port = 9192 }]
+  }
+  assert {
+    condition = jsonencode(jsondecode(output.config).service.connect.sidecar_service.proxy.upstreams) == jsonencode([
+      { destination_name = "api", destination_namespace = "default" },
+      { destination_name = "cache", destination_namespace = "default", local_bind_port = 9192 },
+    ])
+    error_message = output.config
+  }
+}
+
+run "a_forward_proxy_and_watched_containers_are_told_to_the_agent_where_they_are_asked_for" {
+  command = plan
+
+  variables {
+    forward_port    = 15002
+    task_containers = ["web"]
+  }
+  assert {
+    condition     = jsondecode(output.config).forward_port == 15002 && jsonencode(jsondecode(output.config).task_containers) == jsonencode(["web"])
     error_message = output.config
   }
 }

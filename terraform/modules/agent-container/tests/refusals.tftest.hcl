@@ -180,20 +180,20 @@ run "half_a_port" {
   expect_failures = [var.service_port]
 }
 
-run "a_callee_without_a_port" {
+run "a_port_below_the_first" {
   command = plan
 
   variables {
-    service_port = 0
+    service_port = -1
   }
   expect_failures = [var.service_port]
 }
 
-run "a_caller_with_a_port" {
+run "a_service_on_the_agents_dns_port" {
   command = plan
 
   variables {
-    outbound_only = true
+    service_port = 8600
   }
   expect_failures = [var.service_port]
 }
@@ -250,6 +250,43 @@ run "an_upstream_on_the_agents_api" {
     upstreams = [{ destination_name = "api", local_bind_port = 8500 }]
   }
   expect_failures = [var.upstreams]
+}
+
+run "an_upstream_on_the_agents_dns_port" {
+  command = plan
+
+  variables {
+    upstreams = [{ destination_name = "api", local_bind_port = 8600 }]
+  }
+  expect_failures = [var.upstreams]
+}
+
+run "a_forward_proxy_on_an_upstreams_port" {
+  command = plan
+
+  variables {
+    upstreams    = [{ destination_name = "api", local_bind_port = 9191 }]
+    forward_port = 9191
+  }
+  expect_failures = [var.forward_port]
+}
+
+run "a_forward_proxy_without_a_port" {
+  command = plan
+
+  variables {
+    forward_port = 0
+  }
+  expect_failures = [var.forward_port]
+}
+
+run "a_watched_container_that_is_not_in_the_task" {
+  command = plan
+
+  variables {
+    task_containers = ["worker"]
+  }
+  expect_failures = [var.task_containers]
 }
 
 run "a_container_without_a_name" {
@@ -321,6 +358,15 @@ run "an_application_that_maps_the_admin_port" {
 
   variables {
     container_definitions = [{ name = "web", portMappings = [{ containerPort = 19000 }] }]
+  }
+  expect_failures = [var.container_definitions]
+}
+
+run "an_application_that_maps_the_dns_port" {
+  command = plan
+
+  variables {
+    container_definitions = [{ name = "web", portMappings = [{ containerPort = 8600 }] }]
   }
   expect_failures = [var.container_definitions]
 }

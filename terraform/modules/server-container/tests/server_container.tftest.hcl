@@ -3,7 +3,7 @@
 variables {
   image           = "registry.example/weft@sha256:0000000000000000000000000000000000000000000000000000000000000000"
   dns_namespace   = "mesh.internal"
-  cluster_key_arn = "arn:aws:secretsmanager:eu-west-1:123456789012:secret:weft-cluster-key"
+  cluster_key_arn = "arn:aws:secretsmanager:eu-west-1:123456789012:secret:weft-cluster-key-AbCdEf"
 }
 
 run "three_servers_know_one_another_and_nobody_knows_the_key" {
@@ -61,6 +61,33 @@ run "a_key_in_the_plan" {
 
   variables {
     cluster_key_arn = "weft-key-0000"
+  }
+  expect_failures = [var.cluster_key_arn]
+}
+
+run "a_parameter_that_the_role_could_not_read" {
+  command = plan
+
+  variables {
+    cluster_key_arn = "arn:aws:ssm:eu-west-1:123456789012:parameter/weft-cluster-key"
+  }
+  expect_failures = [var.cluster_key_arn]
+}
+
+run "one_field_of_a_secret" {
+  command = plan
+
+  variables {
+    cluster_key_arn = "arn:aws:secretsmanager:eu-west-1:123456789012:secret:weft-cluster-key-AbCdEf:key::"
+  }
+  expect_failures = [var.cluster_key_arn]
+}
+
+run "a_secret_without_the_end_of_its_arn" {
+  command = plan
+
+  variables {
+    cluster_key_arn = "arn:aws:secretsmanager:eu-west-1:123456789012:secret:weft"
   }
   expect_failures = [var.cluster_key_arn]
 }
