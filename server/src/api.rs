@@ -64,6 +64,7 @@ use wire::api_name::ApiName;
 use wire::cluster_key::ClusterKeys;
 use wire::front_door::check_addressee_of;
 use wire::login::LoginMaker;
+use wire::tls::RaftIdentity;
 
 use crate::ca::CertificateAuthority;
 use crate::config::{Config, Https};
@@ -176,6 +177,7 @@ pub(crate) struct SourceAddress(pub(crate) SocketAddr);
 pub(crate) struct Doors {
     source: certificate::Source,
     names: Vec<ApiName>,
+    server: Arc<RaftIdentity>,
 }
 
 /// Prepares serving the API over TLS.
@@ -199,15 +201,17 @@ pub(crate) fn doors(https: &Https, advertised: IpAddr, config: &Config) -> Resul
             certificate::Source::Mesh { authority, names: names.clone() }
         }
     };
-    Ok(Doors { source, names })
+    let server = RaftIdentity::new(&config.cluster_keys, config.node.clone()).map_err(CertificateError::Server)?;
+    Ok(Doors { source, names, server })
 }
 
 /// Serves the API over TLS until `stop` is cancelled.
 pub(crate) async fn serve_doors(listener: TcpListener, doors: Doors, state: ApiState, stop: CancellationToken) {
     let tls = listener::Tls::default();
     let (consensus, metrics) = (state.consensus().clone(), state.metrics().clone());
+    let window = certificate::Window { tls: tls.clone(), server: doors.server, metrics: metrics.clone() };
     tokio::select! {
-        () = certificate::keep(doors.source, consensus, tls.clone(), metrics.clone()) => {}
+        () = certificate::keep(doors.source, consensus, window) => {}
         () = serve_https(listener, named_router(state, doors.names), tls, metrics, stop) => {}
     }
 }

@@ -271,15 +271,36 @@ impl RaftTiming {
     }
 }
 
+/// Returns the address that this machine is reached at where `bind` is every address: the one that its default route
+/// begins from. A container learns its own only once it runs.
+pub fn routed_address(bind: IpAddr) -> Option<IpAddr> {
+    // Nothing is sent: connecting a datagram socket only asks the routing table. Both addresses are for documentation.
+    let elsewhere = match bind {
+        IpAddr::V4(all) if all.is_unspecified() => "192.0.2.1:9",
+        IpAddr::V6(all) if all.is_unspecified() => "[2001:db8::1]:9",
+        _ => return None,
+    };
+    let socket = std::net::UdpSocket::bind((bind, 0)).ok()?;
+    socket.connect(elsewhere).ok()?;
+    socket.local_addr().ok().map(|address| address.ip()).filter(|own| !own.is_unspecified() && !own.is_loopback())
+}
+
 #[cfg(test)]
 mod tests {
-    use wire::cluster_key::ClusterKey;
-
     use super::*;
 
     fn config() -> Config {
         Config::new("a".parse().unwrap(), ClusterKeys::single(ClusterKey::generate()))
     }
+
+    #[test]
+    fn only_where_a_server_listens_on_all_addresses_one_has_to_be_found() {
+        assert_eq!(routed_address(IpAddr::from([10, 0, 0, 1])), None);
+        let found = routed_address(IpAddr::from([0, 0, 0, 0]));
+        assert!(found.is_none_or(|own| own.is_ipv4() && !own.is_unspecified() && !own.is_loopback()), "{found:?}");
+    }
+
+    use wire::cluster_key::ClusterKey;
 
     #[test]
     fn the_defaults_are_valid() {

@@ -33,7 +33,7 @@ use tracing::info;
 
 pub use api::CertificateError;
 pub use ca::{SignError, acks::Acks, duty, entitled};
-pub use config::{BOOTSTRAP_EXPECT_MAX, CertificateFiles, Config, ConfigError, Https, RaftTiming};
+pub use config::{BOOTSTRAP_EXPECT_MAX, CertificateFiles, Config, ConfigError, Https, RaftTiming, routed_address};
 pub use consensus::{ConsensusError, FatalError, IdentityError};
 pub use consensus::{recovery, steward};
 

@@ -7,6 +7,7 @@ mod token;
 
 use std::{path::PathBuf, process::ExitCode};
 
+use anyhow::Context;
 use clap::{Args, Subcommand};
 use wire::{
     acl::TokenView,
@@ -14,7 +15,7 @@ use wire::{
     cluster_key::ClusterKey,
 };
 
-use super::{ApiOptions, api::Api, auth_method, binding_rule, output::Output};
+use super::{ApiOptions, api::Api, auth_method, binding_rule, ca, output::Output};
 
 /// Say who may use the API, and for what.
 #[derive(Debug, Subcommand)]
@@ -40,12 +41,19 @@ pub(super) enum Acl {
 
 /// Make the first management token, by proof of the cluster key; works once.
 ///
-/// The key is not sent: a MAC over the server's challenge shows that the caller has it.
+/// The key is not sent: a MAC over the server's challenge shows that the caller has it. A server at an https address is
+/// recognised by the key, too, so no certificate has to be known before; --roots-file keeps those of the mesh for later calls:
+///
+///   weft acl bootstrap --http-addr https://weft-1.weft.internal:8501 --cluster-key-file cluster.key --roots-file roots.pem
 #[derive(Debug, Args)]
+#[command(verbatim_doc_comment)]
 pub(super) struct Bootstrap {
     /// The file that holds the servers' cluster key
     #[arg(long, value_name = "FILE")]
     cluster_key_file: PathBuf,
+    /// Where to write the roots of the mesh, for --cacert and WEFT_CACERT
+    #[arg(long, value_name = "FILE")]
+    roots_file: Option<PathBuf>,
     #[command(flatten)]
     output: Output,
 }
@@ -53,10 +61,7 @@ pub(super) struct Bootstrap {
 pub(super) async fn run(verb: Acl, options: &ApiOptions) -> anyhow::Result<ExitCode> {
     let api = Api::new(options)?;
     match verb {
-        Acl::Bootstrap(bootstrap) => {
-            let key = ClusterKey::load(&bootstrap.cluster_key_file)?;
-            bootstrap.output.print(&prove(&api, &key).await?, token::text)?;
-        }
+        Acl::Bootstrap(bootstrap) => found(&bootstrap, options).await?,
         Acl::AuthMethod(verb) => auth_method::run(verb, options, &api).await?,
         Acl::BindingRule(verb) => binding_rule::run(verb, &api).await?,
         Acl::Token(token) => token::run(token, &api, options).await?,
@@ -64,6 +69,20 @@ pub(super) async fn run(verb: Acl, options: &ApiOptions) -> anyhow::Result<ExitC
         Acl::Role(role) => role::run(role, &api, options).await?,
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Makes the first management token, and keeps the roots where that was asked for.
+async fn found(bootstrap: &Bootstrap, options: &ApiOptions) -> anyhow::Result<()> {
+    let key = ClusterKey::load(&bootstrap.cluster_key_file)?;
+    let api = Api::of_key_holder(options, &key)?;
+    let token = prove(&api, &key).await?;
+    // It is shown once, so whatever fails after that fails later.
+    bootstrap.output.print(&token, token::text)?;
+    if let (Some(path), Some(secret)) = (&bootstrap.roots_file, token.secret) {
+        let roots = ca::roots_pem(&api.with_token(secret)).await.context("asking for the roots of the mesh")?;
+        std::fs::write(path, roots).with_context(|| format!("writing the roots to `{}`", path.display()))?;
+    }
+    Ok(())
 }
 
 /// Makes the first management token with a cluster key.

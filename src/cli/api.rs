@@ -6,6 +6,7 @@ use anyhow::Context;
 use serde::{Serialize, de::DeserializeOwned};
 use wire::{
     client::{Answer, ApiClient, Call, Streamed},
+    cluster_key::ClusterKey,
     crypto::{Secret, read_secret_file},
 };
 
@@ -27,6 +28,24 @@ impl Api {
             api.client = api.client.with_ca_file(path)?;
         }
         Ok(api)
+    }
+
+    /// Prepares calls to a server that holds this cluster key, for whoever knows no certificate of the mesh yet: where
+    /// the command line names one, that counts. Nothing is sent.
+    pub(super) fn of_key_holder(options: &ApiOptions, key: &ClusterKey) -> anyhow::Result<Self> {
+        let client = ApiClient::new(&options.http_addr)?;
+        let client = match &options.cacert {
+            Some(path) => client.with_ca_file(path)?,
+            None => client.with_cluster_key(key),
+        };
+        Ok(Self { client })
+    }
+
+    /// Calls with this token from now on.
+    #[must_use]
+    pub(super) fn with_token(mut self, token: Secret) -> Self {
+        self.client = self.client.with_token(token);
+        self
     }
 
     /// Prepares calls to one address with one token.

@@ -110,6 +110,7 @@ struct Root {
     name: String,
     not_after: String,
     active: bool,
+    root_cert: String,
     #[serde(flatten)]
     rest: std::collections::BTreeMap<String, serde_json::Value>,
 }
@@ -132,6 +133,12 @@ pub(super) async fn run(verb: Ca, options: &ApiOptions) -> anyhow::Result<ExitCo
         Ca::SetIntermediate(given) => set_intermediate(&api, &given).await,
         Ca::Ages(ages) => show_ages(&api, &ages).await,
     }
+}
+
+/// Returns the roots that the mesh trusts, PEM.
+pub(super) async fn roots_pem(api: &Api) -> anyhow::Result<String> {
+    let found: Shown = api.get("/v1/connect/ca/roots", &[]).await?;
+    Ok(found.roots.into_iter().map(|root| root.root_cert).collect())
 }
 
 async fn show_roots(api: &Api, roots: &Roots) -> anyhow::Result<ExitCode> {

@@ -117,3 +117,38 @@ fn servers_that_somebody_made_ready_by_hand_say_what_to_do() {
     let done = bootstrap(&api, &kubeconfig, &mesh.key_file());
     assert_eq!(done.status, Some(0), "{done:?}");
 }
+
+#[test]
+fn an_operator_far_away_founds_the_mesh_with_nothing_but_the_cluster_key() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = |name: &str| directory.path().join(name).display().to_string();
+    for name in ["cluster.key", "foreign.key"] {
+        write_secret(&directory.path().join(name), &weft(&["keygen"], &[]).stdout);
+    }
+    let [http, https, agents, raft] = [(); 4].map(|()| free_port().to_string());
+    let (data, key) = (path("data"), path("cluster.key"));
+    let arguments = [
+        ["server", "--node", "s1", "--data-dir", &data, "--cluster-key-file", &key].as_slice(),
+        &["--http-port", &http, "--https-port", &https, "--agent-port", &agents, "--raft-port", &raft],
+    ];
+    let _server = Process::start("s1", weft_command(&arguments.concat(), &[]), directory.path());
+    let (api, roots) = (format!("https://127.0.0.1:{https}"), path("roots.pem"));
+    let found = |key: &str| {
+        let asked = ["acl", "bootstrap", "--cluster-key-file", key, "--roots-file", &roots, "--output", "json"];
+        weft(&asked, &[("WEFT_HTTP_ADDR", &api)])
+    };
+    let founded = eventually("the mesh to be founded", PATIENCE, || {
+        // Whoever holds another key talks to nobody, whether there is a mesh by now or not.
+        let stranger = found(&path("foreign.key"));
+        assert_eq!((stranger.status, stranger.stdout.as_str()), (Some(2), ""), "{stranger:?}");
+        let founded = found(&key);
+        (founded.status == Some(0)).then_some(founded)
+    });
+    let token: Value = serde_json::from_str(&founded.stdout).unwrap();
+    let named = [("WEFT_HTTP_ADDR", api.as_str()), ("WEFT_CACERT", &roots)];
+    let asked = [&named[..], &[("WEFT_HTTP_TOKEN", token["SecretID"].as_str().unwrap())]].concat();
+    let listed = weft(&["ca", "roots", "--output", "json"], &asked);
+    assert_eq!(listed.status, Some(0), "{listed:?}");
+    let listed: Value = serde_json::from_str(&listed.stdout).unwrap();
+    assert_eq!(listed["Roots"][0]["RootCert"].as_str().unwrap(), fs::read_to_string(&roots).unwrap());
+}

@@ -27,7 +27,9 @@ pub use address::ApiAddress;
 pub use error::ApiError;
 pub use stream::Streamed;
 
+use crate::cluster_key::ClusterKey;
 use crate::crypto::Secret;
+use crate::tls::cluster_key_client_config;
 use error::first_line;
 
 /// Where the API is where nobody says otherwise: the agent or server on this machine.
@@ -93,6 +95,13 @@ impl ApiClient {
     pub fn with_ca_file(mut self, path: &Path) -> Result<Self, ApiError> {
         self.tls = Some(connect::tls_config(path)?);
         Ok(self)
+    }
+
+    /// Trusts whoever holds this cluster key, and nobody else. Only addresses with `https` use it.
+    #[must_use]
+    pub fn with_cluster_key(mut self, key: &ClusterKey) -> Self {
+        self.tls = Some(cluster_key_client_config(key));
+        self
     }
 
     /// Returns where the API is.

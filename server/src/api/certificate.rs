@@ -9,8 +9,9 @@ use catalog::{Timestamp, WatchKey};
 use tokio::time::Instant;
 use tracing::{info, warn};
 use wire::api_name::ApiName;
+use wire::cluster_key::AuthorityError;
 use wire::crypto::{self, SecretFileError, read_secret_file};
-use wire::tls::{ApiCertificate, ApiCertificateError, api_server_config};
+use wire::tls::{ApiCertificate, ApiCertificateError, RaftIdentity, group_api_config};
 
 use super::listener::Tls;
 use crate::ca::{CertificateAuthority, SignError};
@@ -51,6 +52,9 @@ pub enum CertificateError {
     /// The file of the key cannot be read.
     #[error("cannot read the API's private key")]
     Key(#[source] SecretFileError),
+    /// The server cannot show that it holds the cluster key.
+    #[error("cannot serve the API over TLS")]
+    Server(#[source] AuthorityError),
     /// The two cannot be used.
     #[error("cannot use the API's certificate `{}`", path.display())]
     Unusable {
@@ -60,6 +64,13 @@ pub enum CertificateError {
         #[source]
         source: ApiCertificateError,
     },
+}
+
+/// Shows certificates to new connections: the API's, and, to whoever knows servers by the cluster key, the server's own.
+pub(crate) struct Window {
+    pub(crate) tls: Tls,
+    pub(crate) server: Arc<RaftIdentity>,
+    pub(crate) metrics: Metrics,
 }
 
 /// Reads an operator's certificate and key.
@@ -77,31 +88,27 @@ pub(crate) fn read(files: &CertificateFiles) -> Result<(ApiCertificate, [u8; 32]
     Ok((certificate, content))
 }
 
-/// Keeps what `tls` shows up to date. Never returns.
+/// Keeps what `window` shows up to date. Never returns.
 ///
 /// A certificate that cannot be renewed is shown on: its end is told in the metrics and, near it, in the log.
-pub(crate) async fn keep(source: Source, consensus: Consensus, tls: Tls, metrics: Metrics) {
+pub(crate) async fn keep(source: Source, consensus: Consensus, window: Window) {
     match source {
-        Source::Mesh { authority, names } => keep_own(&authority, &names, &consensus, &tls, &metrics).await,
-        Source::Files(files) => keep_files(&files, &tls, &metrics).await,
+        Source::Mesh { authority, names } => keep_own(&authority, &names, &consensus, &window).await,
+        Source::Files(files) => keep_files(&files, &window).await,
     }
 }
 
-fn show(certificate: &ApiCertificate, tls: &Tls, metrics: &Metrics) {
-    tls.store(Some(Arc::new(api_server_config(certificate))));
-    let lifetime = Lifetime { begin: certificate.not_before(), end: certificate.not_after() };
-    metrics.certificate_expires(Certificate::Api, lifetime);
-    let names: Vec<String> = certificate.names().iter().map(ToString::to_string).collect();
-    info!(names = names.join(" "), not_after = certificate.not_after().0, "certificate of the API in use");
+impl Window {
+    fn show(&self, certificate: &ApiCertificate) {
+        self.tls.store(Some(Arc::new(group_api_config(certificate, Arc::clone(&self.server)))));
+        let lifetime = Lifetime { begin: certificate.not_before(), end: certificate.not_after() };
+        self.metrics.certificate_expires(Certificate::Api, lifetime);
+        let names: Vec<String> = certificate.names().iter().map(ToString::to_string).collect();
+        info!(names = names.join(" "), not_after = certificate.not_after().0, "certificate of the API in use");
+    }
 }
 
-async fn keep_own(
-    authority: &CertificateAuthority,
-    names: &[ApiName],
-    consensus: &Consensus,
-    tls: &Tls,
-    metrics: &Metrics,
-) {
+async fn keep_own(authority: &CertificateAuthority, names: &[ApiName], consensus: &Consensus, window: &Window) {
     let keys = [WatchKey::Roots, WatchKey::Mesh];
     let mut renew_at = Timestamp::default();
     let mut made_at_index = None;
@@ -114,7 +121,7 @@ async fn keep_own(
                 Ok(certificate) => {
                     renew_at = now.saturating_add(certificate.not_after().since(now) / 2);
                     made_at_index = Some(index);
-                    show(&certificate, tls, metrics);
+                    window.show(&certificate);
                 }
                 Err(SignError::NotReady) => {}
                 Err(error) => {
@@ -131,14 +138,14 @@ async fn keep_own(
     }
 }
 
-async fn keep_files(files: &CertificateFiles, tls: &Tls, metrics: &Metrics) {
+async fn keep_files(files: &CertificateFiles, window: &Window) {
     let mut shown = None;
     loop {
         let asked = files.clone();
         match tokio::task::spawn_blocking(move || read(&asked)).await {
             Ok(Ok((certificate, content))) => {
                 if shown != Some(content) {
-                    show(&certificate, tls, metrics);
+                    window.show(&certificate);
                     shown = Some(content);
                 }
                 let (now, end) = (crypto::now(), certificate.not_after());

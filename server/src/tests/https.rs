@@ -104,6 +104,22 @@ async fn a3_a8_over_tls_a_token_and_an_own_name_are_asked_for_as_on_loopback() {
     assert!(answer.starts_with("HTTP/1.1 403") && answer.contains("Permission denied"), "{answer}");
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whoever_holds_the_cluster_key_knows_the_servers_by_it_before_any_certificate() {
+    let folder = tempfile::tempdir().unwrap();
+    let (cluster, port, root) = with_mesh_certificate(folder.path()).await;
+    let address = format!("https://127.0.0.1:{port}");
+    until_answered(&address, &root).await;
+    let holding = async |key: &ClusterKey| {
+        let client = ApiClient::new(&address).unwrap().with_cluster_key(key);
+        client.get("/v1/status/leader").json::<String>().await
+    };
+    let leads = holding(&cluster.keys.primary).await.unwrap();
+    assert_eq!(leads, cluster.servers["a"].raft_address().to_string());
+    let stranger = holding(&ClusterKey::generate()).await.unwrap_err();
+    assert!(matches!(stranger, wire::client::ApiError::Unreachable { .. }), "{stranger:?}");
+}
+
 fn operators_files(folder: &Path, name: &str) -> CertificateFiles {
     let key = KeyPair::generate().unwrap();
     let certificate = CertificateParams::new(vec![name.to_owned()]).unwrap().self_signed(&key).unwrap();

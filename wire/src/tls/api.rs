@@ -1,10 +1,13 @@
 //! The HTTP API's own TLS: a certificate that any client knows, and no certificate asked of the client.
+//!
+//! Whoever founds a mesh knows no certificate of it yet, but holds the cluster key: to a client that asks for it by its
+//! protocol, a server shows the certificate by which servers know one another.
 
 use std::sync::Arc;
 
 use catalog::Timestamp;
 use rustls::ServerConfig;
-use rustls::server::NoServerSessionStorage;
+use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert};
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::version::TLS13;
 use rustls_pki_types::PrivateKeyDer;
@@ -12,12 +15,17 @@ use rustls_pki_types::pem::PemObject;
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
+use super::RaftIdentity;
 use crate::api_name::ApiName;
 use crate::crypto::{self, Secret};
 use crate::pki::{PemError, from_seconds, pem};
 
 /// The application protocol of the API.
 pub const ALPN_API: &[u8] = b"http/1.1";
+
+/// The application protocol of callers of the API who know a server by the cluster key. What they speak then is the API's
+/// own protocol.
+pub const ALPN_CLUSTER_KEY: &[u8] = b"weft-cluster-key/1";
 
 /// The certificate that the API shows, with its key.
 #[derive(Debug, Clone)]
@@ -107,14 +115,42 @@ fn read(own: &[u8]) -> Option<(Vec<ApiName>, Timestamp, Timestamp)> {
     Some((names, from_seconds(validity.not_before.timestamp()), from_seconds(validity.not_after.timestamp())))
 }
 
-/// Returns what a server shows to whoever calls its API over TLS 1.3.
+/// Picks what a server shows to a caller of its API.
+#[derive(Debug)]
+struct Shown {
+    certificate: Arc<CertifiedKey>,
+    server: Arc<RaftIdentity>,
+}
+
+impl ResolvesServerCert for Shown {
+    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        if hello.alpn().is_some_and(|mut offered| offered.any(|protocol| protocol == ALPN_CLUSTER_KEY)) {
+            return self.server.resolve(hello);
+        }
+        Some(Arc::clone(&self.certificate))
+    }
+}
+
+/// Returns what is shown to whoever calls an API over TLS 1.3.
 pub fn api_server_config(certificate: &ApiCertificate) -> ServerConfig {
+    let shown = SingleCertAndKey::from(Arc::clone(&certificate.certified));
+    config(Arc::new(shown), &[ALPN_API])
+}
+
+/// Returns what a server of the group shows to whoever calls its API over TLS 1.3: the API's certificate, and its own as `server` to
+/// whoever asks for [`ALPN_CLUSTER_KEY`].
+pub fn group_api_config(certificate: &ApiCertificate, server: Arc<RaftIdentity>) -> ServerConfig {
+    let shown = Shown { certificate: Arc::clone(&certificate.certified), server };
+    config(Arc::new(shown), &[ALPN_API, ALPN_CLUSTER_KEY])
+}
+
+fn config(shown: Arc<dyn ResolvesServerCert>, protocols: &[&[u8]]) -> ServerConfig {
     let mut config = ServerConfig::builder_with_provider(crypto::provider())
         .with_protocol_versions(&[&TLS13])
         .expect("the provider has the algorithms of TLS 1.3")
         .with_no_client_auth()
-        .with_cert_resolver(Arc::new(SingleCertAndKey::from(Arc::clone(&certificate.certified))));
-    config.alpn_protocols = vec![ALPN_API.to_vec()];
+        .with_cert_resolver(shown);
+    config.alpn_protocols = protocols.iter().map(|protocol| protocol.to_vec()).collect();
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.send_tls13_tickets = 0;
     config.max_early_data_size = 0;
@@ -126,6 +162,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::cluster_key::{ClusterKey, ClusterKeys};
     use crate::pki::{LeafKey, LocalRoot, Serial, Signer, parse_csr};
     use catalog::CatalogIndex;
 
@@ -151,6 +188,9 @@ mod tests {
         let names: Vec<String> = certificate.names().iter().map(ToString::to_string).collect();
         assert_eq!(names, ["weft.example.com", "10.0.0.1", "fd00::1"]);
         assert!(certificate.not_before() < certificate.not_after());
+        let keys = ClusterKeys::single(ClusterKey::generate());
+        let server = RaftIdentity::new(&keys, "a".parse().unwrap()).unwrap();
+        assert_eq!(group_api_config(&certificate, server).alpn_protocols, [ALPN_API, ALPN_CLUSTER_KEY]);
         assert_eq!(api_server_config(&certificate).alpn_protocols, [ALPN_API]);
     }
 

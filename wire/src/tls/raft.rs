@@ -12,8 +12,8 @@ use rustls::{ClientConfig, CommonState, ServerConfig, SignatureScheme};
 use tracing::{info, warn};
 
 use super::config::{ALPN_RAFT, client, server};
-use super::{ExpectedPeer, PeerRejected, SpiffeVerifier, TlsIdentity, TrustAnchors, peer_identity};
-use crate::cluster_key::{Authority, AuthorityError, ClusterKeys, raft_identity, raft_trust_domain};
+use super::{ALPN_CLUSTER_KEY, ExpectedPeer, PeerRejected, SpiffeVerifier, TlsIdentity, TrustAnchors, peer_identity};
+use crate::cluster_key::{Authority, AuthorityError, ClusterKey, ClusterKeys, raft_identity, raft_trust_domain};
 use crate::crypto;
 
 /// How long a server's certificate toward other servers lives. It is made anew at every start and at half its life.
@@ -46,10 +46,8 @@ impl RaftIdentity {
     /// [`AuthorityError`] if the key fails.
     pub fn new(keys: &ClusterKeys, server: ServerId) -> Result<Arc<Self>, AuthorityError> {
         let authority = keys.primary.authority();
-        let roots: Vec<String> = keys.all().map(|key| key.authority().certificate_pem()).collect();
-        let anchors = TrustAnchors::from_pem(&roots).expect("the authority's certificate is a root of ours");
         let issued = Mutex::new(issue(&authority, &server, crypto::now())?);
-        Ok(Arc::new(Self { server, authority, anchors: Arc::new(anchors), issued }))
+        Ok(Arc::new(Self { server, authority, anchors: anchors(keys.all()), issued }))
     }
 
     /// Returns the server that this is.
@@ -81,6 +79,12 @@ impl RaftIdentity {
         }
         Arc::clone(&issued.certified)
     }
+}
+
+/// Returns what trusts servers that hold one of these keys.
+fn anchors<'a>(keys: impl Iterator<Item = &'a ClusterKey>) -> Arc<TrustAnchors> {
+    let roots: Vec<String> = keys.map(|key| key.authority().certificate_pem()).collect();
+    Arc::new(TrustAnchors::from_pem(&roots).expect("the authority's certificate is a root of ours"))
 }
 
 fn issue(authority: &Authority, server: &ServerId, now: Timestamp) -> Result<Issued, AuthorityError> {
@@ -140,6 +144,14 @@ pub fn raft_meeting_config(identity: &Arc<RaftIdentity>) -> Arc<ClientConfig> {
     let verifier = SpiffeVerifier::new(Arc::clone(&identity.anchors), ExpectedPeer::ServerOf(raft_trust_domain()));
     let resolver: Arc<dyn ResolvesClientCert> = Arc::<RaftIdentity>::clone(identity);
     Arc::new(client(verifier, Some(resolver), ALPN_RAFT))
+}
+
+/// Returns what an operator who holds the cluster key calls a server's API with: whoever proves to hold it too is accepted,
+/// under whatever name it was called, and nobody else.
+pub fn cluster_key_client_config(key: &ClusterKey) -> Arc<ClientConfig> {
+    let expected = ExpectedPeer::ServerOf(raft_trust_domain());
+    let verifier = SpiffeVerifier::new(anchors(std::iter::once(key)), expected);
+    Arc::new(client(verifier, None, ALPN_CLUSTER_KEY))
 }
 
 /// Returns which server is at the other end of a finished handshake.
