@@ -17,4 +17,4 @@ mod watch;
 
 pub use cluster::{ClusterError, client};
 pub use connector::{Settings, own_namespaces, run};
-pub use login::{KubernetesLogins, ReviewerTokens};
+pub use login::{KubernetesLogins, ReviewerTokens, ReviewerTokensError};

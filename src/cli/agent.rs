@@ -24,9 +24,12 @@ use wire::{
 };
 
 use super::{
-    config_file::{self, ConfigFile},
+    config_file,
     daemon::{self, LogOptions},
     error::hinted,
+    fingerprint::{self, Fingerprint},
+    settings::{Settings as _, Told, read_all, settings},
+    share::Share,
     supervisor,
 };
 
@@ -106,7 +109,7 @@ pub(super) struct Settings {
     #[arg(long, value_name = "FILE")]
     bearer_token_file: Option<PathBuf>,
     /// The SHA-256 of a root that servers are recognised by, as `weft ca roots` shows it; may be given several times
-    #[arg(long = "root-fingerprint", value_name = "HEX", value_parser = fingerprint)]
+    #[arg(long = "root-fingerprint", value_name = "HEX", value_parser = fingerprint::parse)]
     root_fingerprints: Vec<Fingerprint>,
     /// Where to keep the identity and the last good state
     #[arg(long, value_name = "DIRECTORY")]
@@ -166,94 +169,35 @@ pub(super) struct Settings {
     drain_deadline: Option<Duration>,
 }
 
-impl Settings {
-    fn read(fields: &mut Fields) -> Result<Self, DecodeError> {
-        Ok(Self {
-            node: fields.parsed("node")?,
-            platform: fields.parsed("platform")?,
-            task_containers: fields.texts("task_containers")?,
-            zone: fields.parsed("zone")?,
-            network: fields.parsed("network")?,
-            bind: fields.parsed("bind")?,
-            advertise: fields.parsed("advertise")?,
-            servers: fields.texts("servers")?,
-            join_token_file: fields.parsed("join_token_file")?,
-            auth_method: fields.parsed("auth_method")?,
-            credential: fields.parsed("credential")?,
-            bearer_token_file: fields.parsed("bearer_token_file")?,
-            root_fingerprints: fields.parsed_list("root_fingerprints")?,
-            data_dir: fields.parsed("data_dir")?,
-            http_port: fields.number("http_port")?,
-            admin_port: fields.number("admin_port")?,
-            health_port: fields.number("health_port")?,
-            application_probes: probes::read(fields)?,
-            mesh_port: fields.number("mesh_port")?,
-            dns: dns::Dns::read(fields)?,
-            gateway: fields.flag("gateway")?.unwrap_or(false),
-            gateway_port: fields.number("gateway_port")?,
-            forward_port: fields.number("forward_port")?,
-            ingress: ingress::read(fields)?,
-            access_log: fields.parsed("access_log")?,
-            access_log_fields: fields.parsed("access_log_fields")?,
-            access_log_sample: fields.share("access_log_sample")?.map(Share),
-            otlp_endpoint: fields.parsed("otlp_endpoint")?,
-            otlp_ca_file: fields.parsed("otlp_ca_file")?,
-            trace_sample: fields.share("trace_sample")?.map(Share),
-            report_interval: fields.duration("report_interval")?,
-            drain_deadline: fields.duration("drain_deadline")?,
-        })
+settings! { Settings:
+    flags { gateway }
+    also {
+        dns ["dns_port", "dns_bind", "dns_domain", "dns_alt_domain", "dns_recursors", "dns_token_file", "no_dns"] = dns::Dns::read,
+        ingress ["ingress"] = ingress::read,
+        application_probes ["application_probes"] = probes::read,
+        access_log_sample ["access_log_sample"] = |fields: &mut Fields| share(fields, "access_log_sample"),
+        trace_sample ["trace_sample"] = |fields: &mut Fields| share(fields, "trace_sample"),
     }
+    parsed {
+        node, platform, zone, network, bind, advertise, join_token_file, auth_method, credential, bearer_token_file, data_dir,
+        access_log, access_log_fields, otlp_endpoint, otlp_ca_file,
+    }
+    texts { task_containers, servers }
+    parsed_list { root_fingerprints }
+    number { http_port, admin_port, health_port, mesh_port, gateway_port, forward_port }
+    duration { report_interval, drain_deadline }
+}
 
+/// Reads a share, which JSON may write as a number.
+fn share(fields: &mut Fields, name: &str) -> Result<Option<Share>, DecodeError> {
+    Ok(fields.share(name)?.map(Share))
+}
+
+impl Settings {
     /// Returns what can be looked at from outside: the data directory, the admin port, and the files of secrets.
     pub(super) fn kept(self) -> (Option<PathBuf>, u16, Vec<PathBuf>) {
         let secrets = self.join_token_file.into_iter().chain(self.bearer_token_file).collect();
         (self.data_dir, self.admin_port.unwrap_or(agent::ADMIN_PORT), secrets)
-    }
-
-    /// Keeps what `over` says, and fills up with what this says.
-    fn under(self, over: Self) -> Self {
-        Self {
-            node: over.node.or(self.node),
-            platform: over.platform.or(self.platform),
-            task_containers: if over.task_containers.is_empty() { self.task_containers } else { over.task_containers },
-            zone: over.zone.or(self.zone),
-            network: over.network.or(self.network),
-            bind: over.bind.or(self.bind),
-            advertise: over.advertise.or(self.advertise),
-            servers: if over.servers.is_empty() { self.servers } else { over.servers },
-            join_token_file: over.join_token_file.or(self.join_token_file),
-            auth_method: over.auth_method.or(self.auth_method),
-            credential: over.credential.or(self.credential),
-            bearer_token_file: over.bearer_token_file.or(self.bearer_token_file),
-            root_fingerprints: if over.root_fingerprints.is_empty() {
-                self.root_fingerprints
-            } else {
-                over.root_fingerprints
-            },
-            data_dir: over.data_dir.or(self.data_dir),
-            http_port: over.http_port.or(self.http_port),
-            admin_port: over.admin_port.or(self.admin_port),
-            health_port: over.health_port.or(self.health_port),
-            application_probes: if over.application_probes.is_empty() {
-                self.application_probes
-            } else {
-                over.application_probes
-            },
-            mesh_port: over.mesh_port.or(self.mesh_port),
-            dns: self.dns.under(over.dns),
-            gateway: over.gateway || self.gateway,
-            gateway_port: over.gateway_port.or(self.gateway_port),
-            forward_port: over.forward_port.or(self.forward_port),
-            ingress: if over.ingress.is_empty() { self.ingress } else { over.ingress },
-            access_log: over.access_log.or(self.access_log),
-            access_log_fields: over.access_log_fields.or(self.access_log_fields),
-            access_log_sample: over.access_log_sample.or(self.access_log_sample),
-            otlp_endpoint: over.otlp_endpoint.or(self.otlp_endpoint),
-            otlp_ca_file: over.otlp_ca_file.or(self.otlp_ca_file),
-            trace_sample: over.trace_sample.or(self.trace_sample),
-            report_interval: over.report_interval.or(self.report_interval),
-            drain_deadline: over.drain_deadline.or(self.drain_deadline),
-        }
     }
 
     /// Asks the platform what this place is, where it says so.
@@ -264,6 +208,40 @@ impl Settings {
         }
         let task = connectors::EcsTask::find(&endpoint, &self.task_containers).await;
         task.map(Some).context("asking ECS which task this is")
+    }
+
+    /// Returns how the agent is let in: by logging in, or by a join token.
+    fn admission(&self, platform: Platform) -> anyhow::Result<(Option<agent::LoginSource>, Option<JoinSecret>)> {
+        let is_told = self.credential.is_some() || self.bearer_token_file.is_some();
+        let source = credential_source(self.credential, self.bearer_token_file.clone(), platform)?;
+        // A task has credentials whether it logs in with them or not.
+        let is_asked = is_told || self.auth_method.is_some() || !self.root_fingerprints.is_empty();
+        let source = source.filter(|_| is_asked);
+        let login = login(self.auth_method.clone(), source, &self.root_fingerprints)?;
+        if login.is_some() && self.join_token_file.is_some() {
+            return Err(hinted(
+                "there are both a join token and an auth method",
+                "use one: --join-token-file, or --auth-method",
+            ));
+        }
+        // What a supervisor hands over counts where nothing else is named.
+        let handed_over = || supervisor::credential("join-token").filter(|_| login.is_none());
+        let join_token = self.join_token_file.clone().or_else(handed_over);
+        let join_token = join_token.as_deref().map(load).transpose()?.flatten();
+        Ok((login, join_token))
+    }
+
+    /// Returns where spans go, if anywhere.
+    fn tracing(&self, node: &NodeName) -> anyhow::Result<Option<agent::TracingSettings>> {
+        let read =
+            |path: &PathBuf| std::fs::read_to_string(path).with_context(|| format!("reading {}", path.display()));
+        let authorities = self.otlp_ca_file.as_ref().map(read).transpose()?;
+        Ok(self.otlp_endpoint.clone().map(|endpoint| agent::TracingSettings {
+            endpoint,
+            authorities,
+            sample: self.trace_sample.map_or(TRACE_SAMPLE, |share| share.0),
+            node: node.clone(),
+        }))
     }
 
     fn config(
@@ -280,41 +258,17 @@ impl Settings {
             .or_else(host_name)
             .ok_or_else(|| hinted("the agent's node has no name", "name it with --node, or `node` in its file"))?;
         let platform = self.platform.unwrap_or(surroundings.platform);
-        let is_told = self.credential.is_some() || self.bearer_token_file.is_some();
-        let source = credential_source(self.credential, self.bearer_token_file, platform)?;
-        // A task has credentials whether it logs in with them or not.
-        let is_asked = is_told || self.auth_method.is_some() || !self.root_fingerprints.is_empty();
-        let source = source.filter(|_| is_asked);
-        let login = login(self.auth_method, source, &self.root_fingerprints)?;
-        if login.is_some() && self.join_token_file.is_some() {
-            return Err(hinted(
-                "there are both a join token and an auth method",
-                "use one: --join-token-file, or --auth-method",
-            ));
-        }
-        // What a supervisor hands over counts where nothing else is named.
-        let handed_over = || supervisor::credential("join-token").filter(|_| login.is_none());
-        let join_token = self.join_token_file.or_else(handed_over);
-        let join_token = join_token.as_deref().map(load).transpose()?.flatten();
+        let (login, join_token) = self.admission(platform)?;
+        let tracing = self.tracing(&node)?;
         let known = join_token.as_ref().map(JoinSecret::servers).unwrap_or_default();
         let servers = if self.servers.is_empty() { known.to_vec() } else { self.servers };
         if servers.is_empty() {
             return Err(hinted("the agent knows no server", "name one with --server, or `servers` in its file"));
         }
-        let sample = |share: Option<Share>, unset: f64| share.map_or(unset, |share| share.0);
         let access_log = self.access_log.map(|path| agent::AccessLogSettings {
             path,
             fields: self.access_log_fields.unwrap_or_default(),
-            sample: sample(self.access_log_sample, 1.0),
-        });
-        let read =
-            |path: PathBuf| std::fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()));
-        let authorities = self.otlp_ca_file.map(read).transpose()?;
-        let tracing = self.otlp_endpoint.map(|endpoint| agent::TracingSettings {
-            endpoint,
-            authorities,
-            sample: sample(self.trace_sample, TRACE_SAMPLE),
-            node: node.clone(),
+            sample: self.access_log_sample.map_or(1.0, |share| share.0),
         });
         let dns = self.dns.settings()?;
         let defaults = agent::Config::in_memory(node, servers);
@@ -355,37 +309,6 @@ fn load(path: &Path) -> anyhow::Result<Option<JoinSecret>> {
         return Ok(None);
     }
     Ok(Some(JoinSecret::load(path)?))
-}
-
-/// Is a share of all, from 0 to 1.
-#[derive(Debug, Clone, Copy, PartialEq)]
-struct Share(f64);
-
-impl std::str::FromStr for Share {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let share = text.parse::<f64>().ok().filter(|share| (0.0..=1.0).contains(share));
-        share.map(Self).ok_or_else(|| format!("`{text}` is no share: write a number from 0 to 1, such as 0.1"))
-    }
-}
-
-/// Is the SHA-256 of a root.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Fingerprint([u8; 32]);
-
-impl std::str::FromStr for Fingerprint {
-    type Err = anyhow::Error;
-
-    fn from_str(text: &str) -> anyhow::Result<Self> {
-        wire::pki::parse_fingerprint(text).map(Self).ok_or_else(|| {
-            anyhow::anyhow!("`{text}` is no SHA-256 of a certificate: write the 64 digits that `weft ca roots` shows")
-        })
-    }
-}
-
-fn fingerprint(text: &str) -> Result<Fingerprint, String> {
-    text.parse().map_err(|error: anyhow::Error| error.to_string())
 }
 
 /// Is what an agent logs in with.
@@ -460,10 +383,7 @@ pub(super) fn host_name() -> Option<NodeName> {
 
 /// Reads settings, later ones over earlier ones, and looks whether what else stands there defines services.
 pub(super) fn read(sources: &[DefinitionSource]) -> anyhow::Result<Settings> {
-    let settings = config_file::expand(sources)?.iter().try_fold(Settings::default(), |settings, source| {
-        let file = ConfigFile::of(source)?.without(&agent::DEFINITION_FIELDS);
-        Ok::<_, anyhow::Error>(settings.under(file.fields(Settings::read)?))
-    })?;
+    let settings = read_all(sources, &agent::DEFINITION_FIELDS)?;
     agent::check_definitions(sources)?;
     Ok(settings)
 }

@@ -9,6 +9,7 @@ use connectors::kubernetes::bootstrap::{Bootstrap as Steps, BootstrapConfig};
 use super::{
     ApiOptions,
     daemon::{self, LogOptions},
+    error::{hinted, hinted_by},
 };
 
 /// Make new servers ready for the Kubernetes cluster that they run in.
@@ -45,6 +46,10 @@ pub(super) struct Bootstrap {
 
 pub(super) async fn run(arguments: Bootstrap, options: &ApiOptions) -> anyhow::Result<ExitCode> {
     daemon::prepare(&arguments.log)?;
+    if options.token_file.is_some() || options.cacert.is_some() {
+        let what = "`weft bootstrap` makes a token of its own, and asks the server beside it without TLS";
+        return Err(hinted(what, "leave out --token-file and --cacert, and the variables that stand for them"));
+    }
     let steps = Steps::new(BootstrapConfig {
         api: options.http_addr.clone(),
         cluster_key_file: arguments.cluster_key_file,
@@ -55,7 +60,14 @@ pub(super) async fn run(arguments: Bootstrap, options: &ApiOptions) -> anyhow::R
         audience: arguments.audience,
     })
     .await
-    .context("cannot begin")?;
+    .map_err(|error| {
+        let failed = format!("cannot make the servers at {} ready for the cluster", options.http_addr);
+        hinted_by(
+            error.into(),
+            failed,
+            "look at --cluster-key-file, and at KUBECONFIG where this runs outside of the cluster",
+        )
+    })?;
     if arguments.once {
         steps.once().await.context("the servers are not ready for this cluster")?;
         return Ok(ExitCode::SUCCESS);

@@ -103,7 +103,7 @@ pub(super) fn expand(sources: &[DefinitionSource]) -> anyhow::Result<Vec<Definit
 }
 
 /// Lists the files that `--config` names: files as they are, and of a directory those that end in .hcl or .json, by name.
-pub(super) fn find(paths: &[PathBuf]) -> anyhow::Result<Vec<PathBuf>> {
+fn find(paths: &[PathBuf]) -> anyhow::Result<Vec<PathBuf>> {
     let mut found = Vec::new();
     for path in paths {
         let what = || format!("looking for configuration in `{}`", path.display());

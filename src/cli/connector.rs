@@ -16,6 +16,7 @@ use super::{
     api::{self, Api},
     daemon::{self, LogOptions},
     output::{self, Output, table},
+    share::Share,
 };
 
 /// Keep the catalog in step with a platform.
@@ -48,12 +49,16 @@ pub(super) struct Confirm {
     /// How many nodes may go at most, as the connector's problem says it
     #[arg(long, value_name = "COUNT")]
     removals: u64,
+    #[command(flatten)]
+    output: Output,
 }
 
 #[derive(Debug, Args)]
 pub(super) struct Remove {
     /// The connector
     name: ConnectorName,
+    #[command(flatten)]
+    output: Output,
 }
 
 /// Says how any connector runs.
@@ -69,8 +74,8 @@ pub(super) struct RunOptions {
     #[arg(long = "share", value_name = "SERVICE")]
     shares: Vec<ServicePattern>,
     /// The share of its nodes that may go at once without an operator's word, 0 to 1
-    #[arg(long, value_name = "SHARE", default_value_t = 0.3)]
-    removals_max: f64,
+    #[arg(long, value_name = "SHARE", default_value = "0.3")]
+    removals_max: Share,
     /// How long another process waits before it takes over from one that has died, 5s to 10m
     #[arg(long, value_name = "DURATION", value_parser = parse_duration, default_value = "30s")]
     lease: Duration,
@@ -85,9 +90,13 @@ pub(super) struct RunOptions {
 }
 
 impl RunOptions {
+    /// Prepares this process for running long: first of all, for then there are tokens in memory.
+    pub(super) fn prepare(&self) -> anyhow::Result<()> {
+        daemon::prepare(&self.log)
+    }
+
     /// Returns how a connector of this kind runs.
     pub(super) fn config(&self, kind: &str, options: &ApiOptions) -> anyhow::Result<shell::Config> {
-        anyhow::ensure!((0.0..=1.0).contains(&self.removals_max), "--removals-max is a share, from 0 to 1");
         let name = match &self.name {
             Some(name) => name.clone(),
             None => kind.parse().context("naming the connector after its platform")?,
@@ -102,7 +111,7 @@ impl RunOptions {
                 holder: format!("{host}-{}", wire::crypto::uuid_v4()).chars().take(128).collect(),
                 lease: self.lease,
                 shares: self.shares.clone(),
-                caution: Caution { share_max: self.removals_max, ..Caution::default() },
+                caution: Caution { share_max: self.removals_max.0, ..Caution::default() },
             },
             access: Access { addresses, token, token_file: options.token_file.clone(), cacert: options.cacert.clone() },
             admin: (!self.no_admin).then_some(self.admin),
@@ -116,7 +125,6 @@ impl RunOptions {
         F: Future<Output = Result<(), E>>,
         E: std::fmt::Display,
     {
-        daemon::prepare(&self.log)?;
         let stop = async {
             // Where signals cannot be listened for, stopping is the supervisor's matter.
             if let Err(error) = daemon::stop_signal().await {
@@ -139,12 +147,14 @@ pub(super) async fn run(verb: Connector, options: &ApiOptions) -> anyhow::Result
         }
         Connector::Confirm(confirm) => {
             let (path, removals) = (format!("/v1/connector/{}/confirm", confirm.name), confirm.removals.to_string());
-            Api::new(options)?.act::<bool>(&path, &[("removals", &removals)]).await?;
-            output::line(&format!("Confirmed: {} may remove {removals} nodes at once.", confirm.name))?;
+            let done = Api::new(options)?.act::<bool>(&path, &[("removals", &removals)]).await?;
+            confirm
+                .output
+                .print(&done, |_| format!("Confirmed: {} may remove {removals} nodes at once.", confirm.name))?;
         }
         Connector::Remove(remove) => {
-            Api::new(options)?.delete_in::<bool>("/v1/connector", remove.name.as_str(), &[]).await?;
-            output::line(&format!("Removed: {}, with its nodes.", remove.name))?;
+            let done = Api::new(options)?.delete_in::<bool>("/v1/connector", remove.name.as_str(), &[]).await?;
+            remove.output.print(&done, |_| format!("Removed: {}, with its nodes.", remove.name))?;
         }
     }
     Ok(ExitCode::SUCCESS)

@@ -59,7 +59,8 @@ pub(super) async fn run(arguments: Dev) -> anyhow::Result<ExitCode> {
             _ => Err(hinted(format!("`{name}` is not one service"), "name each service with --service")),
         })
         .collect::<anyhow::Result<Vec<_>>>()?;
-    let files: Vec<_> = config_file::find(&arguments.config)?.into_iter().map(agent::DefinitionSource::Path).collect();
+    let files: Vec<_> = arguments.config.iter().cloned().map(agent::DefinitionSource::Path).collect();
+    let files = config_file::expand(&files)?;
     for file in &files {
         // Settings of an agent would have no effect here.
         ConfigFile::of(file)?.without(&agent::DEFINITION_FIELDS).fields(|_| Ok(()))?;

@@ -115,7 +115,7 @@ fn machine(doctor: &Doctor, findings: &mut Vec<Finding>) -> Machine {
     let config = config_file::sources(&config);
     let read = match role {
         Role::Neither => return Machine::default(),
-        Role::Server => server::read(&config).map(|settings| {
+        Role::Server => read_all(&config, &[]).map(|settings: server::Settings| {
             let (data_dir, secrets) = settings.kept();
             (data_dir, None, secrets)
         }),

@@ -14,11 +14,17 @@ use super::output::printable;
 pub(super) struct Hinted {
     message: String,
     hint: String,
+    source: Option<Box<dyn Error + Send + Sync>>,
 }
 
 /// Makes a failure that comes with advice.
 pub(super) fn hinted(message: impl Into<String>, hint: impl Into<String>) -> anyhow::Error {
-    anyhow::Error::new(Hinted { message: message.into(), hint: hint.into() })
+    anyhow::Error::new(Hinted { message: message.into(), hint: hint.into(), source: None })
+}
+
+/// Makes a failure of what another failure caused, with advice.
+pub(super) fn hinted_by(source: anyhow::Error, message: impl Into<String>, hint: impl Into<String>) -> anyhow::Error {
+    anyhow::Error::new(Hinted { message: message.into(), hint: hint.into(), source: Some(source.into()) })
 }
 
 impl fmt::Display for Hinted {
@@ -27,7 +33,11 @@ impl fmt::Display for Hinted {
     }
 }
 
-impl Error for Hinted {}
+impl Error for Hinted {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        self.source.as_deref().map(|source| source as _)
+    }
+}
 
 fn hint_of(error: &anyhow::Error) -> Option<String> {
     error.chain().find_map(|cause| {

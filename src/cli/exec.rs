@@ -1,6 +1,7 @@
 //! `weft exec`: an application that starts once its agent is ready, and finds its upstreams in its environment.
 
 use std::{
+    collections::BTreeMap,
     os::unix::process::CommandExt,
     process::{Command, ExitCode},
     time::Duration,
@@ -10,12 +11,8 @@ use anyhow::Context;
 use clap::Args;
 use wire::{api_types::UpstreamView, decode::parse_duration};
 
-use super::{api::Api, error::hinted, output};
+use super::{api::Api, output::Output, ready::until_ready};
 
-/// How often the agent is asked whether it is ready.
-const PAUSE: Duration = Duration::from_millis(200);
-/// An agent that is there answers at once.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
 /// Where a container finds what only its platform may tell it; none of it goes through a proxy.
 const NO_PROXY: &str = "localhost,127.0.0.1,169.254.169.254,169.254.170.2";
 
@@ -29,7 +26,7 @@ const NO_PROXY: &str = "localhost,127.0.0.1,169.254.169.254,169.254.170.2";
 ///
 ///   weft exec -- /usr/bin/web --listen 127.0.0.1:8080
 #[derive(Debug, Args)]
-#[command(verbatim_doc_comment)]
+#[command(verbatim_doc_comment, mut_arg("output", |output| output.requires("print")))]
 pub(super) struct Exec {
     /// The port of the agent's admin listener, on loopback
     #[arg(long, value_name = "PORT", default_value_t = agent::ADMIN_PORT)]
@@ -43,6 +40,8 @@ pub(super) struct Exec {
     /// Print the variables, and start nothing
     #[arg(long)]
     print: bool,
+    #[command(flatten)]
+    output: Output,
     /// The application and its arguments
     #[arg(
         trailing_var_arg = true,
@@ -55,7 +54,8 @@ pub(super) struct Exec {
 
 pub(super) async fn run(exec: Exec) -> anyhow::Result<ExitCode> {
     let api = Api::at(&format!("http://127.0.0.1:{}", exec.admin_port), None)?;
-    ready(&api, exec.wait).await?;
+    let advice = "see the agent's log; its admin listener answers /ready with what is missing, at --admin-port";
+    until_ready(&api, exec.wait, advice).await?;
     let upstreams: Vec<UpstreamView> =
         api.get("/upstreams", &[]).await.context("asking the agent for its upstreams")?;
     let mut variables: Vec<(String, String)> = upstreams.iter().flat_map(UpstreamView::variables).collect();
@@ -65,27 +65,14 @@ pub(super) async fn run(exec: Exec) -> anyhow::Result<ExitCode> {
         variables.extend(names.map(|(name, value)| (name.to_owned(), value.to_owned())));
     }
     if exec.print {
-        let lines: Vec<String> = variables.iter().map(|(name, value)| format!("{name}={value}")).collect();
-        output::line(&lines.join("\n"))?;
+        let variables: BTreeMap<String, String> = variables.into_iter().collect();
+        exec.output.print(&variables, |variables| {
+            let lines: Vec<String> = variables.iter().map(|(name, value)| format!("{name}={value}")).collect();
+            lines.join("\n")
+        })?;
         return Ok(ExitCode::SUCCESS);
     }
     let (program, arguments) = exec.command.split_first().context("no application is named")?;
     let failed = Command::new(program).args(arguments).envs(variables).exec();
     Err(failed).with_context(|| format!("starting `{program}`"))
-}
-
-/// Waits until the agent serves everything that it is to serve.
-async fn ready(api: &Api, wait: Duration) -> anyhow::Result<()> {
-    let deadline = tokio::time::Instant::now() + wait;
-    loop {
-        let error = match api.answer("/ready", &[], ANSWER_TIMEOUT).await {
-            Ok(_) => return Ok(()),
-            Err(error) => error,
-        };
-        if tokio::time::Instant::now() > deadline {
-            let hint = "see the agent's log; its admin listener answers /ready with what is missing, at --admin-port";
-            return Err(hinted(format!("the agent was not ready within {wait:?}: {error:#}"), hint));
-        }
-        tokio::time::sleep(PAUSE).await;
-    }
 }

@@ -12,7 +12,12 @@ use anyhow::Context;
 use clap::Args;
 use connectors::kubernetes::inject::{Knobs, Outcome, inject_documents};
 
-use super::{error::hinted, output};
+use super::{
+    config_file,
+    error::hinted,
+    output,
+    settings::{Told, read_all},
+};
 use settings::InjectorSettings;
 
 /// No file is longer.
@@ -24,7 +29,7 @@ const FILE_BYTES_MAX: u64 = 16 * 1024 * 1024;
 /// and CronJob, also within Lists. What was injected before is replaced, so doing it twice changes nothing. Comments are
 /// not kept.
 ///
-///   weft inject --config injector.hcl -f shop.yaml | kubectl apply -f -
+///   weft inject --config injector.hcl --file shop.yaml | kubectl apply -f -
 #[derive(Debug, Args)]
 #[command(verbatim_doc_comment)]
 pub(super) struct Inject {
@@ -39,7 +44,8 @@ pub(super) struct Inject {
 }
 
 pub(super) fn run(inject: Inject) -> anyhow::Result<ExitCode> {
-    let settings = settings::read(&inject.config)?.under(inject.settings).injection()?;
+    let settings: InjectorSettings = read_all(&config_file::sources(&inject.config), &[])?;
+    let settings = settings.under(inject.settings).injection()?;
     let (mut text, mut found) = (String::new(), 0);
     for path in &inject.files {
         let what = || format!("injecting `{}`", path.display());

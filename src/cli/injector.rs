@@ -85,7 +85,10 @@ fn reload(
     told: &watch::Sender<Option<Arc<Settings>>>,
     failed_with: &mut String,
 ) {
-    let read = || -> anyhow::Result<Settings> { settings::read(paths)?.under(flags.clone()).injection() };
+    let read = || -> anyhow::Result<Settings> {
+        let settings: InjectorSettings = read_all(&config_file::sources(paths), &[])?;
+        settings.under(flags.clone()).injection()
+    };
     match read() {
         Ok(settings) => {
             failed_with.clear();

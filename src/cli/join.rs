@@ -2,31 +2,27 @@
 
 use std::{
     fs,
-    io::{self, Read, Write},
+    io::{self, Read},
     net::{Ipv4Addr, SocketAddr},
-    os::unix::fs::{OpenOptionsExt, fchown},
     path::{Path, PathBuf},
     process::{Command, ExitCode},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use anyhow::Context;
 use catalog::NodeName;
 use clap::Args;
 use wire::{
-    client::{ApiClient, ApiError},
     crypto::{Secret, read_secret_file},
     join_token::JoinSecret,
 };
 
-use super::{agent, error::hinted, output};
+use super::{agent, api::Api, error::hinted, output, ready::until_ready};
 
 /// No join token is longer.
 const TOKEN_BYTES_MAX: u64 = 8192;
 /// The unit that runs the agent.
 const UNIT: &str = "weft-agent";
-/// How often the agent is asked whether it serves.
-const ASK_EVERY: Duration = Duration::from_millis(200);
 
 /// Make this machine a member of the mesh.
 ///
@@ -34,7 +30,7 @@ const ASK_EVERY: Duration = Duration::from_millis(200);
 /// the agent's unit and waits until the agent has joined. A machine that is a member already, and comes with a new token,
 /// is entitled to what that one says. `weft leave` is the way out.
 ///
-///   ssh s1 weft join-token create --service web | ssh vm-1 weft join
+///   ssh s1 WEFT_HTTP_TOKEN_FILE=/root/token weft join-token create --service web | ssh vm-1 weft join
 #[derive(Debug, Args)]
 #[command(verbatim_doc_comment)]
 pub(super) struct Join {
@@ -75,13 +71,13 @@ pub(super) async fn run(join: Join) -> anyhow::Result<ExitCode> {
     let node = node.ok_or_else(|| hinted("this machine's name is no name for a node", "name it with --node"))?;
     let (token_file, settings) = (join.config_dir.join("join-token"), join.config_dir.join("join.hcl"));
     let owner = user(&join.user).context("looking for the agent's user")?;
-    let written = || {
-        anyhow::Ok((
-            write(&token_file, 0o600, owner, text.expose())?,
-            write(&settings, 0o644, None, &of_join(&node, &servers, &token_file))?,
-        ))
-    };
-    written().with_context(|| format!("writing the agent's settings to `{}`", join.config_dir.display()))?;
+    for (path, content, mode, owner) in [
+        (&token_file, Secret::new(format!("{}\n", text.expose())), 0o600, owner),
+        (&settings, Secret::new(of_join(&node, &servers, &token_file)), 0o644, None),
+    ] {
+        wire::replace_file(path, content.expose().as_bytes(), mode, owner)
+            .with_context(|| format!("writing `{}`", path.display()))?;
+    }
     output::line(&format!("Written: {} and {}", settings.display(), token_file.display()))?;
     if join.no_start {
         let run = format!("weft agent --config {} --data-dir /var/lib/weft", join.config_dir.display());
@@ -91,7 +87,9 @@ pub(super) async fn run(join: Join) -> anyhow::Result<ExitCode> {
     // An agent that runs already reads the new token only when it starts.
     systemctl(&["enable", UNIT])?;
     systemctl(&["restart", "--no-block", UNIT])?;
-    wait(join.admin_port, join.timeout).await?;
+    let agent = Api::at(&SocketAddr::from((Ipv4Addr::LOCALHOST, join.admin_port)).to_string(), None)?;
+    let advice = format!("`journalctl --unit {UNIT}` and `weft doctor` tell why; the agent goes on trying");
+    until_ready(&agent, join.timeout, &advice).await.context("the agent has not joined")?;
     output::line(&format!("Joined: {node} is a member of the mesh"))?;
     Ok(ExitCode::SUCCESS)
 }
@@ -135,21 +133,6 @@ fn user(name: &str) -> anyhow::Result<Option<(u32, u32)>> {
     numbers.map(Some).ok_or_else(|| hinted(format!("there is no user `{name}`"), "name the agent's user with --user"))
 }
 
-/// Replaces a file, so that nobody ever reads half of it.
-fn write(path: &Path, mode: u32, owner: Option<(u32, u32)>, content: &str) -> anyhow::Result<()> {
-    let fresh = path.with_extension("new");
-    let what = || format!("writing `{}`", path.display());
-    // An earlier one may have another mode, which opening it would keep.
-    let _absent = fs::remove_file(&fresh);
-    let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(mode).open(&fresh).with_context(what)?;
-    if let Some((user, group)) = owner {
-        fchown(&file, Some(user), Some(group)).with_context(what)?;
-    }
-    writeln!(file, "{}", content.trim_end()).with_context(what)?;
-    file.sync_all().with_context(what)?;
-    fs::rename(&fresh, path).with_context(what)
-}
-
 fn systemctl(arguments: &[&str]) -> anyhow::Result<()> {
     let asked = format!("systemctl {}", arguments.join(" "));
     let hint = "start the agent by hand, as `weft join --no-start` says";
@@ -160,22 +143,4 @@ fn systemctl(arguments: &[&str]) -> anyhow::Result<()> {
     }
     let said = String::from_utf8_lossy(&ran.stderr);
     Err(hinted(format!("`{asked}` ended with {}: {}", ran.status, said.trim()), hint))
-}
-
-/// Waits until the agent says that nothing is missing.
-async fn wait(admin_port: u16, timeout: Duration) -> anyhow::Result<()> {
-    let agent = ApiClient::new(&SocketAddr::from((Ipv4Addr::LOCALHOST, admin_port)).to_string())?;
-    let begun = Instant::now();
-    loop {
-        let missing = match agent.get("/ready").send().await {
-            Ok(_) => return Ok(()),
-            Err(ApiError::Status { message, .. }) => message,
-            Err(error) => wire::one_line(&error),
-        };
-        if begun.elapsed() >= timeout {
-            let hint = format!("`journalctl --unit {UNIT}` and `weft doctor` tell why; the agent goes on trying");
-            return Err(hinted(format!("the agent has not joined within {timeout:?}: {missing}"), hint));
-        }
-        tokio::time::sleep(ASK_EVERY).await;
-    }
 }

@@ -1,13 +1,6 @@
 //! `weft login` and `weft logout`: a token by the word of a platform, and its end.
 
-use std::{
-    collections::BTreeMap,
-    fs::OpenOptions,
-    io::Write,
-    os::unix::fs::OpenOptionsExt,
-    path::{Path, PathBuf},
-    process::ExitCode,
-};
+use std::{collections::BTreeMap, path::PathBuf, process::ExitCode};
 
 use anyhow::Context;
 use catalog::AuthMethodName;
@@ -72,7 +65,8 @@ pub(super) async fn log_in(login: Login, options: &ApiOptions) -> anyhow::Result
             .secret
             .take()
             .ok_or_else(|| hinted("the server sent no secret", "log in again; a secret is in the first answer only"))?;
-        write_secret(path, &secret).with_context(|| format!("writing the token to `{}`", path.display()))?;
+        wire::replace_file(path, secret.expose().as_bytes(), 0o600, None)
+            .with_context(|| format!("writing the token to `{}`", path.display()))?;
     }
     login.output.print(&token, |token| {
         let mut rows = vec![("Accessor:", token.accessor.to_string())];
@@ -89,20 +83,4 @@ pub(super) async fn log_out(options: &ApiOptions) -> anyhow::Result<ExitCode> {
     let _: bool = Api::new(options)?.post("/v1/acl/logout", &()).await?;
     output::line("Logged out")?;
     Ok(ExitCode::SUCCESS)
-}
-
-/// Writes a secret to a file that only its owner may read; one that is there is replaced in one step.
-fn write_secret(path: &Path, secret: &Secret) -> std::io::Result<()> {
-    let mut name = path.file_name().unwrap_or_default().to_owned();
-    name.push(".new");
-    let next = path.with_file_name(name);
-    // A file that somebody else left there could be open, or have another mode.
-    match std::fs::remove_file(&next) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&next)?;
-    file.write_all(secret.expose().as_bytes())?;
-    file.sync_all()?;
-    std::fs::rename(&next, path)
 }

@@ -1,21 +1,20 @@
 //! `weft server`: a server of the group.
 
-use std::{collections::BTreeMap, net::IpAddr, path::PathBuf, process::ExitCode, time::Duration};
+use std::{net::IpAddr, path::PathBuf, process::ExitCode, time::Duration};
 
-use agent::DefinitionSource;
 use anyhow::Context;
 use catalog::{PathTemplate, ServerId, TrustDomain};
 use clap::Args;
 use wire::{
     api_name::ApiName,
     cluster_key::{ClusterKey, ClusterKeys},
-    decode::{DecodeError, Fields},
 };
 
 use super::{
-    config_file::{self, ConfigFile},
+    config_file,
     daemon::{self, LogOptions},
     error::hinted,
+    settings::{Told, read_all, settings},
     supervisor,
 };
 
@@ -128,78 +127,24 @@ pub(super) struct Settings {
     snapshot_entries: Option<u64>,
 }
 
-impl Settings {
-    fn read(fields: &mut Fields) -> Result<Self, DecodeError> {
-        Ok(Self {
-            node: fields.parsed("node")?,
-            data_dir: fields.parsed("data_dir")?,
-            bind: fields.parsed("bind")?,
-            advertise: fields.parsed("advertise")?,
-            http_port: fields.number("http_port")?,
-            https_port: fields.number("https_port")?,
-            api_names: fields.parsed_list("api_names")?,
-            https_cert_file: fields.parsed("https_cert_file")?,
-            https_key_file: fields.parsed("https_key_file")?,
-            agent_port: fields.number("agent_port")?,
-            raft_port: fields.number("raft_port")?,
-            bootstrap_expect: fields.number("bootstrap_expect")?,
-            retry_join: fields.texts("retry_join")?,
-            cluster_key_file: fields.parsed("cluster_key_file")?,
-            previous_cluster_key_file: fields.parsed("previous_cluster_key_file")?,
-            datacenter: fields.parsed("datacenter")?,
-            trust_domain: fields.parsed("trust_domain")?,
-            path_template: fields.parsed("path_template")?,
-            leaf_ttl: fields.duration("leaf_ttl")?,
-            session_grace: fields.duration("session_grace")?,
-            session_reap: fields.duration("session_reap")?,
-            kubernetes_token_files: fields.texts("kubernetes_token_files")?,
-            kubernetes_ca_files: fields.texts("kubernetes_ca_files")?,
-            snapshot_entries: fields.number("snapshot_entries")?,
-        })
+settings! { Settings:
+    flags {}
+    also {}
+    parsed {
+        node, data_dir, bind, advertise, https_cert_file, https_key_file, cluster_key_file, previous_cluster_key_file, datacenter,
+        trust_domain, path_template,
     }
+    parsed_list { api_names }
+    texts { retry_join, kubernetes_token_files, kubernetes_ca_files }
+    number { http_port, https_port, agent_port, raft_port, bootstrap_expect, snapshot_entries }
+    duration { leaf_ttl, session_grace, session_reap }
+}
 
+impl Settings {
     /// Returns what can be looked at from outside: the data directory, and the files of secrets.
     pub(super) fn kept(self) -> (Option<PathBuf>, Vec<PathBuf>) {
         let secrets = [self.cluster_key_file, self.previous_cluster_key_file, self.https_key_file];
         (self.data_dir, secrets.into_iter().flatten().collect())
-    }
-
-    /// Keeps what `over` says, and fills up with what this says.
-    fn under(self, over: Self) -> Self {
-        Self {
-            node: over.node.or(self.node),
-            data_dir: over.data_dir.or(self.data_dir),
-            bind: over.bind.or(self.bind),
-            advertise: over.advertise.or(self.advertise),
-            http_port: over.http_port.or(self.http_port),
-            https_port: over.https_port.or(self.https_port),
-            api_names: if over.api_names.is_empty() { self.api_names } else { over.api_names },
-            https_cert_file: over.https_cert_file.or(self.https_cert_file),
-            https_key_file: over.https_key_file.or(self.https_key_file),
-            agent_port: over.agent_port.or(self.agent_port),
-            raft_port: over.raft_port.or(self.raft_port),
-            bootstrap_expect: over.bootstrap_expect.or(self.bootstrap_expect),
-            retry_join: if over.retry_join.is_empty() { self.retry_join } else { over.retry_join },
-            cluster_key_file: over.cluster_key_file.or(self.cluster_key_file),
-            previous_cluster_key_file: over.previous_cluster_key_file.or(self.previous_cluster_key_file),
-            datacenter: over.datacenter.or(self.datacenter),
-            trust_domain: over.trust_domain.or(self.trust_domain),
-            path_template: over.path_template.or(self.path_template),
-            leaf_ttl: over.leaf_ttl.or(self.leaf_ttl),
-            session_grace: over.session_grace.or(self.session_grace),
-            session_reap: over.session_reap.or(self.session_reap),
-            kubernetes_ca_files: if over.kubernetes_ca_files.is_empty() {
-                self.kubernetes_ca_files
-            } else {
-                over.kubernetes_ca_files
-            },
-            kubernetes_token_files: if over.kubernetes_token_files.is_empty() {
-                self.kubernetes_token_files
-            } else {
-                over.kubernetes_token_files
-            },
-            snapshot_entries: over.snapshot_entries.or(self.snapshot_entries),
-        }
     }
 
     /// Returns how the API is served over TLS; none where nothing asks for it.
@@ -221,7 +166,8 @@ impl Settings {
 
     fn config(self) -> anyhow::Result<server::Config> {
         let https = self.https()?;
-        let tokens = reviewer_tokens(&self.kubernetes_token_files, &self.kubernetes_ca_files)?;
+        let tokens =
+            connectors::kubernetes::ReviewerTokens::read(&self.kubernetes_token_files, &self.kubernetes_ca_files)?;
         let node =
             self.node.ok_or_else(|| hinted("the server has no name", "name it with --node, or `node` in its file"))?;
         let key_file = self.cluster_key_file.or_else(|| supervisor::credential("cluster-key"));
@@ -241,7 +187,7 @@ impl Settings {
         Ok(server::Config {
             data_dir: self.data_dir,
             bind: self.bind.unwrap_or(defaults.bind),
-            advertise: self.advertise.or_else(|| routed_address(self.bind.unwrap_or(defaults.bind))),
+            advertise: self.advertise.or_else(|| server::routed_address(self.bind.unwrap_or(defaults.bind))),
             http_port: self.http_port.unwrap_or(8500),
             https,
             agent_port: self.agent_port.unwrap_or(8300),
@@ -262,62 +208,11 @@ impl Settings {
     }
 }
 
-/// Reads with which token each API server is asked, and by which authority it is known.
-fn reviewer_tokens(
-    tokens: &[String],
-    authorities: &[String],
-) -> anyhow::Result<connectors::kubernetes::ReviewerTokens> {
-    let read = |one: &String| match one.split_once('=') {
-        Some((host, file)) if host.starts_with("https://") && !file.is_empty() => {
-            Ok((host.to_owned(), PathBuf::from(file)))
-        }
-        _ => Err(hinted(
-            format!("`{one}` does not say which file is for which API server"),
-            "write --kubernetes-token-file https://HOST:PORT=FILE, with the Host of the auth method, and the same for \
-             --kubernetes-ca-file",
-        )),
-    };
-    let mut authorities: BTreeMap<String, PathBuf> = authorities.iter().map(read).collect::<anyhow::Result<_>>()?;
-    let mut reviewers = connectors::kubernetes::ReviewerTokens::default();
-    for one in tokens {
-        let (host, token) = read(one)?;
-        let authority = authorities.remove(&host);
-        reviewers.add(&host, token, authority);
-    }
-    match authorities.into_keys().next() {
-        Some(host) => Err(hinted(
-            format!("--kubernetes-ca-file names `{host}`, and no --kubernetes-token-file does"),
-            "give both, with the same address",
-        )),
-        None => Ok(reviewers),
-    }
-}
-
-/// Returns the address that this machine is reached at where `bind` is every address: the one that its default route
-/// begins from. A container learns its own only once it runs.
-fn routed_address(bind: IpAddr) -> Option<IpAddr> {
-    // Nothing is sent: connecting a datagram socket only asks the routing table. Both addresses are for documentation.
-    let elsewhere = match bind {
-        IpAddr::V4(all) if all.is_unspecified() => "192.0.2.1:9",
-        IpAddr::V6(all) if all.is_unspecified() => "[2001:db8::1]:9",
-        _ => return None,
-    };
-    let socket = std::net::UdpSocket::bind((bind, 0)).ok()?;
-    socket.connect(elsewhere).ok()?;
-    socket.local_addr().ok().map(|address| address.ip()).filter(|own| !own.is_unspecified() && !own.is_loopback())
-}
-
-/// Reads settings from files, later ones over earlier ones.
-pub(super) fn read(sources: &[DefinitionSource]) -> anyhow::Result<Settings> {
-    config_file::expand(sources)?.iter().try_fold(Settings::default(), |settings, source| {
-        Ok(settings.under(ConfigFile::of(source)?.fields(Settings::read)?))
-    })
-}
-
 pub(super) async fn run(arguments: Server) -> anyhow::Result<ExitCode> {
-    let settings = read(&config_file::sources(&arguments.config))?.under(arguments.settings);
-    let config = settings.config()?;
+    // First of all, for from here on there are keys in memory.
     daemon::prepare(&arguments.log)?;
+    let settings: Settings = read_all(&config_file::sources(&arguments.config), &[])?;
+    let config = settings.under(arguments.settings).config()?;
     supervisor::status("reading the log back");
     let server = server::start(config).await.context("cannot start the server")?;
     let ended = daemon::until_stopped(server.failed(), || server.standing()).await;

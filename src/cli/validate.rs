@@ -4,7 +4,9 @@ use std::{path::PathBuf, process::ExitCode};
 
 use clap::{Args, ValueEnum};
 
-use super::{agent, output, server};
+use super::{
+    agent, config_file, error::hinted, inject::settings::InjectorSettings, output, server, settings::read_all,
+};
 
 /// Says whose files they are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -13,26 +15,37 @@ enum Whose {
     Agent,
     /// A server's: settings.
     Server,
+    /// Those of `weft injector` and `weft inject`.
+    Injector,
 }
 
 /// Check files without running anything.
 ///
-/// Reads them as `weft agent` or `weft server` would, and says what is wrong with the first that is not acceptable.
+/// Reads them as `weft agent`, `weft server` or `weft injector` would, and says what is wrong with the first that is not
+/// acceptable. Without files, it reads the text of WEFT_CONFIG.
 #[derive(Debug, Args)]
 pub(super) struct Validate {
     /// Whose files they are
     #[arg(long = "as", value_enum, default_value_t = Whose::Agent, value_name = "WHOSE")]
     whose: Whose,
     /// Files, or directories of them
-    #[arg(required = true, value_name = "PATH")]
+    #[arg(value_name = "PATH")]
     paths: Vec<PathBuf>,
 }
 
 pub(super) fn run(arguments: &Validate) -> anyhow::Result<ExitCode> {
-    let files: Vec<_> = arguments.paths.iter().cloned().map(Into::into).collect();
+    let files: Vec<_> = if arguments.paths.is_empty() {
+        config_file::sources(&[])
+    } else {
+        arguments.paths.iter().cloned().map(Into::into).collect()
+    };
+    if files.is_empty() {
+        return Err(hinted("there is nothing to check", "name files, or directories of them, or set WEFT_CONFIG"));
+    }
     match arguments.whose {
-        Whose::Server => drop(server::read(&files)?),
+        Whose::Server => drop(read_all::<server::Settings>(&files, &[])?),
         Whose::Agent => drop(agent::read(&files)?),
+        Whose::Injector => drop(read_all::<InjectorSettings>(&files, &[])?),
     }
     output::line("All of it can be used.")?;
     Ok(ExitCode::SUCCESS)

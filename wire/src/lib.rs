@@ -39,8 +39,10 @@ pub mod tap;
 pub mod tls;
 pub mod wall_clock;
 pub mod web;
+mod whole_file;
 pub mod written_mesh;
 
 pub use address_kind::AddressKind;
 pub use one_line::{harmless, one_line};
 pub use request_fields::RequestFields;
+pub use whole_file::replace_file;

@@ -16,7 +16,7 @@ use wire::login::{
 };
 
 use access::Reviewer;
-pub use access::ReviewerTokens;
+pub use access::{ReviewerTokens, ReviewerTokensError};
 use shown::ShownToken;
 
 /// What an API server calls the user behind a service account's token.

@@ -7,10 +7,9 @@ use std::{
 
 use anyhow::Context;
 use clap::Args;
-use wire::{
-    crypto::{Secret, read_secret_file},
-    decode::{DecodeError, Fields},
-};
+use wire::crypto::{Secret, read_secret_file};
+
+use crate::cli::settings::settings;
 
 /// The longest token that is read from a file.
 const TOKEN_BYTES_MAX: u64 = 4096;
@@ -41,33 +40,15 @@ pub(super) struct Dns {
     no_dns: bool,
 }
 
+settings! { Dns:
+    flags { no_dns }
+    also {}
+    number { dns_port }
+    parsed { dns_bind, dns_domain, dns_alt_domain, dns_token_file }
+    parsed_list { dns_recursors }
+}
+
 impl Dns {
-    /// Reads what a file says of it.
-    pub(super) fn read(fields: &mut Fields) -> Result<Self, DecodeError> {
-        Ok(Self {
-            dns_port: fields.number("dns_port")?,
-            dns_bind: fields.parsed("dns_bind")?,
-            dns_domain: fields.parsed("dns_domain")?,
-            dns_alt_domain: fields.parsed("dns_alt_domain")?,
-            dns_recursors: fields.parsed_list("dns_recursors")?,
-            dns_token_file: fields.parsed("dns_token_file")?,
-            no_dns: fields.flag("no_dns")?.unwrap_or(false),
-        })
-    }
-
-    /// Keeps what `over` says, and fills up with what this says.
-    pub(super) fn under(self, over: Self) -> Self {
-        Self {
-            dns_port: over.dns_port.or(self.dns_port),
-            dns_bind: over.dns_bind.or(self.dns_bind),
-            dns_domain: over.dns_domain.or(self.dns_domain),
-            dns_alt_domain: over.dns_alt_domain.or(self.dns_alt_domain),
-            dns_recursors: if over.dns_recursors.is_empty() { self.dns_recursors } else { over.dns_recursors },
-            dns_token_file: over.dns_token_file.or(self.dns_token_file),
-            no_dns: over.no_dns || self.no_dns,
-        }
-    }
-
     /// Returns the agent's settings; none where it answers no names.
     pub(super) fn settings(self) -> anyhow::Result<Option<agent::DnsSettings>> {
         if self.no_dns {

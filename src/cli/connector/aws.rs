@@ -16,7 +16,11 @@ use super::RunOptions;
 use crate::cli::{
     ApiOptions,
     output::{self, Output, table},
+    share::{self, Share},
 };
+
+/// Whoever looks more often spends what AWS lets the account ask.
+const INTERVAL_MIN: Duration = Duration::from_millis(100);
 
 /// Keep the catalog in step with AWS Cloud Map, and chosen services of the mesh there.
 ///
@@ -25,6 +29,7 @@ use crate::cli::{
 ///
 /// The token needs `mesh = "write"`, and `node_prefix`, `service_prefix` with `policy = "write"` on what it brings in.
 #[derive(Debug, Args)]
+#[command(mut_arg("output", |output| output.requires("plan")))]
 pub(in crate::cli) struct Aws {
     /// A namespace of Cloud Map to bring in, and the mesh's namespace that it goes to if that is not `default`; may be given
     /// several times [default: all of them]
@@ -36,8 +41,8 @@ pub(in crate::cli) struct Aws {
     /// A service of the mesh, and the namespace of Cloud Map that it goes to; may be given several times
     #[arg(long = "export", value_name = "SERVICE=NAMESPACE", value_parser = export)]
     exports: Vec<ExportRule>,
-    /// How often to look
-    #[arg(long, value_name = "DURATION", value_parser = parse_duration, default_value = "10s")]
+    /// How often to look, 100ms or more
+    #[arg(long, value_name = "DURATION", value_parser = interval, default_value = "10s")]
     interval: Duration,
     /// Ask ECS about the tasks behind instances, so that one that is ending is not called
     #[arg(long)]
@@ -49,8 +54,8 @@ pub(in crate::cli) struct Aws {
     #[arg(long, value_name = "URL")]
     endpoint_url: Option<String>,
     /// Which share of the account's limits on calls to take, above 0 to 1; divide it among all that call
-    #[arg(long, value_name = "SHARE", default_value_t = 0.5)]
-    calls_max: f64,
+    #[arg(long, value_name = "SHARE", value_parser = share::some, default_value = "0.5")]
+    calls_max: Share,
     /// Show what would change, and end
     #[arg(long)]
     plan: bool,
@@ -58,6 +63,12 @@ pub(in crate::cli) struct Aws {
     output: Output,
     #[command(flatten)]
     run: RunOptions,
+}
+
+/// Reads how often to look.
+fn interval(text: &str) -> Result<Duration, String> {
+    let interval = parse_duration(text).map_err(|error| error.to_string())?;
+    if interval >= INTERVAL_MIN { Ok(interval) } else { Err(format!("{text} is too often: look every 100ms at most")) }
 }
 
 fn import(text: &str) -> Result<(String, Namespace), String> {
@@ -73,17 +84,19 @@ fn export(text: &str) -> Result<ExportRule, String> {
 }
 
 pub(super) async fn run(aws: Aws, options: &ApiOptions) -> anyhow::Result<ExitCode> {
-    anyhow::ensure!(aws.calls_max > 0.0 && aws.calls_max <= 1.0, "--calls-max is a share, above 0 and up to 1");
+    if !aws.plan {
+        aws.run.prepare()?;
+    }
     let config = aws.run.config("aws", options)?;
     let import =
         ImportRule { namespaces: aws.imports.iter().cloned().collect::<BTreeMap<_, _>>(), ..ImportRule::default() };
     let settings = CloudSettings {
         import: (!aws.no_import).then_some(import),
         exports: aws.exports.clone(),
-        interval: aws.interval.max(Duration::from_millis(100)),
+        interval: aws.interval,
         endpoint: aws.endpoint_url.clone(),
         region: aws.region.clone(),
-        budget: aws.calls_max,
+        budget: aws.calls_max.0,
         asks_ecs: aws.ecs_tasks,
         caution: config.settings.caution,
     };

@@ -42,6 +42,7 @@ pub(in crate::cli) struct Kubernetes {
 }
 
 pub(super) async fn run(arguments: Kubernetes, options: &ApiOptions) -> anyhow::Result<ExitCode> {
+    arguments.run.prepare()?;
     let config = arguments.run.config("kubernetes", options)?;
     let (client, namespace) = kubernetes::client().await.context("reaching the Kubernetes cluster")?;
     let except: BTreeSet<String> = arguments.except.into_iter().collect();

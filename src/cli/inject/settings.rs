@@ -1,15 +1,15 @@
 //! What is put into pods, as files and flags say it, for the command and for the injector of a cluster.
 
-use std::{net::SocketAddr, path::PathBuf};
+use std::net::SocketAddr;
 
 use catalog::AuthMethodName;
 use clap::{Args, ValueEnum};
 use connectors::kubernetes::inject::{AGENT_UID, HEALTH_PORT, MESH_PORT, Resources, Settings, Sidecar};
-use wire::decode::{DecodeError, Fields};
 
 use crate::cli::{
-    config_file::{self, ConfigFile},
     error::hinted,
+    fingerprint::{self, Fingerprint},
+    settings::settings,
 };
 
 /// Is how the agent is started beside the application.
@@ -52,8 +52,8 @@ pub(in crate::cli) struct InjectorSettings {
     #[arg(long, value_name = "NAME")]
     auth_method: Option<AuthMethodName>,
     /// The SHA-256 of a root that servers are recognised by, as `weft ca roots` shows it; may be given several times
-    #[arg(long = "root-fingerprint", value_name = "HEX")]
-    root_fingerprints: Vec<String>,
+    #[arg(long = "root-fingerprint", value_name = "HEX", value_parser = fingerprint::parse)]
+    root_fingerprints: Vec<Fingerprint>,
     /// Whom the agents' tokens are for, as the auth method asks [default: weft]
     #[arg(long, value_name = "NAME")]
     audience: Option<String>,
@@ -83,51 +83,19 @@ pub(in crate::cli) struct InjectorSettings {
     agent_log: Option<String>,
 }
 
+settings! { InjectorSettings:
+    flags {}
+    also {}
+    parsed {
+        image, image_pull_policy, redirect_image, auth_method, audience, agent_cpu_request, agent_memory_request, agent_memory_limit,
+        sidecar, agent_log,
+    }
+    parsed_list { cluster_dns, root_fingerprints }
+    texts { servers }
+    number { agent_uid, mesh_port, health_port }
+}
+
 impl InjectorSettings {
-    pub(in crate::cli) fn read(fields: &mut Fields) -> Result<Self, DecodeError> {
-        Ok(Self {
-            image: fields.parsed("image")?,
-            image_pull_policy: fields.parsed("image_pull_policy")?,
-            redirect_image: fields.parsed("redirect_image")?,
-            cluster_dns: fields.parsed_list("cluster_dns")?,
-            servers: fields.texts("servers")?,
-            auth_method: fields.parsed("auth_method")?,
-            root_fingerprints: fields.texts("root_fingerprints")?,
-            audience: fields.parsed("audience")?,
-            agent_uid: fields.number("agent_uid")?,
-            mesh_port: fields.number("mesh_port")?,
-            health_port: fields.number("health_port")?,
-            agent_cpu_request: fields.parsed("agent_cpu_request")?,
-            agent_memory_request: fields.parsed("agent_memory_request")?,
-            agent_memory_limit: fields.parsed("agent_memory_limit")?,
-            sidecar: fields.parsed("sidecar")?,
-            agent_log: fields.parsed("agent_log")?,
-        })
-    }
-
-    /// Keeps what `over` says, and fills up with what this says.
-    pub(in crate::cli) fn under(self, over: Self) -> Self {
-        let either = |over: Vec<String>, own: Vec<String>| if over.is_empty() { own } else { over };
-        Self {
-            image: over.image.or(self.image),
-            image_pull_policy: over.image_pull_policy.or(self.image_pull_policy),
-            redirect_image: over.redirect_image.or(self.redirect_image),
-            cluster_dns: if over.cluster_dns.is_empty() { self.cluster_dns } else { over.cluster_dns },
-            servers: either(over.servers, self.servers),
-            auth_method: over.auth_method.or(self.auth_method),
-            root_fingerprints: either(over.root_fingerprints, self.root_fingerprints),
-            audience: over.audience.or(self.audience),
-            agent_uid: over.agent_uid.or(self.agent_uid),
-            mesh_port: over.mesh_port.or(self.mesh_port),
-            health_port: over.health_port.or(self.health_port),
-            agent_cpu_request: over.agent_cpu_request.or(self.agent_cpu_request),
-            agent_memory_request: over.agent_memory_request.or(self.agent_memory_request),
-            agent_memory_limit: over.agent_memory_limit.or(self.agent_memory_limit),
-            sidecar: over.sidecar.or(self.sidecar),
-            agent_log: over.agent_log.or(self.agent_log),
-        }
-    }
-
     /// Returns the settings by which pods are injected.
     pub(in crate::cli) fn injection(self) -> anyhow::Result<Settings> {
         let resources = Resources::default();
@@ -142,7 +110,7 @@ impl InjectorSettings {
             cluster_dns: self.cluster_dns,
             servers: self.servers,
             auth_method,
-            root_fingerprints: self.root_fingerprints,
+            root_fingerprints: self.root_fingerprints.iter().map(ToString::to_string).collect(),
             audience: self.audience.unwrap_or_else(|| "weft".to_owned()),
             agent_uid: self.agent_uid.unwrap_or(AGENT_UID),
             mesh_port: self.mesh_port.unwrap_or(MESH_PORT),
@@ -166,11 +134,4 @@ impl InjectorSettings {
         })?;
         Ok(settings)
     }
-}
-
-/// Reads settings from files, later ones over earlier ones.
-pub(in crate::cli) fn read(paths: &[PathBuf]) -> anyhow::Result<InjectorSettings> {
-    config_file::find(paths)?.iter().try_fold(InjectorSettings::default(), |settings, path| {
-        Ok(settings.under(ConfigFile::read(path)?.fields(InjectorSettings::read)?))
-    })
 }

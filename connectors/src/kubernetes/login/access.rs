@@ -37,7 +37,51 @@ struct Access {
     authority: Option<PathBuf>,
 }
 
+/// Why it is not clear which file is for which API server.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ReviewerTokensError {
+    /// A text names no API server, or no file.
+    #[error(
+        "`{said}` does not say which file is for which API server: write https://HOST:PORT=FILE, with the Host of the auth method"
+    )]
+    Form {
+        /// The text.
+        said: String,
+    },
+    /// An API server has an authority and no token.
+    #[error("the authority of `{host}` is named, and no token to ask it with: name both files, with the same address")]
+    NoToken {
+        /// The API server.
+        host: String,
+    },
+}
+
 impl ReviewerTokens {
+    /// Reads which file with a token, and which with an authority, is for which API server: `HOST=FILE` each.
+    ///
+    /// # Errors
+    ///
+    /// [`ReviewerTokensError`] if one has another form, or an authority comes without a token.
+    pub fn read(tokens: &[String], authorities: &[String]) -> Result<Self, ReviewerTokensError> {
+        let read = |one: &String| match one.split_once('=') {
+            Some((host, file)) if host.starts_with("https://") && !file.is_empty() => {
+                Ok((normal(host), PathBuf::from(file)))
+            }
+            _ => Err(ReviewerTokensError::Form { said: one.clone() }),
+        };
+        let mut authorities = authorities.iter().map(read).collect::<Result<BTreeMap<String, PathBuf>, _>>()?;
+        let mut known = Self::default();
+        for one in tokens {
+            let (host, token) = read(one)?;
+            let authority = authorities.remove(&host);
+            known.add(&host, token, authority);
+        }
+        match authorities.into_keys().next() {
+            Some(host) => Err(ReviewerTokensError::NoToken { host }),
+            None => Ok(known),
+        }
+    }
+
     /// Adds the file with the token for the API server at `host`, and the file with the authority of its certificate; that
     /// of the system counts where there is none.
     pub fn add(&mut self, host: &str, token: PathBuf, authority: Option<PathBuf>) {
@@ -191,4 +235,31 @@ fn certificates(pem: &str) -> Result<Vec<Vec<u8>>, String> {
         return Err("it holds no certificate".to_owned());
     }
     Ok(found.into_iter().map(|certificate| certificate.to_vec()).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(tokens: &[&str], authorities: &[&str]) -> Result<ReviewerTokens, ReviewerTokensError> {
+        let owned = |texts: &[&str]| texts.iter().map(|text| (*text).to_owned()).collect::<Vec<_>>();
+        ReviewerTokens::read(&owned(tokens), &owned(authorities))
+    }
+
+    #[test]
+    fn each_api_server_has_its_token_and_maybe_its_authority() {
+        let known = read(&["https://10.0.0.1:6443=/a", "https://EAST/=/b"], &["https://east=/ca"]).unwrap();
+        let access = |host: &str| known.0.get(host).map(|access| (access.token.clone(), access.authority.clone()));
+        assert_eq!(access("https://10.0.0.1:6443"), Some((PathBuf::from("/a"), None)));
+        assert_eq!(access("https://east"), Some((PathBuf::from("/b"), Some(PathBuf::from("/ca")))));
+    }
+
+    #[test]
+    fn what_names_no_api_server_or_no_file_is_refused() {
+        for said in ["/a", "https://east=", "http://east=/a", "=/a"] {
+            assert_eq!(read(&[said], &[]).unwrap_err(), ReviewerTokensError::Form { said: said.to_owned() });
+        }
+        let alone = read(&["https://east=/a"], &["https://west=/ca"]).unwrap_err();
+        assert_eq!(alone, ReviewerTokensError::NoToken { host: "https://west".to_owned() });
+    }
 }
