@@ -28,7 +28,7 @@ use super::{
     daemon::{self, LogOptions},
     error::hinted,
     fingerprint::{self, Fingerprint},
-    settings::{Settings as _, Told, read_all, settings},
+    settings::{self, Told, read_all, settings},
     share::Share,
     supervisor,
 };
@@ -172,7 +172,7 @@ pub(super) struct Settings {
 settings! { Settings:
     flags { gateway }
     also {
-        dns ["dns_port", "dns_bind", "dns_domain", "dns_alt_domain", "dns_recursors", "dns_token_file", "no_dns"] = dns::Dns::read,
+        dns ["dns_port", "dns_bind", "dns_domain", "dns_alt_domain", "dns_recursors", "dns_token_file", "no_dns"] = settings::Settings::read,
         ingress ["ingress"] = ingress::read,
         application_probes ["application_probes"] = probes::read,
         access_log_sample ["access_log_sample"] = |fields: &mut Fields| share(fields, "access_log_sample"),
@@ -253,6 +253,7 @@ impl Settings {
         let facts = task.as_ref().map(|task| task.facts().clone());
         let node = self
             .node
+            .clone()
             .or(facts.as_ref().map(|facts| facts.node.clone()))
             .or(surroundings.node)
             .or_else(host_name)

@@ -26,6 +26,7 @@ use super::{
     config_file,
     output::{Output, printable},
     server,
+    settings::read_all,
 };
 
 /// No server has more metrics, nor takes longer to tell them.

@@ -11,8 +11,10 @@ use connectors::kubernetes::{
 use tokio::sync::watch;
 
 use super::{
+    config_file,
     daemon::{self, LogOptions},
-    inject::settings::{self, InjectorSettings},
+    inject::settings::InjectorSettings,
+    settings::{Told, read_all},
 };
 
 /// How often files of settings are looked at: roots are told by one that changes while the injector runs.

@@ -3,9 +3,10 @@
 use std::{path::PathBuf, process::ExitCode};
 
 use clap::{Args, ValueEnum};
+use serde_json::json;
 
 use super::{
-    agent, config_file, error::hinted, inject::settings::InjectorSettings, output, server, settings::read_all,
+    agent, config_file, error::hinted, inject::settings::InjectorSettings, output::Output, server, settings::read_all,
 };
 
 /// Says whose files they are.
@@ -31,6 +32,8 @@ pub(super) struct Validate {
     /// Files, or directories of them
     #[arg(value_name = "PATH")]
     paths: Vec<PathBuf>,
+    #[command(flatten)]
+    output: Output,
 }
 
 pub(super) fn run(arguments: &Validate) -> anyhow::Result<ExitCode> {
@@ -47,6 +50,6 @@ pub(super) fn run(arguments: &Validate) -> anyhow::Result<ExitCode> {
         Whose::Agent => drop(agent::read(&files)?),
         Whose::Injector => drop(read_all::<InjectorSettings>(&files, &[])?),
     }
-    output::line("All of it can be used.")?;
+    arguments.output.print(&json!({ "Usable": true }), |_| "All of it can be used.".to_owned())?;
     Ok(ExitCode::SUCCESS)
 }

@@ -127,11 +127,10 @@ fn an_operator_far_away_founds_the_mesh_with_nothing_but_the_cluster_key() {
     }
     let [http, https, agents, raft] = [(); 4].map(|()| free_port().to_string());
     let (data, key) = (path("data"), path("cluster.key"));
-    let arguments = [
-        ["server", "--node", "s1", "--data-dir", &data, "--cluster-key-file", &key].as_slice(),
-        &["--http-port", &http, "--https-port", &https, "--agent-port", &agents, "--raft-port", &raft],
-    ];
-    let _server = Process::start("s1", weft_command(&arguments.concat(), &[]), directory.path());
+    let server = ["server", "--node", "s1", "--data-dir", &data, "--cluster-key-file", &key];
+    let ports = ["--http-port", &http, "--https-port", &https, "--agent-port", &agents, "--raft-port", &raft];
+    let arguments = [&server[..], &ports].concat();
+    let _server = Process::start("s1", weft_command(&arguments, &[]), directory.path());
     let (api, roots) = (format!("https://127.0.0.1:{https}"), path("roots.pem"));
     let found = |key: &str| {
         let asked = ["acl", "bootstrap", "--cluster-key-file", key, "--roots-file", &roots, "--output", "json"];

@@ -16,7 +16,7 @@ use crate::harness::{
     Collector, Conversation, GrpcServer, Mesh, PROMISE_FACTOR, Postgres, Seen, Service, eventually, free_port, nghttpd,
     nginx, serve_echo, tool,
 };
-use crate::routing::{App, ask, tally, write};
+use crate::routing::{Answer, App, ask, tally, write};
 use crate::user_tokens::{
     issuer::{AUDIENCE, ISSUER, Issuer},
     signed,
@@ -70,6 +70,18 @@ fn service(name: &str, port: u16) -> Service<'_> {
     Service { name, port, upstreams: vec![] }
 }
 
+/// What the story is told of: who carries what, and where `web` calls.
+struct Story {
+    runtime: Runtime,
+    mesh: Mesh,
+    collector: Collector,
+    web: usize,
+    v1: usize,
+    v2: usize,
+    others: usize,
+    to_api: SocketAddr,
+}
+
 #[test]
 fn a_new_version_is_tried_and_what_fails_is_left_alone_for_a_while() {
     let test = "a_new_version_is_tried_and_what_fails_is_left_alone_for_a_while";
@@ -105,137 +117,174 @@ fn a_new_version_is_tried_and_what_fails_is_left_alone_for_a_while() {
     for destination in ["api-next", "shadow", "health", "echo", "db"] {
         mesh.done(&["intention", "create", "--allow", "web", destination]);
     }
-    let deadline = FELT * PROMISE_FACTOR;
-    let says = |what: &'static str, headers: &'static [(&str, &str)]| {
-        move || ask(to_api, "/", headers).filter(|answer| answer.status == 200 && answer.body.contains(what))
-    };
-    eventually("the old version to answer", deadline, says("served by nginx", &[]));
+    let mut story = Story { runtime, mesh, collector, web, v1, v2, others, to_api };
+    eventually("the old version to answer", FELT * PROMISE_FACTOR, || story.answer("served by nginx", &[]));
+    story.a_tenth_goes_to_the_new_version_and_copies_to_nobody();
+    let mut conversation = story.everything_else_goes_its_way(&served, to_health, to_echo);
+    eventually("the database to answer", FELT * PROMISE_FACTOR, || postgres.ask(to_db.port(), "select 1"));
+    story.is_counted();
+    story.mesh.done(&["config", "delete", "service-splitter", "api"]);
+    eventually("the split to end", FELT * PROMISE_FACTOR, || (tally(to_api, 50, "/").len() == 1).then_some(()));
+    story.users_show_tokens_where_the_rules_ask_for_them(&issuer);
+    story.what_fails_is_left_alone_until_it_is_well_again();
+    story.runtime.block_on(conversation.exchange(Message::text("still there"))).unwrap();
+}
 
-    // A tenth, and those who ask for it; and of everything else a copy to a service that nobody hears.
-    write(
-        &mesh,
-        "splitter",
-        "kind = \"service-splitter\"\nname = \"api\"\nsplits = [{ weight = 90 }, { weight = 10, service = \"api-next\" }]\n",
-    );
-    write(
-        &mesh,
-        "router",
-        r#"kind = "service-router"
-           name = "api"
-           routes = [
-             { match = { http = { header = [{ name = "x-canary", exact = "true" }] } }
-               destination = { service = "api-next" } },
-             { match = { http = { path_exact = "/copied" } }, destination = { mirror { service = "shadow" } } },
-             { match = { http = { path_prefix = "/saved" } }
-               destination = { prefix_rewrite = "/", num_retries = 3, retry_on = ["5xx"] } },
-           ]"#,
-    );
-    for _ in 0..3 {
-        eventually("the canary to be routed", deadline, says("the new version", &[("x-canary", "true")]));
+impl Story {
+    /// Asks once, with these headers; returns an answer that says this.
+    fn answer(&self, what: &str, headers: &[(&str, &str)]) -> Option<Answer> {
+        ask(self.to_api, "/", headers).filter(|answer| answer.status == 200 && answer.body.contains(what))
     }
-    assert!(ask(to_api, "/", &[("x-canary", "true"), ("x-request-id", "canary-1")]).is_some());
-    let told_of = told(&mesh, &collector, [web, v2], "canary-1");
-    assert_eq!((&told_of["destination"], &told_of["decision"]), (&"default/api-next".into(), &"allow".into()));
-    eventually("the split to be felt", deadline, || (tally(to_api, 50, "/").len() == 2).then_some(()));
-    let requests = if std::env::var("WEFT_TEST_SCALE").is_ok_and(|scale| scale == "full") { 10_000 } else { 2_000 };
-    let counted = tally(to_api, requests, "/");
-    let share = counted.get("the").copied().unwrap_or(0) as f64 / requests as f64;
-    // Five times the deviation that 2,000 draws have.
-    assert!((share - 0.1).abs() < 0.034 && counted.values().sum::<usize>() == requests, "{counted:?}");
-    let copied = || mesh.agents[web].metrics().sum("weft_proxy_requests_mirrored_total", &[("outcome", "answered")]);
-    assert_eq!(copied(), 0, "only what the route names");
-    let marked = [("x-request-id", "copied-1")];
-    assert!(ask(to_api, "/copied", &marked).is_some_and(|answer| answer.status == 404), "nginx has no such page");
-    eventually("the copy to be answered", deadline, || (copied() == 1).then_some(()));
-    // One request in ten goes to the new version, whose agent then tells of the request and of its copy.
-    let copy = eventually("the copy's line", TOLD * PROMISE_FACTOR, || {
-        line_that(&mesh, v2, "copied-1", |line| line["destination"] == "default/shadow")
-    });
-    assert_eq!((&copy["direction"], &copy["path"]), (&"inbound".into(), &"/copied".into()), "{copy}");
 
-    // Everything else goes its way meanwhile.
-    eventually("gRPC to be carried", deadline, || runtime.block_on(served.call_all(to_health)).ok());
-    let mut conversation =
-        eventually("the upgrade to be allowed", deadline, || runtime.block_on(Conversation::open(to_echo)).ok());
-    runtime.block_on(conversation.exchange(Message::text("hello"))).unwrap();
-    eventually("the database to answer", deadline, || postgres.ask(to_db.port(), "select 1"));
-    let counted = |name: &str, destination: &str| {
-        mesh.agents[others].metrics().sum(name, &[("direction", "inbound"), ("destination", destination)])
-    };
-    eventually("the calls to be counted", deadline, || {
-        let requests = counted("weft_proxy_requests_total", "default/health");
-        (requests >= 1 && counted("weft_proxy_tcp_connections_opened_total", "default/db") >= 1).then_some(())
-    });
-
-    mesh.done(&["config", "delete", "service-splitter", "api"]);
-    eventually("the split to end", deadline, || (tally(to_api, 50, "/").len() == 1).then_some(()));
-
-    // Users show tokens where the rules ask for them.
-    let now = wire::crypto::now().0 / 1000;
-    let token = |more: Value| Some(signed(&issuer, "k1", &more));
-    let good = token(json!({"role": "admin"}));
-    let users = [
-        ("user-good", good.clone(), 200, "done"),
-        ("user-none", None, 401, "no_token"),
-        ("user-late", token(json!({"exp": now - 60})), 401, "token_expired"),
-        ("user-other", token(json!({"iss": "https://other.example"})), 401, "token_issuer"),
-        ("user-aimed", token(json!({"aud": "other"})), 403, "token_audience"),
-        ("user-forged", Some(signed(&Issuer::new(), "k1", &json!({"role": "admin"}))), 401, "token_signature"),
-        ("user-plain", token(json!({"role": "user"})), 403, "token_claims"),
-    ];
-    for (id, shown, status, _) in &users {
-        let bearer = shown.as_ref().map(|token| format!("Bearer {token}"));
-        let bearer = bearer.iter().map(|bearer| ("authorization", bearer.as_str()));
-        let headers: Vec<(&str, &str)> = bearer.chain([("x-request-id", *id)]).collect();
-        assert_eq!(ask(to_api, "/private", &headers).map(|answer| answer.status), Some(*status), "{id}");
+    /// A tenth of all, and those who ask for it; and of everything else a copy to a service that nobody hears.
+    fn a_tenth_goes_to_the_new_version_and_copies_to_nobody(&self) {
+        let deadline = FELT * PROMISE_FACTOR;
+        write(
+            &self.mesh,
+            "splitter",
+            "kind = \"service-splitter\"\nname = \"api\"\nsplits = [{ weight = 90 }, { weight = 10, service = \"api-next\" }]\n",
+        );
+        write(
+            &self.mesh,
+            "router",
+            r#"kind = "service-router"
+               name = "api"
+               routes = [
+                 { match = { http = { header = [{ name = "x-canary", exact = "true" }] } }
+                   destination = { service = "api-next" } },
+                 { match = { http = { path_exact = "/copied" } }, destination = { mirror { service = "shadow" } } },
+                 { match = { http = { path_prefix = "/saved" } }
+                   destination = { prefix_rewrite = "/", num_retries = 3, retry_on = ["5xx"] } },
+               ]"#,
+        );
+        for _ in 0..3 {
+            eventually("the canary to be routed", deadline, || self.answer("the new version", &[("x-canary", "true")]));
+        }
+        assert!(ask(self.to_api, "/", &[("x-canary", "true"), ("x-request-id", "canary-1")]).is_some());
+        let told_of = told(&self.mesh, &self.collector, [self.web, self.v2], "canary-1");
+        assert_eq!((&told_of["destination"], &told_of["decision"]), (&"default/api-next".into(), &"allow".into()));
+        eventually("the split to be felt", deadline, || (tally(self.to_api, 50, "/").len() == 2).then_some(()));
+        let requests = if std::env::var("WEFT_TEST_SCALE").is_ok_and(|scale| scale == "full") { 10_000 } else { 2_000 };
+        let counted = tally(self.to_api, requests, "/");
+        let share = counted.get("the").copied().unwrap_or(0) as f64 / requests as f64;
+        // Five times the deviation that 2,000 draws have.
+        assert!((share - 0.1).abs() < 0.034 && counted.values().sum::<usize>() == requests, "{counted:?}");
+        let copied = || {
+            self.mesh.agents[self.web].metrics().sum("weft_proxy_requests_mirrored_total", &[("outcome", "answered")])
+        };
+        assert_eq!(copied(), 0, "only what the route names");
+        let marked = [("x-request-id", "copied-1")];
+        assert!(
+            ask(self.to_api, "/copied", &marked).is_some_and(|answer| answer.status == 404),
+            "nginx has no such page"
+        );
+        eventually("the copy to be answered", deadline, || (copied() == 1).then_some(()));
+        // One request in ten goes to the new version, whose agent then tells of the request and of its copy.
+        let copy = eventually("the copy's line", TOLD * PROMISE_FACTOR, || {
+            line_that(&self.mesh, self.v2, "copied-1", |line| line["destination"] == "default/shadow")
+        });
+        assert_eq!((&copy["direction"], &copy["path"]), (&"inbound".into(), &"/copied".into()), "{copy}");
     }
-    for (id, _, status, reason) in users {
-        let line = told(&mesh, &collector, [web, v1], id);
-        let decision = if status == 200 { "allow" } else { "deny" };
-        assert_eq!((&line["status"], &line["decision"]), (&status.into(), &decision.into()), "{line}");
-        assert_eq!(line["reason"], reason, "{line}");
-    }
-    let log = mesh.agents[v1].log();
-    assert!(!log.contains(&good.unwrap()), "a token stands in the log");
 
-    // A second instance of the old version fails: retries save whoever may be saved, and it is left alone for a while.
-    let in_turn = "kind = \"service-resolver\"\nname = \"api\"\nload_balancer { policy = \"round_robin\" }\n";
-    write(&mesh, "resolver", in_turn);
-    let second = App::start("second");
-    second.answers(503);
-    let second_agent = mesh.join("v1-second", &[service("api", second.port)]);
-    eventually("the second to be called", deadline, || ask(to_api, "/", &[]).filter(|answer| answer.status == 503));
-    let saved_by_a_retry = |id: String| {
-        let answer = ask(to_api, "/saved", &[("x-request-id", &id)]).filter(|answer| answer.status == 200)?;
-        assert!(answer.body.contains("served by nginx"));
-        line(&mesh, second_agent, "inbound", &id).filter(|line| line["status"] == 503).map(|_| id)
-    };
-    let mut asked = 0;
-    let saved = eventually("a retry to save a request", deadline, || {
-        asked += 1;
-        saved_by_a_retry(format!("saved-{asked}"))
-    });
-    told(&mesh, &collector, [web, v1], &saved);
-    assert!(mesh.agents[web].metrics().sum("weft_proxy_requests_repeated_total", &[]) > 0);
-    write(
-        &mesh,
-        "web",
-        &format!(
-            "kind = \"service-defaults\"\nname = \"web\"\nupstream_config {{ overrides = [{{ name = \"api\",\n\
-             passive_health_check {{ max_failures = 2, base_ejection_time = \"{}s\", max_ejection_percent = 50 }} }}] }}\n",
-            EJECTED.as_secs()
-        ),
-    );
-    let ejected = || mesh.agents[web].metrics().sum("weft_proxy_endpoints_ejected_total", &[]);
-    eventually("the second to be ejected", deadline, || {
-        let _some_fail = tally(to_api, 20, "/");
-        (ejected() >= 1).then_some(())
-    });
-    second.answers(200);
-    eventually("the second to come back", EJECTED * PROMISE_FACTOR, || {
-        tally(to_api, 20, "/").contains_key("second").then_some(())
-    });
-    runtime.block_on(conversation.exchange(Message::text("still there"))).unwrap();
+    /// gRPC is called, and a conversation begun that goes on over all that follows.
+    fn everything_else_goes_its_way(
+        &self,
+        served: &GrpcServer,
+        to_health: SocketAddr,
+        to_echo: SocketAddr,
+    ) -> Conversation {
+        let deadline = FELT * PROMISE_FACTOR;
+        eventually("gRPC to be carried", deadline, || self.runtime.block_on(served.call_all(to_health)).ok());
+        let mut conversation = eventually("the upgrade to be allowed", deadline, || {
+            self.runtime.block_on(Conversation::open(to_echo)).ok()
+        });
+        self.runtime.block_on(conversation.exchange(Message::text("hello"))).unwrap();
+        conversation
+    }
+
+    /// What was carried stands in the metrics of those who were called.
+    fn is_counted(&self) {
+        let deadline = FELT * PROMISE_FACTOR;
+        let counted = |name: &str, destination: &str| {
+            self.mesh.agents[self.others].metrics().sum(name, &[("direction", "inbound"), ("destination", destination)])
+        };
+        eventually("the calls to be counted", deadline, || {
+            let requests = counted("weft_proxy_requests_total", "default/health");
+            (requests >= 1 && counted("weft_proxy_tcp_connections_opened_total", "default/db") >= 1).then_some(())
+        });
+    }
+
+    fn users_show_tokens_where_the_rules_ask_for_them(&self, issuer: &Issuer) {
+        let now = wire::crypto::now().0 / 1000;
+        let token = |more: Value| Some(signed(issuer, "k1", &more));
+        let good = token(json!({"role": "admin"}));
+        let users = [
+            ("user-good", good.clone(), 200, "done"),
+            ("user-none", None, 401, "no_token"),
+            ("user-late", token(json!({"exp": now - 60})), 401, "token_expired"),
+            ("user-other", token(json!({"iss": "https://other.example"})), 401, "token_issuer"),
+            ("user-aimed", token(json!({"aud": "other"})), 403, "token_audience"),
+            ("user-forged", Some(signed(&Issuer::new(), "k1", &json!({"role": "admin"}))), 401, "token_signature"),
+            ("user-plain", token(json!({"role": "user"})), 403, "token_claims"),
+        ];
+        for (id, shown, status, _) in &users {
+            let bearer = shown.as_ref().map(|token| format!("Bearer {token}"));
+            let bearer = bearer.iter().map(|bearer| ("authorization", bearer.as_str()));
+            let headers: Vec<(&str, &str)> = bearer.chain([("x-request-id", *id)]).collect();
+            assert_eq!(ask(self.to_api, "/private", &headers).map(|answer| answer.status), Some(*status), "{id}");
+        }
+        for (id, _, status, reason) in users {
+            let line = told(&self.mesh, &self.collector, [self.web, self.v1], id);
+            let decision = if status == 200 { "allow" } else { "deny" };
+            assert_eq!((&line["status"], &line["decision"]), (&status.into(), &decision.into()), "{line}");
+            assert_eq!(line["reason"], reason, "{line}");
+        }
+        let log = self.mesh.agents[self.v1].log();
+        assert!(!log.contains(&good.unwrap()), "a token stands in the log");
+    }
+
+    /// A second instance of the old version fails: retries save whoever may be saved, and it is left alone for a while.
+    fn what_fails_is_left_alone_until_it_is_well_again(&mut self) {
+        let deadline = FELT * PROMISE_FACTOR;
+        let in_turn = "kind = \"service-resolver\"\nname = \"api\"\nload_balancer { policy = \"round_robin\" }\n";
+        write(&self.mesh, "resolver", in_turn);
+        let second = App::start("second");
+        second.answers(503);
+        let second_agent = self.mesh.join("v1-second", &[service("api", second.port)]);
+        eventually("the second to be called", deadline, || {
+            ask(self.to_api, "/", &[]).filter(|answer| answer.status == 503)
+        });
+        let saved_by_a_retry = |id: String| {
+            let answer = ask(self.to_api, "/saved", &[("x-request-id", &id)]).filter(|answer| answer.status == 200)?;
+            assert!(answer.body.contains("served by nginx"));
+            line(&self.mesh, second_agent, "inbound", &id).filter(|line| line["status"] == 503).map(|_| id)
+        };
+        let mut asked = 0;
+        let saved = eventually("a retry to save a request", deadline, || {
+            asked += 1;
+            saved_by_a_retry(format!("saved-{asked}"))
+        });
+        told(&self.mesh, &self.collector, [self.web, self.v1], &saved);
+        assert!(self.mesh.agents[self.web].metrics().sum("weft_proxy_requests_repeated_total", &[]) > 0);
+        write(
+            &self.mesh,
+            "web",
+            &format!(
+                "kind = \"service-defaults\"\nname = \"web\"\nupstream_config {{ overrides = [{{ name = \"api\",\n\
+                 passive_health_check {{ max_failures = 2, base_ejection_time = \"{}s\", max_ejection_percent = 50 }} }}] }}\n",
+                EJECTED.as_secs()
+            ),
+        );
+        let ejected = || self.mesh.agents[self.web].metrics().sum("weft_proxy_endpoints_ejected_total", &[]);
+        eventually("the second to be ejected", deadline, || {
+            let _some_fail = tally(self.to_api, 20, "/");
+            (ejected() >= 1).then_some(())
+        });
+        second.answers(200);
+        eventually("the second to come back", EJECTED * PROMISE_FACTOR, || {
+            tally(self.to_api, 20, "/").contains_key("second").then_some(())
+        });
+    }
 }
 
 /// Lets `web` call `api`, and its private part for those only whom an issuer calls admins.

@@ -1,7 +1,7 @@
 //! Two tasks with what Fargate gives a task and no more: a metadata endpoint, a role's credentials, no rights and nothing to
 //! write to. They log in without a secret, call each other by name, and are as well as their containers.
 
-use std::time::Duration;
+use std::{path::Path, time::Duration};
 
 use serde_json::{Value, json};
 
@@ -142,32 +142,25 @@ fn check(instance: &Value, id: &str) -> Option<String> {
     checks.find(|check| check["CheckID"] == id).and_then(|check| Some(check["Status"].as_str()?.to_owned()))
 }
 
-#[test]
-fn c11_a_task_of_fargate_logs_in_without_a_secret_and_is_called_by_name() {
-    let test = "c11_a_task_of_fargate_logs_in_without_a_secret_and_is_called_by_name";
-    let programs = ["unshare", "nsenter", "ip", "setpriv", "curl"].map(|program| tool(program, test));
-    let Some(python) = python("moto", test).filter(|_| programs.iter().all(Option::is_some)) else { return };
-    let web = Task { machine: "web", address: "10.0.77.11", id: "0a1b2c3d4e5f60718293a4b5c6d7e8f9", family: "web" };
-    let api = Task { machine: "api", address: "10.0.77.12", id: "9f8e7d6c5b4a39281706f5e4d3c2b1a0", family: "api" };
-    let machines = Machines::boot(&[("s1", SERVER), (web.machine, web.address), (api.machine, api.address)]);
-    machines.found(SERVER);
-
+/// Starts the stand-in for the Security Token Service beside the server, and makes roles in it; returns it, and the credentials of
+/// each session.
+fn roles(machines: &Machines, python: &Path, logs: &Path, wanted: &[String]) -> (Process, Value) {
     // Six questions make the roles; then every signature is verified.
     let mut moto = machines.on_network_of("s1");
     moto.arg(python.with_file_name("moto_server")).args(["-H", "127.0.0.1", "-p", "5555"]);
     moto.env("INITIAL_NO_AUTH_ACTION_COUNT", "6");
-    let logs = tempfile::tempdir().unwrap();
-    let _moto = Process::start("moto", moto, logs.path());
+    let moto = Process::start("moto", moto, logs);
     eventually("the stand-in to listen", Duration::from_secs(60), || {
         machines.run("s1", "exec 3<>/dev/tcp/127.0.0.1/5555").status.success().then_some(())
     });
     let mut roles = machines.on_network_of("s1");
-    let wanted = [format!("web={}", web.id), format!("api={}", api.id), format!("other={}x", web.id)];
-    let made = roles.arg(&python).args(["-c", ROLES]).args(wanted).output().unwrap();
+    let made = roles.arg(python).args(["-c", ROLES]).args(wanted).output().unwrap();
     assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
-    let credentials: Value = serde_json::from_slice(&made.stdout).unwrap();
+    (moto, serde_json::from_slice(&made.stdout).unwrap())
+}
 
-    // Whose word counts, and what such an identity is here.
+/// Says whose word counts, and what such an identity is here; returns the root by which agents know the servers.
+fn admit_roles(machines: &Machines) -> String {
     let bound = ["web", "api"].map(|role| format!("arn:aws:iam::{ACCOUNT}:role/{role}"));
     let method = json!({"BoundIAMPrincipalARNs": bound, "STSEndpoint": STS}).to_string();
     machines.write("s1", "/etc/weft/aws.json", &method);
@@ -181,7 +174,24 @@ fn c11_a_task_of_fargate_logs_in_without_a_secret_and_is_called_by_name() {
     );
     let roots = machines.done("s1", "weft ca roots --output json");
     let roots: Value = serde_json::from_str(&roots).unwrap();
-    let root = roots["Roots"][0]["ID"].as_str().unwrap();
+    roots["Roots"][0]["ID"].as_str().unwrap().to_owned()
+}
+
+#[test]
+fn c11_a_task_of_fargate_logs_in_without_a_secret_and_is_called_by_name() {
+    let test = "c11_a_task_of_fargate_logs_in_without_a_secret_and_is_called_by_name";
+    let programs = ["unshare", "nsenter", "ip", "setpriv", "curl"].map(|program| tool(program, test));
+    let Some(python) = python("moto", test).filter(|_| programs.iter().all(Option::is_some)) else { return };
+    let web = Task { machine: "web", address: "10.0.77.11", id: "0a1b2c3d4e5f60718293a4b5c6d7e8f9", family: "web" };
+    let api = Task { machine: "api", address: "10.0.77.12", id: "9f8e7d6c5b4a39281706f5e4d3c2b1a0", family: "api" };
+    let machines = Machines::boot(&[("s1", SERVER), (web.machine, web.address), (api.machine, api.address)]);
+    machines.found(SERVER);
+
+    let logs = tempfile::tempdir().unwrap();
+    let wanted = [format!("web={}", web.id), format!("api={}", api.id), format!("other={}x", web.id)];
+    let (_moto, credentials) = roles(&machines, &python, logs.path(), &wanted);
+    let root = admit_roles(&machines);
+    let root = root.as_str();
 
     api.prepare(&machines, &credentials[api.id]);
     machines.write(api.machine, "/etc/weft/application.py", APPLICATION);
@@ -233,17 +243,21 @@ fn c11_a_task_of_fargate_logs_in_without_a_secret_and_is_called_by_name() {
     });
     assert_eq!(check(&found, "_platform:app").as_deref(), Some("passing"));
 
-    // A container that is not well keeps the task from being called; one whose task is to stop, for good.
+    as_well_as_its_containers(&machines, &api);
+}
+
+/// A container that is not well keeps the task from being called; one whose task is to stop, for good.
+fn as_well_as_its_containers(machines: &Machines, api: &Task<'_>) {
     let eventually_is = |id: &str, want: &str| {
         eventually(&format!("{id} to be {want}"), SETTLED * PROMISE_FACTOR, || {
-            instance(&machines, "api").filter(|found| check(found, id).as_deref() == Some(want))
+            instance(machines, "api").filter(|found| check(found, id).as_deref() == Some(want))
         })
     };
-    api.shows(&machines, "RUNNING", "UNHEALTHY");
+    api.shows(machines, "RUNNING", "UNHEALTHY");
     eventually_is("_platform:app", "critical");
-    api.shows(&machines, "STOPPED", "HEALTHY");
+    api.shows(machines, "STOPPED", "HEALTHY");
     eventually_is("_platform_ending", "critical");
-    api.shows(&machines, "RUNNING", "HEALTHY");
+    api.shows(machines, "RUNNING", "HEALTHY");
     let found = eventually_is("_platform:app", "passing");
     assert_eq!(check(&found, "_platform_ending").as_deref(), Some("critical"));
 }

@@ -241,12 +241,11 @@ fn c10_an_agent_logs_in_with_its_pods_projected_token_and_the_cluster_says_how_i
         let proof =
             ["--platform", "kubernetes", "--auth-method", "k8s", "--root-fingerprint", &root, "--bearer-token-file"];
         let service = Service { name: "web", port: free_port(), upstreams: vec![] };
-        let at = mesh.start_agent(node, &[service], &[&proof[..], &[&token]].concat());
-        (at, mesh.servers[0].http)
+        mesh.start_agent(node, &[service], &[&proof[..], &[&token]].concat())
     };
-    let (web, _) = start("web-0.default", &server.token("default/web", Some("web-0"), &["weft"]));
-    let (stranger, _) = start("web-9.default", &server.token("default/stranger", Some("web-9"), &["weft"]));
-    let (thief, _) = start("elsewhere", &server.token("default/web", Some("web-9"), &["weft"]));
+    let web = start("web-0.default", &server.token("default/web", Some("web-0"), &["weft"]));
+    let stranger = start("web-9.default", &server.token("default/stranger", Some("web-9"), &["weft"]));
+    let thief = start("elsewhere", &server.token("default/web", Some("web-9"), &["weft"]));
     mesh.agents[web].wait_until_ready(AGAIN * PROMISE_FACTOR);
     for (at, why) in [(stranger, "no binding rule"), (thief, "elsewhere")] {
         assert_eq!(mesh.agents[at].process().wait(AGAIN * PROMISE_FACTOR), Some(2));

@@ -29,16 +29,13 @@ def watched(agent, change):
     woken = {}
 
     def watch():
-        started = time.monotonic()
         woken["index"], woken["entries"] = agent.health.service("api", index=index, wait="60s")
-        woken["seconds"] = time.monotonic() - started
 
     thread = threading.Thread(target=watch)
     thread.start()
     change()
     thread.join()
     assert int(woken["index"]) > int(index), (index, woken)
-    assert woken["seconds"] < 50, woken
     return woken["entries"]
 
 
@@ -142,8 +139,8 @@ reads(agent)
 root = reads_the_authority(agent)
 server = client("SERVER")
 assert reads_the_authority(server) == root
-reads_at = server.health.service("api")[1]
-assert reads_at[0]["Service"]["ID"] == "api-1", reads_at
+entries = server.health.service("api")[1]
+assert entries[0]["Service"]["ID"] == "api-1", entries
 intends(agent)
 intends(server)
 leaves(agent)

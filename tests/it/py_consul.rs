@@ -1,4 +1,4 @@
-//! A program written for Consul, with py-consul as PyPI has it: it registers, watches, and reads health, intentions and the CA.
+//! A program written for Consul, with py-consul as it is published: it registers, watches, and reads health, intentions and the CA.
 
 use std::{process::Command, time::Duration};
 

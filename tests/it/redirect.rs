@@ -1,9 +1,13 @@
 //! Connections that the kernel leads to an agent: whose, which, where to, and that nothing is left over.
 
-use crate::harness::{Machines, tool};
+use std::time::Duration;
+
+use crate::harness::{Machines, eventually, tool};
 
 const ADDRESS: &str = "10.80.0.1";
 const OTHER: &str = "10.80.0.2";
+/// How long a program may take to listen.
+const STARTED: Duration = Duration::from_secs(20);
 
 /// Stands where an agent would: says which address a connection was meant for.
 const TAKER: &str = "
@@ -53,7 +57,9 @@ fn what_users_call_goes_to_their_agent_and_nothing_else_does() {
     for (host, port) in [("127.0.0.1", 15_101), ("::1", 15_101), ("127.0.0.1", 15_110), ("0.0.0.0", 20_000)] {
         let start = format!("setsid python3 /root/taker.py {host} {port} > /dev/null 2>&1 < /dev/null &");
         machines.done("m1", &start);
-        machines.done("m1", &format!("timeout 20 sh -c 'until ss -ltn | grep -q \":{port} \"; do :; done'"));
+        eventually(&format!("port {port} to be taken"), STARTED, || {
+            machines.run("m1", &format!("ss -ltn | grep -q ':{port} '")).status.success().then_some(())
+        });
     }
     let call = |from: &str, user: u32, address: &str, port: u16| {
         machines.done(from, &format!("python3 /root/call.py {user} {address} {port}"))
