@@ -176,6 +176,34 @@ fn every_test_that_the_security_page_names_exists() {
     assert!(checked > 100, "found only {checked} tests in docs/security.md");
 }
 
+/// Lists the ids that a line names: letters and a number, or a bare number where faults are told of.
+fn ids(text: &str) -> impl Iterator<Item = &str> {
+    text.split(|character: char| !character.is_ascii_alphanumeric()).filter(|word| {
+        let digits = word.trim_start_matches(|character: char| character.is_ascii_uppercase());
+        word.len() <= 4 && !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit())
+    })
+}
+
+#[test]
+fn nothing_on_the_security_page_is_tested_and_without_a_test() {
+    let page = std::fs::read_to_string(root().join("docs/security.md")).unwrap();
+    for (heading, list) in [
+        ("## Bad inputs and their tests", "Rows without a test:"),
+        ("## Faults and their tests", "Faults without a test:"),
+    ] {
+        let (_, section) = page.split_once(heading).unwrap_or_else(|| panic!("{heading} is on the page"));
+        let section = section.split("\n## ").next().unwrap();
+        let (table, list) = section.split_once(list).unwrap_or_else(|| panic!("{list} stands under {heading}"));
+        let rows = table.lines().filter_map(|line| line.strip_prefix("| ")?.split('|').next());
+        let tested: BTreeSet<&str> = rows.flat_map(ids).collect();
+        assert!(tested.len() > 20, "{heading}: {tested:?}");
+        // What is in parentheses says why, and may name others.
+        let untested = list.split('(').flat_map(|part| ids(part.rsplit(')').next().unwrap_or(part)));
+        let both: Vec<&str> = untested.filter(|id| tested.contains(id)).collect();
+        assert!(both.is_empty(), "{heading}: {both:?} stand in the table and in the list of those without a test");
+    }
+}
+
 /// A dependency that nobody names costs every build and every audit.
 #[test]
 fn every_dependency_is_used() {
