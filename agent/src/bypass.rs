@@ -1,13 +1,14 @@
 //! Whether an application can be called past its agent: it listens on more than loopback, and answers there.
 //!
 //! From inside it cannot be seen what a firewall keeps away. So this tells of what would be open if nobody closed it, and
-//! never that something is safe which is not.
+//! never that something is safe which is not. What the kernel leads to the agent is closed: the rules that do so also lead
+//! there what is dialled at an address that is nobody's, which can be tried from inside.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use catalog::{Instance, InstanceKey};
+use catalog::{AddressNumber, Instance, InstanceKey};
 use tokio::net::TcpStream;
 use tokio::time::{MissedTickBehavior, interval};
 
@@ -30,10 +31,13 @@ pub(crate) async fn watch(core: Handle) {
     loop {
         ticks.tick().await;
         // A table of the kernel's is no file that waits for a disk, but it may be long.
-        let Ok(sockets) = tokio::task::spawn_blocking(listening).await else { continue };
+        let Ok(Some(sockets)) = tokio::task::spawn_blocking(listening).await else { continue };
         let status = core.status();
-        let instances: Vec<Instance> = status.services.iter().map(|service| service.instance.clone()).collect();
-        let found = look(&instances, status.address, &sockets).await;
+        let mut found = Bypassable::new();
+        for service in &status.services {
+            let seen = look(&service.instance, status.address, &sockets, service.redirected).await;
+            found.extend(seen.map(|is_open| (service.instance.key.clone(), is_open)));
+        }
         if found != known {
             core.bypassable(found.clone()).await;
             known = found;
@@ -41,26 +45,25 @@ pub(crate) async fn watch(core: Handle) {
     }
 }
 
-/// Looks at each instance once.
-pub(crate) async fn look(instances: &[Instance], address: IpAddr, sockets: &[Listening]) -> Bypassable {
-    let mut found = Bypassable::new();
-    for instance in instances {
-        let own = instance.address.as_deref().and_then(|own| own.parse::<IpAddr>().ok());
-        let reached_at = own.filter(|own| !own.is_loopback()).unwrap_or(address);
-        let mut is_seen = false;
-        let mut is_open = false;
-        for port in ports(instance) {
-            let of_port: Vec<&Listening> = sockets.iter().filter(|socket| socket.address.port() == port).collect();
-            is_seen |= !of_port.is_empty();
-            if of_port.iter().any(|socket| is_reached(socket.address.ip(), reached_at)) {
-                is_open |= answers(SocketAddr::new(reached_at, port)).await;
-            }
-        }
-        if is_seen {
-            found.insert(instance.key.clone(), is_open);
+/// Looks at an instance once; nothing is known of one whose application is not seen to listen.
+pub(crate) async fn look(
+    instance: &Instance,
+    address: IpAddr,
+    sockets: &[Listening],
+    is_redirected: bool,
+) -> Option<bool> {
+    let own = instance.address.as_deref().and_then(|own| own.parse::<IpAddr>().ok());
+    let reached_at = own.filter(|own| !own.is_loopback()).unwrap_or(address);
+    let (mut is_seen, mut is_open) = (false, false);
+    for port in ports(instance) {
+        let of_port: Vec<&Listening> = sockets.iter().filter(|socket| socket.address.port() == port).collect();
+        is_seen |= !of_port.is_empty();
+        let is_led = || async { is_redirected && answers(SocketAddr::new(AddressNumber::NOBODYS.into(), port)).await };
+        if of_port.iter().any(|socket| is_reached(socket.address.ip(), reached_at)) {
+            is_open |= answers(SocketAddr::new(reached_at, port)).await && !is_led().await;
         }
     }
-    found
+    is_seen.then_some(is_open)
 }
 
 fn ports(instance: &Instance) -> impl Iterator<Item = u16> + '_ {
@@ -99,10 +102,11 @@ mod tests {
         let port = |listener: &TcpListener| listener.local_addr().unwrap().port();
         // Nothing is bound there, and nobody is asked: whoever listens on loopback alone is not reached by another address.
         let address = IpAddr::from([127, 0, 0, 1]);
-        let instances = [instance("open", port(&open)), instance("closed", port(&closed)), instance("absent", 1)];
-        let found = look(&instances, address, &listening()).await;
-        let told = |name: &str| found.iter().find(|(key, _)| key.id.as_str() == name).map(|(_, is_open)| *is_open);
-        assert_eq!((told("open"), told("closed"), told("absent")), (Some(true), Some(false), None));
+        let sockets = listening().unwrap();
+        let told = async |name: &str, port| look(&instance(name, port), address, &sockets, false).await;
+        assert_eq!(told("open", port(&open)).await, Some(true));
+        assert_eq!(told("closed", port(&closed)).await, Some(false));
+        assert_eq!(told("absent", 1).await, None);
     }
 
     #[test]

@@ -3,6 +3,7 @@
 //! It is asked from outside the agent, by `weft doctor`, so it works where the agent does not.
 
 mod admin;
+mod dns;
 mod files;
 mod ports;
 mod redirection;
@@ -12,6 +13,8 @@ use std::path::PathBuf;
 
 use catalog::Timestamp;
 use wire::diagnosis::Finding;
+
+use crate::sockets::listening;
 
 /// A file that holds a secret.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,6 +32,8 @@ pub struct LocalService {
     pub id: String,
     /// The application's port.
     pub port: u16,
+    /// Whether it can be dialled past the agent, as the agent has tried it; none where it has not.
+    pub bypassable: Option<bool>,
 }
 
 /// What is to be looked at.
@@ -40,6 +45,8 @@ pub struct Machine {
     pub secrets: Vec<SecretFile>,
     /// The agent's admin listener; none where there is no agent.
     pub admin: Option<SocketAddr>,
+    /// Where the agent answers names, and the domain of the mesh; none where it answers none.
+    pub dns: Option<(SocketAddr, String)>,
     /// The services that the agent stands beside.
     pub services: Vec<LocalService>,
 }
@@ -54,16 +61,21 @@ pub async fn examine(machine: &Machine, now: Timestamp) -> Vec<Finding> {
     if let Some(admin) = machine.admin {
         findings.extend(admin::ask(admin, now).await);
     }
-    match ports::listening_here() {
+    if let Some((server, domain)) = &machine.dns {
+        findings.push(dns::ask(*server, domain).await);
+    }
+    match listening() {
         Some(listening) => {
             findings.extend(ports::of_services(&machine.services, &listening));
             if machine.admin.is_some() {
                 findings.extend(redirection::of_machine(&listening));
             }
         }
-        None => {
-            findings.push(Finding::unknown("ports", "cannot read /proc/net/tcp", "run this where /proc is mounted"))
-        }
+        None => findings.push(Finding::unknown(
+            "ports",
+            "cannot read /proc/self/net/tcp",
+            "run this where /proc is mounted",
+        )),
     }
     findings
 }

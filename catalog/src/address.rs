@@ -31,6 +31,8 @@ impl AddressNumber {
     pub const NETWORK_V4: &str = "240.0.0.0/10";
     /// Is the network of virtual IPv6 addresses.
     pub const NETWORK_V6: &str = "fd77:6566:7400::/96";
+    /// Is the one virtual address that no service ever has: rules that lead connections away can be tried with it.
+    pub const NOBODYS: Ipv4Addr = Ipv4Addr::new(240, 63, 255, 255);
     /// Is the network of loopback addresses.
     pub const NETWORK_LOOPBACK: &str = "127.64.0.0/10";
 
@@ -162,6 +164,7 @@ mod tests {
             assert_eq!(AddressNumber::of_virtual(other), None, "{other}");
             assert!(!AddressNumber::is_virtual(other), "{other}");
         }
+        assert_eq!(AddressNumber::NOBODYS.to_string(), "240.63.255.255");
         for nobodys in ["240.0.0.0", "240.63.255.255", "fd77:6566:7400::"] {
             let nobodys: IpAddr = nobodys.parse().unwrap();
             assert_eq!(AddressNumber::of_virtual(nobodys), None, "{nobodys}");

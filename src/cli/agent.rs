@@ -194,10 +194,15 @@ fn share(fields: &mut Fields, name: &str) -> Result<Option<Share>, DecodeError> 
 }
 
 impl Settings {
-    /// Returns what can be looked at from outside: the data directory, the admin port, and the files of secrets.
-    pub(super) fn kept(self) -> (Option<PathBuf>, u16, Vec<PathBuf>) {
-        let secrets = self.join_token_file.into_iter().chain(self.bearer_token_file).collect();
-        (self.data_dir, self.admin_port.unwrap_or(agent::ADMIN_PORT), secrets)
+    /// Returns what can be looked at from outside, and the files of secrets.
+    pub(super) fn kept(self) -> (agent::doctor::Machine, Vec<PathBuf>) {
+        let machine = agent::doctor::Machine {
+            data_dir: self.data_dir,
+            admin: Some(([127, 0, 0, 1], self.admin_port.unwrap_or(agent::ADMIN_PORT)).into()),
+            dns: self.dns.place(),
+            ..agent::doctor::Machine::default()
+        };
+        (machine, self.join_token_file.into_iter().chain(self.bearer_token_file).collect())
     }
 
     /// Asks the platform what this place is, where it says so.

@@ -70,6 +70,12 @@ pub(super) struct Doctor {
     /// The port of the agent's admin listener [default: as the settings say]
     #[arg(long, value_name = "PORT")]
     admin_port: Option<u16>,
+    /// The port at which the agent answers names [default: as the settings say]
+    #[arg(long, value_name = "PORT")]
+    dns_port: Option<u16>,
+    /// The agent answers no names, although the settings do not say so
+    #[arg(long, conflicts_with = "dns_port")]
+    no_dns: bool,
     /// Show only what is not fine
     #[arg(long)]
     quiet: bool,
@@ -118,29 +124,33 @@ fn machine(doctor: &Doctor, findings: &mut Vec<Finding>) -> Machine {
         Role::Neither => return Machine::default(),
         Role::Server => read_all(&config, &[]).map(|settings: server::Settings| {
             let (data_dir, secrets) = settings.kept();
-            (data_dir, None, secrets)
+            (Machine { data_dir, ..Machine::default() }, secrets)
         }),
-        Role::Agent => agent::read(&config).map(|settings| {
-            let (data_dir, admin, secrets) = settings.kept();
-            (data_dir, Some(admin), secrets)
-        }),
+        Role::Agent => agent::read(&config).map(agent::Settings::kept),
     };
-    let (data_dir, admin, secrets) = read.unwrap_or_else(|error| {
+    let (mut machine, secrets) = read.unwrap_or_else(|error| {
         let causes: Vec<String> = error.chain().map(ToString::to_string).collect();
         let advice = "mend the file; `weft validate` says whether it can be used";
         findings.push(Finding::problem("settings", causes.join(": "), advice));
-        (None, (role == Role::Agent).then_some(::agent::ADMIN_PORT), Vec::new())
+        let admin = (role == Role::Agent).then(|| SocketAddr::from((Ipv4Addr::LOCALHOST, ::agent::ADMIN_PORT)));
+        (Machine { admin, ..Machine::default() }, Vec::new())
     });
     if findings.is_empty() && !config.is_empty() {
         findings.push(Finding::fine("settings", "the settings can be read"));
     }
     let standard = || Some(PathBuf::from(DATA_DIR)).filter(|path| path.exists());
-    let data_dir = doctor.data_dir.clone().or(data_dir).or_else(standard);
+    machine.data_dir = doctor.data_dir.clone().or(machine.data_dir).or_else(standard);
     // Whoever has joined needs no join token any more.
-    let has_joined = data_dir.as_ref().is_some_and(|data_dir| data_dir.join(IDENTITY).exists());
-    let secrets = secrets.into_iter().map(|path| SecretFile { path, is_needed: !has_joined }).collect();
-    let admin = doctor.admin_port.or(admin).map(|port| SocketAddr::from((Ipv4Addr::LOCALHOST, port)));
-    Machine { data_dir, secrets, admin, services: Vec::new() }
+    let has_joined = machine.data_dir.as_ref().is_some_and(|data_dir| data_dir.join(IDENTITY).exists());
+    machine.secrets = secrets.into_iter().map(|path| SecretFile { path, is_needed: !has_joined }).collect();
+    if let Some(port) = doctor.admin_port {
+        machine.admin = Some(SocketAddr::from((Ipv4Addr::LOCALHOST, port)));
+    }
+    machine.dns = machine.dns.filter(|_| !doctor.no_dns);
+    if let (Some(port), Some(dns)) = (doctor.dns_port, &mut machine.dns) {
+        dns.0.set_port(port);
+    }
+    machine
 }
 
 /// Lists the services that the asked agent stands beside.
@@ -150,7 +160,7 @@ async fn services(api: &Api) -> anyhow::Result<Vec<LocalService>> {
         .into_iter()
         .filter_map(|(id, service)| {
             let port = service["Port"].as_u64().and_then(|port| u16::try_from(port).ok()).filter(|port| *port != 0)?;
-            Some(LocalService { id, port })
+            Some(LocalService { id, port, bypassable: service["Bypassable"].as_bool() })
         })
         .collect();
     Ok(services)

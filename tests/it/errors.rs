@@ -133,7 +133,8 @@ fn a_denied_call_and_a_dead_server_are_explained() {
     let admin = mesh.agents[web].admin.port().to_string();
     let data = mesh.agents[web].data.display().to_string();
     let settings = mesh.directory.path().join("web-1/conf").display().to_string();
-    let doctor = ["doctor", "--as", "agent", "--config", &settings, "--data-dir", &data, "--admin-port", &admin];
+    let doctor =
+        ["doctor", "--as", "agent", "--config", &settings, "--data-dir", &data, "--admin-port", &admin, "--no-dns"];
 
     // Nobody said that web may call api: the caller is cut, and both the log and the command line say why and what to do.
     let explained = mesh.done(&["intention", "explain", "web", "api"]);

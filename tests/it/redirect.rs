@@ -36,6 +36,8 @@ os.setuid(int(sys.argv[1]))
 try:
     with socket.create_connection((sys.argv[2], int(sys.argv[3])), 2) as call:
         print(call.recv(100).decode())
+except ConnectionRefusedError:
+    print('refused')
 except OSError:
     print('nobody')
 ";
@@ -83,14 +85,19 @@ fn what_users_call_goes_to_their_agent_and_nothing_else_does() {
     assert_eq!(call("m1", 1500, "240.0.0.7", 80), "240.0.0.7 80");
     assert_eq!(call("m1", 1500, "fd77:6566:7400::7", 443), "fd77:6566:7400::7 443");
     assert_eq!(call("m1", 1501, "240.0.0.9", 5432), "240.0.0.9 5432");
-    assert_eq!(call("m1", 1502, "240.0.0.7", 80), "nobody", "somebody else's");
+    for virtual_address in ["240.0.0.7", "fd77:6566:7400::7"] {
+        assert_eq!(call("m1", 1502, virtual_address, 80), "refused", "somebody else's never leaves the machine");
+    }
+    assert_eq!(call("m1", 0, "240.63.255.255", 8080), "240.63.255.255 8080", "so it is seen that the port is led away");
+    assert_eq!(call("m1", 0, "240.63.255.255", 8081), "refused");
+    assert!(rules.contains("leads nowhere but into the mesh"), "{rules}");
     assert_eq!(call("m1", 1500, "127.0.0.1", 20_000), "127.0.0.1 20000", "and to nobody else");
     assert_eq!(
         call("m2", 1500, ADDRESS, 8080),
         format!("{ADDRESS} 8080"),
         "who calls the application's port meets the agent"
     );
-    assert_eq!(call("m2", 1500, ADDRESS, 8081), "nobody");
+    assert_eq!(call("m2", 1500, ADDRESS, 8081), "refused");
 
     // What is refused changes nothing.
     let refused = machines.run("m1", "weft redirect apply --service web=nobody-of-this-name");
@@ -106,13 +113,17 @@ fn what_users_call_goes_to_their_agent_and_nothing_else_does() {
                     --exclude-outbound-cidr 10.80.0.0/24 --exclude-uid 1501";
     assert_eq!(machines.done("m1", in_a_pod), "Redirected.");
     assert_eq!(call("m1", 1500, "192.0.2.1", 80), "192.0.2.1 80");
-    for (user, address, port) in
-        [(1500, OTHER, 80), (1500, "192.0.2.1", 8443), (1501, "240.0.0.7", 80), (5995, "240.0.0.7", 80)]
-    {
-        assert_eq!(call("m1", user, address, port), "nobody", "{user} to {address}:{port} is left alone");
+    for (user, address, port, told) in [
+        (1500, OTHER, 80, "refused"),
+        (1500, "192.0.2.1", 8443, "nobody"),
+        (1501, "240.0.0.7", 80, "refused"),
+        (5995, "240.0.0.7", 80, "refused"),
+    ] {
+        assert_eq!(call("m1", user, address, port), told, "{user} to {address}:{port} is left alone");
     }
+    assert_eq!(call("m1", 5995, "240.63.255.255", 9999), "240.63.255.255 9999");
     assert_eq!(call("m2", 0, ADDRESS, 9999), format!("{ADDRESS} 9999"), "whatever arrives");
-    assert_eq!(call("m2", 0, ADDRESS, 15_110), "nobody", "but for what is left out");
+    assert_eq!(call("m2", 0, ADDRESS, 15_110), "refused", "but for what is left out");
 
     for _ in 0..2 {
         machines.done("m1", "weft redirect remove");

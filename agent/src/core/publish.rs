@@ -104,6 +104,11 @@ impl Status {
                 missing.push(format!("{intentions}: not on disk yet"));
             }
         }
+        let upstreams = self.services.iter().flat_map(|service| &service.upstreams);
+        let called: BTreeSet<&ServiceKey> = upstreams.map(|upstream| &upstream.destination).collect();
+        let topics = called.into_iter().flat_map(|it| [Topic::Endpoints(it.clone()), Topic::Config(it.clone())]);
+        let unknown = topics.filter(|topic| !self.view.contains_key(topic));
+        missing.extend(unknown.map(|topic| format!("{topic}: not received from a server yet")));
         missing.extend(self.unsaved.iter().cloned());
         missing.extend(self.refused.iter().map(|reason| format!("refused: {reason}")));
         missing
@@ -333,6 +338,13 @@ impl Core {
         Some(snapshot)
     }
 
+    /// Returns a service with what the agent has found out about it.
+    fn shown(&self, service: &Definition) -> Definition {
+        let mut shown = service.clone();
+        shown.instance.bypassable = self.bypassable.get(&service.instance.key).copied();
+        shown
+    }
+
     pub(super) fn status(&self) -> Status {
         let leaves = self.leaves.held().iter().filter_map(|(subject, leaf)| match subject {
             Subject::Agent => None,
@@ -344,7 +356,7 @@ impl Core {
             address: self.advertise,
             mesh_port: self.mesh_port,
             gateway: self.gateway_port.map(|_| self.config.network.clone()),
-            services: self.local.services().cloned().collect(),
+            services: self.local.services().map(|service| self.shown(service)).collect(),
             checks: self.present_checks(),
             unplaced: self.placed().1,
             refused: self.local.refused().to_vec(),

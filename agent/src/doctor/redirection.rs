@@ -4,14 +4,14 @@ use std::collections::BTreeSet;
 
 use wire::diagnosis::Finding;
 
-use super::ports::Listening;
 use crate::redirect;
+use crate::sockets::Listening;
 
 /// How a rule says where it leads.
 const LEADS_TO: &str = "redirect to :";
 
 /// Judges the rules that are in force on this machine.
-pub(super) fn of_machine(listening: &Listening) -> Vec<Finding> {
+pub(super) fn of_machine(listening: &[Listening]) -> Vec<Finding> {
     match redirect::show() {
         Ok(Some(rules)) => judge(&rules, listening),
         // Most machines redirect nothing, and many have no `nft`.
@@ -23,7 +23,7 @@ pub(super) fn of_machine(listening: &Listening) -> Vec<Finding> {
     }
 }
 
-fn judge(rules: &str, listening: &Listening) -> Vec<Finding> {
+fn judge(rules: &str, listening: &[Listening]) -> Vec<Finding> {
     let ports: BTreeSet<u16> = rules
         .split(LEADS_TO)
         .skip(1)
@@ -32,7 +32,7 @@ fn judge(rules: &str, listening: &Listening) -> Vec<Finding> {
     ports
         .into_iter()
         .map(|port| {
-            if listening.contains_key(&port) {
+            if listening.iter().any(|socket| socket.address.port() == port) {
                 return Finding::fine(
                     "redirection",
                     format!("connections are led to port {port}, which is listened on"),
@@ -49,8 +49,6 @@ fn judge(rules: &str, listening: &Listening) -> Vec<Finding> {
 
 #[cfg(test)]
 mod tests {
-    use std::net::IpAddr;
-
     use wire::diagnosis::Verdict;
 
     use super::*;
@@ -59,8 +57,7 @@ mod tests {
     fn rules_that_lead_nowhere_are_found() {
         let rules = "table inet weft {\n  chain outbound {\n    meta skuid 33 udp dport 53 redirect to :8600\n    meta skuid 33 ip \
                      daddr 240.0.0.0/4 meta l4proto tcp redirect to :15101\n  }\n}\n";
-        let loopback: IpAddr = "127.0.0.1".parse().unwrap();
-        let listening = Listening::from([(8600, vec![loopback])]);
+        let listening = [Listening { address: "127.0.0.1:8600".parse().unwrap(), user: 0 }];
         let verdicts: Vec<Verdict> = judge(rules, &listening).iter().map(|finding| finding.verdict).collect();
         assert_eq!(verdicts, [Verdict::Fine, Verdict::Problem]);
         assert!(judge("table inet weft {\n}\n", &listening).is_empty());

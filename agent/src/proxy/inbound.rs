@@ -9,7 +9,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
-use catalog::{Caller, Reason, ServiceKey, Timestamp};
+use catalog::{AddressNumber, Caller, Reason, ServiceKey, Timestamp};
 use http::StatusCode;
 use http::uri::Authority;
 use tokio::io::AsyncWriteExt;
@@ -46,8 +46,13 @@ pub(crate) async fn listen(room: Arc<Room>, listener: TcpListener) {
 
 /// Carries one inbound connection from accept to close.
 async fn serve(room: Arc<Room>, accepted: Accepted) {
+    let dialled = original_destination(&accepted.stream);
+    // Somebody on this machine tried whether connections are led here; it has seen that they are.
+    if dialled.is_some_and(|dialled| dialled.ip() == AddressNumber::NOBODYS) {
+        return;
+    }
     // What was led here from the port of a permissive service comes of nobody who is known.
-    if let Some(dialled) = original_destination(&accepted.stream)
+    if let Some(dialled) = dialled
         && plaintext::concerns(&room, dialled)
     {
         return plaintext::serve(room, accepted, dialled).await;

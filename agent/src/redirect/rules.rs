@@ -6,12 +6,20 @@ use catalog::AddressNumber;
 
 use super::{Except, Inbound, Outbound, Redirection, TABLE, User};
 
+/// The first packet of a connection. What was open before there were rules goes on as it is: the kernel would take its next packet
+/// for the first.
+const NEW: &str = "tcp flags & (fin | syn | rst | ack) == syn";
+/// What a refused packet is refused for, as the rules in force tell it.
+const REFUSED: &str = "comment \"leads nowhere but into the mesh, and no rule leads this user there\"";
+
 /// Writes the transaction that puts a redirection into force, in place of whatever was redirected before.
 pub(super) fn write(redirection: &Redirection) -> String {
     let mut text = removal();
     text += &format!("table inet {TABLE} {{\n");
-    chain(&mut text, "outbound", "output", &outbound(redirection));
-    chain(&mut text, "inbound", "prerouting", &inbound(&redirection.inbound));
+    chain(&mut text, "outbound", "nat hook output priority -100", &outbound(redirection));
+    chain(&mut text, "inbound", "nat hook prerouting priority -100", &inbound(&redirection.inbound));
+    chain(&mut text, "stray", "filter hook output priority 0", &stray());
+    chain(&mut text, "forwarded_stray", "filter hook forward priority 0", &stray());
     text + "}\n"
 }
 
@@ -24,7 +32,7 @@ fn chain(text: &mut String, name: &str, hook: &str, rules: &[String]) {
     if rules.is_empty() {
         return;
     }
-    *text += &format!("  chain {name} {{\n    type nat hook {hook} priority -100; policy accept;\n");
+    *text += &format!("  chain {name} {{\n    type {hook}; policy accept;\n");
     for rule in rules {
         let _infallible = writeln!(text, "    {rule}");
     }
@@ -32,12 +40,42 @@ fn chain(text: &mut String, name: &str, hook: &str, rules: &[String]) {
 }
 
 fn outbound(redirection: &Redirection) -> Vec<String> {
-    match &redirection.outbound {
+    let rules: Vec<String> = match &redirection.outbound {
         Outbound::Users(users) => {
             users.iter().flat_map(|one| of_user(&one.user, one.port, redirection.dns_port)).collect()
         }
         Outbound::Everybody { agent, port, except } => of_everybody(agent, *port, except, redirection.dns_port),
+    };
+    trial(&redirection.inbound).into_iter().chain(rules).collect()
+}
+
+/// Writes what leads to the mesh listener, at the address that is nobody's, the ports that arriving connections are led from: so
+/// that the agent can try from inside whether they are.
+fn trial(inbound: &Inbound) -> Option<String> {
+    let (ports, mesh) = led(inbound)?;
+    Some(format!("ip daddr {} tcp dport {ports} redirect to :{mesh}", AddressNumber::NOBODYS))
+}
+
+/// Returns which ports' connections are led to the mesh listener as they arrive, and that one's port.
+fn led(inbound: &Inbound) -> Option<(String, u16)> {
+    match inbound {
+        Inbound::Ports { ports, .. } if ports.is_empty() => None,
+        Inbound::Ports { ports, mesh } => Some((set(ports), *mesh)),
+        Inbound::AllBut { ports, mesh } => Some((format!("!= {}", set(std::iter::once(mesh).chain(ports))), *mesh)),
     }
+}
+
+/// Writes what refuses whatever would leave the machine for a virtual address, since nobody is there: what is led into the mesh
+/// has another address by then.
+fn stray() -> Vec<String> {
+    let networks = [("ip", AddressNumber::NETWORK_V4), ("ip6", AddressNumber::NETWORK_V6)];
+    let refused = networks.map(|(family, network)| {
+        [
+            format!("{family} daddr {network} meta l4proto tcp reject with tcp reset {REFUSED}"),
+            format!("{family} daddr {network} reject with icmpx admin-prohibited {REFUSED}"),
+        ]
+    });
+    refused.into_iter().flatten().collect()
 }
 
 fn of_user(User(user): &User, port: u16, dns_port: Option<u16>) -> Vec<String> {
@@ -68,24 +106,13 @@ fn of_everybody(agent: &User, port: u16, except: &Except, dns_port: Option<u16>)
         let family = if range.is_v4() { "ip" } else { "ip6" };
         format!("{family} daddr {range} return")
     }));
-    rules.push(format!("meta l4proto tcp redirect to :{port}"));
+    rules.push(format!("{NEW} redirect to :{port}"));
     rules
 }
 
 fn inbound(inbound: &Inbound) -> Vec<String> {
-    let not_from_here = "iif lo return".to_owned();
-    match inbound {
-        Inbound::Ports { ports, .. } if ports.is_empty() => Vec::new(),
-        Inbound::Ports { ports, mesh } => vec![not_from_here, format!("tcp dport {} redirect to :{mesh}", set(ports))],
-        Inbound::AllBut { ports, mesh } => {
-            let left_alone = set(std::iter::once(mesh).chain(ports));
-            vec![
-                not_from_here,
-                format!("tcp dport {left_alone} return"),
-                format!("meta l4proto tcp redirect to :{mesh}"),
-            ]
-        }
-    }
+    let rule = led(inbound).map(|(ports, mesh)| format!("tcp dport {ports} {NEW} redirect to :{mesh}"));
+    rule.map_or_else(Vec::new, |rule| vec!["iif lo return".to_owned(), rule])
 }
 
 /// Writes a set, each element once.

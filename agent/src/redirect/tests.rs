@@ -1,5 +1,25 @@
 use super::*;
 
+/// Returns what refuses virtual addresses to whoever is not led to them.
+fn stray() -> String {
+    let why = "comment \"leads nowhere but into the mesh, and no rule leads this user there\"";
+    ["stray", "forwarded_stray"]
+        .into_iter()
+        .zip(["output", "forward"])
+        .map(|(name, hook)| {
+            format!(
+                "  chain {name} {{
+    type filter hook {hook} priority 0; policy accept;
+    ip daddr 240.0.0.0/10 meta l4proto tcp reject with tcp reset {why}
+    ip daddr 240.0.0.0/10 reject with icmpx admin-prohibited {why}
+    ip6 daddr fd77:6566:7400::/96 meta l4proto tcp reject with tcp reset {why}
+    ip6 daddr fd77:6566:7400::/96 reject with icmpx admin-prohibited {why}
+  }}\n"
+            )
+        })
+        .collect()
+}
+
 #[test]
 fn a_machine_redirects_what_its_services_users_call_in_the_mesh() {
     let users = [("web", 15_101), ("1001", 15_102)];
@@ -16,6 +36,7 @@ delete table inet weft
 table inet weft {
   chain outbound {
     type nat hook output priority -100; policy accept;
+    ip daddr 240.63.255.255 tcp dport { 8080 } redirect to :20000
     meta skuid web meta l4proto { tcp, udp } th dport 53 redirect to :8600
     meta skuid web ip daddr 240.0.0.0/10 meta l4proto tcp redirect to :15101
     meta skuid web ip6 daddr fd77:6566:7400::/96 meta l4proto tcp redirect to :15101
@@ -26,10 +47,11 @@ table inet weft {
   chain inbound {
     type nat hook prerouting priority -100; policy accept;
     iif lo return
-    tcp dport { 8080 } redirect to :20000
+    tcp dport { 8080 } tcp flags & (fin | syn | rst | ack) == syn redirect to :20000
   }
-}
+STRAY}
 "
+        .replace("STRAY", &stray())
     );
 }
 
@@ -52,6 +74,7 @@ delete table inet weft
 table inet weft {
   chain outbound {
     type nat hook output priority -100; policy accept;
+    ip daddr 240.63.255.255 tcp dport != { 19001, 20000 } redirect to :20000
     meta skuid { 0, 5995 } return
     ip daddr 127.0.0.0/8 return
     ip6 daddr ::1 return
@@ -60,16 +83,16 @@ table inet weft {
     ip6 daddr fd77:6566:7400::/96 meta l4proto tcp redirect to :15101
     ip daddr 10.0.0.0/8 return
     ip6 daddr fd00::/8 return
-    meta l4proto tcp redirect to :15101
+    tcp flags & (fin | syn | rst | ack) == syn redirect to :15101
   }
   chain inbound {
     type nat hook prerouting priority -100; policy accept;
     iif lo return
-    tcp dport { 19001, 20000 } return
-    meta l4proto tcp redirect to :20000
+    tcp dport != { 19001, 20000 } tcp flags & (fin | syn | rst | ack) == syn redirect to :20000
   }
-}
+STRAY}
 "
+        .replace("STRAY", &stray())
     );
 }
 
@@ -80,7 +103,8 @@ fn where_nothing_arrives_to_be_redirected_there_is_no_chain_for_it() {
         inbound: Inbound::Ports { ports: Vec::new(), mesh: 20_000 },
         dns_port: Some(8600),
     };
-    assert_eq!(rules::write(&redirection), "add table inet weft\ndelete table inet weft\ntable inet weft {\n}\n");
+    let none = "add table inet weft\ndelete table inet weft\ntable inet weft {\nSTRAY}\n".replace("STRAY", &stray());
+    assert_eq!(rules::write(&redirection), none);
 }
 
 #[test]

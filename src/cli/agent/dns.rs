@@ -49,6 +49,16 @@ settings! { Dns:
 }
 
 impl Dns {
+    /// Returns where names are answered on this machine, and the domain that they end with; none where none are.
+    pub(super) fn place(&self) -> Option<(SocketAddr, String)> {
+        let defaults = agent::DnsSettings::default();
+        let bind = self.dns_bind.unwrap_or(defaults.bind);
+        // Whoever listens on every address is asked on this machine's own.
+        let bind = if bind.is_unspecified() { defaults.bind } else { bind };
+        let domain = self.dns_domain.clone().unwrap_or(defaults.domain);
+        (!self.no_dns).then(|| (SocketAddr::new(bind, self.dns_port.unwrap_or(defaults.port)), domain))
+    }
+
     /// Returns the agent's settings; none where it answers no names.
     pub(super) fn settings(self) -> anyhow::Result<Option<agent::DnsSettings>> {
         if self.no_dns {

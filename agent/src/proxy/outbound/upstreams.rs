@@ -141,7 +141,8 @@ fn ensure(
     let listened = listen(address).and_then(|listener| Ok((listener.local_addr()?, listener)));
     let (bound, listener) = listened.map_err(|source| {
         let is_taken = source.kind() == io::ErrorKind::AddrInUse;
-        let other = is_taken.then(|| sockets::whoever_has(address, &sockets::listening())).flatten();
+        let other = is_taken.then(sockets::listening).flatten();
+        let other = other.and_then(|sockets| sockets::whoever_has(address, &sockets));
         ListenError::Bind { upstream: Box::new(upstream.clone()), other, source }
     })?;
     let stop = room.outbound.stopping.child_token();
