@@ -23,6 +23,7 @@ use tokio_util::sync::CancellationToken;
 use wire::accept::{Accepted, accept_all};
 
 use crate::proxy::Proxy;
+use crate::sockets::user_of;
 
 /// Connections held at once; the next ones wait in the kernel's queue.
 const CONNECTIONS_MAX: usize = 4096;
@@ -46,13 +47,14 @@ pub(crate) async fn serve(listener: TcpListener, proxy: Arc<Proxy>, stopping: Ca
         room,
         stopping.cancelled(),
         || {},
-        |Accepted { stream, permit, .. }| {
+        |Accepted { stream, from, permit }| {
             let proxy = Arc::clone(&proxy);
             tokio::spawn(stopping.clone().run_until_cancelled_owned(async move {
                 let _permit = permit;
+                let user = user_behind(&stream, from).await;
                 let answer = service_fn(move |request| {
                     let proxy = Arc::clone(&proxy);
-                    async move { Ok::<_, Infallible>(answer(&proxy, request).await) }
+                    async move { Ok::<_, Infallible>(answer(&proxy, user, request).await) }
                 });
                 let connection = http1::Builder::new()
                     .timer(TokioTimer::new())
@@ -67,9 +69,15 @@ pub(crate) async fn serve(listener: TcpListener, proxy: Arc<Proxy>, stopping: Ca
     .await;
 }
 
-async fn answer(proxy: &Proxy, request: Request<Incoming>) -> Response<Body> {
+/// Returns the number of the user whose process has connected; none where it cannot be seen.
+async fn user_behind(stream: &TcpStream, from: SocketAddr) -> Option<u32> {
+    let own = stream.local_addr().ok()?;
+    tokio::task::spawn_blocking(move || user_of(from, own)).await.ok().flatten()
+}
+
+async fn answer(proxy: &Proxy, user: Option<u32>, request: Request<Incoming>) -> Response<Body> {
     let is_tunnel = request.method() == Method::CONNECT;
-    let found = destination(request.uri()).and_then(|service| listener(proxy, &service));
+    let found = destination(request.uri()).and_then(|service| listener(proxy, user, &service));
     let answered = match found {
         Ok(listener) if is_tunnel => tunnel(listener, request).await,
         Ok(listener) => pass_on(listener, request).await,
@@ -119,8 +127,8 @@ fn service_of(host: &str) -> Option<ServiceKey> {
     Some(ServiceKey::new(namespace, name.parse::<ServiceName>().ok()?))
 }
 
-/// Finds the listener of the upstream that leads to a service.
-fn listener(proxy: &Proxy, service: &ServiceKey) -> Result<SocketAddr, Refused> {
+/// Finds the listener of the upstream that leads to a service, for a process of a user.
+fn listener(proxy: &Proxy, user: Option<u32>, service: &ServiceKey) -> Result<SocketAddr, Refused> {
     let status = proxy.status();
     let mut leading = status.upstreams.iter().filter(|upstream| upstream.listener.destination == *service);
     let first = leading.next().ok_or_else(|| {
@@ -131,6 +139,10 @@ fn listener(proxy: &Proxy, service: &ServiceKey) -> Result<SocketAddr, Refused> 
         let reason =
             format!("several services beside this agent call `{service}`, and a proxy cannot tell which one asks");
         return Err((StatusCode::CONFLICT, reason));
+    }
+    if first.listener.user.is_some_and(|wanted| user != Some(wanted)) {
+        let reason = format!("only processes of its own user call `{service}` as `{}`", first.listener.owner);
+        return Err((StatusCode::FORBIDDEN, reason));
     }
     first.outcome.clone().map_err(|reason| (StatusCode::SERVICE_UNAVAILABLE, reason))
 }

@@ -30,6 +30,7 @@ mod tally;
 mod tap;
 #[cfg(test)]
 mod testing;
+mod users;
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;

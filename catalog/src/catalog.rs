@@ -590,8 +590,18 @@ impl Catalog {
         }))
     }
 
+    /// Reports whether no caller is told of an instance: it can be dialled past its agent, and its namespace refuses such.
+    #[must_use]
+    pub fn is_withheld(&self, instance: &Instance) -> bool {
+        instance.is_bypassable() && self.mesh_entry.refuses_bypassable.contains(&instance.key.namespace)
+    }
+
+    /// Returns an instance as callers know it; none of one that they are not told of.
     fn endpoint(&self, instance: &Instance) -> Option<Endpoint> {
         let node = self.node(&instance.key.node)?;
+        if self.is_withheld(instance) {
+            return None;
+        }
         Some(Endpoint {
             key: instance.key.clone(),
             address: instance.address.clone().unwrap_or_else(|| node.address.clone()),

@@ -383,6 +383,7 @@ impl Command {
             Self::WriteIntention { intention, .. } if intention.owner.is_some() || intention.judges_requests() => 2,
             Self::WriteMesh { entry, .. } if !entry.audit.is_off() || !entry.min_key_exchange.is_classical() => 2,
             Self::WriteMesh { entry, .. } if entry.mesh_destinations_only || entry.allows_permissive => 2,
+            Self::WriteMesh { entry, .. } if !entry.refuses_bypassable.is_empty() => 2,
             Self::WriteToken { token } if token.has_later_fields() => 2,
             // The first release could read them. A group that this one founds speaks its version from the beginning, so that
             // its trail has the first token, too.

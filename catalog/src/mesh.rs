@@ -1,9 +1,12 @@
 //! Facts about the mesh as a whole, and its `mesh` config entry.
 
+use std::collections::BTreeSet;
+
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Action, AuditMode, CatalogIndex, Guardrail, IdentityScheme, KeyExchange, PathTemplate, ServerId, TrustDomain,
+    Action, AuditMode, CatalogIndex, Guardrail, IdentityScheme, KeyExchange, Namespace, PathTemplate, ServerId,
+    TrustDomain,
 };
 
 /// Is a server of the group.
@@ -81,6 +84,9 @@ pub struct MeshEntry {
     /// Whether services may take callers without identity.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub allows_permissive: bool,
+    /// The namespaces of which no caller is told an instance that can be dialled past its agent.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub refuses_bypassable: BTreeSet<Namespace>,
     /// The index at which it was first written; 0 while nobody has.
     #[serde(default)]
     pub created: CatalogIndex,
@@ -98,6 +104,7 @@ impl Default for MeshEntry {
             min_key_exchange: KeyExchange::default(),
             mesh_destinations_only: false,
             allows_permissive: false,
+            refuses_bypassable: BTreeSet::new(),
             created: CatalogIndex::default(),
             modified: CatalogIndex::default(),
         }

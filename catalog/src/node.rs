@@ -247,6 +247,12 @@ impl Instance {
     pub fn service_key(&self) -> ServiceKey {
         ServiceKey::new(self.key.namespace.clone(), self.service.clone())
     }
+
+    /// Reports whether somebody has seen that it can be dialled past its agent.
+    #[must_use]
+    pub fn is_bypassable(&self) -> bool {
+        self.bypassable == Some(true)
+    }
 }
 
 /// Says how healthy something is. The order is from best to worst.

@@ -100,6 +100,17 @@ fn text(shown: &Shown) -> String {
         let listed = table(&["Service", "Passing", "Warning", "Critical"], unwell.collect(), "");
         text = format!("{text}\n\n{listed}");
     }
+    if !mesh.bypassable.is_empty() {
+        let rows = mesh.bypassable.iter().map(|instance| {
+            let told = if instance.withheld { "no: its namespace refuses it" } else { "yes" };
+            vec![instance.service.clone(), instance.node.clone(), told.to_owned()]
+        });
+        let listed = table(&["Reached past its agent", "Node", "Advertised"], rows.collect(), "");
+        text = format!("{text}\n\n{listed}");
+        if mesh.bypassable_count > mesh.bypassable.len() {
+            text += &format!("\n{} in all", mesh.bypassable_count);
+        }
+    }
     text
 }
 

@@ -45,6 +45,24 @@ pub struct MeshStatus {
     pub services_unwell: Vec<ServiceHealth>,
     /// How many services there are by the health of their instances.
     pub services: ServiceCounts,
+    /// The instances that can be dialled past their agents; the first hundred of them.
+    #[serde(default)]
+    pub bypassable: Vec<BypassableInstance>,
+    /// How many there are.
+    #[serde(default)]
+    pub bypassable_count: usize,
+}
+
+/// Names an instance that can be dialled past its agent.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "PascalCase")]
+pub struct BypassableInstance {
+    /// The service, as `namespace/name`.
+    pub service: String,
+    /// The node.
+    pub node: String,
+    /// Whether no caller is told of it, for its namespace refuses such.
+    pub withheld: bool,
 }
 
 /// Shows a server of the group.
@@ -163,6 +181,7 @@ impl MeshStatus {
             }
         }
         let unwell = health.into_iter().filter(|service| service.status() != CheckStatus::Passing);
+        let bypassable = bypassable(catalog);
         Self {
             server,
             leader,
@@ -176,6 +195,8 @@ impl MeshStatus {
             certificates: certificates(catalog, now),
             services_unwell: unwell.take(LISTED_MAX).collect(),
             services: counts,
+            bypassable_count: bypassable.len(),
+            bypassable: bypassable.into_iter().take(LISTED_MAX).collect(),
         }
     }
 
@@ -224,6 +245,17 @@ fn certificates(catalog: &Catalog, now: Timestamp) -> Vec<CertificateAge> {
     let signer = catalog.active_intermediate();
     let signer = signer.map(|it| CertificateAge::new("intermediate", it.not_before, it.not_after, now));
     root.into_iter().chain(signer).collect()
+}
+
+fn bypassable(catalog: &Catalog) -> Vec<BypassableInstance> {
+    let instances = catalog.nodes().flat_map(|node| catalog.instances_on(&node.name));
+    let bypassable = instances.filter(|instance| instance.is_bypassable());
+    let shown = bypassable.map(|instance| BypassableInstance {
+        service: instance.service_key().to_string(),
+        node: instance.key.node.to_string(),
+        withheld: catalog.is_withheld(instance),
+    });
+    shown.collect()
 }
 
 fn services(catalog: &Catalog) -> Vec<ServiceHealth> {

@@ -32,7 +32,14 @@ impl Core {
             for upstream in &service.upstreams {
                 let destination = upstream.destination.clone();
                 match self.place(upstream) {
-                    Ok(address) => listeners.push(UpstreamListener { owner: owner.clone(), destination, address }),
+                    Ok(address) => {
+                        listeners.push(UpstreamListener {
+                            owner: owner.clone(),
+                            destination,
+                            address,
+                            user: service.user,
+                        });
+                    }
                     Err(reason) => unplaced.push(Unplaced { owner: owner.clone(), destination, reason }),
                 }
             }

@@ -14,6 +14,7 @@ use wire::surroundings::Neighbour;
 
 use super::LocalError;
 use crate::checks::{HttpProbe, INTERVAL_MIN, Probe};
+use crate::users;
 
 /// The reason for a maintenance is a line for people.
 const REASON_BYTES_MAX: usize = 512;
@@ -25,6 +26,8 @@ pub(crate) struct Definition {
     pub(crate) instance: Instance,
     /// Where the application is dialled.
     pub(crate) local_address: IpAddr,
+    /// The number of the user whose processes alone may call in its name by its upstreams' listeners; none where all may.
+    pub(crate) user: Option<u32>,
     /// Whether its application is told who calls by the PROXY protocol.
     pub(crate) takes_proxy_header: bool,
     pub(crate) upstreams: Vec<LocalUpstream>,
@@ -97,9 +100,12 @@ impl Definition {
             None => None,
             Some(url) => Some(own_url(url).map_err(|problem| field("MetricsURL", problem))?),
         };
+        let user =
+            service.user.as_deref().map(users::number_of).transpose().map_err(|problem| field("User", problem))?;
         let definition = Self {
             instance,
             local_address,
+            user,
             takes_proxy_header,
             upstreams,
             redirected,

@@ -220,7 +220,9 @@ impl Current {
             for (number, destination) in &snapshot.numbered {
                 let address = SocketAddr::new(number.virtual_v4().into(), 0);
                 let (owner, destination) = (owner.clone(), destination.clone());
-                let upstream = UpstreamListener { owner: owner.clone(), destination: destination.clone(), address };
+                // The kernel led here the connections of one user, or of the one service that there is.
+                let upstream =
+                    UpstreamListener { owner: owner.clone(), destination: destination.clone(), address, user: None };
                 let pair = (owner, destination);
                 let known = previous.and_then(|previous| previous.pairs.get(&pair));
                 pairs.insert(pair, called(&upstream, known));

@@ -33,7 +33,9 @@ use super::current::{Called, Current};
 use super::http;
 use super::open_streams::Closing;
 use super::room::Room;
+use super::snapshot::UpstreamListener;
 use crate::metrics::Direction;
+use crate::sockets::user_of;
 
 /// How many tunnels that had been there before may turn out dead before the instance itself is blamed.
 const STALE_TUNNELS_MAX: usize = 3;
@@ -78,6 +80,9 @@ async fn serve_by(room: Arc<Room>, door: Door, accepted: Accepted) {
         Ok(call) => call,
         Err(error) => return refuse(&room, caller, &door, from, &NotOpened::Failed(error)),
     };
+    if let Err(error) = check_user(&call.called.upstream, &caller).await {
+        return refuse(&room, caller, &door, from, &NotOpened::Failed(error));
+    }
     if call.current.snapshot.protocol(&call.called.upstream.destination).is_http() {
         return http::outbound::serve(room, door, from, caller).await;
     }
@@ -127,6 +132,17 @@ async fn serve_by(room: Arc<Room>, door: Door, accepted: Accepted) {
         error = outcome.as_ref().err().map(|ending| tracing::field::display(wire::one_line(ending))),
         "connection closed"
     );
+}
+
+/// Checks that a connection to a listener that is for one user's processes comes from one of these. The agent's own pass: its
+/// forward proxy has asked whose they are.
+async fn check_user(upstream: &UpstreamListener, caller: &TcpStream) -> Result<(), CallError> {
+    let Some(user) = upstream.user else { return Ok(()) };
+    let ends = caller.peer_addr().and_then(|client| Ok((client, caller.local_addr()?))).ok();
+    let looked = tokio::task::spawn_blocking(move || ends.and_then(|(client, own)| user_of(client, own)));
+    let found = looked.await.ok().flatten();
+    let is_admitted = found.is_some_and(|found| found == user || found == rustix::process::geteuid().as_raw());
+    is_admitted.then_some(()).ok_or_else(|| CallError::OtherUser { owner: upstream.owner.clone(), user, found })
 }
 
 /// Is what a connection or a request asks for.

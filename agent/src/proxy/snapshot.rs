@@ -90,6 +90,8 @@ pub struct UpstreamListener {
     pub destination: ServiceKey,
     /// Where to listen; must be loopback.
     pub address: SocketAddr,
+    /// The number of the user whose processes alone are taken; none where all are.
+    pub user: Option<u32>,
 }
 
 /// Names the certificates that are trusted no longer.

@@ -4,8 +4,9 @@ use std::sync::Arc;
 
 use super::{Attempt, Catalog, Touched};
 use crate::{
-    AccessorId, Action, Actor, CaIntermediate, CaRoot, CatalogIndex, Command, Digest, Envelope, Intention, JoinToken,
-    LoginChange, Membership, Mesh, MeshEntry, Outcome, Principal, Refusal, SourcePattern, Timestamp, Token, WatchKey,
+    AccessorId, Action, Actor, CaIntermediate, CaRoot, CatalogIndex, Command, Digest, Envelope, Instance, Intention,
+    JoinToken, LoginChange, Membership, Mesh, MeshEntry, Outcome, Principal, Refusal, SourcePattern, Timestamp, Token,
+    WatchKey,
 };
 
 impl Catalog {
@@ -207,18 +208,30 @@ impl Catalog {
             }
         }
         let created = if created == CatalogIndex::default() { index } else { created };
-        self.mesh_entry = Arc::new(MeshEntry { created, modified: index, ..entry.clone() });
-        touched.changed(WatchKey::Mesh);
+        self.adopt_mesh(MeshEntry { created, modified: index, ..entry.clone() }, touched);
         Ok(Outcome::Done)
     }
 
     fn delete_mesh(&mut self, compare: Option<CatalogIndex>, touched: &mut Touched) -> Attempt {
         self.check_mesh_unchanged(compare)?;
         if *self.mesh_entry != MeshEntry::default() {
-            self.mesh_entry = Arc::new(MeshEntry::default());
-            touched.changed(WatchKey::Mesh);
+            self.adopt_mesh(MeshEntry::default(), touched);
         }
         Ok(Outcome::Done)
+    }
+
+    /// Puts an entry in place, and wakes whoever calls a service of which other instances are told from now on.
+    fn adopt_mesh(&mut self, entry: MeshEntry, touched: &mut Touched) {
+        let before = std::mem::replace(&mut self.mesh_entry, Arc::new(entry));
+        touched.changed(WatchKey::Mesh);
+        let refused = [&before.refuses_bypassable, &self.mesh_entry.refuses_bypassable];
+        for namespace in refused[0].symmetric_difference(refused[1]) {
+            for service in self.by_service.keys().filter(|service| service.namespace == *namespace) {
+                if self.instances_of(service).any(Instance::is_bypassable) {
+                    touched.changed(WatchKey::Service(service.clone()));
+                }
+            }
+        }
     }
 
     fn check_mesh_unchanged(&self, compare: Option<CatalogIndex>) -> Result<(), Refusal> {

@@ -2,6 +2,7 @@
 
 mod acl;
 mod first_release;
+mod mesh_entry;
 mod takeover;
 mod watch_keys;
 
@@ -290,18 +291,6 @@ fn c14_whoever_has_lost_its_rights_changes_nothing_any_more() {
         let outcome = log.catalog.clone().apply(CatalogIndex(next), &late, digest).outcome;
         assert!(matches!(outcome, Outcome::Refused(Refusal::ActorGone { .. })), "{outcome:?}");
     }
-}
-
-#[test]
-fn the_mesh_entry_can_be_taken_back_to_its_default() {
-    let mut log = Log::default();
-    let entry = MeshEntry { default_action: Action::Allow, ..MeshEntry::default() };
-    log.done(Command::WriteMesh { entry, compare: None });
-    let index = log.catalog.index();
-    log.refused(Command::DeleteMesh { compare: Some(CatalogIndex(index.0 + 7)) });
-    log.done(Command::DeleteMesh { compare: Some(index) });
-    assert_eq!(*log.catalog.mesh_entry(), MeshEntry::default());
-    assert!(log.done(Command::DeleteMesh { compare: None }).is_empty());
 }
 
 #[test]

@@ -41,6 +41,10 @@ pub struct MeshConfigEntry {
     /// Whether services may be made to take callers without identity.
     #[serde(rename = "AllowEnablingPermissiveMutualTLS", default, skip_serializing_if = "std::ops::Not::not")]
     pub allows_permissive: bool,
+    /// The namespaces of which no caller is told an instance that can be dialled past its agent.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    #[schema(value_type = Vec<String>)]
+    pub refuse_bypassable: BTreeSet<Namespace>,
     /// The index at which it was first written.
     #[schema(value_type = u64)]
     pub create_index: CatalogIndex,
@@ -130,6 +134,7 @@ impl MeshConfigEntry {
             min_key_exchange: fields.parsed("MinKeyExchange")?.unwrap_or_default(),
             transparent_proxy: fields.object("TransparentProxy", TransparentProxyEntry::read)?.unwrap_or_default(),
             allows_permissive: fields.flag("AllowEnablingPermissiveMutualTLS")?.unwrap_or(false),
+            refuse_bypassable: fields.parsed_list("RefuseBypassable")?.into_iter().collect(),
             create_index: CatalogIndex::default(),
             modify_index: CatalogIndex::default(),
         };
@@ -163,6 +168,7 @@ impl MeshConfigEntry {
             min_key_exchange: self.min_key_exchange,
             mesh_destinations_only: self.transparent_proxy.mesh_destinations_only,
             allows_permissive: self.allows_permissive,
+            refuses_bypassable: self.refuse_bypassable,
             created: CatalogIndex::default(),
             modified: CatalogIndex::default(),
         })
@@ -185,6 +191,7 @@ impl From<&MeshEntry> for MeshConfigEntry {
             min_key_exchange: entry.min_key_exchange,
             transparent_proxy: TransparentProxyEntry { mesh_destinations_only: entry.mesh_destinations_only },
             allows_permissive: entry.allows_permissive,
+            refuse_bypassable: entry.refuses_bypassable.clone(),
             create_index: entry.created,
             modify_index: entry.modified,
         }
@@ -219,6 +226,7 @@ mod tests {
             audit { namespaces = ["shop"] }
             min_key_exchange = "hybrid"
             transparent_proxy { mesh_destinations_only = true }
+            refuse_bypassable = ["shop"]
             allow_enabling_permissive_mutual_tls = true
         "#;
         let entry = mesh(from_value(Format::Hcl.read(text).unwrap(), "")).unwrap();
@@ -229,6 +237,7 @@ mod tests {
         assert_eq!(mesh(from_json(&again)).unwrap(), entry);
         assert_eq!(kept.min_key_exchange, KeyExchange::Hybrid);
         assert!(kept.mesh_destinations_only && kept.allows_permissive);
+        assert!(kept.refuses_bypassable.contains(&"shop".parse().unwrap()));
         assert!(kept.audit.namespaces.contains(&"shop".parse().unwrap()) && !kept.audit.mesh);
     }
 

@@ -44,6 +44,9 @@ pub struct ServiceDefinition {
     pub redirected: bool,
     /// Where it leads those that go out; none where the agent is to choose.
     pub outbound_port: Option<u16>,
+    /// The user of the machine that it runs as, by name or number; none where anybody may call in its name. Consul has no
+    /// such field.
+    pub user: Option<String>,
     /// Whether the application wants to be told who calls by the PROXY protocol. Consul has no such field.
     pub proxy_protocol: bool,
     /// Where callers of the mesh are taken by a proxy of its own, or by the application itself, instead of by its agent;
@@ -121,6 +124,7 @@ impl ServiceDefinition {
             redirected: proxy.redirected || connect.redirected,
             outbound_port: proxy.outbound_port.or(connect.outbound_port),
             upstreams: [proxy.upstreams, connect.upstreams].concat(),
+            user: None,
             proxy_protocol: false,
             mesh_port: None,
             metrics_url: None,
@@ -152,6 +156,7 @@ impl Shape for ServiceDefinition {
         definition.checks.extend(fields.objects("Checks", CheckDefinition::read)?);
         definition.check_upstreams(fields)?;
         definition.mesh_port = Some(fields.port("MeshPort")?).filter(|port| *port != 0);
+        definition.user = Some(fields.text("User")?).filter(|user| !user.is_empty());
         definition.proxy_protocol = fields.flag("ProxyProtocol")?.unwrap_or(false);
         for check in &mut definition.checks {
             if check.service_id.as_ref().is_some_and(|id| *id != definition.id) {

@@ -188,6 +188,8 @@ mod tests {
             certificates: vec![CertificateAge::new("root", Timestamp(0), Timestamp(100), Timestamp(10))],
             services_unwell: Vec::new(),
             services: ServiceCounts::default(),
+            bypassable: Vec::new(),
+            bypassable_count: 0,
         }
     }
 

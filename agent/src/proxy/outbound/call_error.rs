@@ -19,6 +19,12 @@ pub(crate) enum CallError {
     /// The agent knows nothing of the mesh yet, or no longer of this listener.
     #[error("upstream listener {0} is of no service")]
     NoUpstream(SocketAddr),
+    /// It came from a process of another user than the service runs as, or of one that cannot be seen.
+    #[error(
+        "{} called as `{owner}`, whose processes run as the user {user}",
+        found.map_or_else(|| "somebody who cannot be seen".to_owned(), |found| format!("a process of the user {found}"))
+    )]
+    OtherUser { owner: ServiceKey, user: u32, found: Option<u32> },
     /// The calling service has no leaf yet.
     #[error("no leaf certificate for `{0}` yet")]
     NoLeaf(ServiceKey),
@@ -77,6 +83,7 @@ impl CallError {
         match self {
             Self::NoUpstream(_) => "no_upstream",
             Self::TooMany { counted, .. } => counted.label(),
+            Self::OtherUser { .. } => "other_user",
             Self::NoRoute => "no_route",
             Self::NoLeaf(_) => "no_leaf",
             Self::OwnLeafExpired(_) => "own_leaf_expired",
@@ -100,7 +107,7 @@ impl CallError {
     /// Returns the phase in which it came about, for the metric.
     pub(crate) fn phase(&self) -> &'static str {
         match self {
-            Self::NoUpstream(_) | Self::NoLeaf(_) | Self::OwnLeafExpired(_) => "identify",
+            Self::NoUpstream(_) | Self::OtherUser { .. } | Self::NoLeaf(_) | Self::OwnLeafExpired(_) => "identify",
             Self::NoRoute
             | Self::TooMany { .. }
             | Self::NoEndpoint { .. }

@@ -129,6 +129,7 @@ impl Agent {
             owner: service_key(owner),
             destination: service_key(destination),
             address: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
+            user: None,
         });
     }
 

@@ -15,7 +15,7 @@ use crate::metrics::Metrics;
 use crate::proxy::{Limits, Proxy, ProxyConfig, UpstreamListener};
 
 fn listener(destination: &str, address: SocketAddr) -> UpstreamListener {
-    UpstreamListener { owner: service_key("web"), destination: service_key(destination), address }
+    UpstreamListener { owner: service_key("web"), destination: service_key(destination), address, user: None }
 }
 
 fn failures(web: &Agent) -> Vec<String> {
