@@ -11,7 +11,7 @@ use serde::Serialize;
 use wire::{
     api_types::{RelaxRequest, RelaxationView},
     consul::{CONFIG_KINDS, MESH},
-    decode::parse_duration,
+    decode::{parse_duration, parse_span},
 };
 
 use super::{
@@ -31,9 +31,9 @@ pub(super) enum Mesh {
     /// Show the default, the guardrails, and what is in audit mode
     Status(Status),
     /// List who calls whom, and how each pair agreed on its keys
-    Callers(Status),
+    Callers(Seen),
     /// List who still speaks plaintext to whom; ends with 1 where somebody does
-    Plaintext(Status),
+    Plaintext(Seen),
 }
 
 /// Let calls pass that rules deny, for a limited time; they are logged and counted.
@@ -62,6 +62,17 @@ pub(super) struct Relax {
 
 #[derive(Debug, Args)]
 pub(super) struct Status {
+    #[command(flatten)]
+    output: Output,
+}
+
+/// Says which of those that agents saw are listed.
+#[derive(Debug, Args)]
+pub(super) struct Seen {
+    /// Only those that were seen within this time, such as `10m`; agents tell what they saw every five minutes, unless their
+    /// `report_interval` says otherwise
+    #[arg(long, value_name = "DURATION", value_parser = parse_span)]
+    since: Option<Duration>,
     #[command(flatten)]
     output: Output,
 }
@@ -96,8 +107,8 @@ pub(super) async fn run(verb: Mesh, options: &ApiOptions) -> anyhow::Result<Exit
             let until = made.map_or_else(String::new, |made| format!(" until {}", output::instant(made.ends_at)));
             output::line(&format!("Relaxed: {scope}{until}"))?;
         }
-        Mesh::Callers(how) => return callers::run(&api, &how.output, false).await,
-        Mesh::Plaintext(how) => return callers::run(&api, &how.output, true).await,
+        Mesh::Callers(how) => return callers::run(&api, &how, false).await,
+        Mesh::Plaintext(how) => return callers::run(&api, &how, true).await,
         Mesh::Status(status) => {
             debug_assert!(CONFIG_KINDS.contains(&MESH));
             let shown = Shown {

@@ -121,5 +121,5 @@ fn equal_input_gives_an_equal_package_with_settings_marked_as_such() {
         let output = Command::new("dpkg-deb").arg(flag).arg(&one).arg("conffiles").output().unwrap();
         String::from_utf8_lossy(&output.stdout).into_owned()
     };
-    assert_eq!(listed("--info"), "/etc/weft/agent.hcl\n");
+    assert_eq!(listed("--info"), "/etc/weft/agent.hcl\n/etc/weft/redirect.env\n");
 }

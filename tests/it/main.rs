@@ -39,6 +39,7 @@ mod py_consul;
 mod redirect;
 mod redirection;
 mod refused;
+mod rollout;
 mod routing;
 mod seen;
 mod sessions;

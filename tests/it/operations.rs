@@ -1,49 +1,15 @@
 //! The manual's pages on operations and on virtual machines, done as they say: every block that names a machine is typed
 //! there, from top to bottom.
 
-use std::fmt::Write as _;
-
-use crate::harness::{Machines, tool};
-
-/// One block of the page that is meant for a machine.
-struct Block<'a> {
-    /// Where on the page it begins.
-    line: usize,
-    /// The file that it is the content of; none for a script.
-    file: Option<&'a str>,
-    machines: Vec<&'a str>,
-    text: String,
-}
-
-/// Reads the blocks whose first line says `on` and machines: ` ```sh on s1 ` or ` ```hcl /etc/weft/server.hcl on s1 `.
-fn blocks(page: &str) -> Vec<Block<'_>> {
-    let mut blocks: Vec<Block<'_>> = Vec::new();
-    let mut is_inside = false;
-    for (at, line) in page.lines().enumerate() {
-        match line.strip_prefix("```") {
-            Some("") => is_inside = false,
-            Some(info) => {
-                is_inside = false;
-                let Some((what, machines)) = info.split_once(" on ") else { continue };
-                let file = what.split_once(' ').map(|(_, file)| file);
-                let machines = machines.split(", ").collect();
-                blocks.push(Block { line: at + 1, file, machines, text: String::new() });
-                is_inside = true;
-            }
-            None if is_inside => {
-                let block = blocks.last_mut().unwrap();
-                writeln!(block.text, "{line}").unwrap();
-            }
-            None => {}
-        }
-    }
-    blocks
-}
+use crate::harness::{Block, Machines, blocks, tool};
 
 /// Does what a page says, on machines with these names and addresses.
 #[track_caller]
 fn follow(page: &str, named: &[(&str, &str)]) {
     let machines = Machines::boot(named);
+    for (name, _) in named {
+        machines.done(name, "ip route add default dev eth0");
+    }
     let page = std::fs::read_to_string(format!("{}/docs/{page}", env!("CARGO_MANIFEST_DIR"))).unwrap();
     let blocks = blocks(&page);
     assert!(blocks.len() > 5, "the page has hardly a block for a machine");

@@ -6,15 +6,20 @@ use wire::api_types::{CallersView, WatchedView};
 use wire::report::Link;
 
 use super::super::api::Api;
-use super::super::output::{Output, instant, note, table};
+use super::super::output::{instant, note, table};
+use super::Seen;
 
 /// Prints who calls whom; of those that speak plaintext alone, also whether there are any.
-pub(super) async fn run(api: &Api, output: &Output, plaintext: bool) -> anyhow::Result<ExitCode> {
+pub(super) async fn run(api: &Api, seen: &Seen, plaintext: bool) -> anyhow::Result<ExitCode> {
     let mut view: CallersView = api.get("/v1/mesh/callers", &[]).await?;
+    if let Some(since) = seen.since {
+        let now = wire::crypto::now();
+        view.pairs.retain(|pair| pair.last >= now.saturating_sub(since));
+    }
     if plaintext {
         view.pairs.retain(|pair| pair.link == Link::Plaintext);
     }
-    output.print(&view, |view| text(view, plaintext))?;
+    seen.output.print(&view, |view| text(view, plaintext))?;
     for server in &view.silent_servers {
         note(&format!("server {server} did not answer: what its agents have seen is missing"))?;
     }

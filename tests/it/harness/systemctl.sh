@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Stands in for systemd where there is none: runs what a unit's ExecStart says as the unit's user, who owns its
-# StateDirectory, and stops it with SIGTERM.
+# StateDirectory, and stops it with SIGTERM. Of a oneshot it runs ExecStart and ExecStop, with the rights that the unit gives; it
+# ends before what it is bound to.
 set -euo pipefail
 verb=$1
 shift
@@ -19,9 +20,32 @@ for unit in "$@"; do
   file=$MACHINES/units/$unit.service
   [ -f "$file" ] || { echo "Unit $unit.service not found." >&2; exit 5; }
   state=$RUN/$unit
-  is_running() { [ -f "$state.pid" ] && [ ! -f "$state.ended" ]; }
+  setting() { sed -n "s/^$1=//p" "$file"; }
+  is_oneshot() { [ "$(setting Type)" = oneshot ]; }
+  is_running() { if is_oneshot; then [ -f "$state.active" ]; else [ -f "$state.pid" ] && [ ! -f "$state.ended" ]; fi; }
+  once() {
+    set -a
+    # shellcheck disable=SC1090
+    . "$(setting EnvironmentFile)"
+    set +a
+    capability=$(setting AmbientCapabilities | sed 's/^CAP_//' | tr '[:upper:]' '[:lower:]')
+    command=$(setting "$1")
+    # The unit's variables are split into words, as systemd does it.
+    eval "setpriv --reuid=$(setting User) --regid=$(setting Group) --init-groups --no-new-privs \
+      --bounding-set=-all,+$capability --inh-caps=-all,+$capability --ambient-caps=-all,+$capability \
+      ${command/#\/usr\/bin\/weft/weft}" >>"$state.log" 2>&1
+  }
   stop() {
     is_running || return 0
+    if is_oneshot; then
+      once ExecStop
+      rm "$state.active"
+      return 0
+    fi
+    for bound in $(grep -l "^BindsTo=$unit.service" "$MACHINES"/units/*.service); do
+      bound=$(basename "$bound" .service)
+      [ ! -f "$RUN/$bound.active" ] || "$0" stop "$bound"
+    done
     kill -TERM "$(cat "$state.pid")" 2>/dev/null || true
     for _ in $(seq 450); do
       [ -f "$state.ended" ] && return 0
@@ -31,8 +55,12 @@ for unit in "$@"; do
   }
   start() {
     is_running && return 0
+    if is_oneshot; then
+      once ExecStart
+      touch "$state.active"
+      return 0
+    fi
     rm -f "$state.ended" "$state.pid"
-    setting() { sed -n "s/^$1=//p" "$file"; }
     command=$(setting ExecStart) user=$(setting User) group=$(setting Group)
     directory=/var/lib/$(setting StateDirectory)
     install -d -m "$(setting StateDirectoryMode)" "$directory"

@@ -1,0 +1,292 @@
+//! What three platforms give their workloads, on machines of their own: a task of ECS its metadata and its role's credentials, a pod
+//! what its manifest says and a token, a virtual machine nothing. Beside them stand the servers of one mesh, and on a machine
+//! of its own the clouds that vouch for task and pod.
+
+use std::{net::SocketAddr, path::PathBuf, process::Command, time::Duration};
+
+use serde_json::{Value, json};
+
+use super::{Machines, PROMISE_FACTOR, Process, eventually, kubernetes::ApiServer, python, tool};
+
+/// Where the clouds' own endpoints are.
+pub(crate) const CLOUD: &str = "10.0.0.5";
+
+/// An agent is let in within this time, and servers find one another.
+pub(crate) const ADMITTED: Duration = Duration::from_secs(6);
+
+/// What a task finds on link-local addresses: who it is, and its role's credentials.
+const TASK_ENDPOINTS: &str = "
+import http.server, json, sys
+answers = json.load(open('/root/endpoints.json'))
+class Endpoints(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        known = self.path in answers
+        self.send_response(200 if known else 404)
+        self.end_headers()
+        if known:
+            self.wfile.write(json.dumps(answers[self.path]).encode())
+    def log_message(self, *about):
+        pass
+http.server.ThreadingHTTPServer(('127.0.0.1', 51679), Endpoints).serve_forever()
+";
+
+/// Has the cloud make a role, and assumes it as ECS does for a task: the session is called as the task is.
+const ASSUME: &str = "
+import boto3, json, sys
+options = dict(endpoint_url='https://10.0.0.5:5000', region_name='eu-west-1', verify=sys.argv[3],
+               aws_access_key_id='x', aws_secret_access_key='x')
+iam, sts = boto3.client('iam', **options), boto3.client('sts', **options)
+try:
+    iam.create_role(RoleName=sys.argv[1], AssumeRolePolicyDocument='{}')
+except iam.exceptions.EntityAlreadyExistsException:
+    pass
+role = f'arn:aws:iam::123456789012:role/{sys.argv[1]}'
+given = sts.assume_role(RoleArn=role, RoleSessionName=sys.argv[2])['Credentials']
+print(json.dumps({'AccessKeyId': given['AccessKeyId'], 'SecretAccessKey': given['SecretAccessKey'],
+                  'Token': given['SessionToken'], 'Expiration': '2099-01-01T00:00:00Z', 'RoleArn': role}))
+";
+
+/// What a container of a task has in its environment, and no right at all.
+const TASK_ENVIRONMENT: &str = "ECS_CONTAINER_METADATA_URI_V4=http://127.0.0.1:51679/v4/1 AWS_REGION=eu-west-1 \
+    AWS_CONTAINER_CREDENTIALS_FULL_URI=http://127.0.0.1:51679/credentials \
+    AWS_ENDPOINT_URL_STS=https://sts.example:5000";
+
+/// Machines with servers of one mesh, and the clouds.
+pub(crate) struct Platforms {
+    pub(crate) machines: Machines,
+    pub(crate) cluster: ApiServer,
+    servers: &'static [(&'static str, &'static str)],
+    python: PathBuf,
+    _clouds: Process,
+    /// The fingerprint of the root by which servers are recognised.
+    pub(crate) root: String,
+}
+
+/// Runs a program that must succeed; returns what it printed.
+#[track_caller]
+fn printed(command: &mut Command) -> String {
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+impl Platforms {
+    /// Boots machines for servers and workloads by name and address, and on them the clouds and the servers. Without the
+    /// programs that this takes there are none, and the test is skipped.
+    pub(crate) fn begin(
+        servers: &'static [(&'static str, &'static str)],
+        workloads: &[(&str, &str)],
+        test: &str,
+    ) -> Option<Self> {
+        for program in ["ip", "unshare", "nsenter", "python3", "curl", "setpriv"] {
+            tool(program, test)?;
+        }
+        let found = ["moto", "boto3", "yaml"].iter().map(|module| python(module, test)).collect::<Option<Vec<_>>>();
+        let python = found?.swap_remove(0);
+        let named: Vec<(&str, &str)> = servers.iter().chain(&[("cloud", CLOUD)]).chain(workloads).copied().collect();
+        let machines = Machines::boot(&named);
+        let cluster = ApiServer::start_by(SocketAddr::new(CLOUD.parse().unwrap(), 6443), machines.enter("cloud"));
+        let made = rcgen::generate_simple_self_signed(vec!["sts.example".to_owned(), CLOUD.to_owned()]).unwrap();
+        let [certificate, key] = ["cloud.pem", "cloud-key.pem"].map(|name| machines.directory().join(name));
+        std::fs::write(&certificate, made.cert.pem()).unwrap();
+        std::fs::write(&key, made.signing_key.serialize_pem()).unwrap();
+        let mut moto = machines.on_network_of("cloud");
+        moto.arg(&python)
+            .args(["-m", "moto.server", "-H", "0.0.0.0", "-p", "5000", "-s", "-c"])
+            .arg(&certificate)
+            .arg("-k")
+            .arg(&key);
+        let clouds = Process::start("moto", moto, machines.directory());
+        for name in ["web", "reviewer"] {
+            cluster.put(
+                json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": name, "namespace": "default"}}),
+            );
+        }
+        let reviewer = cluster.token("default/reviewer", None, &["https://kubernetes.default.svc.cluster.local"]);
+        let cluster_key = machines.done("s1", "weft keygen");
+        for (name, _) in servers {
+            machines.write(name, "/root/cloud.pem", &made.cert.pem());
+            machines.write(name, "/etc/weft/reviewer", &reviewer);
+            machines.write(name, "/etc/weft/kubernetes.pem", cluster.ca_pem());
+            machines.write(name, "/etc/weft/cluster.key", &cluster_key);
+            machines.done(
+                name,
+                &format!(
+                    "chmod 600 /etc/weft/reviewer /etc/weft/cluster.key\necho '{CLOUD} sts.example' >> /etc/hosts"
+                ),
+            );
+        }
+        let platforms = Self { machines, cluster, servers, python, _clouds: clouds, root: String::new() };
+        (0..servers.len()).for_each(|at| platforms.start_server(at));
+        platforms.machines.bootstrap();
+        let roots: Value = serde_json::from_str(&platforms.weft("ca roots --output json")).unwrap();
+        Some(Self { root: roots["Roots"][0]["ID"].as_str().unwrap().to_owned(), ..platforms })
+    }
+
+    /// Says whose word counts of who a workload is: the cluster's of pods, the cloud's of the tasks of these services.
+    pub(crate) fn admit(&self, tasks: &[&str]) {
+        let kubernetes = json!({"Host": self.cluster.url()});
+        let roles: Vec<String> = tasks.iter().map(|name| format!("arn:aws:iam::123456789012:role/{name}")).collect();
+        let aws = json!({"BoundIAMPrincipalARNs": roles, "STSEndpoint": "https://sts.example:5000"});
+        for (name, kind, config) in [("kubernetes", "kubernetes", kubernetes), ("aws", "aws-iam", aws)] {
+            self.machines.write("s1", &format!("/root/{name}.json"), &config.to_string());
+            self.weft(&format!("acl auth-method create {name} --type {kind} --config /root/{name}.json"));
+        }
+        let (pods, roles) =
+            ("serviceaccount.namespace == \"default\"", "account_id == \"123456789012\" and entity_type == \"role\"");
+        for (method, kind, name, selector) in [
+            ("kubernetes", "service", "${serviceaccount.name}", pods),
+            ("kubernetes", "node", "${pod.name}.${serviceaccount.namespace}", pods),
+            ("aws", "service", "${entity_name}", roles),
+            ("aws", "node", "${session_name}", roles),
+        ] {
+            self.weft(&format!(
+                "acl binding-rule create --method {method} --bind-type {kind} --bind-name '{name}' --selector '{selector}'"
+            ));
+        }
+    }
+
+    /// Runs a command of weft's on the first server.
+    #[track_caller]
+    pub(crate) fn weft(&self, arguments: &str) -> String {
+        self.machines.done("s1", &format!("weft {arguments}"))
+    }
+
+    pub(crate) fn start_server(&self, at: usize) {
+        let (name, address) = self.servers[at];
+        let others: String = self
+            .servers
+            .iter()
+            .filter(|(other, _)| *other != name)
+            .map(|(_, other)| format!(" --retry-join {other}:8301"))
+            .collect();
+        let start = format!(
+            "export SSL_CERT_FILE=/root/cloud.pem\n\
+             setsid weft server --node {name} --bind {address} --bootstrap-expect {count}{others} --data-dir /var/lib/weft/server \
+             --cluster-key-file /etc/weft/cluster.key --kubernetes-token-file {host}=/etc/weft/reviewer \
+             --kubernetes-ca-file {host}=/etc/weft/kubernetes.pem >> $RUN/server.log 2>&1 < /dev/null & echo $! > $RUN/server.pid",
+            count = self.servers.len(),
+            host = self.cluster.url()
+        );
+        self.machines.done(name, &start);
+    }
+
+    pub(crate) fn kill_server(&self, at: usize) {
+        self.machines.done(self.servers[at].0, "kill -9 $(cat $RUN/server.pid)");
+    }
+
+    /// Returns the nodes that the catalog has, in order.
+    pub(crate) fn nodes(&self) -> Vec<String> {
+        let listed: Value = serde_json::from_str(&self.weft("catalog nodes --output json")).unwrap_or_default();
+        let mut nodes: Vec<String> =
+            listed.as_array().into_iter().flatten().map(|node| node["Node"].as_str().unwrap().to_owned()).collect();
+        nodes.sort();
+        nodes
+    }
+
+    /// Gives a machine what Fargate gives a task: its metadata and its role's credentials are all that it has.
+    pub(crate) fn make_task(&self, machine: &str, address: &str, family: &str, id: &str) {
+        let machines = &self.machines;
+        let credentials = printed(
+            machines
+                .on_network_of("cloud")
+                .arg(&self.python)
+                .args(["-c", ASSUME, family, id])
+                .arg(machines.directory().join("cloud.pem")),
+        );
+        let arn = format!("arn:aws:ecs:eu-west-1:123456789012:task/shop/{id}");
+        let container = json!({"DockerId": "1", "Name": family, "KnownStatus": "RUNNING", "Networks":
+            [{"NetworkMode": "awsvpc", "IPv4Addresses": [address]}]});
+        let task = json!({"Cluster": "shop", "TaskARN": arn, "Family": family, "Revision": "1", "LaunchType": "FARGATE",
+            "DesiredStatus": "RUNNING", "KnownStatus": "RUNNING", "AvailabilityZone": "eu-west-1a", "Containers": [container]});
+        let credentials: Value = serde_json::from_str(&credentials).unwrap();
+        let endpoints = json!({"/v4/1/task": task, "/v4/1": container, "/credentials": credentials});
+        machines.write(machine, "/root/endpoints.json", &endpoints.to_string());
+        machines.write(machine, "/root/endpoints.py", TASK_ENDPOINTS);
+        // Containers may take low ports of a task's loopback.
+        machines.done(
+            machine,
+            "echo 0 > /proc/sys/net/ipv4/ip_unprivileged_port_start\n\
+             setsid python3 /root/endpoints.py > $RUN/endpoints.log 2>&1 < /dev/null &",
+        );
+        eventually("the task's endpoints", ADMITTED * PROMISE_FACTOR, || {
+            machines.run(machine, "exec 3<>/dev/tcp/127.0.0.1/51679").status.success().then_some(())
+        });
+    }
+
+    /// Starts an agent as a container of a task, without capabilities, as Fargate has it.
+    pub(crate) fn start_agent_of_task(&self, machine: &str, config: &str) {
+        self.machines.write(machine, "/root/config.json", config);
+        self.machines.done(
+            machine,
+            &format!(
+                "{TASK_ENVIRONMENT} WEFT_CONFIG=\"$(cat /root/config.json)\" setsid \
+                 setpriv --bounding-set -all --inh-caps -all weft agent \
+                 >> $RUN/agent.log 2>&1 < /dev/null & echo $! > $RUN/agent.pid"
+            ),
+        );
+    }
+
+    /// Reads a document of YAML.
+    #[track_caller]
+    pub(crate) fn read_yaml(&self, text: &str) -> Value {
+        let read = "import json, sys, yaml; print(json.dumps(yaml.safe_load(sys.argv[1])))";
+        serde_json::from_str(&printed(Command::new(&self.python).args(["-c", read, text]))).unwrap()
+    }
+
+    /// Tells the cluster of a pod that it runs.
+    pub(crate) fn make_pod(&self, address: &str, name: &str) {
+        self.cluster.put(json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "namespace": "default"},
+            "spec": {"nodeName": "worker-1", "containers": [{"name": "weft-agent"}]},
+            "status": {"phase": "Running", "podIP": address, "conditions": [{"type": "Ready", "status": "True"}]}}));
+    }
+
+    /// Does as a kubelet what an injected pod's `spec` says before its application starts: its volumes, its redirection where it
+    /// has one, its agent.
+    pub(crate) fn start_agent_of_pod(&self, machine: &str, address: &str, name: &str, spec: &Value) {
+        let machines = &self.machines;
+        let container = |name: &str| {
+            let both = [&spec["initContainers"], &spec["containers"]];
+            let mut all = both.into_iter().filter_map(Value::as_array).flatten();
+            all.find(|container| container["name"] == name).cloned()
+        };
+        if let Some(redirect) = container("weft-redirect") {
+            machines.done(machine, &format!("weft {}", arguments(&redirect)));
+        }
+        let agent = container("weft-agent").expect("the pod has an agent");
+        let mut variables = agent["env"].as_array().unwrap().iter();
+        let config = variables.find(|one| one["name"] == "WEFT_CONFIG").unwrap()["value"].as_str().unwrap().to_owned();
+        let config = config.replace("$(POD_NAME)", name).replace("$(POD_NAMESPACE)", "default");
+        machines.write(machine, "/root/config.json", &config.replace("$(POD_IP)", address));
+        let user = &agent["securityContext"]["runAsUser"];
+        let volumes = spec["volumes"].as_array().unwrap().iter();
+        let mut projected = volumes.filter_map(|volume| volume["projected"]["sources"][0].get("serviceAccountToken"));
+        let audience = projected.next().unwrap()["audience"].as_str().unwrap();
+        let account = spec["serviceAccountName"].as_str().unwrap();
+        let token = self.cluster.token(&format!("default/{account}"), Some(name), &[audience]);
+        machines.done(
+            machine,
+            &format!(
+                "mkdir -p /run/weft/token && mount -t tmpfs none /run/weft/token && mount -t tmpfs none /var/lib/weft\n\
+                 chown {user}:{user} /var/lib/weft"
+            ),
+        );
+        machines.write(machine, "/run/weft/token/token", &token);
+        machines.done(
+            machine,
+            &format!(
+                "chmod 755 /run/weft /run/weft/token; chmod 644 /run/weft/token/token\n\
+                 WEFT_CONFIG=\"$(cat /root/config.json)\" KUBERNETES_SERVICE_HOST={CLOUD} setsid \
+                 setpriv --reuid {user} --regid {user} --clear-groups --bounding-set -all --inh-caps -all weft {} \
+                 >> $RUN/agent.log 2>&1 < /dev/null & echo $! > $RUN/agent.pid",
+                arguments(&agent)
+            ),
+        );
+    }
+}
+
+/// Returns a container's arguments, as they are typed.
+fn arguments(container: &Value) -> String {
+    let arguments = container["args"].as_array().unwrap().iter();
+    arguments.map(|one| one.as_str().unwrap()).collect::<Vec<_>>().join(" ")
+}
