@@ -96,11 +96,22 @@ fn a_supervisor_hears_of_every_turn_and_hands_the_secrets_over() {
     let join_token = weft(&["join-token", "create", "--service", "web"], &environment);
     assert_eq!(join_token.status, Some(0), "{join_token:?}");
 
-    let agent = Supervisor::new("agent", directory.path());
-    agent.hand_over("join-token", &join_token.stdout);
+    an_agent_joins_reloads_and_drains(directory.path(), &format!("127.0.0.1:{agents}"), &join_token.stdout);
+    whoever_is_refused_says_so_and_does_not_end_at_once(directory.path(), &join_token.stdout);
+
+    signal(&serving, Signal::HUP);
+    server.hears(&["RELOADING=1"]);
+    server.hears(&["READY=1"]);
+    assert_eq!(serving.terminate(DEADLINE), Some(0));
+    server.hears(&["STOPPING=1"]);
+}
+
+fn an_agent_joins_reloads_and_drains(directory: &Path, at: &str, join_token: &str) {
+    let agent = Supervisor::new("agent", directory);
+    agent.hand_over("join-token", join_token);
     let definition = agent.home.join("web.hcl");
     fs::write(&definition, "service {\n  name = \"web\"\n  port = 8080\n}\n").unwrap();
-    let (at, definition_path) = (format!("127.0.0.1:{agents}"), definition.display().to_string());
+    let definition_path = definition.display().to_string();
     let own = [free_port(), free_port(), free_port()].map(|port| port.to_string());
     let mut beside = agent.start(&[
         "agent",
@@ -109,7 +120,7 @@ fn a_supervisor_hears_of_every_turn_and_hands_the_secrets_over() {
         "--bind",
         "127.0.0.1",
         "--server",
-        &at,
+        at,
         "--config",
         &definition_path,
         "--http-port",
@@ -133,10 +144,12 @@ fn a_supervisor_hears_of_every_turn_and_hands_the_secrets_over() {
     }
     assert_eq!(beside.terminate(DEADLINE), Some(0));
     agent.hears(&["STOPPING=1", "STATUS=draining"]);
+}
 
-    // Another machine comes with the token that is used up: it says so, and does not end at once only to be started again.
-    let thief = Supervisor::new("thief", directory.path());
-    thief.hand_over("join-token", &join_token.stdout);
+/// Another machine comes with the token that is used up: it says so, and does not end at once only to be started again.
+fn whoever_is_refused_says_so_and_does_not_end_at_once(directory: &Path, join_token: &str) {
+    let thief = Supervisor::new("thief", directory);
+    thief.hand_over("join-token", join_token);
     let mut refused = thief.start(&[
         "agent",
         "--node",
@@ -152,12 +165,6 @@ fn a_supervisor_hears_of_every_turn_and_hands_the_secrets_over() {
     thief.hears(&["STATUS=server 127.0.0.1"]);
     refused.assert_running();
     refused.kill();
-
-    signal(&serving, Signal::HUP);
-    server.hears(&["RELOADING=1"]);
-    server.hears(&["READY=1"]);
-    assert_eq!(serving.terminate(DEADLINE), Some(0));
-    server.hears(&["STOPPING=1"]);
 }
 
 #[test]

@@ -77,6 +77,8 @@ fn j1_j2_j3_j4_users_are_let_in_by_tokens_of_an_issuer_that_rotates_its_keys_and
     let (old, new) = (Issuer::new(), Issuer::new());
     let publisher = Publisher::start(address, old.jwks("k1"));
     let mut mesh = Mesh::start(1);
+    // Refused requests are told of at this level only, and no token is at any.
+    mesh.agent_arguments = ["--log", "info,agent=debug"].map(str::to_owned).to_vec();
     let listener = free_port();
     let api = mesh.join("api-1", &[Service { name: "api", port: application(), upstreams: vec![] }]);
     mesh.join("web-1", &[Service { name: "web", port: free_port(), upstreams: vec![("api", listener)] }]);
