@@ -7,7 +7,6 @@
 mod admin;
 mod applications;
 mod blocking;
-mod body;
 mod checks;
 mod error;
 mod forward;

@@ -12,6 +12,7 @@ pub mod api_name;
 pub mod api_types;
 pub mod asked_request;
 pub mod backup;
+pub mod body;
 pub mod client;
 pub mod cluster_key;
 pub mod consul;

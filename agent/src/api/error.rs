@@ -26,12 +26,8 @@ pub(crate) enum ApiError {
     Filter { reason: String },
     #[error("the path's {what} `{value}` is not valid: {reason}")]
     Path { what: &'static str, value: String, reason: String },
-    #[error("the body is larger than {limit_bytes} bytes; send less in one request")]
-    BodyTooLarge { limit_bytes: usize },
-    #[error("the body did not arrive within {limit_s} s; send it faster")]
-    BodyTooSlow { limit_s: u64 },
-    #[error("the body cannot be read: {reason}")]
-    BodyBroken { reason: String },
+    #[error(transparent)]
+    BodyUnread(#[from] wire::body::BodyError),
     #[error(transparent)]
     Local(#[from] LocalError),
     #[error("weft's agent has no `{path}`; see the manual for what it serves under /v1/agent")]
@@ -63,10 +59,8 @@ impl ApiError {
             | Self::Query { .. }
             | Self::Parameter { .. }
             | Self::Filter { .. }
-            | Self::Path { .. }
-            | Self::BodyBroken { .. } => StatusCode::BAD_REQUEST,
-            Self::BodyTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
-            Self::BodyTooSlow { .. } => StatusCode::REQUEST_TIMEOUT,
+            | Self::Path { .. } => StatusCode::BAD_REQUEST,
+            Self::BodyUnread(error) => error.status(),
             Self::Local(error) => error.status(),
             Self::NoSuchPath { .. } | Self::NotHere { .. } => StatusCode::NOT_FOUND,
             Self::TooManyListeners(_) => StatusCode::TOO_MANY_REQUESTS,
@@ -80,7 +74,7 @@ impl ApiError {
 
     /// Whether the rest of the request may be unread, so that the connection cannot be used again.
     fn ends_connection(&self) -> bool {
-        matches!(self, Self::BodyTooLarge { .. } | Self::BodyTooSlow { .. } | Self::BodyBroken { .. })
+        matches!(self, Self::BodyUnread(_))
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
 use axum::extract::{RawPathParams, Request};
@@ -14,13 +15,17 @@ use http::Method;
 use http::request::Parts;
 use serde::Serialize;
 use serde_json::Value;
+use wire::body::{self, Bounds};
 use wire::decode::Format;
 
+use super::ApiState;
 use super::error::{ApiError, text};
 use super::query::Query;
 use super::rights::Right;
-use super::{ApiState, body};
 use crate::local::LocalError;
+
+/// How large a body the agent itself reads, and how long that may take.
+const BODY_BOUNDS: Bounds = Bounds { bytes_max: 512 * 1024, timeout: Duration::from_secs(30) };
 
 type Handler = dyn Fn(Call) -> BoxFuture<'static, Result<Response, ApiError>> + Send + Sync;
 
@@ -73,7 +78,7 @@ impl Route {
         let authority = state.authorize(&parts.headers, self.right, &self.method, self.path).await?;
         let query = Query::parse(&parts.uri)?;
         let takes_body = self.method == Method::PUT || self.method == Method::POST;
-        let body = if takes_body { body::read(&parts.headers, body).await? } else { Bytes::new() };
+        let body = if takes_body { body::read(&parts.headers, body, BODY_BOUNDS).await? } else { Bytes::new() };
         (self.handler)(Call { state, authority, path: self.path, path_parameters, query, parts, body }).await
     }
 }

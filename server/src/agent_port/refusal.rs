@@ -53,15 +53,9 @@ pub(crate) enum PortError {
     /// The path does not take the method.
     #[error("the path `{path}` does not take {method}: use {wanted}")]
     MethodNotAllowed { path: &'static str, method: http::Method, wanted: http::Method },
-    /// The body is larger than any request needs.
-    #[error("the body is larger than {limit_bytes} bytes: send less in one request")]
-    BodyTooLarge { limit_bytes: usize },
-    /// The body, or a part of it that was waited for, did not arrive in time.
-    #[error("the body did not arrive within {limit_s} s: send it faster")]
-    BodyTooSlow { limit_s: u64 },
-    /// The connection broke while the body was read.
-    #[error("the body cannot be read: {reason}")]
-    BodyBroken { reason: String },
+    /// The body, or a part of it that was waited for, was not read.
+    #[error(transparent)]
+    BodyUnread(#[from] wire::body::BodyError),
     /// The body is not what the path takes.
     #[error("cannot read the {what}: {reason}")]
     Malformed { what: &'static str, reason: String },
@@ -105,9 +99,7 @@ impl PortError {
             PortError::NotEntitled { .. } | PortError::Refused(Refusal::NotEntitled { .. }) => "not_entitled",
             PortError::ForeignNode { .. } => "foreign_node",
             PortError::NoSuchPath { .. } | PortError::MethodNotAllowed { .. } => "no_such_path",
-            PortError::BodyTooLarge { .. } => "body_too_large",
-            PortError::BodyTooSlow { .. } => "body_too_slow",
-            PortError::BodyBroken { .. } => "body_broken",
+            PortError::BodyUnread(error) => error.label(),
             PortError::Malformed { .. } => "malformed",
             PortError::Refused(Refusal::JoinTokenUnknown) => "join_token_unknown",
             PortError::Refused(Refusal::JoinTokenExpired) => "join_token_expired",
@@ -139,9 +131,8 @@ impl PortError {
             | PortError::ForeignNode { .. } => StatusCode::FORBIDDEN,
             PortError::NoSuchPath { .. } => StatusCode::NOT_FOUND,
             PortError::MethodNotAllowed { .. } => StatusCode::METHOD_NOT_ALLOWED,
-            PortError::BodyTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
-            PortError::BodyTooSlow { .. } => StatusCode::REQUEST_TIMEOUT,
-            PortError::BodyBroken { .. } | PortError::Malformed { .. } => StatusCode::BAD_REQUEST,
+            PortError::BodyUnread(error) => error.status(),
+            PortError::Malformed { .. } => StatusCode::BAD_REQUEST,
             PortError::Login(failed) => failed.status(),
             // Whoever joins and finds the name taken lacks the right to it; the state is no secret conflict to retry.
             PortError::Refused(Refusal::NodeTaken { .. }) => StatusCode::FORBIDDEN,

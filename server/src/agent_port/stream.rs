@@ -10,6 +10,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 use wire::agent_protocol::{Capabilities, ClientFrame, GroupEpoch, ServerFrame};
+use wire::body::BodyError;
 use wire::frame::{FrameReadError, FrameReader};
 
 use super::refusal::PortError;
@@ -36,7 +37,7 @@ pub(super) async fn stream(call: Call) -> Result<Response<Body>, PortError> {
     let mut frames = FrameReader::new(request.into_body());
     let hello = tokio::time::timeout(HELLO_TIMEOUT, next(&mut frames))
         .await
-        .map_err(|_| PortError::BodyTooSlow { limit_s: HELLO_TIMEOUT.as_secs() })??;
+        .map_err(|_| BodyError::TooSlow { limit_s: HELLO_TIMEOUT.as_secs() })??;
     let Some(ClientFrame::Hello { knows }) = hello else {
         return Err(PortError::Malformed { what: "stream", reason: "it does not start with a hello".to_owned() });
     };
@@ -141,7 +142,7 @@ async fn follow(
                 return Err(PortError::Malformed { what: "stream", reason: "it says hello twice".to_owned() });
             }
             // A connection that breaks is how most sessions end.
-            Ok(None) | Err(PortError::BodyBroken { .. }) => return Ok(()),
+            Ok(None) | Err(PortError::BodyUnread(BodyError::Broken { .. })) => return Ok(()),
             Err(error) => return Err(error),
         }
     }
@@ -153,6 +154,6 @@ async fn follow(
 async fn next(frames: &mut FrameReader<Incoming>) -> Result<Option<ClientFrame>, PortError> {
     frames.next().await.map_err(|error| match error {
         FrameReadError::Frame(error) => PortError::Malformed { what: "stream", reason: error.to_string() },
-        FrameReadError::Broken(error) => PortError::BodyBroken { reason: error.to_string() },
+        FrameReadError::Broken(error) => BodyError::Broken { reason: error.to_string() }.into(),
     })
 }

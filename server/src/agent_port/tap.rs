@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use axum::body::Body;
 use http::{Response, StatusCode};
+use wire::body::BodyError;
 use wire::frame::FrameReader;
 use wire::tap::{TapFrame, TapLine};
 
@@ -21,7 +22,7 @@ pub(super) async fn tap(call: Call) -> Result<Response<Body>, PortError> {
     let malformed = |reason: String| PortError::Malformed { what: "tap", reason };
     let hello = tokio::time::timeout(HELLO_TIMEOUT, frames.next::<TapFrame>())
         .await
-        .map_err(|_| PortError::BodyTooSlow { limit_s: HELLO_TIMEOUT.as_secs() })?
+        .map_err(|_| BodyError::TooSlow { limit_s: HELLO_TIMEOUT.as_secs() })?
         .map_err(|error| malformed(error.to_string()))?;
     let Some(TapFrame::Hello { id }) = hello else {
         return Err(malformed("it does not start with a hello".to_owned()));

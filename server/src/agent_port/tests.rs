@@ -500,7 +500,7 @@ async fn a1_a_body_that_is_too_large_is_refused_on_every_route_that_reads_one() 
     let agent = rig.enrol("vm-1", &["web"]).await;
     let peer = rig.connect_as(&agent.identity).await;
     for path in ["/v1/join", "/v1/sign", "/v1/write"] {
-        let giant = vec![b' '; super::body::BODY_BYTES_MAX + 1];
+        let giant = vec![b' '; wire::body::Bounds::default().bytes_max + 1];
         let answer = peer.exchange(Method::POST, path, &[], giant).await;
         assert_eq!(answer.0, StatusCode::PAYLOAD_TOO_LARGE, "{path}: {answer:?}");
     }

@@ -58,15 +58,9 @@ pub(crate) enum ApiError {
     /// The path is not text.
     #[error("the path cannot be read: {reason}")]
     PathUnreadable { reason: String },
-    /// The body is larger than any request needs.
-    #[error("the body is larger than {limit_bytes} bytes; send less in one request")]
-    BodyTooLarge { limit_bytes: usize },
-    /// The body did not arrive in time.
-    #[error("the body did not arrive within {limit_s} s; send it faster")]
-    BodyTooSlow { limit_s: u64 },
-    /// The connection broke while the body was read.
-    #[error("the body cannot be read: {reason}")]
-    BodyBroken { reason: String },
+    /// The body was not read, or not to its end.
+    #[error(transparent)]
+    BodyUnread(#[from] wire::body::BodyError),
     /// The body is not what the route takes.
     #[error("cannot read the body of {path}: {reason}")]
     Body { path: &'static str, reason: String },
@@ -138,14 +132,12 @@ impl ApiError {
             | Self::ParametersConflict { .. }
             | Self::Path { .. }
             | Self::PathUnreadable { .. }
-            | Self::BodyBroken { .. }
             | Self::Body { .. }
             | Self::ForeignSecret(_)
             | Self::NoAgentsNode { .. } => StatusCode::BAD_REQUEST,
             Self::Backup(wire::backup::BackupError::TooLarge { .. }) => StatusCode::PAYLOAD_TOO_LARGE,
             Self::Backup(_) => StatusCode::BAD_REQUEST,
-            Self::BodyTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
-            Self::BodyTooSlow { .. } => StatusCode::REQUEST_TIMEOUT,
+            Self::BodyUnread(error) => error.status(),
             Self::NotFound { .. } | Self::NoSuchPath { .. } => StatusCode::NOT_FOUND,
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Self::TooManyListeners(_) | Self::TooManyTaps(_) => StatusCode::TOO_MANY_REQUESTS,
@@ -171,7 +163,7 @@ impl ApiError {
 
     /// Reports whether the rest of the request may be unread, so that the connection cannot be used again.
     fn ends_connection(&self) -> bool {
-        matches!(self, Self::BodyTooLarge { .. } | Self::BodyTooSlow { .. } | Self::BodyBroken { .. })
+        matches!(self, Self::BodyUnread(_))
     }
 }
 
