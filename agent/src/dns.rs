@@ -12,6 +12,7 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
+use catalog::Namespace;
 use hickory_proto::rr::Name;
 use hickory_server::Server;
 use tokio::net::{TcpListener, UdpSocket};
@@ -44,6 +45,8 @@ pub struct DnsSettings {
     pub domain: String,
     /// A second such domain.
     pub alt_domain: Option<String>,
+    /// The namespace of names that carry none.
+    pub namespace: Namespace,
     /// Who is asked for other names; without any, these are refused.
     pub recursors: Vec<SocketAddr>,
     /// The token by whose rights names are told; all of them where there is none, as the agent itself may know them.
@@ -57,6 +60,7 @@ impl Default for DnsSettings {
             port: DNS_PORT,
             domain: DNS_DOMAIN.to_owned(),
             alt_domain: None,
+            namespace: Namespace::default(),
             recursors: Vec::new(),
             token: None,
         }
@@ -121,6 +125,7 @@ impl Sockets {
         let forwarder = Forwarder::new(&self.settings.recursors);
         let mut server = Server::new(Answerer::new(
             self.zones,
+            self.settings.namespace,
             self.address.ip().is_loopback(),
             Names::new(core, rights),
             forwarder,

@@ -15,6 +15,6 @@ pub mod resources;
 mod testing;
 mod watch;
 
-pub use cluster::{ClusterError, client};
+pub use cluster::{ClusterError, ClusterName, ClusterNameError, client};
 pub use connector::{Settings, own_namespaces, run};
 pub use login::{KubernetesLogins, ReviewerTokens, ReviewerTokensError};

@@ -4,7 +4,10 @@ use std::{path::PathBuf, process::ExitCode};
 
 use anyhow::Context;
 use clap::Args;
-use connectors::kubernetes::bootstrap::{Bootstrap as Steps, BootstrapConfig};
+use connectors::kubernetes::{
+    ClusterName,
+    bootstrap::{Bootstrap as Steps, BootstrapConfig},
+};
 
 use super::{
     ApiOptions,
@@ -15,8 +18,9 @@ use super::{
 /// Make new servers ready for the Kubernetes cluster that they run in.
 ///
 /// Makes the first management token and keeps it in a Secret, lets the cluster's pods log in as the services of their service
-/// accounts, and tells the injector the roots by which agents know the servers. Each step does only what is missing, so it may
-/// run at any time and more than once; what was changed afterwards is left alone. It goes on, for roots change, unless --once.
+/// accounts, tells the roots by which the servers are known, and gives the cluster's connector a token. Each step does only
+/// what is missing, so it may run at any time and more than once; what was changed afterwards is left alone. It goes on, for
+/// roots change, unless --once.
 #[derive(Debug, Args)]
 pub(super) struct Bootstrap {
     /// The file that holds the servers' cluster key
@@ -28,7 +32,13 @@ pub(super) struct Bootstrap {
     /// The Secret that holds the first token, as `token`; it must exist
     #[arg(long, default_value = "weft-bootstrap-token", value_name = "NAME")]
     token_secret: String,
-    /// The ConfigMap that tells the roots, as `roots.json`; it must exist
+    /// The Secret that holds the token of the cluster's connector, as `token`; it must exist [default: none is made]
+    #[arg(long, value_name = "NAME")]
+    connector_token_secret: Option<String>,
+    /// The cluster's name, where pods of several are in the mesh: it ends the names of their nodes, as the injector's does
+    #[arg(long, value_name = "NAME")]
+    cluster_name: Option<ClusterName>,
+    /// The ConfigMap that tells the roots, as `roots.json` and `ca.pem`; it must exist
     #[arg(long, default_value = "weft-roots", value_name = "NAME")]
     roots: String,
     /// The auth method of the cluster's pods
@@ -56,6 +66,8 @@ pub(super) async fn run(arguments: Bootstrap, options: &ApiOptions) -> anyhow::R
         namespace: arguments.pod_namespace,
         token_secret: arguments.token_secret,
         roots: arguments.roots,
+        connector_token: arguments.connector_token_secret,
+        cluster_name: arguments.cluster_name,
         auth_method: arguments.auth_method,
         audience: arguments.audience,
     })

@@ -80,7 +80,7 @@ pub(super) struct RunOptions {
     #[arg(long, value_name = "DURATION", value_parser = parse_duration, default_value = "30s")]
     lease: Duration,
     /// Where to serve /live, /ready and /metrics
-    #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:19001")]
+    #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:19002")]
     admin: SocketAddr,
     /// Serve no /live, /ready and /metrics
     #[arg(long, conflicts_with = "admin")]

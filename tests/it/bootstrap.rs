@@ -7,14 +7,20 @@ use serde_json::{Value, json};
 use crate::harness::{
     Mesh, Output, Process, eventually, free_port, kubernetes::ApiServer, weft, weft_command, write_secret,
 };
+use crate::kubernetes::definition;
 
 const PATIENCE: Duration = Duration::from_secs(60);
+/// The Secrets that hold the first token and the connector's.
+const FIRST: &str = "weft-bootstrap-token";
+const CONNECTOR: &str = "weft-connector-token";
 
 /// Starts a cluster with what the chart puts there, and writes the configuration of a client to `directory`.
 fn cluster(directory: &Path) -> (ApiServer, String) {
     let server = ApiServer::start();
     server.put(json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": "weft" } }));
-    for (kind, name) in [("Secret", "weft-bootstrap-token"), ("ConfigMap", "weft-roots")] {
+    for (kind, name) in
+        [("Secret", "weft-bootstrap-token"), ("Secret", "weft-connector-token"), ("ConfigMap", "weft-roots")]
+    {
         server.put(json!({ "apiVersion": "v1", "kind": kind, "metadata": { "name": name, "namespace": "weft" } }));
     }
     let path = directory.join("kubeconfig");
@@ -26,11 +32,12 @@ fn cluster(directory: &Path) -> (ApiServer, String) {
 fn bootstrap(api: &str, kubeconfig: &str, key: &Path) -> Output {
     let key = key.display().to_string();
     let arguments = ["bootstrap", "--once", "--http-addr", api, "--cluster-key-file", &key, "--pod-namespace", "weft"];
-    weft(&arguments, &[("KUBECONFIG", kubeconfig)])
+    let named = ["--cluster-name", "east", "--connector-token-secret", "weft-connector-token"];
+    weft(&[&arguments[..], &named].concat(), &[("KUBECONFIG", kubeconfig)])
 }
 
-fn token_in(cluster: &ApiServer) -> Option<String> {
-    let secret = cluster.get("secrets", "weft", "weft-bootstrap-token")?;
+fn token_in(cluster: &ApiServer, name: &str) -> Option<String> {
+    let secret = cluster.get("secrets", "weft", name)?;
     let bytes = data_encoding::BASE64.decode(secret["data"]["token"].as_str()?.as_bytes()).unwrap();
     String::from_utf8(bytes).ok()
 }
@@ -53,7 +60,7 @@ fn new_servers_are_made_ready_once_however_often_and_what_was_changed_stays() {
     let (cluster, kubeconfig) = cluster(directory.path());
     let key = directory.path().join("cluster.key");
     write_secret(&key, &weft(&["keygen"], &[]).stdout);
-    let [http, agents, raft] = [(); 3].map(|()| free_port().to_string());
+    let [http, https, agents, raft] = [(); 4].map(|()| free_port().to_string());
     let path = |name: &str| directory.path().join(name).display().to_string();
     let (data, key_file) = (path("data"), path("cluster.key"));
     let arguments = [
@@ -66,6 +73,10 @@ fn new_servers_are_made_ready_once_however_often_and_what_was_changed_stays() {
         &key_file,
         "--http-port",
         &http,
+        "--https-port",
+        &https,
+        "--api-name",
+        "localhost",
         "--agent-port",
         &agents,
         "--raft-port",
@@ -77,7 +88,7 @@ fn new_servers_are_made_ready_once_however_often_and_what_was_changed_stays() {
     eventually("the servers to be ready for the cluster", PATIENCE, || {
         (bootstrap(&api, &kubeconfig, &key).status == Some(0)).then_some(())
     });
-    let token = token_in(&cluster).expect("the first token is kept");
+    let token = token_in(&cluster, FIRST).expect("the first token is kept");
     let roots = json_of(&api, &token, &["ca", "roots"]);
     let told = cluster.get("configmaps", "weft", "weft-roots").unwrap();
     let told: Value = serde_json::from_str(told["data"]["roots.json"].as_str().unwrap()).unwrap();
@@ -87,20 +98,103 @@ fn new_servers_are_made_ready_once_however_often_and_what_was_changed_stays() {
     let rules = json_of(&api, &token, &["acl", "binding-rule", "list"]);
     let names: Vec<&str> = rules.as_array().unwrap().iter().map(|rule| rule["BindName"].as_str().unwrap()).collect();
     assert_eq!(names.len(), 2);
-    assert!(names.contains(&"${serviceaccount.namespace}/${serviceaccount.name}"), "{names:?}");
+    for name in ["${serviceaccount.namespace}/${serviceaccount.name}", "${pod.name}.${serviceaccount.namespace}.east"] {
+        assert!(names.contains(&name), "{names:?}");
+    }
 
     let rule = rules[0]["ID"].as_str().unwrap();
     assert_eq!(ask(&api, &token, &["acl", "binding-rule", "delete", rule]).status, Some(0));
     let seen = cluster.seen().len();
     assert_eq!(bootstrap(&api, &kubeconfig, &key).status, Some(0));
     assert_eq!(json_of(&api, &token, &["acl", "binding-rule", "list"]).as_array().unwrap().len(), 1);
-    assert_eq!(token_in(&cluster), Some(token), "there is one first token");
+    assert_eq!(token_in(&cluster, FIRST).as_ref(), Some(&token), "there is one first token");
     let again = cluster.seen()[seen..].to_vec();
     assert!(again.iter().all(|(_, deed)| deed.starts_with("get ")), "what is there is not written again: {again:?}");
     // Nothing that the chart does not grant.
     let deeds: BTreeSet<String> = cluster.seen().into_iter().map(|(_, deed)| deed).collect();
     let granted = ["get configmaps", "get secrets", "update configmaps", "update secrets"];
     assert_eq!(deeds, granted.map(str::to_owned).into());
+    the_connector_works_with_what_it_is_given(&cluster, directory.path(), &https, &|arguments| {
+        json_of(&api, &token, arguments)
+    });
+
+    // A token that the servers do not know any more is replaced, and what nobody has is ended.
+    let connectors = || -> Vec<Value> {
+        let all = json_of(&api, &token, &["acl", "token", "list"]);
+        let is_own = |one: &&Value| one["Description"].as_str().unwrap().starts_with("the connector of this cluster");
+        all.as_array().unwrap().iter().filter(is_own).cloned().collect()
+    };
+    let own = connectors();
+    let [only] = &own[..] else { panic!("{own:?}") };
+    let accessor = only["AccessorID"].as_str().unwrap();
+    let lost = ["acl", "token", "clone", accessor];
+    assert_eq!(ask(&api, &token, &lost).status, Some(0));
+    assert_eq!(connectors().len(), 2);
+    assert_eq!(bootstrap(&api, &kubeconfig, &key).status, Some(0));
+    assert_eq!(connectors(), own, "the one that is kept is left");
+    let kept = token_in(&cluster, CONNECTOR);
+    assert_eq!(ask(&api, &token, &["acl", "token", "delete", accessor]).status, Some(0));
+    assert_eq!(bootstrap(&api, &kubeconfig, &key).status, Some(0));
+    let replaced = token_in(&cluster, CONNECTOR).expect("there is another one");
+    assert_ne!(kept.as_ref(), Some(&replaced));
+    assert_eq!(ask(&api, &replaced, &["acl", "token", "read"]).status, Some(0));
+}
+
+/// Runs the cluster's connector as the chart does: over TLS, by the roots that are told, with the token that is kept for it.
+fn the_connector_works_with_what_it_is_given(
+    cluster: &ApiServer,
+    directory: &Path,
+    https: &str,
+    asked: &dyn Fn(&[&str]) -> Value,
+) {
+    let roots = cluster.get("configmaps", "weft", "weft-roots").unwrap();
+    let [roots_file, token_file, config] = ["ca.pem", "connector-token", "connector"].map(|name| directory.join(name));
+    fs::write(&roots_file, roots["data"]["ca.pem"].as_str().unwrap()).unwrap();
+    write_secret(&token_file, &token_in(cluster, CONNECTOR).expect("the connector is given a token"));
+    fs::write(&config, cluster.certificate_config("connector").to_string()).unwrap();
+    for (plural, kind) in [("serviceintentions", "ServiceIntentions"), ("servicedefaults", "ServiceDefaults")] {
+        cluster.put(definition(plural, kind));
+    }
+    cluster.put(json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": "shop" } }));
+    let metadata = |name: &str| json!({ "name": name, "namespace": "shop" });
+    cluster.put(json!({ "apiVersion": "v1", "kind": "Service", "metadata": metadata("api"), "spec": {} }));
+    cluster.put(json!({
+        "apiVersion": "v1", "kind": "Pod", "metadata": metadata("api-0"), "spec": { "containers": [{ "name": "app" }] },
+        "status": { "phase": "Running", "podIP": "10.1.0.7" },
+    }));
+    let mut slice = json!({
+        "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv4", "metadata": metadata("api-1"),
+        "ports": [{ "port": 8080 }],
+        "endpoints": [{ "addresses": ["10.1.0.7"], "targetRef": { "kind": "Pod", "name": "api-0" } }],
+    });
+    slice["metadata"]["labels"] = json!({ "kubernetes.io/service-name": "api" });
+    cluster.put(slice);
+    let (resources, version) = (["ServiceDefaults", "ServiceIntentions"], "weft.dev/v1alpha1");
+    let specs = [
+        json!({ "protocol": "http" }),
+        json!({ "destination": { "name": "api" }, "sources": [{ "name": "web", "action": "allow" }] }),
+    ];
+    for (kind, spec) in resources.into_iter().zip(specs) {
+        cluster.put(json!({ "apiVersion": version, "kind": kind, "metadata": metadata("api"), "spec": spec }));
+    }
+    let address = format!("https://localhost:{https}");
+    let [roots_file, token_file, config] = [roots_file, token_file, config].map(|path| path.display().to_string());
+    let arguments =
+        ["connector", "kubernetes", "--lease", "5s", "--no-admin", "--cluster-name", "east", "--http-addr", &address];
+    let told = ["--cacert", &roots_file, "--token-file", &token_file, "--lease-namespace", "weft"];
+    let command = weft_command(&[&arguments[..], &told].concat(), &[("KUBECONFIG", &config)]);
+    let _connector = Process::start("connector", command, directory);
+    for kind in resources {
+        let resource = format!("{}.weft.dev", kind.to_lowercase());
+        eventually(&format!("{kind} to be synced"), PATIENCE, || {
+            let told = cluster.get(&resource, "shop", "api")?["status"]["conditions"].get(0)?.clone();
+            (told["reason"] == "Synced").then_some(())
+        });
+    }
+    eventually("the pod's node", PATIENCE, || {
+        let nodes = asked(&["catalog", "nodes"]);
+        nodes.as_array()?.iter().any(|node| node["Node"] == "api-0.shop.east").then_some(())
+    });
 }
 
 #[test]
@@ -113,7 +207,7 @@ fn servers_that_somebody_made_ready_by_hand_say_what_to_do() {
     assert_eq!(refused.status, Some(2), "{refused:?}");
     assert!(refused.stderr.contains("made by hand") && refused.stderr.contains("weft-bootstrap-token"), "{refused:?}");
     let token = data_encoding::BASE64.encode(mesh.token.as_bytes());
-    cluster.change("secrets", "weft", "weft-bootstrap-token", |secret| secret["data"]["token"] = json!(token));
+    cluster.change("secrets", "weft", FIRST, |secret| secret["data"]["token"] = json!(token));
     let done = bootstrap(&api, &kubeconfig, &mesh.key_file());
     assert_eq!(done.status, Some(0), "{done:?}");
 }

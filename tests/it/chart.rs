@@ -1,7 +1,7 @@
 //! The Helm chart, rendered and linted by Helm's own code and held against Kubernetes' published schemas.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs,
     path::{Path, PathBuf},
     process::Command,
@@ -21,6 +21,9 @@ fn cases() -> Value {
             "mesh": { "datacenter": "eu", "trustDomain": "mesh.example", "pathTemplate": "/ns/{namespace}/sa/{service}" },
             "bindAddress": "::",
             "storage": { "className": "fast" },
+            "clusterName": "east",
+            "api": { "names": ["weft.example"] },
+            "networkPolicy": { "apiFrom": [{ "podSelector": { "matchLabels": { "app": "ci" } } }], "metricsFrom": [{ "namespaceSelector": {} }] },
             "agents": { "service": { "type": "LoadBalancer", "annotations": { "example.com/internal": "true" } } },
             "injector": { "redirectImage": "registry.example/weft-redirect:1", "clusterDns": ["10.96.0.10:53", "[fd00::a]:53"], "sidecar": "plain", "rootFingerprints": ["ab".repeat(32)] },
             "nodeSelector": { "pool": "mesh" },
@@ -28,11 +31,20 @@ fn cases() -> Value {
         },
         "external": {
             "image": { "repository": "registry.example/weft" },
-            "externalServers": { "enabled": true, "agents": ["10.0.0.5:8300", "[fd00::5]:8300"] },
+            "externalServers": {
+                "enabled": true, "agents": ["10.0.0.5:8300", "[fd00::5]:8300"],
+                "api": ["https://weft.example:8501", "https://[fd00::5]:8501"],
+            },
+            "connector": { "tokenSecret": "connector" },
             "injector": { "rootFingerprints": ["cd".repeat(32)] },
         },
         "no_image": {},
         "nowhere": { "image": { "repository": "r/weft" }, "externalServers": { "enabled": true } },
+        "deaf": {
+            "image": { "repository": "r/weft" }, "connector": { "tokenSecret": "t" },
+            "externalServers": { "enabled": true, "agents": ["s:8300"] },
+        },
+        "tokenless": { "image": { "repository": "r/weft" }, "bootstrap": { "enabled": false } },
         "even": { "image": { "repository": "r/weft" }, "replicas": 2 },
         "misspelled": { "image": { "repository": "r/weft" }, "injektor": {} },
         "misspelled_within": { "image": { "repository": "r/weft" }, "injector": { "replica": 1 } },
@@ -103,6 +115,8 @@ fn f1_values_that_make_no_sense_are_refused_and_say_why() {
     for (case, want) in [
         ("no_image", "packaging/README.md"),
         ("nowhere", "externalServers.agents"),
+        ("deaf", "externalServers.api"),
+        ("tokenless", "connector.tokenSecret"),
         ("even", "replicas"),
         ("misspelled", "injektor"),
         ("misspelled_within", "replica"),
@@ -142,6 +156,79 @@ fn no_right_of_the_chart_has_a_wildcard_and_secrets_are_named() {
             account["automountServiceAccountToken"], false,
             "who asks the cluster says so in its pod: {account}"
         );
+    }
+}
+
+/// Lists what a connector may ask of its cluster, in the words in which the stand-in for one notes what is asked.
+pub(crate) fn connector_rights() -> impl Iterator<Item = String> {
+    let watched = [
+        "pods",
+        "services",
+        "endpointslices.discovery.k8s.io",
+        "servicedefaults.weft.dev",
+        "serviceintentions.weft.dev",
+    ];
+    let reading = watched.into_iter().flat_map(|of| ["get", "list", "watch"].map(|verb| format!("{verb} {of}")));
+    let telling = ["servicedefaults", "serviceintentions"].map(|of| format!("patch {of}.weft.dev/status"));
+    let leading = ["create", "get", "update"].map(|verb| format!("{verb} leases.coordination.k8s.io"));
+    reading.chain(telling).chain(leading)
+}
+
+#[test]
+fn the_connector_is_granted_what_it_asks_for_and_no_more() {
+    let Some(all) = rendered("the_connector_is_granted_what_it_asks_for_and_no_more") else { return };
+    let roles = of_kind(all, "default", &["Role", "ClusterRole"]).into_iter();
+    let own = roles.filter(|role| role["metadata"]["name"].as_str().is_some_and(|name| name.contains("-connector")));
+    let texts = |list: &Value| -> Vec<String> { serde_json::from_value(list.clone()).unwrap() };
+    let mut granted = BTreeSet::new();
+    for rule in own.flat_map(|role| role["rules"].as_array().unwrap()) {
+        let groups = texts(&rule["apiGroups"]);
+        let [group] = &groups[..] else { panic!("{rule}") };
+        for resource in texts(&rule["resources"]) {
+            let dot = if group.is_empty() { "" } else { "." };
+            let named = match resource.split_once('/') {
+                Some((resource, part)) => format!("{resource}{dot}{group}/{part}"),
+                None => format!("{resource}{dot}{group}"),
+            };
+            granted.extend(texts(&rule["verbs"]).iter().map(|verb| format!("{verb} {named}")));
+        }
+    }
+    assert_eq!(granted, connector_rights().collect());
+}
+
+#[test]
+fn the_connector_calls_the_servers_by_the_name_and_the_port_that_they_serve_it_at() {
+    let Some(all) = rendered("the_connector_calls_the_servers_by_the_name_and_the_port_that_they_serve_it_at") else {
+        return;
+    };
+    for case in ["default", "everything"] {
+        let named = |kind: &str, name: &str| {
+            let found = of_kind(all, case, &[kind]).into_iter().find(|it| it["metadata"]["name"] == name);
+            found.unwrap_or_else(|| panic!("{case} has no {kind} {name}")).clone()
+        };
+        let containers = |workload: &Value| workload["spec"]["template"]["spec"]["containers"].clone();
+        let told = |container: &Value, flag: &str| -> Vec<String> {
+            let arguments = container["args"].as_array().unwrap().iter().map(|one| one.as_str().unwrap());
+            arguments.filter_map(|one| one.strip_prefix(&format!("--{flag}="))).map(str::to_owned).collect()
+        };
+        let (connector, servers) = (containers(&named("Deployment", "weft-connector")), named("StatefulSet", "weft"));
+        let server = containers(&servers)[0].clone();
+        let service = named("Service", "weft-api");
+        assert_eq!(told(&connector[0], "http-addr"), ["https://weft-api.mesh.svc:8501"]);
+        assert!(told(&server, "api-name").contains(&"weft-api.mesh.svc".to_owned()), "{server}");
+        assert_eq!(
+            (&service["spec"]["ports"][0]["port"], &service["spec"]["ports"][0]["targetPort"]),
+            (&json!(8501), &json!("api"))
+        );
+        assert_eq!(service["spec"]["selector"], servers["spec"]["selector"]["matchLabels"]);
+        let port = server["ports"].as_array().unwrap().iter().find(|port| port["name"] == "api").unwrap();
+        assert_eq!(port["containerPort"], 8501);
+        // What bootstrap fills in is what the connector mounts.
+        let secret = &told(&containers(&servers)[1], "connector-token-secret")[0];
+        let volumes = &named("Deployment", "weft-connector")["spec"]["template"]["spec"]["volumes"];
+        assert_eq!(volumes[0]["secret"]["secretName"], secret.as_str());
+        assert_eq!(volumes[1]["configMap"]["name"], told(&containers(&servers)[1], "roots")[0].as_str());
+        named("Secret", secret);
     }
 }
 

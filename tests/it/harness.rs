@@ -9,6 +9,7 @@ mod collector;
 mod curl;
 mod grpc;
 mod http;
+mod kubelet;
 #[allow(dead_code, reason = "the tests of the connectors use all of it")]
 pub(crate) mod kubernetes;
 mod machines;
@@ -30,6 +31,7 @@ pub(crate) use collector::{Collector, Seen};
 pub(crate) use curl::Curl;
 pub(crate) use grpc::GrpcServer;
 pub(crate) use http::{Response, exchange};
+pub(crate) use kubelet::{Kubelet, RunningPod};
 pub(crate) use machines::Machines;
 pub(crate) use mesh::{Mesh, Server, Service, free_port, write_secret};
 pub(crate) use metrics::Metrics;

@@ -37,6 +37,7 @@ mod packaging;
 mod permissions;
 mod py_consul;
 mod redirect;
+mod redirected_pod;
 mod redirection;
 mod refused;
 mod rollout;

@@ -216,3 +216,51 @@ fn the_image_holds_one_program_and_runs_it_as_nobody() {
         assert_eq!(same, [line]);
     }
 }
+
+/// Returns the instructions of a Containerfile by their first words; of several with the same one, the last.
+fn instructions(path: &str) -> BTreeMap<String, String> {
+    let text = read(path).replace("\\\n", " ");
+    let lines = text.lines().filter(|line| !line.is_empty() && !line.starts_with('#'));
+    lines.filter_map(|line| line.split_once(' ')).map(|(word, rest)| (word.to_owned(), rest.to_owned())).collect()
+}
+
+#[test]
+fn the_image_that_redirects_is_the_other_one_and_nft() {
+    let plain = instructions("packaging/container/Containerfile");
+    let redirecting = instructions("packaging/container/redirect.Containerfile");
+    for same in ["COPY", "ENTRYPOINT"] {
+        assert_eq!(plain[same], redirecting[same], "whatever runs from the one runs from the other");
+    }
+    assert!(redirecting["RUN"].split(' ').any(|word| word == "nftables"), "{redirecting:?}");
+    assert!(redirecting["ENV"].split(['=', ':']).any(|folder| folder == "/usr/sbin"), "nft is found: {redirecting:?}");
+
+    // The injector starts what is there, as a user that the image does not have to know.
+    let directory = tempfile::tempdir().unwrap();
+    let pod = directory.path().join("pod.json");
+    fs::write(&pod, r#"{"apiVersion": "v1", "kind": "Pod", "spec": {"serviceAccountName": "web", "containers": [{"name": "app"}]}}"#).unwrap();
+    let (pod, root) = (pod.display().to_string(), "ab".repeat(32));
+    let told = [
+        "inject",
+        "--image",
+        "one",
+        "--redirect-image",
+        "one",
+        "--server",
+        "s:8300",
+        "--root-fingerprint",
+        &root,
+        "--file",
+        &pod,
+    ];
+    let injected = crate::harness::weft(&told, &[]);
+    assert_eq!(injected.status, Some(0), "{injected:?}");
+    let program = redirecting["COPY"].split(' ').next_back().unwrap();
+    assert!(injected.stdout.contains(&format!("- {program}\n")), "{program} in {}", injected.stdout);
+    assert_eq!(injected.stdout.matches("runAsUser:").count(), 2, "both say as whom they run: {}", injected.stdout);
+    // And so does every pod of the chart.
+    for workload in ["statefulset.yaml", "injector/deployment.yaml", "connector/deployment.yaml"] {
+        let text = read(&format!("charts/weft/templates/{workload}"));
+        assert!(text.contains("runAsUser: 65532") || text.contains("weft.podSecurityContext"), "{workload}");
+        assert!(!text.lines().any(|line| line.trim() == "command:"), "{workload} starts the image's own program");
+    }
+}

@@ -5,6 +5,7 @@ use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
+use catalog::Namespace;
 use hickory_proto::op::{Edns, MessageType, Metadata, OpCode, ResponseCode};
 use hickory_proto::rr::{DNSClass, Name, RecordType};
 use hickory_server::net::runtime::Time;
@@ -26,6 +27,8 @@ const UDP_BYTES_MAX: u16 = 1232;
 #[derive(Debug)]
 pub(super) struct Answerer {
     zones: Vec<Name>,
+    /// Whose names carry no namespace.
+    namespace: Namespace,
     /// Whether only this machine can ask.
     is_on_loopback: bool,
     names: Names,
@@ -52,9 +55,24 @@ impl Reply {
 }
 
 impl Answerer {
-    pub(super) fn new(zones: Vec<Name>, is_on_loopback: bool, names: Names, forwarder: Option<Forwarder>) -> Self {
+    pub(super) fn new(
+        zones: Vec<Name>,
+        namespace: Namespace,
+        is_on_loopback: bool,
+        names: Names,
+        forwarder: Option<Forwarder>,
+    ) -> Self {
         let seed = Seeded::from_entropy().next();
-        Self { zones, is_on_loopback, names, forwarder, pace: Pace::default(), seed, asked: AtomicU64::new(0) }
+        Self {
+            zones,
+            namespace,
+            is_on_loopback,
+            names,
+            forwarder,
+            pace: Pace::default(),
+            seed,
+            asked: AtomicU64::new(0),
+        }
     }
 
     async fn reply(&self, request: &Request) -> Reply {
@@ -101,7 +119,8 @@ impl Answerer {
         let labels: Option<Vec<String>> =
             name.iter().take(before).map(|label| String::from_utf8(label.to_vec()).ok()).collect();
         let datacenter = self.names.datacenter();
-        let asked_for = labels.map_or(question::Asked::Nothing, |labels| question::read(&labels, &datacenter));
+        let asked_for =
+            labels.map_or(question::Asked::Nothing, |labels| question::read(&labels, &datacenter, &self.namespace));
         let draw = self.asked.fetch_add(1, Ordering::Relaxed);
         let mut draws = Seeded::new(wire::random::drawn(self.seed, draw));
         match self.names.known(&asked_for).await {

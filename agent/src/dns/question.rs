@@ -26,8 +26,8 @@ pub(super) enum Asked {
 /// The words that say what a name is of.
 const KINDS: [&str; 4] = ["service", "virtual", "node", "addr"];
 
-/// Reads the labels before the domain, as they were sent; letters count in either case.
-pub(super) fn read(labels: &[String], datacenter: &str) -> Asked {
+/// Reads the labels before the domain, as they were sent; letters count in either case. What names no namespace is of `current`.
+pub(super) fn read(labels: &[String], datacenter: &str, current: &Namespace) -> Asked {
     let lower: Vec<String> = labels.iter().map(|label| label.to_ascii_lowercase()).collect();
     let lower: Vec<&str> = lower.iter().map(String::as_str).collect();
     let Some((rest, namespace)) = places(&lower, datacenter) else { return Asked::Nothing };
@@ -39,7 +39,7 @@ pub(super) fn read(labels: &[String], datacenter: &str) -> Asked {
         other => other,
     };
     let [before @ .., kind] = rest else { return if labels.is_empty() { Asked::Domain } else { Asked::Branch } };
-    let Ok(namespace) = namespace.map_or_else(|| Ok(Namespace::default()), str::parse) else { return Asked::Nothing };
+    let Ok(namespace) = namespace.map_or_else(|| Ok(current.clone()), str::parse) else { return Asked::Nothing };
     let key = |name: &str| name.parse().ok().map(|name| ServiceKey::new(namespace.clone(), name));
     let asked = match (*kind, before) {
         (kind, []) if KINDS.contains(&kind) => Some(Asked::Branch),
@@ -117,7 +117,18 @@ mod tests {
     #[track_caller]
     fn check(name: &str, want: &Asked) {
         let labels: Vec<String> = name.split('.').filter(|label| !label.is_empty()).map(str::to_owned).collect();
-        assert_eq!(read(&labels, "dc1"), *want, "{name}");
+        assert_eq!(read(&labels, "dc1", &Namespace::default()), *want, "{name}");
+    }
+
+    #[test]
+    fn a_name_without_a_namespace_is_of_the_one_that_the_agent_is_told() {
+        let read = |name: &str| {
+            let labels: Vec<String> = name.split('.').map(str::to_owned).collect();
+            read(&labels, "dc1", &"team".parse().unwrap())
+        };
+        assert_eq!(read("api.virtual"), Asked::Virtual("team/api".parse().unwrap()));
+        assert_eq!(read("_web._tcp.service"), service("team/web", None));
+        assert_eq!(read("api.virtual.default.ns"), Asked::Virtual("api".parse().unwrap()));
     }
 
     fn service(key: &str, tag: Option<&str>) -> Asked {

@@ -63,7 +63,58 @@ app.kubernetes.io/component: injector
 {{ include "weft.chartLabels" . }}
 {{- end -}}
 
-{{/* The ConfigMap that holds the roots by which agents know the servers. */}}
+{{- define "weft.connector" -}}
+{{ include "weft.fullname" . }}-connector
+{{- end -}}
+
+{{- define "weft.connectorInCluster" -}}
+{{ include "weft.fullname" . }}-connector{{ with .Release.Namespace }}-{{ . }}{{ end }}
+{{- end -}}
+
+{{- define "weft.connectorSelectorLabels" -}}
+app.kubernetes.io/name: {{ .Chart.Name }}
+app.kubernetes.io/instance: {{ .Release.Name | quote }}
+app.kubernetes.io/component: connector
+{{- end -}}
+
+{{- define "weft.connectorLabels" -}}
+{{ include "weft.connectorSelectorLabels" . }}
+{{ include "weft.chartLabels" . }}
+{{- end -}}
+
+{{/* The Secret that the chart makes for the connector's token, and bootstrap fills in; nothing where somebody else keeps it. */}}
+{{- define "weft.ownConnectorToken" -}}
+{{- $connector := .Values.connector -}}
+{{- if and $connector.enabled (not $connector.tokenSecret) .Values.bootstrap.enabled (not .Values.externalServers.enabled) -}}
+{{ include "weft.connector" . }}-token
+{{- end -}}
+{{- end -}}
+
+{{/* The Secret that holds the connector's token. */}}
+{{- define "weft.connectorToken" -}}
+{{- $own := include "weft.ownConnectorToken" . -}}
+{{- required "connector.enabled is true, but nothing makes its token here: name the Secret that holds one as `token` by connector.tokenSecret, as docs/kubernetes-connector.md says, or set connector.enabled=false" (default $own .Values.connector.tokenSecret) -}}
+{{- end -}}
+
+{{/* Where the servers' API is. */}}
+{{- define "weft.apiAddresses" -}}
+{{- if .Values.externalServers.enabled -}}
+{{- $api := .Values.externalServers.api -}}
+{{- if not $api -}}
+{{- fail "connector.enabled is true, but externalServers.api names no server's API: give it as https://HOST:8501, or set connector.enabled=false" -}}
+{{- end -}}
+{{- toJson $api -}}
+{{- else -}}
+{{- list (printf "https://%s:8501" (include "weft.apiName" .)) | toJson -}}
+{{- end -}}
+{{- end -}}
+
+{{/* The name under which the servers' API is asked in the cluster. */}}
+{{- define "weft.apiName" -}}
+{{ include "weft.fullname" . }}-api.{{ .Release.Namespace }}.svc
+{{- end -}}
+
+{{/* The ConfigMap that holds the roots by which the servers are known. */}}
 {{- define "weft.roots" -}}
 {{ include "weft.fullname" . }}-roots
 {{- end -}}
@@ -99,6 +150,9 @@ app.kubernetes.io/component: injector
   "agent_memory_request" $injector.agent.memoryRequest
   "agent_memory_limit" $injector.agent.memoryLimit
   "agent_log" $injector.agent.log -}}
+{{- with .Values.clusterName -}}
+{{- $_ := set $settings "cluster_name" . -}}
+{{- end -}}
 {{- with $injector.redirectImage -}}
 {{- $_ := set $settings "redirect_image" . -}}
 {{- $dns := $injector.clusterDns -}}

@@ -1,12 +1,16 @@
-//! Makes a new group of servers ready for its cluster: the first token, the auth method of pods, the roots that agents know.
+//! Makes a new group of servers ready for its cluster: the first token, the auth method of pods, the roots that the servers are
+//! known by, the connector's token.
 //!
 //! Each step looks first and does only what is missing, so that it may run at any time, anywhere, and be killed anywhere: the
 //! first token's secret is kept before it is used, and what an operator changed afterwards is left alone.
+
+mod connector_token;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use catalog::AccessorId;
 use http::StatusCode;
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::{ConfigMap, Secret as ClusterSecret};
@@ -14,20 +18,24 @@ use kube::Api;
 use kube::api::PostParams;
 use serde_json::{Value, json};
 use tracing::{info, warn};
+use wire::acl::TokenView;
 use wire::api_types::{BootstrapChallenge, BootstrapProof};
 use wire::client::{ApiClient, ApiError};
 use wire::cluster_key::{ClusterKey, ClusterKeyFileError};
 use wire::crypto::{Secret, random_hex};
 
+use super::cluster::{ClusterName, node_name};
+
 /// How often is looked again: roots come and go while the authority rotates.
 const PERIOD: Duration = Duration::from_secs(30);
 /// So long after a failure.
 const AGAIN_AFTER: Duration = Duration::from_secs(3);
-/// Where the first token's secret stands in its Secret.
+/// Where a token's secret stands in its Secret.
 const TOKEN: &str = "token";
 const SECRET_BYTES: usize = 32;
-/// Where the injector looks for the roots.
+/// Where the injector looks for the roots' fingerprints, and whoever calls the servers' API for the roots.
 const ROOTS: &str = "roots.json";
+const CERTIFICATES: &str = "ca.pem";
 /// Says of an auth method that its binding rules may still be missing.
 const BEGUN: &str = "pods of this cluster; rules to come";
 const DONE: &str = "pods of this cluster";
@@ -45,6 +53,11 @@ pub struct BootstrapConfig {
     pub token_secret: String,
     /// The config map that tells the roots; it must exist, and may be empty.
     pub roots: String,
+    /// The secret that holds the token of the cluster's connector; it must exist, and may be empty. There is none where
+    /// nobody is to be given one.
+    pub connector_token: Option<String>,
+    /// The cluster's name, where there are several in the mesh.
+    pub cluster_name: Option<ClusterName>,
     /// The auth method of the cluster's pods.
     pub auth_method: String,
     /// The audience of their tokens.
@@ -147,33 +160,45 @@ impl Bootstrap {
         let server = |what| move |source| BootstrapError::Server { what, source: Box::new(source) };
         let plain = ApiClient::new(&self.config.api).map_err(server("call the API"))?;
         let api = plain.clone().with_token(secret.clone());
-        if !is_known(&api).await.map_err(server("ask whose the first token is"))? {
+        if accessor_of(&api).await.map_err(server("ask whose the first token is"))?.is_none() {
             self.make_token(&plain, secret).await?;
         }
         self.admit_pods(&api).await.map_err(server("write the auth method of pods"))?;
         let roots: Value =
             api.get("/v1/connect/ca/roots").json().await.map_err(server("ask for the authority's roots"))?;
-        self.tell_roots(&roots).await
+        self.tell_roots(&roots).await?;
+        match &self.config.connector_token {
+            Some(name) => self.give_connector_a_token(&plain, &api, name).await,
+            None => Ok(()),
+        }
     }
 
     /// Returns the secret of the first token; draws it and keeps it where nobody has yet.
     async fn kept_secret(&self) -> Result<Secret, BootstrapError> {
         let name = &self.config.token_secret;
         loop {
-            let found = self.secrets.get(name).await.map_err(failed(format!("read secret `{name}`")))?;
-            let kept = found.data.as_ref().and_then(|data| data.get(TOKEN));
-            if let Some(text) = kept.and_then(|bytes| str::from_utf8(&bytes.0).ok()).filter(|text| !text.is_empty()) {
-                return Ok(Secret::new(text.trim()));
+            let found = self.read_secret(name).await?;
+            if let Some(kept) = token_in(&found) {
+                return Ok(kept);
             }
-            let drawn = random_hex(SECRET_BYTES).into_bytes();
-            let mut data = found.data.clone().unwrap_or_default();
-            data.insert(TOKEN.to_owned(), ByteString(drawn));
-            let written = ClusterSecret { data: Some(data), ..found };
-            match self.secrets.replace(name, &PostParams::default(), &written).await {
-                // Somebody was faster: theirs is the one.
-                Err(kube::Error::Api(status)) if status.code == 409 => {}
-                other => drop(other.map_err(failed(format!("write secret `{name}`")))?),
-            }
+            // Where somebody was faster, theirs is the one.
+            self.keep(found, &Secret::new(random_hex(SECRET_BYTES))).await?;
+        }
+    }
+
+    async fn read_secret(&self, name: &str) -> Result<ClusterSecret, BootstrapError> {
+        self.secrets.get(name).await.map_err(failed(format!("read secret `{name}`")))
+    }
+
+    /// Keeps a token in a secret, unless somebody changed that since it was read; reports whether it did.
+    async fn keep(&self, found: ClusterSecret, token: &Secret) -> Result<bool, BootstrapError> {
+        let name = found.metadata.name.clone().unwrap_or_default();
+        let mut data = found.data.clone().unwrap_or_default();
+        data.insert(TOKEN.to_owned(), ByteString(token.expose().as_bytes().to_vec()));
+        let written = ClusterSecret { data: Some(data), ..found };
+        match self.secrets.replace(&name, &PostParams::default(), &written).await {
+            Err(kube::Error::Api(status)) if status.code == 409 => Ok(false),
+            other => other.map(|_| true).map_err(failed(format!("write secret `{name}`"))),
         }
     }
 
@@ -217,10 +242,10 @@ impl Bootstrap {
             }
         }
         let rules: Vec<Value> = api.get("/v1/acl/binding-rules").query("authmethod", name).json().await?;
-        for (kind, bound) in [
-            ("service", "${serviceaccount.namespace}/${serviceaccount.name}"),
-            ("node", "${pod.name}.${serviceaccount.namespace}"),
-        ] {
+        let node = node_name("${pod.name}", "${serviceaccount.namespace}", self.config.cluster_name.as_ref());
+        for (kind, bound) in
+            [("service", "${serviceaccount.namespace}/${serviceaccount.name}"), ("node", node.as_str())]
+        {
             if !rules.iter().any(|rule| rule["BindType"] == kind && rule["BindName"] == bound) {
                 let rule = json!({ "AuthMethod": name, "BindType": kind, "BindName": bound, "Description": DONE });
                 api.put("/v1/acl/binding-rule").body(&rule)?.send().await?;
@@ -231,21 +256,25 @@ impl Bootstrap {
         Ok(())
     }
 
-    /// Tells the injector which roots agents are to know the servers by: all that are in force.
+    /// Tells which roots the servers are known by: all that are in force, for agents by their fingerprints.
     async fn tell_roots(&self, roots: &Value) -> Result<(), BootstrapError> {
-        let mut known: Vec<&str> =
-            roots["Roots"].as_array().into_iter().flatten().filter_map(|root| root["ID"].as_str()).collect();
-        known.sort_unstable();
+        let listed = roots["Roots"].as_array().into_iter().flatten();
+        let known: BTreeMap<&str, &str> =
+            listed.filter_map(|root| Some((root["ID"].as_str()?, root["RootCert"].as_str()?))).collect();
         if known.is_empty() {
             return Ok(());
         }
-        let text = format!("{}\n", json!({ "root_fingerprints": known }));
+        let fingerprints: Vec<&&str> = known.keys().collect();
+        let certificates: String = known.values().map(|pem| format!("{}\n", pem.trim_end())).collect();
+        let data = BTreeMap::from([
+            (ROOTS.to_owned(), format!("{}\n", json!({ "root_fingerprints": fingerprints }))),
+            (CERTIFICATES.to_owned(), certificates),
+        ]);
         let name = &self.config.roots;
         let found = self.maps.get(name).await.map_err(failed(format!("read config map `{name}`")))?;
-        if found.data.as_ref().and_then(|data| data.get(ROOTS)) == Some(&text) {
+        if found.data.as_ref() == Some(&data) {
             return Ok(());
         }
-        let data = BTreeMap::from([(ROOTS.to_owned(), text)]);
         let written = ConfigMap { data: Some(data), ..found };
         match self.maps.replace(name, &PostParams::default(), &written).await {
             Err(kube::Error::Api(status)) if status.code == 409 => Ok(()),
@@ -258,13 +287,19 @@ impl Bootstrap {
     }
 }
 
-/// Reports whether the servers know the token.
-async fn is_known(api: &ApiClient) -> Result<bool, ApiError> {
-    match api.get("/v1/acl/token/self").send().await {
-        Ok(_) => Ok(true),
-        Err(ApiError::Status { status: StatusCode::FORBIDDEN | StatusCode::UNAUTHORIZED, .. }) => Ok(false),
+/// Returns the public name of the client's token; none where the servers do not know it.
+async fn accessor_of(api: &ApiClient) -> Result<Option<AccessorId>, ApiError> {
+    match api.get("/v1/acl/token/self").json::<TokenView>().await {
+        Ok(own) => Ok(Some(own.accessor)),
+        Err(ApiError::Status { status: StatusCode::FORBIDDEN | StatusCode::UNAUTHORIZED, .. }) => Ok(None),
         Err(error) => Err(error),
     }
+}
+
+/// Returns the token that a secret holds.
+fn token_in(secret: &ClusterSecret) -> Option<Secret> {
+    let text = str::from_utf8(&secret.data.as_ref()?.get(TOKEN)?.0).ok()?.trim();
+    (!text.is_empty()).then(|| Secret::new(text))
 }
 
 fn failed(what: impl Into<String>) -> impl FnOnce(kube::Error) -> BootstrapError {

@@ -1,6 +1,46 @@
-//! Which cluster is talked to, and as whom.
+//! Which cluster is talked to, and as whom; and how its pods' nodes are told from those of another one.
+
+use std::str::FromStr;
 
 use kube::{Client, Config};
+
+/// The longest name of a cluster: with a pod's own name and its namespace's, a node's name holds no more.
+const NAME_BYTES_MAX: usize = 32;
+
+/// Names a cluster where several are in one mesh: it ends the names of their pods' nodes, which would be the same otherwise.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClusterName(String);
+
+/// Explains why a text names no cluster.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "`{text}` names no cluster: write at most {NAME_BYTES_MAX} small letters, digits and hyphens, no hyphen first or last"
+)]
+pub struct ClusterNameError {
+    text: String,
+}
+
+impl FromStr for ClusterName {
+    type Err = ClusterNameError;
+
+    fn from_str(text: &str) -> Result<Self, ClusterNameError> {
+        let is_of_name = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+        let is_name = (1..=NAME_BYTES_MAX).contains(&text.len()) && text.bytes().all(is_of_name);
+        if is_name && !text.starts_with('-') && !text.ends_with('-') {
+            return Ok(Self(text.to_owned()));
+        }
+        Err(ClusterNameError { text: text.to_owned() })
+    }
+}
+
+/// Writes the name of a pod's node, of its parts or of what is put in their places: `<pod>.<namespace>`, and the cluster's
+/// name where it has one.
+pub(super) fn node_name(pod: &str, namespace: &str, cluster: Option<&ClusterName>) -> String {
+    match cluster {
+        Some(ClusterName(cluster)) => format!("{pod}.{namespace}.{cluster}"),
+        None => format!("{pod}.{namespace}"),
+    }
+}
 
 /// Explains why no cluster can be talked to.
 #[derive(Debug, thiserror::Error)]
@@ -24,4 +64,26 @@ pub async fn client() -> Result<(Client, String), ClusterError> {
     let namespace = config.default_namespace.clone();
     let client = Client::try_from(config).map_err(|error| ClusterError::Unusable(Box::new(error)))?;
     Ok((client, namespace))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cluster_has_a_short_name_of_small_letters() {
+        for name in ["east", "eu-1", &"a".repeat(32)] {
+            assert_eq!(name.parse(), Ok(ClusterName(name.to_owned())));
+        }
+        for name in ["", "East", "a.b", "-a", "a-", "a b", &"a".repeat(33)] {
+            assert!(name.parse::<ClusterName>().is_err(), "{name}");
+        }
+    }
+
+    #[test]
+    fn nodes_of_two_clusters_have_two_names() {
+        let [east, west] = ["east", "west"].map(|name| node_name("db-0", "shop", Some(&name.parse().unwrap())));
+        assert_eq!((east.as_str(), west.as_str()), ("db-0.shop.east", "db-0.shop.west"));
+        assert_eq!(node_name("db-0", "shop", None), "db-0.shop");
+    }
 }

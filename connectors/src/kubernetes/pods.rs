@@ -14,6 +14,7 @@ use k8s_openapi::api::discovery::v1::{Endpoint, EndpointSlice};
 use kube::ResourceExt;
 use kube::runtime::watcher::Event;
 
+use super::cluster::{ClusterName, node_name};
 use super::mirror::{Mirror, ObjectName};
 use crate::plan::{Sight, Wanted};
 
@@ -33,6 +34,8 @@ const NODE_BYTES_MAX: usize = 128;
 pub struct SyncRules {
     /// The connector that does it.
     pub connector: ConnectorName,
+    /// The cluster's name, where there are several in the mesh.
+    pub cluster: Option<ClusterName>,
     /// The only namespaces that count; all where there are none.
     pub namespaces: BTreeSet<String>,
     /// The namespaces that do not count, whatever else is said.
@@ -56,8 +59,8 @@ pub struct Observed {
     pub slices: Mirror<EndpointSlice>,
     /// Its pods.
     pub pods: Mirror<Pod>,
-    /// The nodes of pods whose end was told of, and not only found, by when that was.
-    ended: BTreeMap<NodeName, u64>,
+    /// The pods whose end was told of, and not only found, by when that was.
+    ended: BTreeMap<ObjectName, u64>,
     told: u64,
 }
 
@@ -70,28 +73,26 @@ impl Observed {
         };
         let was_there = self.pods.get(&told).is_some();
         let is_news = self.pods.take(event);
-        if let Ok(node) = node_of_pod(&told.namespace, &told.name) {
-            match self.pods.get(&told) {
-                Some(_) => drop(self.ended.remove(&node)),
-                None if was_there => self.note_end(node),
-                None => {}
-            }
+        match self.pods.get(&told) {
+            Some(_) => drop(self.ended.remove(&told)),
+            None if was_there => self.note_end(told),
+            None => {}
         }
         is_news
     }
 
     /// Returns the nodes of pods of which the cluster said itself that they end. However many they are, that is no mistake.
     #[must_use]
-    pub fn ended(&self) -> BTreeSet<NodeName> {
+    pub fn ended(&self, cluster: Option<&ClusterName>) -> BTreeSet<NodeName> {
         let ending = self.pods.iter().filter(|(_, pod)| is_over(pod) || pod.metadata.deletion_timestamp.is_some());
-        let ending = ending.filter_map(|(name, _)| node_of_pod(&name.namespace, &name.name).ok());
-        ending.chain(self.ended.keys().cloned()).collect()
+        let ended = ending.map(|(name, _)| name).chain(self.ended.keys());
+        ended.filter_map(|name| node_of_pod(name, cluster).ok()).collect()
     }
 
     /// Remembers an end; of too many, the latest.
-    fn note_end(&mut self, node: NodeName) {
+    fn note_end(&mut self, pod: ObjectName) {
         self.told += 1;
-        self.ended.insert(node, self.told);
+        self.ended.insert(pod, self.told);
         if self.ended.len() > ENDED_MAX {
             let least = self.told - ENDED_MAX as u64 / 2;
             self.ended.retain(|_, told| *told > least);
@@ -99,13 +100,13 @@ impl Observed {
     }
 }
 
-/// Returns the name of a pod's node, which an agent in it has, too: `<pod>.<namespace>`, shortened where no node's name is
-/// so long.
+/// Returns the name of a pod's node, which an agent in it has, too: `<pod>.<namespace>` and the cluster's name, shortened
+/// where no node's name is so long.
 ///
 /// # Errors
 /// [`catalog::NameError`] for names that no pod has.
-pub fn node_of_pod(namespace: &str, pod: &str) -> Result<NodeName, catalog::NameError> {
-    let name = format!("{pod}.{namespace}");
+pub fn node_of_pod(pod: &ObjectName, cluster: Option<&ClusterName>) -> Result<NodeName, catalog::NameError> {
+    let name = node_name(&pod.name, &pod.namespace, cluster);
     if name.len() <= NODE_BYTES_MAX {
         return name.parse();
     }
@@ -118,7 +119,8 @@ pub fn node_of_pod(namespace: &str, pod: &str) -> Result<NodeName, catalog::Name
 #[must_use]
 pub fn sight(observed: &Observed, rules: &SyncRules) -> Sight {
     let is_complete = observed.services.is_complete() && observed.slices.is_complete() && observed.pods.is_complete();
-    let mut sight = Sight { is_complete, ended: observed.ended(), ..Sight::default() };
+    let ended = observed.ended(rules.cluster.as_ref());
+    let mut sight = Sight { is_complete, ended, ..Sight::default() };
     for (name, pod) in observed.pods.iter().filter(|(name, _)| rules.takes(&name.namespace)) {
         if has_agent(pod) && !is_over(pod) {
             judge(&mut sight, name, pod, rules);
@@ -172,7 +174,7 @@ fn refuse(sight: &mut Sight, subject: String, reason: String) {
 
 /// Says of an agent's pod what the cluster knows: whether it is ready, and that it ends.
 fn judge(sight: &mut Sight, name: &ObjectName, pod: &Pod, rules: &SyncRules) {
-    let node = match node_of_pod(&name.namespace, &name.name) {
+    let node = match node_of_pod(name, rules.cluster.as_ref()) {
         Ok(node) => node,
         Err(error) => return refuse(sight, format!("pod {name}"), error.to_string()),
     };
@@ -277,7 +279,7 @@ impl Taken {
     ) -> Result<Option<ConnectorNode>, catalog::NameError> {
         let ip = pod.status.as_ref().and_then(|status| status.pod_ip.clone()).filter(|ip| !ip.is_empty());
         let (Some(ip), false) = (ip, has_agent(pod)) else { return Ok(None) };
-        let node = node_of_pod(&name.namespace, &name.name)?;
+        let node = node_of_pod(name, rules.cluster.as_ref())?;
         let id = self.service.as_str().parse()?;
         let key = InstanceKey { node: node.clone(), namespace: self.namespace.clone(), id };
         let check_id = format!("ready:{}", self.service).parse()?;

@@ -2,7 +2,6 @@
 //!
 //! The fields are those of Consul's resources of the same kinds, so that an object moves over with another `apiVersion`. A
 //! resource speaks for services of its own namespace, and for no others.
-#![allow(clippy::duplicated_attributes, reason = "each column of a table has a type")]
 #![allow(unreachable_pub, reason = "the derived schemas repeat the types where nobody can reach them")]
 
 mod documents;
@@ -10,6 +9,7 @@ mod intentions;
 mod plan;
 mod status;
 
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceColumnDefinition;
 use kube::CustomResource;
 use kube::KubeSchema;
 use schemars::JsonSchema;
@@ -37,20 +37,7 @@ pub const VERSION: &str = "v1alpha1";
     namespaced,
     status = "ResourceStatus",
     derive = "PartialEq",
-    doc = "Says who may call a service of this namespace.",
-    printcolumn(
-        name = "Synced",
-        type_ = "string",
-        json_path = ".status.conditions[?(@.type==\"Synced\")].status",
-        description = "Whether the mesh has taken it"
-    ),
-    printcolumn(
-        name = "Reason",
-        type_ = "string",
-        json_path = ".status.conditions[?(@.type==\"Synced\")].reason",
-        description = "Why, or why not"
-    ),
-    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
+    doc = "Says who may call a service of this namespace."
 )]
 #[serde(rename_all = "camelCase")]
 pub struct ServiceIntentionsSpec {
@@ -76,20 +63,7 @@ pub struct ServiceIntentionsSpec {
     status = "ResourceStatus",
     derive = "PartialEq",
     doc = "Says how calls to the service of this name are taken, and how it makes its own.",
-    printcolumn(name = "Protocol", type_ = "string", json_path = ".spec.protocol"),
-    printcolumn(
-        name = "Synced",
-        type_ = "string",
-        json_path = ".status.conditions[?(@.type==\"Synced\")].status",
-        description = "Whether the mesh has taken it"
-    ),
-    printcolumn(
-        name = "Reason",
-        type_ = "string",
-        json_path = ".status.conditions[?(@.type==\"Synced\")].reason",
-        description = "Why, or why not"
-    ),
-    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
+    printcolumn(name = "Protocol", type_ = "string", json_path = ".spec.protocol")
 )]
 #[serde(rename_all = "camelCase")]
 pub struct ServiceDefaultsSpec {
@@ -134,12 +108,35 @@ impl JsonSchema for Free {
 pub fn definitions() -> Vec<(String, String)> {
     use kube::CustomResourceExt;
     let all = [ServiceDefaults::crd(), ServiceIntentions::crd()];
-    let written = all.into_iter().map(|definition| {
+    let written = all.into_iter().map(|mut definition| {
+        for version in &mut definition.spec.versions {
+            version.additional_printer_columns.get_or_insert_default().extend(columns());
+        }
         let name = definition.metadata.name.clone().expect("a definition has a name");
         let yaml = serde_saphyr::to_string(&definition).expect("a definition is a tree of texts and numbers");
         (format!("{name}.yaml"), yaml)
     });
     written.collect()
+}
+
+/// Returns what lists show of every resource: what became of it.
+fn columns() -> [CustomResourceColumnDefinition; 3] {
+    let column = |name: &str, type_: &str, json_path: &str, description: Option<&str>| CustomResourceColumnDefinition {
+        name: name.to_owned(),
+        type_: type_.to_owned(),
+        json_path: json_path.to_owned(),
+        description: description.map(str::to_owned),
+        ..CustomResourceColumnDefinition::default()
+    };
+    let of_condition = |name: &str, field: &str, description: &str| {
+        let path = format!(".status.conditions[?(@.type==\"{SYNCED}\")].{field}");
+        column(name, "string", &path, Some(description))
+    };
+    [
+        of_condition("Synced", "status", "Whether the mesh has taken it"),
+        of_condition("Reason", "reason", "Why, or why not"),
+        column("Age", "date", ".metadata.creationTimestamp", None),
+    ]
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@ use std::{
 };
 
 use anyhow::Context;
+use catalog::Namespace;
 use clap::Args;
 use wire::crypto::{Secret, read_secret_file};
 
@@ -29,6 +30,9 @@ pub(super) struct Dns {
     /// A second such domain
     #[arg(long, value_name = "DOMAIN")]
     dns_alt_domain: Option<String>,
+    /// The namespace of names that carry none [default: default]
+    #[arg(long, value_name = "NAMESPACE")]
+    dns_namespace: Option<Namespace>,
     /// Who is asked for other names, as address:port; may be given several times [default: nobody, they are refused]
     #[arg(long = "dns-recursor", value_name = "ADDRESS:PORT")]
     dns_recursors: Vec<SocketAddr>,
@@ -44,7 +48,7 @@ settings! { Dns:
     flags { no_dns }
     also {}
     number { dns_port }
-    parsed { dns_bind, dns_domain, dns_alt_domain, dns_token_file }
+    parsed { dns_bind, dns_domain, dns_alt_domain, dns_namespace, dns_token_file }
     parsed_list { dns_recursors }
 }
 
@@ -72,6 +76,7 @@ impl Dns {
             port: self.dns_port.unwrap_or(defaults.port),
             domain: self.dns_domain.unwrap_or(defaults.domain),
             alt_domain: self.dns_alt_domain,
+            namespace: self.dns_namespace.unwrap_or(defaults.namespace),
             recursors: self.dns_recursors,
             token: token.map(|token| Secret::new(token.expose().trim())),
         }))

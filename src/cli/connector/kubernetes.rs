@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, process::ExitCode, sync::Arc};
 
 use anyhow::Context;
 use clap::Args;
-use connectors::kubernetes::{self, Settings, lease::LeaseKeeper, pods::SyncRules};
+use connectors::kubernetes::{self, ClusterName, Settings, lease::LeaseKeeper, pods::SyncRules};
 use tokio::sync::Mutex;
 
 use super::super::ApiOptions;
@@ -20,6 +20,9 @@ use super::RunOptions;
 pub(in crate::cli) struct Kubernetes {
     #[command(flatten)]
     run: RunOptions,
+    /// The cluster's name, where pods of several are in the mesh: it ends the names of their nodes, as the injector's does
+    #[arg(long, value_name = "NAME")]
+    cluster_name: Option<ClusterName>,
     /// A namespace whose services are taken, and no other one; may be given several times
     #[arg(long = "only-namespace", value_name = "NAME")]
     only: Vec<String>,
@@ -53,6 +56,7 @@ pub(super) async fn run(arguments: Kubernetes, options: &ApiOptions) -> anyhow::
         client,
         rules: SyncRules {
             connector: config.settings.name.clone(),
+            cluster: arguments.cluster_name,
             namespaces: arguments.only.into_iter().collect(),
             except: if except.is_empty() { kubernetes::own_namespaces() } else { except },
             by_default: !arguments.only_marked,

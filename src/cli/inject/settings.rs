@@ -4,7 +4,10 @@ use std::net::SocketAddr;
 
 use catalog::AuthMethodName;
 use clap::{Args, ValueEnum};
-use connectors::kubernetes::inject::{AGENT_UID, HEALTH_PORT, MESH_PORT, Resources, Settings, Sidecar};
+use connectors::kubernetes::{
+    ClusterName,
+    inject::{AGENT_UID, HEALTH_PORT, MESH_PORT, Resources, Settings, Sidecar},
+};
 
 use crate::cli::{
     error::hinted,
@@ -33,6 +36,9 @@ impl std::str::FromStr for SidecarForm {
 #[derive(Debug, Clone, Default, Args)]
 #[command(next_help_heading = "What is put into pods")]
 pub(in crate::cli) struct InjectorSettings {
+    /// The cluster's name, where pods of several are in the mesh: it ends the names of their nodes
+    #[arg(long, value_name = "NAME")]
+    cluster_name: Option<ClusterName>,
     /// The agent's image
     #[arg(long, value_name = "IMAGE")]
     image: Option<String>,
@@ -87,7 +93,7 @@ settings! { InjectorSettings:
     flags {}
     also {}
     parsed {
-        image, image_pull_policy, redirect_image, auth_method, audience, agent_cpu_request, agent_memory_request, agent_memory_limit,
+        cluster_name, image, image_pull_policy, redirect_image, auth_method, audience, agent_cpu_request, agent_memory_request, agent_memory_limit,
         sidecar, agent_log,
     }
     parsed_list { cluster_dns, root_fingerprints }
@@ -104,6 +110,7 @@ impl InjectorSettings {
             None => "kubernetes".parse()?,
         };
         let settings = Settings {
+            cluster_name: self.cluster_name,
             image: self.image.unwrap_or_default(),
             image_pull_policy: self.image_pull_policy.unwrap_or_default(),
             redirect_image: self.redirect_image.filter(|image| !image.is_empty()),

@@ -8,6 +8,7 @@ use super::{
     AGENT_CONTAINER, DATA_VOLUME, INJECTED, PROBES_ANNOTATION, REDIRECT_CONTAINER, Refusal, STATUS_ANNOTATION,
     TOKEN_VOLUME, probes,
 };
+use crate::kubernetes::cluster::node_name;
 
 const DATA_PATH: &str = "/var/lib/weft";
 const TOKEN_PATH: &str = "/run/weft/token";
@@ -174,7 +175,7 @@ fn service(spec: &Map<String, Value>, wishes: &Wishes, redirects: bool) -> Resul
 /// Returns the agent's settings, in the form of its files. Kubernetes puts the pod's own names in.
 fn config(settings: &Settings, service: Value, asked: Vec<Value>, redirects: bool) -> String {
     let mut config = json!({
-        "node": "$(POD_NAME).$(POD_NAMESPACE)",
+        "node": node_name("$(POD_NAME)", "$(POD_NAMESPACE)", settings.cluster_name.as_ref()),
         "platform": "kubernetes",
         "bind": "$(POD_IP)",
         "servers": settings.servers.iter().map(|server| literal(server)).collect::<Vec<_>>(),
@@ -184,6 +185,7 @@ fn config(settings: &Settings, service: Value, asked: Vec<Value>, redirects: boo
         "data_dir": format!("{DATA_PATH}/agent"),
         "mesh_port": settings.mesh_port,
         "health_port": settings.health_port,
+        "dns_namespace": "$(POD_NAMESPACE)",
         "service": service,
     });
     if redirects && !settings.cluster_dns.is_empty() {

@@ -4,6 +4,8 @@ use std::net::SocketAddr;
 
 use catalog::AuthMethodName;
 
+use crate::kubernetes::ClusterName;
+
 /// The user that the agent runs as in a pod; no application may.
 pub const AGENT_UID: u32 = 5995;
 /// The port that other agents call.
@@ -40,6 +42,8 @@ impl Default for Resources {
 /// Says what the injector puts into pods.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
+    /// The cluster's name, where there are several in the mesh.
+    pub cluster_name: Option<ClusterName>,
     /// The agent's image.
     pub image: String,
     /// When the images are fetched; Kubernetes' own rule where it is empty.

@@ -7,6 +7,7 @@ use super::{AGENT_UID, HEALTH_PORT, MESH_PORT, Resources, Settings, Sidecar};
 /// Returns the settings of an injector that redirects.
 pub(crate) fn settings() -> Settings {
     Settings {
+        cluster_name: None,
         image: "registry.example/weft:1".to_owned(),
         image_pull_policy: String::new(),
         redirect_image: Some("registry.example/weft-redirect:1".to_owned()),

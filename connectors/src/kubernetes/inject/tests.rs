@@ -100,6 +100,7 @@ fn the_agent_is_told_all_that_it_needs_and_the_pods_own_words_stay_literal() {
     assert_eq!(config["auth_method"], "kubernetes");
     assert_eq!(config["root_fingerprints"][0], "ab".repeat(32));
     assert_eq!((&config["dns_port"], &config["dns_recursors"]), (&json!(8600), &json!(["10.96.0.10:53"])));
+    assert_eq!(config["dns_namespace"], "shop", "a pod's names are of its own namespace, as its upstreams are");
     let service = &config["service"];
     assert_eq!(
         (&service["name"], &service["namespace"], &service["port"]),
@@ -118,6 +119,12 @@ fn the_agent_is_told_all_that_it_needs_and_the_pods_own_words_stay_literal() {
     let definition: Result<wire::consul::ServiceDefinition, _> = wire::decode::from_value(service.clone(), "");
     let definition = definition.unwrap();
     assert_eq!((definition.upstreams.len(), definition.outbound_port, definition.redirected), (2, Some(15_101), true));
+}
+
+#[test]
+fn the_nodes_of_a_named_cluster_end_in_its_name() {
+    let east = Settings { cluster_name: Some("east".parse().unwrap()), ..settings() };
+    assert_eq!(config(&injected(pod(), &east))["node"], "web-1.shop.east");
 }
 
 #[test]

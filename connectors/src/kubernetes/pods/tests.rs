@@ -6,6 +6,7 @@ use super::*;
 fn rules() -> SyncRules {
     SyncRules {
         connector: "k8s".parse().unwrap(),
+        cluster: None,
         namespaces: BTreeSet::new(),
         except: ["kube-system".to_owned()].into(),
         by_default: true,
@@ -173,10 +174,11 @@ fn services_say_whether_and_how_they_are_taken() {
 #[test]
 fn long_names_of_pods_stay_apart() {
     let (one, other) = ("p".repeat(200), format!("{}q", "p".repeat(199)));
-    let [one, other] = [one, other].map(|name| node_of_pod("shop", &name).unwrap());
+    let [one, other] = [one, other].map(|name| node_of_pod(&ObjectName::new("shop", &name), None).unwrap());
     assert_ne!(one, other);
     assert_eq!(one.as_str().len(), NODE_BYTES_MAX);
-    assert_eq!(node_of_pod("shop", "p1").unwrap().as_str(), "p1.shop");
+    let east = "east".parse().unwrap();
+    assert_eq!(node_of_pod(&ObjectName::new("shop", "p1"), Some(&east)).unwrap().as_str(), "p1.shop.east");
 }
 
 #[test]
@@ -188,7 +190,7 @@ fn an_end_that_the_cluster_tells_of_is_told_from_one_that_is_found() {
         pod["metadata"]["deletionTimestamp"] = if is_ending { json!("2026-01-01T00:00:00Z") } else { Value::Null };
         serde_json::from_value::<Pod>(pod).unwrap()
     };
-    let ended = |observed: &Observed| observed.ended().iter().map(ToString::to_string).collect::<Vec<_>>();
+    let ended = |observed: &Observed| observed.ended(None).iter().map(ToString::to_string).collect::<Vec<_>>();
     observed.take_pod(Event::Apply(object("p1", 10, true)));
     assert_eq!(ended(&observed), ["p1.shop"]);
     observed.take_pod(Event::Delete(object("p1", 11, true)));

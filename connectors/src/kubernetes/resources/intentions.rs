@@ -1,4 +1,7 @@
-//! What `ServiceIntentions` is made of.
+//! What `ServiceIntentions` is made of: what an API server and `kubectl explain` know of it.
+//!
+//! These are schemas and no second model. What a resource says is read by the one decoder of config entries, as JSON; a test
+//! holds every field that stands here against it.
 
 use std::collections::BTreeMap;
 

@@ -146,6 +146,74 @@ fn what_somebody_else_says_is_a_conflict_with_them() {
     );
 }
 
+/// Collects the paths of all fields of a schema.
+fn fields_of(schema: &Value, path: &str, found: &mut BTreeSet<String>) {
+    for (name, inner) in schema["properties"].as_object().into_iter().flatten() {
+        let path = format!("{path}.{name}");
+        fields_of(inner, &path, found);
+        fields_of(&inner["items"], &path, found);
+        found.insert(path);
+    }
+}
+
+/// Collects the paths of all fields of an object; what lists hold stands under the list's own path.
+fn fields_in(value: &Value, path: &str, found: &mut BTreeSet<String>) {
+    match value {
+        Value::Array(all) => all.iter().for_each(|one| fields_in(one, path, found)),
+        Value::Object(fields) => {
+            for (name, inner) in fields {
+                let path = format!("{path}.{name}");
+                fields_in(inner, &path, found);
+                found.insert(path);
+            }
+        }
+        _ => {}
+    }
+}
+
+/// Every field that the API server lets through is one that the mesh reads.
+#[test]
+fn every_field_of_an_intentions_schema_is_read_by_the_one_decoder() {
+    let jwt = json!({"providers": [{"name": "okta", "verifyClaims": [{"path": ["role"], "value": "admin"}]}]});
+    let header = |test: &str, value: Value| json!({"name": "x-a", test: value});
+    let mut inverted = header("exact", json!("v"));
+    inverted["invert"] = json!(true);
+    inverted["ignoreCase"] = json!(true);
+    let headers = json!([
+        inverted,
+        header("present", json!(true)),
+        header("prefix", json!("v")),
+        header("suffix", json!("v")),
+        header("contains", json!("v")),
+        header("regex", json!("v.*")),
+    ]);
+    let permission = |http: Value| json!({"action": "allow", "http": http});
+    let mut whole = permission(json!({"pathPrefix": "/", "methods": ["GET"], "header": headers}));
+    whole["jwt"] = jwt.clone();
+    whole["sourcePlatforms"] = json!(["ecs"]);
+    let sources = json!([
+        {"name": "a", "namespace": "shop", "description": "d", "meta": {"a": "b"}, "jwt": jwt,
+            "permissions": [whole, permission(json!({"pathExact": "/a"})), permission(json!({"pathRegex": "/a"}))]},
+        {"name": "b", "action": "allow", "expiresAt": "2099-01-01T00:00:00Z"},
+    ]);
+    let mut resource = intentions("shop", "api", "api", &sources);
+    resource["spec"]["jwt"] = jwt;
+    resource["spec"]["destination"]["namespace"] = json!("shop");
+    let (mut known, mut said) = (BTreeSet::new(), BTreeSet::new());
+    let (_, written) = super::super::definitions().pop().unwrap();
+    let definition: Value = serde_saphyr::from_str(&written).unwrap();
+    fields_of(&definition["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"], "", &mut known);
+    fields_in(&resource["spec"], "", &mut said);
+    said.remove(".sources.meta.a");
+    assert_eq!(said, known, "the resource says everything that there is");
+    let documents = documents(&[resource]);
+    assert_eq!(documents.refused, BTreeMap::new());
+    let Some(Content::Intentions(change)) = documents.wanted.values().next().map(|one| &one.content) else {
+        panic!("{documents:?}")
+    };
+    assert_eq!(super::intentions(change).len(), 2);
+}
+
 #[test]
 fn k3_a_resource_speaks_for_its_own_namespace_and_in_names_that_services_have() {
     let mut foreign = intentions("shop", "a", "api", &json!([allow("web")]));
