@@ -3,6 +3,7 @@
 //! Everything listens on loopback, keeps its files in a temporary directory and ends with the test.
 
 mod application;
+mod authority;
 mod aws;
 mod booted;
 mod collector;

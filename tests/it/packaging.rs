@@ -249,13 +249,15 @@ fn the_image_that_redirects_is_the_other_one_and_nft() {
         "s:8300",
         "--root-fingerprint",
         &root,
+        "--audience",
+        "weft",
         "--file",
         &pod,
     ];
     let injected = crate::harness::weft(&told, &[]);
     assert_eq!(injected.status, Some(0), "{injected:?}");
     let program = redirecting["COPY"].split(' ').next_back().unwrap();
-    assert!(injected.stdout.contains(&format!("- {program}\n")), "{program} in {}", injected.stdout);
+    assert!(injected.stdout.contains(program), "{program} in {}", injected.stdout);
     assert_eq!(injected.stdout.matches("runAsUser:").count(), 2, "both say as whom they run: {}", injected.stdout);
     // And so does every pod of the chart.
     for workload in ["statefulset.yaml", "injector/deployment.yaml", "connector/deployment.yaml"] {

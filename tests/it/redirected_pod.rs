@@ -15,6 +15,8 @@ const CLUSTER: &str = "10.82.0.5";
 const API: &str = "10.82.0.11";
 const WEB: &str = "10.82.0.12";
 const BATCH: &str = "10.82.0.13";
+/// Whom the agents' tokens are for.
+const AUDIENCE: &str = "weft/test";
 /// Whom applications run as.
 const APP: u32 = 1002;
 
@@ -122,7 +124,7 @@ fn server(machines: &Machines, cluster: &ApiServer) -> String {
         ),
     );
     machines.bootstrap();
-    machines.write("s1", "/root/method.json", &json!({ "Host": host }).to_string());
+    machines.write("s1", "/root/method.json", &json!({ "Host": host, "BoundAudiences": [AUDIENCE] }).to_string());
     machines.done("s1", "weft acl auth-method create kubernetes --type kubernetes --config /root/method.json");
     for (kind, name) in [
         ("service", "${serviceaccount.namespace}/${serviceaccount.name}"),
@@ -177,7 +179,7 @@ fn what_the_injector_makes_of_a_pod_takes_its_application_into_the_mesh() {
         "cluster",
         &format!(
             "KUBECONFIG=/root/kubeconfig setsid weft injector --listen {CLUSTER}:9443 --pod-namespace weft --image weft \
-             --redirect-image weft-redirect --cluster-dns {CLUSTER}:53 --server {S1}:8300 --root-fingerprint {root} \
+             --redirect-image weft-redirect --cluster-dns {CLUSTER}:53 --server {S1}:8300 --root-fingerprint {root} --audience {AUDIENCE} \
              > $RUN/injector.log 2>&1 < /dev/null &"
         ),
     );

@@ -1,5 +1,7 @@
 //! API servers for tests: the stand-in that the stories use, too, and a real one where there is one.
 
+#[path = "../../../tests/it/harness/authority.rs"]
+mod authority;
 mod conformance;
 mod real;
 #[allow(dead_code, reason = "other tests use all of it")]

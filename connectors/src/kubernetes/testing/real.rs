@@ -4,15 +4,16 @@ use std::net::{Ipv4Addr, TcpListener};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
-use rcgen::{BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair};
-use serde_json::{Value, json};
+use serde_json::Value;
+
+use super::authority::{Authority, client_certificate, kubeconfig};
 
 /// Is a running server; it ends with this.
 pub(super) struct RealServer {
     processes: Vec<Child>,
     port: u16,
     ca_pem: String,
-    admin: (String, String),
+    admin: Value,
     _directory: tempfile::TempDir,
 }
 
@@ -20,29 +21,17 @@ fn free_port() -> u16 {
     TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port()
 }
 
-/// Signs a certificate for a name, and returns it with its key, PEM.
-fn signed(ca: &Issuer<'static, KeyPair>, name: &str, organization: &str) -> (String, String) {
-    let key = KeyPair::generate().unwrap();
-    let mut params = CertificateParams::new(vec!["localhost".to_owned(), "127.0.0.1".to_owned()]).unwrap();
-    params.distinguished_name.push(DnType::CommonName, name);
-    params.distinguished_name.push(DnType::OrganizationName, organization);
-    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth, ExtendedKeyUsagePurpose::ServerAuth];
-    (params.signed_by(&key, ca).unwrap().pem(), key.serialize_pem())
-}
-
 impl RealServer {
     /// Starts `etcd` and `kube-apiserver` of a folder, and waits until they are ready.
     pub(super) async fn start(assets: &Path) -> Self {
         let directory = tempfile::tempdir().unwrap();
-        let key = KeyPair::generate().unwrap();
-        let mut params = CertificateParams::new(Vec::new()).unwrap();
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        params.distinguished_name.push(DnType::CommonName, "kubernetes");
-        let ca_pem = params.self_signed(&key).unwrap().pem();
-        let ca = Issuer::new(params, key);
-        let own = signed(&ca, "kube-apiserver", "weft");
-        let admin = signed(&ca, "kubernetes-admin", "system:masters");
-        let accounts = KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).unwrap();
+        let authority = Authority::new("kubernetes");
+        let (certificate, key) =
+            authority.sign("kube-apiserver", "weft", &["localhost", "127.0.0.1"].map(str::to_owned));
+        let own = (certificate.pem(), key.serialize_pem());
+        let (certificate, key) = authority.sign("kubernetes-admin", "system:masters", &[]);
+        let (admin, ca_pem) = (client_certificate(&certificate, &key), authority.pem().to_owned());
+        let accounts = rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).unwrap();
         let file = |name: &str, text: &str| {
             let path = directory.path().join(name);
             std::fs::write(&path, text).unwrap();
@@ -97,18 +86,7 @@ impl RealServer {
 
     /// Returns the configuration of a client who may do everything.
     pub(super) fn config(&self) -> Value {
-        let encode = |text: &str| data_encoding::BASE64.encode(text.as_bytes());
-        let server = format!("https://127.0.0.1:{}", self.port);
-        json!({
-            "apiVersion": "v1", "kind": "Config", "current-context": "real",
-            "clusters": [{"name": "real", "cluster": {
-                "server": server, "certificate-authority-data": encode(&self.ca_pem),
-            }}],
-            "users": [{"name": "real", "user": {
-                "client-certificate-data": encode(&self.admin.0), "client-key-data": encode(&self.admin.1),
-            }}],
-            "contexts": [{"name": "real", "context": {"cluster": "real", "user": "real"}}],
-        })
+        kubeconfig(&format!("https://127.0.0.1:{}", self.port), &self.ca_pem, &self.admin)
     }
 }
 

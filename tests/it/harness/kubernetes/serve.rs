@@ -13,27 +13,21 @@ use serde_json::{Value, json};
 use tokio::{net::TcpListener, sync::watch, task::JoinSet};
 use tokio_rustls::TlsAcceptor;
 
-use super::{
-    Deed, Shared,
-    store::{ObjectKey, Refused, Store, not_found},
-    watching, webhooks,
-};
+use super::store::{ObjectKey, Refused, not_found};
+use super::{Deed, Shared, watching, webhooks};
 
 pub(super) type Body = UnsyncBoxBody<Bytes, io::Error>;
 
-/// The largest body that a real server takes.
-const BODY_MAX: usize = 3 * 1024 * 1024;
-
 pub(super) async fn serve(
     shared: Arc<Shared>,
-    tls: Arc<ServerConfig>,
+    tls: ServerConfig,
     address: SocketAddr,
     bound: mpsc::Sender<SocketAddr>,
     mut stopped: watch::Receiver<bool>,
 ) {
     let listener = TcpListener::bind(address).await.unwrap_or_else(|error| panic!("listening on {address}: {error}"));
     bound.send(listener.local_addr().unwrap()).unwrap();
-    let acceptor = TlsAcceptor::from(tls);
+    let acceptor = TlsAcceptor::from(Arc::new(tls));
     let mut connections = JoinSet::new();
     loop {
         tokio::select! {
@@ -56,20 +50,16 @@ pub(super) async fn serve(
 }
 
 /// Answers a request, unless something is to happen to it.
-async fn answer(
-    shared: Arc<Shared>,
-    known: Option<String>,
-    request: Request<Incoming>,
-) -> Result<Response<Body>, io::Error> {
-    let line = format!("{} {}", request.method(), request.uri());
-    let deed = shared.take(&line);
-    match &deed {
-        Some(Deed::Answer(status, Some(body))) => return Ok(json_answer(*status, body)),
-        Some(Deed::Answer(status, None)) => return Ok(refusal(&(*status, "InternalError", "as planned".to_owned()))),
-        Some(Deed::Hold) => shared.release.notified().await,
-        _ => {}
+async fn answer(shared: Arc<Shared>, known: Option<String>, request: Request<Incoming>) -> io::Result<Response<Body>> {
+    let deed = shared.take(&format!("{} {}", request.method(), request.uri()));
+    if let Some(Deed::Answer(code, body)) = deed {
+        let planned = || status(&(code, "InternalError", "as planned".to_owned()));
+        return Ok(json_answer(code, &body.unwrap_or_else(planned)));
     }
-    let response = handle(&shared, known, request).await.unwrap_or_else(|refused| refusal(&refused));
+    let response = match handle(&shared, known, request).await {
+        Ok(response) => response,
+        Err(refused) => json_answer(refused.0, &status(&refused)),
+    };
     let broken = || io::Error::from(io::ErrorKind::ConnectionReset);
     match deed {
         Some(Deed::Lose) => Err(broken()),
@@ -77,8 +67,7 @@ async fn answer(
             let (head, body) = response.into_parts();
             let whole = body.collect().await?.to_bytes();
             let half = Ok(Frame::data(whole.slice(..whole.len() / 2)));
-            let body = StreamBody::new(stream::iter([half, Err(broken())]));
-            Ok(Response::from_parts(head, BodyExt::boxed_unsync(body)))
+            Ok(Response::from_parts(head, BodyExt::boxed_unsync(StreamBody::new(stream::iter([half, Err(broken())])))))
         }
         _ => Ok(response),
     }
@@ -93,17 +82,12 @@ pub(super) struct Asked {
     verb: &'static str,
     part: String,
     query: BTreeMap<String, String>,
-    content_type: String,
     body: Value,
 }
 
 impl Asked {
     pub(super) fn says(&self, name: &str) -> &str {
         self.query.get(name).map_or("", String::as_str)
-    }
-
-    pub(super) fn api_version(&self) -> String {
-        if self.group.is_empty() { self.version.clone() } else { format!("{}/{}", self.group, self.version) }
     }
 
     /// Reports whether an object of the resource is asked for.
@@ -118,17 +102,13 @@ impl Asked {
 }
 
 /// Decides one term of a selector: `a=b`, `a!=b`, `a` or `!a`.
-fn fits<'a>(term: &str, value: impl Fn(&str) -> Option<&'a Value>) -> bool {
-    if term.is_empty() {
-        true
-    } else if let Some((name, unwanted)) = term.split_once("!=") {
-        value(name).is_none_or(|found| found != unwanted)
-    } else if let Some((name, wanted)) = term.split_once('=') {
-        value(name).is_some_and(|found| found == wanted.trim_start_matches('='))
-    } else if let Some(name) = term.strip_prefix('!') {
-        value(name).is_none()
-    } else {
-        value(term).is_some()
+pub(super) fn fits<'a>(term: &str, value: impl Fn(&str) -> Option<&'a Value>) -> bool {
+    match (term.split_once("!="), term.split_once('='), term.strip_prefix('!')) {
+        _ if term.is_empty() => true,
+        (Some((name, unwanted)), ..) => value(name).is_none_or(|found| found != unwanted),
+        (_, Some((name, wanted)), _) => value(name).is_some_and(|found| found == wanted.trim_start_matches('=')),
+        (.., Some(name)) => value(name).is_none(),
+        _ => value(term).is_some(),
     }
 }
 
@@ -138,46 +118,31 @@ async fn handle(
     request: Request<Incoming>,
 ) -> Result<Response<Body>, Refused> {
     let (head, body) = request.into_parts();
-    let path = head.uri.path().to_owned();
-    match path.as_str() {
-        "/readyz" | "/livez" => return Ok(json_answer(200, &json!("ok"))),
-        "/version" => return Ok(json_answer(200, &json!({"major": "1", "minor": "33", "gitVersion": "v1.33.0"}))),
-        _ => {}
-    }
     let header = |name: &str| head.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    let token = header("authorization").strip_prefix("Bearer ");
-    let by_token = || shared.tokens.user(&shared.store.lock().unwrap(), token?);
+    let by_token = || shared.tokens.user(&shared.store(), header("authorization").strip_prefix("Bearer ")?);
     let user = known.or_else(by_token).ok_or((401, "Unauthorized", "Unauthorized".to_owned()))?;
-    let body = body.collect().await.map_err(|error| (400, "BadRequest", error.to_string()))?.to_bytes();
-    if body.len() > BODY_MAX {
-        return Err((413, "RequestEntityTooLarge", "the body is too large".to_owned()));
-    }
-    let text: &[u8] = if body.is_empty() { b"null" } else { &body };
-    let body = serde_json::from_slice(text).map_err(|error| (400, "BadRequest", error.to_string()))?;
-    let parts: Vec<&str> = path.split('/').skip(1).collect();
+    let wrong = |error: &dyn std::fmt::Display| (400, "BadRequest", error.to_string());
+    let body = body.collect().await.map_err(|error| wrong(&error))?.to_bytes();
+    let body =
+        if body.is_empty() { Value::Null } else { serde_json::from_slice(&body).map_err(|error| wrong(&error))? };
+    let parts: Vec<&str> = head.uri.path().split('/').skip(1).collect();
     let (group, version, rest) = match parts.as_slice() {
         ["api", version, rest @ ..] => ("", *version, rest),
         ["apis", group, version, rest @ ..] => (*group, *version, rest),
-        _ => return Err(not_found("path", &path)),
+        _ => return Err(not_found("path", head.uri.path())),
     };
     let (namespace, rest) = match rest {
-        ["namespaces", namespace, rest @ ..] if !rest.is_empty() && *rest != ["status"] => (*namespace, rest),
+        ["namespaces", namespace, rest @ ..] if !rest.is_empty() => (*namespace, rest),
         _ => ("", rest),
     };
-    let (plural, name, part) = match rest {
-        [plural] => (*plural, "", ""),
-        [plural, name] => (*plural, *name, ""),
-        [plural, name, part] => (*plural, *name, *part),
-        _ => return Err(not_found("path", &path)),
-    };
+    let [plural, name, part] = [0, 1, 2].map(|at| rest.get(at).copied().unwrap_or_default());
     let resource = if group.is_empty() { plural.to_owned() } else { format!("{plural}.{group}") };
     // Groups of others are there only where a definition says so.
-    let is_built_in = !group.contains('.') || group.ends_with(".k8s.io");
-    if !is_built_in {
-        shared.store.lock().unwrap().get("customresourcedefinitions.apiextensions.k8s.io", "", &resource)?;
+    if group.contains('.') && !group.ends_with(".k8s.io") {
+        shared.store().get("customresourcedefinitions.apiextensions.k8s.io", "", &resource)?;
     }
-    let query = head.uri.query().unwrap_or_default().split('&').filter_map(|pair| pair.split_once('='));
-    let query: BTreeMap<String, String> = query.map(|(name, value)| (name.to_owned(), unescape(value))).collect();
+    let query = form_urlencoded::parse(head.uri.query().unwrap_or_default().as_bytes()).into_owned();
+    let query: BTreeMap<String, String> = query.collect();
     let is_watch = query.get("watch").is_some_and(|value| value == "true" || value == "1");
     let verb = match head.method {
         Method::GET if is_watch => "watch",
@@ -190,72 +155,45 @@ async fn handle(
     };
     let slash = if part.is_empty() { "" } else { "/" };
     shared.seen.lock().unwrap().push((user.clone(), format!("{verb} {resource}{slash}{part}")));
-    let content_type = header("content-type").split(';').next().unwrap_or_default().to_owned();
+    if verb == "patch" && header("content-type") != "application/merge-patch+json" {
+        return Err((415, "UnsupportedMediaType", "nobody here reads other patches than merge patches".to_owned()));
+    }
     let key = ObjectKey { resource, namespace: namespace.to_owned(), name: name.to_owned() };
     let (group, version, part) = (group.to_owned(), version.to_owned(), part.to_owned());
-    carry_out(shared, Asked { user, group, version, key, verb, part, query, content_type, body }).await
+    carry_out(shared, Asked { user, group, version, key, verb, part, query, body }).await
 }
 
 async fn carry_out(shared: &Arc<Shared>, asked: Asked) -> Result<Response<Body>, Refused> {
-    let key = &asked.key;
-    match (asked.verb, asked.part.as_str()) {
-        ("create", "") if key.resource == "tokenreviews.authentication.k8s.io" => {
-            Ok(json_answer(201, &shared.tokens.review(&shared.store.lock().unwrap(), &asked.body)))
+    let ObjectKey { resource, namespace, name } = &asked.key;
+    let (code, made) = match (asked.verb, asked.part.as_str()) {
+        ("create", "") if resource == "tokenreviews.authentication.k8s.io" => {
+            (201, shared.tokens.review(&shared.store(), &asked.body))
         }
-        ("create", "token") => {
-            let store = shared.store.lock().unwrap();
-            let granted = shared.tokens.grant(&store, &key.namespace, &key.name, &asked.body["spec"])?;
-            Ok(json_answer(201, &granted))
-        }
-        ("watch", "") => Ok(watching::start(shared, asked)),
-        ("list", "") => list(shared, &asked).map(|list| json_answer(200, &list)),
-        ("get", "" | "status") => {
-            let store = shared.store.lock().unwrap();
-            store.get(&key.resource, &key.namespace, &key.name).map(|object| json_answer(200, object))
-        }
+        ("create", "token") => (201, shared.tokens.grant(&shared.store(), namespace, name, &asked.body["spec"])?),
+        ("watch", "") => return Ok(watching::start(shared, asked)),
+        ("list", "") => (200, list(shared, &asked)?),
+        ("get", "" | "status") => (200, shared.store().get(resource, namespace, name)?.clone()),
         ("create", "") => {
-            let object = webhooks::admit(shared, &asked, "CREATE", asked.body.clone(), None).await?;
-            write(shared, |store| store.create(key.clone(), object)).map(|made| json_answer(201, &made))
+            let object = webhooks::admit(shared, &asked, asked.body.clone()).await?;
+            (201, shared.write(|store| store.create(asked.key.clone(), object))?)
         }
-        ("update", "" | "status") => update(shared, &asked, asked.body.clone()).await,
-        ("patch", "" | "status") => {
-            let mut object = shared.store.lock().unwrap().get(&key.resource, &key.namespace, &key.name)?.clone();
-            let wrong = |error: &dyn std::fmt::Display| (422, "Invalid", error.to_string());
-            match asked.content_type.as_str() {
-                "application/merge-patch+json" => json_patch::merge(&mut object, &asked.body),
-                "application/json-patch+json" => {
-                    let patch: json_patch::Patch =
-                        serde_json::from_value(asked.body.clone()).map_err(|error| wrong(&error))?;
-                    json_patch::patch(&mut object, &patch).map_err(|error| wrong(&error))?;
-                }
-                other => return Err((415, "UnsupportedMediaType", format!("nobody here reads {other}"))),
+        ("update" | "patch", part @ ("" | "status")) => {
+            let mut object = asked.body.clone();
+            if asked.verb == "patch" {
+                object = shared.store().get(resource, namespace, name)?.clone();
+                json_patch::merge(&mut object, &asked.body);
             }
-            update(shared, &asked, object).await
+            (200, shared.write(|store| store.update(&asked.key, object, part == "status"))?)
         }
-        ("delete", "") => write(shared, |store| store.delete(key, &asked.body)).map(|gone| json_answer(200, &gone)),
-        (verb, part) => Err((405, "MethodNotAllowed", format!("{verb} {}/{part}", key.resource))),
-    }
-}
-
-async fn update(shared: &Shared, asked: &Asked, mut object: Value) -> Result<Response<Body>, Refused> {
-    let (key, is_status) = (&asked.key, asked.part == "status");
-    if !is_status {
-        let before = shared.store.lock().unwrap().get(&key.resource, &key.namespace, &key.name).ok().cloned();
-        object = webhooks::admit(shared, asked, "UPDATE", object, before).await?;
-    }
-    write(shared, |store| store.update(key, object, is_status)).map(|made| json_answer(200, &made))
-}
-
-fn write<T>(shared: &Shared, change: impl FnOnce(&mut Store) -> Result<T, Refused>) -> Result<T, Refused> {
-    let mut store = shared.store.lock().unwrap();
-    let made = change(&mut store);
-    shared.changed.send_replace(store.version);
-    made
+        ("delete", "") => (200, shared.write(|store| store.delete(&asked.key))?),
+        (verb, part) => return Err((405, "MethodNotAllowed", format!("{verb} {resource}/{part}"))),
+    };
+    Ok(json_answer(code, &made))
 }
 
 /// Answers with a list, or a page of one; the pages after the first are of the version that the first is of.
 fn list(shared: &Shared, asked: &Asked) -> Result<Value, Refused> {
-    let mut store = shared.store.lock().unwrap();
+    let mut store = shared.store();
     let (version, mut items) = match asked.says("continue") {
         "" => {
             let found = store.list(&asked.key.resource).filter(|object| asked.selects(object)).cloned();
@@ -267,23 +205,18 @@ fn list(shared: &Shared, asked: &Asked) -> Result<Value, Refused> {
     let rest = items.split_off(limit.min(items.len()));
     let mut metadata = json!({"resourceVersion": version.to_string()});
     if !rest.is_empty() {
-        let token = format!("{:032x}", u128::from_be_bytes(wire::crypto::random()));
+        let token = wire::crypto::random_hex(16);
         metadata["continue"] = json!(token);
         store.pages.insert(token, (version, rest));
     }
-    Ok(json!({"apiVersion": asked.api_version(), "kind": "List", "metadata": metadata, "items": items}))
+    Ok(json!({"apiVersion": "v1", "kind": "List", "metadata": metadata, "items": items}))
 }
 
 pub(super) fn status((code, reason, message): &Refused) -> Value {
-    let (version, kind) = ("v1", "Status");
-    json!({
-        "apiVersion": version, "kind": kind, "metadata": {}, "status": "Failure",
-        "code": code, "reason": reason, "message": message,
-    })
-}
-
-fn refusal(refused: &Refused) -> Response<Body> {
-    json_answer(refused.0, &status(refused))
+    let said = json!({"code": code, "reason": reason, "message": message, "status": "Failure", "metadata": {}});
+    let mut status = json!({"apiVersion": "v1", "kind": "Status"});
+    json_patch::merge(&mut status, &said);
+    status
 }
 
 fn json_answer(status: u16, body: &Value) -> Response<Body> {
@@ -292,15 +225,4 @@ fn json_answer(status: u16, body: &Value) -> Response<Body> {
     *response.status_mut() = StatusCode::from_u16(status).unwrap();
     response.headers_mut().insert("content-type", HeaderValue::from_static("application/json"));
     response
-}
-
-fn unescape(text: &str) -> String {
-    let mut parts = text.split('%');
-    let mut bytes = parts.next().unwrap_or_default().replace('+', " ").into_bytes();
-    for part in parts {
-        let (digits, rest) = part.split_at_checked(2).unwrap_or(("3f", ""));
-        bytes.push(u8::from_str_radix(digits, 16).unwrap_or(b'?'));
-        bytes.extend(rest.replace('+', " ").bytes());
-    }
-    String::from_utf8_lossy(&bytes).into_owned()
 }

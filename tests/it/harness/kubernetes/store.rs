@@ -7,11 +7,17 @@ use serde_json::{Value, json};
 use super::access::time;
 
 /// Names an object: its resource as `pods` or `leases.coordination.k8s.io`, its namespace if it has one, its name.
-#[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct ObjectKey {
     pub(super) resource: String,
     pub(super) namespace: String,
     pub(super) name: String,
+}
+
+impl ObjectKey {
+    pub(super) fn new(resource: &str, namespace: &str, name: &str) -> Self {
+        Self { resource: resource.to_owned(), namespace: namespace.to_owned(), name: name.to_owned() }
+    }
 }
 
 /// Is one thing that happened.
@@ -42,9 +48,7 @@ pub(super) fn not_found(what: &str, name: &str) -> Refused {
 
 impl Store {
     pub(super) fn get(&self, resource: &str, namespace: &str, name: &str) -> Result<&Value, Refused> {
-        let [resource_, namespace, name_] = [resource, namespace, name].map(str::to_owned);
-        let key = ObjectKey { resource: resource_, namespace, name: name_ };
-        self.objects.get(&key).ok_or_else(|| not_found(resource, name))
+        self.objects.get(&ObjectKey::new(resource, namespace, name)).ok_or_else(|| not_found(resource, name))
     }
 
     /// Returns the objects of a resource, sorted.
@@ -83,16 +87,10 @@ impl Store {
         if !key.namespace.is_empty() {
             metadata["namespace"] = json!(key.namespace);
         }
-        for field in ["uid", "creationTimestamp"] {
-            metadata[field] = known[field].clone();
-        }
+        metadata["uid"] = known["uid"].clone();
+        metadata["creationTimestamp"] = known["creationTimestamp"].clone();
         metadata["generation"] = json!(known["generation"].as_u64().unwrap_or(0) + u64::from(is_other));
         metadata["resourceVersion"] = json!(self.version.to_string());
-        if key.resource.starts_with("customresourcedefinitions.") {
-            let is = |kind: &str| json!({"type": kind, "status": "True", "reason": "", "message": ""});
-            let names = &object["spec"]["names"];
-            object["status"] = json!({"conditions": [is("NamesAccepted"), is("Established")], "acceptedNames": names});
-        }
         self.objects.insert(key.clone(), object.clone());
         self.history.push_back(Change { version: self.version, key, before, after: Some(object.clone()) });
         object
@@ -109,18 +107,14 @@ impl Store {
 
     /// Makes an object that must not be there; its status is for others to say.
     pub(super) fn create(&mut self, mut key: ObjectKey, mut object: Value) -> Result<Value, Refused> {
-        let prefix = object["metadata"]["generateName"].as_str().unwrap_or_default();
-        let drawn = format!("{prefix}{:05x}", self.version);
-        key.name = object["metadata"]["name"].as_str().map_or(drawn, str::to_owned);
+        key.name = object["metadata"]["name"].as_str().unwrap_or_default().to_owned();
         if !key.namespace.is_empty() {
             self.get("namespaces", "", &key.namespace)?;
         }
         if self.objects.contains_key(&key) {
             return Err((409, "AlreadyExists", format!("{} \"{}\" already exists", key.resource, key.name)));
         }
-        if let Some(fields) = object.as_object_mut() {
-            fields.remove("status");
-        }
+        set(&mut object, "status", Value::Null);
         Ok(self.put(key, object))
     }
 
@@ -130,14 +124,8 @@ impl Store {
         for field in ["resourceVersion", "uid"] {
             let wanted = said["metadata"][field].as_str().unwrap_or_default();
             if !wanted.is_empty() && wanted != current["metadata"][field] {
-                let name = format!("{} \"{}\"", key.resource, key.name);
-                return Err((
-                    409,
-                    "Conflict",
-                    format!(
-                        "{name}: the object has been modified; please apply your changes to the latest version and try again"
-                    ),
-                ));
+                let why = "the object has been modified; please apply your changes to the latest version and try again";
+                return Err((409, "Conflict", format!("{} \"{}\": {why}", key.resource, key.name)));
             }
         }
         let status = if is_status { said["status"].clone() } else { current["status"].clone() };
@@ -147,28 +135,13 @@ impl Store {
             set(&mut next["metadata"], field, current["metadata"][field].clone());
         }
         // What changes nothing makes no version.
-        let next = if next == current { current } else { self.put(key.clone(), next) };
-        if next["metadata"]["deletionTimestamp"].is_string() && !is_held(key, &next, &Value::Null) {
-            self.remove(key);
-        }
-        Ok(next)
+        Ok(if next == current { current } else { self.put(key.clone(), next) })
     }
 
-    /// Removes an object, or marks it until whoever holds it lets it go.
-    pub(super) fn delete(&mut self, key: &ObjectKey, options: &Value) -> Result<Value, Refused> {
-        let mut object = self.get(&key.resource, &key.namespace, &key.name)?.clone();
-        for field in ["uid", "resourceVersion"] {
-            let wanted = &options["preconditions"][field];
-            if !wanted.is_null() && *wanted != object["metadata"][field] {
-                return Err((409, "Conflict", format!("the {field} in the precondition does not match")));
-            }
-        }
-        if !is_held(key, &object, options) {
-            self.remove(key);
-        } else if object["metadata"]["deletionTimestamp"].is_null() {
-            object["metadata"]["deletionTimestamp"] = json!(time(wire::crypto::now().0 / 1000));
-            object = self.put(key.clone(), object);
-        }
+    /// Removes an object at once: there is no kubelet whose word it waits for, and nothing of weft's has a finalizer.
+    pub(super) fn delete(&mut self, key: &ObjectKey) -> Result<Value, Refused> {
+        let object = self.get(&key.resource, &key.namespace, &key.name)?.clone();
+        self.remove(key);
         Ok(object)
     }
 
@@ -190,12 +163,6 @@ impl Store {
         self.history.clear();
         self.pages.clear();
     }
-}
-
-/// Reports whether an object outlives its deletion: by a finalizer, or as a pod that the kubelet has still to end.
-fn is_held(key: &ObjectKey, object: &Value, options: &Value) -> bool {
-    let runs = key.resource == "pods" && object["spec"]["nodeName"].is_string() && options["gracePeriodSeconds"] != 0;
-    runs || object["metadata"]["finalizers"].as_array().is_some_and(|all| !all.is_empty())
 }
 
 fn set(object: &mut Value, field: &str, value: Value) {

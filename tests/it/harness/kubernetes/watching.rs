@@ -8,130 +8,110 @@ use http::{HeaderValue, Response};
 use http_body_util::{BodyExt, StreamBody};
 use hyper::body::Frame;
 use serde_json::{Value, json};
-use tokio::sync::{broadcast, watch};
+use tokio::sync::mpsc::{Sender, channel};
+use tokio::sync::{broadcast::Receiver, watch};
 
-use super::{
-    Shared,
-    serve::{Asked, Body, status},
-    store::Change,
-};
+use super::serve::{Asked, Body, status};
+use super::{Shared, store::Change};
 
 /// Says what becomes of the watches that there are.
 #[derive(Debug, Clone)]
 pub(super) enum WatchFault {
-    End,
     Break,
     Bookmark,
     Repeat(Vec<Change>),
 }
 
-/// Is one watch: how far it is, and what it has still to say.
+/// Is one watch: what was asked for, and whom to tell. Whoever is gone hears nothing, and the watch ends.
 struct Watch {
-    shared: Arc<Shared>,
     asked: Asked,
-    at: u64,
-    pending: Vec<u8>,
-    changed: watch::Receiver<u64>,
-    faults: broadcast::Receiver<WatchFault>,
-    is_over: bool,
+    told: Sender<io::Result<Frame<Bytes>>>,
 }
 
 pub(super) fn start(shared: &Arc<Shared>, asked: Asked) -> Response<Body> {
-    let (changed, faults) = (shared.changed.subscribe(), shared.watches.subscribe());
-    let at: u64 = asked.says("resourceVersion").parse().unwrap_or(0);
-    let (shared, pending) = (Arc::clone(shared), Vec::new());
-    let mut watch = Watch { shared, asked, at, pending, changed, faults, is_over: false };
-    if at == 0 {
-        // Without a version a watch begins with all there is.
-        let shared = Arc::clone(&watch.shared);
-        let store = shared.store.lock().unwrap();
-        store.list(&watch.asked.key.resource.clone()).for_each(|object| watch.say("ADDED", object));
-        watch.at = store.version;
-    }
-    let lines = stream::unfold(watch, |mut watch| async move {
-        let lines = watch.next().await?;
-        Some((lines.map(|lines| Frame::data(Bytes::from(lines))), watch))
-    });
+    let (told, lines) = channel(16);
+    let (shared, changed, faults) = (Arc::clone(shared), shared.changed.subscribe(), shared.watches.subscribe());
+    tokio::spawn(async move { Watch { asked, told }.run(&shared, changed, faults).await });
+    let lines = stream::unfold(lines, |mut lines| async move { Some((lines.recv().await?, lines)) });
     let mut response = Response::new(BodyExt::boxed_unsync(StreamBody::new(lines)));
     response.headers_mut().insert("content-type", HeaderValue::from_static("application/json"));
     response
 }
 
 impl Watch {
-    async fn next(&mut self) -> Option<Result<Vec<u8>, io::Error>> {
+    /// Tells what happens until nobody listens, or it cannot go on; nothing in the end.
+    async fn run(
+        self,
+        shared: &Shared,
+        mut changed: watch::Receiver<u64>,
+        mut faults: Receiver<WatchFault>,
+    ) -> Option<()> {
+        let mut at = self.asked.says("resourceVersion").parse().unwrap_or(0);
+        if at == 0 {
+            // Without a version a watch begins with all there is.
+            let (all, version) = {
+                let store = shared.store();
+                (store.list(&self.asked.key.resource).cloned().collect::<Vec<_>>(), store.version)
+            };
+            at = version;
+            self.send(all.iter().filter(|one| self.asked.selects(one)).map(|one| line("ADDED", one)).collect()).await?;
+        }
         loop {
-            self.changed.borrow_and_update();
-            if self.pending.is_empty() && !self.is_over {
-                self.catch_up();
-            }
-            if !self.pending.is_empty() {
-                return Some(Ok(std::mem::take(&mut self.pending)));
-            }
-            if self.is_over {
-                return None;
-            }
+            changed.borrow_and_update();
+            let (news, version) = {
+                let store = shared.store();
+                (store.since(at), store.version)
+            };
+            let Some(news) = news else {
+                let gone = status(&(410, "Expired", "too old resource version".to_owned()));
+                return self.send(line("ERROR", &gone)).await;
+            };
+            at = version;
+            self.tell(&news).await?;
             let fault = tokio::select! {
-                fault = self.faults.recv() => fault.unwrap_or(WatchFault::End),
-                _ = self.changed.changed() => continue,
+                fault = faults.recv() => fault.ok()?,
+                _ = changed.changed() => continue,
+                () = self.told.closed() => return None,
             };
             match fault {
-                WatchFault::End => self.is_over = true,
-                WatchFault::Break => {
-                    self.is_over = true;
-                    return Some(Err(io::ErrorKind::ConnectionReset.into()));
-                }
+                WatchFault::Break => return self.told.send(Err(io::ErrorKind::ConnectionReset.into())).await.ok(),
+                WatchFault::Repeat(changes) => self.tell(&changes).await?,
                 WatchFault::Bookmark if self.asked.says("allowWatchBookmarks") == "true" => {
-                    let metadata = json!({"resourceVersion": self.at.to_string()});
-                    let mark = json!({"apiVersion": self.asked.api_version(), "kind": "", "metadata": metadata});
-                    self.write("BOOKMARK", &mark);
+                    let metadata = json!({"resourceVersion": at.to_string()});
+                    let mark = json!({"apiVersion": "v1", "kind": "", "metadata": metadata});
+                    self.send(line("BOOKMARK", &mark)).await?;
                 }
                 WatchFault::Bookmark => {}
-                WatchFault::Repeat(changes) => changes.iter().for_each(|change| self.tell(change)),
             }
         }
     }
 
-    /// Notes what happened since, or that it is forgotten.
-    fn catch_up(&mut self) {
-        let (news, version) = {
-            let store = self.shared.store.lock().unwrap();
-            (store.since(self.at), store.version)
-        };
-        match news {
-            Some(changes) => {
-                self.at = version;
-                changes.iter().for_each(|change| self.tell(change));
-            }
-            None => {
-                self.write("ERROR", &status(&(410, "Expired", "too old resource version".to_owned())));
-                self.is_over = true;
-            }
-        }
+    async fn tell(&self, changes: &[Change]) -> Option<()> {
+        let own = changes.iter().filter(|change| change.key.resource == self.asked.key.resource);
+        self.send(own.filter_map(|change| self.line_of(change)).collect()).await
     }
 
-    fn tell(&mut self, change: &Change) {
-        if change.key.resource != self.asked.key.resource {
-            return;
-        }
-        let was = change.before.as_ref().is_some_and(|object| self.asked.selects(object));
-        match (&change.before, &change.after) {
-            (_, Some(after)) if self.asked.selects(after) => self.say(if was { "MODIFIED" } else { "ADDED" }, after),
-            (Some(before), _) if was => {
-                let mut last = before.clone();
+    /// Returns what one change means to whoever asked; nothing where neither before nor after it an object is meant.
+    fn line_of(&self, change: &Change) -> Option<String> {
+        let meant = |object: &Option<Value>| object.clone().filter(|object| self.asked.selects(object));
+        match (meant(&change.before), meant(&change.after)) {
+            (before, Some(after)) => Some(line(if before.is_some() { "MODIFIED" } else { "ADDED" }, &after)),
+            (Some(mut last), None) => {
                 last["metadata"]["resourceVersion"] = json!(change.version.to_string());
-                self.say("DELETED", &last);
+                Some(line("DELETED", &last))
             }
-            _ => {}
+            (None, None) => None,
         }
     }
 
-    fn say(&mut self, kind: &str, object: &Value) {
-        if self.asked.selects(object) {
-            self.write(kind, object);
+    async fn send(&self, lines: String) -> Option<()> {
+        if lines.is_empty() {
+            return Some(());
         }
+        self.told.send(Ok(Frame::data(lines.into()))).await.ok()
     }
+}
 
-    fn write(&mut self, kind: &str, object: &Value) {
-        self.pending.extend(format!("{}\n", json!({"type": kind, "object": object})).into_bytes());
-    }
+fn line(kind: &str, object: &Value) -> String {
+    format!("{}\n", json!({"type": kind, "object": object}))
 }
