@@ -182,7 +182,7 @@ fn the_connector_works_with_what_it_is_given(
     let arguments =
         ["connector", "kubernetes", "--lease", "5s", "--no-admin", "--cluster-name", "east", "--http-addr", &address];
     let told = ["--cacert", &roots_file, "--token-file", &token_file, "--lease-namespace", "weft"];
-    let command = weft_command(&[&arguments[..], &told].concat(), &[("KUBECONFIG", &config)]);
+    let command = weft_command(&[&arguments[..], &told].concat(), &[("KUBECONFIG", config.as_str())]);
     let _connector = Process::start("connector", command, directory);
     for kind in resources {
         let resource = format!("{}.weft.dev", kind.to_lowercase());

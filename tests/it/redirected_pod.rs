@@ -62,8 +62,7 @@ const RESOLVER: &str =
     "nameserver 10.82.0.5\nsearch shop.svc.cluster.local svc.cluster.local cluster.local\noptions ndots:5";
 
 /// Returns a pod as its author writes it.
-fn written(name: &str, account: &str, container: Value, ends: bool) -> Value {
-    let policy = if ends { "Never" } else { "Always" };
+fn written(name: &str, account: &str, container: Value, policy: &str) -> Value {
     json!({
         "apiVersion": "v1", "kind": "Pod", "metadata": { "name": name, "namespace": "shop" },
         "spec": {
@@ -189,9 +188,9 @@ fn what_the_injector_makes_of_a_pod_takes_its_application_into_the_mesh() {
         "name": "app", "image": "app", "command": ["python3", "-c", APPLICATION],
         "ports": [{ "name": "http", "containerPort": 8080 }], "readinessProbe": ready,
     });
-    let api = run(&kubelet, "api-0", API, &written("api-0", "api", app, false));
+    let api = run(&kubelet, "api-0", API, &written("api-0", "api", app, "Always"));
     let waits = json!({ "name": "app", "image": "app", "command": ["sleep", "infinity"] });
-    let web = run(&kubelet, "web-0", WEB, &written("web-0", "web", waits, false));
+    let web = run(&kubelet, "web-0", WEB, &written("web-0", "web", waits, "Always"));
 
     // By name, as the cluster's resolver is set, and through the mesh, which lets nobody in that nobody let in.
     let by_name = "http://api.virtual.mesh/";
@@ -208,7 +207,7 @@ fn what_the_injector_makes_of_a_pod_takes_its_application_into_the_mesh() {
     assert_eq!(asks(&machines, "web-0", APP, "http://none.virtual.mesh/"), None);
     assert_eq!(asks(&machines, "web-0", APP, "http://outside.example:8080/").as_deref(), Some("outside"));
 
-    // Past the mesh nobody gets in: not who has no agent, nor who goes past their own, as whom ever.
+    // Past the mesh nobody gets in: not who has no agent, nor who goes past their own, as whomever.
     let past_the_agent = format!("http://{API}:8080/");
     for (machine, user) in [("s1", APP), ("web-0", APP), ("web-0", 5995), ("web-0", 0)] {
         assert_eq!(asks(&machines, machine, user, &past_the_agent), None, "{user} on {machine}");
@@ -218,7 +217,7 @@ fn what_the_injector_makes_of_a_pod_takes_its_application_into_the_mesh() {
     let call = json!({
         "name": "app", "image": "app", "command": ["curl", "-sS", "--fail", "-m", "5", "-o", "/dev/null", by_name],
     });
-    let batch = run(&kubelet, "batch-0", BATCH, &written("batch-0", "batch", call, true));
+    let batch = run(&kubelet, "batch-0", BATCH, &written("batch-0", "batch", call, "Never"));
     assert_eq!(kubelet.wait(&batch, "app"), 0, "{}", machines.logs("batch-0"));
     assert_eq!(kubelet.end_sidecars(&batch), [("weft-agent".to_owned(), 0)].into());
     eventually("its node to be gone", CUT * PROMISE_FACTOR, || {

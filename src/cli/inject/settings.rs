@@ -93,8 +93,8 @@ settings! { InjectorSettings:
     flags {}
     also {}
     parsed {
-        cluster_name, image, image_pull_policy, redirect_image, auth_method, audience, agent_cpu_request, agent_memory_request, agent_memory_limit,
-        sidecar, agent_log,
+        cluster_name, image, image_pull_policy, redirect_image, auth_method, audience, agent_cpu_request, agent_memory_request,
+        agent_memory_limit, sidecar, agent_log,
     }
     parsed_list { cluster_dns, root_fingerprints }
     texts { servers }
