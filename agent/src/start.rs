@@ -1,5 +1,6 @@
 //! From a configuration to a running agent.
 
+use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -14,6 +15,7 @@ use tokio_util::task::AbortOnDropHandle;
 use tracing::{info, warn};
 use wire::agent_protocol::Subject;
 use wire::pki::LeafKey;
+use wire::surroundings::Surroundings;
 
 use crate::config::{Config, IngressListener};
 use crate::core::{self, Setup};
@@ -133,52 +135,29 @@ pub async fn start(config: Config) -> Result<Agent, StartError> {
         None => None,
     };
     let forward_address = forward.as_ref().map(address_of).transpose()?;
-    let proxy = ProxyConfig {
-        mesh_listener: mesh.into_std().map_err(|source| listen_failed("the mesh", mesh_address, source))?,
-        gateway_listener: gateway
-            .map(TcpListener::into_std)
-            .transpose()
-            .map_err(|source| listen_failed("other networks", loopback(0), source))?,
-        ingress,
-        own_listeners: [http_address, admin_address].into_iter().chain(forward_address).chain(dns_address).collect(),
-        runtime: None,
-        limits: Limits::default(),
-        clock: Arc::new(wire::crypto::now),
-        metrics: metrics.proxy.clone(),
-        access_log: config.access_log.clone(),
-        tracing: config.tracing.clone(),
-    };
-    let proxy = Arc::new(Proxy::start(proxy).map_err(StartError::Proxy)?);
+    let own_listeners = [http_address, admin_address].into_iter().chain(forward_address).chain(dns_address).collect();
+    let proxy = Arc::new(start_proxy(&config, &metrics, mesh, gateway, ingress, own_listeners)?);
 
-    let mut listeners = vec![
-        (http_address.ip(), http_address.port(), "local API"),
-        (admin_address.ip(), admin_address.port(), "admin listener"),
-        (mesh_address.ip(), mesh_address.port(), "mesh listener"),
-    ];
-    listeners.extend(health_address.map(|address| (address.ip(), address.port(), "listener for the kubelet")));
-    listeners.extend(forward_address.map(|address| (address.ip(), address.port(), "forward proxy")));
-    listeners.extend(dns_address.map(|address| (address.ip(), address.port(), "DNS listener")));
-    listeners.extend(gateway_address.map(|address| (address.ip(), address.port(), "gateway listener")));
-    listeners.extend(config.ingress.iter().map(|ingress| (config.bind, ingress.port, "listener for load balancers")));
-    let reserved = Reserved { listeners };
+    let reserved = reserved(
+        &config,
+        &[
+            (Some(http_address), "local API"),
+            (Some(admin_address), "admin listener"),
+            (Some(mesh_address), "mesh listener"),
+            (health_address, "listener for the kubelet"),
+            (forward_address, "forward proxy"),
+            (dns_address, "DNS listener"),
+            (gateway_address, "gateway listener"),
+        ],
+    );
+    let surroundings = config.surroundings.clone();
     let mut local = Local::new(identity.record.clone(), reserved);
     local.take_files(definitions);
     local.take_registered(store.registered());
-    let surroundings = config.surroundings.clone();
-    if let Some(surroundings) = &surroundings {
-        // Before anything is advertised: what is not well yet should not be called.
-        match surroundings::look(surroundings.as_ref()).await {
-            Ok(observed) => drop(local.observe(&observed)),
-            Err(error) => warn!(%error, "the platform does not answer"),
-        }
-    }
+    look_around(&mut local, surroundings.as_deref()).await;
     info!(node = %config.node, agent = %identity.record.id, mesh = %mesh_address, http = %http_address, "agent started");
     let (drain_deadline, report_interval) = (config.drain_deadline, config.report_interval);
-    let mut leaves = store.leaves(&identity);
-    if let Entry::Vacant(place) = leaves.entry(Subject::Agent) {
-        let first = HeldLeaf::load(identity.leaf.clone(), &leaf::named(&Subject::Agent, &identity));
-        place.insert(first.map_err(StartError::Leaf)?);
-    }
+    let leaves = held_leaves(&store, &identity)?;
     let setup = Setup {
         config,
         identity,
@@ -228,6 +207,60 @@ pub async fn start(config: Config) -> Result<Agent, StartError> {
         stopping,
         _tasks: tasks,
     })
+}
+
+/// Starts the proxy on its listeners; `own_listeners` are the agent's others, which nobody reaches through it.
+fn start_proxy(
+    config: &Config,
+    metrics: &Metrics,
+    mesh: TcpListener,
+    gateway: Option<TcpListener>,
+    ingress: Vec<(std::net::TcpListener, Ingress)>,
+    own_listeners: Vec<SocketAddr>,
+) -> Result<Proxy, StartError> {
+    let into_std = |what: &'static str, listener: TcpListener| {
+        let address = address_of(&listener)?;
+        listener.into_std().map_err(|source| listen_failed(what, address, source))
+    };
+    Proxy::start(ProxyConfig {
+        mesh_listener: into_std("the mesh", mesh)?,
+        gateway_listener: gateway.map(|listener| into_std("other networks", listener)).transpose()?,
+        ingress,
+        own_listeners,
+        runtime: None,
+        limits: Limits::default(),
+        clock: Arc::new(wire::crypto::now),
+        metrics: metrics.proxy.clone(),
+        access_log: config.access_log.clone(),
+        tracing: config.tracing.clone(),
+    })
+    .map_err(StartError::Proxy)
+}
+
+/// Lists where the agent itself listens, and as what: no service and no upstream may.
+fn reserved(config: &Config, own: &[(Option<SocketAddr>, &'static str)]) -> Reserved {
+    let own = own.iter().filter_map(|(address, what)| address.map(|address| (address.ip(), address.port(), *what)));
+    let ingress = config.ingress.iter().map(|ingress| (config.bind, ingress.port, "listener for load balancers"));
+    Reserved { listeners: own.chain(ingress).collect() }
+}
+
+/// Asks the platform how things are, before anything is advertised: what is not well yet should not be called.
+async fn look_around(local: &mut Local, surroundings: Option<&dyn Surroundings>) {
+    let Some(surroundings) = surroundings else { return };
+    match surroundings::look(surroundings).await {
+        Ok(observed) => drop(local.observe(&observed)),
+        Err(error) => warn!(%error, "the platform does not answer"),
+    }
+}
+
+/// Returns the certificates that were kept, the agent's own of its enrolment among them.
+fn held_leaves(store: &Store, identity: &Identity) -> Result<BTreeMap<Subject, HeldLeaf>, StartError> {
+    let mut leaves = store.leaves(identity);
+    if let Entry::Vacant(place) = leaves.entry(Subject::Agent) {
+        let first = HeldLeaf::load(identity.leaf.clone(), &leaf::named(&Subject::Agent, identity));
+        place.insert(first.map_err(StartError::Leaf)?);
+    }
+    Ok(leaves)
 }
 
 /// Returns the identity that was kept, or enrols.

@@ -28,7 +28,7 @@ use super::{
     daemon::{self, LogOptions},
     error::hinted,
     fingerprint::{self, Fingerprint},
-    settings::{self, Told, read_all, settings},
+    settings::{Told, read_all, settings},
     share::Share,
     supervisor,
 };
@@ -171,8 +171,8 @@ pub(super) struct Settings {
 
 settings! { Settings:
     flags { gateway }
+    within { dns: dns::Dns }
     also {
-        dns ["dns_port", "dns_bind", "dns_domain", "dns_alt_domain", "dns_recursors", "dns_token_file", "no_dns"] = settings::Settings::read,
         ingress ["ingress"] = ingress::read,
         application_probes ["application_probes"] = probes::read,
         access_log_sample ["access_log_sample"] = |fields: &mut Fields| share(fields, "access_log_sample"),

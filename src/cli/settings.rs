@@ -41,11 +41,13 @@ pub(super) trait Settings: Told + Default {
 
 /// Says once how each field of a struct of settings is read from a file: by which of [`Fields`]' methods, under its own name.
 ///
-/// `flags` are off unless somebody says otherwise; `also` names fields that a function reads by itself, with the names that it takes.
+/// `flags` are off unless somebody says otherwise; `within` are settings of their own; `also` names fields that a function reads by
+/// itself, with the names that it takes.
 macro_rules! settings {
     (
         $settings:ident:
         flags { $($flag:ident),* $(,)? }
+        $(within { $($inner:ident: $type:ty),* $(,)? })?
         also { $($other:ident [$($name:literal),*] = $read:expr),* $(,)? }
         $($kind:ident { $($field:ident),+ $(,)? })+
     ) => {
@@ -54,6 +56,7 @@ macro_rules! settings {
                 use $crate::cli::settings::Told;
                 Self {
                     $($flag: Told::under(self.$flag, over.$flag),)*
+                    $($($inner: Told::under(self.$inner, over.$inner),)*)?
                     $($other: Told::under(self.$other, over.$other),)*
                     $($($field: Told::under(self.$field, over.$field),)+)+
                 }
@@ -63,12 +66,14 @@ macro_rules! settings {
         impl $crate::cli::settings::Settings for $settings {
             #[cfg(test)]
             fn names() -> Vec<&'static str> {
-                vec![$(stringify!($flag),)* $($($name,)*)* $($(stringify!($field),)+)+]
+                let own = vec![$(stringify!($flag),)* $($($name,)*)* $($(stringify!($field),)+)+];
+                own.into_iter()$($(.chain(<$type as $crate::cli::settings::Settings>::names()))*)?.collect()
             }
 
             fn read(fields: &mut wire::decode::Fields) -> Result<Self, wire::decode::DecodeError> {
                 Ok(Self {
                     $($flag: fields.flag(stringify!($flag))?.unwrap_or(false),)*
+                    $($($inner: <$type as $crate::cli::settings::Settings>::read(fields)?,)*)?
                     $($other: $read(fields)?,)*
                     $($($field: fields.$kind(stringify!($field))?,)+)+
                 })
