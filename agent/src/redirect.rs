@@ -9,6 +9,8 @@ mod rules;
 #[cfg(test)]
 mod tests;
 
+use catalog::ServiceName;
+
 use crate::address_range::AddressRange;
 
 pub use nft::{RedirectError, apply, remove, show, show_json};
@@ -53,6 +55,35 @@ pub struct UserRedirection {
     pub user: User,
     /// The port that the service's agent takes them on.
     pub port: u16,
+}
+
+/// Explains that nobody could tell whose calls these are.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("`{service}` and `{other}` would be one caller: each service needs a user and a port of its own")]
+pub struct OneCaller {
+    /// A service.
+    pub service: ServiceName,
+    /// One before it, with the same user or port.
+    pub other: ServiceName,
+}
+
+/// Gives the user of each service a port: the one that is said, or the next from [`OUTBOUND_PORT`] on.
+///
+/// # Errors
+///
+/// [`OneCaller`] if two services have one user or one port.
+pub fn users_of(
+    services: impl IntoIterator<Item = (ServiceName, User, Option<u16>)>,
+) -> Result<Vec<UserRedirection>, OneCaller> {
+    let mut users: Vec<(ServiceName, UserRedirection)> = Vec::new();
+    for ((service, user, port), default) in services.into_iter().zip(OUTBOUND_PORT..) {
+        let port = port.unwrap_or(default);
+        if let Some((other, _)) = users.iter().find(|(_, known)| known.user == user || known.port == port) {
+            return Err(OneCaller { service, other: other.clone() });
+        }
+        users.push((service, UserRedirection { user, port }));
+    }
+    Ok(users.into_iter().map(|(_, user)| user).collect())
 }
 
 /// Says which connections are left alone.

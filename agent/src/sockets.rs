@@ -95,6 +95,8 @@ pub(crate) fn whoever_has(wanted: SocketAddr, sockets: &[Listening]) -> Option<S
 mod tests {
     use std::net::{TcpListener, TcpStream};
 
+    use socket2::Socket as Socket2;
+
     use super::*;
 
     const TABLE: &str = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n\
@@ -124,12 +126,14 @@ mod tests {
 
     #[test]
     fn what_listens_here_is_seen() {
-        let own = TcpListener::bind(("127.0.0.1", 0)).unwrap();
-        let address = own.local_addr().unwrap();
+        // A port that is held and not listened at is nobody else's meanwhile.
+        let own = Socket2::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+        own.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+        let address = own.local_addr().unwrap().as_socket().unwrap();
         let is_seen = || listening().unwrap().iter().any(|found| found.address == address);
-        assert!(is_seen());
-        drop(own);
         assert!(!is_seen());
+        own.listen(1).unwrap();
+        assert!(is_seen());
     }
 
     #[test]

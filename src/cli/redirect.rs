@@ -4,7 +4,7 @@ use std::{process::ExitCode, str::FromStr};
 
 use agent::{
     AddressRange, MESH_PORT,
-    redirect::{self, Except, Inbound, OUTBOUND_PORT, Outbound, Redirection, User, UserRedirection},
+    redirect::{self, Except, Inbound, OUTBOUND_PORT, Outbound, Redirection, User},
 };
 use catalog::ServiceName;
 use clap::{Args, Subcommand};
@@ -122,7 +122,12 @@ impl Apply {
     fn redirection(self) -> anyhow::Result<Redirection> {
         let (mesh, dns_port) = (self.mesh_port, self.dns_port);
         let Some(agent) = self.agent_uid else {
-            let outbound = Outbound::Users(users(self.services)?);
+            let services = self.services.into_iter().map(|it| (it.service, it.user, it.port));
+            let users = redirect::users_of(services).map_err(|error| {
+                let hint = "have each service run as a user of its own, and say its port as NAME=USER:PORT";
+                hinted(error.to_string(), hint)
+            })?;
+            let outbound = Outbound::Users(users);
             return Ok(Redirection { outbound, inbound: Inbound::Ports { ports: self.inbound_ports, mesh }, dns_port });
         };
         let except = Except {
@@ -133,24 +138,6 @@ impl Apply {
         let outbound = Outbound::Everybody { agent, port: self.outbound_port, except };
         Ok(Redirection { outbound, inbound: Inbound::AllBut { ports: self.exclude_inbound_ports, mesh }, dns_port })
     }
-}
-
-/// Gives each service's user a port, and refuses two services for one user: nobody could tell whose call it is.
-fn users(services: Vec<ServiceUser>) -> anyhow::Result<Vec<UserRedirection>> {
-    let mut users: Vec<(ServiceName, UserRedirection)> = Vec::new();
-    for (ServiceUser { service, user, port }, default) in services.into_iter().zip(OUTBOUND_PORT..) {
-        let port = port.unwrap_or(default);
-        if let Some((other, _)) = users.iter().find(|(_, known)| known.user == user || known.port == port) {
-            return Err(hinted(
-                format!(
-                    "`{service}` and `{other}` would be one caller: each service needs a user and a port of its own"
-                ),
-                "have each service run as a user of its own, and say its port as NAME=USER:PORT",
-            ));
-        }
-        users.push((service, UserRedirection { user, port }));
-    }
-    Ok(users.into_iter().map(|(_, user)| user).collect())
 }
 
 impl Show {

@@ -48,7 +48,9 @@ fn prepare(machines: &Machines) {
         )
     };
     machines.write("api-1", "/etc/weft/api.hcl", &definition("api", 8080));
-    machines.write("web-1", "/etc/weft/web.hcl", &definition("web", 9090));
+    let upstream = "upstreams = [{ destination_name = \"api\", local_bind_port = 9191 }]";
+    let web = definition("web", 9090).replace("port =", "user = \"app\"\n  port =");
+    machines.write("web-1", "/etc/weft/web.hcl", &web.replace("mode =", &format!("{upstream}, mode =")));
 }
 
 fn config(machines: &Machines, text: &str) {
@@ -83,6 +85,10 @@ fn an_unmodified_application_calls_by_name_and_is_called_past_nobody() {
     let answer = eventually("the call to be allowed", CUT * PROMISE_FACTOR, || asks(&machines, "web-1", virtual_name));
     assert_eq!(answer, "api");
     assert_eq!(asks(&machines, "web-1", "http://api.virtual.mesh:8080/").as_deref(), Some("api"));
+    // Where an upstream has a listener, it is the user's as well.
+    assert_eq!(asks(&machines, "web-1", "http://127.0.0.1:9191/").as_deref(), Some("api"));
+    let somebody = "setpriv --reuid 65534 --regid 65534 --clear-groups curl -sS -m 5 http://127.0.0.1:9191/";
+    assert!(!machines.run("web-1", somebody).status.success(), "nobody else calls in its name");
     assert_eq!(asks(&machines, "web-1", "http://none.virtual.mesh/"), None);
     // Past the agent nobody comes any more; the machine's own side is as it was.
     assert_eq!(asks(&machines, "web-1", &past_the_agent), None, "without identity");

@@ -277,7 +277,10 @@ mod tests {
         }
         let listening = application("").await.to_string();
         assert_eq!(ApplicationProbe::tcp("app/liveness", &listening, SECOND).unwrap().ask().await, Ok(()));
-        let nobody = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().to_string();
+        // A port that is held and not listened at.
+        let held = tokio::net::TcpSocket::new_v4().unwrap();
+        held.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let nobody = held.local_addr().unwrap().to_string();
         let refused = ApplicationProbe::tcp("app/liveness", &nobody, SECOND).unwrap().ask().await.unwrap_err();
         assert!(refused.contains("cannot connect"), "{refused}");
     }

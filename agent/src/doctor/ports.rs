@@ -47,8 +47,11 @@ mod tests {
     fn l9_an_application_that_can_be_reached_past_its_agent_is_found() {
         let bind = |address: &str| TcpListener::bind((address, 0)).unwrap();
         let (closed, open) = (bind("127.0.0.1"), bind("0.0.0.0"));
-        let gone = bind("127.0.0.1").local_addr().unwrap().port();
         let port = |listener: &TcpListener| listener.local_addr().unwrap().port();
+        // A port that is held and not listened at.
+        let held = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+        held.bind(&std::net::SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+        let gone = held.local_addr().unwrap().as_socket().unwrap().port();
         let verdict = |port, bypassable| {
             let service = LocalService { id: "api".to_owned(), port, bypassable };
             of_services(&[service], &listening().unwrap())[0].verdict

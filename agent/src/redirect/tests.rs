@@ -116,3 +116,18 @@ fn a_user_is_a_number_or_a_name_and_nothing_that_could_be_a_rule() {
         assert!(bad.parse::<User>().is_err(), "{bad}");
     }
 }
+
+#[test]
+fn no_two_services_are_one_caller() {
+    let users = |services: &[(&str, &str, Option<u16>)]| {
+        let services = services.iter().map(|(name, user, port)| (name.parse().unwrap(), user.parse().unwrap(), *port));
+        users_of(services).map(|users| users.iter().map(|one| one.port).collect::<Vec<_>>())
+    };
+    assert_eq!(users(&[("web", "www-data", None), ("batch", "1001", Some(15_110))]), Ok(vec![15_101, 15_110]));
+    assert_eq!(users(&[("web", "1000", None), ("batch", "1001", None)]), Ok(vec![15_101, 15_102]));
+    for two in [[("web", "1000", None), ("api", "1000", None)], [("web", "1000", Some(15_102)), ("api", "1001", None)]]
+    {
+        let refused = users(&two).unwrap_err();
+        assert_eq!(refused, OneCaller { service: "api".parse().unwrap(), other: "web".parse().unwrap() });
+    }
+}

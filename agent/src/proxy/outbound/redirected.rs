@@ -36,7 +36,10 @@ enum Stray {
     Nobodys(IpAddr),
     #[error("{0} is none of the mesh, and its `mesh` entry lets services call nobody else")]
     OutsideMesh(SocketAddr),
-    #[error("nobody is called at {0}")]
+    #[error(
+        "{0} is the agent's own, or link-local, such as a metadata service: whoever needs that leaves the address out of \
+         redirection (`weft redirect apply --exclude-outbound-cidr`, in pods `weft.dev/exclude-outbound-cidrs`)"
+    )]
     Forbidden(SocketAddr),
     #[error("{0} did not answer in time")]
     Unresponsive(SocketAddr),
