@@ -4,8 +4,8 @@ use std::{sync::Arc, time::Duration};
 
 use super::{Attempt, Catalog, Touched};
 use crate::{
-    Admission, AgentId, AgentRecord, Attestation, AuthMethod, AuthMethodName, BindingRule, BindingRuleId, CatalogIndex,
-    LoginChange, Outcome, Refusal, Selector, Timestamp, Token, Variable, WatchKey, login::UsedBearer,
+    Admission, AgentId, AgentRecord, Attestation, AuthConfig, AuthMethod, AuthMethodName, BindingRule, BindingRuleId,
+    CatalogIndex, LoginChange, Outcome, Refusal, Selector, Timestamp, Token, Variable, WatchKey, login::UsedBearer,
 };
 
 /// How many credentials that agents enrolled with are remembered at once: all of a day, in a mesh of some ten thousands.
@@ -229,7 +229,8 @@ impl Catalog {
         let previous = self.agent_on(&login.node).cloned();
         let mut earlier = Vec::new();
         if let Some(previous) = &previous {
-            if previous.key != login.key && !may_take_over(previous, login) {
+            if previous.key != login.key && !(may_take_over(previous, login) && self.is_same_principal(previous, login))
+            {
                 return Err(Refusal::NodeTaken { node: login.node.clone() });
             }
             let same = previous.key == login.key
@@ -276,6 +277,14 @@ impl Catalog {
         self.hold_earlier(&mut record, earlier.into_iter().chain(login.provisional), index, touched);
         self.begin_record(&record, touched);
         Ok(Outcome::Enrolled { record: Box::new(record) })
+    }
+
+    /// Reports whether the platform vouches for whom it vouched for before. Whoever assumes a role of AWS names the session, so
+    /// that a node which rules name after it may be another role's.
+    fn is_same_principal(&self, previous: &AgentRecord, login: &Admission) -> bool {
+        let config = self.auth_method(&login.method).map(|method| &method.config);
+        let is_same = matches!(&previous.attestation, Attestation::Login { subject, .. } if *subject == login.subject);
+        is_same || !matches!(config, Some(AuthConfig::AwsIam(_)))
     }
 
     fn remember_bearer(&mut self, login: &Admission) {

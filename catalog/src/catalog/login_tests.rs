@@ -220,6 +220,22 @@ fn a_login_that_was_judged_by_rules_of_before_is_judged_again() {
 }
 
 #[test]
+fn c11_no_role_of_aws_takes_the_node_of_another_whatever_it_calls_its_session() {
+    let mut log = Log::with_method();
+    log.done(aws_method());
+    let by = |role: &str, key: &str| Admission {
+        method: "aws".parse().unwrap(),
+        subject: format!("arn:aws:iam::123456789012:role/{role}"),
+        nodes: vec!["n1".parse().unwrap()],
+        ..admission(1_000, key, key, "n1", &["web"])
+    };
+    log.enrolled(by("web", "key-1"));
+    let refusal = log.refused(1, admit(by("shop-api", "key-2")));
+    assert!(matches!(refusal, Refusal::NodeTaken { .. }), "{refusal}");
+    log.enrolled(by("web", "key-3"));
+}
+
+#[test]
 fn a_node_name_is_taken_over_only_where_its_own_method_names_the_node() {
     let mut log = Log::with_method();
     let first = log.enrolled(admission(9, "bearer", "key", "n1", &["web"]));

@@ -187,6 +187,8 @@ fn c11_a_method_of_aws_names_whom_it_takes_and_one_endpoint_that_nobody_can_stan
     }
     for bad in [
         "http://sts.amazonaws.com",
+        "http://127.evil.example",
+        "http://localhost.evil.example",
         "sts.amazonaws.com",
         "https://",
         "https://a@b",

@@ -79,7 +79,8 @@ fn check_aws(aws: &AwsIamConfig) -> Result<(), Refusal> {
         return wrong("is no https://HOST or https://HOST:PORT in lower case, with nothing behind it");
     }
     let name = host.split(':').next().unwrap_or_default();
-    if is_local_only && name != "localhost" && !name.starts_with("127.") {
+    let is_here = name == "localhost" || name.parse::<std::net::Ipv4Addr>().is_ok_and(|ip| ip.is_loopback());
+    if is_local_only && !is_here {
         return wrong("is without TLS: whoever is on the way could answer in its place; write https://");
     }
     Ok(())

@@ -7,6 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use catalog::{AuthConfig, AwsIamConfig, AwsPrincipal, KeyFingerprint, LoginClaims, Timestamp};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
+use tokio::sync::Semaphore;
 use wire::login::{Credential, LoginContext, LoginError, LoginMaker, LoginMethod, Verification, VerifiedIdentity};
 use wire::web::{Reach, WebAnswer, WebClient};
 
@@ -18,6 +19,8 @@ use super::{
 
 /// AWS answers within this, or the login is judged another time.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
+/// Questions to AWS that are under way at once.
+const ASKED_AT_ONCE_MAX: usize = 64;
 /// No session token is longer.
 const TOKEN_BYTES_MAX: usize = 8 * 1024;
 
@@ -37,6 +40,8 @@ impl LoginMaker for AwsLogins {
 pub(super) struct AwsIam {
     config: AwsIamConfig,
     client: WebClient,
+    /// Whose turn it is to have AWS asked: a signature that is made up costs as much as a good one.
+    turns: Semaphore,
 }
 
 impl AwsIam {
@@ -44,11 +49,12 @@ impl AwsIam {
         // On this machine only where the operator has named an endpoint there.
         let endpoint = config.sts_endpoint.as_deref().unwrap_or_default();
         let host = endpoint.split_once("://").map_or(endpoint, |(_, host)| host);
-        let is_here = host.starts_with("127.") || host.starts_with("localhost");
+        let name = host.split(['/', ':']).next().unwrap_or_default();
+        let is_here = name == "localhost" || name.parse::<std::net::Ipv4Addr>().is_ok_and(|ip| ip.is_loopback());
         let reach = if is_here { Reach::Loopback } else { Reach::Others };
         let client = WebClient::new(None, reach, ANSWER_TIMEOUT);
         let client = client.map_err(|error| LoginError::unavailable(wire::one_line(&error)))?;
-        Ok(Self { config, client })
+        Ok(Self { config, client, turns: Semaphore::new(ASKED_AT_ONCE_MAX) })
     }
 
     /// Judges everything that needs nobody else.
@@ -93,6 +99,11 @@ impl AwsIam {
         })?;
         let headers = headers(&signed, context.cluster_id, key)
             .ok_or_else(|| LoginError::rejected("it has characters that no header has"))?;
+        let Ok(_turn) = self.turns.try_acquire() else {
+            return Err(LoginError::unavailable(
+                "AWS is being asked about as many logins as this server has in hand at once",
+            ));
+        };
         let url = format!("{}/", signed.endpoint);
         let answer = self.client.exchange(Method::POST, &url, headers, Bytes::from_static(QUESTION.as_bytes())).await;
         let answer = answer.map_err(|error| LoginError::unavailable(wire::one_line(&error)))?;
@@ -200,13 +211,14 @@ fn identity(answer: &WebAnswer) -> Result<CallerIdentity, LoginError> {
     }
     let code = error_code(&answer.body).unwrap_or_else(|| "without a code".to_owned());
     let status = answer.status.as_u16();
-    let is_refusal =
-        matches!(answer.status, StatusCode::BAD_REQUEST | StatusCode::FORBIDDEN | StatusCode::UNAUTHORIZED)
-            && !code.contains("Throttl")
-            && code != "RequestLimitExceeded";
-    if is_refusal {
+    if ["SignatureDoesNotMatch", "InvalidClientTokenId", "IncompleteSignature"].contains(&code.as_str()) {
         return Err(LoginError::rejected(format!(
             "AWS refused the signature ({status}, {code}): it is of other credentials, another mesh or another key"
+        )));
+    }
+    if ["ExpiredToken", "RequestExpired"].contains(&code.as_str()) {
+        return Err(LoginError::rejected(format!(
+            "AWS refused it ({status}, {code}): sign anew, and look at the clock"
         )));
     }
     Err(LoginError::unavailable(format!("AWS answered with status {status} ({code})")))
