@@ -11,12 +11,12 @@ use serde::{Deserialize, Serialize};
 use crate::backup::Upload;
 use crate::{
     AccessorId, AclPolicy, AclRole, AgentId, AgentRecord, AuthMethod, AuthMethodName, BindingRule, BindingRuleId,
-    CaIntermediate, CaRoot, CatalogIndex, Check, CheckId, CheckKey, CheckStatus, Command, ConfigEntries,
-    ConnectorLease, ConnectorName, Digest, Endpoint, Envelope, Gateway, IdentityScheme, Instance, InstanceId,
-    InstanceKey, Intention, IntentionKey, Item, JoinToken, KeyFingerprint, Membership, Mesh, MeshEntry, MeshItem,
-    Namespace, Node, NodeName, Outcome, Policy, PolicyId, Refusal, Relaxation, RelaxedScope, RequestId, RevokedService,
-    RoleId, RootsAck, SecretHash, ServiceKey, ServiceName, ServicePattern, SourcePattern, Timestamp, Token, Topic,
-    TrustBundle, WatchKey, audit::AuditTrail, login::UsedBearer,
+    CaIntermediate, CaRoot, CatalogIndex, Check, CheckKey, CheckStatus, Command, ConfigEntries, ConnectorLease,
+    ConnectorName, Digest, Endpoint, Envelope, Gateway, IdentityScheme, Instance, InstanceKey, Intention, IntentionKey,
+    Item, JoinToken, KeyFingerprint, Membership, Mesh, MeshEntry, MeshItem, Namespace, Node, NodeName, Outcome, Policy,
+    PolicyId, Refusal, Relaxation, RelaxedScope, RequestId, RevokedService, RoleId, RootsAck, SecretHash, ServiceKey,
+    ServiceName, ServicePattern, SourcePattern, Timestamp, Token, Topic, TrustBundle, WatchKey, audit::AuditTrail,
+    login::UsedBearer,
 };
 
 mod acl;
@@ -31,6 +31,7 @@ mod connector;
 mod enrolment;
 mod login;
 mod membership;
+mod node_state;
 mod policy;
 mod registration;
 mod revocation;
@@ -39,6 +40,7 @@ mod tokens;
 
 pub(crate) use addresses::{Addresses, StoredAddresses};
 pub(crate) use ca::CaState;
+pub(crate) use node_state::NodeState;
 use tokens::{JoinTokens, Tokens};
 
 /// How many answers are remembered for repeats of their requests.
@@ -77,14 +79,6 @@ fn fingerprint(envelope: &Envelope) -> u64 {
 pub(crate) const NODE_INSTANCES_MAX: usize = 10_000;
 /// How many checks one node holds at most.
 pub(crate) const NODE_CHECKS_MAX: usize = 20_000;
-
-/// Is a node with what is on it.
-#[derive(Debug, Clone, PartialEq)]
-pub(crate) struct NodeState {
-    pub(crate) node: Arc<Node>,
-    pub(crate) instances: OrdMap<(Namespace, InstanceId), Arc<Instance>>,
-    pub(crate) checks: OrdMap<(Namespace, CheckId), Arc<Check>>,
-}
 
 /// Is what a request was answered, kept for its repeats.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -143,6 +137,8 @@ pub struct Catalog {
     /// The credentials that agents logged in with, and when each ends.
     pub(crate) bearers: OrdMap<SecretHash, Arc<UsedBearer>>,
     pub(crate) bearer_ends: OrdSet<(Timestamp, SecretHash)>,
+    /// How many of them are whose; nobody may fill the memory of all.
+    pub(crate) bearers_of: OrdMap<(AuthMethodName, String), usize>,
     pub(crate) revoked: OrdMap<AgentId, CatalogIndex>,
     /// When each of them was revoked, by the time inside the command.
     pub(crate) revoked_at: OrdMap<AgentId, Timestamp>,
@@ -321,34 +317,31 @@ impl Catalog {
     /// Returns a check.
     #[must_use]
     pub fn check(&self, key: &CheckKey) -> Option<&Check> {
-        self.nodes.get(&key.node)?.checks.get(&(key.namespace.clone(), key.id.clone())).map(|check| &**check)
+        self.nodes.get(&key.node)?.checks().get(&(key.namespace.clone(), key.id.clone())).map(|check| &**check)
     }
 
     /// Returns all checks, by node.
     pub fn checks(&self) -> impl Iterator<Item = &Check> {
-        self.nodes.values().flat_map(|state| state.checks.values()).map(|check| &**check)
+        self.nodes.values().flat_map(|state| state.checks().values()).map(|check| &**check)
     }
 
     /// Returns the checks on a node, its own and its instances'.
     pub fn checks_on(&self, node: &NodeName) -> impl Iterator<Item = &Check> {
-        self.nodes.get(node).into_iter().flat_map(|state| state.checks.values()).map(|check| &**check)
+        self.nodes.get(node).into_iter().flat_map(|state| state.checks().values()).map(|check| &**check)
     }
 
     /// Returns the checks that bear on an instance: its own and its node's.
     #[must_use]
     pub fn checks_of(&self, key: &InstanceKey) -> Vec<&Check> {
-        self.checks_on(&key.node)
-            .filter(|check| match &check.instance {
-                None => true,
-                Some(id) => *id == key.id && check.key.namespace == key.namespace,
-            })
-            .collect()
+        let slot = (key.namespace.clone(), key.id.clone());
+        self.nodes.get(&key.node).map(|state| state.bearing_on(&slot)).unwrap_or_default()
     }
 
     /// Returns the worst status that bears on an instance; passing where it has no checks.
     #[must_use]
     pub fn health(&self, key: &InstanceKey) -> CheckStatus {
-        self.checks_of(key).into_iter().map(|check| check.status).max().unwrap_or(CheckStatus::Passing)
+        let slot = (key.namespace.clone(), key.id.clone());
+        self.nodes.get(&key.node).map_or(CheckStatus::Passing, |state| state.health(&slot))
     }
 
     /// Returns an intention.
@@ -647,7 +640,7 @@ pub(crate) type Attempt = Result<Outcome, Refusal>;
 #[cfg(test)]
 mod golden;
 #[cfg(test)]
-mod login_tests;
+pub(crate) mod login_tests;
 #[cfg(test)]
 mod session_tests;
 #[cfg(test)]

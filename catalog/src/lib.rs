@@ -81,8 +81,8 @@ pub use key_exchange::KeyExchange;
 pub use lifetime::Lifetime;
 pub use login::{
     Admission, AuthConfig, AuthMethod, AwsIamConfig, AwsKind, AwsPattern, AwsPrincipal, BindKind, BindingRule,
-    BindingRules, Bound, JwtAlgorithm, JwtConfig, JwtKeys, KUBERNETES_AUDIENCE, KubernetesConfig, LOGIN_TOKEN_TTL,
-    LoginChange, LoginClaims, NameTemplate, NameTemplateError, Variable,
+    BindingRules, Bound, JwtAlgorithm, JwtConfig, JwtKeys, KubernetesConfig, LOGIN_TOKEN_TTL, LoginChange, LoginClaims,
+    NameTemplate, NameTemplateError, Variable,
 };
 pub use membership::{
     Autopilot, MEMBERS_MAX, Member, MemberFacts, MemberRole, Membership, MembershipChange, RetiredMember, StateDigest,

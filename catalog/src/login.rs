@@ -19,7 +19,7 @@ use crate::{
 
 pub use aws::{AwsIamConfig, AwsKind, AwsPattern, AwsPrincipal};
 pub use bind::{BindingRules, Bound, LoginClaims};
-pub use kubernetes::{KUBERNETES_AUDIENCE, KubernetesConfig};
+pub use kubernetes::KubernetesConfig;
 pub(crate) use template::is_variable_name;
 pub use template::{NameTemplate, NameTemplateError, Variable};
 
@@ -299,6 +299,9 @@ pub(crate) struct UsedBearer {
     pub(crate) bearer: SecretHash,
     pub(crate) key: KeyFingerprint,
     pub(crate) ends: Timestamp,
+    /// Whose it is; none of what was remembered before this was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) whose: Option<(AuthMethodName, String)>,
 }
 
 /// Is a login of an agent, once a server has checked the credential and asked the binding rules.
@@ -326,6 +329,9 @@ pub struct Admission {
     pub bearer: SecretHash,
     /// When the credential ends.
     pub bearer_ends: Timestamp,
+    /// Whether the credential is worth nothing under any other key, so that nobody has to remember it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub is_of_one_key: bool,
     /// The agent's key.
     pub key: KeyFingerprint,
     /// The agent's node.

@@ -280,6 +280,18 @@ pub enum Refusal {
     /// More credentials are in use than are remembered.
     #[error("too many credentials are in use to remember another: have the platform issue ones that end sooner")]
     TooManyBearers,
+    /// One identity has as many credentials in use as are remembered of one.
+    #[error(
+        "`{subject}` of auth method `{method}` has {most} credentials in use: have the platform issue ones that end sooner"
+    )]
+    TooManyBearersOf {
+        /// The method.
+        method: AuthMethodName,
+        /// Who logs in.
+        subject: String,
+        /// How many are remembered.
+        most: usize,
+    },
     /// The agent has no live record.
     #[error("agent `{agent}` has no record, or it was revoked: enrol it again with a new join token")]
     AgentUnknown {
@@ -393,6 +405,7 @@ impl Refusal {
             | Self::EntryChanged { .. }
             | Self::LoginRulesChanged { .. }
             | Self::TooManyBearers
+            | Self::TooManyBearersOf { .. }
             | Self::TooManyLogins { .. }
             | Self::Membership { .. }
             | Self::CaMovedOn { .. }

@@ -133,7 +133,7 @@ impl Catalog {
             acl_bootstrapped: self.acl_bootstrapped,
             nodes: self.nodes.values().map(|state| state.node.clone()).collect(),
             instances: self.nodes.values().flat_map(|state| state.instances.values().cloned()).collect(),
-            checks: self.nodes.values().flat_map(|state| state.checks.values().cloned()).collect(),
+            checks: self.nodes.values().flat_map(|state| state.checks().values().cloned()).collect(),
             addresses: self.addresses.stored(),
             intentions: self.intentions.values().flat_map(|toward| toward.values().cloned()).collect(),
             config: self.config.iter().cloned().collect(),
@@ -252,12 +252,8 @@ impl Catalog {
         checks: Vec<Arc<Check>>,
     ) -> Result<(), SnapshotError> {
         let missing = |what: &dyn std::fmt::Display| SnapshotError::Inconsistent(format!("{what} is on no node"));
-        let mut states: BTreeMap<_, NodeState> = nodes
-            .into_iter()
-            .map(|node| {
-                (node.name.clone(), NodeState { node, instances: imbl::OrdMap::new(), checks: imbl::OrdMap::new() })
-            })
-            .collect();
+        let mut states: BTreeMap<_, NodeState> =
+            nodes.into_iter().map(|node| (node.name.clone(), NodeState::new(node))).collect();
         for instance in instances {
             let state = states.get_mut(&instance.key.node).ok_or_else(|| missing(&instance.key))?;
             let mut keys = self.by_service.get(&instance.service_key()).cloned().unwrap_or_default();
@@ -267,7 +263,7 @@ impl Catalog {
         }
         for check in checks {
             let state = states.get_mut(&check.key.node).ok_or_else(|| missing(&check.key))?;
-            state.checks.insert((check.key.namespace.clone(), check.key.id.clone()), check);
+            state.put_check(check);
         }
         let lead = states.values().filter(|state| state.node.gateway_port.is_some());
         self.gateways = lead.map(|state| state.node.name.clone()).collect();

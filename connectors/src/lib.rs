@@ -21,9 +21,11 @@ pub use plan::{Caution, Plan, SCOPE, Sight, Wanted, plan, settle};
 use std::sync::Arc;
 
 use wire::login::LoginMaker;
+use wire::web::Reach;
 
-/// Returns what checks the logins of every platform that has one, for servers; `tokens` are those to ask API servers with.
+/// Returns what checks the logins of every platform that has one, for servers; `tokens` are those to ask API servers with, and
+/// AWS is asked within `sts`.
 #[must_use]
-pub fn login_makers(tokens: kubernetes::ReviewerTokens) -> Vec<Arc<dyn LoginMaker>> {
-    vec![Arc::new(AwsLogins), Arc::new(kubernetes::KubernetesLogins::new(tokens))]
+pub fn login_makers(tokens: kubernetes::ReviewerTokens, sts: Reach) -> Vec<Arc<dyn LoginMaker>> {
+    vec![Arc::new(AwsLogins::new(sts)), Arc::new(kubernetes::KubernetesLogins::new(tokens))]
 }

@@ -142,6 +142,7 @@ fn admission(verified: &Verified, request: &LoginRequest, csr: &Csr) -> Admissio
         bearer: verified.bearer.clone(),
         provisional: None,
         bearer_ends: verified.ends,
+        is_of_one_key: verified.is_of_one_key,
         key: csr.fingerprint().clone(),
         node: request.node.clone(),
         platform: request.platform,

@@ -45,6 +45,8 @@ pub(crate) struct Verified {
     pub(crate) ends: Timestamp,
     /// The hash of that by which the credential is known again.
     pub(crate) bearer: SecretHash,
+    /// Whether it is worth nothing under another key.
+    pub(crate) is_of_one_key: bool,
 }
 
 /// Checks logins; a clone shares what is known of keys.
@@ -123,7 +125,8 @@ impl Logins {
         // What cannot count is sent away before it takes anything of what others need.
         checker.glance(&credential).map_err(failed)?;
         let jitter = f64::from(u16::from_be_bytes(crypto::random())) / f64::from(u16::MAX);
-        self.inner.turns.take(asker, jitter).map_err(|retry_after| LoginFailed::Busy { retry_after })?;
+        let asked = checker.asks_others().then_some(method);
+        self.inner.turns.take(asker, asked, jitter).map_err(|retry_after| LoginFailed::Busy { retry_after })?;
         let cluster_id = catalog.mesh().map(|mesh| mesh.cluster_id.clone()).unwrap_or_default();
         let context = LoginContext { cluster_id: &cluster_id, key, now: crypto::now() };
         let identity = checker.verify(&credential, context).await.map_err(failed)?;
@@ -135,7 +138,14 @@ impl Logins {
         }
         let bound = self.inner.rules.of(catalog, method)?.bind(&identity.claims, catalog.index())?;
         let bearer = crypto::secret_hash(&Secret::new(checker.known_by(&credential)));
-        Ok(Verified { method: method.clone(), claims: identity.claims, bound, ends: identity.ends, bearer })
+        Ok(Verified {
+            method: method.clone(),
+            claims: identity.claims,
+            bound,
+            ends: identity.ends,
+            bearer,
+            is_of_one_key: checker.is_of_one_key(),
+        })
     }
 
     /// Writes to the log why somebody was not let in: whoever asked is not told.

@@ -33,8 +33,7 @@ use super::{
 /// A method of type kubernetes takes the tokens of pods' service accounts, by the word of their API server. Without a Host that is
 /// the cluster that the servers run in; for any other one each server is given a token (weft server --kubernetes-token-file):
 ///
-///   Host           = "https://10.0.0.1:6443"
-///   BoundAudiences = ["weft"]
+///   Host = "https://10.0.0.1:6443"
 ///
 /// What an identity is here, binding rules say: `weft acl binding-rule`.
 #[derive(Debug, Subcommand)]

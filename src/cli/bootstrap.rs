@@ -44,9 +44,9 @@ pub(super) struct Bootstrap {
     /// The auth method of the cluster's pods
     #[arg(long, default_value = "kubernetes", value_name = "NAME")]
     auth_method: String,
-    /// The audience of their tokens
-    #[arg(long, default_value = "weft", value_name = "NAME")]
-    audience: String,
+    /// The audience of their tokens [default: weft/<cluster id>, one of this mesh alone]
+    #[arg(long, value_name = "NAME")]
+    audience: Option<String>,
     /// End when everything is done, or failed
     #[arg(long)]
     once: bool,

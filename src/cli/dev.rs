@@ -71,7 +71,10 @@ pub(super) async fn run(arguments: Dev) -> anyhow::Result<ExitCode> {
     let key = ClusterKey::generate();
     let id: ServerId = "dev".parse()?;
     let config = server::Config {
-        login_makers: connectors::login_makers(connectors::kubernetes::ReviewerTokens::default()),
+        login_makers: connectors::login_makers(
+            connectors::kubernetes::ReviewerTokens::default(),
+            wire::web::Reach::Loopback,
+        ),
         ..server::Config::new(id, ClusterKeys::single(key.clone()))
     };
     let server = server::start(config).await.context("cannot start the server")?;

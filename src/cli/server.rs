@@ -8,6 +8,7 @@ use clap::Args;
 use wire::{
     api_name::ApiName,
     cluster_key::{ClusterKey, ClusterKeys},
+    web::Reach,
 };
 
 use super::{
@@ -122,13 +123,16 @@ pub(super) struct Settings {
     /// The file with the authority of that API server's certificate, PEM; may be given several times [default: the system's]
     #[arg(long = "kubernetes-ca-file", value_name = "HOST=FILE")]
     kubernetes_ca_files: Vec<String>,
+    /// Ask a Security Token Service on this machine where an auth method names one: a stand-in for AWS, in tests
+    #[arg(long)]
+    sts_on_loopback: bool,
     /// How many log entries are applied between two snapshots, for tests of small groups [default: 8192]
     #[arg(long, value_name = "COUNT", hide = true)]
     snapshot_entries: Option<u64>,
 }
 
 settings! { Settings:
-    flags {}
+    flags { sts_on_loopback }
     also {}
     parsed {
         node, data_dir, bind, advertise, https_cert_file, https_key_file, cluster_key_file, previous_cluster_key_file, datacenter,
@@ -168,6 +172,7 @@ impl Settings {
         let https = self.https()?;
         let tokens =
             connectors::kubernetes::ReviewerTokens::read(&self.kubernetes_token_files, &self.kubernetes_ca_files)?;
+        let sts = if self.sts_on_loopback { Reach::Loopback } else { Reach::Others };
         let node =
             self.node.ok_or_else(|| hinted("the server has no name", "name it with --node, or `node` in its file"))?;
         let key_file = self.cluster_key_file.or_else(|| supervisor::credential("cluster-key"));
@@ -202,7 +207,7 @@ impl Settings {
             session_grace: self.session_grace.unwrap_or(defaults.session_grace),
             session_reap: self.session_reap.unwrap_or(defaults.session_reap),
             snapshot_entries: self.snapshot_entries.unwrap_or(defaults.snapshot_entries),
-            login_makers: connectors::login_makers(tokens),
+            login_makers: connectors::login_makers(tokens, sts),
             ..defaults
         })
     }

@@ -36,7 +36,7 @@ fn cases() -> Value {
                 "api": ["https://weft.example:8501", "https://[fd00::5]:8501"],
             },
             "connector": { "tokenSecret": "connector" },
-            "injector": { "rootFingerprints": ["cd".repeat(32)] },
+            "injector": { "rootFingerprints": ["cd".repeat(32)], "audience": "weft/production" },
         },
         "no_image": {},
         "nowhere": { "image": { "repository": "r/weft" }, "externalServers": { "enabled": true } },
@@ -45,6 +45,11 @@ fn cases() -> Value {
             "externalServers": { "enabled": true, "agents": ["s:8300"] },
         },
         "tokenless": { "image": { "repository": "r/weft" }, "bootstrap": { "enabled": false } },
+        "for_nobody": {
+            "image": { "repository": "r/weft" }, "connector": { "enabled": false },
+            "externalServers": { "enabled": true, "agents": ["10.0.0.5:8300"] },
+            "injector": { "rootFingerprints": ["cd".repeat(32)] },
+        },
         "even": { "image": { "repository": "r/weft" }, "replicas": 2 },
         "misspelled": { "image": { "repository": "r/weft" }, "injektor": {} },
         "misspelled_within": { "image": { "repository": "r/weft" }, "injector": { "replica": 1 } },
@@ -121,6 +126,7 @@ fn f1_values_that_make_no_sense_are_refused_and_say_why() {
         ("misspelled", "injektor"),
         ("misspelled_within", "replica"),
         ("no_fingerprint", "rootFingerprints"),
+        ("for_nobody", "injector.audience"),
     ] {
         let why = all[case]["refused"].as_str().unwrap_or_else(|| panic!("{case} is not refused"));
         assert!(why.contains(want), "{case}: {why}");
@@ -292,7 +298,10 @@ fn the_injector_understands_what_the_chart_tells_it() {
         let maps = of_kind(all, case, &["ConfigMap"]);
         let told = maps.iter().find_map(|map| map["data"]["injector.json"].as_str()).unwrap();
         fs::write(&settings, told).unwrap();
-        let arguments = ["inject", "--config", &settings, "--root-fingerprint", &root, "--file", &pod];
+        // As the file that `weft bootstrap` keeps says it beside the chart's own.
+        let kept = path("roots.json");
+        fs::write(&kept, json!({ "audience": "weft/east", "root_fingerprints": [root] }).to_string()).unwrap();
+        let arguments = ["inject", "--config", &settings, "--config", &kept, "--file", &pod];
         let injected = weft(&arguments, &[]);
         assert_eq!(injected.status, Some(0), "{case}: {injected:?}");
         assert!(injected.stdout.contains("weft-agent"), "{case}: {injected:?}");

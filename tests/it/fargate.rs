@@ -185,7 +185,7 @@ fn c11_a_task_of_fargate_logs_in_without_a_secret_and_is_called_by_name() {
     let web = Task { machine: "web", address: "10.0.77.11", id: "0a1b2c3d4e5f60718293a4b5c6d7e8f9", family: "web" };
     let api = Task { machine: "api", address: "10.0.77.12", id: "9f8e7d6c5b4a39281706f5e4d3c2b1a0", family: "api" };
     let machines = Machines::boot(&[("s1", SERVER), (web.machine, web.address), (api.machine, api.address)]);
-    machines.found(SERVER);
+    machines.found_with(SERVER, "--sts-on-loopback");
 
     let logs = tempfile::tempdir().unwrap();
     let wanted = [format!("web={}", web.id), format!("api={}", api.id), format!("other={}x", web.id)];

@@ -38,7 +38,7 @@ pub(crate) use mesh::{Mesh, Server, Service, free_port, write_secret};
 pub(crate) use metrics::Metrics;
 pub(crate) use page::{Block, blocks};
 pub(crate) use peers::{Postgres, nghttpd, nginx};
-pub(crate) use platforms::{ADMITTED, Platforms};
+pub(crate) use platforms::{ADMITTED, AUDIENCE, Platforms};
 pub(crate) use process::{Output, Process, log_of, weft, weft_command};
 pub(crate) use tool::{copy, entries, missing, optional_tool, python, root, skipped, succeed, tool};
 pub(crate) use wait::{PROMISE_FACTOR, eventually, within};

@@ -27,6 +27,7 @@ spec:
 const SETTINGS: &str = "image = \"registry.example/weft:1\"
 redirect_image = \"registry.example/weft-redirect:1\"
 servers = [\"weft-agents.weft.svc:8300\"]
+audience = \"weft/east\"
 ";
 
 /// Takes a word out of quotes that JSON or YAML put around it.
@@ -73,11 +74,13 @@ fn what_cannot_be_injected_is_said_and_nothing_is_printed() {
     fs::write(&pod, POD.replace("serviceAccountName: web", "hostNetwork: false")).unwrap();
     let pod = pod.display().to_string();
     let root = "ab".repeat(32);
-    let all = ["--image", "i", "--server", "s:8300", "--root-fingerprint", &root];
+    let all = ["--image", "i", "--server", "s:8300", "--root-fingerprint", &root, "--audience", "weft/east"];
     let nameless = weft(&[&["inject", "--file", &pod], &all[..]].concat(), &[]);
     assert_eq!((nameless.status, nameless.stdout.as_str()), (Some(2), ""), "{nameless:?}");
     assert!(nameless.stderr.contains("Deployment web") && nameless.stderr.contains("weft.dev/service"), "{nameless:?}");
     let untold = weft(&[&["inject", "--file", &pod], &all[..4]].concat(), &[]);
     assert_eq!((untold.status, untold.stdout.as_str()), (Some(2), ""), "{untold:?}");
     assert!(untold.stderr.contains("fingerprint of a root") && untold.stderr.contains("hint: "), "{untold:?}");
+    let aimless = weft(&[&["inject", "--file", &pod], &all[..6]].concat(), &[]);
+    assert!(aimless.status == Some(2) && aimless.stderr.contains("no audience"), "{aimless:?}");
 }

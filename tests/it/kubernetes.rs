@@ -220,7 +220,22 @@ fn c10_an_agent_logs_in_with_its_pods_projected_token_and_the_cluster_says_how_i
     let config = mesh.directory.path().join("method.json");
     std::fs::write(&config, json!({"Host": server.url()}).to_string()).unwrap();
     let config = config.display().to_string();
-    mesh.done(&["acl", "auth-method", "create", "k8s", "--type", "kubernetes", "--config", &config]);
+    let made = mesh.done(&[
+        "acl",
+        "auth-method",
+        "create",
+        "k8s",
+        "--type",
+        "kubernetes",
+        "--config",
+        &config,
+        "--output",
+        "json",
+    ]);
+    let made: Value = serde_json::from_str(&made).unwrap();
+    // One of this mesh alone, since the method names none.
+    let audience = made["Config"]["BoundAudiences"][0].as_str().unwrap();
+    assert!(audience.starts_with("weft/") && audience.len() > 20, "{made}");
     mesh.done(&[
         "acl",
         "binding-rule",
@@ -247,9 +262,9 @@ fn c10_an_agent_logs_in_with_its_pods_projected_token_and_the_cluster_says_how_i
         let service = Service { name: "web", port: free_port(), upstreams: vec![] };
         mesh.start_agent(node, &[service], &[&proof[..], &[&token]].concat())
     };
-    let web = start("web-0.default", &server.token("default/web", Some("web-0"), &["weft"]));
-    let stranger = start("web-9.default", &server.token("default/stranger", Some("web-9"), &["weft"]));
-    let thief = start("elsewhere", &server.token("default/web", Some("web-9"), &["weft"]));
+    let web = start("web-0.default", &server.token("default/web", Some("web-0"), &[audience]));
+    let stranger = start("web-9.default", &server.token("default/stranger", Some("web-9"), &[audience]));
+    let thief = start("elsewhere", &server.token("default/web", Some("web-9"), &[audience]));
     mesh.agents[web].wait_until_ready(AGAIN * PROMISE_FACTOR);
     for (at, why) in [(stranger, "no binding rule"), (thief, "elsewhere")] {
         assert_eq!(mesh.agents[at].process().wait(AGAIN * PROMISE_FACTOR), Some(2));

@@ -3,7 +3,7 @@
 
 use serde_json::{Value, json};
 
-use crate::harness::{ADMITTED, PROMISE_FACTOR, Platforms, eventually, tool};
+use crate::harness::{ADMITTED, AUDIENCE, PROMISE_FACTOR, Platforms, eventually, tool};
 
 const TEST: &str = "an_ecs_task_a_pod_and_a_vm_are_one_mesh";
 
@@ -139,7 +139,7 @@ impl Story {
         let injected = machines.done(
             workload.machine,
             &format!(
-                "weft inject --image weft --auth-method kubernetes --root-fingerprint {}{servers} --file /root/pod.yaml",
+                "weft inject --image weft --auth-method kubernetes --audience {AUDIENCE} --root-fingerprint {}{servers} --file /root/pod.yaml",
                 self.0.root
             ),
         );

@@ -31,6 +31,16 @@ pub trait LoginMethod: Send + Sync {
     fn known_by<'a>(&self, credential: &'a Credential) -> &'a str {
         credential.bearer.expose().trim()
     }
+
+    /// Reports whether each of its credentials is made for one agent's key, and so worth nothing under another.
+    fn is_of_one_key(&self) -> bool {
+        false
+    }
+
+    /// Reports whether each check asks somebody else, so that what is made up costs others a question.
+    fn asks_others(&self) -> bool {
+        false
+    }
 }
 
 /// Returns what a JSON Web Token's signature is over. One signature may be written in several ways, and this in one.

@@ -5,8 +5,8 @@ use std::fmt;
 use super::{AclChange, Authority};
 use crate::{
     AccessorId, CaChange, Catalog, Check, CheckKey, Command, ConfigChange, ConnectorChange, ConnectorWrite,
-    DeregisterTarget, Instance, InstanceKey, LoginChange, Namespace, Node, NodeName, PolicyChange, ServiceKey,
-    ServicePattern, SessionChange,
+    DeregisterTarget, Instance, InstanceKey, JoinToken, LoginChange, Namespace, Node, NodeName, PolicyChange,
+    ServiceKey, ServicePattern, SessionChange,
 };
 
 /// Names the right that somebody lacks.
@@ -16,6 +16,56 @@ pub struct Lack(String);
 impl fmt::Display for Lack {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
+    }
+}
+
+fn permits_policy(authority: &Authority, change: &PolicyChange) -> Result<(), Lack> {
+    match change {
+        PolicyChange::Relax { .. } | PolicyChange::EndRelaxation { .. } => {
+            authority.need_mesh_write()?;
+            authority.need_operator_write()
+        }
+        PolicyChange::TakeOver { intention, .. } => authority.need_intention_write(&intention.destination),
+        PolicyChange::DeleteOwned { key, .. } => authority.need_intention_write(&key.destination),
+        PolicyChange::WriteDestination { destination, intentions, .. } => {
+            authority.need_intention_write(destination)?;
+            intentions.iter().try_for_each(|one| authority.need_intention_write(&one.destination))
+        }
+        PolicyChange::DeleteDestination { destination, .. } => authority.need_intention_write(destination),
+    }
+}
+
+/// What holds for every service bears on whether rules are enforced, as the `mesh` entry does.
+fn permits_config(authority: &Authority, change: &ConfigChange) -> Result<(), Lack> {
+    match change.key().service() {
+        // Who sends calls somewhere must be able to see what is there.
+        Some(service) => {
+            authority.need_service_write(service)?;
+            let ConfigChange::Write { entry, .. } = change else { return Ok(()) };
+            entry.references().into_iter().try_for_each(|to| authority.need_service_read(to))
+        }
+        None => {
+            authority.need_mesh_write()?;
+            authority.need_operator_write()
+        }
+    }
+}
+
+fn permits_ca(authority: &Authority, change: &CaChange) -> Result<(), Lack> {
+    match change {
+        CaChange::StartRotation { root, .. } if root.sealed_key.is_some() => authority.need_operator_write(),
+        CaChange::CancelRotation { .. } | CaChange::Configure { .. } | CaChange::Reseal { .. } => {
+            authority.need_operator_write()
+        }
+        // Whoever brings in a key of their own, or cuts what lives under a root, holds everybody's identity. The
+        // rest are steps that servers take.
+        CaChange::StartRotation { .. }
+        | CaChange::RenewIntermediate { .. }
+        | CaChange::Distrust { .. }
+        | CaChange::Acknowledge { .. }
+        | CaChange::Activate { .. }
+        | CaChange::Finish { .. }
+        | CaChange::Retire { .. } => authority.need_management(),
     }
 }
 
@@ -78,25 +128,7 @@ impl Catalog {
         match command {
             Command::Acl { change } => self.permits_acl(authority, change),
             Command::DeleteToken { accessor } => self.permits_token(authority, accessor),
-            Command::CreateJoinToken { token } => {
-                // The agent that came of it would be the operator's in name, and outlive the login.
-                need(!authority.is_by_login(), || {
-                    "a token that an operator made: one that came of a login makes no join tokens".to_owned()
-                })?;
-                token.services.iter().try_for_each(|service| authority.need_service_write(service))?;
-                if token.gateway.is_some() {
-                    authority.need_operator_write()?;
-                }
-                if token.replace_node {
-                    self.permits_takeover(authority, token.node.as_ref())?;
-                }
-                match &token.node {
-                    Some(node) => authority.need_node_write(node),
-                    None => need(authority.every_node_write(), || {
-                        "`node:write` on every node, or a join token that names its node".to_owned()
-                    }),
-                }
-            }
+            Command::CreateJoinToken { token } => self.permits_join_token(authority, token),
             Command::DeleteJoinToken { accessor } => {
                 let known = self.join_tokens.get(accessor);
                 if known.is_some_and(|token| token.gateway.is_some()) {
@@ -123,33 +155,9 @@ impl Catalog {
                 authority.need_mesh_write()?;
                 authority.need_operator_write()
             }
-            Command::Policy { change } => match change {
-                PolicyChange::Relax { .. } | PolicyChange::EndRelaxation { .. } => {
-                    authority.need_mesh_write()?;
-                    authority.need_operator_write()
-                }
-                PolicyChange::TakeOver { intention, .. } => authority.need_intention_write(&intention.destination),
-                PolicyChange::DeleteOwned { key, .. } => authority.need_intention_write(&key.destination),
-                PolicyChange::WriteDestination { destination, intentions, .. } => {
-                    authority.need_intention_write(destination)?;
-                    intentions.iter().try_for_each(|one| authority.need_intention_write(&one.destination))
-                }
-                PolicyChange::DeleteDestination { destination, .. } => authority.need_intention_write(destination),
-            },
+            Command::Policy { change } => permits_policy(authority, change),
             Command::Connector { change } => self.permits_connector(authority, change),
-            // What holds for every service bears on whether rules are enforced, as the `mesh` entry does.
-            Command::Config { change } => match change.key().service() {
-                // Who sends calls somewhere must be able to see what is there.
-                Some(service) => {
-                    authority.need_service_write(service)?;
-                    let ConfigChange::Write { entry, .. } = change else { return Ok(()) };
-                    entry.references().into_iter().try_for_each(|to| authority.need_service_read(to))
-                }
-                None => {
-                    authority.need_mesh_write()?;
-                    authority.need_operator_write()
-                }
-            },
+            Command::Config { change } => permits_config(authority, change),
             Command::Login { change } => match change {
                 LoginChange::WriteMethod { .. }
                 | LoginChange::DeleteMethod { .. }
@@ -165,21 +173,7 @@ impl Catalog {
             | Command::Sessions { change: SessionChange::Lost { .. } | SessionChange::Reaped { .. } } => {
                 authority.need_operator_write()
             }
-            Command::Ca { change, .. } => match change {
-                CaChange::StartRotation { root, .. } if root.sealed_key.is_some() => authority.need_operator_write(),
-                CaChange::CancelRotation { .. } | CaChange::Configure { .. } | CaChange::Reseal { .. } => {
-                    authority.need_operator_write()
-                }
-                // Whoever brings in a key of their own, or cuts what lives under a root, holds everybody's identity. The
-                // rest are steps that servers take.
-                CaChange::StartRotation { .. }
-                | CaChange::RenewIntermediate { .. }
-                | CaChange::Distrust { .. }
-                | CaChange::Acknowledge { .. }
-                | CaChange::Activate { .. }
-                | CaChange::Finish { .. }
-                | CaChange::Retire { .. } => authority.need_management(),
-            },
+            Command::Ca { change, .. } => permits_ca(authority, change),
             // A backup holds everything, tokens included.
             Command::Backup { .. } => authority.need_management(),
             // Servers and agents ask for these, never the holder of a token.
@@ -191,6 +185,26 @@ impl Catalog {
             | Command::Enrol { .. }
             | Command::Sessions { .. }
             | Command::OpenSession { .. } => authority.need_management(),
+        }
+    }
+
+    fn permits_join_token(&self, authority: &Authority, token: &JoinToken) -> Result<(), Lack> {
+        // The agent that came of it would be the operator's in name, and outlive the login.
+        need(!authority.is_by_login(), || {
+            "a token that an operator made: one that came of a login makes no join tokens".to_owned()
+        })?;
+        token.services.iter().try_for_each(|service| authority.need_service_write(service))?;
+        if token.gateway.is_some() {
+            authority.need_operator_write()?;
+        }
+        if token.replace_node {
+            self.permits_takeover(authority, token.node.as_ref())?;
+        }
+        match &token.node {
+            Some(node) => authority.need_node_write(node),
+            None => need(authority.every_node_write(), || {
+                "`node:write` on every node, or a join token that names its node".to_owned()
+            }),
         }
     }
 

@@ -6,9 +6,10 @@
 use serde::Serialize;
 
 use crate::{
-    AclPolicy, Actor, Admission, AgentId, BackupStep, BindingRule, CaChange, Catalog, Command, ConfigChange,
-    ConfigEntry, ConnectorChange, Effect, Intention, IntentionKey, IntentionOwner, KeyExchange, LoginChange,
-    MembershipChange, MeshEntry, Namespace, Outcome, PolicyChange, Refusal, RevocationChange, SessionChange, WriteMode,
+    AclPolicy, Actor, Admission, AgentId, AuthMethod, BackupStep, BindingRule, CaChange, Catalog, Command,
+    ConfigChange, ConfigEntry, ConnectorChange, Effect, Intention, IntentionKey, IntentionOwner, KeyExchange,
+    LoginChange, MembershipChange, MeshEntry, Namespace, Outcome, PolicyChange, Refusal, RevocationChange,
+    SessionChange, WriteMode,
 };
 
 /// How long a summary is at most.
@@ -25,6 +26,7 @@ pub(crate) enum Content<'a> {
     Mesh(&'a MeshEntry),
     Policy(&'a AclPolicy),
     Config(&'a ConfigEntry),
+    AuthMethod(&'a AuthMethod),
 }
 
 impl Content<'_> {
@@ -47,17 +49,7 @@ impl<'a> Description<'a> {
     /// what agents say of themselves all the time.
     pub(crate) fn of(command: &'a Command, before: &Catalog) -> Option<Self> {
         let (kind, summary) = match command {
-            Command::Backup { step } => match step {
-                BackupStep::Saved { index } => ("save-backup", format!("of index {index}")),
-                BackupStep::Commit { upload, other_cluster, .. } => {
-                    let whose = if *other_cluster { "maybe of another cluster" } else { "of this cluster" };
-                    ("restore-backup", format!("restore {}, {whose}", upload.as_str()))
-                }
-                BackupStep::Begin { upload, bytes, sha256 } => {
-                    ("begin-restore", format!("restore {}, {bytes} bytes, SHA-256 {sha256}", upload.as_str()))
-                }
-                BackupStep::Piece { .. } | BackupStep::Abandon { .. } => return None,
-            },
+            Command::Backup { step } => of_backup(step)?,
             Command::Bootstrap { mesh } => ("bootstrap", format!("trust domain {}", mesh.trust_domain)),
             Command::InstallCa { root, intermediate } => {
                 ("install-ca", format!("root {}, intermediate {}", root.id, intermediate.id))
@@ -81,19 +73,16 @@ impl<'a> Description<'a> {
                 let token = token.map_or("none that is there".to_owned(), |token| token.accessor.to_string());
                 ("enrol", format!("node {node} ({platform}), key {key}, join token {token}"))
             }
-            Command::Login { change } => of_login(change),
+            Command::Login { change } => {
+                let (kind, summary) = of_login(change);
+                let content = match change {
+                    LoginChange::WriteMethod { method, .. } => Some(Content::AuthMethod(method)),
+                    _ => None,
+                };
+                return Some(Self { kind, summary: bounded(summary), content });
+            }
             Command::Membership { change } => ("membership", describe_membership(change)?),
-            Command::Revoke { change } => match change {
-                RevocationChange::Service { service } => ("revoke-service", format!("service {service}")),
-                RevocationChange::JoinToken { accessor } => ("revoke-join-token", format!("join token {accessor}")),
-                RevocationChange::Login { method, subject } => {
-                    let whom = subject.as_deref().unwrap_or("everybody");
-                    ("revoke-login", format!("agents by {method} as {whom}"))
-                }
-                RevocationChange::Lift { banned } => ("lift-ban", banned.to_string()),
-                RevocationChange::LiftAgent { named } => ("lift-ban", format!("keys of agent `{named}`")),
-                RevocationChange::Forget { .. } => return None,
-            },
+            Command::Revoke { change } => of_revocation(change)?,
             Command::RevokeAgent { agent } => ("revoke-agent", agent_in(before, agent)),
             Command::Sessions { change } => of_sessions(change, before)?,
             Command::WriteIntention { intention, mode } => return Some(Self::of_intention(intention, *mode)),
@@ -174,7 +163,8 @@ impl<'a> Description<'a> {
 fn of_login(change: &LoginChange) -> (&'static str, String) {
     match change {
         LoginChange::WriteMethod { method, .. } => {
-            ("write-auth-method", noted(format!("auth method {}", method.name), &method.description))
+            let what = format!("auth method {} of type {}", method.name, method.config.kind());
+            ("write-auth-method", noted(what, &method.description))
         }
         LoginChange::DeleteMethod { name } => ("delete-auth-method", format!("auth method {name}")),
         LoginChange::WriteRule { rule, .. } => {
@@ -192,6 +182,36 @@ fn of_login(change: &LoginChange) -> (&'static str, String) {
         }
         LoginChange::RevokeProvisional { enrolled } => ("revoke-provisional", format!("agents admitted at {enrolled}")),
     }
+}
+
+/// Describes the steps of backups; none for the pieces that a restore comes in.
+fn of_backup(step: &BackupStep) -> Option<(&'static str, String)> {
+    Some(match step {
+        BackupStep::Saved { index } => ("save-backup", format!("of index {index}")),
+        BackupStep::Commit { upload, other_cluster, .. } => {
+            let whose = if *other_cluster { "maybe of another cluster" } else { "of this cluster" };
+            ("restore-backup", format!("restore {}, {whose}", upload.as_str()))
+        }
+        BackupStep::Begin { upload, bytes, sha256 } => {
+            ("begin-restore", format!("restore {}, {bytes} bytes, SHA-256 {sha256}", upload.as_str()))
+        }
+        BackupStep::Piece { .. } | BackupStep::Abandon { .. } => return None,
+    })
+}
+
+/// Describes who is kept out, and who no longer is.
+fn of_revocation(change: &RevocationChange) -> Option<(&'static str, String)> {
+    Some(match change {
+        RevocationChange::Service { service } => ("revoke-service", format!("service {service}")),
+        RevocationChange::JoinToken { accessor } => ("revoke-join-token", format!("join token {accessor}")),
+        RevocationChange::Login { method, subject } => {
+            let whom = subject.as_deref().unwrap_or("everybody");
+            ("revoke-login", format!("agents by {method} as {whom}"))
+        }
+        RevocationChange::Lift { banned } => ("lift-ban", banned.to_string()),
+        RevocationChange::LiftAgent { named } => ("lift-ban", format!("keys of agent `{named}`")),
+        RevocationChange::Forget { .. } => return None,
+    })
 }
 
 /// Names an agent with its node, where it is there.

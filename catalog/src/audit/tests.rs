@@ -215,3 +215,17 @@ fn fault_11_a_recovery_stands_in_the_chain_with_who_survived_and_who_did_not() {
     assert_eq!(catalog.index_of(&[crate::WatchKey::Audit]), index);
     assert_eq!(Catalog::restore(&catalog.snapshot()).unwrap(), catalog);
 }
+
+#[test]
+fn the_line_on_an_auth_method_says_whose_word_counts_from_then_on() {
+    let mut catalog = log_of(&every_kind()[..3]);
+    let method = Box::new(crate::catalog::login_tests::method("okta"));
+    let change = crate::LoginChange::WriteMethod { method, replace: false };
+    let line = line_on(&mut catalog, crate::Command::Login { change }).unwrap();
+    assert!(line.contains("\"Summary\":\"auth method okta of type jwt: for the cluster\""), "{line}");
+    let told: serde_json::Value = serde_json::from_str(&line).unwrap();
+    let config = &told["Content"]["config"];
+    assert_eq!(config["issuer"], "https://issuer.example");
+    assert_eq!(config["keys"]["url"]["url"], "https://issuer.example/keys");
+    assert_eq!(config["audiences"][0], "weft");
+}

@@ -214,6 +214,7 @@ impl Catalog {
             next.join_tokens = self.join_tokens.clone();
             next.bearers = self.bearers.clone();
             next.bearer_ends = self.bearer_ends.clone();
+            next.bearers_of = self.bearers_of.clone();
             next.roots = self.roots.clone();
             next.intermediates = self.intermediates.clone();
             next.ca = CaState { config: next.ca.config, ..self.ca.clone() };

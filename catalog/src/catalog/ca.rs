@@ -172,26 +172,30 @@ impl Catalog {
             }
             CaChange::Retire { root } => self.retire(index, root, touched)?,
             CaChange::Distrust { root } => self.distrust(index, root, touched)?,
-            CaChange::Configure { config, compare } => {
-                let modified = self.ca.config.modified;
-                if let Some(expected) = compare.filter(|expected| *expected != modified) {
-                    return Err(Refusal::EntryChanged {
-                        name: "connect/ca/configuration".to_owned(),
-                        modified,
-                        expected,
-                    });
-                }
-                self.note_leaf_life();
-                let created = if modified.0 == 0 { index } else { self.ca.config.created };
-                self.ca.config = CaConfig { created, modified: index, ..config.clone() };
-                touched.changed(WatchKey::CaRotation);
-                return Ok(Outcome::Done);
-            }
+            CaChange::Configure { config, compare } => return self.configure_ca(index, config, *compare, touched),
             CaChange::Reseal { secrets } => return Ok(self.reseal(index, secrets, touched)),
         }
         let roots = &self.roots;
         self.ca.leaf_lives.retain(|id, _| roots.get(id).is_some_and(|root| !root.retired));
         touched.changed(WatchKey::Roots);
+        touched.changed(WatchKey::CaRotation);
+        Ok(Outcome::Done)
+    }
+
+    fn configure_ca(
+        &mut self,
+        index: CatalogIndex,
+        config: &CaConfig,
+        compare: Option<CatalogIndex>,
+        touched: &mut Touched,
+    ) -> Attempt {
+        let modified = self.ca.config.modified;
+        if let Some(expected) = compare.filter(|expected| *expected != modified) {
+            return Err(Refusal::EntryChanged { name: "connect/ca/configuration".to_owned(), modified, expected });
+        }
+        self.note_leaf_life();
+        let created = if modified.0 == 0 { index } else { self.ca.config.created };
+        self.ca.config = CaConfig { created, modified: index, ..config.clone() };
         touched.changed(WatchKey::CaRotation);
         Ok(Outcome::Done)
     }

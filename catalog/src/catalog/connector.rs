@@ -30,7 +30,7 @@ impl Catalog {
         self.nodes.values().filter_map(move |state| {
             let is_own = state.node.owner == owner;
             let checks: Vec<Check> = state
-                .checks
+                .checks()
                 .values()
                 .filter(|check| is_own || check.key.id.as_str().starts_with(&prefix))
                 .map(|check| (**check).clone())
@@ -50,31 +50,7 @@ impl Catalog {
         let ends_at = |lasts_ms: u64| now.saturating_add(std::time::Duration::from_millis(lasts_ms));
         match change {
             ConnectorChange::Acquire { name, kind, holder, lasts_ms } => {
-                let held = self.connector(name);
-                if let Some((held, other)) = held.and_then(|held| Some((held, held.holder_at(now)?)))
-                    && other != holder
-                {
-                    return Err(held_by(held, other, now));
-                }
-                if held.is_none() && self.connectors.len() >= CONNECTORS_MAX {
-                    let problem =
-                        format!("there are {CONNECTORS_MAX} already: remove one with `weft connector remove`");
-                    return Err(Refusal::invalid("connector", problem));
-                }
-                let term = Incarnation(self.number_at(index).0);
-                let lease = ConnectorLease {
-                    name: name.clone(),
-                    kind: kind.clone(),
-                    holder: Some(holder.clone()),
-                    term,
-                    ends_at: ends_at(*lasts_ms),
-                    status: held.map(|held| held.status.clone()).unwrap_or_default(),
-                    confirmed: held.and_then(|held| held.confirmed),
-                    created: held.map_or(index, |held| held.created),
-                    modified: index,
-                };
-                self.put_connector(lease, touched);
-                Ok(Outcome::LeaseGranted { term })
+                self.acquire_connector(index, now, (name, kind, holder), ends_at(*lasts_ms), touched)
             }
             ConnectorChange::Renew { name, term, lasts_ms, status } => {
                 let held = self.check_term(name, *term)?.clone();
@@ -113,6 +89,41 @@ impl Catalog {
             }
             ConnectorChange::Forget { name } => self.forget_connector(index, now, name, touched),
         }
+    }
+
+    /// Gives a connector to a process, unless another one has it.
+    fn acquire_connector(
+        &mut self,
+        index: CatalogIndex,
+        now: Timestamp,
+        (name, kind, holder): (&ConnectorName, &str, &str),
+        ends_at: Timestamp,
+        touched: &mut Touched,
+    ) -> Attempt {
+        let held = self.connector(name);
+        if let Some((held, other)) = held.and_then(|held| Some((held, held.holder_at(now)?)))
+            && other != holder
+        {
+            return Err(held_by(held, other, now));
+        }
+        if held.is_none() && self.connectors.len() >= CONNECTORS_MAX {
+            let problem = format!("there are {CONNECTORS_MAX} already: remove one with `weft connector remove`");
+            return Err(Refusal::invalid("connector", problem));
+        }
+        let term = Incarnation(self.number_at(index).0);
+        let lease = ConnectorLease {
+            name: name.clone(),
+            kind: kind.to_owned(),
+            holder: Some(holder.to_owned()),
+            term,
+            ends_at,
+            status: held.map(|held| held.status.clone()).unwrap_or_default(),
+            confirmed: held.and_then(|held| held.confirmed),
+            created: held.map_or(index, |held| held.created),
+            modified: index,
+        };
+        self.put_connector(lease, touched);
+        Ok(Outcome::LeaseGranted { term })
     }
 
     fn put_connector(&mut self, lease: ConnectorLease, touched: &mut Touched) {

@@ -5,11 +5,14 @@ use std::{sync::Arc, time::Duration};
 use super::{Attempt, Catalog, Touched};
 use crate::{
     Admission, AgentId, AgentRecord, Attestation, AuthConfig, AuthMethod, AuthMethodName, BindingRule, BindingRuleId,
-    CatalogIndex, LoginChange, Outcome, Refusal, Selector, Timestamp, Token, Variable, WatchKey, login::UsedBearer,
+    CatalogIndex, LoginChange, Outcome, Refusal, SecretHash, Selector, Timestamp, Token, Variable, WatchKey,
+    login::UsedBearer,
 };
 
 /// How many credentials that agents enrolled with are remembered at once: all of a day, in a mesh of some ten thousands.
 const BEARERS_MAX: usize = 131_072;
+/// How many of these may be one identity's: whoever is given as many as they like must not shut all others out.
+pub(super) const BEARERS_OF_ONE_MAX: usize = BEARERS_MAX / 8;
 
 /// How many binding rules one method has: all of them are asked at each login.
 const RULES_MAX: usize = 1_024;
@@ -88,6 +91,9 @@ impl Catalog {
                 format!("binding rule {} needs `{variable}`: map a claim to it, or change the rule first", rule.id),
             ));
         }
+        for rule in self.binding_rules().filter(|rule| rule.method == method.name) {
+            check_tells_apart(&method.config, rule, "BoundIAMPrincipalARNs")?;
+        }
         let created = previous.map_or(index, |previous| previous.created);
         let rules_modified = previous.map_or(index, |previous| previous.rules_modified);
         let written = AuthMethod { created, rules_modified, modified: index, ..method.clone() };
@@ -140,6 +146,7 @@ impl Catalog {
                 format!("method `{}` has no `{unknown}`: it has {}", rule.method, known.join(", ")),
             ));
         }
+        check_tells_apart(&method.config, rule, "Selector")?;
         let is_of_method = |held: &&BindingRule| held.method == rule.method;
         if previous.is_none() && self.binding_rules().filter(is_of_method).count() >= RULES_MAX {
             let problem =
@@ -208,29 +215,12 @@ impl Catalog {
             return Err(Refusal::BearerExpired);
         }
         self.forget_ended_bearers();
-        match self.bearers.get(&login.bearer) {
-            Some(used) if used.key != login.key => return Err(Refusal::BearerUsed),
-            Some(_) => {}
-            None if self.bearers.len() >= BEARERS_MAX => return Err(Refusal::TooManyBearers),
-            None => {}
-        }
-        if !login.nodes.is_empty() && !login.nodes.contains(&login.node) {
-            let wanted: Vec<String> = login.nodes.iter().map(ToString::to_string).collect();
-            return Err(Refusal::LoginElsewhere { wanted: wanted.join(", "), found: login.node.clone() });
-        }
-        if let Some(elsewhere) = self.agent_by_key(&login.key).filter(|record| record.node != login.node) {
-            return Err(Refusal::exists("agent key", format!("of node {}", elsewhere.node)));
-        }
-        self.check_no_other_owner(&login.node)?;
-        if let Some(provisional) = login.provisional {
-            self.check_provisional(index, provisional)?;
-        }
+        self.check_admission(index, login)?;
         let attestation = Attestation::Login { method: login.method.clone(), subject: login.subject.clone() };
         let previous = self.agent_on(&login.node).cloned();
         let mut earlier = Vec::new();
         if let Some(previous) = &previous {
-            if previous.key != login.key && !(may_take_over(previous, login) && self.is_same_principal(previous, login))
-            {
+            if previous.key != login.key && !may_take_over(previous, login) {
                 return Err(Refusal::NodeTaken { node: login.node.clone() });
             }
             let same = previous.key == login.key
@@ -279,26 +269,68 @@ impl Catalog {
         Ok(Outcome::Enrolled { record: Box::new(record) })
     }
 
-    /// Reports whether the platform vouches for whom it vouched for before. Whoever assumes a role of AWS names the session, so
-    /// that a node which rules name after it may be another role's.
-    fn is_same_principal(&self, previous: &AgentRecord, login: &Admission) -> bool {
-        let config = self.auth_method(&login.method).map(|method| &method.config);
-        let is_same = matches!(&previous.attestation, Attestation::Login { subject, .. } if *subject == login.subject);
-        is_same || !matches!(config, Some(AuthConfig::AwsIam(_)))
+    /// Refuses a login that counts for somebody else, or somewhere else.
+    fn check_admission(&self, index: CatalogIndex, login: &Admission) -> Result<(), Refusal> {
+        match self.bearers.get(&login.bearer) {
+            Some(used) if used.key != login.key => return Err(Refusal::BearerUsed),
+            Some(_) => {}
+            None if login.is_of_one_key => {}
+            None if self.bearers.len() >= BEARERS_MAX => return Err(Refusal::TooManyBearers),
+            None => self.check_few_bearers(login)?,
+        }
+        if !login.nodes.is_empty() && !login.nodes.contains(&login.node) {
+            let wanted: Vec<String> = login.nodes.iter().map(ToString::to_string).collect();
+            return Err(Refusal::LoginElsewhere { wanted: wanted.join(", "), found: login.node.clone() });
+        }
+        if let Some(elsewhere) = self.agent_by_key(&login.key).filter(|record| record.node != login.node) {
+            return Err(Refusal::exists("agent key", format!("of node {}", elsewhere.node)));
+        }
+        self.check_no_other_owner(&login.node)?;
+        if let Some(provisional) = login.provisional {
+            self.check_provisional(index, provisional)?;
+        }
+        Ok(())
+    }
+
+    fn check_few_bearers(&self, login: &Admission) -> Result<(), Refusal> {
+        let (method, subject) = (login.method.clone(), login.subject.clone());
+        match self.bearers_of.get(&(method.clone(), subject.clone())) {
+            Some(held) if *held >= BEARERS_OF_ONE_MAX => {
+                Err(Refusal::TooManyBearersOf { method, subject, most: BEARERS_OF_ONE_MAX })
+            }
+            _ => Ok(()),
+        }
     }
 
     fn remember_bearer(&mut self, login: &Admission) {
-        let used = UsedBearer { bearer: login.bearer.clone(), key: login.key.clone(), ends: login.bearer_ends };
-        self.restore_bearer(used);
+        if login.is_of_one_key {
+            return;
+        }
+        self.restore_bearer(UsedBearer {
+            bearer: login.bearer.clone(),
+            key: login.key.clone(),
+            ends: login.bearer_ends,
+            whose: Some((login.method.clone(), login.subject.clone())),
+        });
     }
 
     pub(crate) fn restore_bearer(&mut self, used: UsedBearer) {
-        if let Some(before) = self.bearers.get(&used.bearer) {
-            let before = (before.ends, before.bearer.clone());
-            self.bearer_ends.remove(&before);
-        }
+        self.forget_bearer(&used.bearer);
         self.bearer_ends.insert((used.ends, used.bearer.clone()));
+        if let Some(whose) = &used.whose {
+            *self.bearers_of.entry(whose.clone()).or_insert(0) += 1;
+        }
         self.bearers.insert(used.bearer.clone(), Arc::new(used));
+    }
+
+    fn forget_bearer(&mut self, bearer: &SecretHash) {
+        let Some(used) = self.bearers.remove(bearer) else { return };
+        self.bearer_ends.remove(&(used.ends, used.bearer.clone()));
+        let Some(whose) = &used.whose else { return };
+        match self.bearers_of.get(whose).copied() {
+            Some(held) if held > 1 => drop(self.bearers_of.insert(whose.clone(), held - 1)),
+            _ => drop(self.bearers_of.remove(whose)),
+        }
     }
 
     /// Forgets credentials that are past their end by the catalog's own clock: they are refused as expired.
@@ -307,8 +339,7 @@ impl Catalog {
             if self.clock.since(first.0) < BEARER_KEPT_BEYOND {
                 return;
             }
-            self.bearers.remove(&first.1);
-            self.bearer_ends.remove(&first);
+            self.forget_bearer(&first.1);
         }
     }
 
@@ -342,4 +373,26 @@ fn variables_of(rule: &BindingRule) -> Vec<Variable> {
     let selector = Selector::parse(&rule.selector).ok();
     let asked = selector.iter().flat_map(|selector| selector.paths()).filter_map(Variable::of_path);
     asked.chain(rule.name.variables()).collect()
+}
+
+/// Refuses a rule that would make one of several identities: roles of two accounts have one name as easily as not.
+fn check_tells_apart(config: &AuthConfig, rule: &BindingRule, field: &str) -> Result<(), Refusal> {
+    let AuthConfig::AwsIam(aws) = config else { return Ok(()) };
+    let fact = |name: &str| Variable::Fact(name.to_owned());
+    let asked = variables_of(rule);
+    if !rule.name.variables().any(|variable| variable == fact("entity_name")) || asked.contains(&fact("entity_id")) {
+        return Ok(());
+    }
+    match aws.beside_names().into_iter().find(|name| !asked.contains(&fact(name))) {
+        None => Ok(()),
+        Some(name) => {
+            let what = if name == "account_id" { "accounts" } else { "kinds" };
+            let problem = format!(
+                "binding rule {} names by `entity_name`, and the method takes principals of several {what}, where two may \
+                 have one name: have its selector or its name ask for `{name}`, too",
+                rule.id
+            );
+            Err(Refusal::invalid(field, problem))
+        }
+    }
 }

@@ -10,7 +10,7 @@ use crate::{
     JwtKeys, LoginChange, Owner, Platform, RevocationChange, Rights, SessionChange, SessionRef,
 };
 
-pub(super) fn method(name: &str) -> AuthMethod {
+pub(crate) fn method(name: &str) -> AuthMethod {
     let jwt = JwtConfig {
         issuer: "https://issuer.example".to_owned(),
         audiences: vec!["weft".to_owned()],
@@ -57,6 +57,7 @@ fn admission(judged_at: u64, bearer: &str, key: &str, node: &str, services: &[&s
         provisional: None,
         gateway: None,
         bearer_ends: Timestamp(10_000),
+        is_of_one_key: false,
         key: KeyFingerprint(key.to_owned()),
         node: node.parse().unwrap(),
         platform: Platform::Kubernetes,
@@ -79,9 +80,8 @@ fn write_rule(rule: BindingRule, replace: bool) -> Command {
     login(LoginChange::WriteRule { rule: Box::new(rule), replace })
 }
 
-/// Returns every kind of login command, for the golden files.
 /// Returns the method of a type that came later.
-pub(super) fn aws_method() -> Command {
+fn aws_method() -> Command {
     let principals =
         ["role/web", "user/ops/*"].map(|name| format!("arn:aws:iam::123456789012:{name}").parse().unwrap());
     let endpoint = "https://sts.eu-west-1.amazonaws.com".to_owned();
@@ -90,7 +90,7 @@ pub(super) fn aws_method() -> Command {
 }
 
 /// Returns the methods of another type that came later.
-pub(super) fn kubernetes_methods() -> [Command; 2] {
+fn kubernetes_methods() -> [Command; 2] {
     [Some("https://10.0.0.1:6443"), None].map(|host| {
         let ca_pem = host.map(|_| "-----BEGIN CERTIFICATE-----".to_owned());
         let config =
@@ -100,6 +100,7 @@ pub(super) fn kubernetes_methods() -> [Command; 2] {
     })
 }
 
+/// Returns every kind of login command, for the golden files.
 pub(super) fn every_login(token: Token) -> Vec<Command> {
     let granted = Token { rights: Rights::Rules, auth_method: Some("jwt".to_owned()), ..token };
     vec![
@@ -125,6 +126,12 @@ pub(super) fn every_login(token: Token) -> Vec<Command> {
 /// Returns a login that a server judged alone before, for the golden files.
 pub(super) fn admitted_alone() -> Command {
     admit(Admission { provisional: Some(CatalogIndex(4)), ..admission(1_000, "bearer-8", "key-8", "n8", &["a-web"]) })
+}
+
+/// Returns what came later, for the golden files: methods of other types, and a login whose credential is of one key.
+pub(super) fn later_forms() -> Vec<Command> {
+    let own_key = Admission { is_of_one_key: true, ..admission(1_000, "bearer-9", "key-9", "n9", &["a-web"]) };
+    [aws_method()].into_iter().chain(kubernetes_methods()).chain([admit(own_key)]).collect()
 }
 
 struct Log(Catalog);
@@ -200,6 +207,84 @@ fn c9_a_credential_that_another_key_used_is_refused() {
     }
     assert!(matches!(log.at(1_200_000, admit(ended)), Outcome::Enrolled { .. }));
     assert_eq!((log.0.bearers.len(), log.0.bearer_ends.len()), (1, 1));
+}
+
+#[test]
+fn c9_c13_no_identity_fills_the_memory_of_credentials_that_others_need() {
+    let mut log = Log::with_method();
+    // What is made for one key is worth nothing under another, and is not remembered.
+    let own = |number: u64| Admission {
+        is_of_one_key: true,
+        ..admission(9, &format!("own-{number}"), "key", "n1", &["web"])
+    };
+    let first = log.enrolled(own(0));
+    for number in 0..100 {
+        assert_eq!(log.enrolled(own(number)).id, first.id);
+    }
+    assert_eq!((log.0.bearers.len(), log.0.bearer_ends.len(), log.0.bearers_of.len()), (0, 0, 0));
+    // One identity has a share of what is remembered.
+    let whose = ("jwt".parse().unwrap(), "web-7".to_owned());
+    log.enrolled(admission(9, "bearer", "key", "n1", &["web"]));
+    assert_eq!(log.0.bearers_of.get(&whose), Some(&1));
+    log.0.bearers_of.insert(whose.clone(), super::login::BEARERS_OF_ONE_MAX);
+    let refusal = log.refused(1, admit(admission(9, "bearer-2", "key-2", "n2", &["web"])));
+    assert!(matches!(&refusal, Refusal::TooManyBearersOf { subject, .. } if subject == "web-7"), "{refusal}");
+    log.enrolled(admission(9, "bearer", "key", "n1", &["web"]));
+    let other = Admission { subject: "web-8".to_owned(), ..admission(9, "bearer-3", "key-3", "n3", &["web"]) };
+    log.enrolled(other);
+}
+
+#[test]
+fn c9_what_is_forgotten_of_credentials_counts_for_nobody() {
+    let mut log = Log::with_method();
+    for number in 0..3 {
+        log.enrolled(admission(9, &format!("bearer-{number}"), "key", "n1", &["web"]));
+    }
+    let whose = ("jwt".parse().unwrap(), "web-7".to_owned());
+    assert_eq!(log.0.bearers_of.get(&whose), Some(&3));
+    assert_eq!(Catalog::restore(&log.0.snapshot()).unwrap(), log.0);
+    for minute in 0..20 {
+        log.at(10_000 + minute * 60_000, login(LoginChange::DeleteMethod { name: "none".parse().unwrap() }));
+    }
+    let later = Admission { bearer_ends: Timestamp(90_000_000), ..admission(99, "bearer-9", "key", "n1", &["web"]) };
+    assert!(matches!(log.at(1_200_000, admit(later)), Outcome::Enrolled { .. }));
+    assert_eq!(log.0.bearers_of.get(&whose), Some(&1));
+}
+
+#[test]
+fn c11_a_rule_that_names_by_roles_says_of_which_account_where_there_are_several() {
+    let takes = |principals: &[&str]| {
+        let principals = principals.iter().map(|it| format!("arn:aws:iam::{it}").parse().unwrap()).collect();
+        let config = AuthConfig::AwsIam(Box::new(AwsIamConfig { principals, sts_endpoint: None }));
+        AuthMethod { config, ..method("aws") }
+    };
+    let names = |number: u8, name: &str, selector: &str| {
+        write_rule(rule(number, "aws", BindKind::Service, name, selector), false)
+    };
+    let one = ["123456789012:role/*"];
+    let accounts = ["123456789012:role/*", "210987654321:role/web"];
+    let kinds = ["123456789012:role/*", "123456789012:user/*"];
+    let mut log = Log(Catalog::default());
+    log.done(write_method(takes(&one), false));
+    log.done(names(1, "${entity_name}", ""));
+    // What was told apart by there being one account is not, once there are two.
+    for (principals, lacks) in [(&accounts, "account_id"), (&kinds, "entity_type")] {
+        let refusal = log.refused(1, write_method(takes(principals), true)).to_string();
+        assert!(refusal.starts_with("BoundIAMPrincipalARNs") && refusal.contains(lacks), "{refusal}");
+    }
+    log.done(login(LoginChange::DeleteRule { id: rule(1, "aws", BindKind::Service, "web", "").id }));
+    log.done(write_method(takes(&accounts), true));
+    let refusal = log.refused(1, names(2, "shop-${entity_name}", "session_name == \"x\"")).to_string();
+    assert!(refusal.starts_with("Selector") && refusal.contains("account_id"), "{refusal}");
+    log.done(names(2, "${entity_name}", "account_id == \"123456789012\""));
+    log.done(names(3, "a${account_id}-${entity_name}", ""));
+    log.done(names(4, "${entity_name}", "entity_id == \"AROAEXAMPLE\""));
+    log.done(names(5, "web", "entity_name == \"web\""));
+    assert!(
+        log.refused(1, write_method(takes(&[accounts[0], kinds[1], accounts[1]]), true))
+            .to_string()
+            .contains("entity_type")
+    );
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use imbl::{OrdMap, OrdSet};
+use imbl::OrdSet;
 
 use super::{Attempt, Catalog, NODE_CHECKS_MAX, NODE_INSTANCES_MAX, NodeState, Touched};
 use crate::{
@@ -68,7 +68,7 @@ impl Catalog {
         let new_instances = instances.iter().map(|one| &one.key).filter(|key| self.instance(key).is_none());
         let new_checks = checks.iter().map(|one| &one.key).filter(|key| self.check(key).is_none());
         let added = (new_instances.collect::<BTreeSet<_>>().len(), new_checks.collect::<BTreeSet<_>>().len());
-        let held = self.nodes.get(node).map_or((0, 0), |state| (state.instances.len(), state.checks.len()));
+        let held = self.nodes.get(node).map_or((0, 0), |state| (state.instances.len(), state.checks().len()));
         if held.0 + added.0 > NODE_INSTANCES_MAX || held.1 + added.1 > NODE_CHECKS_MAX {
             return Err(Refusal::invalid(
                 format!("node `{node}`"),
@@ -137,7 +137,7 @@ impl Catalog {
             touch_gateway(node, touched);
             self.enter_network(&node.network);
             let node = Node { created: index, modified: index, ..node.clone() };
-            return NodeState { node: Arc::new(node), instances: OrdMap::new(), checks: OrdMap::new() };
+            return NodeState::new(Arc::new(node));
         };
         if keep {
             return state;
@@ -271,7 +271,7 @@ impl Catalog {
                     self.unlist(&instance.service_key(), &instance.key, touched);
                     self.note_calls(Some(&**instance), None, touched);
                 }
-                if !state.checks.is_empty() {
+                if !state.checks().is_empty() {
                     touched.changed(WatchKey::Checks);
                 }
                 touch_gateway(&state.node, touched);
@@ -286,21 +286,12 @@ impl Catalog {
                 let Some(instance) = state.instances.remove(&(namespace.clone(), id.clone())) else { return };
                 self.unlist(&instance.service_key(), &instance.key, touched);
                 self.note_calls(Some(&*instance), None, touched);
-                let orphans: Vec<_> = state
-                    .checks
-                    .iter()
-                    .filter(|((of, _), check)| of == namespace && check.instance.as_ref() == Some(id))
-                    .map(|(slot, _)| slot.clone())
-                    .collect();
-                if !orphans.is_empty() {
+                if state.remove_checks_of(&(namespace.clone(), id.clone())) {
                     touched.changed(WatchKey::Checks);
-                }
-                for slot in orphans {
-                    state.checks.remove(&slot);
                 }
             }
             DeregisterTarget::Check { namespace, id } => {
-                let Some(check) = state.checks.remove(&(namespace.clone(), id.clone())) else { return };
+                let Some(check) = state.remove_check(&(namespace.clone(), id.clone())) else { return };
                 touch_check(&state, &check, touched);
             }
         }
@@ -341,7 +332,7 @@ impl Catalog {
 
 pub(super) fn put_check(index: CatalogIndex, state: &mut NodeState, check: &Check, touched: &mut Touched) {
     let slot = (check.key.namespace.clone(), check.key.id.clone());
-    let held = state.checks.get(&slot).cloned();
+    let held = state.checks().get(&slot).cloned();
     let created = held.as_ref().map_or(index, |held| held.created);
     if let Some(held) = &held {
         if (Check { created, modified: held.modified, ..check.clone() }) == **held {
@@ -353,7 +344,7 @@ pub(super) fn put_check(index: CatalogIndex, state: &mut NodeState, check: &Chec
     }
     let check = Check { created, modified: index, ..check.clone() };
     touch_check(state, &check, touched);
-    state.checks.insert(slot, Arc::new(check));
+    state.put_check(Arc::new(check));
 }
 
 /// Wakes whoever reads the health that a check bears on: its instance's service, or every service on its node.

@@ -112,7 +112,7 @@ impl Catalog {
         match output {
             Some(output) => put_check(index, &mut state, &agent_check(node, output), touched),
             None => {
-                let Some(check) = state.checks.remove(&slot()) else { return };
+                let Some(check) = state.remove_check(&slot()) else { return };
                 touch_check(&state, &check, touched);
             }
         }

@@ -774,8 +774,7 @@ pub(crate) fn every_kind() -> Vec<Envelope> {
         .chain([super::login_tests::admitted_alone()]);
     let mut all: Vec<Command> = commands.into_iter().chain(more).collect();
     all.extend(super::connector::tests::every_change(all.len() as u64));
-    all.push(super::login_tests::aws_method());
-    all.extend(super::login_tests::kubernetes_methods());
+    all.extend(super::login_tests::later_forms());
     all.into_iter().zip(1..).map(|(command, number)| envelope(number, command)).collect()
 }
 

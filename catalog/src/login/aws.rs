@@ -23,6 +23,19 @@ pub struct AwsIamConfig {
     pub sts_endpoint: Option<String>,
 }
 
+impl AwsIamConfig {
+    /// Returns the facts without which a name may be of more than one identity that counts.
+    pub(crate) fn beside_names(&self) -> Vec<&'static str> {
+        let is_one = |part: fn(&AwsPattern) -> &str| {
+            let mut parts = self.principals.iter().map(part);
+            let first = parts.next();
+            parts.all(|other| Some(other) == first)
+        };
+        let facts = [("account_id", is_one(AwsPattern::account)), ("entity_type", is_one(AwsPattern::kind))];
+        facts.into_iter().filter_map(|(fact, is_one)| (!is_one).then_some(fact)).collect()
+    }
+}
+
 /// Is what an identity of AWS can be here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum AwsKind {
@@ -116,6 +129,16 @@ impl AwsPattern {
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+
+    /// Returns the account whose identities they are.
+    fn account(&self) -> &str {
+        Arn::read(&self.0).map_or("", |arn| arn.account)
+    }
+
+    /// Returns what they are: `role` or `user`.
+    fn kind(&self) -> &str {
+        Arn::read(&self.0).and_then(|arn| arn.resource.split_once('/')).map_or("", |(kind, _)| kind)
     }
 }
 

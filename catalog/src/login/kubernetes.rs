@@ -2,9 +2,6 @@
 
 use serde::{Deserialize, Serialize};
 
-/// The audience that a token must be for where the method names none.
-pub const KUBERNETES_AUDIENCE: &str = "weft";
-
 /// Says which cluster's tokens count.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -20,6 +17,13 @@ pub struct KubernetesConfig {
 }
 
 impl KubernetesConfig {
+    /// Returns the audience that a token must be for where the method names none: one of this mesh alone, so that none of
+    /// several that trust one cluster holds tokens that count in another.
+    #[must_use]
+    pub fn own_audience(cluster_id: &str) -> String {
+        format!("weft/{cluster_id}")
+    }
+
     /// What is known of whoever logs in, by name.
     pub const FACTS: [&str; 5] =
         ["pod.name", "pod.uid", "serviceaccount.name", "serviceaccount.namespace", "serviceaccount.uid"];

@@ -144,12 +144,18 @@ app.kubernetes.io/component: connector
   "image_pull_policy" .Values.image.pullPolicy
   "servers" (include "weft.agentPorts" . | fromJsonArray)
   "auth_method" $injector.authMethod
-  "audience" $injector.audience
   "sidecar" $sidecar
   "agent_cpu_request" $injector.agent.cpuRequest
   "agent_memory_request" $injector.agent.memoryRequest
   "agent_memory_limit" $injector.agent.memoryLimit
   "agent_log" $injector.agent.log -}}
+{{- with $injector.audience -}}
+{{- $_ := set $settings "audience" . -}}
+{{- else -}}
+{{- if $.Values.externalServers.enabled -}}
+{{- fail "injector.audience is empty: servers elsewhere tell nobody here whom agents' tokens are for; `weft acl auth-method read` shows it" -}}
+{{- end -}}
+{{- end -}}
 {{- with .Values.clusterName -}}
 {{- $_ := set $settings "cluster_name" . -}}
 {{- end -}}

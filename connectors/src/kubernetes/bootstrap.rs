@@ -60,8 +60,8 @@ pub struct BootstrapConfig {
     pub cluster_name: Option<ClusterName>,
     /// The auth method of the cluster's pods.
     pub auth_method: String,
-    /// The audience of their tokens.
-    pub audience: String,
+    /// The audience of their tokens; one of the mesh alone where there is none.
+    pub audience: Option<String>,
 }
 
 /// Why a step failed; it is tried again.
@@ -163,10 +163,10 @@ impl Bootstrap {
         if accessor_of(&api).await.map_err(server("ask whose the first token is"))?.is_none() {
             self.make_token(&plain, secret).await?;
         }
-        self.admit_pods(&api).await.map_err(server("write the auth method of pods"))?;
+        let audience = self.admit_pods(&api).await.map_err(server("write the auth method of pods"))?;
         let roots: Value =
             api.get("/v1/connect/ca/roots").json().await.map_err(server("ask for the authority's roots"))?;
-        self.tell_roots(&roots).await?;
+        self.tell_roots(&roots, audience.as_deref()).await?;
         match &self.config.connector_token {
             Some(name) => self.give_connector_a_token(&plain, &api, name).await,
             None => Ok(()),
@@ -220,13 +220,13 @@ impl Bootstrap {
     }
 
     /// Makes the auth method of the cluster's pods, where there is none of its name: each pod may be the service of its service
-    /// account, in the namespace of its name, on the node of its own name.
-    async fn admit_pods(&self, api: &ApiClient) -> Result<(), ApiError> {
+    /// account, in the namespace of its name, on the node of its own name. Returns the audience that it asks for.
+    async fn admit_pods(&self, api: &ApiClient) -> Result<Option<String>, ApiError> {
         let name = &self.config.auth_method;
         let method = |description: &str| {
             json!({
                 "Name": name, "Type": "kubernetes", "Description": description,
-                "Config": { "BoundAudiences": [self.config.audience] },
+                "Config": { "BoundAudiences": self.config.audience.iter().collect::<Vec<_>>() },
             })
         };
         let found: Option<Value> = match api.get("/v1/acl/auth-method").segment(name).json().await {
@@ -235,7 +235,7 @@ impl Bootstrap {
             Err(error) => return Err(error),
         };
         match found.as_ref().map(|found| found["Description"] == BEGUN) {
-            Some(false) => return Ok(()),
+            Some(false) => return Ok(audience_of(found.as_ref())),
             Some(true) => {}
             None => {
                 api.put("/v1/acl/auth-method").body(&method(BEGUN))?.send().await?;
@@ -251,13 +251,14 @@ impl Bootstrap {
                 api.put("/v1/acl/binding-rule").body(&rule)?.send().await?;
             }
         }
-        api.put("/v1/acl/auth-method").segment(name).body(&method(DONE))?.send().await?;
+        let done: Value = api.put("/v1/acl/auth-method").segment(name).body(&method(DONE))?.json().await?;
         info!(method = name, "pods of this cluster may log in");
-        Ok(())
+        Ok(audience_of(Some(&done)))
     }
 
-    /// Tells which roots the servers are known by: all that are in force, for agents by their fingerprints.
-    async fn tell_roots(&self, roots: &Value) -> Result<(), BootstrapError> {
+    /// Tells which roots the servers are known by, all that are in force, for agents by their fingerprints; and whom their
+    /// tokens are for.
+    async fn tell_roots(&self, roots: &Value, audience: Option<&str>) -> Result<(), BootstrapError> {
         let listed = roots["Roots"].as_array().into_iter().flatten();
         let known: BTreeMap<&str, &str> =
             listed.filter_map(|root| Some((root["ID"].as_str()?, root["RootCert"].as_str()?))).collect();
@@ -266,8 +267,12 @@ impl Bootstrap {
         }
         let fingerprints: Vec<&&str> = known.keys().collect();
         let certificates: String = known.values().map(|pem| format!("{}\n", pem.trim_end())).collect();
+        let mut told = json!({ "root_fingerprints": fingerprints });
+        if let Some(audience) = audience {
+            told["audience"] = json!(audience);
+        }
         let data = BTreeMap::from([
-            (ROOTS.to_owned(), format!("{}\n", json!({ "root_fingerprints": fingerprints }))),
+            (ROOTS.to_owned(), format!("{told}\n")),
             (CERTIFICATES.to_owned(), certificates),
         ]);
         let name = &self.config.roots;
@@ -285,6 +290,11 @@ impl Bootstrap {
             }
         }
     }
+}
+
+/// Returns the audience that an auth method asks for; the first of several.
+fn audience_of(method: Option<&Value>) -> Option<String> {
+    method?["Config"]["BoundAudiences"][0].as_str().map(str::to_owned)
 }
 
 /// Returns the public name of the client's token; none where the servers do not know it.

@@ -67,6 +67,10 @@ impl KubernetesMethod {
 }
 
 impl LoginMethod for KubernetesMethod {
+    fn asks_others(&self) -> bool {
+        true
+    }
+
     fn glance(&self, credential: &Credential) -> Result<(), LoginError> {
         ShownToken::read(&credential.bearer, &self.config.audiences, wire::crypto::now()).map(drop)
     }

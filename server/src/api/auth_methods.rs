@@ -12,16 +12,26 @@ use super::route::{Route, route};
 
 pub(super) fn routes() -> Vec<Route> {
     vec![
-        route(Method::PUT, "/v1/acl/auth-method", Right::AclWrite, create_method),
-        route(Method::GET, "/v1/acl/auth-method/{name}", Right::AclRead, read_method),
-        route(Method::PUT, "/v1/acl/auth-method/{name}", Right::AclWrite, update_method),
-        route(Method::DELETE, "/v1/acl/auth-method/{name}", Right::AclWrite, delete_method),
-        route(Method::GET, "/v1/acl/auth-methods", Right::AclRead, list_methods),
-        route(Method::PUT, "/v1/acl/binding-rule", Right::AclWrite, create_rule),
-        route(Method::GET, "/v1/acl/binding-rule/{id}", Right::AclRead, read_rule),
-        route(Method::PUT, "/v1/acl/binding-rule/{id}", Right::AclWrite, update_rule),
-        route(Method::DELETE, "/v1/acl/binding-rule/{id}", Right::AclWrite, delete_rule),
-        route(Method::GET, "/v1/acl/binding-rules", Right::AclRead, list_rules),
+        route(Method::PUT, "/v1/acl/auth-method", Right::AclWrite, create_method)
+            .takes("AuthMethodEntry")
+            .answers("AuthMethodEntry"),
+        route(Method::GET, "/v1/acl/auth-method/{name}", Right::AclRead, read_method).answers("AuthMethodEntry"),
+        route(Method::PUT, "/v1/acl/auth-method/{name}", Right::AclWrite, update_method)
+            .takes("AuthMethodEntry")
+            .answers("AuthMethodEntry"),
+        route(Method::DELETE, "/v1/acl/auth-method/{name}", Right::AclWrite, delete_method).answers("bool"),
+        route(Method::GET, "/v1/acl/auth-methods", Right::AclRead, list_methods).answers("[AuthMethodEntry]"),
+        route(Method::PUT, "/v1/acl/binding-rule", Right::AclWrite, create_rule)
+            .takes("BindingRuleEntry")
+            .answers("BindingRuleEntry"),
+        route(Method::GET, "/v1/acl/binding-rule/{id}", Right::AclRead, read_rule).answers("BindingRuleEntry"),
+        route(Method::PUT, "/v1/acl/binding-rule/{id}", Right::AclWrite, update_rule)
+            .takes("BindingRuleEntry")
+            .answers("BindingRuleEntry"),
+        route(Method::DELETE, "/v1/acl/binding-rule/{id}", Right::AclWrite, delete_rule).answers("bool"),
+        route(Method::GET, "/v1/acl/binding-rules", Right::AclRead, list_rules)
+            .reads(&["authmethod"])
+            .answers("[BindingRuleEntry]"),
     ]
 }
 
@@ -38,7 +48,8 @@ async fn update_method(call: Call) -> Result<Response, ApiError> {
 async fn write_method(call: Call, name: Option<AuthMethodName>) -> Result<Response, ApiError> {
     let replace = name.is_some();
     let request: AuthMethodRequest = call.decode()?;
-    let method = request.into_method(name).map_err(|error| call.body_error(&error))?;
+    let cluster_id = call.state.consensus().catalog().mesh().map(|mesh| mesh.cluster_id.clone()).unwrap_or_default();
+    let method = request.into_method(name, &cluster_id).map_err(|error| call.body_error(&error))?;
     call.state.logins().make(&method.config).map(drop).map_err(|error| call.body_error(&error))?;
     let name = method.name.clone();
     let shown = AuthMethodEntry::from(&method);

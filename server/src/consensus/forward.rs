@@ -301,6 +301,7 @@ mod tests {
             nodes: Vec::new(),
             bearer: SecretHash(String::new()),
             bearer_ends: Timestamp(9_000),
+            is_of_one_key: false,
             key: catalog::KeyFingerprint(String::new()),
             node: "n1".parse().unwrap(),
             platform: Platform::Vm,

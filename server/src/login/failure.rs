@@ -47,7 +47,10 @@ impl LoginFailed {
     pub(crate) fn status(&self) -> StatusCode {
         match self {
             Self::Refused(
-                Refusal::LoginRulesChanged { .. } | Refusal::TooManyLogins { .. } | Refusal::TooManyBearers,
+                Refusal::LoginRulesChanged { .. }
+                | Refusal::TooManyLogins { .. }
+                | Refusal::TooManyBearers
+                | Refusal::TooManyBearersOf { .. },
             ) => StatusCode::CONFLICT,
             Self::Busy { .. } | Self::Credential { error: LoginError::Unavailable { .. }, .. } => {
                 StatusCode::SERVICE_UNAVAILABLE

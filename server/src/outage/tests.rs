@@ -109,6 +109,7 @@ fn applicant(catalog: &Catalog, key: &str, node: &str, bearer: &str) -> Applican
         bearer: SecretHash(bearer.to_owned()),
         provisional: None,
         bearer_ends: now.saturating_add(Duration::from_secs(600)),
+        is_of_one_key: false,
         key: KeyFingerprint(key.to_owned()),
         node: node.parse().unwrap(),
         platform: Platform::Kubernetes,

@@ -90,6 +90,7 @@ impl World {
             bearer: SecretHash("bearer".to_owned()),
             provisional: None,
             bearer_ends: Timestamp(u64::MAX),
+            is_of_one_key: false,
             key: KeyFingerprint(number.to_string()),
             node: node(number),
             platform: Platform::Vm,

@@ -60,7 +60,7 @@ pub(in crate::cli) struct InjectorSettings {
     /// The SHA-256 of a root that servers are recognised by, as `weft ca roots` shows it; may be given several times
     #[arg(long = "root-fingerprint", value_name = "HEX", value_parser = fingerprint::parse)]
     root_fingerprints: Vec<Fingerprint>,
-    /// Whom the agents' tokens are for, as the auth method asks [default: weft]
+    /// Whom the agents' tokens are for, as the auth method asks: `weft acl auth-method read` shows it
     #[arg(long, value_name = "NAME")]
     audience: Option<String>,
     /// The user that agents run as, which no application may [default: 5995]
@@ -118,7 +118,7 @@ impl InjectorSettings {
             servers: self.servers,
             auth_method,
             root_fingerprints: self.root_fingerprints.iter().map(ToString::to_string).collect(),
-            audience: self.audience.unwrap_or_else(|| "weft".to_owned()),
+            audience: self.audience.unwrap_or_default(),
             agent_uid: self.agent_uid.unwrap_or(AGENT_UID),
             mesh_port: self.mesh_port.unwrap_or(MESH_PORT),
             health_port: self.health_port.unwrap_or(HEALTH_PORT),

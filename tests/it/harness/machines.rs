@@ -145,11 +145,17 @@ impl Machines {
     /// Starts a server on `s1` that leads a group of one, and keeps its first token in that machine's environment.
     #[track_caller]
     pub(crate) fn found(&self, address: &str) {
+        self.found_with(address, "");
+    }
+
+    /// Does so with a server that is told more.
+    #[track_caller]
+    pub(crate) fn found_with(&self, address: &str, more: &str) {
         self.done(
             "s1",
             &format!(
                 "weft keygen > /etc/weft/cluster.key && chmod 600 /etc/weft/cluster.key\n\
-                 setsid weft server --node s1 --bind {address} --data-dir /var/lib/weft/server \
+                 setsid weft server --node s1 --bind {address} --data-dir /var/lib/weft/server {more} \
                  --cluster-key-file /etc/weft/cluster.key > $RUN/server.log 2>&1 < /dev/null &"
             ),
         );

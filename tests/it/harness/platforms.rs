@@ -8,6 +8,9 @@ use serde_json::{Value, json};
 
 use super::{Machines, PROMISE_FACTOR, Process, eventually, kubernetes::ApiServer, python, tool};
 
+/// Whom the tokens of pods are for.
+pub(crate) const AUDIENCE: &str = "weft/here";
+
 /// Where the clouds' own endpoints are.
 pub(crate) const CLOUD: &str = "10.0.0.5";
 
@@ -125,7 +128,7 @@ impl Platforms {
 
     /// Says whose word counts of who a workload is: the cluster's of pods, the cloud's of the tasks of these services.
     pub(crate) fn admit(&self, tasks: &[&str]) {
-        let kubernetes = json!({"Host": self.cluster.url()});
+        let kubernetes = json!({"Host": self.cluster.url(), "BoundAudiences": [AUDIENCE]});
         let roles: Vec<String> = tasks.iter().map(|name| format!("arn:aws:iam::123456789012:role/{name}")).collect();
         let aws = json!({"BoundIAMPrincipalARNs": roles, "STSEndpoint": "https://sts.example:5000"});
         for (name, kind, config) in [("kubernetes", "kubernetes", kubernetes), ("aws", "aws-iam", aws)] {

@@ -5,9 +5,10 @@ use std::time::Duration;
 
 use ::catalog::{
     AuthConfig, AuthMethod, AuthMethodName, AwsIamConfig, BindKind, BindingRule, BindingRuleId, CatalogIndex,
-    JwtAlgorithm, JwtConfig, JwtKeys, KUBERNETES_AUDIENCE, KubernetesConfig, LOGIN_TOKEN_TTL, NameTemplate, Namespace,
+    JwtAlgorithm, JwtConfig, JwtKeys, KubernetesConfig, LOGIN_TOKEN_TTL, NameTemplate, Namespace,
 };
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::default_partition;
 use crate::crypto::Secret;
@@ -17,11 +18,12 @@ use crate::decode::{DecodeError, Fields, Shape};
 const CLOCK_SKEW: Duration = Duration::from_secs(60);
 
 /// Writes or shows an auth method.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "PascalCase")]
 pub struct AuthMethodEntry {
     /// Its name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
     pub name: Option<AuthMethodName>,
     /// Its type: `jwt`, `aws-iam` or `kubernetes`.
     #[serde(rename = "Type")]
@@ -38,17 +40,20 @@ pub struct AuthMethodEntry {
     /// Always `local`: there is one datacenter.
     pub token_locality: String,
     /// The namespace of the services that its rules name without one.
+    #[schema(value_type = String)]
     pub namespace: Namespace,
     /// How identities are checked.
     pub config: AuthConfigEntry,
     /// The index at which it was made.
+    #[schema(value_type = u64)]
     pub create_index: CatalogIndex,
     /// The index of the last change.
+    #[schema(value_type = u64)]
     pub modify_index: CatalogIndex,
 }
 
 /// Writes or shows how identities are checked, by the fields of its type.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(untagged)]
 pub enum AuthConfigEntry {
     /// Type `jwt`.
@@ -60,7 +65,7 @@ pub enum AuthConfigEntry {
 }
 
 /// Writes or shows how the `aws-iam` type checks identities.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "PascalCase")]
 pub struct AwsIamConfigEntry {
     /// The roles and users that count, by their ARNs; a `*` at the end of a name stands for any rest of it.
@@ -72,7 +77,7 @@ pub struct AwsIamConfigEntry {
 }
 
 /// Writes or shows how the `kubernetes` type checks identities.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "PascalCase")]
 pub struct KubernetesConfigEntry {
     /// The API server's address; empty for that of the cluster that the servers run in.
@@ -83,7 +88,7 @@ pub struct KubernetesConfigEntry {
 }
 
 /// Writes or shows how the `jwt` type checks identities.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "PascalCase")]
 pub struct JwtConfigEntry {
     /// The one issuer that counts.
@@ -224,10 +229,7 @@ fn read_aws(fields: &mut Fields) -> Result<AwsIamConfig, DecodeError> {
 
 fn read_kubernetes(fields: &mut Fields) -> Result<KubernetesConfig, DecodeError> {
     let given = |text: String| (!text.is_empty()).then_some(text);
-    let mut audiences = fields.texts("BoundAudiences")?;
-    if audiences.is_empty() {
-        audiences = vec![KUBERNETES_AUDIENCE.to_owned()];
-    }
+    let audiences = fields.texts("BoundAudiences")?;
     let config = KubernetesConfig { host: given(fields.text("Host")?), ca_pem: None, audiences };
     if !fields.text("CACert")?.is_empty() {
         let reason = "it decides to whom a server shows its token: leave it out, and give each server the authority in a \
@@ -266,12 +268,12 @@ fn read_keys(fields: &mut Fields) -> Result<JwtKeys, DecodeError> {
 }
 
 impl AuthMethodRequest {
-    /// Returns the method that is asked for, under the name in the path or in the body.
+    /// Returns the method that is asked for, under the name in the path or in the body, in the mesh of that id.
     ///
     /// # Errors
     ///
     /// [`DecodeError`] if there is no name, or two that differ.
-    pub fn into_method(self, path: Option<AuthMethodName>) -> Result<AuthMethod, DecodeError> {
+    pub fn into_method(self, path: Option<AuthMethodName>, cluster_id: &str) -> Result<AuthMethod, DecodeError> {
         let name = match (path, self.name) {
             (Some(path), Some(body)) if path != body => {
                 let reason = format!("it is `{body}` and the path says `{path}`; a method keeps its name");
@@ -280,13 +282,19 @@ impl AuthMethodRequest {
             (Some(name), _) | (None, Some(name)) => name,
             (None, None) => return Err(DecodeError::Missing { path: "Name".to_owned() }),
         };
+        let mut config = self.config;
+        if let AuthConfig::Kubernetes(kubernetes) = &mut config
+            && kubernetes.audiences.is_empty()
+        {
+            kubernetes.audiences.push(KubernetesConfig::own_audience(cluster_id));
+        }
         Ok(AuthMethod {
             name,
             display_name: self.display_name,
             description: self.description,
             namespace: self.namespace,
             token_ttl: self.token_ttl,
-            config: self.config,
+            config,
             rules_modified: CatalogIndex::default(),
             created: CatalogIndex::default(),
             modified: CatalogIndex::default(),
@@ -355,29 +363,35 @@ impl From<&JwtConfig> for JwtConfigEntry {
 }
 
 /// Writes or shows a binding rule.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "PascalCase")]
 pub struct BindingRuleEntry {
     /// Its name for good; drawn where there is none.
     #[serde(rename = "ID", default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
     pub id: Option<BindingRuleId>,
     /// What the operator noted about it.
     #[serde(default)]
     pub description: String,
     /// Whose identities it judges.
+    #[schema(value_type = String)]
     pub auth_method: AuthMethodName,
     /// Which of them it is for; all where it is empty.
     #[serde(default)]
     pub selector: String,
     /// What it makes of them: `service`, `node`, `role` or `policy`.
+    #[schema(value_type = String)]
     pub bind_type: BindKind,
     /// The name of that, with `${value.…}` in it.
+    #[schema(value_type = String)]
     pub bind_name: NameTemplate,
     /// The index at which it was made.
     #[serde(default)]
+    #[schema(value_type = u64)]
     pub create_index: CatalogIndex,
     /// The index of the last change.
     #[serde(default)]
+    #[schema(value_type = u64)]
     pub modify_index: CatalogIndex,
 }
 
@@ -432,12 +446,14 @@ impl From<&BindingRule> for BindingRuleEntry {
 }
 
 /// Asks `POST /v1/acl/login` for a token.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "PascalCase")]
 pub struct TokenLogin {
     /// The auth method that judges the credential.
+    #[schema(value_type = String)]
     pub auth_method: AuthMethodName,
     /// The credential.
+    #[schema(value_type = String)]
     pub bearer_token: Secret,
     /// What to note about the token.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
@@ -467,16 +483,16 @@ mod tests {
 
     #[test]
     fn a_method_is_read_as_consuls_clients_write_it_and_shown_as_they_read_it() {
-        let method = from_json::<AuthMethodRequest>(METHOD.as_bytes()).unwrap().into_method(None).unwrap();
+        let method = from_json::<AuthMethodRequest>(METHOD.as_bytes()).unwrap().into_method(None, "c1").unwrap();
         assert_eq!((method.name.as_str(), method.token_ttl), ("k8s", Duration::from_secs(300)));
         let AuthConfig::Jwt(jwt) = &method.config else { panic!("{method:?}") };
         assert_eq!(jwt.algorithms, [JwtAlgorithm::RS256, JwtAlgorithm::ES256]);
         assert_eq!(jwt.claims["/kubernetes.io/namespace"], "ns");
         let shown = serde_json::to_string(&AuthMethodEntry::from(&method)).unwrap();
-        assert_eq!(from_json::<AuthMethodRequest>(shown.as_bytes()).unwrap().into_method(None).unwrap(), method);
+        assert_eq!(from_json::<AuthMethodRequest>(shown.as_bytes()).unwrap().into_method(None, "c1").unwrap(), method);
         let other = from_json::<AuthMethodRequest>(METHOD.as_bytes()).unwrap();
-        assert!(other.clone().into_method(Some("k8s".parse().unwrap())).is_ok());
-        assert!(other.into_method(Some("other".parse().unwrap())).is_err());
+        assert!(other.clone().into_method(Some("k8s".parse().unwrap()), "c1").is_ok());
+        assert!(other.into_method(Some("other".parse().unwrap()), "c1").is_err());
     }
 
     #[test]
@@ -500,10 +516,10 @@ mod tests {
 
     #[test]
     fn a_method_of_aws_is_read_and_shown_with_consuls_fields() {
-        let method = from_json::<AuthMethodRequest>(AWS.as_bytes()).unwrap().into_method(None).unwrap();
+        let method = from_json::<AuthMethodRequest>(AWS.as_bytes()).unwrap().into_method(None, "c1").unwrap();
         let shown = serde_json::to_string(&AuthMethodEntry::from(&method)).unwrap();
         assert!(shown.contains("\"Type\":\"aws-iam\""), "{shown}");
-        assert_eq!(from_json::<AuthMethodRequest>(shown.as_bytes()).unwrap().into_method(None).unwrap(), method);
+        assert_eq!(from_json::<AuthMethodRequest>(shown.as_bytes()).unwrap().into_method(None, "c1").unwrap(), method);
         let entry: AuthMethodEntry = serde_json::from_str(&shown).unwrap();
         assert!(matches!(entry.config, AuthConfigEntry::AwsIam(_)), "{entry:?}");
         for (field, want) in [
@@ -520,11 +536,11 @@ mod tests {
     #[test]
     fn a_method_of_kubernetes_is_read_and_shown_with_consuls_fields_and_keeps_no_secret() {
         let written = r#"{"Name": "k8s", "Type": "kubernetes", "Config": {"Host": "https://10.0.0.1:6443"}}"#;
-        let method = from_json::<AuthMethodRequest>(written.as_bytes()).unwrap().into_method(None).unwrap();
+        let method = from_json::<AuthMethodRequest>(written.as_bytes()).unwrap().into_method(None, "c1").unwrap();
         let AuthConfig::Kubernetes(config) = &method.config else { panic!("{method:?}") };
-        assert_eq!(config.audiences, ["weft"], "an audience is always asked for");
+        assert_eq!(config.audiences, ["weft/c1"], "one of the mesh alone is asked for where none is named");
         let shown = serde_json::to_string(&AuthMethodEntry::from(&method)).unwrap();
-        assert_eq!(from_json::<AuthMethodRequest>(shown.as_bytes()).unwrap().into_method(None).unwrap(), method);
+        assert_eq!(from_json::<AuthMethodRequest>(shown.as_bytes()).unwrap().into_method(None, "c1").unwrap(), method);
         let entry: AuthMethodEntry = serde_json::from_str(&shown).unwrap();
         assert!(matches!(entry.config, AuthConfigEntry::Kubernetes(_)), "{entry:?}");
         for (field, want) in [
@@ -541,7 +557,7 @@ mod tests {
     #[test]
     fn an_issuer_that_is_discovered_is_its_own_name() {
         let body = r#"{"Name": "o", "Type": "jwt", "Config": {"OIDCDiscoveryURL": "https://issuer.example", "BoundAudiences": ["weft"]}}"#;
-        let method = from_json::<AuthMethodRequest>(body.as_bytes()).unwrap().into_method(None).unwrap();
+        let method = from_json::<AuthMethodRequest>(body.as_bytes()).unwrap().into_method(None, "c1").unwrap();
         let AuthConfig::Jwt(jwt) = &method.config else { panic!("{method:?}") };
         assert_eq!(jwt.issuer, "https://issuer.example");
     }

@@ -25,13 +25,23 @@ const ASKED_AT_ONCE_MAX: usize = 64;
 const TOKEN_BYTES_MAX: usize = 8 * 1024;
 
 /// Makes the checks of methods of type `aws-iam`.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct AwsLogins;
+#[derive(Debug, Clone, Copy)]
+pub struct AwsLogins {
+    reach: Reach,
+}
+
+impl AwsLogins {
+    /// Asks within `reach`. Whoever can open a port of this machine could answer in AWS's place there.
+    #[must_use]
+    pub fn new(reach: Reach) -> Self {
+        Self { reach }
+    }
+}
 
 impl LoginMaker for AwsLogins {
     fn make(&self, config: &AuthConfig) -> Option<Result<Arc<dyn LoginMethod>, LoginError>> {
         let AuthConfig::AwsIam(config) = config else { return None };
-        Some(AwsIam::new(config.as_ref().clone()).map(|method| Arc::new(method) as Arc<dyn LoginMethod>))
+        Some(AwsIam::new(config.as_ref().clone(), self.reach).map(|method| Arc::new(method) as Arc<dyn LoginMethod>))
     }
 }
 
@@ -45,12 +55,18 @@ pub(super) struct AwsIam {
 }
 
 impl AwsIam {
-    pub(super) fn new(config: AwsIamConfig) -> Result<Self, LoginError> {
+    pub(super) fn new(config: AwsIamConfig, reach: Reach) -> Result<Self, LoginError> {
         // On this machine only where the operator has named an endpoint there.
         let endpoint = config.sts_endpoint.as_deref().unwrap_or_default();
         let host = endpoint.split_once("://").map_or(endpoint, |(_, host)| host);
         let name = host.split(['/', ':']).next().unwrap_or_default();
         let is_here = name == "localhost" || name.parse::<std::net::Ipv4Addr>().is_ok_and(|ip| ip.is_loopback());
+        if is_here && reach == Reach::Others {
+            return Err(LoginError::unavailable(format!(
+                "STSEndpoint `{endpoint}` is this machine itself, where anybody could answer in AWS's place: name AWS's own, or \
+                 start every server with --sts-on-loopback, for tests"
+            )));
+        }
         let reach = if is_here { Reach::Loopback } else { Reach::Others };
         let client = WebClient::new(None, reach, ANSWER_TIMEOUT);
         let client = client.map_err(|error| LoginError::unavailable(wire::one_line(&error)))?;
@@ -139,6 +155,14 @@ impl AwsIam {
 }
 
 impl LoginMethod for AwsIam {
+    fn is_of_one_key(&self) -> bool {
+        true
+    }
+
+    fn asks_others(&self) -> bool {
+        true
+    }
+
     fn glance(&self, credential: &Credential) -> Result<(), LoginError> {
         self.read(credential, wire::crypto::now()).map(drop)
     }
@@ -216,12 +240,13 @@ fn identity(answer: &WebAnswer) -> Result<CallerIdentity, LoginError> {
             "AWS refused the signature ({status}, {code}): it is of other credentials, another mesh or another key"
         )));
     }
-    if ["ExpiredToken", "RequestExpired"].contains(&code.as_str()) {
-        return Err(LoginError::rejected(format!(
-            "AWS refused it ({status}, {code}): sign anew, and look at the clock"
-        )));
-    }
-    Err(LoginError::unavailable(format!("AWS answered with status {status} ({code})")))
+    // Whoever signs anew may be let in, so that these are no final word.
+    let advice = match code.as_str() {
+        "ExpiredToken" | "RequestExpired" => ": sign anew, and look at the clock",
+        "AccessDenied" => ": look at the policies of the endpoint and of the account",
+        _ => "",
+    };
+    Err(LoginError::unavailable(format!("AWS answered with status {status} ({code}){advice}")))
 }
 
 #[cfg(test)]

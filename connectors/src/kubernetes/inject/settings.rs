@@ -119,7 +119,7 @@ impl Settings {
             return missing("fingerprint of a root, without which an agent would send its token to anybody");
         }
         if self.audience.is_empty() {
-            return missing("audience");
+            return missing("audience of the agents' tokens, as the auth method asks for one");
         }
         if self.mesh_port == self.health_port {
             return Err(SettingsError::OnePort { port: self.mesh_port });

@@ -15,7 +15,7 @@ fn key(text: &str) -> KeyFingerprint {
 fn method(sts: &Sts, principals: &[&str]) -> AwsIam {
     wire::crypto::install_provider();
     let principals = principals.iter().map(|principal| principal.parse().unwrap()).collect();
-    AwsIam::new(AwsIamConfig { principals, sts_endpoint: Some(sts.endpoint.clone()) }).unwrap()
+    AwsIam::new(AwsIamConfig { principals, sts_endpoint: Some(sts.endpoint.clone()) }, Reach::Loopback).unwrap()
 }
 
 fn web(sts: &Sts) -> AwsIam {
@@ -209,8 +209,12 @@ async fn c11_an_answer_that_is_not_the_services_own_lets_nobody_in() {
     sts.answers(StatusCode::FOUND, identity("arn:aws:sts::123456789012:assumed-role/web/0a1b", "123456789012"));
     assert!(matches!(login(&method, &sign(&sts.endpoint)).await, Err(LoginError::Unavailable { .. })));
     for (status, code, is_final) in [
-        (StatusCode::FORBIDDEN, "ExpiredToken", true),
+        (StatusCode::FORBIDDEN, "SignatureDoesNotMatch", true),
         (StatusCode::FORBIDDEN, "InvalidClientTokenId", true),
+        (StatusCode::BAD_REQUEST, "IncompleteSignature", true),
+        // Whoever signs anew, or asks when somebody has changed a policy, may be let in.
+        (StatusCode::FORBIDDEN, "ExpiredToken", false),
+        (StatusCode::FORBIDDEN, "AccessDenied", false),
         (StatusCode::BAD_REQUEST, "Throttling", false),
         (StatusCode::INTERNAL_SERVER_ERROR, "InternalFailure", false),
         (StatusCode::SERVICE_UNAVAILABLE, "ServiceUnavailable", false),
@@ -223,4 +227,31 @@ async fn c11_an_answer_that_is_not_the_services_own_lets_nobody_in() {
     let endpoint = sts.endpoint.clone();
     drop(sts);
     assert!(matches!(login(&method, &sign(&endpoint)).await, Err(LoginError::Unavailable { .. })));
+}
+
+#[test]
+fn c11_an_endpoint_on_the_servers_own_machine_is_asked_only_where_the_server_was_started_for_it() {
+    wire::crypto::install_provider();
+    let make = |endpoint: &str, reach| {
+        let principals = vec!["arn:aws:iam::123456789012:role/web".parse().unwrap()];
+        AwsIam::new(AwsIamConfig { principals, sts_endpoint: Some(endpoint.to_owned()) }, reach).map(drop)
+    };
+    for here in ["http://127.0.0.1:5555", "http://localhost:5555", "https://127.0.0.9", "https://localhost"] {
+        let error = make(here, Reach::Others).unwrap_err().to_string();
+        assert!(error.contains("--sts-on-loopback"), "{error}");
+        assert_eq!(make(here, Reach::Loopback), Ok(()), "{here}");
+    }
+    assert_eq!(make("https://localhost.example", Reach::Others), Ok(()), "it is another machine's name");
+}
+
+#[tokio::test]
+async fn c11_c13_aws_is_asked_about_a_bounded_number_of_logins_at_once() {
+    let sts = Sts::start().await;
+    let method = web(&sts);
+    let turns = method.turns.acquire_many(ASKED_AT_ONCE_MAX as u32).await.unwrap();
+    let error = login(&method, &sign(&sts.endpoint)).await.unwrap_err();
+    assert!(matches!(error, LoginError::Unavailable { .. }), "{error}");
+    assert_eq!(sts.asked(), 0);
+    drop(turns);
+    login(&method, &sign(&sts.endpoint)).await.unwrap();
 }
