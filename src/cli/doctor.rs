@@ -180,7 +180,9 @@ async fn mesh(api: &Api) -> Vec<Finding> {
         findings.push(of_default_policy(entry.unwrap_or_default().default_intention_policy));
     }
     // A server answers with its own metrics, and an agent with none of a log.
-    if let Ok(metrics) = api.download("/v1/agent/metrics", &[], METRICS_BYTES_MAX, METRICS_TIMEOUT).await {
+    if let Ok(metrics) =
+        api.download("/v1/agent/metrics", &[("format", "prometheus")], METRICS_BYTES_MAX, METRICS_TIMEOUT).await
+    {
         findings.extend(of_syncs(&String::from_utf8_lossy(&metrics)));
     }
     findings

@@ -139,7 +139,7 @@ fn fault_11_an_agent_that_its_platform_vouches_for_is_let_in_with_one_of_three_s
         call(listener_2)
     });
     assert_eq!(answer, "served by api\n");
-    let metrics = mesh.servers[left].request("GET", "/v1/agent/metrics", &mesh.token, "");
+    let metrics = mesh.servers[left].request("GET", "/v1/agent/metrics?format=prometheus", &mesh.token, "");
     let log = mesh.servers[left].log();
     assert!(log.contains("agent admitted without a quorum"), "{metrics:?}");
     assert_eq!(nodes_of(&mesh, left, "web").unwrap(), ["web-1"], "it is not advertised yet");

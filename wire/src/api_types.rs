@@ -41,7 +41,7 @@ mod revocation;
 mod rule_usage;
 mod upstream;
 
-pub use audit::{AUDIT_BASE_HEADER, AUDIT_HEAD_HEADER, AuditRecord, ForgottenRecords};
+pub use audit::{AUDIT_BASE_HEADER, AUDIT_HEAD_HEADER, AuditRecord, AuditTrail, ForgottenRecords};
 pub use ca::{
     CaConfigurationLives, CaConfigurationRequest, CaConfigurationView, CaIntermediateRequest, CaReplacedRoot,
     CaRotateRequest, CaRotationStatus, CaRotationView, CertificateAge, RekeyView,
@@ -104,11 +104,12 @@ fn hexadecimal_field(fields: &mut Fields, name: &str) -> Result<Vec<u8>, DecodeE
 }
 
 /// Answers `GET /v1/acl/bootstrap`: random bytes, to be answered within a minute with a [`BootstrapProof`].
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "PascalCase")]
 pub struct BootstrapChallenge {
     /// The bytes that only this server knows, hexadecimal on the wire.
     #[serde(with = "hexadecimal")]
+    #[schema(value_type = String)]
     pub challenge: Vec<u8>,
 }
 
@@ -120,17 +121,20 @@ impl BootstrapChallenge {
 }
 
 /// Asks `PUT /v1/acl/bootstrap` for the first token: proves that the caller holds the cluster key, without sending it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "PascalCase")]
 pub struct BootstrapProof {
     /// The bytes of the challenge that is answered.
     #[serde(with = "hexadecimal")]
+    #[schema(value_type = String)]
     pub challenge: Vec<u8>,
     /// The MAC that the cluster key makes over the challenge.
     #[serde(with = "hexadecimal")]
+    #[schema(value_type = String)]
     pub proof: Vec<u8>,
     /// What the token's secret is to be, for a caller that keeps it before it asks; drawn by the server where there is none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
     pub bootstrap_secret: Option<Secret>,
 }
 
@@ -157,21 +161,25 @@ pub(crate) fn nanoseconds<S: serde::Serializer>(duration: &Option<Duration>, ser
 }
 
 /// Asks `PUT /v1/join-token` for a token with which one agent may enrol, once.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "PascalCase")]
 pub struct JoinTokenRequest {
     /// The services that the agent may stand before; at least one but for a gateway. On the wire `name` or
     /// `namespace/name`.
     #[serde(serialize_with = "service_texts")]
+    #[schema(value_type = Vec<String>)]
     pub services: Vec<ServiceKey>,
     /// How long it is good for; [`JOIN_TOKEN_TTL`] where there is none.
     #[serde(rename = "TTL", skip_serializing_if = "Option::is_none", serialize_with = "nanoseconds")]
+    #[schema(value_type = Option<u64>)]
     pub ttl: Option<Duration>,
     /// The only node that may use it.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
     pub node: Option<NodeName>,
     /// The only platform that may use it.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
     pub platform: Option<Platform>,
     /// Whether it may take over a node name that an agent with another key holds.
     pub replace_node: bool,
@@ -223,14 +231,16 @@ impl Shape for JoinTokenRequest {
 }
 
 /// Shows a join token. Its text is there once: in the answer to its creation.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "PascalCase")]
 pub struct JoinTokenView {
     /// The join token's public name.
     #[serde(rename = "AccessorID")]
+    #[schema(value_type = String)]
     pub accessor: AccessorId,
     /// What the agent is given: the CA's fingerprint and the secret in one text.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
     pub token: Option<Secret>,
     /// The services that the agent may stand before, as `namespace/name`.
     pub services: Vec<String>,
@@ -242,23 +252,29 @@ pub struct JoinTokenView {
     pub network: String,
     /// The only node that may use it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
     pub node: Option<NodeName>,
     /// The only platform that may use it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
     pub platform: Option<Platform>,
     /// Whether it may take over a node name that an agent with another key holds.
     pub replace_node: bool,
     /// When it ends.
     #[serde(rename = "ExpirationTime", with = "rfc3339::text")]
+    #[schema(value_type = String)]
     pub expires_at: Timestamp,
     /// Whether an agent has enrolled with it.
     pub used: bool,
     /// The agent that enrolled with it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
     pub agent: Option<AgentId>,
     /// The index at which it was made.
+    #[schema(value_type = u64)]
     pub create_index: CatalogIndex,
     /// The index of the last change.
+    #[schema(value_type = u64)]
     pub modify_index: CatalogIndex,
 }
 

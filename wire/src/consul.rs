@@ -17,6 +17,7 @@ mod host;
 mod intention;
 mod login;
 mod mesh_entry;
+mod metrics;
 mod native;
 mod operator;
 mod permission;
@@ -49,6 +50,7 @@ pub use login::{
     KubernetesConfigEntry, TokenLogin,
 };
 pub use mesh_entry::{AuditModeEntry, GuardrailEntry, MESH, MeshConfigEntry};
+pub use metrics::{AgentMetrics, GaugeValue, SampledValue};
 pub use native::{AuthorizeAnswer, AuthorizeRequest, LeafCertificate};
 pub use operator::{
     AutopilotConfiguration, AutopilotHealth, AutopilotRequest, AutopilotServer, AutopilotState, LeaderTransferred,

@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 use utoipa::openapi::{RefOr, Schema};
 use utoipa::{PartialSchema, ToSchema};
 
-use crate::{api_types, consul, mesh_status};
+use crate::{acl, api_types, consul, mesh_status};
 
 /// Is one route, as it is described.
 #[derive(Debug, Clone)]
@@ -20,11 +20,12 @@ pub struct Operation {
     pub right: String,
     /// Whether it answers without a token.
     pub is_public: bool,
-    /// Whether it takes a body.
-    pub takes_body: bool,
+    /// What its body is, in the same words as the answer; empty where it takes none.
+    pub body: &'static str,
     /// The query parameters that it reads.
     pub query: Vec<&'static str>,
-    /// What it answers with: a name of [`schemas`], `[name]` for a list of such, or empty where nothing is said of it.
+    /// What it answers with: a name of [`schemas`], `object`, `text`, `bool`, `[...]` for a list or `{...}` for a map of such;
+    /// `bytes` for an archive; or empty where it is text that is no JSON.
     pub answer: &'static str,
 }
 
@@ -68,7 +69,7 @@ pub fn document(title: &str, manual: &str, section: &str, operations: &[Operatio
         },
         "paths": paths,
         "components": {
-            "schemas": schemas(),
+            "schemas": all_schemas(operations),
             "securitySchemes": {
                 "token": { "type": "apiKey", "in": "header", "name": "X-Consul-Token" },
                 "bearer": { "type": "http", "scheme": "bearer" },
@@ -92,22 +93,18 @@ fn describe(operation: &Operation, manual: &str, section: &str) -> Value {
     let in_query = operation.query.iter().map(|name| {
         json!({ "name": name, "in": "query", "required": false, "allowEmptyValue": true, "schema": { "type": "string" } })
     });
-    let content = match answer_schema(operation.answer) {
-        Some(schema) => json!({ "application/json": { "schema": schema } }),
-        None => json!({}),
-    };
     let mut described = json!({
         "summary": said_of(manual, section, &operation.method, operation.path).unwrap_or_default(),
         "operationId": operation_id(operation),
         "description": format!("Needs {}.", operation.right),
         "parameters": in_path.chain(in_query).collect::<Vec<Value>>(),
         "responses": {
-            "200": { "description": "Done, or found.", "content": content },
+            "200": { "description": "Done, or found.", "content": content(operation.answer, "") },
             "default": { "$ref": "#/components/responses/Refused" },
         },
     });
-    if operation.takes_body {
-        described["requestBody"] = json!({ "content": { "application/json": { "schema": { "type": "object" } } } });
+    if !operation.body.is_empty() {
+        described["requestBody"] = json!({ "content": content(operation.body, SENT) });
     }
     described["security"] = if operation.is_public { json!([]) } else { json!([{ "token": [] }, { "bearer": [] }]) };
     described
@@ -127,17 +124,28 @@ fn operation_id(operation: &Operation) -> String {
     operation.method.to_lowercase() + &words.collect::<String>()
 }
 
-fn answer_schema(answer: &str) -> Option<Value> {
-    let reference = |name: &str| json!({ "$ref": format!("#/components/schemas/{name}") });
-    match answer {
-        "" => None,
-        "bool" => Some(json!({ "type": "boolean" })),
-        "text" => Some(json!({ "type": "string" })),
-        _ => Some(match answer.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
-            Some("text") => json!({ "type": "array", "items": { "type": "string" } }),
-            Some(name) => json!({ "type": "array", "items": reference(name) }),
-            None => reference(answer),
-        }),
+/// Marks the schema of what is sent, of which less is required than of what is shown: what is left out takes its default.
+const SENT: &str = ".Sent";
+
+/// Returns the content of an answer or a body, by its media type.
+fn content(what: &str, mark: &str) -> Value {
+    match what {
+        "" => json!({ "text/plain": { "schema": { "type": "string" } } }),
+        "bytes" => json!({ "application/octet-stream": {} }),
+        _ => json!({ "application/json": { "schema": schema_of(what, mark) } }),
+    }
+}
+
+/// Returns the schema that a word stands for.
+fn schema_of(what: &str, mark: &str) -> Value {
+    let inside = |open, close| what.strip_prefix(open).and_then(|rest: &str| rest.strip_suffix(close));
+    match (what, inside('[', ']'), inside('{', '}')) {
+        ("bool", ..) => json!({ "type": "boolean" }),
+        ("text", ..) => json!({ "type": "string" }),
+        ("object", ..) => json!({ "type": "object" }),
+        (_, Some(item), _) => json!({ "type": "array", "items": schema_of(item, mark) }),
+        (_, _, Some(value)) => json!({ "type": "object", "additionalProperties": schema_of(value, mark) }),
+        (name, None, None) => json!({ "$ref": format!("#/components/schemas/{name}{mark}") }),
     }
 }
 
@@ -153,14 +161,49 @@ pub fn schemas() -> BTreeMap<String, Value> {
         };
     }
     gather!(
+        acl::CloneRequest,
+        acl::OwnRights,
+        acl::PolicyRequest,
+        acl::PolicyView,
+        acl::RoleRequest,
+        acl::RoleView,
+        acl::TokenRequest,
+        acl::TokenView,
+        api_types::AuditTrail,
+        api_types::BootstrapChallenge,
+        api_types::BootstrapProof,
+        api_types::CaConfigurationView,
+        api_types::CaIntermediateRequest,
+        api_types::CaRotateRequest,
+        api_types::CaRotationView,
+        api_types::CallersView,
+        api_types::CertificateAge,
+        api_types::ConnectorAnswer,
+        api_types::ConnectorView,
         api_types::Explanation,
+        api_types::JoinTokenRequest,
+        api_types::JoinTokenView,
         api_types::RaftStatusView,
+        api_types::RekeyView,
+        api_types::RelaxRequest,
+        api_types::RelaxationView,
+        api_types::RestoreAnswer,
+        api_types::RevocationView,
+        api_types::Revoked,
+        api_types::RuleUsageView,
+        api_types::ServiceAddresses,
         consul::AgentHost,
         consul::AgentMember,
+        consul::AgentMetrics,
         consul::AgentSelf,
         consul::AgentService,
         consul::AgentVersion,
+        consul::AuthMethodEntry,
         consul::AuthorizeAnswer,
+        consul::AutopilotConfiguration,
+        consul::AutopilotHealth,
+        consul::AutopilotState,
+        consul::BindingRuleEntry,
         consul::CaRoots,
         consul::CatalogService,
         consul::CheckAnswer,
@@ -168,15 +211,38 @@ pub fn schemas() -> BTreeMap<String, Value> {
         consul::HealthCheck,
         consul::HealthEntry,
         consul::Intention,
+        consul::LeaderTransferred,
         consul::LeafCertificate,
         consul::MeshConfigEntry,
         consul::Node,
         consul::NodeServiceList,
         consul::NodeServices,
+        consul::RaftConfiguration,
+        consul::TokenLogin,
         consul::UsageAnswer,
         mesh_status::MeshStatus,
     );
     found.into_iter().filter_map(|(name, schema)| Some((name, serde_json::to_value(schema).ok()?))).collect()
+}
+
+/// Returns the schemas, and beside them those of what is sent.
+fn all_schemas(operations: &[Operation]) -> BTreeMap<String, Value> {
+    let mut all = schemas();
+    for operation in operations {
+        let Some(shown) = all.get(operation.body).cloned() else { continue };
+        all.insert(format!("{}{SENT}", operation.body), with_nothing_required(shown));
+    }
+    all
+}
+
+fn with_nothing_required(mut schema: Value) -> Value {
+    if let Value::Object(fields) = &mut schema {
+        fields.remove("required");
+        if let Some(Value::Array(parts)) = fields.get_mut("allOf") {
+            parts.iter_mut().for_each(|part| *part = with_nothing_required(part.take()));
+        }
+    }
+    schema
 }
 
 /// Returns every reference of a document that leads nowhere in it; none in a sound one.
@@ -222,11 +288,13 @@ mod tests {
             path: "/v1/x/{id}",
             right: "a valid token".to_owned(),
             is_public: false,
-            takes_body: false,
+            body: "",
             query: vec!["index"],
             answer: "[HealthEntry]",
         };
-        let document = document("test", MANUAL, "a", &[operation]);
+        let written =
+            Operation { method: "PUT".to_owned(), body: "TokenRequest", answer: "{[text]}", ..operation.clone() };
+        let document = document("test", MANUAL, "a", &[operation, written]);
         let get = &document["paths"]["/v1/x/{id}"]["get"];
         assert_eq!((get["summary"].as_str(), get["operationId"].as_str()), (Some("the x"), Some("getXId")));
         assert_eq!(get["parameters"][1]["name"], "index");
@@ -234,5 +302,12 @@ mod tests {
         let entry = &document["components"]["schemas"]["HealthEntry"];
         assert!(entry["properties"]["Checks"].is_object(), "{entry}");
         assert_eq!(document["components"]["schemas"]["HealthCheck"]["properties"]["CheckID"]["type"], "string");
+        let put = &document["paths"]["/v1/x/{id}"]["put"];
+        let sent = &put["requestBody"]["content"]["application/json"]["schema"]["$ref"];
+        assert_eq!(sent, "#/components/schemas/TokenRequest.Sent", "what is sent may leave out what has a default");
+        let sent = &document["components"]["schemas"]["TokenRequest.Sent"];
+        assert!(!sent.to_string().contains("\"required\":[\"Description\""), "{sent}");
+        let answer = &put["responses"]["200"]["content"]["application/json"]["schema"];
+        assert_eq!(answer["additionalProperties"], json!({ "type": "array", "items": { "type": "string" } }));
     }
 }

@@ -18,13 +18,15 @@ use crate::local::{Definition, LocalError};
 
 pub(super) fn routes() -> Vec<Route> {
     vec![
-        route(Method::GET, "/v1/agent/checks", Right::Judged, list),
-        route(Method::PUT, "/v1/agent/check/register", Right::Judged, register),
+        route(Method::GET, "/v1/agent/checks", Right::Judged, list)
+            .reads(&["filter", "hash", "wait"])
+            .answers("{object}"),
+        route(Method::PUT, "/v1/agent/check/register", Right::Judged, register).takes("object"),
         route(Method::PUT, "/v1/agent/check/deregister/{id}", Right::Judged, deregister),
-        route(Method::PUT, "/v1/agent/check/pass/{id}", Right::Judged, pass),
-        route(Method::PUT, "/v1/agent/check/warn/{id}", Right::Judged, warn),
-        route(Method::PUT, "/v1/agent/check/fail/{id}", Right::Judged, fail),
-        route(Method::PUT, "/v1/agent/check/update/{id}", Right::Judged, update),
+        route(Method::PUT, "/v1/agent/check/pass/{id}", Right::Judged, pass).reads(&["note"]),
+        route(Method::PUT, "/v1/agent/check/warn/{id}", Right::Judged, warn).reads(&["note"]),
+        route(Method::PUT, "/v1/agent/check/fail/{id}", Right::Judged, fail).reads(&["note"]),
+        route(Method::PUT, "/v1/agent/check/update/{id}", Right::Judged, update).takes("object"),
     ]
 }
 

@@ -15,8 +15,12 @@ use crate::local::Definition;
 
 pub(super) fn routes() -> Vec<Route> {
     vec![
-        route(Method::GET, "/v1/agent/health/service/id/{id}", Right::Judged, by_id),
-        route(Method::GET, "/v1/agent/health/service/name/{name}", Right::Judged, by_name),
+        route(Method::GET, "/v1/agent/health/service/id/{id}", Right::Judged, by_id)
+            .reads(&["format"])
+            .answers("object"),
+        route(Method::GET, "/v1/agent/health/service/name/{name}", Right::Judged, by_name)
+            .reads(&["format"])
+            .answers("[object]"),
     ]
 }
 

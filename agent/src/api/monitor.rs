@@ -16,7 +16,7 @@ use super::route::{Call, Route, route};
 const JUDGED_EVERY: Duration = Duration::from_secs(30);
 
 pub(super) fn routes() -> Vec<Route> {
-    vec![route(Method::GET, "/v1/agent/monitor", Right::AgentRead, monitor)]
+    vec![route(Method::GET, "/v1/agent/monitor", Right::AgentRead, monitor).reads(&["loglevel", "logjson"])]
 }
 
 /// Streams the log from now on, for as long as the caller reads it and its token holds.

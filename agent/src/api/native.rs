@@ -16,8 +16,12 @@ use crate::leaf::HeldLeaf;
 
 pub(super) fn routes() -> Vec<Route> {
     vec![
-        route(Method::GET, "/v1/agent/connect/ca/leaf/{service}", Right::Judged, leaf),
-        route(Method::POST, "/v1/agent/connect/authorize", Right::Judged, authorize),
+        route(Method::GET, "/v1/agent/connect/ca/leaf/{service}", Right::Judged, leaf)
+            .reads(&["index", "wait"])
+            .answers("LeafCertificate"),
+        route(Method::POST, "/v1/agent/connect/authorize", Right::Judged, authorize)
+            .takes("object")
+            .answers("AuthorizeAnswer"),
     ]
 }
 

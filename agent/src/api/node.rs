@@ -12,9 +12,9 @@ use crate::core::Request;
 
 pub(super) fn routes() -> Vec<Route> {
     vec![
-        route(Method::GET, "/v1/agent/version", Right::AnyToken, version),
-        route(Method::GET, "/v1/agent/host", Right::AgentRead, host),
-        route(Method::PUT, "/v1/agent/maintenance", Right::Judged, maintain),
+        route(Method::GET, "/v1/agent/version", Right::AnyToken, version).answers("AgentVersion"),
+        route(Method::GET, "/v1/agent/host", Right::AgentRead, host).answers("AgentHost"),
+        route(Method::PUT, "/v1/agent/maintenance", Right::Judged, maintain).reads(&["enable", "reason"]),
         route(Method::PUT, "/v1/agent/reload", Right::AgentWrite, reload),
         route(Method::PUT, "/v1/agent/leave", Right::AgentWrite, leave),
     ]

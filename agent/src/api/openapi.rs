@@ -12,35 +12,8 @@ use super::table;
 /// The manual, which has a sentence on every route.
 pub(super) const MANUAL: &str = include_str!("../../../docs/api.md");
 
-/// What routes answer with, where a type says it all.
-const ANSWERS: [(&str, &str); 7] = [
-    ("/v1/agent/self", "AgentSelf"),
-    ("/v1/agent/version", "AgentVersion"),
-    ("/v1/agent/host", "AgentHost"),
-    ("/v1/agent/service/{id}", "AgentService"),
-    ("/v1/agent/connect/ca/roots", "CaRoots"),
-    ("/v1/agent/connect/ca/leaf/{service}", "LeafCertificate"),
-    ("/v1/agent/connect/authorize", "AuthorizeAnswer"),
-];
-
-/// Parameters that single routes read, besides `ns` and `pretty`.
-const QUERIES: [(&str, &[&str]); 12] = [
-    ("/v1/agent/monitor", &["loglevel", "logjson"]),
-    ("/v1/agent/services", &["filter", "hash", "wait"]),
-    ("/v1/agent/service/{id}", &["hash", "wait"]),
-    ("/v1/agent/checks", &["filter", "hash", "wait"]),
-    ("/v1/agent/connect/ca/leaf/{service}", &["index", "wait"]),
-    ("/v1/agent/maintenance", &["enable", "reason"]),
-    ("/v1/agent/service/maintenance/{id}", &["enable", "reason"]),
-    ("/v1/agent/check/pass/{id}", &["note"]),
-    ("/v1/agent/check/warn/{id}", &["note"]),
-    ("/v1/agent/check/fail/{id}", &["note"]),
-    ("/v1/agent/health/service/id/{id}", &["format"]),
-    ("/v1/agent/health/service/name/{name}", &["format"]),
-];
-
 pub(super) fn routes() -> Vec<Route> {
-    vec![route(Method::GET, "/v1/agent/openapi.json", Right::AnyToken, openapi)]
+    vec![route(Method::GET, "/v1/agent/openapi.json", Right::AnyToken, openapi).answers("object")]
 }
 
 /// Answers with the description of every route of the agent's own.
@@ -52,15 +25,15 @@ fn operations() -> Vec<Operation> {
     let described = table();
     let operation = |route: &Route| {
         let (method, path, _) = route.describe();
-        let own = QUERIES.iter().find(|(at, _)| *at == path).map_or(&[][..], |(_, names)| *names);
+        let (reads, takes, answers) = route.describe_content();
         Operation {
             method: method.to_string(),
             path,
             right: "a token whose policies grant it".to_owned(),
             is_public: false,
-            takes_body: method == Method::PUT || method == Method::POST,
-            query: ["ns", "pretty"].into_iter().chain(own.iter().copied()).collect(),
-            answer: ANSWERS.iter().find(|(at, _)| *at == path).map_or("", |(_, answer)| answer),
+            body: takes,
+            query: ["ns", "pretty"].into_iter().chain(reads.iter().copied()).collect(),
+            answer: answers,
         }
     };
     described.iter().map(operation).collect()

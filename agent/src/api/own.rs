@@ -4,7 +4,7 @@ use axum::response::Response;
 use catalog::{CatalogIndex, Item, MeshItem, Topic};
 use http::{HeaderValue, Method};
 use serde::Serialize;
-use wire::consul::{AgentSelf, CaRoots};
+use wire::consul::{AgentMetrics, AgentSelf, CaRoots};
 
 use super::applications;
 use super::error::ApiError;
@@ -13,9 +13,9 @@ use super::route::{Call, Route, route};
 
 pub(super) fn routes() -> Vec<Route> {
     vec![
-        route(Method::GET, "/v1/agent/self", Right::AgentRead, this_agent),
-        route(Method::GET, "/v1/agent/metrics", Right::AgentRead, metrics),
-        route(Method::GET, "/v1/agent/connect/ca/roots", Right::AnyToken, roots),
+        route(Method::GET, "/v1/agent/self", Right::AgentRead, this_agent).answers("AgentSelf"),
+        route(Method::GET, "/v1/agent/metrics", Right::AgentRead, metrics).reads(&["format"]).answers("AgentMetrics"),
+        route(Method::GET, "/v1/agent/connect/ca/roots", Right::AnyToken, roots).answers("CaRoots"),
     ]
 }
 
@@ -72,10 +72,13 @@ async fn this_agent(call: Call) -> Result<Response, ApiError> {
     })
 }
 
-/// Answers with the agent's metrics as text.
+/// Answers with the agent's metrics, as JSON in Consul's form, or as text with those of the applications.
 async fn metrics(call: Call) -> Result<Response, ApiError> {
     match call.query.get("format") {
-        None | Some("" | "prometheus") => {}
+        Some("prometheus") => {}
+        None | Some("") => {
+            return call.json(&AgentMetrics::of_text(&call.state.metrics.text(), wire::crypto::now()));
+        }
         Some(other) => {
             let value = other.to_owned();
             return Err(ApiError::Parameter { name: "format", value, expected: "use `prometheus` or leave it out" });

@@ -14,9 +14,9 @@ use crate::proxy::name_of;
 
 pub(super) fn routes() -> Vec<Route> {
     vec![
-        route(Method::GET, "/v1/agent/proxy/routes/{service}", Right::Judged, routes_of),
-        route(Method::GET, "/v1/agent/proxy/endpoints/{service}", Right::Judged, endpoints),
-        route(Method::GET, "/v1/agent/proxy/config/{service}", Right::Judged, config),
+        route(Method::GET, "/v1/agent/proxy/routes/{service}", Right::Judged, routes_of).answers("object"),
+        route(Method::GET, "/v1/agent/proxy/endpoints/{service}", Right::Judged, endpoints).answers("object"),
+        route(Method::GET, "/v1/agent/proxy/config/{service}", Right::Judged, config).answers("object"),
     ]
 }
 

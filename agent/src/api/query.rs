@@ -8,10 +8,15 @@ use super::error::ApiError;
 /// More parameters than any route knows are not read.
 const PARAMETERS_MAX: usize = 32;
 
+/// Parameters that every route has.
+const EVERYWHERE: [&str; 2] = ["ns", "pretty"];
+
 /// The parameters of one request, each at most once.
 #[derive(Debug, Default)]
 pub(super) struct Query {
     pairs: Vec<(String, String)>,
+    /// What the route says that it reads; nothing where there is no route.
+    declared: Option<&'static [&'static str]>,
 }
 
 impl Query {
@@ -31,10 +36,17 @@ impl Query {
             }
             pairs.push((name, value));
         }
-        Ok(Self { pairs })
+        Ok(Self { pairs, declared: None })
+    }
+
+    /// Names the parameters of its own that the route reads, which is what the API's description tells of them.
+    pub(super) fn of_route(self, declared: &'static [&'static str]) -> Self {
+        Self { declared: Some(declared), ..self }
     }
 
     pub(super) fn get(&self, name: &str) -> Option<&str> {
+        let is_declared = self.declared.is_none_or(|declared| declared.contains(&name)) || EVERYWHERE.contains(&name);
+        debug_assert!(is_declared, "the route reads `{name}` and does not say so: add it to its `reads`");
         self.pairs.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str())
     }
 

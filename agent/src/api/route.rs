@@ -34,6 +34,12 @@ pub(super) struct Route {
     method: Method,
     path: &'static str,
     right: Right,
+    /// The query parameters of its own, besides those that every route has.
+    reads: &'static [&'static str],
+    /// What its body is, as the API's description names it; empty where it takes none.
+    takes: &'static str,
+    /// What it answers with, in the same names; empty where that is no JSON.
+    answers: &'static str,
     handler: Arc<Handler>,
 }
 
@@ -43,10 +49,31 @@ where
     F: Fn(Call) -> Answer + Send + Sync + 'static,
     Answer: Future<Output = Result<Response, ApiError>> + Send + 'static,
 {
-    Route { method, path, right, handler: Arc::new(move |call| Box::pin(handler(call))) }
+    let handler: Arc<Handler> = Arc::new(move |call| Box::pin(handler(call)));
+    Route { method, path, right, reads: &[], takes: "", answers: "", handler }
 }
 
 impl Route {
+    /// Says which query parameters of its own it reads. One that is read and not named here is a fault, which tests find.
+    pub(super) fn reads(self, names: &'static [&'static str]) -> Route {
+        Route { reads: names, ..self }
+    }
+
+    /// Says what its body is: a type of [`wire::openapi`], or `object`.
+    pub(super) fn takes(self, body: &'static str) -> Route {
+        Route { takes: body, ..self }
+    }
+
+    /// Says what it answers with: a type of [`wire::openapi`], a list `[T]` or a map `{T}` of such, or `object`.
+    pub(super) fn answers(self, answer: &'static str) -> Route {
+        Route { answers: answer, ..self }
+    }
+
+    /// Describes what goes in and out: the parameters of its own, its body and its answer.
+    pub(super) fn describe_content(&self) -> (&'static [&'static str], &'static str, &'static str) {
+        (self.reads, self.takes, self.answers)
+    }
+
     /// Returns what the route serves and the right that it needs.
     pub(super) fn describe(&self) -> (Method, &'static str, Right) {
         (self.method.clone(), self.path, self.right)
@@ -76,7 +103,7 @@ impl Route {
     ) -> Result<Response, ApiError> {
         let (parts, body) = request.into_parts();
         let authority = state.authorize(&parts.headers, self.right, &self.method, self.path).await?;
-        let query = Query::parse(&parts.uri)?;
+        let query = Query::parse(&parts.uri)?.of_route(self.reads);
         let takes_body = self.method == Method::PUT || self.method == Method::POST;
         let body = if takes_body { body::read(&parts.headers, body, BODY_BOUNDS).await? } else { Bytes::new() };
         (self.handler)(Call { state, authority, path: self.path, path_parameters, query, parts, body }).await

@@ -17,11 +17,15 @@ use crate::local::{Definition, LocalError};
 
 pub(super) fn routes() -> Vec<Route> {
     vec![
-        route(Method::GET, "/v1/agent/services", Right::Judged, list),
-        route(Method::GET, "/v1/agent/service/{id}", Right::Judged, read),
-        route(Method::PUT, "/v1/agent/service/register", Right::Judged, register),
+        route(Method::GET, "/v1/agent/services", Right::Judged, list)
+            .reads(&["filter", "hash", "wait"])
+            .answers("{AgentService}"),
+        route(Method::GET, "/v1/agent/service/{id}", Right::Judged, read)
+            .reads(&["hash", "wait"])
+            .answers("AgentService"),
+        route(Method::PUT, "/v1/agent/service/register", Right::Judged, register).takes("object"),
         route(Method::PUT, "/v1/agent/service/deregister/{id}", Right::Judged, deregister),
-        route(Method::PUT, "/v1/agent/service/maintenance/{id}", Right::Judged, maintain),
+        route(Method::PUT, "/v1/agent/service/maintenance/{id}", Right::Judged, maintain).reads(&["enable", "reason"]),
     ]
 }
 

@@ -120,6 +120,9 @@ async fn the_agent_tells_who_it_is_and_how_it_stands() {
     assert_eq!(answer["Config"]["Server"], false);
     assert_eq!(answer["Weft"]["Services"], json!(["default/api", "default/web"]));
     assert_eq!(get(&agent, "/v1/agent/metrics?format=prometheus").await.status, 200);
+    assert!(
+        get(&agent, "/v1/agent/metrics").await.json()["Gauges"].as_array().is_some_and(|gauges| !gauges.is_empty())
+    );
     assert_eq!(get(&agent, "/v1/agent/metrics?format=json").await.status, 400);
 }
 

@@ -271,10 +271,7 @@ impl Bootstrap {
         if let Some(audience) = audience {
             told["audience"] = json!(audience);
         }
-        let data = BTreeMap::from([
-            (ROOTS.to_owned(), format!("{told}\n")),
-            (CERTIFICATES.to_owned(), certificates),
-        ]);
+        let data = BTreeMap::from([(ROOTS.to_owned(), format!("{told}\n")), (CERTIFICATES.to_owned(), certificates)]);
         let name = &self.config.roots;
         let found = self.maps.get(name).await.map_err(failed(format!("read config map `{name}`")))?;
         if found.data.as_ref() == Some(&data) {

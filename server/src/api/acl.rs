@@ -25,8 +25,8 @@ pub(super) const SECRET_BYTES: usize = 32;
 
 pub(super) fn routes() -> Vec<Route> {
     vec![
-        route(Method::GET, "/v1/acl/bootstrap", Right::Public, challenge),
-        route(Method::PUT, "/v1/acl/bootstrap", Right::Public, bootstrap),
+        route(Method::GET, "/v1/acl/bootstrap", Right::Public, challenge).answers("BootstrapChallenge"),
+        route(Method::PUT, "/v1/acl/bootstrap", Right::Public, bootstrap).takes("BootstrapProof").answers("TokenView"),
     ]
     .into_iter()
     .chain(tokens::routes())

@@ -2,8 +2,8 @@
 
 use axum::response::{IntoResponse, Response};
 use http::{HeaderValue, Method, header};
-use serde::Serialize;
-use wire::consul::AgentSelf;
+use wire::consul::{AgentMetrics, AgentSelf, AgentVersion};
+use wire::crypto;
 
 use super::auth::Right;
 use super::call::Call;
@@ -15,9 +15,9 @@ const OPENMETRICS: HeaderValue = HeaderValue::from_static("application/openmetri
 
 pub(super) fn routes() -> Vec<Route> {
     vec![
-        route(Method::GET, "/v1/agent/self", Right::Judged, this_server),
-        route(Method::GET, "/v1/agent/version", Right::AnyToken, version),
-        route(Method::GET, "/v1/agent/metrics", Right::Judged, metrics),
+        route(Method::GET, "/v1/agent/self", Right::Judged, this_server).answers("AgentSelf"),
+        route(Method::GET, "/v1/agent/version", Right::AnyToken, version).answers("AgentVersion"),
+        route(Method::GET, "/v1/agent/metrics", Right::Judged, metrics).reads(&["format"]).answers("AgentMetrics"),
     ]
 }
 
@@ -27,22 +27,17 @@ async fn this_server(call: Call) -> Result<Response, ApiError> {
     call.json(&AgentSelf::new(call.state.datacenter(), call.state.server().as_str(), true))
 }
 
-#[derive(Serialize)]
-#[serde(rename_all = "PascalCase")]
-struct Version {
-    human_version: &'static str,
-}
-
 /// Answers with the version of this binary.
 async fn version(call: Call) -> Result<Response, ApiError> {
-    call.json(&Version { human_version: env!("CARGO_PKG_VERSION") })
+    call.json(&AgentVersion::here())
 }
 
-/// Answers with this server's metrics as text; needs no quorum.
+/// Answers with this server's metrics, as JSON in Consul's form or as OpenMetrics text; needs no quorum.
 async fn metrics(call: Call) -> Result<Response, ApiError> {
     call.may_read_server()?;
     match call.query.get("format") {
-        None | Some("prometheus") => {}
+        Some("prometheus") => {}
+        None => return call.json(&AgentMetrics::of_text(&call.state.metrics().text(), crypto::now())),
         Some(other) => return Err(parameter("format", other, "send `prometheus` or leave it out")),
     }
     let mut response = call.state.metrics().text().into_response();

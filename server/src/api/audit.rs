@@ -3,8 +3,8 @@
 use ::catalog::{AuditLine, CatalogIndex, WatchKey};
 use axum::response::{IntoResponse, Response};
 use http::{HeaderName, HeaderValue, Method, header};
-use serde_json::{Value, json};
-use wire::api_types::{AUDIT_BASE_HEADER, AUDIT_HEAD_HEADER};
+use serde_json::Value;
+use wire::api_types::{AUDIT_BASE_HEADER, AUDIT_HEAD_HEADER, AuditTrail};
 
 use super::auth::Right;
 use super::call::Call;
@@ -18,7 +18,11 @@ const LINES_DEFAULT: usize = 1000;
 const LINES_MAX: usize = 10_000;
 
 pub(super) fn routes() -> Vec<Route> {
-    vec![route(Method::GET, "/v1/audit", Right::OperatorRead, trail)]
+    vec![
+        route(Method::GET, "/v1/audit", Right::OperatorRead, trail)
+            .reads(&["from", "limit", "format"])
+            .answers("AuditTrail"),
+    ]
 }
 
 /// Answers with the kept lines from log index `from` on, oldest first: at most `limit` of them.
@@ -51,8 +55,7 @@ async fn trail(call: Call) -> Result<Response, ApiError> {
         response
     } else {
         let records: Vec<Value> = lines.map(record).collect::<Result<_, ApiError>>()?;
-        let answer = json!({"Head": head.to_string(), "Base": base.to_string(), "Records": records});
-        call.answer(&reading, &answer)?
+        call.answer(&reading, &AuditTrail { head: head.to_string(), base: base.to_string(), records })?
     };
     for (name, value) in [(AUDIT_HEAD_HEADER, head), (AUDIT_BASE_HEADER, base)] {
         let value = HeaderValue::try_from(value.to_string())

@@ -12,7 +12,7 @@ use super::error::ApiError;
 use super::route::{Route, route};
 
 pub(super) fn routes() -> Vec<Route> {
-    vec![route(Method::GET, "/v1/mesh/callers", Right::MeshRead, callers)]
+    vec![route(Method::GET, "/v1/mesh/callers", Right::MeshRead, callers).answers("CallersView")]
 }
 
 /// Answers with who calls whom and over what kind of connection, as far as servers could be asked.

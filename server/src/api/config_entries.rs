@@ -22,10 +22,12 @@ const ENTRY: &str = "config entry";
 
 pub(super) fn routes() -> Vec<Route> {
     vec![
-        route(Method::PUT, "/v1/config", Right::Judged, write),
-        route(Method::GET, "/v1/config/{kind}", Right::Judged, list),
-        route(Method::GET, "/v1/config/{kind}/{name}", Right::Judged, read),
-        route(Method::DELETE, "/v1/config/{kind}/{name}", Right::Judged, delete),
+        route(Method::PUT, "/v1/config", Right::Judged, write).reads(&["cas"]).takes("object").answers("bool"),
+        route(Method::GET, "/v1/config/{kind}", Right::Judged, list).answers("[object]"),
+        route(Method::GET, "/v1/config/{kind}/{name}", Right::Judged, read).answers("object"),
+        route(Method::DELETE, "/v1/config/{kind}/{name}", Right::Judged, delete)
+            .reads(&["cas", "owner"])
+            .answers("bool"),
     ]
 }
 

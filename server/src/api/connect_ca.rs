@@ -24,16 +24,25 @@ const NAMED_MAX: usize = 20;
 
 pub(super) fn routes() -> Vec<Route> {
     vec![
-        route(Method::GET, "/v1/connect/ca/roots", Right::AnyToken, roots),
-        route(Method::GET, "/v1/agent/connect/ca/roots", Right::AnyToken, roots),
-        route(Method::GET, "/v1/connect/ca/configuration", Right::OperatorRead, configuration),
-        route(Method::PUT, "/v1/connect/ca/configuration", Right::OperatorWrite, configure),
-        route(Method::GET, "/v1/connect/ca/rotation", Right::OperatorRead, rotation),
-        route(Method::DELETE, "/v1/connect/ca/rotation", Right::OperatorWrite, cancel),
-        route(Method::PUT, "/v1/connect/ca/rotate", Right::OperatorWrite, rotate),
-        route(Method::PUT, "/v1/connect/ca/intermediate", Right::Management, set_intermediate),
-        route(Method::PUT, "/v1/connect/ca/distrust/{root}", Right::Management, distrust),
-        route(Method::GET, "/v1/status/certificates", Right::OperatorRead, certificates),
+        route(Method::GET, "/v1/connect/ca/roots", Right::AnyToken, roots).answers("CaRoots"),
+        route(Method::GET, "/v1/agent/connect/ca/roots", Right::AnyToken, roots).answers("CaRoots"),
+        route(Method::GET, "/v1/connect/ca/configuration", Right::OperatorRead, configuration)
+            .answers("CaConfigurationView"),
+        route(Method::PUT, "/v1/connect/ca/configuration", Right::OperatorWrite, configure)
+            .reads(&["cas"])
+            .takes("CaConfigurationView")
+            .answers("bool"),
+        route(Method::GET, "/v1/connect/ca/rotation", Right::OperatorRead, rotation).answers("CaRotationView"),
+        route(Method::DELETE, "/v1/connect/ca/rotation", Right::OperatorWrite, cancel).answers("bool"),
+        route(Method::PUT, "/v1/connect/ca/rotate", Right::OperatorWrite, rotate)
+            .takes("CaRotateRequest")
+            .answers("CaRotationView"),
+        route(Method::PUT, "/v1/connect/ca/intermediate", Right::Management, set_intermediate)
+            .takes("CaIntermediateRequest")
+            .answers("CaRotationView"),
+        route(Method::PUT, "/v1/connect/ca/distrust/{root}", Right::Management, distrust).answers("bool"),
+        route(Method::GET, "/v1/status/certificates", Right::OperatorRead, certificates)
+            .answers("[ServedCertificateAge]"),
     ]
 }
 

@@ -20,11 +20,16 @@ const WRITE_TIMEOUT: Duration = Duration::from_secs(60);
 
 pub(super) fn routes() -> Vec<Route> {
     vec![
-        route(Method::GET, "/v1/connectors", Right::MeshRead, list),
-        route(Method::PUT, "/v1/connector", Right::MeshWrite, change).with_body(WRITE_BYTES_MAX, WRITE_TIMEOUT),
-        route(Method::GET, "/v1/connector/{name}/nodes", Right::MeshRead, nodes),
-        route(Method::PUT, "/v1/connector/{name}/confirm", Right::MeshWrite, confirm),
-        route(Method::DELETE, "/v1/connector/{name}", Right::MeshWrite, forget),
+        route(Method::GET, "/v1/connectors", Right::MeshRead, list).answers("[ConnectorView]"),
+        route(Method::PUT, "/v1/connector", Right::MeshWrite, change)
+            .with_body(WRITE_BYTES_MAX, WRITE_TIMEOUT)
+            .takes("object")
+            .answers("ConnectorAnswer"),
+        route(Method::GET, "/v1/connector/{name}/nodes", Right::MeshRead, nodes).answers("[object]"),
+        route(Method::PUT, "/v1/connector/{name}/confirm", Right::MeshWrite, confirm)
+            .reads(&["removals"])
+            .answers("bool"),
+        route(Method::DELETE, "/v1/connector/{name}", Right::MeshWrite, forget).answers("bool"),
     ]
 }
 

@@ -11,7 +11,7 @@ use super::error::ApiError;
 use super::route::{Route, route};
 
 pub(super) fn routes() -> Vec<Route> {
-    vec![route(Method::GET, "/v1/discovery-chain/{service}", Right::Judged, chain)]
+    vec![route(Method::GET, "/v1/discovery-chain/{service}", Right::Judged, chain).answers("DiscoveryChainAnswer")]
 }
 
 /// Answers with the route of a service's calls, as its callers' agents have it.

@@ -13,12 +13,16 @@ use super::services::has_agent;
 
 pub(super) fn routes() -> Vec<Route> {
     vec![
-        route(Method::GET, "/v1/health/node/{node}", Right::Judged, node),
-        route(Method::GET, "/v1/health/checks/{service}", Right::Judged, checks),
-        route(Method::GET, "/v1/health/state/{state}", Right::Judged, state),
-        route(Method::GET, "/v1/health/service/{service}", Right::Judged, service),
-        route(Method::GET, "/v1/health/connect/{service}", Right::Judged, connect),
-        route(Method::GET, "/v1/health/ingress/{service}", Right::Judged, ingress),
+        route(Method::GET, "/v1/health/node/{node}", Right::Judged, node).answers("[HealthCheck]"),
+        route(Method::GET, "/v1/health/checks/{service}", Right::Judged, checks).answers("[HealthCheck]"),
+        route(Method::GET, "/v1/health/state/{state}", Right::Judged, state).answers("[HealthCheck]"),
+        route(Method::GET, "/v1/health/service/{service}", Right::Judged, service)
+            .reads(&["tag", "passing"])
+            .answers("[HealthEntry]"),
+        route(Method::GET, "/v1/health/connect/{service}", Right::Judged, connect)
+            .reads(&["tag", "passing"])
+            .answers("[HealthEntry]"),
+        route(Method::GET, "/v1/health/ingress/{service}", Right::Judged, ingress).answers("[object]"),
     ]
 }
 

@@ -28,13 +28,26 @@ const SERVICE_FORM: &str = "send `name` or `namespace/name` of one service";
 
 pub(super) fn routes() -> Vec<Route> {
     vec![
-        route(Method::GET, "/v1/connect/intentions", Right::Judged, list),
-        route(Method::GET, "/v1/connect/intentions/exact", Right::Judged, read),
-        route(Method::PUT, "/v1/connect/intentions/exact", Right::Judged, write),
-        route(Method::DELETE, "/v1/connect/intentions/exact", Right::Judged, delete),
-        route(Method::GET, "/v1/connect/intentions/match", Right::Judged, matching),
-        route(Method::GET, "/v1/connect/intentions/check", Right::Judged, check),
-        route(Method::GET, "/v1/connect/intentions/explain", Right::Judged, explanation),
+        route(Method::GET, "/v1/connect/intentions", Right::Judged, list).answers("[Intention]"),
+        route(Method::GET, "/v1/connect/intentions/exact", Right::Judged, read)
+            .reads(&["source", "destination"])
+            .answers("Intention"),
+        route(Method::PUT, "/v1/connect/intentions/exact", Right::Judged, write)
+            .reads(&["source", "destination", "cas", "take-over"])
+            .takes("Intention")
+            .answers("bool"),
+        route(Method::DELETE, "/v1/connect/intentions/exact", Right::Judged, delete)
+            .reads(&["source", "destination", "cas", "owner", "take-over"])
+            .answers("bool"),
+        route(Method::GET, "/v1/connect/intentions/match", Right::Judged, matching)
+            .reads(&["by", "name"])
+            .answers("{[Intention]}"),
+        route(Method::GET, "/v1/connect/intentions/check", Right::Judged, check)
+            .reads(&["source", "destination"])
+            .answers("CheckAnswer"),
+        route(Method::GET, "/v1/connect/intentions/explain", Right::Judged, explanation)
+            .reads(&["source", "destination", "method", "path", "host", "header", "jwt", "platform"])
+            .answers("Explanation"),
     ]
 }
 

@@ -23,9 +23,9 @@ const AUTHORITY_WAIT_MAX: Duration = Duration::from_secs(5);
 
 pub(super) fn routes() -> Vec<Route> {
     vec![
-        route(Method::PUT, "/v1/join-token", Right::Judged, create),
-        route(Method::DELETE, "/v1/join-token/{accessor}", Right::Judged, delete),
-        route(Method::GET, "/v1/join-tokens", Right::Judged, list),
+        route(Method::PUT, "/v1/join-token", Right::Judged, create).takes("JoinTokenRequest").answers("JoinTokenView"),
+        route(Method::DELETE, "/v1/join-token/{accessor}", Right::Judged, delete).answers("bool"),
+        route(Method::GET, "/v1/join-tokens", Right::Judged, list).answers("[JoinTokenView]"),
     ]
 }
 

@@ -27,8 +27,8 @@ const META_BYTES_MAX: usize = 256;
 
 pub(super) fn routes() -> Vec<Route> {
     vec![
-        route(Method::POST, "/v1/acl/login", Right::Public, log_in),
-        route(Method::POST, "/v1/acl/logout", Right::AnyToken, log_out),
+        route(Method::POST, "/v1/acl/login", Right::Public, log_in).takes("TokenLogin").answers("TokenView"),
+        route(Method::POST, "/v1/acl/logout", Right::AnyToken, log_out).answers("bool"),
     ]
 }
 

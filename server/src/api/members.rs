@@ -22,12 +22,16 @@ use crate::consensus::steward::GroupHealth;
 
 pub(super) fn routes() -> Vec<Route> {
     vec![
-        route(Method::GET, "/v1/agent/members", Right::Judged, members),
-        route(Method::GET, "/v1/agent/host", Right::OperatorRead, host),
-        route(Method::POST, "/v1/agent/connect/authorize", Right::Judged, authorize),
-        route(Method::PUT, "/v1/agent/force-leave/{node}", Right::OperatorWrite, force_leave),
-        route(Method::GET, "/v1/operator/usage", Right::OperatorRead, usage),
-        route(Method::GET, "/v1/status/mesh", Right::OperatorRead, mesh),
+        route(Method::GET, "/v1/agent/members", Right::Judged, members).answers("[AgentMember]"),
+        route(Method::GET, "/v1/agent/host", Right::OperatorRead, host).answers("AgentHost"),
+        route(Method::POST, "/v1/agent/connect/authorize", Right::Judged, authorize)
+            .takes("object")
+            .answers("AuthorizeAnswer"),
+        route(Method::PUT, "/v1/agent/force-leave/{node}", Right::OperatorWrite, force_leave)
+            .reads(&["prune"])
+            .answers("bool"),
+        route(Method::GET, "/v1/operator/usage", Right::OperatorRead, usage).answers("UsageAnswer"),
+        route(Method::GET, "/v1/status/mesh", Right::OperatorRead, mesh).answers("MeshStatus"),
     ]
 }
 

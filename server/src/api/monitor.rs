@@ -12,7 +12,7 @@ use super::query::parameter;
 use super::route::{Route, route};
 
 pub(super) fn routes() -> Vec<Route> {
-    vec![route(Method::GET, "/v1/agent/monitor", Right::Judged, monitor)]
+    vec![route(Method::GET, "/v1/agent/monitor", Right::Judged, monitor).reads(&["loglevel", "logjson"])]
 }
 
 /// Streams the log from now on, for as long as the caller reads it and its token holds.

@@ -20,15 +20,26 @@ use crate::consensus::{Answer, Asker, Question};
 
 pub(super) fn routes() -> Vec<Route> {
     vec![
-        route(Method::GET, "/v1/operator/raft/configuration", Right::OperatorRead, configuration),
-        route(Method::PUT, "/v1/operator/raft/transfer-leader", Right::OperatorWrite, transfer_leader),
-        route(Method::POST, "/v1/operator/raft/transfer-leader", Right::OperatorWrite, transfer_leader),
-        route(Method::DELETE, "/v1/operator/raft/peer", Right::OperatorWrite, remove_peer),
-        route(Method::GET, "/v1/operator/autopilot/configuration", Right::OperatorRead, autopilot),
-        route(Method::PUT, "/v1/operator/autopilot/configuration", Right::OperatorWrite, set_autopilot),
-        route(Method::GET, "/v1/operator/autopilot/health", Right::OperatorRead, health),
-        route(Method::GET, "/v1/operator/autopilot/state", Right::OperatorRead, state),
-        route(Method::PUT, "/v1/agent/leave", Right::OperatorWrite, leave),
+        route(Method::GET, "/v1/operator/raft/configuration", Right::OperatorRead, configuration)
+            .answers("RaftConfiguration"),
+        route(Method::PUT, "/v1/operator/raft/transfer-leader", Right::OperatorWrite, transfer_leader)
+            .reads(&["id"])
+            .answers("LeaderTransferred"),
+        route(Method::POST, "/v1/operator/raft/transfer-leader", Right::OperatorWrite, transfer_leader)
+            .reads(&["id"])
+            .answers("LeaderTransferred"),
+        route(Method::DELETE, "/v1/operator/raft/peer", Right::OperatorWrite, remove_peer)
+            .reads(&["id", "address"])
+            .answers("bool"),
+        route(Method::GET, "/v1/operator/autopilot/configuration", Right::OperatorRead, autopilot)
+            .answers("AutopilotConfiguration"),
+        route(Method::PUT, "/v1/operator/autopilot/configuration", Right::OperatorWrite, set_autopilot)
+            .reads(&["cas"])
+            .takes("AutopilotConfiguration")
+            .answers("bool"),
+        route(Method::GET, "/v1/operator/autopilot/health", Right::OperatorRead, health).answers("AutopilotHealth"),
+        route(Method::GET, "/v1/operator/autopilot/state", Right::OperatorRead, state).answers("AutopilotState"),
+        route(Method::PUT, "/v1/agent/leave", Right::OperatorWrite, leave).answers("bool"),
     ]
 }
 

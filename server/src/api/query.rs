@@ -9,6 +9,10 @@ use super::error::ApiError;
 /// Parameters of Consul's that weft does not carry out, although ignoring them would change the answer.
 const UNSUPPORTED: [&str; 5] = ["partition", "peer", "sg", "merge-central-config", "max_stale"];
 
+/// Parameters that every route has, or every read, or that say how an answer is shaped.
+const EVERYWHERE: [&str; 11] =
+    ["ns", "dc", "pretty", "token", "stale", "consistent", "index", "wait", "filter", "near", "node-meta"];
+
 /// Parameters that may stand more than once.
 const REPEATABLE: [&str; 5] = ["tag", "name", "node-meta", "header", "jwt"];
 
@@ -16,6 +20,8 @@ const REPEATABLE: [&str; 5] = ["tag", "name", "node-meta", "header", "jwt"];
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Query {
     pairs: Vec<(String, String)>,
+    /// What the route says that it reads; nothing where there is no route.
+    declared: Option<&'static [&'static str]>,
 }
 
 impl Query {
@@ -27,8 +33,19 @@ impl Query {
     pub(crate) fn parse(uri: &Uri) -> Result<Self, ApiError> {
         let Pairs(pairs) = Pairs::<Vec<(String, String)>>::try_from_uri(uri)
             .map_err(|error| ApiError::Query { reason: error.body_text() })?;
-        let query = Self { pairs };
+        let query = Self { pairs, declared: None };
         if query.has("token") { Err(ApiError::TokenInQuery) } else { Ok(query) }
+    }
+
+    /// Names the parameters of its own that the route reads, which is what the API's description tells of them.
+    pub(crate) fn of_route(self, declared: &'static [&'static str]) -> Self {
+        Self { declared: Some(declared), ..self }
+    }
+
+    /// Looks that a parameter that is read stands in the API's description.
+    fn is_declared(&self, name: &str) -> bool {
+        let ours = self.declared.is_none_or(|declared| declared.contains(&name));
+        ours || EVERYWHERE.contains(&name) || UNSUPPORTED.contains(&name)
     }
 
     /// Refuses the first parameter that is unsupported or doubled, and another datacenter than `ours`.
@@ -59,6 +76,7 @@ impl Query {
 
     /// Reports whether the parameter was sent, with or without a value.
     pub(crate) fn has(&self, name: &str) -> bool {
+        debug_assert!(self.is_declared(name), "the route reads `{name}` and does not say so: add it to its `reads`");
         self.pairs.iter().any(|(key, _)| key == name)
     }
 
@@ -74,6 +92,7 @@ impl Query {
 
     /// Returns every value of a parameter that may be repeated.
     pub(crate) fn all(&self, name: &'static str) -> impl Iterator<Item = &str> {
+        debug_assert!(self.is_declared(name), "the route reads `{name}` and does not say so: add it to its `reads`");
         self.pairs.iter().filter(move |(key, _)| key == name).map(|(_, value)| value.as_str())
     }
 

@@ -160,6 +160,10 @@ impl Call {
             headers.insert(name, HeaderValue::from_static("true"));
         }
         headers.insert(HeaderName::from_static("x-consul-lastcontact"), HeaderValue::from(last_contact_ms));
+        // There is no other way than waiting for a change, and whoever has no right has none.
+        for (name, value) in [("x-consul-query-backend", "blocking-query"), ("x-consul-default-acl-policy", "deny")] {
+            headers.insert(HeaderName::from_static(name), HeaderValue::from_static(value));
+        }
         headers
             .insert(HeaderName::from_static("x-consul-effective-consistency"), HeaderValue::from_static(consistency));
     }

@@ -11,8 +11,8 @@ use super::route::{Route, route};
 
 pub(super) fn routes() -> Vec<Route> {
     vec![
-        route(Method::PUT, "/v1/catalog/register", Right::Judged, register),
-        route(Method::PUT, "/v1/catalog/deregister", Right::Judged, deregister),
+        route(Method::PUT, "/v1/catalog/register", Right::Judged, register).takes("object").answers("bool"),
+        route(Method::PUT, "/v1/catalog/deregister", Right::Judged, deregister).takes("object").answers("bool"),
     ]
 }
 

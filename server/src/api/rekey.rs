@@ -22,8 +22,8 @@ const SAID_WITHIN: Duration = Duration::from_secs(10);
 
 pub(super) fn routes() -> Vec<Route> {
     vec![
-        route(Method::GET, "/v1/operator/rekey", Right::OperatorRead, show),
-        route(Method::PUT, "/v1/operator/rekey", Right::OperatorWrite, rekey),
+        route(Method::GET, "/v1/operator/rekey", Right::OperatorRead, show).answers("RekeyView"),
+        route(Method::PUT, "/v1/operator/rekey", Right::OperatorWrite, rekey).reads(&["force"]).answers("RekeyView"),
     ]
 }
 

@@ -14,9 +14,13 @@ use super::route::{Route, route};
 
 pub(super) fn routes() -> Vec<Route> {
     vec![
-        route(Method::GET, "/v1/mesh/relaxations", Right::MeshRead, list),
-        route(Method::PUT, "/v1/mesh/relaxation", Right::MeshWrite, relax),
-        route(Method::DELETE, "/v1/mesh/relaxation", Right::MeshWrite, end),
+        route(Method::GET, "/v1/mesh/relaxations", Right::MeshRead, list).answers("[RelaxationView]"),
+        route(Method::PUT, "/v1/mesh/relaxation", Right::MeshWrite, relax)
+            .takes("RelaxRequest")
+            .answers("RelaxationView"),
+        route(Method::DELETE, "/v1/mesh/relaxation", Right::MeshWrite, end)
+            .reads(&["namespace", "whole-mesh"])
+            .answers("bool"),
     ]
 }
 

@@ -12,13 +12,17 @@ use super::route::{Route, route};
 
 pub(super) fn routes() -> Vec<Route> {
     vec![
-        route(Method::GET, "/v1/revocations", Right::OperatorRead, list),
-        route(Method::PUT, "/v1/revoke/agent/{agent}", Right::OperatorWrite, agent),
-        route(Method::PUT, "/v1/revoke/service/{service}", Right::OperatorWrite, service),
-        route(Method::PUT, "/v1/revoke/join-token/{accessor}", Right::OperatorWrite, join_token),
-        route(Method::PUT, "/v1/revoke/login/{method}", Right::OperatorWrite, login),
-        route(Method::DELETE, "/v1/revoke/agent/{agent}", Right::OperatorWrite, lift_agent),
-        route(Method::DELETE, "/v1/revoke/login/{method}", Right::OperatorWrite, lift_login),
+        route(Method::GET, "/v1/revocations", Right::OperatorRead, list).answers("[RevocationView]"),
+        route(Method::PUT, "/v1/revoke/agent/{agent}", Right::OperatorWrite, agent).answers("Revoked"),
+        route(Method::PUT, "/v1/revoke/service/{service}", Right::OperatorWrite, service).answers("Revoked"),
+        route(Method::PUT, "/v1/revoke/join-token/{accessor}", Right::OperatorWrite, join_token).answers("Revoked"),
+        route(Method::PUT, "/v1/revoke/login/{method}", Right::OperatorWrite, login)
+            .reads(&["subject"])
+            .answers("Revoked"),
+        route(Method::DELETE, "/v1/revoke/agent/{agent}", Right::OperatorWrite, lift_agent).answers("bool"),
+        route(Method::DELETE, "/v1/revoke/login/{method}", Right::OperatorWrite, lift_login)
+            .reads(&["subject"])
+            .answers("bool"),
     ]
 }
 

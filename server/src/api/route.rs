@@ -31,6 +31,12 @@ pub(crate) struct Route {
     path: &'static str,
     right: Right,
     body: body::Bounds,
+    /// The query parameters of its own, besides those that every route has.
+    reads: &'static [&'static str],
+    /// What its body is, as the API's description names it; empty where it takes none.
+    takes: &'static str,
+    /// What it answers with, in the same names; empty where that is no JSON.
+    answers: &'static str,
     handler: Arc<Handler>,
 }
 
@@ -41,13 +47,33 @@ where
     Answer: Future<Output = Result<Response, ApiError>> + Send + 'static,
 {
     let handler: Arc<Handler> = Arc::new(move |call| Box::pin(handler(call)));
-    Route { method, path, right, body: body::Bounds::default(), handler }
+    Route { method, path, right, body: body::Bounds::default(), reads: &[], takes: "", answers: "", handler }
 }
 
 impl Route {
     /// Lets the route take a larger body than others, for longer.
     pub(crate) fn with_body(self, bytes_max: usize, timeout: Duration) -> Route {
         Route { body: body::Bounds { bytes_max, timeout }, ..self }
+    }
+
+    /// Says which query parameters of its own it reads. One that is read and not named here is a fault, which tests find.
+    pub(crate) fn reads(self, names: &'static [&'static str]) -> Route {
+        Route { reads: names, ..self }
+    }
+
+    /// Says what its body is: a type of [`wire::openapi`], or `object`.
+    pub(crate) fn takes(self, body: &'static str) -> Route {
+        Route { takes: body, ..self }
+    }
+
+    /// Says what it answers with: a type of [`wire::openapi`], a list `[T]` or a map `{T}` of such, or `object`.
+    pub(crate) fn answers(self, answer: &'static str) -> Route {
+        Route { answers: answer, ..self }
+    }
+
+    /// Describes what goes in and out: the parameters of its own, its body and its answer.
+    pub(crate) fn describe_content(&self) -> (&'static [&'static str], &'static str, &'static str) {
+        (self.reads, self.takes, self.answers)
     }
 
     /// Returns what the route serves and the right that it needs.
@@ -81,7 +107,7 @@ impl Route {
         request: Request,
     ) -> Result<Response, ApiError> {
         let (parts, body) = request.into_parts();
-        let query = Query::parse(&parts.uri)?;
+        let query = Query::parse(&parts.uri)?.of_route(self.reads);
         let is_stale = query.has("stale");
         let caller = auth::authorize(&state, &parts.headers, is_stale, self.right).await?.ok_or_else(|| {
             ApiError::PermissionDenied {

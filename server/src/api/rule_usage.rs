@@ -11,7 +11,7 @@ use super::error::ApiError;
 use super::route::{Route, route};
 
 pub(super) fn routes() -> Vec<Route> {
-    vec![route(Method::GET, "/v1/connect/intentions/usage", Right::Judged, usage)]
+    vec![route(Method::GET, "/v1/connect/intentions/usage", Right::Judged, usage).answers("RuleUsageView")]
 }
 
 /// Answers with every intention that the caller may read, and how often it decided something, as far as servers could be

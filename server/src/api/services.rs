@@ -13,12 +13,17 @@ use super::route::{Route, route};
 
 pub(super) fn routes() -> Vec<Route> {
     vec![
-        route(Method::GET, "/v1/catalog/datacenters", Right::AnyToken, datacenters),
-        route(Method::GET, "/v1/catalog/services", Right::Judged, services),
-        route(Method::GET, "/v1/catalog/service/{service}", Right::Judged, service),
-        route(Method::GET, "/v1/catalog/connect/{service}", Right::Judged, connect),
-        route(Method::GET, "/v1/catalog/addresses/{service}", Right::Judged, addresses),
-        route(Method::GET, "/v1/catalog/gateway-services/{gateway}", Right::Judged, gateway_services),
+        route(Method::GET, "/v1/catalog/datacenters", Right::AnyToken, datacenters).answers("[text]"),
+        route(Method::GET, "/v1/catalog/services", Right::Judged, services).answers("{[text]}"),
+        route(Method::GET, "/v1/catalog/service/{service}", Right::Judged, service)
+            .reads(&["tag"])
+            .answers("[CatalogService]"),
+        route(Method::GET, "/v1/catalog/connect/{service}", Right::Judged, connect)
+            .reads(&["tag"])
+            .answers("[CatalogService]"),
+        route(Method::GET, "/v1/catalog/addresses/{service}", Right::Judged, addresses).answers("ServiceAddresses"),
+        route(Method::GET, "/v1/catalog/gateway-services/{gateway}", Right::Judged, gateway_services)
+            .answers("[object]"),
     ]
 }
 

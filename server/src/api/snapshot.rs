@@ -23,8 +23,12 @@ const UPLOAD_TIMEOUT: Duration = Duration::from_secs(15 * 60);
 
 pub(super) fn routes() -> Vec<Route> {
     vec![
-        route(Method::GET, "/v1/snapshot", Right::Management, save),
-        route(Method::PUT, "/v1/snapshot", Right::Management, restore).with_body(ARCHIVE_BYTES_MAX, UPLOAD_TIMEOUT),
+        route(Method::GET, "/v1/snapshot", Right::Management, save).answers("bytes"),
+        route(Method::PUT, "/v1/snapshot", Right::Management, restore)
+            .with_body(ARCHIVE_BYTES_MAX, UPLOAD_TIMEOUT)
+            .reads(&["force-cluster"])
+            .takes("bytes")
+            .answers("RestoreAnswer"),
     ]
 }
 

@@ -13,9 +13,9 @@ use crate::consensus::Role;
 
 pub(super) fn routes() -> Vec<Route> {
     vec![
-        route(Method::GET, "/v1/status/leader", Right::Public, leader),
-        route(Method::GET, "/v1/status/peers", Right::OperatorRead, peers),
-        route(Method::GET, "/v1/status/raft", Right::OperatorRead, raft),
+        route(Method::GET, "/v1/status/leader", Right::Public, leader).answers("text"),
+        route(Method::GET, "/v1/status/peers", Right::OperatorRead, peers).answers("[text]"),
+        route(Method::GET, "/v1/status/raft", Right::OperatorRead, raft).answers("RaftStatusView"),
     ]
 }
 

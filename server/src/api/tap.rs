@@ -22,7 +22,10 @@ use crate::taps::Watching;
 const JUDGED_EVERY: Duration = Duration::from_secs(2);
 
 pub(super) fn routes() -> Vec<Route> {
-    vec![route(Method::GET, "/v1/tap/{service}", Right::Judged, tap)]
+    vec![
+        route(Method::GET, "/v1/tap/{service}", Right::Judged, tap)
+            .reads(&["for", "method", "path", "status", "source", "headers"]),
+    ]
 }
 
 /// Streams a line of JSON for each request to the service that any agent sees, for as long as is asked for.

@@ -67,7 +67,7 @@ impl Server {
     /// Returns what this very server counts.
     #[track_caller]
     pub(crate) fn metrics(&self, token: &str) -> Metrics {
-        Metrics::new(self.request("GET", "/v1/agent/metrics", token, "").unwrap())
+        Metrics::new(self.request("GET", "/v1/agent/metrics?format=prometheus", token, "").unwrap())
     }
 
     /// Sends a request to this very server.

@@ -2,12 +2,13 @@
 
 use catalog::{AclPolicy, Catalog, Links, NodeName, Rights, ServiceName, TemplatedPolicy};
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::template::{TemplatedPolicyView, read_template};
 use crate::decode::{DecodeError, Fields};
 
 /// Names a policy or role by its id, or by its name within the namespace.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "PascalCase")]
 pub struct AclLink {
     /// The id; empty where only the name is known.
@@ -19,23 +20,25 @@ pub struct AclLink {
 }
 
 /// Stands for the service that a token is for.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "PascalCase")]
 pub struct ServiceIdentity {
     /// The service.
+    #[schema(value_type = String)]
     pub service_name: ServiceName,
 }
 
 /// Stands for the node that a token is for.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "PascalCase")]
 pub struct NodeIdentity {
     /// The node.
+    #[schema(value_type = String)]
     pub node_name: NodeName,
 }
 
 /// Is what a token or a role is linked to, before names are looked up.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "PascalCase")]
 pub struct LinkTexts {
     /// Policies.

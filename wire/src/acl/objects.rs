@@ -2,15 +2,17 @@
 
 use catalog::{AclName, AclPolicy, AclRole, Catalog, CatalogIndex, Namespace, PolicyId, Rights, RoleId};
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::LinkTexts;
 use crate::decode::{DecodeError, Fields, Shape};
 
 /// Asks `PUT /v1/acl/policy` for a policy, or `PUT /v1/acl/policy/:id` for a change of one.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "PascalCase")]
 pub struct PolicyRequest {
     /// What people call it.
+    #[schema(value_type = String)]
     pub name: AclName,
     /// What is noted about it.
     pub description: String,
@@ -18,6 +20,7 @@ pub struct PolicyRequest {
     pub rules: String,
     /// The namespace that it belongs to; the query's where there is none.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
     pub namespace: Option<Namespace>,
     /// The only datacenters where it counts; the server's own, if any.
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -43,13 +46,15 @@ impl Shape for PolicyRequest {
 }
 
 /// Shows a policy.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "PascalCase")]
 pub struct PolicyView {
     /// Its name for good.
     #[serde(rename = "ID")]
+    #[schema(value_type = String)]
     pub id: PolicyId,
     /// What people call it.
+    #[schema(value_type = String)]
     pub name: AclName,
     /// What was noted about it.
     pub description: String,
@@ -57,10 +62,13 @@ pub struct PolicyView {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rules: Option<String>,
     /// The namespace that it belongs to.
+    #[schema(value_type = String)]
     pub namespace: Namespace,
     /// The index at which it was made; 0 for one that weft comes with.
+    #[schema(value_type = u64)]
     pub create_index: CatalogIndex,
     /// The index of the last change.
+    #[schema(value_type = u64)]
     pub modify_index: CatalogIndex,
 }
 
@@ -85,10 +93,11 @@ impl PolicyView {
 }
 
 /// Asks `PUT /v1/acl/role` for a role, or `PUT /v1/acl/role/:id` for a change of one.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "PascalCase")]
 pub struct RoleRequest {
     /// What people call it.
+    #[schema(value_type = String)]
     pub name: AclName,
     /// What is noted about it.
     pub description: String,
@@ -97,6 +106,7 @@ pub struct RoleRequest {
     pub links: LinkTexts,
     /// The namespace that it belongs to; the query's where there is none.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
     pub namespace: Option<Namespace>,
     /// The datacenters that links are limited to.
     #[serde(skip)]
@@ -120,13 +130,15 @@ impl Shape for RoleRequest {
 }
 
 /// Shows a role.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "PascalCase")]
 pub struct RoleView {
     /// Its name for good.
     #[serde(rename = "ID")]
+    #[schema(value_type = String)]
     pub id: RoleId,
     /// What people call it.
+    #[schema(value_type = String)]
     pub name: AclName,
     /// What was noted about it.
     pub description: String,
@@ -134,10 +146,13 @@ pub struct RoleView {
     #[serde(flatten)]
     pub links: LinkTexts,
     /// The namespace that it belongs to.
+    #[schema(value_type = String)]
     pub namespace: Namespace,
     /// The index at which it was made.
+    #[schema(value_type = u64)]
     pub create_index: CatalogIndex,
     /// The index of the last change.
+    #[schema(value_type = u64)]
     pub modify_index: CatalogIndex,
 }
 

@@ -3,11 +3,12 @@
 use catalog::TemplatedPolicy;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
+use utoipa::ToSchema;
 
 use crate::decode::{DecodeError, Fields, Shape, from_value};
 
 /// Names a template.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub enum TemplateName {
     /// What a service needs for itself.
     #[serde(rename = "builtin/service")]
@@ -77,7 +78,7 @@ pub fn templates() -> [TemplateName; 3] {
 }
 
 /// Shows a templated policy that something is linked to.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "PascalCase")]
 pub struct TemplatedPolicyView {
     /// The template.
@@ -88,7 +89,7 @@ pub struct TemplatedPolicyView {
 }
 
 /// Says what a template is used for.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "PascalCase")]
 pub struct TemplateVariables {
     /// The name of a service or node.

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use catalog::{AccessorId, Authority, Catalog, CatalogIndex, Namespace, Rights, Timestamp};
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::LinkTexts;
 use crate::api_types::{TOKEN_TTL_MAX, TtlError, end_of, nanoseconds};
@@ -12,16 +13,18 @@ use crate::decode::{DecodeError, Fields, Shape};
 use crate::rfc3339;
 
 /// Asks `PUT /v1/acl/token` for a new token, or `PUT /v1/acl/token/:accessor` for a change of one.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "PascalCase")]
 pub struct TokenRequest {
     /// The public name to give it; a random one where there is none.
     #[serde(rename = "AccessorID", skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
     pub accessor: Option<AccessorId>,
     /// What the operator notes about it.
     pub description: String,
     /// How long it is good for; for ever where there is none. Nanoseconds on the wire, or text such as `"24h"`.
     #[serde(rename = "ExpirationTTL", skip_serializing_if = "Option::is_none", serialize_with = "nanoseconds")]
+    #[schema(value_type = Option<u64>)]
     pub expiration_ttl: Option<Duration>,
     /// When it ends; another way to say how long it is good for.
     #[serde(
@@ -30,6 +33,7 @@ pub struct TokenRequest {
         skip_serializing_if = "Option::is_none",
         serialize_with = "rfc3339::optional_text::serialize"
     )]
+    #[schema(value_type = Option<String>)]
     pub expiration_time: Option<Timestamp>,
     /// What it is linked to.
     #[serde(flatten)]
@@ -39,6 +43,7 @@ pub struct TokenRequest {
     pub local: bool,
     /// The namespace that it belongs to; the query's where there is none.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
     pub namespace: Option<Namespace>,
     /// The datacenters that links are limited to.
     #[serde(skip)]
@@ -94,7 +99,7 @@ fn instant(fields: &mut Fields, name: &str) -> Result<Option<Timestamp>, DecodeE
 }
 
 /// Asks `PUT /v1/acl/token/:accessor/clone` for a token with the same rights.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "PascalCase")]
 pub struct CloneRequest {
     /// What is noted about the new one; what was noted about the old one where it is empty.
@@ -110,10 +115,11 @@ impl Shape for CloneRequest {
 }
 
 /// Answers `GET /v1/acl/token/self/rights`: what the holder of a token may do, merged from all that it is linked to.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "PascalCase")]
 pub struct OwnRights {
     /// What it may do.
+    #[schema(value_type = Object)]
     pub authority: Authority,
     /// When the token ends.
     #[serde(
@@ -122,22 +128,26 @@ pub struct OwnRights {
         skip_serializing_if = "Option::is_none",
         with = "rfc3339::optional_text"
     )]
+    #[schema(value_type = Option<String>)]
     pub expires_at: Option<Timestamp>,
 }
 
 /// Shows a token, in Consul's names. The secret is there once: in the answer to its creation.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "PascalCase")]
 pub struct TokenView {
     /// The token's public name.
     #[serde(rename = "AccessorID")]
+    #[schema(value_type = String)]
     pub accessor: AccessorId,
     /// What to send in `X-Consul-Token`.
     #[serde(rename = "SecretID", default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
     pub secret: Option<Secret>,
     /// What the operator noted about it.
     pub description: String,
     /// Whether it may do everything, or what it is linked to grants.
+    #[schema(value_type = String)]
     pub rights: Rights,
     /// What it is linked to; a management token to the policy `global-management`.
     #[serde(flatten)]
@@ -150,9 +160,11 @@ pub struct TokenView {
     pub auth_method: Option<String>,
     /// The namespace that it belongs to.
     #[serde(default)]
+    #[schema(value_type = String)]
     pub namespace: Namespace,
     /// When it was made.
     #[serde(rename = "CreateTime", with = "rfc3339::text")]
+    #[schema(value_type = String)]
     pub created_at: Timestamp,
     /// When it ends.
     #[serde(
@@ -161,10 +173,13 @@ pub struct TokenView {
         skip_serializing_if = "Option::is_none",
         with = "rfc3339::optional_text"
     )]
+    #[schema(value_type = Option<String>)]
     pub expires_at: Option<Timestamp>,
     /// The index at which it was made.
+    #[schema(value_type = u64)]
     pub create_index: CatalogIndex,
     /// The index of the last change.
+    #[schema(value_type = u64)]
     pub modify_index: CatalogIndex,
 }
 

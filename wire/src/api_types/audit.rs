@@ -2,11 +2,26 @@
 
 use catalog::CatalogIndex;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use utoipa::ToSchema;
 
 /// The header that says where the whole trail ends, as `<sequence>:<hash>`.
 pub const AUDIT_HEAD_HEADER: &str = "x-weft-audit-head";
 /// The header that says after which record the part that servers keep begins, as `<sequence>:<hash>`.
 pub const AUDIT_BASE_HEADER: &str = "x-weft-audit-base";
+
+/// Answers `GET /v1/audit`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "PascalCase")]
+pub struct AuditTrail {
+    /// Where the whole trail ends, as `<sequence>:<hash>`.
+    pub head: String,
+    /// After which record the part that servers keep begins, in the same form.
+    pub base: String,
+    /// The records, each as its line has it, and its hash.
+    #[schema(value_type = Vec<Object>)]
+    pub records: Vec<Value>,
+}
 
 /// Is one record of the audit trail, as far as a table needs it.
 ///

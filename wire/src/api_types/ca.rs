@@ -5,13 +5,14 @@ use std::time::Duration;
 
 use catalog::{CaConfig, CatalogIndex, CheckStatus, Timestamp};
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use crate::crypto::Secret;
 use crate::decode::{DecodeError, Fields, Shape};
 use crate::rfc3339;
 
 /// Asks `PUT /v1/connect/ca/rotate` for another root.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "PascalCase")]
 pub struct CaRotateRequest {
     /// Whether the present root is distrusted at the end, which cuts whoever still has a leaf under it.
@@ -25,7 +26,7 @@ impl Shape for CaRotateRequest {
 }
 
 /// Gives `PUT /v1/connect/ca/intermediate` an authority of the operator's own. All three are PEM.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "PascalCase")]
 pub struct CaIntermediateRequest {
     /// The root, whose key stays where it is.
@@ -33,6 +34,7 @@ pub struct CaIntermediateRequest {
     /// The intermediate that it signed.
     pub intermediate_cert: String,
     /// The intermediate's key.
+    #[schema(value_type = String)]
     pub private_key: Secret,
 }
 
@@ -86,7 +88,7 @@ impl Shape for CaConfigurationRequest {
 }
 
 /// Shows the authority's settings in Consul's shape.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "PascalCase")]
 pub struct CaConfigurationView {
     /// Always `consul`: the name that Consul's clients know for an authority that signs itself.
@@ -94,13 +96,15 @@ pub struct CaConfigurationView {
     /// The lives of certificates, as Go writes durations.
     pub config: CaConfigurationLives,
     /// The index at which it was first written; 0 while nobody has.
+    #[schema(value_type = u64)]
     pub create_index: CatalogIndex,
     /// The index of the last change.
+    #[schema(value_type = u64)]
     pub modify_index: CatalogIndex,
 }
 
 /// Shows how long certificates live.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct CaConfigurationLives {
     /// The life of a leaf.
     #[serde(rename = "LeafCertTTL")]
@@ -135,7 +139,7 @@ impl CaConfigurationView {
 }
 
 /// Answers `GET /v1/connect/ca/rotation`: how a rotation stands, and whether one would be safe now.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "PascalCase")]
 pub struct CaRotationView {
     /// The id of the root that signs.
@@ -155,7 +159,7 @@ pub struct CaRotationView {
 }
 
 /// Shows the rotation that is under way.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "PascalCase")]
 pub struct CaRotationStatus {
     /// The id of the root that takes over.
@@ -169,6 +173,7 @@ pub struct CaRotationStatus {
     pub distrust_old: bool,
     /// When it began.
     #[serde(with = "rfc3339::text")]
+    #[schema(value_type = String)]
     pub started_at: Timestamp,
     /// How many agents are waited for.
     pub waiting_for: usize,
@@ -176,11 +181,12 @@ pub struct CaRotationStatus {
     pub nodes: Vec<String>,
     /// When nobody is waited for any longer.
     #[serde(with = "rfc3339::text")]
+    #[schema(value_type = String)]
     pub goes_on_at: Timestamp,
 }
 
 /// Shows a root that was replaced.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "PascalCase")]
 pub struct CaReplacedRoot {
     /// The root's id.
@@ -188,29 +194,34 @@ pub struct CaReplacedRoot {
     pub id: String,
     /// When it leaves the bundle.
     #[serde(with = "rfc3339::text")]
+    #[schema(value_type = String)]
     pub retires_at: Timestamp,
 }
 
 /// Shows how old a certificate is that the mesh or the answering server uses.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "PascalCase")]
+#[schema(as = ServedCertificateAge)]
 pub struct CertificateAge {
     /// `root`, `intermediate`, `server` (toward agents), `raft` or `api`.
     pub certificate: String,
     /// When its life began.
     #[serde(with = "rfc3339::text")]
+    #[schema(value_type = String)]
     pub begins_at: Timestamp,
     /// When it ends.
     #[serde(with = "rfc3339::text")]
+    #[schema(value_type = String)]
     pub ends_at: Timestamp,
     /// How much of its life is left, in hundredths, rounded down.
     pub left_percent: u64,
     /// `passing`, `warning` with less than 33 hundredths left, `critical` with less than 15.
+    #[schema(value_type = String)]
     pub status: CheckStatus,
 }
 
 /// Answers `GET` and `PUT /v1/operator/rekey`: which cluster key seals the mesh's secrets.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "PascalCase")]
 pub struct RekeyView {
     /// The name of the first key of the answering server: what it seals with.

@@ -2,12 +2,13 @@
 
 use catalog::{NodeName, ServerId, ServiceKey, Timestamp};
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use crate::report::{Link, PairSource, PairUse, Watched};
 use crate::rfc3339;
 
 /// Answers who calls whom, by what agents have seen: soft state, which is as old as the agents that tell it.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "PascalCase")]
 pub struct CallersView {
     /// Who calls whom, in order of who is called.
@@ -17,39 +18,46 @@ pub struct CallersView {
     /// How many pairs are not told of, for there are too many.
     pub left_out: u64,
     /// The servers that did not answer: what their agents have seen is missing.
+    #[schema(value_type = Vec<String>)]
     pub silent_servers: Vec<ServerId>,
 }
 
 /// Is one who calls, and whom.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "PascalCase")]
 pub struct CallerView {
     /// Who calls: a service, the SPIFFE ID of somebody else, or an address where nothing proves who it is.
     pub source: String,
     /// The nodes that are known to be at the address; no proof, but a place to look.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schema(value_type = Vec<String>)]
     pub nodes: Vec<NodeName>,
     /// The service that is called.
+    #[schema(value_type = String)]
     pub destination: ServiceKey,
     /// Over what: `plaintext`, or mutual TLS with a `classical` or a `hybrid` key exchange.
+    #[schema(value_type = String)]
     pub link: Link,
     /// How many connections were opened.
     pub opened: u64,
     /// When the last one was.
     #[serde(with = "rfc3339::text")]
+    #[schema(value_type = String)]
     pub last: Timestamp,
 }
 
 /// Is a service whose callers are seen.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "PascalCase")]
 pub struct WatchedView {
     /// The service.
+    #[schema(value_type = String)]
     pub service: ServiceKey,
     /// By how many agents.
     pub agents: u64,
     /// Since when by all of them.
     #[serde(with = "rfc3339::text")]
+    #[schema(value_type = String)]
     pub since: Timestamp,
 }
 

@@ -4,14 +4,16 @@ use catalog::{
     CatalogIndex, ConnectorLease, ConnectorName, ConnectorProblem, Incarnation, ProblemKind, RefusedWrite, Timestamp,
 };
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use crate::rfc3339;
 
 /// Shows a connector.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "PascalCase")]
 pub struct ConnectorView {
     /// The connector.
+    #[schema(value_type = String)]
     pub name: ConnectorName,
     /// What it looks at, such as `aws`.
     pub platform: String,
@@ -19,12 +21,15 @@ pub struct ConnectorView {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub holder: Option<String>,
     /// The number that the writes of that process carry.
+    #[schema(value_type = u64)]
     pub term: Incarnation,
     /// When the process has to have renewed its lease.
     #[serde(with = "rfc3339::text")]
+    #[schema(value_type = String)]
     pub lease_ends_at: Timestamp,
     /// When it last saw the whole of its platform and wrote what it saw; none where it has not yet.
     #[serde(default, with = "rfc3339::optional_text", skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
     pub synced_at: Option<Timestamp>,
     /// How many nodes it keeps.
     pub nodes: u64,
@@ -36,14 +41,16 @@ pub struct ConnectorView {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub confirmed: Option<u64>,
     /// The index of the last change.
+    #[schema(value_type = u64)]
     pub modify_index: CatalogIndex,
 }
 
 /// Shows one thing that keeps a connector from its work.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "PascalCase")]
 pub struct ConnectorProblemView {
     /// Of what sort it is.
+    #[schema(value_type = String)]
     pub kind: ProblemKind,
     /// What it concerns.
     pub subject: String,
@@ -77,13 +84,15 @@ impl ConnectorView {
 }
 
 /// Answers `PUT /v1/connector`.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "PascalCase")]
 pub struct ConnectorAnswer {
     /// The term, where a lease was granted or renewed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<u64>)]
     pub term: Option<Incarnation>,
     /// What of a write was refused, and why; the rest is done.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schema(value_type = Vec<Object>)]
     pub refused: Vec<RefusedWrite>,
 }

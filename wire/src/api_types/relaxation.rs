@@ -4,21 +4,24 @@ use std::time::Duration;
 
 use catalog::{AccessorId, CatalogIndex, Namespace, PolicyChange, Relaxation, RelaxedScope, Timestamp};
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use crate::decode::{DecodeError, Fields, Shape};
 use crate::rfc3339;
 
 /// Asks `PUT /v1/mesh/relaxation` to put a namespace or the mesh into audit mode for a time.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "PascalCase")]
 pub struct RelaxRequest {
     /// The namespace; none for the whole mesh, which `whole_mesh` has to say.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
     pub namespace: Option<Namespace>,
     /// Whether it is the whole mesh.
     pub whole_mesh: bool,
     /// For how long.
     #[serde(rename = "For", serialize_with = "as_milliseconds")]
+    #[schema(value_type = String)]
     pub lasts: Duration,
     /// Why.
     pub reason: String,
@@ -59,11 +62,12 @@ impl RelaxRequest {
 }
 
 /// Shows a relaxation.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "PascalCase")]
 pub struct RelaxationView {
     /// The namespace; none for the whole mesh.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
     pub namespace: Option<Namespace>,
     /// Whether it is the whole mesh.
     pub whole_mesh: bool,
@@ -71,14 +75,18 @@ pub struct RelaxationView {
     pub reason: String,
     /// Whose token made it.
     #[serde(rename = "AccessorID", default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
     pub accessor: Option<AccessorId>,
     /// When it was made.
     #[serde(with = "rfc3339::text")]
+    #[schema(value_type = String)]
     pub since: Timestamp,
     /// When it ends.
     #[serde(with = "rfc3339::text")]
+    #[schema(value_type = String)]
     pub ends_at: Timestamp,
     /// The index at which it was made.
+    #[schema(value_type = u64)]
     pub modify_index: CatalogIndex,
 }
 

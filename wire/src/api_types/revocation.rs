@@ -2,11 +2,12 @@
 
 use catalog::{AgentId, Ban, Banned, RevokedService, Timestamp};
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use crate::rfc3339;
 
 /// Answers a revocation.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "PascalCase")]
 pub struct Revoked {
     /// How many live agents it hit.
@@ -14,7 +15,7 @@ pub struct Revoked {
 }
 
 /// Shows something whose certificates are refused, or that is kept out.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "PascalCase")]
 pub struct RevocationView {
     /// `agent` or `service`, of which certificates are refused; `key` or `login`, which are kept out until that is lifted.
@@ -26,6 +27,7 @@ pub struct RevocationView {
     pub node: Option<String>,
     /// When it was revoked, as far as that is known.
     #[serde(default, skip_serializing_if = "Option::is_none", with = "rfc3339::optional_text")]
+    #[schema(value_type = Option<String>)]
     pub revoked_at: Option<Timestamp>,
 }
 

@@ -5,12 +5,13 @@ use std::time::Duration;
 
 use catalog::{Action, Effect, Intention, ServerId, Timestamp};
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use crate::report::{RuleName, Seen};
 use crate::rfc3339;
 
 /// Answers which rules decide anything: soft state, which is as old as the agents that tell it.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "PascalCase")]
 pub struct RuleUsageView {
     /// The rules, in the order in which they are tried; of an intention with permissions, each of these.
@@ -18,11 +19,12 @@ pub struct RuleUsageView {
     /// How many rules decided something and are not told of one by one, for there are too many.
     pub left_out: u64,
     /// The servers that did not answer: what their agents have seen is missing.
+    #[schema(value_type = Vec<String>)]
     pub silent_servers: Vec<ServerId>,
 }
 
 /// Says how often a rule decided something.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "PascalCase")]
 pub struct RuleUsage {
     /// Who calls, as it is written.
@@ -33,6 +35,7 @@ pub struct RuleUsage {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub permission: Option<usize>,
     /// What the rule says.
+    #[schema(value_type = String)]
     pub action: Action,
     /// How many connections or requests it let pass.
     pub allowed: u64,
@@ -40,11 +43,13 @@ pub struct RuleUsage {
     pub denied: u64,
     /// When it decided last; nothing where nobody saw it do so.
     #[serde(with = "rfc3339::optional_text")]
+    #[schema(value_type = Option<String>)]
     pub last: Option<Timestamp>,
     /// How many agents watch destinations of the rule.
     pub agents: u64,
     /// Since when all of them do; nothing where none does. An agent counts anew when it starts.
     #[serde(with = "rfc3339::optional_text")]
+    #[schema(value_type = Option<String>)]
     pub watched_since: Option<Timestamp>,
 }
 

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use ::catalog::{Autopilot, CatalogIndex, MemberRole, ServerId};
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use crate::decode::{DecodeError, Fields, Shape};
 
@@ -18,23 +19,25 @@ fn go_duration(ms: u64) -> String {
 }
 
 /// Answers `GET /v1/operator/raft/configuration`: the servers, and which of them Raft counts.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "PascalCase")]
 pub struct RaftConfiguration {
     /// The servers, in the order of their numbers.
     pub servers: Vec<RaftServer>,
     /// The index of the last change of the list.
+    #[schema(value_type = u64)]
     pub index: CatalogIndex,
 }
 
 /// Shows one server of the group.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "PascalCase")]
 pub struct RaftServer {
     /// The mark of its data directory, which no other server ever has.
     #[serde(rename = "ID")]
     pub id: String,
     /// Its name.
+    #[schema(value_type = String)]
     pub node: ServerId,
     /// Its address for Raft.
     pub address: String,
@@ -50,11 +53,12 @@ pub struct RaftServer {
     #[serde(rename = "RaftID")]
     pub raft_id: u64,
     /// What it is meant to be.
+    #[schema(value_type = String)]
     pub role: MemberRole,
 }
 
 /// Answers that leadership goes elsewhere.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "PascalCase")]
 pub struct LeaderTransferred {
     /// Always true: what did not succeed is an error.
@@ -62,7 +66,7 @@ pub struct LeaderTransferred {
 }
 
 /// Writes or shows how the group looks after itself.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "PascalCase")]
 pub struct AutopilotConfiguration {
     /// Whether voters that are gone for long are taken out where that makes the group survive more.
@@ -76,8 +80,10 @@ pub struct AutopilotConfiguration {
     /// How long a newcomer must be healthy before it votes.
     pub server_stabilization_time: String,
     /// The index at which it was first written; 0 while nobody has.
+    #[schema(value_type = u64)]
     pub create_index: CatalogIndex,
     /// The index of the last change.
+    #[schema(value_type = u64)]
     pub modify_index: CatalogIndex,
 }
 
@@ -122,7 +128,7 @@ impl Shape for AutopilotRequest {
 }
 
 /// Answers `GET /v1/operator/autopilot/health`: how the servers do, as the leader sees them.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "PascalCase")]
 pub struct AutopilotHealth {
     /// Whether every server is healthy.
@@ -137,13 +143,14 @@ pub struct AutopilotHealth {
 }
 
 /// Shows how one server does.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "PascalCase")]
 pub struct AutopilotServer {
     /// The mark of its data directory.
     #[serde(rename = "ID")]
     pub id: String,
     /// Its name.
+    #[schema(value_type = String)]
     pub name: ServerId,
     /// Its address for Raft.
     pub address: String,
@@ -169,6 +176,7 @@ pub struct AutopilotServer {
     #[serde(rename = "RaftID")]
     pub raft_id: u64,
     /// What it is meant to be.
+    #[schema(value_type = String)]
     pub role: MemberRole,
     /// The highest version of an envelope that it reads.
     pub reads: u16,
@@ -183,7 +191,7 @@ impl AutopilotServer {
 }
 
 /// Answers `GET /v1/operator/autopilot/state`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "PascalCase")]
 pub struct AutopilotState {
     /// Whether every server is healthy.

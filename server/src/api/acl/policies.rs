@@ -12,12 +12,12 @@ use crate::api::route::{Route, route};
 
 pub(super) fn routes() -> Vec<Route> {
     vec![
-        route(Method::PUT, "/v1/acl/policy", Right::Judged, create),
-        route(Method::GET, "/v1/acl/policy/{id}", Right::Judged, read),
-        route(Method::PUT, "/v1/acl/policy/{id}", Right::Judged, update),
-        route(Method::DELETE, "/v1/acl/policy/{id}", Right::Judged, delete),
-        route(Method::GET, "/v1/acl/policy/name/{name}", Right::Judged, read_by_name),
-        route(Method::GET, "/v1/acl/policies", Right::Judged, list),
+        route(Method::PUT, "/v1/acl/policy", Right::Judged, create).takes("PolicyRequest").answers("PolicyView"),
+        route(Method::GET, "/v1/acl/policy/{id}", Right::Judged, read).answers("PolicyView"),
+        route(Method::PUT, "/v1/acl/policy/{id}", Right::Judged, update).takes("PolicyRequest").answers("PolicyView"),
+        route(Method::DELETE, "/v1/acl/policy/{id}", Right::Judged, delete).answers("bool"),
+        route(Method::GET, "/v1/acl/policy/name/{name}", Right::Judged, read_by_name).answers("PolicyView"),
+        route(Method::GET, "/v1/acl/policies", Right::Judged, list).answers("[PolicyView]"),
     ]
 }
 

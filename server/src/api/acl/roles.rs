@@ -16,12 +16,12 @@ const READS: [WatchKey; 2] = [WatchKey::AclRoles, WatchKey::AclPolicies];
 
 pub(super) fn routes() -> Vec<Route> {
     vec![
-        route(Method::PUT, "/v1/acl/role", Right::Judged, create),
-        route(Method::GET, "/v1/acl/role/{id}", Right::Judged, read),
-        route(Method::PUT, "/v1/acl/role/{id}", Right::Judged, update),
-        route(Method::DELETE, "/v1/acl/role/{id}", Right::Judged, delete),
-        route(Method::GET, "/v1/acl/role/name/{name}", Right::Judged, read_by_name),
-        route(Method::GET, "/v1/acl/roles", Right::Judged, list),
+        route(Method::PUT, "/v1/acl/role", Right::Judged, create).takes("RoleRequest").answers("RoleView"),
+        route(Method::GET, "/v1/acl/role/{id}", Right::Judged, read).answers("RoleView"),
+        route(Method::PUT, "/v1/acl/role/{id}", Right::Judged, update).takes("RoleRequest").answers("RoleView"),
+        route(Method::DELETE, "/v1/acl/role/{id}", Right::Judged, delete).answers("bool"),
+        route(Method::GET, "/v1/acl/role/name/{name}", Right::Judged, read_by_name).answers("RoleView"),
+        route(Method::GET, "/v1/acl/roles", Right::Judged, list).reads(&["policy"]).answers("[RoleView]"),
     ]
 }
 

@@ -14,9 +14,11 @@ use crate::api::route::{Route, route};
 
 pub(super) fn routes() -> Vec<Route> {
     vec![
-        route(Method::GET, "/v1/acl/templated-policies", Right::AnyToken, list),
-        route(Method::GET, "/v1/acl/templated-policy/name/{*name}", Right::AnyToken, read),
-        route(Method::PUT, "/v1/acl/templated-policy/preview/{*name}", Right::AnyToken, preview),
+        route(Method::GET, "/v1/acl/templated-policies", Right::AnyToken, list).answers("{object}"),
+        route(Method::GET, "/v1/acl/templated-policy/name/{*name}", Right::AnyToken, read).answers("object"),
+        route(Method::PUT, "/v1/acl/templated-policy/preview/{*name}", Right::AnyToken, preview)
+            .takes("object")
+            .answers("object"),
     ]
 }
 

@@ -17,14 +17,20 @@ const READS: [WatchKey; 3] = [WatchKey::Tokens, WatchKey::AclPolicies, WatchKey:
 
 pub(super) fn routes() -> Vec<Route> {
     vec![
-        route(Method::PUT, "/v1/acl/token", Right::Judged, create),
-        route(Method::GET, "/v1/acl/token/self", Right::AnyToken, own),
-        route(Method::GET, "/v1/acl/token/self/rights", Right::AnyToken, own_rights),
-        route(Method::GET, "/v1/acl/token/{accessor}", Right::Judged, read),
-        route(Method::PUT, "/v1/acl/token/{accessor}", Right::Judged, update),
-        route(Method::PUT, "/v1/acl/token/{accessor}/clone", Right::Judged, duplicate),
-        route(Method::DELETE, "/v1/acl/token/{accessor}", Right::Judged, delete),
-        route(Method::GET, "/v1/acl/tokens", Right::Judged, list),
+        route(Method::PUT, "/v1/acl/token", Right::Judged, create).takes("TokenRequest").answers("TokenView"),
+        route(Method::GET, "/v1/acl/token/self", Right::AnyToken, own).answers("TokenView"),
+        route(Method::GET, "/v1/acl/token/self/rights", Right::AnyToken, own_rights).answers("OwnRights"),
+        route(Method::GET, "/v1/acl/token/{accessor}", Right::Judged, read).answers("TokenView"),
+        route(Method::PUT, "/v1/acl/token/{accessor}", Right::Judged, update)
+            .takes("TokenRequest")
+            .answers("TokenView"),
+        route(Method::PUT, "/v1/acl/token/{accessor}/clone", Right::Judged, duplicate)
+            .takes("CloneRequest")
+            .answers("TokenView"),
+        route(Method::DELETE, "/v1/acl/token/{accessor}", Right::Judged, delete).answers("bool"),
+        route(Method::GET, "/v1/acl/tokens", Right::Judged, list)
+            .reads(&["policy", "role", "servicename", "authmethod"])
+            .answers("[TokenView]"),
     ]
 }
 

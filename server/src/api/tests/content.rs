@@ -10,6 +10,8 @@ async fn answers_carry_the_headers_that_clients_look_at() {
         assert_eq!(answer.status, StatusCode::OK);
         assert_eq!(answer.header("x-consul-effective-consistency"), Some(want));
         assert_eq!(answer.header("x-consul-knownleader"), Some("true"));
+        assert_eq!(answer.header("x-consul-query-backend"), Some("blocking-query"));
+        assert_eq!(answer.header("x-consul-default-acl-policy"), Some("deny"));
         assert!(answer.index() >= 1);
         answer.header("x-consul-lastcontact").unwrap().parse::<u64>().unwrap();
     }
@@ -80,7 +82,7 @@ async fn a_blocking_query_wakes_only_for_what_it_read() {
 
     register(&api, "node-2", "other", "passing").await;
     assert_eq!(api.get("/v1/health/service/api?stale").await.index(), index);
-    assert!(api.get("/v1/agent/metrics").await.text.contains(is_waiting));
+    assert!(api.get("/v1/agent/metrics?format=prometheus").await.text.contains(is_waiting));
 
     register(&api, "node-3", "api", "passing").await;
     let answer = tokio::time::timeout(Duration::from_secs(10), waiting).await.unwrap().unwrap();
@@ -112,7 +114,7 @@ async fn a_blocking_query_ends_when_its_time_is_over() {
 
 /// Waits until a query blocks.
 async fn until_one_waits(api: &Api) {
-    while !api.get("/v1/agent/metrics").await.text.contains("weft_api_blocking_queries 1") {
+    while !api.get("/v1/agent/metrics?format=prometheus").await.text.contains("weft_api_blocking_queries 1") {
         tokio::task::yield_now().await;
     }
 }
@@ -401,6 +403,10 @@ async fn roots_join_tokens_and_metrics_are_there() {
 
     let metrics = api.get("/v1/agent/metrics?format=prometheus").await;
     assert!(metrics.text.contains("weft_api_requests_total{class=\"2xx\"}"), "{}", metrics.text);
+    let told = api.get("/v1/agent/metrics").await.json();
+    let requests = |one: &Value| one["Name"] == "weft_api_requests_total" && one["Labels"]["class"] == "2xx";
+    assert!(told["Counters"].as_array().unwrap().iter().any(requests), "as Consul's clients read it: {told}");
+    assert_eq!(api.get("/v1/agent/metrics?format=json").await.status, StatusCode::BAD_REQUEST);
     let leader = api.send(Method::GET, "/v1/status/leader", None, Value::Null).await;
     leader.json().as_str().unwrap().parse::<std::net::SocketAddr>().unwrap();
 }

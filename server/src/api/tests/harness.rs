@@ -164,9 +164,12 @@ impl Api {
 }
 
 async fn answer(router: Router, request: Request<Body>) -> Answer {
+    let (method, path) = (request.method().clone(), request.uri().path().to_owned());
     let response = router.oneshot(request).await.unwrap();
     let (parts, body) = response.into_parts();
     let bytes = body.collect().await.unwrap().to_bytes();
     let text = String::from_utf8_lossy(&bytes).into_owned();
-    Answer { status: parts.status, headers: parts.headers, text, bytes: bytes.to_vec() }
+    let answer = Answer { status: parts.status, headers: parts.headers, text, bytes: bytes.to_vec() };
+    super::openapi::is_as_promised(&method, &path, &answer);
+    answer
 }
