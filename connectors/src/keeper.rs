@@ -17,6 +17,9 @@ use crate::plan::{Caution, Plan, Sight, plan, settle};
 
 /// How long a refused write rests before it is tried again.
 const REFUSED_REST: Duration = Duration::from_secs(30);
+/// How long checks rest that were refused: an agent's node comes a moment after its pod, and nobody is to call the pod before it is
+/// known to be ready.
+const CHECKS_REST: Duration = Duration::from_secs(2);
 /// How long what was read of the catalog is taken for what is there.
 const READ_AGE_MAX: Duration = Duration::from_secs(300);
 /// How long after a failure the next question is asked, doubled with each failure in a row up to the longest.
@@ -327,9 +330,12 @@ impl Keeper {
                 self.confirmed = confirmed;
             }
             (Answer::Written(refused), Asked::Write(writes)) => {
-                let until = now + REFUSED_REST;
                 for one in refused {
-                    self.refused.insert(one.node.clone(), (one, until));
+                    let is_of_checks = |write: &ConnectorWrite| {
+                        matches!(write, ConnectorWrite::Checks { node, .. } if *node == one.node) && !one.conflict
+                    };
+                    let rest = if writes.iter().any(is_of_checks) { CHECKS_REST } else { REFUSED_REST };
+                    self.refused.insert(one.node.clone(), (one, now + rest));
                 }
                 if let Some((kept, _)) = &mut self.kept {
                     let done = writes.iter().filter(|write| !self.refused.contains_key(write.node()));

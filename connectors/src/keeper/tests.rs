@@ -1,7 +1,7 @@
 //! What a keeper asks of the servers, in which order, and when it may.
 
 use super::*;
-use crate::plan::tests::own;
+use crate::plan::tests::{check, own};
 use crate::plan::{SCOPE, Wanted};
 
 const LEASE: Duration = Duration::from_secs(30);
@@ -149,6 +149,27 @@ fn m2_what_belongs_to_others_is_reported_left_alone_and_tried_again_later() {
     rig.answered(Answer::Granted(Incarnation(7)));
     assert!(is_renewal(&rig.later(11)));
     assert_eq!(written(&rig.answered(Answer::Granted(Incarnation(7)))), ["n0"]);
+}
+
+#[test]
+fn checks_of_a_node_that_is_yet_to_come_are_written_soon_after_it_has() {
+    let mut rig = Rig::active(0);
+    let checks = vec![check("web-0", catalog::CheckStatus::Passing)];
+    let checks = [("web-0".parse().unwrap(), Wanted::Checks(checks))].into();
+    assert_eq!(
+        written(&rig.step(Input::Seen(Sight { nodes: checks, is_complete: true, ..Sight::default() }))),
+        ["web-0"]
+    );
+    let reason = "there is no node `web-0`".to_owned();
+    let refused = vec![RefusedWrite { node: "web-0".parse().unwrap(), reason, conflict: false }];
+    rig.answered(Answer::Written(refused));
+    rig.answered(Answer::Granted(Incarnation(7)));
+    assert_eq!(rig.later(1), []);
+    let mut outputs = rig.later(1);
+    if is_renewal(&outputs) {
+        outputs = rig.answered(Answer::Granted(Incarnation(7)));
+    }
+    assert_eq!(written(&outputs), ["web-0"]);
 }
 
 #[test]

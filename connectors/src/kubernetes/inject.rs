@@ -107,16 +107,22 @@ pub fn inject(pod: &mut Value, settings: &Settings, knobs: Knobs) -> Result<Outc
     Ok(Outcome::Injected { warnings })
 }
 
-/// Refuses a container that somebody adds to a running pod and that would pass for the agent.
+/// Refuses a container that somebody adds to a running pod and that would pass for the agent, or enter it where nobody
+/// granted what leads past the mesh.
 ///
 /// # Errors
 ///
 /// [`Refusal`] names the container and what is reserved.
-pub fn check_added_containers(pod: &Value, settings: &Settings) -> Result<(), Refusal> {
+pub fn check_added_containers(pod: &Value, settings: &Settings, knobs: Knobs) -> Result<(), Refusal> {
     let own_uid = pod.pointer("/spec/securityContext/runAsUser").and_then(Value::as_u64);
     let added = pod.pointer("/spec/ephemeralContainers").and_then(Value::as_array).into_iter().flatten();
     for container in added {
         check_container(container, own_uid, settings)?;
+        if knobs == Knobs::Withheld && container.get("targetContainerName").is_some_and(|name| name == AGENT_CONTAINER)
+        {
+            let name = container.get("name").and_then(Value::as_str).unwrap_or_default().to_owned();
+            return Err(Refusal::EntersAgent { container: name });
+        }
     }
     Ok(())
 }

@@ -140,9 +140,16 @@ pub fn sight(observed: &Observed, rules: &SyncRules) -> Sight {
                 continue;
             }
         };
+        let ports = match taken.ports(slice) {
+            Ok(ports) => ports,
+            Err(reason) => {
+                refuse(&mut sight, format!("service {service_name}"), reason);
+                continue;
+            }
+        };
         for endpoint in &slice.endpoints {
             let Some((pod_name, pod)) = pod_of(endpoint, &name.namespace, &observed.pods) else { continue };
-            match taken.on(slice, endpoint, &pod_name, pod, rules) {
+            match taken.on(&ports, endpoint, &pod_name, pod, rules) {
                 Ok(Some(one)) => merge(&mut nodes, one),
                 Ok(None) => {}
                 Err(error) => refuse(&mut sight, format!("pod {pod_name}"), error.to_string()),
@@ -226,6 +233,9 @@ fn is_meant(service: &Service, rules: &SyncRules) -> bool {
     !is_external && annotation(service, "service-sync").map_or(rules.by_default, |said| said == "true")
 }
 
+/// The port that callers of a service mean, and all that have names.
+type Ports = (u16, BTreeMap<String, u16>);
+
 /// Is what a service says of how it is to be in the mesh.
 struct Taken {
     namespace: Namespace,
@@ -250,8 +260,8 @@ impl Taken {
         Ok(Self { namespace, service: service_name, port, tags, meta: facts.collect() })
     }
 
-    /// Returns the port that callers mean, and all that have names.
-    fn ports(&self, slice: &EndpointSlice) -> (u16, BTreeMap<String, u16>) {
+    /// Returns the port that callers mean, and all that have names; or why there is no such port.
+    fn ports(&self, slice: &EndpointSlice) -> Result<Ports, String> {
         let all = slice.ports.iter().flatten().filter_map(|port| {
             let number = u16::try_from(port.port?).ok().filter(|number| *number != 0)?;
             let is_tcp = port.protocol.as_deref().unwrap_or("TCP") == "TCP";
@@ -262,16 +272,22 @@ impl Taken {
             let mut named = all.iter().filter(|(name, number)| name == wanted || number.to_string() == *wanted);
             named.next().map(|(_, number)| *number)
         });
+        // A slice without endpoints has no ports yet.
+        if let (Some(wanted), None, false) = (&self.port, chosen, all.is_empty()) {
+            let there: Vec<String> =
+                all.iter().map(|(name, number)| format!("{name} {number}").trim().to_owned()).collect();
+            return Err(format!("`weft.dev/service-port` says `{wanted}`, but its ports are: {}", there.join(", ")));
+        }
         // The API server lists the ports of a service in the order of their names at times: the least number is stable.
         let port = chosen.or_else(|| all.iter().map(|(_, number)| *number).min()).unwrap_or(0);
-        (port, all.into_iter().filter(|(name, _)| !name.is_empty()).collect())
+        Ok((port, all.into_iter().filter(|(name, _)| !name.is_empty()).collect()))
     }
 
     /// Returns the node of a pod with the service's instance on it; none where an agent registers it itself, or nobody can
     /// reach it yet.
     fn on(
         &self,
-        slice: &EndpointSlice,
+        (port, ports): &Ports,
         endpoint: &Endpoint,
         name: &ObjectName,
         pod: &Pod,
@@ -291,13 +307,12 @@ impl Taken {
         } else {
             (CheckStatus::Critical, "the endpoint is not ready")
         };
-        let (port, ports) = self.ports(slice);
         let instance = Instance {
             key,
             service: self.service.clone(),
             address: None,
-            port,
-            ports,
+            port: *port,
+            ports: ports.clone(),
             mesh_port: None,
             tags: self.tags.clone(),
             meta: self.meta.clone(),

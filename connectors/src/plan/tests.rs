@@ -33,7 +33,7 @@ pub(crate) fn own(node: &str, port: u16, scope: &str) -> ConnectorNode {
     ConnectorNode { node, instances: vec![instance], checks: Vec::new() }
 }
 
-fn check(node: &str, status: CheckStatus) -> Check {
+pub(crate) fn check(node: &str, status: CheckStatus) -> Check {
     Check {
         key: CheckKey {
             node: node.parse().unwrap(),

@@ -45,6 +45,12 @@ pub enum Refusal {
         /// The annotation.
         annotation: String,
     },
+    /// A container that is added would be let into the agent's.
+    #[error("container `{container}` would enter the agent's, and read its keys: target another container")]
+    EntersAgent {
+        /// The container.
+        container: String,
+    },
     /// An annotation cannot be carried out.
     #[error("annotation `{annotation}: {value}` cannot be carried out: {problem}")]
     Annotation {

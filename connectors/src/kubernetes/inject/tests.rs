@@ -197,10 +197,17 @@ fn k1_the_agents_user_and_its_volumes_are_its_own() {
         "mounts volume `weft-data`",
     );
     let mut running = injected(pod(), &settings());
-    assert_eq!(check_added_containers(&running, &settings()), Ok(()));
+    let check = |running: &Value, knobs| check_added_containers(running, &settings(), knobs);
+    assert_eq!(check(&running, Knobs::Withheld), Ok(()));
     let debug = json!([{ "name": "debug", "image": "sh", "securityContext": { "runAsUser": AGENT_UID } }]);
     running["spec"]["ephemeralContainers"] = debug;
-    assert!(matches!(check_added_containers(&running, &settings()), Err(Refusal::ReservedUid { .. })));
+    assert!(matches!(check(&running, Knobs::Withheld), Err(Refusal::ReservedUid { .. })));
+    running["spec"]["ephemeralContainers"] =
+        json!([{ "name": "debug", "image": "sh", "targetContainerName": "weft-agent" }]);
+    assert!(matches!(check(&running, Knobs::Withheld), Err(Refusal::EntersAgent { .. })));
+    assert_eq!(check(&running, Knobs::Granted), Ok(()));
+    running["spec"]["ephemeralContainers"][0]["targetContainerName"] = json!("app");
+    assert_eq!(check(&running, Knobs::Withheld), Ok(()));
 }
 
 #[test]

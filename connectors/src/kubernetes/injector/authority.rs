@@ -91,7 +91,9 @@ impl Authority {
     pub(super) fn step(&mut self, seen: &Seen, now: Timestamp) -> Result<Vec<Task>, AuthorityError> {
         let root = seen.kept.as_ref().and_then(|kept| LocalRoot::load(&kept.root_pem, &kept.key_pem).ok());
         let (Some(kept), Some(root)) = (&seen.kept, root) else {
-            return Ok(vec![Task::Keep(made(None, now)?)]);
+            // What is shown goes on being shown until the new root has been heard of: its root stays in the bundle.
+            let earlier = self.shown.as_ref().map(|shown| shown.root_pem.clone());
+            return Ok(vec![Task::Keep(made(earlier, now)?)]);
         };
         if now.saturating_add(ROOT_REPLACED_BEFORE) > root.not_after() {
             let earlier = (now < root.not_after()).then(|| kept.root_pem.clone());
@@ -251,7 +253,10 @@ mod tests {
         cluster.settle(&mut authority, now);
         assert_eq!(cluster.seen.told[1], first);
         cluster.seen.kept = Some(Kept { root_pem: first.clone(), key_pem: Secret::new("no key"), earlier_pem: None });
-        let tasks = authority.step(&cluster.seen, now).unwrap();
-        assert!(matches!(&tasks[..], [Task::Keep(kept)] if kept.root_pem != first), "{tasks:?}");
+        cluster.settle(&mut authority, now);
+        assert_ne!(cluster.root(), first);
+        assert_eq!(cluster.under, first, "the replica shows what the API server knows until it knows the new root");
+        cluster.settle(&mut authority, now.saturating_add(HEARD_AFTER));
+        assert_eq!(cluster.under, cluster.root());
     }
 }

@@ -81,7 +81,7 @@ fn answer(request: &AdmissionRequest<DynamicObject>, object: Value, settings: &S
     let (verdict, response) = match (&request.operation, part) {
         (Operation::Create, "") if is_pod => create(object, settings, knobs),
         (Operation::Update, "ephemeralcontainers") if is_pod => {
-            match inject::check_added_containers(&object, settings) {
+            match inject::check_added_containers(&object, settings, knobs) {
                 Ok(()) => (Verdict::LeftAlone, json!({ "allowed": true })),
                 Err(refusal) => refused(&refusal.to_string()),
             }

@@ -33,6 +33,8 @@ const CONNECTIONS_MAX: usize = 128;
 const REVIEWS_MAX: usize = 8;
 /// An API server waits for ten seconds.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// How long a question may take to arrive; an API server sends it at once.
+const QUESTION_MAX: Duration = Duration::from_secs(5);
 const IDLE_MAX: Duration = Duration::from_secs(90);
 const HEADERS_MAX: usize = 64;
 
@@ -138,17 +140,18 @@ async fn answer(request: Request<Incoming>, shared: &Shared) -> Response<Full<By
     let Some(settings) = settings else {
         return text(StatusCode::SERVICE_UNAVAILABLE, "the injector does not know yet what to put into pods");
     };
-    let Ok(_turn) = shared.reviews.acquire().await else {
-        return text(StatusCode::SERVICE_UNAVAILABLE, "the injector is stopping");
-    };
     let body = Limited::new(request.into_body(), REVIEW_BYTES_MAX).collect();
-    let body = match tokio::time::timeout(PATIENCE, body).await {
+    let body = match tokio::time::timeout(QUESTION_MAX, body).await {
         Ok(Ok(body)) => body.to_bytes(),
         Ok(Err(error)) if error.is::<LengthLimitError>() => {
             return text(StatusCode::PAYLOAD_TOO_LARGE, "an AdmissionReview has at most 3 MiB");
         }
         Ok(Err(_)) => return text(StatusCode::BAD_REQUEST, "the question did not arrive whole"),
         Err(_) => return text(StatusCode::REQUEST_TIMEOUT, "the question did not arrive in time"),
+    };
+    // Taken once the question is there, so that whoever is slow to ask keeps nobody else from it.
+    let Ok(_turn) = shared.reviews.acquire().await else {
+        return text(StatusCode::SERVICE_UNAVAILABLE, "the injector is stopping");
     };
     match review(&body, &settings, knobs) {
         Ok(reviewed) => {

@@ -161,6 +161,10 @@ fn services_say_whether_and_how_they_are_taken() {
     check(&with(renamed.clone()), &["p1.shop 10.0.0.1 shop/shop-web:8080 ready:shop-web=passing"]);
     let instance = &node(&sight(&with(renamed), &rules()), "p1.shop").instances[0];
     assert_eq!((&*instance.tags, &*instance.meta["team"]), (&["v1".to_owned(), "blue".to_owned()][..], "a"));
+    let misspelt = sight(&with(json!({"weft.dev/service-port": "htpt"})), &rules());
+    assert!(misspelt.nodes.is_empty(), "nobody is sent to another port than the one that is meant");
+    let reason = &misspelt.problems[0].reason;
+    assert!(reason.contains("`htpt`") && reason.contains("http 8080"), "{reason}");
     let unfit = sight(&with(json!({"weft.dev/service-name": "../etc"})), &rules());
     assert!(unfit.nodes.is_empty());
     assert_eq!(unfit.problems[0].subject, "service shop/web");
