@@ -145,9 +145,12 @@ pub fn export(
     let gone: Vec<&str> = held.keys().filter(|id| !wanted.contains_key(**id)).copied().collect();
     if crate::plan::is_rash(gone.len(), held.len(), caution) {
         let reason = format!(
-            "{} of {} instances would go at once, and stay: --removals-max allows more",
+            "{} of {} instances would go at once, which may be a mistake: `weft connector confirm {} --removals {}` lets \
+             them go",
             gone.len(),
-            held.len()
+            held.len(),
+            owner.connector,
+            gone.len()
         );
         plan.problems.push(ConnectorProblem { kind: ProblemKind::Held, subject, reason });
     } else {

@@ -7,6 +7,7 @@ use std::{
 
 use catalog::{ConnectorName, ConnectorNode, ConnectorProblem, ProblemKind};
 use serde::{Deserialize, Serialize};
+use wire::api_types::ConnectorView;
 use wire::client::{ApiClient, ApiError};
 
 use super::{
@@ -147,10 +148,11 @@ impl CloudMap {
                 return Sight { problems: vec![problem], ..Sight::default() };
             }
         };
+        let caution = self.caution(&client, &post.name).await;
         let view = self.look().await;
         let mut sight = self.sight(&view, &owner);
         for rule in self.settings.exports.clone() {
-            let ExportPlan { actions, mut problems } = self.export(&client, &view, &rule, &owner).await;
+            let ExportPlan { actions, mut problems } = self.export(&client, &view, &rule, (&owner, caution)).await;
             sight.problems.append(&mut problems);
             for action in actions.iter().take(ACTIONS_MAX) {
                 // Another process may have taken over while this one was busy.
@@ -193,9 +195,23 @@ impl CloudMap {
         }
     }
 
-    async fn export(&self, client: &ApiClient, view: &CloudView, rule: &ExportRule, owner: &Owner) -> ExportPlan {
+    /// Returns when so much goes at once that it is held: what an operator confirmed is not. Where that cannot be seen,
+    /// nothing was.
+    async fn caution(&self, client: &ApiClient, name: &ConnectorName) -> Caution {
+        let views: Result<Vec<ConnectorView>, ApiError> = client.get("/v1/connectors").json().await;
+        let own = views.into_iter().flatten().find(|view| view.name == *name);
+        Caution { confirmed: own.and_then(|view| view.confirmed), ..self.settings.caution }
+    }
+
+    async fn export(
+        &self,
+        client: &ApiClient,
+        view: &CloudView,
+        rule: &ExportRule,
+        (owner, caution): (&Owner, Caution),
+    ) -> ExportPlan {
         match instances(client, rule).await {
-            Ok(instances) => export(view, rule, &instances, owner, self.settings.caution),
+            Ok(instances) => export(view, rule, &instances, owner, caution),
             Err(error) => {
                 let (subject, reason) = (format!("service {}", rule.service), wire::one_line(&error));
                 let problem = ConnectorProblem { kind: ProblemKind::Degraded, subject, reason };
@@ -214,11 +230,12 @@ impl CloudMap {
         let kept = kept.into_iter().map(|node| (node.node.name.clone(), node)).collect();
         let view = self.look().await;
         let sight = self.sight(&view, &owner);
-        let plan: Plan = plan(name, &sight, &kept, self.settings.caution);
+        let caution = self.caution(client, name).await;
+        let plan: Plan = plan(name, &sight, &kept, caution);
         let mut problems = [plan.problems(name), sight.problems].concat();
         let mut cloud_map = Vec::new();
         for rule in self.settings.exports.clone() {
-            let exported = self.export(client, &view, &rule, &owner).await;
+            let exported = self.export(client, &view, &rule, (&owner, caution)).await;
             cloud_map.extend(exported.actions);
             problems.extend(exported.problems);
         }

@@ -237,6 +237,12 @@ fn a_mass_removal_from_cloud_map_is_held() {
     let plan = plan_of(&seen, &ten[..4]);
     assert_eq!((plan.actions.len(), plan.problems[0].kind), (0, ProblemKind::Held), "{plan:?}");
     assert_eq!(plan_of(&seen, &ten[..7]).actions.len(), 3);
+    assert!(plan.problems[0].reason.contains("weft connector confirm aws --removals 6"), "{plan:?}");
+    for (confirmed, removed) in [(5, 0), (6, 6)] {
+        let caution = Caution { confirmed: Some(confirmed), ..Caution::default() };
+        let plan = export(&seen, &rule(), &ten[..4], &owner("m1"), caution);
+        assert_eq!(plan.actions.len(), removed, "{confirmed} confirmed: {plan:?}");
+    }
 }
 
 /// A mesh with workloads of its own, which sends its services to Cloud Map and takes in what is there.
