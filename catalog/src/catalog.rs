@@ -490,7 +490,11 @@ impl Catalog {
                 rules.chain([WatchKey::TokenProviders]).collect()
             }
             Topic::Endpoints(service) => vec![WatchKey::Service(service.clone())],
-            Topic::Config(service) => vec![WatchKey::ConfigOf(service.clone()), WatchKey::ProxyDefaults],
+            Topic::Config(service) => {
+                // The rules for a service outside the mesh are told with the word that it is.
+                let rules = ServicePattern::covering(service).into_iter().map(WatchKey::Destination);
+                rules.chain([WatchKey::ConfigOf(service.clone()), WatchKey::ProxyDefaults]).collect()
+            }
             Topic::Network(network) => vec![WatchKey::Network(network.clone())],
             Topic::Node(node) => vec![WatchKey::Node(node.clone())],
         }

@@ -126,6 +126,10 @@ pub struct ServiceDefaults {
     /// Whom it takes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mtls_mode: Option<MtlsMode>,
+    /// Whether it is outside the mesh: its instances that no agent stands before are called all the same, and nobody proves
+    /// who answers there.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub external: bool,
 }
 
 impl ServiceDefaults {
@@ -133,7 +137,7 @@ impl ServiceDefaults {
     #[must_use]
     pub fn new(service: ServiceKey) -> Self {
         let (upstreams, rate_limits) = (UpstreamConfig::default(), RateLimits::default());
-        Self { service, protocol: None, upstreams, rate_limits, mtls_mode: None }
+        Self { service, protocol: None, upstreams, rate_limits, mtls_mode: None, external: false }
     }
 }
 
@@ -287,9 +291,19 @@ impl ConfigEntries {
         self.defaults_of(service).map(|defaults| &defaults.rate_limits).filter(|limits| !limits.is_empty())
     }
 
-    /// Returns how the bytes of a service are read: as it says itself, else as all do, else as nobody looks into them.
+    /// Reports whether a service is outside the mesh, so that instances without an agent are called.
+    #[must_use]
+    pub fn is_external(&self, service: &ServiceKey) -> bool {
+        self.defaults_of(service).is_some_and(|defaults| defaults.external)
+    }
+
+    /// Returns how the bytes of a service are read: as it says itself, else as all do, else as nobody looks into them. Nobody
+    /// looks into what leaves the mesh.
     #[must_use]
     pub fn protocol_of(&self, service: &ServiceKey) -> Protocol {
+        if self.is_external(service) {
+            return Protocol::Tcp;
+        }
         let own = self.defaults_of(service).and_then(|defaults| defaults.protocol);
         let of_all = || match &self.get(&ConfigKey::ProxyDefaults)?.content {
             ConfigContent::ProxyDefaults(defaults) => defaults.protocol,

@@ -110,12 +110,15 @@ pub use routing::{
     AbortFault, Balance, Balancing, DelayFault, FailoverTarget, Fault, HashBy, HashPolicy, Hashing, HeaderEdits,
     IssuedCookie, Leg, Mirror, MirrorWay, QueryMatch, QueryTest, Redirect, RetryBudget, RetryOn, RetryRule,
     RouteAction, RouteDestination, RouteMatch, RouteRule, RoutedRequest, Routes, RoutingError, ServiceResolver,
-    ServiceRouter, ServiceSplitter, Split, Subset, Target, TargetKey, Turn,
+    ServiceRouter, ServiceSplitter, Split, SplitEdits, Subset, Target, TargetKey, Turn,
 };
 pub use selector::{Selector, SelectorError, SelectorMismatch};
 pub use session::{AGENT_CHECK, Presence, SESSIONS_MAX, SessionChange, SessionRef};
 pub use snapshot::{SNAPSHOT_VERSION, SnapshotError};
-pub use spiffe::{IdentityScheme, PathTemplate, Principal, SpiffeId, SpiffeIdError, TemplateError, TrustDomain};
+pub use spiffe::{
+    AskedFor, IdentityScheme, InstanceLabel, PathTemplate, Principal, SpiffeId, SpiffeIdError, TemplateError,
+    TrustDomain,
+};
 pub use stream::{BrokenPromise, Endpoint, Event, Follower, Item, MeshItem, Topic};
 pub use time_window::{TimeOfDay, TimeWindow, Weekday};
 pub use token::{AccessorId, JoinToken, Rights, SecretHash, TemplatedPolicy, Token};

@@ -15,13 +15,13 @@ mod retry;
 mod tests;
 
 pub use balance::{Balance, Balancing, HashBy, HashPolicy, Hashing, IssuedCookie};
-pub(crate) use check::check_content;
+pub(crate) use check::{check_content, check_timeout};
 pub use compile::RoutingError;
 pub use entries::{
     FailoverTarget, HeaderEdits, QueryMatch, QueryTest, Redirect, RetryOn, RetryRule, RouteDestination, RouteMatch,
     RouteRule, ServiceResolver, ServiceRouter, ServiceSplitter, Split, Subset,
 };
 pub(crate) use evaluate::PathRule;
-pub use evaluate::{Leg, MirrorWay, RouteAction, RoutedRequest, Routes, Target, TargetKey, Turn};
+pub use evaluate::{Leg, MirrorWay, RouteAction, RoutedRequest, Routes, SplitEdits, Target, TargetKey, Turn};
 pub use extras::{AbortFault, DelayFault, Fault, Mirror};
 pub use retry::RetryBudget;

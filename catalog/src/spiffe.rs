@@ -343,14 +343,71 @@ impl IdentityScheme {
         format!("{}.{}.{}.internal.{}", service.name, service.namespace, self.datacenter, self.trust_domain)
     }
 
-    /// Reads the service from a server name of this mesh; letter case and one trailing dot do not count.
+    /// Returns the server name that a tunnel to one instance of `service` asks for, where a gateway leads to it.
     #[must_use]
-    pub fn service_of_sni(&self, server_name: &str) -> Option<ServiceKey> {
+    pub fn sni_of_instance(&self, service: &ServiceKey, instance: &InstanceLabel) -> String {
+        format!("{instance}.{}", self.sni(service))
+    }
+
+    /// Reads whom a server name of this mesh asks for; letter case and one trailing dot do not count.
+    #[must_use]
+    pub fn asked_by_sni(&self, server_name: &str) -> Option<AskedFor> {
         let name = server_name.strip_suffix('.').unwrap_or(server_name).to_ascii_lowercase();
         let local = name.strip_suffix(self.trust_domain.as_str())?.strip_suffix(".internal.")?;
         let labels = local.strip_suffix(self.datacenter.as_str())?.strip_suffix('.')?;
-        let (service, namespace) = labels.split_once('.')?;
-        Some(ServiceKey::new(Namespace::try_from(namespace).ok()?, service.parse().ok()?))
+        let (service, namespace, instance) = match labels.split('.').collect::<Vec<_>>().as_slice() {
+            [service, namespace] => (*service, *namespace, None),
+            [instance, service, namespace] => (*service, *namespace, Some(InstanceLabel::read(instance)?)),
+            _ => return None,
+        };
+        let service = ServiceKey::new(Namespace::try_from(namespace).ok()?, service.parse().ok()?);
+        Some(AskedFor { service, instance })
+    }
+}
+
+/// Is whom a server name asks for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AskedFor {
+    /// The service.
+    pub service: ServiceKey,
+    /// The instance of it; any without one.
+    pub instance: Option<InstanceLabel>,
+}
+
+/// Is what an instance is called in a server name: the beginning of a digest of its key, since the key itself may be longer
+/// than a name may be. It only leads somewhere: who answers there is known by its certificate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct InstanceLabel([u8; 10]);
+
+/// What the label of an instance begins with.
+const INSTANCE_LABEL: &str = "i-";
+
+impl InstanceLabel {
+    /// Is the label of the instance whose key, as text, has this SHA-256 digest.
+    #[must_use]
+    pub fn of_digest(digest: &[u8; 32]) -> Self {
+        let mut short = [0; 10];
+        short.copy_from_slice(&digest[..10]);
+        Self(short)
+    }
+
+    fn read(label: &str) -> Option<Self> {
+        let digits = label.strip_prefix(INSTANCE_LABEL)?;
+        let mut bytes = [0; 10];
+        if digits.len() != 2 * bytes.len() || !digits.bytes().all(|digit| digit.is_ascii_hexdigit()) {
+            return None;
+        }
+        for (byte, number) in bytes.iter_mut().zip(0..) {
+            *byte = u8::from_str_radix(digits.get(2 * number..2 * number + 2)?, 16).ok()?;
+        }
+        Some(Self(bytes))
+    }
+}
+
+impl fmt::Display for InstanceLabel {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(INSTANCE_LABEL)?;
+        self.0.iter().try_for_each(|byte| write!(formatter, "{byte:02x}"))
     }
 }
 
@@ -468,9 +525,22 @@ mod tests {
         let want: ServiceKey = "shop/web".parse().unwrap();
         assert_eq!(scheme.sni(&want), "web.shop.dc1.internal.mesh.example");
         for good in ["web.shop.dc1.internal.mesh.example", "WEB.Shop.dc1.internal.mesh.example."] {
-            assert_eq!(scheme.service_of_sni(good), Some(want.clone()), "{good}");
+            let want = AskedFor { service: want.clone(), instance: None };
+            assert_eq!(scheme.asked_by_sni(good), Some(want), "{good}");
+        }
+        let label = InstanceLabel::of_digest(&[0xa1; 32]);
+        let one = scheme.sni_of_instance(&want, &label);
+        assert_eq!(one, "i-a1a1a1a1a1a1a1a1a1a1.web.shop.dc1.internal.mesh.example");
+        for good in [one.clone(), one.to_ascii_uppercase()] {
+            let want = AskedFor { service: want.clone(), instance: Some(label) };
+            assert_eq!(scheme.asked_by_sni(&good), Some(want), "{good}");
         }
         for bad in [
+            "i-a1a1a1a1a1a1a1a1a1.web.shop.dc1.internal.mesh.example",
+            "i-a1a1a1a1a1a1a1a1a1a1a1.web.shop.dc1.internal.mesh.example",
+            "i-+1a1a1a1a1a1a1a1a1a1.web.shop.dc1.internal.mesh.example",
+            "a1a1a1a1a1a1a1a1a1a1.web.shop.dc1.internal.mesh.example",
+            "x.i-a1a1a1a1a1a1a1a1a1a1.web.shop.dc1.internal.mesh.example",
             "",
             ".",
             "web.shop.dc1.internal.mesh.example..",
@@ -483,7 +553,7 @@ mod tests {
             "web\0.shop.dc1.internal.mesh.example",
             "wéb.shop.dc1.internal.mesh.example",
         ] {
-            assert_eq!(scheme.service_of_sni(bad), None, "{bad:?}");
+            assert_eq!(scheme.asked_by_sni(bad), None, "{bad:?}");
         }
     }
 }

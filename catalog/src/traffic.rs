@@ -7,8 +7,10 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::http::PermissionError;
-use crate::routing::PathRule;
-use crate::{Action, HttpMatch, PathMatch, Permission, Refusal, ServiceDefaults, ServiceKey, http::check_permission};
+use crate::routing::{PathRule, check_timeout};
+use crate::{
+    Action, HttpMatch, PathMatch, Permission, Protocol, Refusal, ServiceDefaults, ServiceKey, http::check_permission,
+};
 
 const OVERRIDES_MAX: usize = 128;
 const ROUTES_MAX: usize = 64;
@@ -47,6 +49,9 @@ pub struct UpstreamSettings {
     /// Which instances are left alone for a while.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub passive: Option<PassiveHealthCheck>,
+    /// How long it may take until an instance is reached, in milliseconds, where its resolver says nothing of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub connect_timeout_ms: Option<u64>,
 }
 
 /// Bounds how many calls there are at once; without a bound where none is given.
@@ -144,6 +149,7 @@ impl UpstreamConfig {
         UpstreamSettings {
             limits: own.limits.or_else(|| self.defaults.limits.clone()),
             passive: own.passive.or_else(|| self.defaults.passive.clone()),
+            connect_timeout_ms: own.connect_timeout_ms.or(self.defaults.connect_timeout_ms),
         }
     }
 }
@@ -226,6 +232,10 @@ impl RateLimit {
 
 /// Checks what the `service-defaults` of a service say by themselves.
 pub(crate) fn check_defaults(defaults: &ServiceDefaults) -> Result<(), Refusal> {
+    if defaults.external && defaults.protocol.is_some_and(Protocol::is_http) {
+        let problem = "nobody reads what leaves the mesh: leave the protocol out, or say `tcp`";
+        return Err(Refusal::invalid("external", problem));
+    }
     let UpstreamConfig { defaults: of_all, overrides } = &defaults.upstreams;
     check_settings("upstream_config.defaults", of_all)?;
     if overrides.len() > OVERRIDES_MAX {
@@ -255,6 +265,9 @@ fn check_settings(field: &str, settings: &UpstreamSettings) -> Result<(), Refusa
         && [connections_max, pending_max, requests_max].into_iter().flatten().any(|max| !is_count(*max))
     {
         return invalid("limits", format!("use 1 to {COUNT_MAX}, or leave it out"));
+    }
+    if let Err(problem) = check_timeout(settings.connect_timeout_ms) {
+        return invalid("connect_timeout_ms", problem);
     }
     let Some(passive) = &settings.passive else { return Ok(()) };
     let PassiveHealthCheck { interval_ms, max_failures, enforcing_percent, max_ejection_percent, base_ejection_ms } =
@@ -303,14 +316,20 @@ mod tests {
         let limits = |max| Some(CallLimits { requests_max: Some(max), ..CallLimits::default() });
         let passive = Some(PassiveHealthCheck::default());
         let config = UpstreamConfig {
-            defaults: UpstreamSettings { limits: limits(9), passive: passive.clone() },
+            defaults: UpstreamSettings { limits: limits(9), passive: passive.clone(), connect_timeout_ms: Some(700) },
             overrides: vec![UpstreamOverride {
                 service: "db".parse().unwrap(),
-                settings: UpstreamSettings { limits: limits(1), passive: None },
+                settings: UpstreamSettings { limits: limits(1), ..UpstreamSettings::default() },
             }],
         };
-        assert_eq!(config.of(&"db".parse().unwrap()), UpstreamSettings { limits: limits(1), passive: passive.clone() });
-        assert_eq!(config.of(&"api".parse().unwrap()), UpstreamSettings { limits: limits(9), passive });
+        assert_eq!(
+            config.of(&"db".parse().unwrap()),
+            UpstreamSettings { limits: limits(1), passive: passive.clone(), connect_timeout_ms: Some(700) }
+        );
+        assert_eq!(
+            config.of(&"api".parse().unwrap()),
+            UpstreamSettings { limits: limits(9), passive, connect_timeout_ms: Some(700) }
+        );
     }
 
     #[test]
@@ -349,10 +368,14 @@ mod tests {
             "upstream_config.defaults.limits: use 1 to",
         );
         refused(
+            |one| (one.external, one.protocol) = (true, Some(Protocol::Http)),
+            "external: nobody reads what leaves",
+        );
+        refused(
             |one| {
                 let settings = UpstreamSettings {
                     passive: Some(PassiveHealthCheck { max_ejection_percent: Some(101), ..Default::default() }),
-                    limits: None,
+                    ..UpstreamSettings::default()
                 };
                 one.upstreams.overrides = vec![UpstreamOverride { service: "db".parse().unwrap(), settings }];
             },

@@ -39,6 +39,8 @@ impl Core {
         let called = self.called();
         topics.extend(called.first().map(|_| Topic::Gateways));
         topics.extend(called.iter().cloned().map(Topic::Config));
+        // Who may call a service outside the mesh is told with its own entries.
+        topics.extend(self.routing.external().into_iter().map(Topic::Config));
         topics.extend(called.into_iter().chain(self.routing.targets()).map(Topic::Endpoints));
         topics.extend(self.sought.other_topics());
         if let Some(network) = self.leads_into() {
@@ -63,9 +65,9 @@ impl Core {
 
     /// Follows where calls of local services go; what they may end at is followed too.
     pub(super) fn follow_routes(&mut self) {
-        let before = self.routing.targets();
+        let before = (self.routing.targets(), self.routing.external());
         self.routing.follow(&self.called(), self.sync.view());
-        if self.routing.targets() != before {
+        if (self.routing.targets(), self.routing.external()) != before {
             self.follow_topics();
         }
     }

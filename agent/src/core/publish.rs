@@ -15,7 +15,7 @@ use wire::tap::TapOrder;
 use wire::tls::{TlsIdentity, TrustAnchors};
 
 use super::placing::Unplaced;
-use super::restraint::{both_revocations, policy_for, stricter};
+use super::restraint::{both_revocations, policy_of, stricter};
 use super::saving::Kept;
 use super::{Core, Reach};
 use crate::local::Definition;
@@ -275,6 +275,7 @@ impl Core {
             subsets: self.routing.subsets(&view),
             settings: BTreeMap::new(),
             rate_limits: BTreeMap::new(),
+            external: BTreeMap::new(),
             upstreams: Vec::new(),
             outbound: self.outbound_ports(),
             numbered: BTreeMap::new(),
@@ -285,7 +286,7 @@ impl Core {
         for (topic, state) in view.iter().filter(|(topic, _)| is_gone_by(topic, &called, &view)) {
             match topic {
                 Topic::Intentions(service) => {
-                    let policy = policy_for(service, &mesh, &view, self.sync.restraint());
+                    let policy = policy_of(topic, &mesh, &view, self.sync.restraint());
                     snapshot.policies.extend(policy.map(|policy| (service.clone(), policy)));
                     snapshot.providers.insert(service.clone(), token_providers(state));
                 }
@@ -296,7 +297,13 @@ impl Core {
                     }
                 }
                 Topic::Config(service) => {
-                    snapshot.protocols.insert(service.clone(), config_entries(state).protocol_of(service));
+                    let entries = config_entries(state);
+                    snapshot.protocols.insert(service.clone(), entries.protocol_of(service));
+                    if entries.is_external(service)
+                        && let Some(policy) = policy_of(topic, &mesh, &view, self.sync.restraint())
+                    {
+                        snapshot.external.insert(service.clone(), policy);
+                    }
                 }
                 Topic::Mesh
                 | Topic::Roots

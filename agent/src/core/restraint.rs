@@ -3,15 +3,14 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use catalog::{Item, MeshItem, Policy, ServiceKey, Topic};
+use catalog::{Item, MeshItem, Policy, Topic};
 
 use super::publish::{intentions, mesh_of};
 use crate::sync::{TopicState, View};
 
-/// Returns the rules for a service: those of `view`, restrained by those of `restraint`, unless there is none.
-pub(super) fn policy_for(service: &ServiceKey, mesh: &MeshItem, view: &View, restraint: &View) -> Option<Policy> {
-    let topic = Topic::Intentions(service.clone());
-    let (told, rules) = (restraint.get(&topic), view.get(&topic)?);
+/// Returns the rules that a topic holds: those of `view`, restrained by those of `restraint`, unless there is none.
+pub(super) fn policy_of(topic: &Topic, mesh: &MeshItem, view: &View, restraint: &View) -> Option<Policy> {
+    let (told, rules) = (restraint.get(topic), view.get(topic)?);
     let policy = rules_of(mesh, rules);
     if restraint.is_empty() {
         return Some(policy);
@@ -61,7 +60,7 @@ pub(super) fn rules(view: &View) -> BTreeMap<&Topic, &BTreeMap<String, Item>> {
 
 #[cfg(test)]
 mod tests {
-    use catalog::{Action, Caller, CatalogIndex, Decision, Intention, KeyExchange, Timestamp, authorize};
+    use catalog::{Action, Caller, CatalogIndex, Decision, Intention, KeyExchange, ServiceKey, Timestamp, authorize};
 
     use super::*;
     use crate::testing::TestMesh;
@@ -86,7 +85,8 @@ mod tests {
     #[track_caller]
     fn check(in_force: &(MeshItem, View), restraint: &View, caller: &str, want: Decision) {
         let api: ServiceKey = "api".parse().unwrap();
-        let policy = policy_for(&api, &in_force.0, &in_force.1, restraint).unwrap();
+        let topic = Topic::Intentions(api.clone());
+        let policy = policy_of(&topic, &in_force.0, &in_force.1, restraint).unwrap();
         let caller = Caller::Service(caller.parse().unwrap());
         assert_eq!(authorize(&policy, &caller, &api, Timestamp(0)).decision, want, "{caller}");
     }

@@ -21,6 +21,8 @@ struct Held {
     newest: Arc<Routes>,
     /// What calls go by: older ones as long as the instances of the newest are not known.
     in_force: Arc<Routes>,
+    /// Those of the services that calls may end at by the newest that are outside the mesh.
+    external: BTreeSet<ServiceKey>,
 }
 
 impl Routing {
@@ -31,22 +33,19 @@ impl Routing {
             let Some(from) = view.get(&Topic::Config(service.clone())) else { continue };
             let held = self.held.get_mut(service);
             let is_new = held.as_ref().is_none_or(|held| !Arc::ptr_eq(&held.from, from));
-            let newest = match is_new.then(|| config_entries(from).routes_of(service)) {
-                Some(Ok(routes)) => Some(Arc::new(routes)),
-                // It was looked at before it was taken. Were it wrong after all, what is in force stays.
-                Some(Err(_)) | None => None,
-            };
+            // It was looked at before it was taken. Were it wrong after all, what is in force stays.
+            let newest = is_new.then(|| compiled(service, from)).flatten();
             match (held, newest) {
                 (Some(held), newest) => {
-                    if let Some(newest) = newest {
-                        (held.newest, held.from) = (newest, Arc::clone(from));
+                    if let Some((newest, external)) = newest {
+                        (held.newest, held.from, held.external) = (newest, Arc::clone(from), external);
                     }
                     if is_known(&held.newest, view) {
                         held.in_force = Arc::clone(&held.newest);
                     }
                 }
-                (None, Some(newest)) => {
-                    let held = Held { from: Arc::clone(from), in_force: Arc::clone(&newest), newest };
+                (None, Some((newest, external))) => {
+                    let held = Held { from: Arc::clone(from), in_force: Arc::clone(&newest), newest, external };
                     self.held.insert(service.clone(), held);
                 }
                 (None, None) => {}
@@ -58,6 +57,11 @@ impl Routing {
     pub(super) fn targets(&self) -> BTreeSet<ServiceKey> {
         let routes = self.held.values().flat_map(|held| [&held.newest, &held.in_force]);
         routes.flat_map(|routes| routes.targets()).map(|target| target.key.service.clone()).collect()
+    }
+
+    /// Returns those of them that are outside the mesh.
+    pub(super) fn external(&self) -> BTreeSet<ServiceKey> {
+        self.held.values().flat_map(|held| &held.external).cloned().collect()
     }
 
     /// Returns what calls go by.
@@ -76,6 +80,15 @@ impl Routing {
         }
         subsets
     }
+}
+
+/// Returns where calls to a service go by its entries, and which of the services there are outside the mesh.
+fn compiled(service: &ServiceKey, from: &TopicState) -> Option<(Arc<Routes>, BTreeSet<ServiceKey>)> {
+    let entries = config_entries(from);
+    let routes = entries.routes_of(service).ok()?;
+    let targets = routes.targets().map(|target| &target.key.service);
+    let external = targets.filter(|target| entries.is_external(target)).cloned().collect();
+    Some((Arc::new(routes), external))
 }
 
 /// Reports whether the instances of everything that routes lead to are known.

@@ -8,7 +8,7 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::registry::Registry;
 
-use super::Direction;
+use super::{Direction, Look};
 
 /// How many pairs of services are counted under their own names.
 const PAIRS_MAX: usize = 500;
@@ -20,12 +20,20 @@ struct PairLabel {
     destination: String,
 }
 
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct LookLabel {
+    direction: &'static str,
+    destination: String,
+    look: &'static str,
+}
+
 /// Counts connections; a clone counts into the same numbers.
 #[derive(Clone, Default)]
 pub(super) struct TcpMetrics {
     opened: Family<PairLabel, Counter>,
     sent: Family<PairLabel, Counter>,
     received: Family<PairLabel, Counter>,
+    looks: Family<LookLabel, Counter>,
     pairs: Arc<Mutex<BTreeSet<PairLabel>>>,
 }
 
@@ -35,6 +43,8 @@ pub(crate) struct TcpCounters {
     opened: Counter,
     sent: Counter,
     received: Counter,
+    looks: Family<LookLabel, Counter>,
+    label: PairLabel,
 }
 
 impl TcpMetrics {
@@ -48,7 +58,13 @@ impl TcpMetrics {
         let other = || "other".to_owned();
         let label = if is_counted { named } else { PairLabel { direction, source: other(), destination: other() } };
         let of = |family: &Family<PairLabel, Counter>| family.get_or_create_owned(&label);
-        Arc::new(TcpCounters { opened: of(&self.opened), sent: of(&self.sent), received: of(&self.received) })
+        Arc::new(TcpCounters {
+            opened: of(&self.opened),
+            sent: of(&self.sent),
+            received: of(&self.received),
+            looks: self.looks.clone(),
+            label,
+        })
     }
 
     pub(super) fn register(&self, registry: &mut Registry) {
@@ -63,6 +79,11 @@ impl TcpMetrics {
             "Bytes of such from application to caller",
             self.received.clone(),
         );
+        registry.register(
+            "proxy_tcp_looks",
+            "Such connections by what their first bytes look like; nothing is decided by it",
+            self.looks.clone(),
+        );
     }
 }
 
@@ -70,6 +91,13 @@ impl TcpCounters {
     /// Counts a connection that was opened.
     pub(crate) fn opened(&self) {
         self.opened.inc();
+    }
+
+    /// Counts what a connection's first bytes look like: once for each, so that the lock is its own.
+    pub(crate) fn looked(&self, look: Look) {
+        let PairLabel { direction, destination, .. } = &self.label;
+        let label = LookLabel { direction, destination: destination.clone(), look: look.as_str() };
+        self.looks.get_or_create(&label).inc();
     }
 
     /// Counts bytes on their way from the caller to the application.
@@ -95,11 +123,14 @@ mod tests {
             let pair = metrics.proxy.tcp(Direction::Outbound, format!("default/s{index}"), "default/db".to_owned());
             pair.opened();
             pair.sent(7);
+            pair.looked(Look::Tls);
         }
         let text = metrics.text();
         let count = text.lines().filter(|line| line.starts_with("weft_proxy_tcp_connections_opened_total")).count();
         assert_eq!(count, PAIRS_MAX + 1);
         let labels = "direction=\"outbound\",source=\"other\",destination=\"other\"";
         assert!(text.contains(&format!("weft_proxy_tcp_sent_bytes_total{{{labels}}} 140")), "{text}");
+        let labels = "direction=\"outbound\",destination=\"default/db\",look=\"tls\"";
+        assert!(text.contains(&format!("weft_proxy_tcp_looks_total{{{labels}}} 500")), "{text}");
     }
 }

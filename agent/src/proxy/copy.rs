@@ -7,14 +7,14 @@ use std::future::Future;
 use std::io;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use h2::Reason;
 use tokio::net::TcpStream;
 
 use super::open_streams::Closing;
-use crate::metrics::{Direction, ProxyMetrics, TcpCounters};
+use crate::metrics::{Direction, Look, ProxyMetrics, TcpCounters};
 
 pub(crate) use plain::splice_plain;
 pub(crate) use tunnel::{TunnelStream, splice_tunnel};
@@ -99,6 +99,7 @@ pub(crate) struct Meter {
     direction: Direction,
     metrics: ProxyMetrics,
     pair: Option<Arc<TcpCounters>>,
+    is_looked_at: AtomicBool,
     sent: AtomicU64,
     received: AtomicU64,
 }
@@ -106,7 +107,8 @@ pub(crate) struct Meter {
 impl Meter {
     /// Starts at zero.
     pub(crate) fn new(direction: Direction, metrics: ProxyMetrics) -> Self {
-        Self { direction, metrics, pair: None, sent: AtomicU64::new(0), received: AtomicU64::new(0) }
+        let (sent, received) = (AtomicU64::new(0), AtomicU64::new(0));
+        Self { direction, metrics, pair: None, is_looked_at: AtomicBool::new(false), sent, received }
     }
 
     /// Counts a connection of one service to another, and its bytes with theirs.
@@ -123,6 +125,21 @@ impl Meter {
     /// Returns the bytes from application to caller so far.
     pub(crate) fn received(&self) -> u64 {
         self.received.load(Ordering::Relaxed)
+    }
+
+    /// Looks at the first bytes, for whoever wants to know what a service speaks; nothing hangs on it.
+    fn look(&self, way: Way, bytes: &[u8]) {
+        let Some(pair) = &self.pair else { return };
+        if self.is_looked_at.load(Ordering::Relaxed)
+            || bytes.is_empty()
+            || self.is_looked_at.swap(true, Ordering::Relaxed)
+        {
+            return;
+        }
+        pair.looked(match way {
+            Way::Sent => Look::of_caller(bytes),
+            Way::Received => Look::ServerFirst,
+        });
     }
 
     /// Counts bytes that one side has taken.

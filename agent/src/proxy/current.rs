@@ -189,7 +189,7 @@ impl Current {
                 (service.clone(), side)
             })
             .collect();
-        let has_rules_that_end = snapshot.policies.values().any(Policy::ends_in_part);
+        let has_rules_that_end = snapshot.policies.values().chain(snapshot.external.values()).any(Policy::ends_in_part);
         let of_requests = snapshot.policies.iter().filter(|(service, _)| snapshot.protocol(service).is_http());
         let rules = of_requests
             .map(|(service, policy)| {
@@ -197,9 +197,11 @@ impl Current {
                 (service.clone(), Rules::renewed(known, policy, service))
             })
             .collect();
-        let counts = snapshot.policies.iter().map(|(service, policy)| {
+        // Of a service that is both, those that stand beside it decide as its callers here do.
+        let counted = snapshot.external.iter().chain(&snapshot.policies);
+        let counts = counted.map(|(service, policy)| {
             let known = previous
-                .filter(|previous| previous.snapshot.policies.get(service) == Some(policy))
+                .filter(|previous| previous.snapshot.rules_for(service) == Some(policy))
                 .and_then(|previous| previous.counts.get(service));
             let counts = known.map_or_else(|| Arc::new(RuleCounts::of(tally, service, policy)), Arc::clone);
             (service.clone(), counts)

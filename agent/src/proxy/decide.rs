@@ -105,8 +105,9 @@ fn judge(
 pub(crate) fn asked_for<'a>(snapshot: &'a Snapshot, server_name: Option<&str>) -> Option<&'a ServiceKey> {
     match server_name {
         Some(name) => {
-            let service = snapshot.scheme.service_of_sni(name)?;
-            snapshot.locals.get_key_value(&service).map(|(known, _)| known)
+            // Which instance a gateway was asked for says nothing here: the stream names it again.
+            let asked = snapshot.scheme.asked_by_sni(name)?;
+            snapshot.locals.get_key_value(&asked.service).map(|(known, _)| known)
         }
         None if snapshot.locals.len() == 1 => snapshot.locals.keys().next(),
         None => None,

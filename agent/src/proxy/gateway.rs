@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use catalog::{Leg, ServiceKey};
+use catalog::{AskedFor, Leg, ServiceKey};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::Instant;
@@ -19,7 +19,7 @@ use super::outbound::call_error::{CallError, ConnectError};
 use super::outbound::endpoints::{Chosen, Scope, Tried};
 use super::outbound::tunnel::dial;
 use super::room::Room;
-use crate::metrics::Direction;
+use crate::metrics::{Direction, Phase};
 
 /// What is read at once of a hello.
 const HELLO_READ: usize = 4096;
@@ -76,12 +76,12 @@ enum NotPassed {
 }
 
 impl NotPassed {
-    fn phase(&self) -> &'static str {
+    fn phase(&self) -> Phase {
         match self {
-            Self::NotReady | Self::Slow(_) | Self::Gone | Self::Hello(_) | Self::Stopping => "hello",
-            Self::OtherMesh(_) => "identify",
+            Self::NotReady | Self::Slow(_) | Self::Gone | Self::Hello(_) | Self::Stopping => Phase::Hello,
+            Self::OtherMesh(_) => Phase::Identify,
             Self::NoInstance { source, .. } => source.phase(),
-            Self::Silent { .. } | Self::Broken { .. } => "open",
+            Self::Silent { .. } | Self::Broken { .. } => Phase::Open,
         }
     }
 
@@ -158,8 +158,8 @@ async fn open(room: &Arc<Room>, client: &mut TcpStream) -> Result<Passed, NotPas
         tokio::time::timeout(deadline, hello_of(client)).await.unwrap_or(Err(NotPassed::Slow(deadline)))?;
     let current = room.current.load_full().ok_or(NotPassed::NotReady)?;
     let snapshot = &current.snapshot;
-    let service = snapshot.scheme.service_of_sni(&name).ok_or(NotPassed::OtherMesh(name))?;
-    let targets = room.endpoints.targets(snapshot, &Leg::plain(service.clone()), Scope::OwnNetwork);
+    let AskedFor { service, instance } = snapshot.scheme.asked_by_sni(&name).ok_or(NotPassed::OtherMesh(name))?;
+    let targets = room.endpoints.targets(snapshot, &Leg::plain(service.clone()), Scope::OwnNetwork(instance));
     let mut tried = Tried::default();
     let mut failed: Option<CallError> = None;
     while tried.len() < room.limits.attempts_max {

@@ -31,7 +31,7 @@ use super::proxy_header;
 use super::refusal::Refusal;
 use super::room::Room;
 use super::snapshot::is_same_leaf;
-use crate::metrics::{Direction, TcpCounters};
+use crate::metrics::{Direction, Phase, TcpCounters};
 
 /// Accepts callers until the proxy stops.
 pub(crate) async fn listen(room: Arc<Room>, listener: TcpListener) {
@@ -62,7 +62,7 @@ async fn serve(room: Arc<Room>, accepted: Accepted) {
     let (connection, stream, speaks_tunnel) = match shake_hands(&room, stream, from).await {
         Ok(identified) => identified,
         Err(error) => {
-            room.metrics.refused(Direction::Inbound, "handshake", error.label());
+            room.metrics.refused(Direction::Inbound, Phase::Handshake, error.label());
             tracing::info!(
                 direction = "inbound", src.addr = %from, reason = error.label(), error = %wire::one_line(&error),
                 "connection refused"
@@ -238,7 +238,7 @@ async fn admit(room: &Room, connection: &Connection, carrier: &Carrier) -> Resul
 }
 
 /// Counts a decision about a stream with the rule that made it.
-fn count(current: &Current, destination: &ServiceKey, decided: &Result<Admission, Refusal>, now: Timestamp) {
+pub(super) fn count(current: &Current, destination: &ServiceKey, decided: &Result<Admission, Refusal>, now: Timestamp) {
     let Some(counts) = current.counts(destination) else { return };
     let (reason, is_allowed) = match decided {
         Ok(admission) => (&admission.reason, admission.audit.is_none()),
@@ -319,10 +319,10 @@ pub(crate) async fn dial(room: &Room, address: SocketAddr, caller: Option<&Conne
 }
 
 impl NotAdmitted {
-    fn phase(&self) -> &'static str {
+    fn phase(&self) -> Phase {
         match self {
             Self::Refused(refusal) => refusal.phase(),
-            Self::Closed(_) => "decide",
+            Self::Closed(_) => Phase::Decide,
         }
     }
 

@@ -15,6 +15,7 @@ use super::current::{Current, End};
 use super::decide::still_allows;
 use super::handshake::Connection;
 use super::http::decide::{Facts, still_allows_request};
+use super::outbound::outside::Leaving;
 use crate::metrics::Direction;
 
 /// Says why a stream that was carried ended.
@@ -74,6 +75,8 @@ struct Entry {
     inbound: Option<Inbound>,
     /// Whom an outbound connection reached, once it has.
     reached: Option<(Arc<End>, KeyExchange)>,
+    /// Where an outbound connection goes that has left the mesh.
+    leaves: Option<Leaving>,
     /// What it is carried to as bytes, where nothing is read in it.
     bytes_to: Option<ServiceKey>,
     close: oneshot::Sender<Closing>,
@@ -123,15 +126,15 @@ impl OpenStreams {
         let (close, closing) = oneshot::channel();
         let id = self.next.fetch_add(1, Ordering::Relaxed);
         self.counter(inbound.is_some()).fetch_add(1, Ordering::Relaxed);
-        self.shard(id).insert(id, Entry { inbound, reached: None, bytes_to, close, close_question: None });
+        self.shard(id)
+            .insert(id, Entry { inbound, reached: None, leaves: None, bytes_to, close, close_question: None });
         Place { streams: Arc::clone(self), id, closing }
     }
 
-    /// Decides every open inbound stream again, closes those that are refused now and returns how many that were. Streams of
-    /// either direction whose bytes would have to be read from now on are closed too.
+    /// Decides every open inbound stream again, and what has left the mesh, closes those that are refused now and returns how
+    /// many that were. Streams of either direction whose bytes would have to be read from now on are closed too.
     pub(crate) fn decide_again(&self, current: &Current, now: Timestamp) -> usize {
-        let unread = self.close_unread(current);
-        unread + self.close_refused(current, now)
+        self.close_unread(current) + self.close_leaving(current, now) + self.close_refused(current, now)
     }
 
     fn close_unread(&self, current: &Current) -> usize {
@@ -143,6 +146,21 @@ impl OpenStreams {
             let unread: Vec<u64> =
                 lock(shard).iter().filter(|(_, entry)| must_be_read(entry)).map(|(id, _)| *id).collect();
             closed += unread.into_iter().filter(|id| self.close(*id, Closing::Changed)).count();
+        }
+        closed
+    }
+
+    /// Decides again what has left the mesh: nobody else would.
+    fn close_leaving(&self, current: &Current, now: Timestamp) -> usize {
+        let mut closed = 0;
+        for shard in &self.shards {
+            let leaving: Vec<(u64, Leaving)> =
+                lock(shard).iter().filter_map(|(id, entry)| Some((*id, entry.leaves.clone()?))).collect();
+            for (id, leaving) in leaving {
+                if let Err(refusal) = leaving.decide(&current.snapshot, now) {
+                    closed += usize::from(self.close(id, Closing::Refused(refusal.label())));
+                }
+            }
         }
         closed
     }
@@ -274,6 +292,13 @@ impl Place {
     pub(crate) fn reached(&self, end: Arc<End>, key_exchange: KeyExchange) {
         if let Some(entry) = self.streams.shard(self.id).get_mut(&self.id) {
             entry.reached = Some((end, key_exchange));
+        }
+    }
+
+    /// Notes that an outbound connection has left the mesh.
+    pub(crate) fn leaves(&self, leaving: Leaving) {
+        if let Some(entry) = self.streams.shard(self.id).get_mut(&self.id) {
+            entry.leaves = Some(leaving);
         }
     }
 

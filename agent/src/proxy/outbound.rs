@@ -6,6 +6,7 @@ pub(crate) mod cluster;
 pub(crate) mod door;
 pub(crate) mod endpoints;
 pub(crate) mod hashing;
+pub(crate) mod outside;
 pub(crate) mod pool;
 pub(crate) mod redirected;
 mod ring;
@@ -15,6 +16,7 @@ pub(crate) mod upstreams;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use h2::client::SendRequest;
@@ -25,16 +27,17 @@ use self::allowance::Counted;
 use self::call_error::CallError;
 use self::door::Door;
 use self::endpoints::{Chosen, Tried};
+use self::outside::Leaving;
 use self::pool::TunnelKey;
 use self::tunnel::{Lease, Plan};
 use super::accept::Accepted;
-use super::copy::{Ending, Meter, TunnelStream, reset, splice_tunnel};
+use super::copy::{CopyError, Ending, Meter, TunnelStream, reset, splice_plain, splice_tunnel};
 use super::current::{Called, Current};
 use super::http;
 use super::open_streams::Closing;
 use super::room::Room;
 use super::snapshot::UpstreamListener;
-use crate::metrics::Direction;
+use crate::metrics::{Direction, Phase};
 use crate::sockets::user_of;
 
 /// How many tunnels that had been there before may turn out dead before the instance itself is blamed.
@@ -53,9 +56,11 @@ pub(crate) enum Wanted {
 #[derive(Debug)]
 pub(crate) enum Opened {
     /// A stream of bytes to the application.
-    Stream(TunnelStream),
+    Stream(TunnelStream, Lease),
     /// A tunnel that takes a request now.
-    Ready(SendRequest<Bytes>),
+    Ready(SendRequest<Bytes>, Lease),
+    /// A connection to an application outside the mesh.
+    Outside(TcpStream),
 }
 
 /// Says why a connection was not carried.
@@ -96,32 +101,41 @@ async fn serve_by(room: Arc<Room>, door: Door, accepted: Accepted) {
         closing = place.closing() => Err(NotOpened::Closed(closing)),
         opened = open_unread(&room, &call, from) => opened.map_err(NotOpened::Failed),
     };
-    // The last two count the stream where it runs, for as long as it does.
-    let (stream, lease, endpoint) = match opened {
-        Ok((Opened::Stream(stream), lease, endpoint)) => (stream, lease, endpoint),
-        Ok((Opened::Ready(_), ..)) => return,
+    // The endpoint counts the stream where it runs, for as long as it does.
+    let (opened, endpoint) = match opened {
+        Ok(opened) => opened,
         Err(why) => return refuse(&room, caller, &door, from, &why),
     };
-    if let Some(end) = call.called.end(&endpoint.service) {
-        place.reached(Arc::clone(end), lease.peer().key_exchange);
+    let end = call.called.end(&endpoint.service).filter(|_| !endpoint.is_outside);
+    match (&opened, end) {
+        (Opened::Stream(_, lease), Some(end)) => place.reached(Arc::clone(end), lease.peer().key_exchange),
+        (Opened::Outside(_), _) => {
+            let leaving = Leaving::of(&call, &endpoint);
+            place.leaves(leaving.clone());
+            // Said too late to be walked, it is decided here by what is in force by now.
+            let current = room.current.load_full().unwrap_or_else(|| Arc::clone(&call.current));
+            if let Err(refusal) = leaving.decide(&current.snapshot, room.now()) {
+                return refuse(&room, caller, &door, from, &NotOpened::Failed(CallError::Refused(refusal)));
+            }
+            room.metrics.left_mesh();
+        }
+        _ => {}
     }
     let _open = room.metrics.carried(Direction::Outbound);
     let meter = Meter::new(Direction::Outbound, room.metrics.clone()).of(call.called.tcp(&room.metrics));
     let outcome = tokio::select! {
         biased;
         closing = place.closing() => Err(Ending::Closed(closing)),
-        copied = splice_tunnel(caller, stream, &meter, room.limits.half_closed_silence_max) => {
-            copied.map_err(Ending::Failed)
-        }
+        copied = carry(caller, opened, &meter, room.limits.half_closed_silence_max) => copied.map_err(Ending::Failed),
     };
-    drop(lease);
     let reason = outcome.as_ref().map_or_else(Ending::label, |()| "done");
     room.metrics.closed(Direction::Outbound, reason);
     tracing::info!(
         direction = "outbound",
         service = %endpoint.service,
         instance = %endpoint.key,
-        identity = call.called.end(&endpoint.service).map(|end| tracing::field::display(&end.expected)),
+        identity = end.map(|end| tracing::field::display(&end.expected)),
+        unverified = endpoint.is_outside,
         source = %call.called.upstream.owner,
         src.addr = %from,
         dst.addr = &*endpoint.mesh_address,
@@ -145,6 +159,17 @@ async fn check_user(upstream: &UpstreamListener, caller: &TcpStream) -> Result<(
     is_admitted.then_some(()).ok_or_else(|| CallError::OtherUser { owner: upstream.owner.clone(), user, found })
 }
 
+/// Carries the bytes of a connection over what was opened for it.
+async fn carry(caller: TcpStream, opened: Opened, meter: &Meter, silence_max: Duration) -> Result<(), CopyError> {
+    match opened {
+        // The lease is held for as long as the stream runs.
+        Opened::Stream(stream, _lease) => splice_tunnel(caller, stream, meter, silence_max).await,
+        Opened::Outside(application) => splice_plain(caller, application, meter, silence_max).await,
+        // Only a request asks for one.
+        Opened::Ready(..) => Ok(()),
+    }
+}
+
 /// Is what a connection or a request asks for.
 #[derive(Debug, Clone)]
 pub(crate) struct Call {
@@ -155,14 +180,14 @@ pub(crate) struct Call {
 }
 
 /// Opens a way for a connection that nobody looks into.
-async fn open_unread(room: &Arc<Room>, call: &Call, from: SocketAddr) -> Result<(Opened, Lease, Chosen), CallError> {
+async fn open_unread(room: &Arc<Room>, call: &Call, from: SocketAddr) -> Result<(Opened, Chosen), CallError> {
     let turn = call.called.routes.otherwise(room.endpoints.draw_any()).ok_or(CallError::NoRoute)?;
     let hash = hashing::of_connection(&turn.leg.balancing.hashing, from);
     let allowed = call.called.allow(Counted::Connections)?;
     let course = Course { way: turn.way, hash, deadline: None };
-    let (opened, lease, mut endpoint) = open(room, call, course, &mut Tried::default(), Wanted::Stream).await?;
+    let (opened, mut endpoint) = open(room, call, course, &mut Tried::default(), Wanted::Stream).await?;
     endpoint.hold(allowed);
-    Ok((opened, lease, endpoint))
+    Ok((opened, endpoint))
 }
 
 /// Says which way a call goes.
@@ -184,7 +209,7 @@ pub(crate) async fn open(
     course: Course,
     tried: &mut Tried,
     wanted: Wanted,
-) -> Result<(Opened, Lease, Chosen), CallError> {
+) -> Result<(Opened, Chosen), CallError> {
     let mut failed: Option<CallError> = None;
     let targets = call.current.targets(&call.called.upstream.destination, course.way);
     for _ in 0..room.limits.attempts_max {
@@ -196,13 +221,13 @@ pub(crate) async fn open(
             (Err(none), None) => return Err(none),
         };
         match attempt(room, call, &endpoint, wanted).await {
-            Ok((lease, opened)) => {
+            Ok(opened) => {
                 // Of a request nothing is known before its answer.
                 if wanted == Wanted::Stream {
                     endpoint.succeeded();
                     note(room, call, &endpoint, false);
                 }
-                return Ok((opened, lease, endpoint));
+                return Ok((opened, endpoint));
             }
             Err(error) if error.may_be_better_elsewhere() => {
                 tracing::debug!(
@@ -243,27 +268,34 @@ pub(crate) fn identify(room: &Room, door: &Door) -> Result<Call, CallError> {
 }
 
 /// Tries one instance.
-async fn attempt(
-    room: &Arc<Room>,
-    call: &Call,
-    endpoint: &Chosen,
-    wanted: Wanted,
-) -> Result<(Lease, Opened), CallError> {
+async fn attempt(room: &Arc<Room>, call: &Call, endpoint: &Chosen, wanted: Wanted) -> Result<Opened, CallError> {
     let snapshot = &call.current.snapshot;
     let owner = &call.called.upstream.owner;
     let own = snapshot.identities.get(owner).ok_or_else(|| CallError::NoLeaf(owner.clone()))?;
     if own.not_after() <= room.now() {
         return Err(CallError::OwnLeafExpired(owner.clone()));
     }
+    if endpoint.is_outside {
+        return match wanted {
+            Wanted::Stream => outside::open(room, call, endpoint).await,
+            // Nobody reads what leaves the mesh.
+            Wanted::Request => Err(CallError::NoMeshPort { destination: endpoint.service.clone() }),
+        };
+    }
     let end = call.called.end(&endpoint.service).ok_or(CallError::NoRoute)?;
-    let address = endpoint.mesh_address.to_string();
-    let key = TunnelKey { source: owner.clone(), destination: endpoint.service.clone(), address };
+    let key = TunnelKey {
+        source: owner.clone(),
+        destination: endpoint.service.clone(),
+        address: Arc::clone(&endpoint.mesh_address),
+        instance: endpoint.server_name.clone(),
+    };
     let plan = Plan {
         address: &key.address,
-        server_name: &end.server_name,
+        server_name: key.instance.as_deref().unwrap_or(&end.server_name),
         expected: &end.expected,
         own,
         anchors: &snapshot.anchors,
+        deadline: deadline_of(room, call, endpoint),
     };
     let mut stale = 0;
     // Whoever finds a tunnel does not wait for one.
@@ -274,17 +306,22 @@ async fn attempt(
     };
     loop {
         let lease = room.pool.lease(room, &key, &plan).await;
-        let lease = lease.map_err(|source| CallError::Connect { address: key.address.clone(), source })?;
-        let opened = match wanted {
-            Wanted::Stream => lease.connect(&endpoint.authority, room.limits.answer_timeout).await.map(Opened::Stream),
-            Wanted::Request => lease.ready().await.map(Opened::Ready),
+        let lease = lease.map_err(|source| CallError::Connect { address: key.address.to_string(), source })?;
+        let error = match wanted {
+            Wanted::Stream => match lease.connect(&endpoint.authority, room.limits.answer_timeout).await {
+                Ok(stream) => return Ok(Opened::Stream(stream, lease)),
+                Err(error) => error,
+            },
+            Wanted::Request => match lease.ready().await {
+                Ok(ready) => return Ok(Opened::Ready(ready, lease)),
+                Err(error) => error,
+            },
         };
-        match opened {
-            Ok(opened) => return Ok((lease, opened)),
+        match error {
             // A tunnel that had been idle may have died unnoticed, or its other side may be taking a new leaf. Nothing
             // of the caller's has been sent yet, so that to ask again is safe.
-            Err(CallError::TunnelLost { .. }) if lease.is_reused && stale < STALE_TUNNELS_MAX => stale += 1,
-            Err(error) => {
+            CallError::TunnelLost { .. } if lease.is_reused && stale < STALE_TUNNELS_MAX => stale += 1,
+            error => {
                 if matches!(error, CallError::NoAnswer { .. }) {
                     lease.retire();
                 }
@@ -294,11 +331,17 @@ async fn attempt(
     }
 }
 
+/// Returns how long it may take until an instance is reached: as its resolver says, else as its caller does.
+fn deadline_of(room: &Room, call: &Call, endpoint: &Chosen) -> Duration {
+    let own = call.called.settings.connect_timeout_ms.map(Duration::from_millis);
+    endpoint.connect_timeout().or(own).unwrap_or(room.limits.connect_timeout)
+}
+
 /// Ends a connection that cannot be carried. A reset, not an end of stream: nothing was answered.
 fn refuse(room: &Room, caller: TcpStream, door: &Door, from: SocketAddr, why: &NotOpened) {
     let (phase, reason) = match why {
         NotOpened::Failed(error) => (error.phase(), error.label()),
-        NotOpened::Closed(closing) => ("open", closing.label()),
+        NotOpened::Closed(closing) => (Phase::Open, closing.label()),
     };
     room.metrics.refused(Direction::Outbound, phase, reason);
     let current = room.current.load_full();

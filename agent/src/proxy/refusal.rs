@@ -8,6 +8,7 @@ use catalog::{Reason, ServiceKey};
 use http::StatusCode;
 
 use super::snapshot::Unfit;
+use crate::metrics::Phase;
 
 /// Says why a stream was not carried, or is carried no longer.
 #[derive(Debug, thiserror::Error)]
@@ -88,10 +89,10 @@ impl Refusal {
     }
 
     /// Returns the phase in which it was refused, for the metric.
-    pub(crate) fn phase(&self) -> &'static str {
+    pub(crate) fn phase(&self) -> Phase {
         match self {
             Self::NotConnect { .. } | Self::ForeignAuthority { .. } | Self::NoPort { .. } | Self::NotLocal { .. } => {
-                "identify"
+                Phase::Identify
             }
             Self::Denied { .. }
             | Self::NotPermitted { .. }
@@ -99,19 +100,19 @@ impl Refusal {
             | Self::Undecidable { .. }
             | Self::Unfit(_)
             | Self::PeerLeafExpired
-            | Self::OwnLeafExpired { .. } => "decide",
+            | Self::OwnLeafExpired { .. } => Phase::Decide,
             Self::ForbiddenAddress { .. }
             | Self::Overloaded { .. }
             | Self::Unreachable { .. }
-            | Self::Unresponsive { .. } => "dial",
+            | Self::Unresponsive { .. } => Phase::Dial,
         }
     }
 
     /// Returns the answer to a CONNECT, as a ztunnel understands it: 400 not mine, 401 refused by policy, 503 not reachable.
     pub(crate) fn status(&self) -> StatusCode {
         match self.phase() {
-            "identify" if !matches!(self, Self::NotLocal { .. }) => StatusCode::BAD_REQUEST,
-            "decide" if !matches!(self, Self::OwnLeafExpired { .. }) => StatusCode::UNAUTHORIZED,
+            Phase::Identify if !matches!(self, Self::NotLocal { .. }) => StatusCode::BAD_REQUEST,
+            Phase::Decide if !matches!(self, Self::OwnLeafExpired { .. }) => StatusCode::UNAUTHORIZED,
             _ => StatusCode::SERVICE_UNAVAILABLE,
         }
     }
@@ -149,7 +150,7 @@ mod tests {
     use super::*;
 
     #[track_caller]
-    fn check(refusal: Refusal, phase: &str, status: u16) {
+    fn check(refusal: Refusal, phase: Phase, status: u16) {
         assert_eq!((refusal.phase(), refusal.status().as_u16()), (phase, status), "{refusal}");
     }
 
@@ -157,20 +158,24 @@ mod tests {
     fn a_refusal_answers_a_connect_as_a_ztunnel_expects() {
         let destination: ServiceKey = "web".parse().unwrap();
         let address: SocketAddr = "127.0.0.1:80".parse().unwrap();
-        check(Refusal::NotConnect { method: http::Method::GET }, "identify", 400);
+        check(Refusal::NotConnect { method: http::Method::GET }, Phase::Identify, 400);
         check(
             Refusal::ForeignAuthority { authority: "x".to_owned(), destination: destination.clone() },
-            "identify",
+            Phase::Identify,
             400,
         );
-        check(Refusal::NotLocal { destination: destination.clone() }, "identify", 503);
-        check(Refusal::Denied { reason: Reason::Unauthenticated }, "decide", 401);
-        check(Refusal::Undecidable { destination: destination.clone() }, "decide", 401);
-        check(Refusal::Unfit(Unfit::Revoked), "decide", 401);
-        check(Refusal::PeerLeafExpired, "decide", 401);
-        check(Refusal::OwnLeafExpired { destination }, "decide", 503);
-        check(Refusal::Overloaded { limit: 1 }, "dial", 503);
-        check(Refusal::Unreachable { address, source: io::Error::from(io::ErrorKind::ConnectionRefused) }, "dial", 503);
+        check(Refusal::NotLocal { destination: destination.clone() }, Phase::Identify, 503);
+        check(Refusal::Denied { reason: Reason::Unauthenticated }, Phase::Decide, 401);
+        check(Refusal::Undecidable { destination: destination.clone() }, Phase::Decide, 401);
+        check(Refusal::Unfit(Unfit::Revoked), Phase::Decide, 401);
+        check(Refusal::PeerLeafExpired, Phase::Decide, 401);
+        check(Refusal::OwnLeafExpired { destination }, Phase::Decide, 503);
+        check(Refusal::Overloaded { limit: 1 }, Phase::Dial, 503);
+        check(
+            Refusal::Unreachable { address, source: io::Error::from(io::ErrorKind::ConnectionRefused) },
+            Phase::Dial,
+            503,
+        );
     }
 
     #[test]

@@ -75,6 +75,10 @@ impl Proxy {
         let snapshot = &current.snapshot;
         let (reach, dialled) =
             match (catalog::reach(endpoint, &snapshot.network, &snapshot.gateways), endpoint.mesh_port) {
+                (Reach::Direct, None) if snapshot.external.contains_key(&target.service) => (
+                    "outside the mesh: nobody proves who answers",
+                    vec![format!("{}:{}", endpoint.address, endpoint.port)],
+                ),
                 (_, None) => ("no agent stands before it", Vec::new()),
                 (Reach::Direct, Some(port)) => ("direct", vec![format!("{}:{port}", endpoint.address)]),
                 (Reach::Through(gateways), _) => (

@@ -52,6 +52,8 @@ pub struct Snapshot {
     pub settings: BTreeMap<(ServiceKey, ServiceKey), UpstreamSettings>,
     /// How many requests local services take; any number without an entry.
     pub rate_limits: BTreeMap<ServiceKey, RateLimits>,
+    /// The services outside the mesh that are called, each with its rules: there nobody else holds callers to them.
+    pub external: BTreeMap<ServiceKey, Policy>,
     /// The loopback listeners to hold open. Of several with one address only the first is.
     pub upstreams: Vec<UpstreamListener>,
     /// The ports of the listeners for redirected connections, with the service whose these are.
@@ -143,6 +145,11 @@ impl Revocations {
             || self.distrust.as_ref().is_some_and(|distrust| !distrust.vouches_for(peer))
     }
 
+    /// Reports whether a leaf of this agent's own is revoked.
+    pub(crate) fn cover_own(&self, own: &TlsIdentity) -> bool {
+        self.cover_serial(own.id(), &own.serial())
+    }
+
     /// Reports whether a certificate of this identity and with this serial is revoked.
     fn cover_serial(&self, id: &SpiffeId, serial: &[u8; 16]) -> bool {
         let [a, b, c, d, e, f, g, h, ..] = *serial;
@@ -161,6 +168,11 @@ impl Snapshot {
     pub(crate) fn takes_proxy_header(&self, address: SocketAddr) -> bool {
         let is_there = |local: &LocalInstance| local.local_address == address.ip() && local.has_port(address.port());
         self.locals.values().flatten().any(|local| local.takes_proxy_header && is_there(local))
+    }
+
+    /// Returns the rules that decisions about a service are counted by.
+    pub(crate) fn rules_for(&self, service: &ServiceKey) -> Option<&Policy> {
+        self.policies.get(service).or_else(|| self.external.get(service))
     }
 
     /// Returns where calls to a service go.

@@ -15,6 +15,7 @@ mod hbone;
 mod http;
 mod ingress;
 mod listeners;
+mod outside;
 mod passing;
 mod renewing;
 

@@ -49,7 +49,8 @@ fn item_of(topic: &Topic, item: &Item) -> Result<(), String> {
             }
         }
         (Topic::Intentions(_), Item::Config(entry)) if matches!(entry.content, ConfigContent::JwtProvider(_)) => Ok(()),
-        (Topic::Intentions(service), Item::Intention(intention)) => {
+        // Beside how calls to it go, callers of a service outside the mesh are told its rules.
+        (Topic::Intentions(service) | Topic::Config(service), Item::Intention(intention)) => {
             if intention.destination.matches(service) {
                 Ok(())
             } else {
@@ -204,6 +205,8 @@ mod tests {
         let fitting = vec![intention("web"), intention("*"), intention("*/*")];
         assert_eq!(items(&toward_web, &keyed(fitting), None), Ok(()));
         refused(&toward_web, vec![intention("api")], None, "its destination is default/api");
+        assert_eq!(items(&Topic::Config(web()), &keyed(vec![intention("*")]), None), Ok(()));
+        refused(&Topic::Config(web()), vec![intention("api")], None, "its destination is default/api");
         let revoked = || Item::RevokedRecord { enrolled: CatalogIndex(1) };
         refused(&toward_web, vec![revoked()], None, "a revocation does not belong here");
         refused(&Topic::Endpoints(web()), vec![intention("web")], None, "an intention does not belong here");

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use catalog::{CatalogIndex, Event, Item, Topic};
+use catalog::{CatalogIndex, ConfigContent, ConfigKey, Event, Item, ServiceKey, Topic};
 use serde::{Deserialize, Serialize};
 
 use super::accept;
@@ -16,6 +16,20 @@ pub struct TopicState {
     pub index: CatalogIndex,
     /// The items under their keys.
     pub items: BTreeMap<String, Item>,
+}
+
+impl TopicState {
+    /// Reports whether a service is outside the mesh by its entries that the topic holds.
+    fn is_external(&self, service: &ServiceKey) -> bool {
+        let name = ConfigKey::ServiceDefaults(service.clone()).to_string();
+        match self.items.get(&name) {
+            Some(Item::Config(entry)) => match &entry.content {
+                ConfigContent::ServiceDefaults(defaults) => defaults.external,
+                _ => false,
+            },
+            _ => false,
+        }
+    }
 }
 
 /// The last good state of every topic that was ever received and is still needed.
@@ -109,10 +123,13 @@ impl Topics {
     }
 
     /// Reports whether who may call whom here follows from what a topic holds: the config entries of services that others
-    /// stand beside do not count.
+    /// stand beside do not count, but those of services that nobody stands beside.
     pub(super) fn decides(&self, topic: &Topic) -> bool {
         match topic {
-            Topic::Config(service) => self.is_needed(&Topic::Intentions(service.clone())),
+            Topic::Config(service) => {
+                self.is_needed(&Topic::Intentions(service.clone()))
+                    || self.held.get(topic).is_some_and(|held| held.is_external(service))
+            }
             _ => topic.decides_calls(),
         }
     }

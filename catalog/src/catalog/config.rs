@@ -182,9 +182,16 @@ impl Catalog {
         items
     }
 
+    /// Returns what callers of a service are told: how calls to it go, and of one that is outside the mesh the rules, which
+    /// nobody else would hold them to.
     pub(super) fn config_items(&self, service: &ServiceKey) -> BTreeMap<String, Item> {
         let item = |entry: &Arc<ConfigEntry>| (entry.key().to_string(), Item::Config(Box::new((**entry).clone())));
-        self.config.bearing_on(service).map(item).collect()
+        let mut items: BTreeMap<String, Item> = self.config.bearing_on(service).map(item).collect();
+        if self.config.is_external(service) {
+            let rules = self.policy_for(service).intentions.into_iter();
+            items.extend(rules.map(|rule| (rule.key().to_string(), Item::Intention(Box::new(rule)))));
+        }
+        items
     }
 }
 

@@ -49,6 +49,12 @@ fn check_route(number: usize, route: &RouteRule) -> Result<(), Refusal> {
     let http = &route.matches.http;
     few(format!("routes, {number}: headers"), http.headers.len(), CONDITIONS_MAX)?;
     few(format!("routes, {number}: query"), route.matches.query.len(), CONDITIONS_MAX)?;
+    if route.matches.ignore_case && !matches!(http.path, Some(PathMatch::Exact(_) | PathMatch::Prefix(_))) {
+        return Err(invalid(
+            "case_insensitive",
+            "it is of an exact path or a prefix; a regex begins with `(?i)`".into(),
+        ));
+    }
     if *http != HttpMatch::default() {
         let permission = Permission::new(Action::Allow, http.clone());
         check_permission(&permission).map_err(|error| invalid("match", error.to_string()))?;
@@ -101,7 +107,7 @@ fn check_route(number: usize, route: &RouteRule) -> Result<(), Refusal> {
     check_edits(&to.response_headers).map_err(|problem| invalid("response_headers", problem))
 }
 
-fn check_timeout(timeout_ms: Option<u64>) -> Result<(), String> {
+pub(crate) fn check_timeout(timeout_ms: Option<u64>) -> Result<(), String> {
     match timeout_ms {
         Some(0) => Err("0 would leave no time at all: leave it out".to_owned()),
         Some(timeout) if timeout > TIMEOUT_MS_MAX => Err("use at most one hour".to_owned()),
@@ -150,7 +156,14 @@ fn check_splitter(splitter: &ServiceSplitter) -> Result<(), Refusal> {
     });
     match twice {
         Some((at, _)) => Err(Refusal::invalid("splits", format!("the {}. names what another names already", at + 1))),
-        None => splitter.splits.iter().try_for_each(|split| check_subset_name(split.subset.as_deref())),
+        None => (1..).zip(&splitter.splits).try_for_each(|(number, split)| {
+            let invalid = |field: &'static str| {
+                move |problem: String| Refusal::invalid(format!("splits, {number}: {field}"), problem)
+            };
+            check_edits(&split.request_headers).map_err(invalid("request_headers"))?;
+            check_edits(&split.response_headers).map_err(invalid("response_headers"))?;
+            check_subset_name(split.subset.as_deref())
+        }),
     }
 }
 
@@ -158,6 +171,7 @@ fn check_resolver(resolver: &ServiceResolver) -> Result<(), Refusal> {
     few("subsets", resolver.subsets.len(), SUBSETS_MAX)?;
     few("failover", resolver.failover.len(), SUBSETS_MAX)?;
     check_timeout(resolver.request_timeout_ms).map_err(|problem| Refusal::invalid("request_timeout", problem))?;
+    check_timeout(resolver.connect_timeout_ms).map_err(|problem| Refusal::invalid("connect_timeout", problem))?;
     for (name, subset) in &resolver.subsets {
         check_subset_name(Some(name))?;
         check_subset(name, subset)?;

@@ -6,8 +6,8 @@ use super::{
     Balancing, FailoverTarget, QueryTest, RouteRule, ServiceResolver, ServiceRouter, ServiceSplitter,
     check::paths_are_known,
     evaluate::{
-        Fork, Leg, MirrorWay, PathRule, QueryCheck, QueryRule, Rewrite, RouteAction, Routes, Rule, Target, TargetKey,
-        WHOLE,
+        Fork, Leg, MirrorWay, Part, PathRule, QueryCheck, QueryRule, Rewrite, RouteAction, Routes, Rule, SplitEdits,
+        Target, TargetKey, WHOLE,
     },
 };
 use crate::{
@@ -170,10 +170,14 @@ impl Compiler<'_> {
             query.push(QueryRule { name: parameter.name.clone(), test });
         }
         let to = &route.to;
-        let rewrite = to.prefix_rewrite.as_ref().zip(http.path.as_ref()).and_then(|(rewrite, path)| match path {
-            PathMatch::Exact(from) => Some(Rewrite { from: from.clone(), to: rewrite.clone(), whole: true }),
-            PathMatch::Prefix(from) => Some(Rewrite { from: from.clone(), to: rewrite.clone(), whole: false }),
-            PathMatch::Regex(_) => None,
+        let rewrite = to.prefix_rewrite.as_ref().zip(http.path.as_ref()).and_then(|(rewrite, path)| {
+            let (from, whole) = match path {
+                PathMatch::Exact(from) => (from, true),
+                PathMatch::Prefix(from) => (from, false),
+                PathMatch::Regex(_) => return None,
+            };
+            let ignore_case = route.matches.ignore_case;
+            Some(Rewrite { from: from.clone(), to: rewrite.clone(), whole, ignore_case })
         });
         let mirror = match &to.mirror {
             Some(mirror) => {
@@ -185,6 +189,7 @@ impl Compiler<'_> {
         let fork = self.fork(to.service.as_ref().unwrap_or(self.called), to.subset.as_deref())?;
         Ok(Rule {
             path,
+            ignore_case: route.matches.ignore_case,
             methods: http.methods.clone(),
             headers: http.headers.iter().map(header).collect::<Result<_, _>>()?,
             query,
@@ -205,34 +210,35 @@ impl Compiler<'_> {
     fn fork(&mut self, service: &ServiceKey, subset: Option<&str>) -> Result<Fork, RoutingError> {
         let mut parts = Vec::new();
         match subset {
-            Some(_) => parts.push((WHOLE, self.leg(service, subset)?)),
+            Some(_) => parts.push(Part { until: WHOLE, leg: self.leg(service, subset)?, edits: Vec::new() }),
             None => self.divide(service, WHOLE, &mut Vec::new(), &mut parts)?,
         }
         if parts.len() > PARTS_MAX {
             return Err(RoutingError::TooMany);
         }
         let mut until = 0;
-        let bounds = parts.into_iter().filter(|(share, _)| *share > 0).map(|(share, leg)| {
-            until += share;
-            (until, leg)
+        let bounds = parts.into_iter().filter(|part| part.until > 0).map(|share| {
+            until += share.until;
+            Part { until, ..share }
         });
         Ok(Fork(bounds.collect()))
     }
 
-    /// Divides `share` of what goes to a service among the parts of its splitter, and of those that these lead to.
+    /// Divides `share` of what goes to a service among the parts of its splitter, and of those that these lead to. `above` is
+    /// the splitters that led here, each with what it changes; of a part `until` is its own share for now.
     fn divide(
         &mut self,
         service: &ServiceKey,
         share: u64,
-        above: &mut Vec<ServiceKey>,
-        parts: &mut Vec<(u64, usize)>,
+        above: &mut Vec<(ServiceKey, Option<SplitEdits>)>,
+        parts: &mut Vec<Part>,
     ) -> Result<(), RoutingError> {
-        if above.contains(service) {
+        if above.iter().any(|(one, _)| one == service) {
             return Err(RoutingError::Circle { service: service.clone() });
         }
         let entries = self.entries;
         let Some(splitter) = entries.splitter(service) else {
-            parts.push((share, self.leg(service, None)?));
+            parts.push(Part { until: share, leg: self.leg(service, None)?, edits: edits_of(above) });
             return Ok(());
         };
         if !entries.protocol_of(service).is_http() {
@@ -241,18 +247,24 @@ impl Compiler<'_> {
         if above.len() >= SPLITTERS_MAX || parts.len() > PARTS_MAX {
             return Err(if above.len() >= SPLITTERS_MAX { RoutingError::TooDeep } else { RoutingError::TooMany });
         }
-        above.push(service.clone());
         for split in &splitter.splits {
             let part = share / 10_000 * u64::from(split.weight);
             let to = split.service.as_ref().unwrap_or(service);
+            let edits = SplitEdits {
+                request_headers: split.request_headers.clone(),
+                response_headers: split.response_headers.clone(),
+            };
+            let says = !edits.request_headers.is_empty() || !edits.response_headers.is_empty();
+            above.push((service.clone(), says.then_some(edits)));
             // A part for the service itself is what is left of it, not all of it again.
             if split.subset.is_some() || to == service {
-                parts.push((part, self.leg(to, split.subset.as_deref())?));
+                let leg = self.leg(to, split.subset.as_deref())?;
+                parts.push(Part { until: part, leg, edits: edits_of(above) });
             } else {
                 self.divide(to, part, above, parts)?;
             }
+            above.pop();
         }
-        above.pop();
         Ok(())
     }
 
@@ -276,7 +288,8 @@ impl Compiler<'_> {
         }
         let request_timeout = resolver.and_then(|resolver| resolver.request_timeout_ms).map(Duration::from_millis);
         let balancing = Balancing::of(resolver, self.entries.is_by_locality());
-        self.legs.push(Leg { targets, request_timeout, balancing });
+        let connect_timeout = resolver.and_then(|resolver| resolver.connect_timeout_ms).map(Duration::from_millis);
+        self.legs.push(Leg { targets, request_timeout, connect_timeout, balancing });
         self.known.insert(key, self.legs.len() - 1);
         Ok(self.legs.len() - 1)
     }
@@ -324,6 +337,11 @@ impl Compiler<'_> {
         debug_assert!(filter.as_ref().is_none_or(paths_are_known), "selectors are looked at before they are kept");
         Ok(Target { filter, only_passing: subset.only_passing, key })
     }
+}
+
+/// Returns what the splitters that led to a part change, the first one first.
+fn edits_of(above: &[(ServiceKey, Option<SplitEdits>)]) -> Vec<SplitEdits> {
+    above.iter().filter_map(|(_, edits)| edits.clone()).collect()
 }
 
 /// Returns what takes over for a subset.

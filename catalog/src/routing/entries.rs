@@ -40,6 +40,9 @@ pub struct RouteMatch {
     /// By parameters of the query.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub query: Vec<QueryMatch>,
+    /// Whether an exact path or a prefix fits in whatever letter case.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub ignore_case: bool,
 }
 
 /// Selects requests by one parameter of the query; of several of one name, one that fits is enough.
@@ -171,6 +174,12 @@ pub struct Split {
     /// The subset of it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub subset: Option<String>,
+    /// What of the headers of requests changes that go here.
+    #[serde(default, skip_serializing_if = "HeaderEdits::is_empty")]
+    pub request_headers: HeaderEdits,
+    /// What of the headers of their answers changes.
+    #[serde(default, skip_serializing_if = "HeaderEdits::is_empty")]
+    pub response_headers: HeaderEdits,
 }
 
 /// Says what a name stands for.
@@ -194,6 +203,9 @@ pub struct ServiceResolver {
     /// How long until an answer begins, in milliseconds, where no route says otherwise.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub request_timeout_ms: Option<u64>,
+    /// How long it may take until an instance is reached, in milliseconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub connect_timeout_ms: Option<u64>,
     /// How one of several instances is chosen.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub balance: Option<Balance>,
@@ -219,6 +231,7 @@ impl ServiceResolver {
             redirect: None,
             failover: BTreeMap::new(),
             request_timeout_ms: None,
+            connect_timeout_ms: None,
             balance: None,
             hashing: Hashing::default(),
             choices: None,

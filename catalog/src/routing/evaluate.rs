@@ -28,6 +28,8 @@ pub struct Routes {
 #[derive(Debug, Clone)]
 pub(super) struct Rule {
     pub(super) path: Option<PathRule>,
+    /// Whether the path fits in whatever letter case.
+    pub(super) ignore_case: bool,
     pub(super) methods: Vec<String>,
     pub(super) headers: Vec<HeaderRule>,
     pub(super) query: Vec<QueryRule>,
@@ -58,9 +60,29 @@ pub(super) enum QueryCheck {
     Regex(Regex),
 }
 
-/// Divides what comes by weight: each leg up to its bound, of [`WHOLE`].
+/// Divides what comes by weight: each part up to its bound, of [`WHOLE`].
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Fork(pub(super) Vec<(u64, usize)>);
+pub(super) struct Fork(pub(super) Vec<Part>);
+
+/// Is one part of what comes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Part {
+    /// Up to where it reaches.
+    pub(super) until: u64,
+    /// The number of its leg.
+    pub(super) leg: usize,
+    /// What changes on the way there.
+    pub(super) edits: Vec<SplitEdits>,
+}
+
+/// Says what of the headers changes of requests that a splitter sends one way, and of their answers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SplitEdits {
+    /// What of the request's.
+    pub request_headers: HeaderEdits,
+    /// What of the answer's.
+    pub response_headers: HeaderEdits,
+}
 
 /// Says what happens to a request on its way.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -96,6 +118,17 @@ pub(super) struct Rewrite {
     pub(super) to: String,
     /// Whether it is the whole path.
     pub(super) whole: bool,
+    /// Whether it stands there in whatever letter case.
+    pub(super) ignore_case: bool,
+}
+
+impl Rewrite {
+    /// Returns what follows what is rewritten, where that is there.
+    fn rest<'p>(&self, path: &'p str) -> Option<&'p str> {
+        let (start, rest) = path.split_at_checked(self.from.len())?;
+        let is_there = start == self.from || self.ignore_case && start.eq_ignore_ascii_case(&self.from);
+        is_there.then_some(rest)
+    }
 }
 
 impl RouteAction {
@@ -103,7 +136,7 @@ impl RouteAction {
     #[must_use]
     pub fn rewritten(&self, path: &str) -> Option<String> {
         let rewrite = self.rewrite.as_ref()?;
-        let rest = path.strip_prefix(rewrite.from.as_str())?;
+        let rest = rewrite.rest(path)?;
         if rewrite.whole {
             return Some(rewrite.to.clone());
         }
@@ -122,6 +155,8 @@ pub struct Leg {
     pub targets: Vec<Target>,
     /// How long until an answer begins, where no route says otherwise.
     pub request_timeout: Option<Duration>,
+    /// How long it may take until an instance is reached.
+    pub connect_timeout: Option<Duration>,
     /// How one of several instances is chosen.
     pub balancing: Balancing,
 }
@@ -150,7 +185,7 @@ impl Leg {
     pub fn plain(service: ServiceKey) -> Self {
         let key = TargetKey { service, subset: None };
         let targets = vec![Target { key, filter: None, only_passing: false }];
-        Self { targets, request_timeout: None, balancing: Balancing::default() }
+        Self { targets, request_timeout: None, connect_timeout: None, balancing: Balancing::default() }
     }
 }
 
@@ -213,6 +248,8 @@ pub struct Turn<'r> {
     pub leg: &'r Leg,
     /// The number of that among [`Routes::legs`].
     pub way: usize,
+    /// What the splitters on the way there change, the first one first.
+    pub edits: &'r [SplitEdits],
 }
 
 impl Routes {
@@ -220,7 +257,13 @@ impl Routes {
     #[must_use]
     pub fn plain(service: ServiceKey, protocol: Protocol) -> Self {
         let legs = vec![Leg::plain(service.clone())];
-        Self { service, protocol, rules: Vec::new(), otherwise: Fork(vec![(WHOLE, 0)]), legs }
+        Self {
+            service,
+            protocol,
+            rules: Vec::new(),
+            otherwise: Fork(vec![Part { until: WHOLE, leg: 0, edits: Vec::new() }]),
+            legs,
+        }
     }
 
     /// Returns the service that is called.
@@ -261,7 +304,7 @@ impl Routes {
             None => Some(&self.otherwise),
         };
         let mut from = 0;
-        let parts = fork.into_iter().flat_map(|fork| &fork.0).map(|(until, leg)| {
+        let parts = fork.into_iter().flat_map(|fork| &fork.0).map(|Part { until, leg, .. }| {
             let share = until - std::mem::replace(&mut from, *until);
             // Shares are whole billionths, which a double holds exactly enough.
             #[expect(clippy::cast_precision_loss, reason = "shares are shown to people")]
@@ -274,8 +317,7 @@ impl Routes {
     pub fn choose<H: Headers + ?Sized>(&self, request: &RoutedRequest<'_, H>, draw: u64) -> Option<Turn<'_>> {
         match self.rules.iter().enumerate().find(|(_, rule)| rule.matches(request)) {
             Some((number, rule)) => {
-                let (way, leg) = self.leg(&rule.fork, draw)?;
-                Some(Turn { rule: Some(number), action: Some(&rule.action), leg, way })
+                Some(Turn { rule: Some(number), action: Some(&rule.action), ..self.turn(&rule.fork, draw)? })
             }
             None => self.otherwise(draw),
         }
@@ -284,23 +326,26 @@ impl Routes {
     /// Returns where goes what no rule is for, such as a connection that nobody looks into.
     #[must_use]
     pub fn otherwise(&self, draw: u64) -> Option<Turn<'_>> {
-        let (way, leg) = self.leg(&self.otherwise, draw)?;
-        Some(Turn { rule: None, action: None, leg, way })
+        self.turn(&self.otherwise, draw)
     }
 
-    fn leg(&self, fork: &Fork, draw: u64) -> Option<(usize, &Leg)> {
+    fn turn<'r>(&'r self, fork: &'r Fork, draw: u64) -> Option<Turn<'r>> {
         let point = draw % WHOLE;
-        let (_, leg) = fork.0.iter().find(|(until, _)| point < *until)?;
-        Some((*leg, self.legs.get(*leg)?))
+        let Part { leg: way, edits, .. } = fork.0.iter().find(|part| point < part.until)?;
+        Some(Turn { rule: None, action: None, leg: self.legs.get(*way)?, way: *way, edits })
     }
 }
 
 impl Rule {
     fn matches<H: Headers + ?Sized>(&self, request: &RoutedRequest<'_, H>) -> bool {
-        let path_fits = self.path.as_ref().is_none_or(|rule| rule.matches(request.path.decoded()));
+        let path = request.path.decoded();
+        let path_fits = self.path.as_ref().is_none_or(|rule| match self.ignore_case {
+            true => rule.matches_any_case(path),
+            false => rule.matches(path),
+        });
         // What is rewritten must stand there as it was written.
-        let can_be_rewritten =
-            self.action.rewrite.as_ref().is_none_or(|rewrite| request.path.as_str().starts_with(&rewrite.from));
+        let stands_there = |rewrite: &Rewrite| rewrite.rest(request.path.as_str()).is_some();
+        let can_be_rewritten = self.action.rewrite.as_ref().is_none_or(stands_there);
         path_fits
             && can_be_rewritten
             && (self.methods.is_empty() || self.methods.iter().any(|method| method == request.method))
@@ -323,6 +368,17 @@ impl PathRule {
         match self {
             Self::Exact(wanted) => path == wanted,
             Self::Prefix(wanted) => path.starts_with(wanted.as_str()),
+            Self::Regex(wanted) => wanted.is_match(path),
+        }
+    }
+
+    /// Matches a path without regard to the case of ASCII letters; a regular expression says that itself.
+    fn matches_any_case(&self, path: &str) -> bool {
+        match self {
+            Self::Exact(wanted) => path.eq_ignore_ascii_case(wanted),
+            Self::Prefix(wanted) => {
+                path.split_at_checked(wanted.len()).is_some_and(|(start, _)| start.eq_ignore_ascii_case(wanted))
+            }
             Self::Regex(wanted) => wanted.is_match(path),
         }
     }

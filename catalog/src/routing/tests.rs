@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use proptest::prelude::*;
 
-use super::evaluate::WHOLE;
+use super::evaluate::{Part, WHOLE};
 use super::*;
 use crate::{
     ConfigContent, ConfigEntries, ConfigEntry, ConfigKey, HeaderMatch, HeaderTest, HttpMatch, PathMatch, Protocol,
@@ -32,6 +32,8 @@ fn splitter(name: &str, parts: &[(u16, &str, Option<&str>)]) -> ConfigContent {
         weight: *weight,
         service: (!to.is_empty()).then(|| key(to)),
         subset: subset.map(str::to_owned),
+        request_headers: HeaderEdits::default(),
+        response_headers: HeaderEdits::default(),
     };
     ConfigContent::ServiceSplitter(ServiceSplitter { service: key(name), splits: parts.iter().map(part).collect() })
 }
@@ -57,7 +59,7 @@ fn rule(matches: RouteMatch, to: RouteDestination) -> RouteRule {
 }
 
 fn on_path(path: PathMatch) -> RouteMatch {
-    RouteMatch { http: HttpMatch { path: Some(path), ..HttpMatch::default() }, query: Vec::new() }
+    RouteMatch { http: HttpMatch { path: Some(path), ..HttpMatch::default() }, ..RouteMatch::default() }
 }
 
 fn to(service: &str) -> RouteDestination {
@@ -91,7 +93,8 @@ fn the_first_rule_that_matches_decides_and_what_none_matches_goes_to_the_service
         invert: false,
         ignore_case: false,
     };
-    let canary = RouteMatch { http: HttpMatch { headers: vec![header], ..HttpMatch::default() }, query: vec![] };
+    let canary =
+        RouteMatch { http: HttpMatch { headers: vec![header], ..HttpMatch::default() }, ..RouteMatch::default() };
     let debug = RouteMatch {
         query: vec![QueryMatch { name: "debug mode".to_owned(), test: QueryTest::Regex("[1-9]".to_owned()) }],
         ..RouteMatch::default()
@@ -102,7 +105,7 @@ fn the_first_rule_that_matches_decides_and_what_none_matches_goes_to_the_service
             path: Some(PathMatch::Exact("/v1".to_owned())),
             headers: vec![],
         },
-        query: vec![],
+        ..RouteMatch::default()
     };
     let all = entries(vec![
         http("api"),
@@ -421,7 +424,7 @@ proptest! {
                     wanted.retain(|_, share| *share > 0);
                     let mut found: BTreeMap<String, u64> = BTreeMap::new();
                     let mut from = 0;
-                    for (until, leg) in &routes.otherwise.0 {
+                    for Part { until, leg, .. } in &routes.otherwise.0 {
                         *found.entry(shown(&routes.legs[*leg].targets[0])).or_default() += until - from;
                         from = *until;
                     }
@@ -436,4 +439,66 @@ proptest! {
             }
         }
     }
+}
+
+#[test]
+fn a_path_fits_in_whatever_case_where_the_route_says_so_and_is_rewritten_all_the_same() {
+    let routes = |path: PathMatch, ignore_case| {
+        let to = RouteDestination { prefix_rewrite: Some("/v3".to_owned()), ..to("next") };
+        let matches = RouteMatch { ignore_case, ..on_path(path) };
+        entries(vec![http("api"), http("next"), router("api", vec![rule(matches, to)])]).routes_of(&key("api")).unwrap()
+    };
+    let prefix = || PathMatch::Prefix("/V2".to_owned());
+    assert_eq!(sent(&routes(prefix(), false), "GET", "/v2/x", &[], 0).0, None);
+    assert_eq!(sent(&routes(prefix(), true), "GET", "/v2/x", &[], 0).0, Some(0));
+    assert_eq!(sent(&routes(prefix(), true), "GET", "/v", &[], 0).0, None);
+    let exact = routes(PathMatch::Exact("/v2".to_owned()), true);
+    assert_eq!(sent(&exact, "GET", "/V2", &[], 0).0, Some(0));
+    assert_eq!(sent(&exact, "GET", "/V2/x", &[], 0).0, None);
+    let by_prefix = routes(prefix(), true);
+    let path = NormalPath::of("/v2/x").unwrap();
+    let request = RoutedRequest { method: "GET", path: &path, query: None, host: None, headers: &[][..] };
+    let turn = by_prefix.choose(&request, 0).unwrap();
+    assert_eq!(turn.action.unwrap().rewritten("/v2/x").as_deref(), Some("/v3/x"));
+    let of_regex = RouteMatch { ignore_case: true, ..on_path(PathMatch::Regex("/a".to_owned())) };
+    let ConfigContent::ServiceRouter(written) = router("api", vec![rule(of_regex, to("next"))]) else { panic!() };
+    let refusal = check_content(&ConfigContent::ServiceRouter(written)).unwrap_err().to_string();
+    assert!(refusal.starts_with("routes, 1: case_insensitive"), "{refusal}");
+}
+
+#[test]
+fn what_splitters_change_is_of_the_part_that_a_request_went_and_of_all_that_led_there() {
+    let mark = |name: &str| HeaderEdits {
+        set: BTreeMap::from([("x-part".to_owned(), name.to_owned())]),
+        ..HeaderEdits::default()
+    };
+    let with = |content: ConfigContent, marks: &[&str]| {
+        let ConfigContent::ServiceSplitter(mut splitter) = content else { panic!() };
+        for (split, name) in splitter.splits.iter_mut().zip(marks).filter(|(_, name)| !name.is_empty()) {
+            split.request_headers = mark(name);
+        }
+        ConfigContent::ServiceSplitter(splitter)
+    };
+    let all = entries(vec![
+        http("api"),
+        http("next"),
+        http("last"),
+        with(splitter("api", &[(5_000, "", None), (5_000, "next", None)]), &["", "next"]),
+        with(splitter("next", &[(5_000, "", None), (5_000, "last", None)]), &["", "last"]),
+    ]);
+    let routes = all.routes_of(&key("api")).unwrap();
+    let changed = |draw: u64| {
+        let turn = routes.otherwise(draw).unwrap();
+        let names = turn.edits.iter().map(|edits| edits.request_headers.set["x-part"].clone()).collect::<Vec<_>>();
+        (shown(&turn.leg.targets[0]), names.join(" then "))
+    };
+    let quarter = WHOLE / 4;
+    assert_eq!(changed(0), ("api".to_owned(), String::new()));
+    assert_eq!(changed(2 * quarter), ("next".to_owned(), "next".to_owned()));
+    assert_eq!(changed(3 * quarter), ("last".to_owned(), "next then last".to_owned()));
+    let ConfigContent::ServiceSplitter(mut wrong) = splitter("api", &[(10_000, "", None)]) else { panic!() };
+    wrong.splits[0].response_headers =
+        HeaderEdits { remove: ["connection".to_owned()].into(), ..HeaderEdits::default() };
+    let refusal = check_content(&ConfigContent::ServiceSplitter(wrong)).unwrap_err().to_string();
+    assert!(refusal.starts_with("splits, 1: response_headers"), "{refusal}");
 }

@@ -67,6 +67,9 @@ pub struct ServiceIntentionsSpec {
 )]
 #[serde(rename_all = "camelCase")]
 pub struct ServiceDefaultsSpec {
+    /// Whether it is outside the mesh, so that bare instances are called.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub external: Option<bool>,
     /// How its bytes are read: `tcp`, `http`, `http2` or `grpc`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub protocol: Option<String>,

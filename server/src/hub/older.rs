@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use catalog::{ConfigContent, Event, Item};
+use catalog::{ConfigContent, Event, Item, Topic};
 use wire::agent_protocol::{Capabilities, Capability, ServerFrame};
 
 use super::feed::Frame;
@@ -10,9 +10,13 @@ use super::feed::Frame;
 /// How the names of providers of tokens begin among the items of a destination's rules.
 const PROVIDER: &str = "jwt-provider/";
 
+/// What stands between the two ends in the name of an intention, and in that of no config entry.
+const ARROW: &str = " => ";
+
 /// Returns what an item asks of its reader; nothing of those that every agent knows.
-fn asks(item: &Item) -> Option<Capability> {
+fn asks(topic: &Topic, item: &Item) -> Option<Capability> {
     match item {
+        Item::Intention(_) if matches!(topic, Topic::Config(_)) => Some(Capability::ExternalRules),
         Item::Config(entry) if matches!(entry.content, ConfigContent::JwtProvider(_)) => {
             Some(Capability::TokenProviders)
         }
@@ -22,8 +26,9 @@ fn asks(item: &Item) -> Option<Capability> {
 }
 
 /// Returns what the item of this name asked of its reader before it was gone.
-fn asked(name: &str) -> Option<Capability> {
+fn asked(topic: &Topic, name: &str) -> Option<Capability> {
     match name {
+        _ if matches!(topic, Topic::Config(_)) && name.contains(ARROW) => Some(Capability::ExternalRules),
         Item::ADDRESS => Some(Capability::Addresses),
         _ => name.starts_with(PROVIDER).then_some(Capability::TokenProviders),
     }
@@ -33,12 +38,14 @@ fn asked(name: &str) -> Option<Capability> {
 ///
 /// Without the providers of tokens that its rules name, it cannot decide these, which is a denial.
 pub(super) fn readable(frame: Arc<Frame>, knows: &Capabilities) -> Arc<Frame> {
-    if knows.has(Capability::TokenProviders) && knows.has(Capability::Addresses) {
+    let newer = [Capability::TokenProviders, Capability::Addresses, Capability::ExternalRules];
+    if newer.into_iter().all(|capability| knows.has(capability)) {
         return frame;
     }
     let ServerFrame::Event(event) = frame.content() else { return frame };
-    let is_new = |item: &Item| asks(item).is_some_and(|asks| !knows.has(asks));
-    let was_new = |name: &String| asked(name).is_some_and(|asked| !knows.has(asked));
+    let topic = event.topic();
+    let is_new = |item: &Item| asks(topic, item).is_some_and(|asks| !knows.has(asks));
+    let was_new = |name: &String| asked(topic, name).is_some_and(|asked| !knows.has(asked));
     let event = match event {
         Event::Snapshot { topic, index, items } if items.values().any(is_new) => {
             let kept = items.iter().filter(|(_, item)| !is_new(item));
@@ -67,7 +74,7 @@ pub(super) fn readable(frame: Arc<Frame>, knows: &Capabilities) -> Arc<Frame> {
 mod tests {
     use std::collections::{BTreeMap, BTreeSet};
 
-    use catalog::{CatalogIndex, ConfigEntry, JwtKeys, TokenProvider, Topic};
+    use catalog::{Action, CatalogIndex, ConfigEntry, Intention, JwtKeys, ProxyDefaults, TokenProvider, Topic};
 
     use super::*;
 
@@ -100,6 +107,26 @@ mod tests {
                 "{text}"
             );
             assert!(!text.contains("address"), "{text}");
+        }
+    }
+
+    #[test]
+    fn fault_22_an_agent_one_release_behind_is_not_told_the_rules_for_what_is_outside_the_mesh() {
+        let (web, legacy) = ("web".parse().unwrap(), "legacy".parse().unwrap());
+        let rule = Intention::new(web, legacy, Action::Allow);
+        let (topic, name) = (Topic::Config("legacy".parse().unwrap()), rule.key().to_string());
+        let global = ConfigEntry::new(ConfigContent::ProxyDefaults(ProxyDefaults::default()));
+        let (kept, entry) = (global.key().to_string(), Item::Config(Box::new(global)));
+        let items = BTreeMap::from([(name.clone(), Item::Intention(Box::new(rule))), (kept.clone(), entry)]);
+        let (from, index) = (CatalogIndex(6), CatalogIndex(7));
+        let removes = BTreeSet::from([name, kept]);
+        let delta = Event::Delta { topic: topic.clone(), from, index, upserts: BTreeMap::new(), removes };
+        for event in [Event::Snapshot { topic, index, items }, delta] {
+            let frame = Arc::new(Frame::new(ServerFrame::Event(event)).unwrap());
+            assert!(Arc::ptr_eq(&readable(Arc::clone(&frame), &Capabilities::ours()), &frame));
+            let older = readable(frame, &Capabilities::default());
+            let text = String::from_utf8_lossy(older.encoded()).into_owned();
+            assert!(!text.contains("=>") && text.contains("proxy-defaults/global"), "{text}");
         }
     }
 }

@@ -17,6 +17,8 @@ use serde::{Deserialize, Deserializer, Serialize};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Capability {
+    /// An agent takes the rules for a service outside the mesh among the items of [`Topic::Config`].
+    ExternalRules,
     /// An agent takes a service's number among the items of [`Topic::Endpoints`].
     Addresses,
     /// A server takes [`ClientFrame::Rejected`](super::ClientFrame::Rejected).
@@ -39,7 +41,8 @@ pub enum Capability {
 
 impl Capability {
     /// Is every capability of this release.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
+        Self::ExternalRules,
         Self::Addresses,
         Self::Rejected,
         Self::Servers,

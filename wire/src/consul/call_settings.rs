@@ -66,7 +66,6 @@ fn read_settings(fields: &mut Fields) -> Result<UpstreamSettings, DecodeError> {
         "EnvoyListenerJSON",
         "EnvoyClusterJSON",
         "Protocol",
-        "ConnectTimeoutMs",
         "MeshGateway",
         "BalanceOutboundConnections",
     ])?;
@@ -87,10 +86,16 @@ fn read_settings(fields: &mut Fields) -> Result<UpstreamSettings, DecodeError> {
             base_ejection_ms: check.duration("BaseEjectionTime")?.map(milliseconds),
         })
     })?;
-    Ok(UpstreamSettings { limits: limits.filter(|limits| *limits != CallLimits::default()), passive })
+    let connect_timeout: Option<u64> = fields.number("ConnectTimeoutMs")?;
+    Ok(UpstreamSettings {
+        limits: limits.filter(|limits| *limits != CallLimits::default()),
+        passive,
+        connect_timeout_ms: connect_timeout.filter(|timeout| *timeout != 0),
+    })
 }
 
 fn show_settings(settings: &UpstreamSettings, shown: &mut Shown) {
+    shown.put("ConnectTimeoutMs", settings.connect_timeout_ms);
     if let Some(limits) = &settings.limits {
         let mut bounds = Shown::default();
         bounds.put("MaxConnections", limits.connections_max);

@@ -1,6 +1,7 @@
 //! The compiled route to a service, as `discovery-chain/:service` answers with it.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use ::catalog::{
     ConfigContent, ConfigEntries, ConfigKey, IdentityScheme, Namespace, RoutingError, ServiceKey, ServiceName,
@@ -164,14 +165,15 @@ impl DiscoveryChain {
                 default: !entries
                     .iter()
                     .any(|entry| entry.key() == ConfigKey::ServiceResolver(leg.targets[0].key.service.clone())),
-                connect_timeout: CONNECT_TIMEOUT.to_owned(),
+                connect_timeout: shown_timeout(leg.connect_timeout),
                 request_timeout: leg.request_timeout.map(|timeout| format!("{}ms", timeout.as_millis())),
                 target: first.clone(),
                 failover: (!others.is_empty()).then(|| ChainFailover { targets: others.to_vec() }),
             };
             nodes.insert(format!("resolver:{first}"), node("resolver", first, |node| node.resolver = Some(resolver)));
             for (target, id) in leg.targets.iter().zip(&ids) {
-                targets.insert(id.clone(), shown_target(&target.key, id, datacenter, scheme));
+                let timeout = shown_timeout(leg.connect_timeout);
+                targets.insert(id.clone(), shown_target(&target.key, id, datacenter, (scheme, timeout)));
             }
         }
         let resolver_of = |leg: usize| match routes.legs().get(leg).and_then(|leg| leg.targets.first()) {
@@ -236,7 +238,17 @@ fn id_of(target: &TargetKey, datacenter: &str) -> String {
     target.subset.as_ref().map_or(of_service.clone(), |subset| format!("{subset}.{of_service}"))
 }
 
-fn shown_target(target: &TargetKey, id: &str, datacenter: &str, scheme: &IdentityScheme) -> ChainTarget {
+/// Shows how long it may take until an instance is reached.
+fn shown_timeout(timeout: Option<Duration>) -> String {
+    timeout.map_or_else(|| CONNECT_TIMEOUT.to_owned(), |timeout| format!("{}ms", timeout.as_millis()))
+}
+
+fn shown_target(
+    target: &TargetKey,
+    id: &str,
+    datacenter: &str,
+    (scheme, connect_timeout): (&IdentityScheme, String),
+) -> ChainTarget {
     let sni = scheme.sni(&target.service);
     ChainTarget {
         id: id.to_owned(),
@@ -244,7 +256,7 @@ fn shown_target(target: &TargetKey, id: &str, datacenter: &str, scheme: &Identit
         service_subset: target.subset.clone(),
         namespace: target.service.namespace.clone(),
         datacenter: datacenter.to_owned(),
-        connect_timeout: CONNECT_TIMEOUT.to_owned(),
+        connect_timeout,
         name: sni.clone(),
         sni,
     }

@@ -146,7 +146,7 @@ fn read_match(http: &mut Fields) -> Result<RouteMatch, DecodeError> {
     if paths.next().is_some() {
         return Err(http.refuse("PathExact", "use one of PathExact, PathPrefix and PathRegex"));
     }
-    http.unsupported(&["CaseInsensitive"])?;
+    let ignore_case = http.flag("CaseInsensitive")?.unwrap_or(false);
     let headers = http.objects("Header", |header| {
         let name: String = header.required("Name")?;
         let texts = [
@@ -174,7 +174,7 @@ fn read_match(http: &mut Fields) -> Result<RouteMatch, DecodeError> {
         Ok(QueryMatch { name, test: one_of(parameter, QueryTest::Present, texts)? })
     })?;
     let methods = http.texts("Methods")?.into_iter().map(|method| method.to_ascii_uppercase()).collect();
-    Ok(RouteMatch { http: HttpMatch { path, methods, headers }, query })
+    Ok(RouteMatch { http: HttpMatch { path, methods, headers }, query, ignore_case })
 }
 
 /// Is a test with the text that it holds values against; empty where it is not set.
@@ -198,6 +198,7 @@ fn show_match(matches: &RouteMatch) -> Map<String, Value> {
         Some(PathMatch::Regex(path)) => shown.put("PathRegex", path.as_str()),
         None => {}
     }
+    shown.put("CaseInsensitive", matches.ignore_case);
     shown.put("Methods", matches.http.methods.clone());
     let header = |header: &HeaderMatch| {
         let mut shown = Shown::default();
@@ -336,8 +337,9 @@ impl SplitterEntry {
             let reference = Reference::read(split)?;
             let weight = read_percent(split, "Weight")?.unwrap_or(0);
             let subset = split.parsed("ServiceSubset")?;
-            split.unsupported(&["RequestHeaders", "ResponseHeaders"])?;
-            Ok((Split { weight, service: None, subset }, reference))
+            let request_headers = split.object("RequestHeaders", read_edits)?.unwrap_or_default();
+            let response_headers = split.object("ResponseHeaders", read_edits)?.unwrap_or_default();
+            Ok((Split { weight, service: None, subset, request_headers, response_headers }, reference))
         };
         Ok(Self(fields.objects("Splits", split)?))
     }
@@ -364,6 +366,8 @@ impl SplitterEntry {
                 reference.show(&mut shown);
             }
             shown.put("ServiceSubset", split.subset.as_deref().unwrap_or_default());
+            shown.put("RequestHeaders", show_edits(&split.request_headers));
+            shown.put("ResponseHeaders", show_edits(&split.response_headers));
             shown.done()
         };
         Map::from_iter([("Splits".to_owned(), self.0.iter().map(split).collect())])
@@ -401,6 +405,7 @@ struct Says {
     default_subset: Option<String>,
     subsets: BTreeMap<String, Subset>,
     request_timeout_ms: Option<u64>,
+    connect_timeout_ms: Option<u64>,
     balance: BalanceEntry,
 }
 
@@ -438,9 +443,9 @@ impl ResolverEntry {
             default_subset: fields.parsed("DefaultSubset")?,
             subsets,
             request_timeout_ms: fields.duration("RequestTimeout")?.map(milliseconds),
+            connect_timeout_ms: fields.duration("ConnectTimeout")?.map(milliseconds),
             balance: BalanceEntry::read(fields)?,
         };
-        fields.unsupported(&["ConnectTimeout"])?;
         Ok(Self { says, redirect, failover })
     }
 
@@ -454,6 +459,7 @@ impl ResolverEntry {
                 default_subset: resolver.default_subset.clone(),
                 subsets: resolver.subsets.clone(),
                 request_timeout_ms: resolver.request_timeout_ms,
+                connect_timeout_ms: resolver.connect_timeout_ms,
                 balance: BalanceEntry {
                     balance: resolver.balance,
                     hashing: resolver.hashing.clone(),
@@ -479,6 +485,7 @@ impl ResolverEntry {
             redirect: self.redirect.map(|(reference, subset)| Redirect { service: named(reference), subset }),
             failover: self.failover.into_iter().map(|(of, to)| (of, targets(to))).collect(),
             request_timeout_ms: self.says.request_timeout_ms,
+            connect_timeout_ms: self.says.connect_timeout_ms,
             balance: self.says.balance.balance,
             hashing: self.says.balance.hashing,
             choices: self.says.balance.choices,
@@ -512,6 +519,7 @@ impl ResolverEntry {
         });
         shown.put("Failover", failover.collect::<Map<_, _>>());
         shown.put("RequestTimeout", self.says.request_timeout_ms.map(shown_duration).unwrap_or_default());
+        shown.put("ConnectTimeout", self.says.connect_timeout_ms.map(shown_duration).unwrap_or_default());
         self.says.balance.show(&mut shown);
         shown.0
     }

@@ -105,6 +105,7 @@ struct ServiceDefaultsContent {
     upstreams: UpstreamConfigEntry,
     rate_limits: RateLimits,
     mtls_mode: Option<MtlsMode>,
+    external: bool,
 }
 
 impl ServiceDefaultsContent {
@@ -114,6 +115,7 @@ impl ServiceDefaultsContent {
         self.upstreams.show(&mut shown);
         show_rate_limits(&self.rate_limits, &mut shown);
         shown.put("MutualTLSMode", self.mtls_mode.map(|mode| mode.to_string()));
+        shown.put("External", self.external);
         shown.into_map()
     }
 }
@@ -231,8 +233,15 @@ impl TrafficEntry {
             Content::ServiceDefaults(says) => {
                 let service = named(&self.name)?;
                 let upstreams = says.upstreams.into_config(&service.namespace);
-                let (protocol, rate_limits, mtls_mode) = (says.protocol, says.rate_limits, says.mtls_mode);
-                ConfigContent::ServiceDefaults(ServiceDefaults { service, protocol, upstreams, rate_limits, mtls_mode })
+                let ServiceDefaultsContent { protocol, rate_limits, mtls_mode, external, .. } = says;
+                ConfigContent::ServiceDefaults(ServiceDefaults {
+                    service,
+                    protocol,
+                    upstreams,
+                    rate_limits,
+                    mtls_mode,
+                    external,
+                })
             }
             Content::Router(says) => ConfigContent::ServiceRouter(says.into_router(named(&self.name)?)),
             Content::Splitter(says) => ConfigContent::ServiceSplitter(says.into_splitter(named(&self.name)?)),
@@ -286,6 +295,7 @@ impl From<&::catalog::ConfigEntry> for TrafficEntry {
                 upstreams: UpstreamConfigEntry::of(&says.upstreams),
                 rate_limits: says.rate_limits.clone(),
                 mtls_mode: says.mtls_mode,
+                external: says.external,
             }),
             ConfigContent::ServiceRouter(says) => Content::Router(RouterEntry::of(says)),
             ConfigContent::ServiceSplitter(says) => Content::Splitter(SplitterEntry::of(says)),
@@ -313,6 +323,7 @@ fn read_service_defaults(fields: &mut Fields) -> Result<ServiceDefaultsContent, 
         upstreams: UpstreamConfigEntry::read(fields)?,
         rate_limits: read_rate_limits(fields)?,
         mtls_mode: fields.parsed("MutualTLSMode")?,
+        external: fields.flag("External")?.unwrap_or_default(),
     };
     fields.unsupported(&[
         "Mode",
@@ -377,6 +388,16 @@ mod tests {
                routes = [{ destination { mirror { service = "next", service_subset = "v2", percent = 12.5 },
                  fault { delay { duration = "100ms", percent = 10 }, abort { status = 503 } } } }]"#,
             "Kind = \"service-defaults\"\nName = \"api\"\nNamespace = \"pay\"\nMaxInboundConnections = 0\n",
+            "kind = \"service-defaults\"\nname = \"legacy\"\nexternal = true\n",
+            "kind = \"service-defaults\"\nname = \"web\"\nupstream_config { defaults { connect_timeout_ms = 700 } }\n",
+            "kind = \"service-resolver\"\nname = \"api\"\nconnect_timeout = \"15s\"\n",
+            r#"kind = "service-router"
+               name = "api"
+               routes = [{ match { http { path_prefix = "/V2", case_insensitive = true } } }]"#,
+            r#"kind = "service-splitter"
+               name = "api"
+               splits = [{ weight = 90 }, { weight = 10, service_subset = "v2", request_headers { set = { "X-Part" = "v2" } },
+                 response_headers { add = { "X-Part" = "v2" }, remove = ["x-old"] } }]"#,
             "Kind = \"proxy-defaults\"\nName = \"global\"\nConfig { protocol = \"http\" }\n",
             "Kind = \"proxy-defaults\"\nExpose {}\nPrioritizeByLocality { Mode = \"failover\" }\n",
             r#"kind = "service-router"
@@ -435,7 +456,7 @@ mod tests {
     #[test]
     fn f1_what_nothing_carries_out_is_refused_by_name() {
         let defaults = |more: &str| format!(r#"{{"Kind": "service-defaults", "Name": "api", {more}}}"#);
-        refused(&defaults(r#""UpstreamConfig": {"Defaults": {"ConnectTimeoutMs": 5}}"#), "`UpstreamConfig.Defaults");
+        refused(&defaults(r#""UpstreamConfig": {"Defaults": {"EnvoyClusterJSON": "x"}}"#), "`UpstreamConfig.Defaults");
         refused(&defaults(r#""MaxInboundConnections": 5"#), "`MaxInboundConnections` is not supported");
         refused(&defaults(r#""Mode": "transparent""#), "`Mode` is not supported");
         refused(&defaults(r#""Protocol": "HTTP/3""#), "`HTTP/3` is no protocol");
@@ -444,7 +465,6 @@ mod tests {
         refused(r#"{"Kind": "service-defaults"}"#, "`Name` is missing");
         let route = |more: &str| format!(r#"{{"Kind": "service-router", "Name": "api", "Routes": [{{{more}}}]}}"#);
         refused(&route(r#""Match": {"HTTP": {"PathExact": "/a", "PathPrefix": "/b"}}"#), "use one of PathExact");
-        refused(&route(r#""Match": {"HTTP": {"CaseInsensitive": true}}"#), "`Routes[0].Match.HTTP.CaseInsensitive`");
         refused(&route(r#""Match": {"HTTP": {"Header": [{"Name": "a"}]}}"#), "set exactly one of the tests");
         refused(&route(r#""Destination": {"IdleTimeout": "5s"}"#), "`Routes[0].Destination.IdleTimeout`");
         refused(&route(r#""Destination": {"RetryOn": ["cancelled"]}"#), "use connect-failure, reset");
@@ -452,7 +472,7 @@ mod tests {
         let of = |kind: &str, more: &str| format!(r#"{{"Kind": "service-{kind}", "Name": "api", {more}}}"#);
         refused(&of("splitter", r#""Splits": [{"Weight": 33.333}]"#), "at most two decimals");
         refused(
-            &of("splitter", r#""Splits": [{"Weight": 100, "RequestHeaders": {"Add": {"a": "b"}}}]"#),
+            &of("splitter", r#""Splits": [{"Weight": 100, "RequestHeaders": {"Append": {"a": "b"}}}]"#),
             "RequestHeaders",
         );
         refused(
@@ -470,7 +490,6 @@ mod tests {
         );
         refused(&of("resolver", r#""PrioritizeByLocality": {"Mode": "all"}"#), "use failover or none");
         refused(&of("resolver", r#""Redirect": {"Service": "b", "Datacenter": "dc2"}"#), "`Redirect.Datacenter`");
-        refused(&of("resolver", r#""ConnectTimeout": "5s""#), "`ConnectTimeout`");
         refused(r#"{"Kind": "proxy-defaults", "Name": "web"}"#, "is named `global`");
         refused(r#"{"Kind": "proxy-defaults", "Config": {"connect_timeout_ms": 5}}"#, "`Config.connect_timeout_ms`");
     }

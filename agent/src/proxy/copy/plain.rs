@@ -83,6 +83,7 @@ async fn copy(
         if read == 0 {
             return to.shutdown().await.map_err(CopyError::Io);
         }
+        meter.look(way, &buffer);
         to.write_all(&buffer).await.map_err(CopyError::Io)?;
         to.flush().await.map_err(CopyError::Io)?;
         meter.add(way, read);

@@ -87,6 +87,7 @@ async fn tcp_to_stream(
                 Ok(0) => return Ok(send.send_data(Bytes::new(), true)?),
                 Ok(read) => {
                     room = next_room(room, read);
+                    meter.look(way, &buffer);
                     send_all(send, buffer.split().freeze()).await?;
                     meter.add(way, read);
                 }
@@ -138,6 +139,7 @@ async fn stream_to_tcp(receive: &mut RecvStream, tcp: &TcpStream, meter: &Meter,
                 None => break,
             }
         }
+        meter.look(way, &writing);
         match tcp.try_write(&writing) {
             Ok(written) => {
                 writing.advance(written);

@@ -31,7 +31,7 @@ use super::story::Story;
 use super::tokens::{Accepted, RequestTokens, Wanted};
 use super::tunnel_io::TunnelIo;
 use super::upgrade::{self, Granted};
-use crate::metrics::{Direction, PairCounters};
+use crate::metrics::{Direction, PairCounters, Phase};
 use crate::proxy::copy::TunnelStream;
 use crate::proxy::current::Current;
 use crate::proxy::decide::{are_in_time, may_ask, target_of_authority, target_of_request};
@@ -137,7 +137,7 @@ where
     let reader = if connection.ingress.is_none() { Reader::Inbound } else { Reader::Ingress };
     let ended = room.server.serve(reader, io, answer, leave, cut);
     if let Err(error) = ended.await {
-        room.metrics.refused(Direction::Inbound, "read", server::label(error.as_ref()));
+        room.metrics.refused(Direction::Inbound, Phase::Read, server::label(error.as_ref()));
         tracing::debug!(
             direction = "inbound", service = %connection.destination, identity = %connection.peer.id,
             src.addr = %connection.from, error = %wire::one_line(error.as_ref()), "connection of requests failed"

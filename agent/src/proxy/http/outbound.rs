@@ -28,7 +28,7 @@ use super::server::{self, Reader};
 use super::story::Story;
 use super::tunnel_io::TunnelIo;
 use super::upgrade::{self, Granted};
-use crate::metrics::Direction;
+use crate::metrics::{Direction, Phase};
 use crate::proxy::outbound::allowance::Counted;
 use crate::proxy::outbound::call_error::CallError;
 use crate::proxy::outbound::door::Door;
@@ -43,7 +43,7 @@ pub(crate) async fn serve(room: Arc<Room>, door: Door, from: SocketAddr, stream:
     let (leave, cut) = (room.outbound.stopping.cancelled(), room.outbound.cut.cancelled());
     let ended = room.server.serve(Reader::Outbound, stream, answer, leave, cut);
     if let Err(error) = ended.await {
-        room.metrics.refused(Direction::Outbound, "read", server::label(error.as_ref()));
+        room.metrics.refused(Direction::Outbound, Phase::Read, server::label(error.as_ref()));
         tracing::debug!(
             direction = "outbound", src.addr = %from, dst.addr = %door, error = %wire::one_line(error.as_ref()),
             "connection of requests failed"
@@ -150,6 +150,9 @@ async fn forward(
     if let Some(action) = turn.action {
         route::edit(&mut head.headers, &action.request_headers);
     }
+    for split in turn.edits {
+        route::edit(&mut head.headers, &split.request_headers);
+    }
     let asked = async {
         match upgrade.zip(taken.upgrade) {
             Some((caller, protocol)) => {
@@ -180,6 +183,9 @@ async fn forward(
         Some(limit) => tokio::time::timeout(limit, asked).await.unwrap_or(Err(NotCarried::Timeout(limit)))?,
         None => asked.await?,
     };
+    for split in turn.edits.iter().rev() {
+        route::edit(forwarded.answer.headers_mut(), &split.response_headers);
+    }
     if let Some(action) = turn.action {
         route::edit(forwarded.answer.headers_mut(), &action.response_headers);
     }
@@ -235,7 +241,7 @@ async fn ask_once(
     tried: &mut Tried,
 ) -> Result<Forwarded, NotCarried> {
     let allowed = call.called.allow(Counted::Requests)?;
-    let (Opened::Ready(ready), lease, mut endpoint) = open(room, call, course, tried, Wanted::Request).await? else {
+    let (Opened::Ready(ready, lease), mut endpoint) = open(room, call, course, tried, Wanted::Request).await? else {
         // What is opened is what is wanted.
         return Err(NotCarried::Call(CallError::NoUpstream(call.called.upstream.address)));
     };
@@ -274,7 +280,7 @@ async fn ask_to_change(
     protocol: HeaderValue,
 ) -> Result<Forwarded, NotCarried> {
     let allowed = call.called.allow(Counted::Connections)?;
-    let (Opened::Stream(stream), lease, mut endpoint) =
+    let (Opened::Stream(stream, lease), mut endpoint) =
         open(room, call, course, &mut Tried::default(), Wanted::Stream).await?
     else {
         return Err(NotCarried::Call(CallError::NoUpstream(call.called.upstream.address)));

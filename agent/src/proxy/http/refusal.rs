@@ -9,6 +9,7 @@ use http::{Method, Request, Response, StatusCode, Version};
 use super::application::ApplicationError;
 use super::carried::Reply;
 use super::head::{BadRequest, REFUSED};
+use crate::metrics::Phase;
 use crate::proxy::open_streams::Closing;
 use crate::proxy::outbound::call_error::CallError;
 use crate::proxy::refusal::Refusal;
@@ -62,15 +63,15 @@ impl NotCarried {
     }
 
     /// Returns the phase in which it came about, for the metric.
-    pub(crate) fn phase(&self) -> &'static str {
+    pub(crate) fn phase(&self) -> Phase {
         match self {
-            Self::Bad(_) => "read",
+            Self::Bad(_) => Phase::Read,
             Self::Refused(refusal) => refusal.phase(),
-            Self::Closed(_) | Self::TooFast(_) => "decide",
-            Self::Fault(_) => "choose",
-            Self::Application(_) => "application",
+            Self::Closed(_) | Self::TooFast(_) => Phase::Decide,
+            Self::Fault(_) => Phase::Choose,
+            Self::Application(_) => Phase::Application,
             Self::Call(error) => error.phase(),
-            Self::Timeout(_) | Self::Tunnel(_) => "open",
+            Self::Timeout(_) | Self::Tunnel(_) => Phase::Open,
         }
     }
 

@@ -19,7 +19,7 @@ use wire::tls::{PeerIdentity, TlsIdentity};
 use super::carrier::Carrier;
 use super::{carry, note_pair, speaks_http};
 use crate::address_range::AddressRange;
-use crate::metrics::Direction;
+use crate::metrics::{Direction, Phase};
 use crate::proxy::accept::{Accepted, accept_all};
 use crate::proxy::copy::reset;
 use crate::proxy::current::Current;
@@ -219,7 +219,7 @@ async fn meet(
 }
 
 fn refuse(room: &Room, ingress: &Ingress, from: SocketAddr, why: &NotTaken) {
-    room.metrics.refused(Direction::Inbound, "handshake", why.label());
+    room.metrics.refused(Direction::Inbound, Phase::Handshake, why.label());
     tracing::info!(
         direction = "inbound", service = %ingress.service, source = %ingress.source, src.addr = %from,
         reason = why.label(), error = %wire::one_line(why), "connection refused"

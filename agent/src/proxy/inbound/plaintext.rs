@@ -8,7 +8,7 @@ use catalog::{MtlsMode, Reason, ServiceKey};
 use wire::report::{Link, Pair, PairSource};
 
 use super::dial;
-use crate::metrics::Direction;
+use crate::metrics::{Direction, Phase};
 use crate::proxy::accept::Accepted;
 use crate::proxy::copy::{Ending, Meter, reset, splice_plain};
 use crate::proxy::refusal::Refusal;
@@ -83,7 +83,7 @@ pub(super) async fn serve(room: Arc<Room>, accepted: Accepted, dialled: SocketAd
     let (service, application, _permit) = match admitted {
         Ok(admitted) => admitted,
         Err(why) => {
-            room.metrics.refused(Direction::Inbound, "plaintext", why.label());
+            room.metrics.refused(Direction::Inbound, Phase::Plaintext, why.label());
             tracing::info!(
                 direction = "inbound", src.addr = %from, dst.addr = %dialled, reason = why.label(),
                 error = %wire::one_line(&why), "connection refused"

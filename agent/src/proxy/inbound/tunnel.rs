@@ -13,7 +13,7 @@ use tokio_rustls::server::TlsStream;
 
 use super::carrier::Carrier;
 use super::{Standing, carry, carry_requests, speaks_http, standing};
-use crate::metrics::Direction;
+use crate::metrics::{Direction, Phase};
 use crate::proxy::handshake::Connection;
 use crate::proxy::http::inbound::{Caller, serve_request};
 use crate::proxy::http::{ERROR_STREAMS_MAX, RESET_STREAMS_MAX};
@@ -69,7 +69,7 @@ pub(super) async fn serve(room: Arc<Room>, connection: Arc<Connection>, stream: 
             () = connection.patience.spent(), if !is_spent => {
                 // What is open on it ends with it, once the caller has been told why.
                 is_spent = true;
-                room.metrics.refused(Direction::Inbound, "read", "given_up_too_often");
+                room.metrics.refused(Direction::Inbound, Phase::Read, "given_up_too_often");
                 tunnel.abrupt_shutdown(Reason::ENHANCE_YOUR_CALM);
                 continue;
             }
@@ -101,7 +101,7 @@ fn arrive(room: &Arc<Room>, connection: &Arc<Connection>, request: Request<RecvS
 }
 
 fn note_broken(room: &Room, connection: &Connection, reason: &'static str, error: &str) {
-    room.metrics.refused(Direction::Inbound, "handshake", reason);
+    room.metrics.refused(Direction::Inbound, Phase::Handshake, reason);
     tracing::info!(
         direction = "inbound", service = %connection.destination, identity = %connection.peer.id,
         src.addr = %connection.from, reason, error, "connection refused"

@@ -10,7 +10,9 @@ use http::StatusCode;
 use wire::tls::PeerRejected;
 
 use super::allowance::Counted;
+use crate::metrics::Phase;
 use crate::proxy::handshake::tls_label;
+use crate::proxy::refusal::Refusal;
 use crate::proxy::snapshot::Unfit;
 
 /// Says why a call did not go through.
@@ -52,6 +54,9 @@ pub(crate) enum CallError {
     /// The upstream does not say which port it wants.
     #[error("no instance of `{destination}` has a default port")]
     NoPort { destination: ServiceKey },
+    /// The rules for a service outside the mesh, which are held to here, refuse the caller.
+    #[error(transparent)]
+    Refused(Refusal),
     /// The other agent could not be reached, or is not who it should be.
     #[error("cannot open a tunnel to {address}")]
     Connect {
@@ -92,6 +97,7 @@ impl CallError {
             Self::OtherNetwork { .. } => "other_network",
             Self::NoMeshPort { .. } => "no_mesh_port",
             Self::NoPort { .. } => "no_port",
+            Self::Refused(refusal) => refusal.label(),
             Self::Connect { source, .. } => source.label(),
             Self::TunnelLost { .. } => "tunnel_lost",
             Self::NoAnswer { .. } => "no_answer",
@@ -105,18 +111,21 @@ impl CallError {
     }
 
     /// Returns the phase in which it came about, for the metric.
-    pub(crate) fn phase(&self) -> &'static str {
+    pub(crate) fn phase(&self) -> Phase {
         match self {
-            Self::NoUpstream(_) | Self::OtherUser { .. } | Self::NoLeaf(_) | Self::OwnLeafExpired(_) => "identify",
+            Self::NoUpstream(_) | Self::OtherUser { .. } | Self::NoLeaf(_) | Self::OwnLeafExpired(_) => Phase::Identify,
             Self::NoRoute
             | Self::TooMany { .. }
             | Self::NoEndpoint { .. }
             | Self::NoHealthyEndpoint { .. }
             | Self::OtherNetwork { .. }
             | Self::NoMeshPort { .. }
-            | Self::NoPort { .. } => "choose",
-            Self::Connect { .. } => "connect",
-            Self::TunnelLost { .. } | Self::NoAnswer { .. } | Self::Denied { .. } | Self::NotCarried { .. } => "open",
+            | Self::NoPort { .. } => Phase::Choose,
+            Self::Refused(refusal) => refusal.phase(),
+            Self::Connect { .. } => Phase::Connect,
+            Self::TunnelLost { .. } | Self::NoAnswer { .. } | Self::Denied { .. } | Self::NotCarried { .. } => {
+                Phase::Open
+            }
         }
     }
 

@@ -2,15 +2,16 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
 
-use catalog::{Balance, Balancing, CheckStatus, Endpoint, Gateway, InstanceKey, Reach, ServiceKey, Target};
+use catalog::{Balance, Balancing, CheckStatus, Endpoint, Gateway, InstanceKey, Leg, Reach, ServiceKey, Target};
 use tokio::time::Instant;
 
 use super::call_error::CallError;
-use super::endpoints::{Draws, Scope, Tried};
+use super::endpoints::{Draws, Scope, Tried, label_of};
 use super::ring::Ring;
 use super::standing::Standing;
-use crate::proxy::snapshot::{DEFAULT_PORT_NAME, Snapshot, default_port};
+use crate::proxy::snapshot::{Snapshot, default_port};
 
 /// Of fewer instances than this, the checks are always believed.
 const PANIC_MIN: usize = 3;
@@ -22,6 +23,8 @@ const ALL: u64 = 10_000;
 const SPARE: (u64, u64) = (14, 10);
 /// How long the share of the own zone holds once it was worked out, in milliseconds.
 const SHARE_HOLDS_MS: u64 = 100;
+/// How long a name of a host may be (RFC 1035 section 2.3.4).
+const HOST_NAME_MAX: usize = 253;
 /// How often an instance is drawn anew that cannot take the call, before the next one that can is taken.
 const REDRAWS: usize = 3;
 
@@ -36,6 +39,10 @@ pub(crate) struct Member {
     pub(crate) authority: String,
     /// Where its agent is dialled, or each of the gateways that lead to it.
     pub(crate) addresses: Vec<Arc<str>>,
+    /// Whether no agent stands before it, so that its application is dialled and nobody proves who that is.
+    pub(crate) is_outside: bool,
+    /// What a gateway is asked for that is to lead to it and to no other; nothing where it is dialled directly.
+    pub(crate) server_name: Option<Arc<str>>,
     /// The failure zone of its node.
     pub(crate) zone: Option<String>,
     /// How it has fared.
@@ -56,6 +63,8 @@ pub(crate) struct Cluster {
     /// The service that they are of.
     pub(crate) service: ServiceKey,
     balancing: Balancing,
+    /// How long it may take until one of them is reached, where something is said of that.
+    pub(crate) connect_timeout: Option<Duration>,
     near: Tier,
     /// Those of other zones, where the caller's own comes first.
     far: Tier,
@@ -99,22 +108,27 @@ impl Cluster {
     pub(crate) fn new(
         snapshot: &Snapshot,
         target: &Target,
-        (balancing, is_alone, scope): (&Balancing, bool, Scope),
+        (leg, is_alone, scope): (&Leg, bool, Scope),
         standing: impl Fn(&InstanceKey) -> Arc<Standing>,
         draws: &Draws,
     ) -> Self {
-        let known = snapshot.instances(target);
+        let (known, balancing) = (snapshot.instances(target), &leg.balancing);
         let (callable, nobody) = match callable(snapshot, target, is_alone, scope) {
             Ok(callable) => (callable, None),
             Err(nobody) => (Vec::new(), Some(nobody)),
         };
         let service = &target.key.service;
-        let member = |(Way { endpoint, gateways }, mesh_port, port): (Way<'_>, u16, u16)| {
+        let member = |(Way { endpoint, gateways }, mesh_port, port): (Way<'_>, Option<u16>, u16)| {
             let weight = match endpoint.status {
                 CheckStatus::Warning => endpoint.weights.warning,
                 _ => endpoint.weights.passing,
             };
-            let own = || Arc::from(host_and_port(&endpoint.address, mesh_port));
+            let own = || Arc::from(host_and_port(&endpoint.address, mesh_port.unwrap_or(port)));
+            // Of a service whose name leaves no room for one more label, a gateway chooses the instance.
+            let named = || {
+                let name = snapshot.scheme.sni_of_instance(service, &label_of(&endpoint.key));
+                (name.len() <= HOST_NAME_MAX).then(|| Arc::from(name))
+            };
             let addresses = match gateways.as_slice() {
                 [] => vec![own()],
                 through => through.iter().map(|one| Arc::from(host_and_port(&one.address, one.port))).collect(),
@@ -122,8 +136,10 @@ impl Cluster {
             Arc::new(Member {
                 key: endpoint.key.clone(),
                 service: service.clone(),
-                authority: authority(endpoint, port, service, gateways.is_empty()),
+                authority: host_and_port(&endpoint.address, port),
                 addresses,
+                is_outside: mesh_port.is_none(),
+                server_name: (!gateways.is_empty()).then(named).flatten(),
                 zone: endpoint.zone.clone(),
                 standing: standing(&endpoint.key),
                 weight,
@@ -139,6 +155,7 @@ impl Cluster {
             far: Tier::new(far, known.len() - near_known, balancing, draws),
             service: service.clone(),
             balancing: balancing.clone(),
+            connect_timeout: leg.connect_timeout,
             share: AtomicU64::new(0),
             epoch: draws.epoch(),
             known: known.len(),
@@ -328,24 +345,29 @@ pub(crate) fn is_panic(known: &[Endpoint]) -> bool {
     known.len() >= PANIC_MIN && healthy * 2 < known.len()
 }
 
-/// Finds the instances that could be called at all, each with its mesh port and its application's; says why there is none.
+/// Finds the instances that could be called at all, each with its mesh port, where an agent stands before it, and its
+/// application's; says why there is none.
 fn callable<'a>(
     snapshot: &'a Snapshot,
     target: &Target,
     is_alone: bool,
     scope: Scope,
-) -> Result<Vec<(Way<'a>, u16, u16)>, Nobody> {
-    // A gateway picks among all instances of a service.
-    let scope = if target.is_whole() { scope } else { Scope::OwnNetwork };
+) -> Result<Vec<(Way<'a>, Option<u16>, u16)>, Nobody> {
     let known = snapshot.instances(target);
-    if known.is_empty() {
+    let asked = match scope {
+        Scope::OwnNetwork(label) => label,
+        Scope::Anywhere => None,
+    };
+    let is_asked = |endpoint: &&Endpoint| asked.is_none_or(|label| label_of(&endpoint.key) == label);
+    let known_here: Vec<&Endpoint> = known.iter().filter(is_asked).collect();
+    if known_here.is_empty() {
         return Err(Nobody::Registered);
     }
     // In a panic what the checks say counts for nothing: to try is better than to overwhelm the few that are left. Where
-    // something else takes over, it does.
-    let ignores_checks = is_alone && is_panic(known);
-    let healthy: Vec<&Endpoint> =
-        known.iter().filter(|endpoint| ignores_checks || endpoint.status != CheckStatus::Critical).collect();
+    // something else takes over, it does. Who asks for one instance has looked at its checks.
+    let ignores_checks = asked.is_some() || is_alone && is_panic(known);
+    let is_healthy = |endpoint: &&Endpoint| ignores_checks || endpoint.status != CheckStatus::Critical;
+    let healthy: Vec<&Endpoint> = known_here.into_iter().filter(is_healthy).collect();
     if healthy.is_empty() {
         return Err(Nobody::Healthy);
     }
@@ -355,17 +377,20 @@ fn callable<'a>(
     if reachable.is_empty() {
         return Err(Nobody::InReach { network: snapshot.network.clone() });
     }
-    // Never in plaintext: an instance without an agent is not dialled.
-    let meshed: Vec<(Way<'_>, u16)> =
-        reachable.into_iter().filter_map(|way| way.endpoint.mesh_port.map(|mesh_port| (way, mesh_port))).collect();
-    if meshed.is_empty() {
+    // Never in plaintext, unless it was said that the service is outside: an instance without an agent is not dialled, and
+    // one of another network could not be.
+    let is_external = scope == Scope::Anywhere && snapshot.external.contains_key(&target.key.service);
+    let is_dialled = |way: &Way<'_>| way.endpoint.mesh_port.is_some() || is_external && way.gateways.is_empty();
+    let dialled: Vec<Way<'_>> = reachable.into_iter().filter(is_dialled).collect();
+    if dialled.is_empty() {
         return Err(Nobody::Meshed);
     }
-    let with_port = |(way, mesh_port): (Way<'a>, u16)| {
+    let with_port = |way: Way<'a>| {
         let port = default_port(way.endpoint.port, &way.endpoint.ports)?;
+        let mesh_port = way.endpoint.mesh_port;
         Some((way, mesh_port, port))
     };
-    let callable: Vec<_> = meshed.into_iter().filter_map(with_port).collect();
+    let callable: Vec<_> = dialled.into_iter().filter_map(with_port).collect();
     if callable.is_empty() { Err(Nobody::WithPort) } else { Ok(callable) }
 }
 
@@ -385,16 +410,6 @@ fn reached<'a>(snapshot: &'a Snapshot, endpoints: Vec<&'a Endpoint>) -> (Vec<Way
 
 fn leads_to_gateway(endpoint: &Endpoint, gateways: &[Gateway]) -> bool {
     gateways.iter().any(|gateway| endpoint.mesh_port == Some(gateway.port) && endpoint.address == gateway.address)
-}
-
-/// Returns how a CONNECT names an instance. A gateway goes by the service that the TLS client asks for and picks the instance
-/// itself, so that behind one only the service can be named.
-fn authority(endpoint: &Endpoint, default: u16, service: &ServiceKey, is_direct: bool) -> String {
-    if is_direct {
-        return host_and_port(&endpoint.address, default);
-    }
-    let named = endpoint.ports.keys().next().filter(|_| endpoint.port == 0).map_or(DEFAULT_PORT_NAME, String::as_str);
-    format!("{}.{}:{named}", service.name, service.namespace)
 }
 
 /// Joins a host and a port; an IPv6 address gets its brackets.

@@ -4,8 +4,9 @@ use std::collections::{HashMap, HashSet};
 use std::ops::Deref;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
-use catalog::{InstanceKey, Leg, PassiveHealthCheck};
+use catalog::{InstanceKey, InstanceLabel, Leg, PassiveHealthCheck};
 use tokio::time::Instant;
 use wire::crypto;
 use wire::random::drawn;
@@ -58,8 +59,14 @@ pub(crate) struct Chosen {
 pub(crate) enum Scope {
     /// Those of the own network, or where there are none, those that a gateway leads to.
     Anywhere,
-    /// Those of the own network: what a gateway passes on goes no further.
-    OwnNetwork,
+    /// Those of the own network, or the one of them that is asked for: what a gateway passes on goes no further, and only
+    /// its caller knows which instances will do.
+    OwnNetwork(Option<InstanceLabel>),
+}
+
+/// Returns what an instance is called in a server name.
+pub(crate) fn label_of(instance: &InstanceKey) -> InstanceLabel {
+    InstanceLabel::of_digest(&crypto::sha256(instance.to_string().as_bytes()))
 }
 
 impl Default for Endpoints {
@@ -85,7 +92,7 @@ impl Endpoints {
                 }
             }
         };
-        let how = (&leg.balancing, is_alone, scope);
+        let how = (leg, is_alone, scope);
         leg.targets.iter().map(|target| Arc::new(Cluster::new(snapshot, target, how, standing, &self.draws))).collect()
     }
 
@@ -218,6 +225,11 @@ impl Chosen {
         }
         standing.eject(now, passive.interval(), |before| passive.length(before));
         true
+    }
+
+    /// Returns how long it may take until the instance is reached, where the service's entries say.
+    pub(crate) fn connect_timeout(&self) -> Option<Duration> {
+        self.cluster.connect_timeout
     }
 
     /// Records that the instance was reached.

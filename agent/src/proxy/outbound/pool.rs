@@ -18,8 +18,10 @@ pub(crate) struct TunnelKey {
     pub(crate) source: ServiceKey,
     /// The service that is called.
     pub(crate) destination: ServiceKey,
-    /// The agent before the instance that is called.
-    pub(crate) address: String,
+    /// The agent before the instance that is called, or a gateway to it.
+    pub(crate) address: Arc<str>,
+    /// Which instance a gateway is asked for; nothing where the agent is dialled itself.
+    pub(crate) instance: Option<Arc<str>>,
 }
 
 /// Holds the tunnels of all local services.

@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::door::Door;
 use super::serve_by;
-use crate::metrics::Direction;
+use crate::metrics::{Direction, Phase};
 use crate::proxy::accept::{Accepted, accept_all, prepare};
 use crate::proxy::copy::{Ending, Meter, reset, splice_plain};
 use crate::proxy::room::Room;
@@ -248,7 +248,7 @@ async fn no_longer(room: &Room) {
 }
 
 fn refuse(room: &Room, accepted: &Accepted, port: u16, stray: &Stray) {
-    room.metrics.refused(Direction::Outbound, "identify", stray.label());
+    room.metrics.refused(Direction::Outbound, Phase::Identify, stray.label());
     tracing::info!(
         direction = "outbound", src.addr = %accepted.from, port, reason = stray.label(), error = %wire::one_line(stray),
         "connection refused"

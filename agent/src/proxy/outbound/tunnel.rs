@@ -43,6 +43,8 @@ pub(crate) struct Plan<'a> {
     pub(crate) own: &'a Arc<TlsIdentity>,
     /// The roots to trust.
     pub(crate) anchors: &'a Arc<TrustAnchors>,
+    /// How long it may take.
+    pub(crate) deadline: Duration,
 }
 
 /// Is an open tunnel. It closes when the last one who holds it lets go.
@@ -69,9 +71,9 @@ pub(crate) struct Lease {
 }
 
 impl Tunnel {
-    /// Opens a tunnel within the time that the limits give.
+    /// Opens a tunnel within the time that the plan gives.
     pub(crate) async fn open(room: &Arc<Room>, plan: &Plan<'_>) -> Result<Self, ConnectError> {
-        let deadline = room.limits.connect_timeout;
+        let deadline = plan.deadline;
         tokio::time::timeout(deadline, Self::connect(room, plan)).await.unwrap_or(Err(ConnectError::Timeout(deadline)))
     }
 

@@ -209,6 +209,7 @@ pub(in crate::proxy) fn bare_snapshot() -> Snapshot {
         subsets: BTreeMap::new(),
         settings: BTreeMap::new(),
         rate_limits: BTreeMap::new(),
+        external: BTreeMap::new(),
         upstreams: Vec::new(),
         outbound: BTreeMap::new(),
         numbered: BTreeMap::new(),

@@ -129,6 +129,8 @@ async fn an_instance_of_another_network_is_called_through_its_gateway() {
     });
     let mut far = pair.web.snapshot.endpoints[&service_key("api")][0].clone();
     (far.network, far.address) = ("elsewhere".to_owned(), "192.0.2.7".to_owned());
+    pair.api.snapshot.locals.get_mut(&service_key("api")).unwrap()[0].advertised_address = far.address.clone();
+    pair.api.publish().await;
     pair.web.snapshot.endpoints.insert(service_key("api"), vec![far]);
     pair.web.publish().await;
     pair.web.expect_refusal().await;

@@ -3,13 +3,17 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use catalog::{Endpoint, Gateway};
+use catalog::{Action, Endpoint, Gateway};
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 
-use super::agents::{Agent, Pair, eventually, expect_reset, say};
+use super::agents::{Agent, Echo, Pair, endpoint, eventually, expect_reset, say};
 use super::certificates::service_key;
 use crate::proxy::Limits;
+use crate::proxy::outbound::endpoints::label_of;
+
+/// What the application's host is called in its own network.
+const FAR: &str = "192.0.2.7";
 
 /// Two agents in two networks, and the gateway that leads from the one's into the other's.
 struct Far {
@@ -28,7 +32,9 @@ impl Far {
         gateway.snapshot.endpoints.insert(service_key("api"), vec![here]);
         gateway.publish().await;
         // The caller knows of an address that leads nowhere from where it is.
-        let far = Endpoint { network: "aws".to_owned(), address: "192.0.2.7".to_owned(), ..near };
+        let far = Endpoint { network: "aws".to_owned(), address: FAR.to_owned(), ..near };
+        pair.api.snapshot.locals.get_mut(&service_key("api")).unwrap()[0].advertised_address = FAR.to_owned();
+        pair.api.publish().await;
         pair.web.snapshot.endpoints.insert(service_key("api"), vec![far]);
         pair.web.snapshot.gateways.push(way_in(address));
         pair.web.publish().await;
@@ -66,7 +72,7 @@ async fn a_gateway_passes_tunnels_on_by_their_server_name_and_a_deny_cuts_throug
     say(&mut stream, "through the gateway").await;
     assert_eq!(far.gateway.metric("weft_proxy_connections_opened_total{direction=\"gateway\"}"), 1);
     assert!(far.gateway.metric("weft_proxy_sent_bytes_total{direction=\"gateway\"}") > 0);
-    far.pair.api.rule("api", catalog::Action::Deny, &[]);
+    far.pair.api.rule("api", Action::Deny, &[]);
     far.pair.api.publish().await;
     expect_reset(&mut stream).await;
 
@@ -106,6 +112,36 @@ async fn l1_l2_l3_a_gateway_passes_nothing_on_that_does_not_ask_for_a_service_of
     far.gateway.publish().await;
     far.expect_refusal(&hello(&api), "connect", "forbidden_address").await;
     assert_eq!(far.pair.echo.accepted(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_gateway_leads_to_the_very_instance_that_its_caller_chose() {
+    let mut far = Far::start(Limits::default()).await;
+    let (second, api) = (Echo::start().await, service_key("api"));
+    let mut other = Agent::start(&far.pair.authority);
+    other.serve(&far.pair.authority, "api", second.address);
+    other.rule("api", Action::Deny, &["allow web api"]);
+    other.publish().await;
+    // The gateway knows both, and would choose any; the caller knows of one, as one who calls a subset does.
+    let both = far.gateway.snapshot.endpoints.get_mut(&api).unwrap();
+    both.push(Endpoint { network: "aws".to_owned(), ..endpoint("api", other.proxy.mesh_address(), second.address) });
+    far.gateway.publish().await;
+    for _ in 0..8 {
+        say(&mut far.pair.connected().await, "chosen").await;
+    }
+    assert_eq!((far.pair.echo.accepted(), second.accepted()), (8, 0));
+
+    // Nobody stands in for one that the gateway does not know, or that is elsewhere.
+    let scheme = far.pair.authority.scheme.clone();
+    let key = far.gateway.snapshot.endpoints[&api][0].key.clone();
+    let asked = scheme.sni_of_instance(&api, &label_of(&key));
+    far.gateway.snapshot.endpoints.get_mut(&api).unwrap()[0].network = "office".to_owned();
+    far.gateway.publish().await;
+    far.expect_refusal(&hello(&asked), "choose", "other_network").await;
+    far.gateway.snapshot.endpoints.get_mut(&api).unwrap().remove(0);
+    far.gateway.publish().await;
+    far.expect_refusal(&hello(&asked), "choose", "no_endpoint").await;
+    assert_eq!(second.accepted(), 0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

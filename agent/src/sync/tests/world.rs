@@ -6,6 +6,7 @@ use catalog::{
     CatalogIndex, Check, CheckKey, CheckStatus, Event, Instance, InstanceKey, Item, Node, Owner, Platform, ServiceKey,
     Weights,
 };
+use wire::agent_protocol::WriteRequest;
 
 use super::super::model::{Cluster, topics};
 use super::super::*;

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 
 use proptest::prelude::*;
 
-use super::super::tests::Log;
+use super::super::tests::{Log, intention};
 use super::*;
 use crate::{
     Action, Command, ConfigContent, Effect, HeaderEdits, HttpMatch, PathMatch, Permission, ProxyDefaults, Redirect,
@@ -33,6 +33,11 @@ pub(in crate::catalog) fn service(name: &str) -> ServiceKey {
 
 pub(in crate::catalog) fn defaults(name: &str, protocol: Option<Protocol>) -> ConfigContent {
     ConfigContent::ServiceDefaults(ServiceDefaults { protocol, ..ServiceDefaults::new(service(name)) })
+}
+
+/// A service that no agents stand before.
+fn outside(name: &str) -> ConfigContent {
+    ConfigContent::ServiceDefaults(ServiceDefaults { external: true, ..ServiceDefaults::new(service(name)) })
 }
 
 pub(in crate::catalog) fn global(protocol: Option<Protocol>) -> ConfigContent {
@@ -82,11 +87,11 @@ fn held_calls(name: &str) -> ConfigContent {
     };
     let rate = Rate { per_second: 100, burst: Some(200) };
     let slow = RouteRate { path: PathMatch::Prefix("/slow".to_owned()), rate: Rate { per_second: 1, burst: None } };
-    let settings = UpstreamSettings { limits: None, passive: Some(passive) };
+    let settings = UpstreamSettings { limits: None, passive: Some(passive), connect_timeout_ms: None };
     ConfigContent::ServiceDefaults(ServiceDefaults {
         protocol: Some(Protocol::Http),
         upstreams: UpstreamConfig {
-            defaults: UpstreamSettings { limits: Some(limits), passive: None },
+            defaults: UpstreamSettings { limits: Some(limits), passive: None, connect_timeout_ms: None },
             overrides: vec![UpstreamOverride { service: service("shop/db"), settings }],
         },
         rate_limits: RateLimits {
@@ -208,7 +213,13 @@ pub(in crate::catalog) fn resolver(name: &str, subset: Option<(&str, &str)>, red
 }
 
 pub(in crate::catalog) fn splitter(name: &str, parts: &[(u16, &str)]) -> ConfigContent {
-    let splits = parts.iter().map(|(weight, to)| Split { weight: *weight, service: Some(service(to)), subset: None });
+    let splits = parts.iter().map(|(weight, to)| Split {
+        weight: *weight,
+        service: Some(service(to)),
+        subset: None,
+        request_headers: HeaderEdits::default(),
+        response_headers: HeaderEdits::default(),
+    });
     ConfigContent::ServiceSplitter(ServiceSplitter { service: service(name), splits: splits.collect() })
 }
 
@@ -223,7 +234,7 @@ pub(in crate::catalog) fn router(name: &str, to: &str) -> ConfigContent {
         request_headers: HeaderEdits { remove: ["x-debug".to_owned()].into(), ..HeaderEdits::default() },
         ..RouteDestination::default()
     };
-    let routes = vec![RouteRule { matches: RouteMatch { http, query: Vec::new() }, to }];
+    let routes = vec![RouteRule { matches: RouteMatch { http, ..RouteMatch::default() }, to }];
     ConfigContent::ServiceRouter(ServiceRouter { service: service(name), routes })
 }
 
@@ -235,6 +246,7 @@ pub(in crate::catalog) fn any_change() -> impl Strategy<Value = Command> {
         protocol().prop_map(|protocol| write(global(protocol))),
         Just(delete(ConfigKey::ProxyDefaults)),
         (name(), protocol()).prop_map(|(name, protocol)| write(defaults(name, protocol))),
+        name().prop_map(|name| write(outside(name))),
         (name(), 0..4_usize).prop_map(|(name, kind)| delete(ConfigKey::all_of(&service(name))[kind].clone())),
         (name(), name(), name(), 0..=10_000_u16)
             .prop_map(|(name, one, other, weight)| write(splitter(name, &[(weight, one), (10_000 - weight, other)]))),
@@ -324,6 +336,24 @@ fn watchers_of_a_service_wake_for_its_entries_and_for_those_of_all() {
     let items: Vec<String> = log.catalog.view(&Topic::Config(service("api"))).into_keys().collect();
     assert_eq!(items, ["proxy-defaults/global", "service-defaults/default/api"]);
     assert_eq!(log.catalog.view(&Topic::Config(service("db"))).len(), 1);
+}
+
+#[test]
+fn callers_of_a_service_outside_the_mesh_are_told_its_rules_with_the_word_that_it_is() {
+    let mut log = Log::default();
+    log.done(write(global(Some(Protocol::Http))));
+    log.done(intention("web", "legacy", Action::Allow));
+    log.done(intention("*", "*", Action::Deny));
+    let topic = Topic::Config(service("legacy"));
+    assert_eq!(log.catalog.view(&topic).len(), 1, "rules of the mesh's own are for those who stand beside");
+    let touched = log.done(write(outside("legacy")));
+    assert!(Catalog::reads(&topic).iter().any(|key| touched.contains(key)), "{touched:?}");
+    let items: Vec<String> = log.catalog.view(&topic).into_keys().collect();
+    let rules = ["default/* => default/*", "default/web => default/legacy"];
+    assert_eq!(items, [rules[0], rules[1], "proxy-defaults/global", "service-defaults/default/legacy"]);
+    assert_eq!(log.catalog.protocol_of(&service("legacy")), Protocol::Tcp, "nobody reads what leaves the mesh");
+    let touched = log.done(intention("web", "legacy", Action::Deny));
+    assert!(Catalog::reads(&topic).iter().any(|key| touched.contains(key)), "{touched:?}");
 }
 
 #[test]

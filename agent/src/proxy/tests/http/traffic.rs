@@ -117,7 +117,7 @@ async fn an_instance_that_fails_is_ejected_and_comes_back() {
         ..PassiveHealthCheck::default()
     };
     route(&mut pair, RouteDestination::default()).await;
-    settle(&mut pair, UpstreamSettings { limits: None, passive: Some(passive) }).await;
+    settle(&mut pair, UpstreamSettings { limits: None, passive: Some(passive), connect_timeout_ms: None }).await;
     let before = Instant::now();
     let mut failures = 0;
     for _ in 0..60 {
@@ -143,7 +143,7 @@ async fn the_last_instance_is_never_ejected() {
     let _second = serve_too(&mut pair, "api", moody.address).await;
     pair.web.snapshot.endpoints.get_mut(&service_key("api")).unwrap().remove(0);
     let passive = PassiveHealthCheck { max_failures: Some(1), ..PassiveHealthCheck::default() };
-    settle(&mut pair, UpstreamSettings { limits: None, passive: Some(passive) }).await;
+    settle(&mut pair, UpstreamSettings { limits: None, passive: Some(passive), connect_timeout_ms: None }).await;
     for _ in 0..5 {
         assert_eq!(status_of(&pair).await, StatusCode::SERVICE_UNAVAILABLE);
     }
@@ -154,7 +154,7 @@ async fn the_last_instance_is_never_ejected() {
 async fn as_many_requests_as_the_caller_allows_itself_are_open_at_once() {
     let mut pair = HttpPair::start(&["allow web api"]).await;
     let limits = CallLimits { requests_max: Some(1), ..CallLimits::default() };
-    settle(&mut pair, UpstreamSettings { limits: Some(limits), passive: None }).await;
+    settle(&mut pair, UpstreamSettings { limits: Some(limits), passive: None, connect_timeout_ms: None }).await;
     let (request, speaker) = asking(Method::POST, "/", &[("host", "api")]);
     let mut requests = pair.http1().await;
     let (answer, ()) = tokio::join!(requests.send_request(request), speaker.say("held"));
