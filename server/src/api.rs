@@ -121,9 +121,8 @@ impl ApiState {
 
     /// Says what knows the types of auth methods that a platform brings; to be called before anybody else has a copy.
     pub(crate) fn with_login_makers(mut self, makers: Vec<Arc<dyn LoginMaker>>) -> Self {
-        if let Some(inner) = Arc::get_mut(&mut self.inner) {
-            inner.logins = Logins::new(makers);
-        }
+        let inner = Arc::get_mut(&mut self.inner).expect("nobody else has a copy yet");
+        inner.logins = Logins::new(makers);
         self
     }
 

@@ -48,7 +48,7 @@ pub const TAP_PATH: &str = "/v1/tap";
 pub const API_PATH_PREFIX: &str = "/v1/api";
 
 /// Says which mesh a server is of, before anybody logs in: what is signed for one mesh is worth nothing in another. The
-/// server's certificate shows its trust domain anyway.
+/// name is no secret: it opens nothing, and only keeps a signature for one mesh from counting in another.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MeshName {
     /// The mesh's own name.

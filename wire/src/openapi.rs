@@ -24,7 +24,8 @@ pub struct Operation {
     pub body: &'static str,
     /// The query parameters that it reads.
     pub query: Vec<&'static str>,
-    /// What it answers with: a name of [`schemas`], `object`, `text`, `bool`, `[...]` for a list or `{...}` for a map of such;
+    /// What it answers with: a name of [`schemas`], `object`, `text`, `bool`, `[...]` for a list or `{...}` for a map of such,
+    /// with a `?` behind it where it may be null;
     /// `bytes` for an archive; or empty where it is text that is no JSON.
     pub answer: &'static str,
 }
@@ -138,6 +139,9 @@ fn content(what: &str, mark: &str) -> Value {
 
 /// Returns the schema that a word stands for.
 fn schema_of(what: &str, mark: &str) -> Value {
+    if let Some(shown) = what.strip_suffix('?') {
+        return json!({ "oneOf": [schema_of(shown, mark), { "type": "null" }] });
+    }
     let inside = |open, close| what.strip_prefix(open).and_then(|rest: &str| rest.strip_suffix(close));
     match (what, inside('[', ']'), inside('{', '}')) {
         ("bool", ..) => json!({ "type": "boolean" }),

@@ -25,7 +25,7 @@ use crate::{admit, enrol};
 pub(super) enum Right {
     /// None of the connection's: the request carries its own proof.
     Join,
-    /// None: it says no more than the server's certificate does.
+    /// None: it says what anybody may know.
     Public,
     /// The certificate of an agent whose record lives and names the certificate's key.
     AgentOwn,

@@ -13,8 +13,9 @@ use super::route::{Route, route};
 pub(super) fn routes() -> Vec<Route> {
     vec![
         route(Method::GET, "/v1/catalog/nodes", Right::Judged, nodes).answers("[Node]"),
-        route(Method::GET, "/v1/catalog/node/{node}", Right::Judged, node).answers("NodeServices"),
-        route(Method::GET, "/v1/catalog/node-services/{node}", Right::Judged, node_services).answers("NodeServiceList"),
+        route(Method::GET, "/v1/catalog/node/{node}", Right::Judged, node).answers("NodeServices?"),
+        route(Method::GET, "/v1/catalog/node-services/{node}", Right::Judged, node_services)
+            .answers("NodeServiceList?"),
     ]
 }
 

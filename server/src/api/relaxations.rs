@@ -17,7 +17,7 @@ pub(super) fn routes() -> Vec<Route> {
         route(Method::GET, "/v1/mesh/relaxations", Right::MeshRead, list).answers("[RelaxationView]"),
         route(Method::PUT, "/v1/mesh/relaxation", Right::MeshWrite, relax)
             .takes("RelaxRequest")
-            .answers("RelaxationView"),
+            .answers("RelaxationView?"),
         route(Method::DELETE, "/v1/mesh/relaxation", Right::MeshWrite, end)
             .reads(&["namespace", "whole-mesh"])
             .answers("bool"),
