@@ -6,13 +6,14 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     AccessorId, AuthMethodName, CatalogIndex, Incarnation, NameError, NodeName, Platform, Presence, ServerId,
-    ServiceKey,
+    ServiceKey, name::written_as_text,
 };
 
 /// Names an agent record: `a` and the log index at which the agent was enrolled.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct AgentId(CatalogIndex);
+
+written_as_text!(AgentId);
 
 impl AgentId {
     /// Returns the id of the agent that was enrolled at `index`.
@@ -38,11 +39,7 @@ impl TryFrom<String> for AgentId {
     type Error = NameError;
 
     fn try_from(text: String) -> Result<Self, NameError> {
-        let digits = text.strip_prefix('a').filter(|digits| digits.bytes().all(|b| b.is_ascii_digit()));
-        match digits.and_then(|digits| digits.parse().ok()) {
-            Some(index) => Ok(Self(CatalogIndex(index))),
-            None => Err(NameError::new("agent id", &text, "use `a` and a number, as `weft join-token list` shows it")),
-        }
+        text.parse()
     }
 }
 
@@ -50,7 +47,11 @@ impl std::str::FromStr for AgentId {
     type Err = NameError;
 
     fn from_str(text: &str) -> Result<Self, NameError> {
-        text.to_owned().try_into()
+        let digits = text.strip_prefix('a').filter(|digits| digits.bytes().all(|b| b.is_ascii_digit()));
+        match digits.and_then(|digits| digits.parse().ok()) {
+            Some(index) => Ok(Self(CatalogIndex(index))),
+            None => Err(NameError::new("agent id", text, "use `a` and a number, as `weft join-token list` shows it")),
+        }
     }
 }
 

@@ -18,7 +18,7 @@ use trail::Forgotten;
 pub(crate) use trail::{AuditTrail, StoredTrail};
 pub use verify::{AuditFault, AuditHead, AuditVerifier};
 
-use crate::{CatalogIndex, NameError};
+use crate::{CatalogIndex, NameError, name::written_as_text};
 
 /// Computes the hash that chains audit lines. The catalog does no cryptography of its own: whoever applies commands says
 /// which function it is, and every server must say the same.
@@ -30,13 +30,16 @@ pub(crate) const LINES_MAX: usize = 16_384;
 pub(crate) const LINES_BYTES_MAX: usize = 16 * 1024 * 1024;
 
 /// Is the hash of an audit line, or zeros where there is no line.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct AuditHash(pub [u8; 32]);
+
+written_as_text!(AuditHash);
 
 impl fmt::Display for AuditHash {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+        const DIGITS: &[u8; 16] = b"0123456789abcdef";
+        let digits = self.0.iter().flat_map(|byte| [byte >> 4, byte & 15]);
+        f.write_str(&digits.map(|digit| char::from(DIGITS[usize::from(digit)])).collect::<String>())
     }
 }
 

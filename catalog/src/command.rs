@@ -1,5 +1,7 @@
 //! Commands: every change of the catalog, wrapped with who asked for it and when.
 
+use std::{fmt, sync::Arc};
+
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -7,15 +9,17 @@ use crate::{
     CheckId, CheckKey, CheckStatus, ConfigChange, ConnectorChange, Incarnation, Instance, InstanceId, Intention,
     IntentionKey, JoinToken, KeyFingerprint, LoginChange, MembershipChange, Mesh, MeshEntry, NameError, Namespace,
     Node, NodeName, Platform, PolicyChange, RevocationChange, SecretHash, ServerId, SessionChange, Timestamp, Token,
+    name::written_as_text,
 };
 
 /// The highest version that this release writes, and so reads: a server reads every older one, too.
 pub const ENVELOPE_VERSION: u16 = 2;
 
 /// Marks a request, so that its repeat is answered as it was the first time: 1 to 64 of `A-Z`, `a-z`, `0-9` and `-`.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
-pub struct RequestId(String);
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RequestId(Arc<str>);
+
+written_as_text!(RequestId);
 
 impl RequestId {
     /// Returns the id as text.
@@ -25,16 +29,17 @@ impl RequestId {
     }
 }
 
+impl fmt::Display for RequestId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
 impl TryFrom<String> for RequestId {
     type Error = NameError;
 
     fn try_from(text: String) -> Result<Self, NameError> {
-        let valid = (1..=64).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
-        if valid {
-            Ok(Self(text))
-        } else {
-            Err(NameError::new("request id", &text, "use 1 to 64 of A-Z, a-z, 0-9 and `-`"))
-        }
+        text.parse()
     }
 }
 
@@ -42,13 +47,18 @@ impl std::str::FromStr for RequestId {
     type Err = NameError;
 
     fn from_str(text: &str) -> Result<Self, NameError> {
-        text.to_owned().try_into()
+        let valid = (1..=64).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
+        if valid {
+            Ok(Self(text.into()))
+        } else {
+            Err(NameError::new("request id", text, "use 1 to 64 of A-Z, a-z, 0-9 and `-`"))
+        }
     }
 }
 
 impl From<RequestId> for String {
     fn from(id: RequestId) -> Self {
-        id.0
+        id.0.as_ref().to_owned()
     }
 }
 

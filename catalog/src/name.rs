@@ -1,8 +1,8 @@
 //! Names of things: validated once at the edge, then compared by equality and never as patterns.
 
-use std::{fmt, str::FromStr, sync::Arc};
+use std::{fmt, marker::PhantomData, str::FromStr, sync::Arc};
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, de::Visitor};
 
 /// Explains why a text is not a name of its kind.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -56,12 +56,53 @@ const UUID_RULE: &str = "use a lower-case UUID, as the listing shows it";
 const LABEL_RULE: &str = "use 1 to 63 of a-z, 0-9 and `-`, with no `-` at either end";
 const OPAQUE_RULE: &str = "use 1 to 255 printable ASCII characters without spaces";
 
+/// Reads a text and makes of it what it says, without a copy of its own in between: names are most of what a log, a
+/// snapshot and a stream consist of.
+pub(crate) fn from_text<'de, D, T>(deserializer: D) -> Result<T, D::Error>
+where
+    D: Deserializer<'de>,
+    T: FromStr<Err: fmt::Display>,
+{
+    struct Text<T>(PhantomData<T>);
+    impl<T: FromStr<Err: fmt::Display>> Visitor<'_> for Text<T> {
+        type Value = T;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("a string")
+        }
+
+        fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<T, E> {
+            text.parse().map_err(E::custom)
+        }
+    }
+    deserializer.deserialize_str(Text(PhantomData))
+}
+
+/// Has a type written as the text that it displays, and read from it.
+macro_rules! written_as_text {
+    ($name:ident) => {
+        impl serde::Serialize for $name {
+            fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.collect_str(self)
+            }
+        }
+
+        impl<'de> serde::Deserialize<'de> for $name {
+            fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                crate::name::from_text(deserializer)
+            }
+        }
+    };
+}
+pub(crate) use written_as_text;
+
 macro_rules! name {
     ($(#[$doc:meta])* $name:ident, $kind:literal, $rule:expr, $valid:expr) => {
         $(#[$doc])*
-        #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-        #[serde(try_from = "String", into = "String")]
+        #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
         pub struct $name(Arc<str>);
+
+        written_as_text!($name);
 
         impl $name {
             /// Returns the name as text.
@@ -234,14 +275,15 @@ impl Default for Namespace {
 }
 
 /// Names a service in the whole mesh; written `namespace/name`, or `name` within `default`.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ServiceKey {
     /// The namespace that the service lives in.
     pub namespace: Namespace,
     /// The service's name within it.
     pub name: ServiceName,
 }
+
+written_as_text!(ServiceKey);
 
 impl ServiceKey {
     /// Joins a namespace and a name.

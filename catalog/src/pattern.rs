@@ -2,9 +2,7 @@
 
 use std::{fmt, str::FromStr};
 
-use serde::{Deserialize, Serialize};
-
-use crate::{NameError, Namespace, ServiceKey, SpiffeId, SpiffeIdError};
+use crate::{NameError, Namespace, ServiceKey, SpiffeId, SpiffeIdError, name::written_as_text};
 
 /// Explains why a text names no services.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -26,8 +24,7 @@ pub enum PatternError {
 /// Names the services that one side of an intention speaks of.
 ///
 /// The order of the variants is the order of specificity: later is less specific.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum ServicePattern {
     /// One service.
     Exact(ServiceKey),
@@ -36,6 +33,8 @@ pub enum ServicePattern {
     /// Every service, written `*/*`.
     Any,
 }
+
+written_as_text!(ServicePattern);
 
 impl ServicePattern {
     /// Reads `name`, `namespace/name`, `*`, `namespace/*` or `*/*`; `name` and `*` alone are of the namespace `current`.
@@ -128,19 +127,23 @@ impl From<ServicePattern> for String {
 
 impl fmt::Display for ServicePattern {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(&format!("{}/{}", self.namespace_text(), self.name_text()))
+        match f.width().or(f.precision()) {
+            None => write!(f, "{}/{}", self.namespace_text(), self.name_text()),
+            Some(_) => f.pad(&format!("{}/{}", self.namespace_text(), self.name_text())),
+        }
     }
 }
 
 /// Names who calls: services of this mesh, or one foreign identity to the letter.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum SourcePattern {
     /// Services of this mesh.
     Service(ServicePattern),
     /// One SPIFFE ID of another trust domain, matched exactly.
     Spiffe(SpiffeId),
 }
+
+written_as_text!(SourcePattern);
 
 impl SourcePattern {
     /// Reads a service pattern, or a SPIFFE ID where the text starts with `spiffe://`.

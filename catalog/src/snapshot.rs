@@ -185,8 +185,14 @@ impl Catalog {
     /// # Errors
     /// [`SnapshotError`] says whether it is of a newer release, damaged or inconsistent.
     pub fn restore(bytes: &[u8]) -> Result<Self, SnapshotError> {
-        Self::form_of(bytes)?;
-        let snapshot: Snapshot = serde_json::from_slice(bytes).map_err(SnapshotError::Damaged)?;
+        // What a newer release wrote need not look like anything that is known here: that is asked only where it does not.
+        let snapshot: Snapshot = match serde_json::from_slice(bytes) {
+            Ok(snapshot) => snapshot,
+            Err(error) => return Err(Self::form_of(bytes).err().unwrap_or(SnapshotError::Damaged(error))),
+        };
+        if snapshot.version > SNAPSHOT_VERSION {
+            return Err(SnapshotError::Newer { found: snapshot.version });
+        }
         let mut catalog = Self {
             index: snapshot.index,
             clock: snapshot.clock,
