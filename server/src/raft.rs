@@ -23,8 +23,7 @@ pub(crate) use disk::is_full;
 pub use disk::{Aside, Disk, FileDisk, FileDiskError, MemoryDisk, Space};
 pub use log::{LogError, RecordError};
 pub use raft::eraftpb::{ConfState, Message, MessageType};
-pub use recovery::ReplayError;
-pub(crate) use recovery::Replayed;
+pub use recovery::{ReplayError, Replayed};
 pub(crate) use room::REPLACE;
 pub use room::{
     EntryError, Fatal, Group, GroupChange, Input, OpenError, Output, PeerMessageRefused, PeerProgress, ProposalFailure,

@@ -12,7 +12,7 @@ use super::storage::Store;
 
 /// Is a stopped server's log, read back to its end: what is not known to be committed may have been acknowledged by a leader
 /// that is lost, so that it counts, too.
-pub(crate) struct Replayed<D: Disk> {
+pub struct Replayed<D: Disk> {
     store: Store<D>,
     catalog: Catalog,
     last_index: u64,
@@ -43,7 +43,7 @@ impl<D: Disk> Replayed<D> {
     ///
     /// # Errors
     /// [`ReplayError`]
-    pub(crate) fn read(disk: D) -> Result<Self, ReplayError> {
+    pub fn read(disk: D) -> Result<Self, ReplayError> {
         // Neither number matters: nothing takes part in Raft here, and a log that is there is not bootstrapped.
         let (store, mut catalog) = Store::open(disk, &RoomConfig::new(1, Vec::new(), 0))?;
         let last_index = store.last_index().map_err(ReplayError::Entries)?;
@@ -82,7 +82,7 @@ impl<D: Disk> Replayed<D> {
     ///
     /// # Errors
     /// [`Fatal`]
-    pub(crate) fn rewrite(mut self, survivor: u64) -> Result<(Catalog, D), Fatal> {
+    pub fn rewrite(mut self, survivor: u64) -> Result<(Catalog, D), Fatal> {
         let index = self.last_index + 1;
         let term = self.store.hard_state().term + 1;
         self.catalog.recover_membership(CatalogIndex(index), survivor, wire::crypto::sha256);

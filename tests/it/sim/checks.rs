@@ -30,12 +30,11 @@ macro_rules! check {
 }
 pub(super) use check;
 
-/// How often the state of an index is compared between servers.
-const COMPARED_EVERY: u64 = 16;
-
 /// Remembers what was seen, to hold the present against it.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Checks {
+    /// How many indexes there are from one whose state is compared between servers to the next.
+    compared_every: u64,
     leaders: BTreeMap<u64, u64>,
     states: BTreeMap<CatalogIndex, (u64, Catalog)>,
     acknowledged: Vec<(ServicePattern, CatalogIndex)>,
@@ -49,6 +48,19 @@ pub(crate) struct Checks {
 }
 
 impl Checks {
+    pub(crate) fn new(compared_every: u64) -> Checks {
+        Checks {
+            compared_every,
+            leaders: BTreeMap::new(),
+            states: BTreeMap::new(),
+            acknowledged: Vec::new(),
+            floor: CatalogIndex(0),
+            history: History::default(),
+            records: BTreeMap::new(),
+            services: BTreeMap::new(),
+        }
+    }
+
     /// A term has one leader at most.
     pub(crate) fn leads(&mut self, server: u64, term: u64) -> Checked {
         let first = *self.leaders.entry(term).or_insert(server);
@@ -59,7 +71,7 @@ impl Checks {
     /// Servers that applied the same log have the same state.
     pub(crate) fn applied(&mut self, server: u64, catalog: &Catalog, is_certain: bool) -> Checked {
         let index = catalog.index();
-        if !is_certain && !index.0.is_multiple_of(COMPARED_EVERY) {
+        if !is_certain && !index.0.is_multiple_of(self.compared_every) {
             return Ok(());
         }
         let (other, seen) = self.states.entry(index).or_insert_with(|| (server, catalog.clone()));
@@ -132,5 +144,10 @@ impl Checks {
 
     pub(crate) fn leader_count(&self) -> u64 {
         self.leaders.len() as u64
+    }
+
+    /// Returns the highest term in which anybody led.
+    pub(crate) fn last_term(&self) -> u64 {
+        self.leaders.last_key_value().map_or(0, |(term, _)| *term)
     }
 }

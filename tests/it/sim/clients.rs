@@ -1,6 +1,7 @@
 //! Clients: each does one thing at a time, and sends it again under the same request id until it hears what became of it.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::time::Duration;
 
 use catalog::{
@@ -12,11 +13,19 @@ use super::checks::{Checked, check};
 use super::history::{self, Act, Deed, Held, REGISTERS};
 use super::mesh::{Event, Mesh, Parcel};
 use super::network::Place;
+use super::plan::Lasting;
 use super::random::Random;
 use super::servers::Server;
 
 /// How long a client waits for an answer before it asks elsewhere.
 const PATIENCE: Duration = Duration::from_secs(2);
+/// How long those who write would wait in all before they called it a failure.
+const LATE: Duration = Duration::from_secs(5);
+
+/// For how many milliseconds clients rest once they were answered.
+const BUSY: Range<u64> = 10..200;
+/// For how many they do where everything was healed and they have written since: they keep the servers company then.
+const CALM: Range<u64> = 1_000..10_000;
 
 /// What a client wants.
 #[derive(Debug, Clone)]
@@ -131,7 +140,11 @@ impl Client {
 impl Mesh {
     pub(super) fn client_hears(&mut self, id: u64, from: u64, number: u64, answer: Answer) -> Checked {
         let now = self.schedule.now();
+        let rest = if self.clients_are_calm { CALM } else { BUSY };
         let Some(client) = self.clients.get_mut(&id).filter(|client| client.number == number) else { return Ok(()) };
+        if let (Answer::Written { .. }, Some(_)) = (&answer, &client.wish) {
+            self.summary.late += u64::from(now - client.since > LATE);
+        }
         let pause = match (answer, &client.wish) {
             (Answer::Written { index, outcome }, Some(Wish::Write { destination, .. })) => {
                 self.trace.note(now, "acknowledged", &[id, number, index.0]);
@@ -140,7 +153,7 @@ impl Mesh {
                 client.wish = None;
                 client.server = from;
                 client.done += 1;
-                10..200
+                rest
             }
             (Answer::Written { index, outcome }, Some(Wish::Set { .. })) => {
                 self.trace.note(now, "set", &[id, number, index.0]);
@@ -152,7 +165,7 @@ impl Mesh {
                 client.wish = None;
                 client.server = from;
                 client.done += 1;
-                10..200
+                rest
             }
             (Answer::Read(held), Some(Wish::Read { register, .. })) => {
                 self.summary.reads += 1;
@@ -160,13 +173,13 @@ impl Mesh {
                 self.checks.history.done(id, act, client.since, now);
                 client.knows = Some((*register, held));
                 client.wish = None;
-                10..200
+                rest
             }
             (Answer::Certificate(is_signed), Some(Wish::Certificate { record, is_revoked })) => {
                 check!(!(is_signed && *is_revoked), "a certificate was signed for {record}, whose record had ended");
                 *self.summary.certificates.entry(is_signed).or_default() += 1;
                 client.wish = None;
-                10..200
+                rest
             }
             // A late answer to what was heard of already, or to an earlier sending.
             (_, None) => return Ok(()),
@@ -187,7 +200,8 @@ impl Mesh {
 
     pub(super) fn client_acts(&mut self, id: u64, attempt: u64) {
         let floor = self.checks.floor();
-        let servers: Vec<u64> = self.servers.keys().copied().collect();
+        let shunned = if self.plan.lasting == Lasting::SlowFollower { self.slowest() } else { None };
+        let servers: Vec<u64> = self.servers.keys().copied().filter(|id| Some(*id) != shunned).collect();
         let (now, time) = (self.schedule.now(), self.clock(Place::Client(id)));
         let Some(client) = self.clients.get_mut(&id).filter(|client| client.attempt == attempt) else { return };
         if client.wish.is_none() {

@@ -13,7 +13,7 @@ impl Mesh {
     pub(crate) fn fault(&mut self) {
         let ids: Vec<u64> = self.servers.keys().copied().collect();
         let one = self.random.choose(&ids);
-        let kind = match self.random.within(0..16) {
+        let kind = match self.random.within(0..18) {
             0 | 1 => {
                 self.crash(one);
                 "a server loses power"
@@ -69,6 +69,20 @@ impl Mesh {
                 self.move_clock(&ids);
                 "a clock jumps"
             }
+            15 => {
+                let takes = self.random.millis(20..600);
+                let server = self.servers.get_mut(&one).expect("the server exists");
+                server.disk_takes = if server.disk_takes.is_zero() { takes } else { Duration::ZERO };
+                "a disk slows down, or is fast again"
+            }
+            16 => {
+                let other = self.random.choose(&ids);
+                let until = self.schedule.now() + self.random.millis(1_000..8_000);
+                if one != other {
+                    self.flaps(one, other, until);
+                }
+                "a link flaps"
+            }
             _ => {
                 self.leader().into_iter().for_each(|leader| self.input(leader, Input::TransferLeader(one)));
                 "leadership is handed over"
@@ -103,6 +117,7 @@ impl Mesh {
             server.paused_until = Duration::ZERO;
             server.writes_left.set(None);
             server.has_full_disk.set(false);
+            server.disk_takes = Duration::ZERO;
             if let (Process::Down(_), false) = (&server.process, server.is_lost) {
                 self.schedule.plan(Duration::ZERO, Event::Start { server: server.id, life: server.life });
             }

@@ -41,7 +41,7 @@ pub(crate) struct Group {
     /// Whose disk is lost: it never comes back.
     lost: Option<u64>,
     /// Whether the operator only finishes what was begun.
-    is_done: bool,
+    pub(super) is_done: bool,
 }
 
 /// The list of servers that a mesh is founded with.

@@ -13,7 +13,7 @@ use super::connections::Heard;
 use super::group::{Group, GroupEvent};
 use super::history;
 use super::network::{Network, Place};
-use super::plan::{Plan, Planted, Summary};
+use super::plan::{Lasting, Plan, Planted, Summary};
 use super::random::Random;
 use super::schedule::Schedule;
 use super::servers::{Asker, Process, Server, Subject};
@@ -42,6 +42,10 @@ pub(crate) enum Event {
     Client { client: u64, attempt: u64 },
     /// Something goes wrong.
     Fault,
+    /// A link between two servers goes down or comes up again, until it stays up.
+    Flaps { one: u64, other: u64, until: Duration },
+    /// The next server is restarted, where all are, one after the other.
+    NextRestarts { before: u64 },
     /// Something about agents and their streams.
     Stream(StreamEvent),
     /// Something about who the servers are.
@@ -64,8 +68,10 @@ pub(crate) struct Mesh {
     pub(crate) network: Network,
     pub(crate) servers: BTreeMap<u64, Server>,
     pub(crate) clients: BTreeMap<u64, Client>,
+    /// Whether clients have shown what they can, and only go on so that there is always something under way.
+    pub(crate) clients_are_calm: bool,
     pub(crate) trace: Trace,
-    limits: Limits,
+    pub(super) limits: Limits,
     pub(crate) checks: Checks,
     pub(crate) summary: Summary,
     pub(crate) streams: Streams,
@@ -97,9 +103,10 @@ impl Mesh {
             network: Network::new(),
             servers: (1..=plan.servers).map(|id| (id, Server::new(id))).collect(),
             clients: (1..=plan.clients).map(|id| (id, Client::new(id))).collect(),
+            clients_are_calm: false,
             trace: Trace::new(seed),
             limits,
-            checks: Checks::default(),
+            checks: Checks::new(plan.compared_every),
             summary: Summary::default(),
             streams,
             clocks: BTreeMap::new(),
@@ -126,13 +133,16 @@ impl Mesh {
         if self.plan.has_faults {
             self.schedule.plan(Duration::from_secs(2), Event::Fault);
         }
+        self.start_lasting_trouble();
         self.start_streams();
         self.start_group();
         self.run_for(self.plan.trouble)?;
-        self.plan.has_faults = false;
+        self.summary.troubled = self.schedule.now();
+        (self.plan.has_faults, self.plan.lasting) = (false, Lasting::Nothing);
         self.heal();
         self.recover()?;
         self.summary.leaders = self.checks.leader_count();
+        self.summary.term = self.checks.last_term();
         self.summary.simulated = self.schedule.now();
         self.summary.trace = self.trace.hash;
         Ok(self.summary)
@@ -150,6 +160,8 @@ impl Mesh {
     fn recover(&mut self) -> Checked {
         let before: Vec<u64> = self.clients.values().map(|client| client.done).collect();
         let deadline = self.schedule.now() + RECOVERY;
+        // Agents come to rest only once the servers around them do.
+        self.group.is_done |= self.plan.agents > 0;
         let progress =
             |mesh: &Mesh| mesh.clients.values().zip(&before).all(|(client, before)| client.done > before + 1);
         while !(self.leader().is_some() && progress(self)) {
@@ -161,6 +173,7 @@ impl Mesh {
             );
             self.run_for(Duration::from_millis(500))?;
         }
+        self.clients_are_calm = true;
         self.streams_recover()?;
         self.group_recovers()?;
         // Everybody falls silent, and the last writes reach everybody.
@@ -185,6 +198,8 @@ impl Mesh {
             applied.windows(2).all(|pair| pair[0] == pair[1]),
             "servers stand at {applied:?} after everything was healed"
         );
+        self.a_backup_is_restored()?;
+        self.a_majority_is_lost_for_good()?;
         self.streams_agree()?;
         self.summary.deeds = self.checks.history.len();
         self.checks.history.is_linearizable()
@@ -214,6 +229,8 @@ impl Mesh {
             Event::Client { client, attempt } => self.client_acts(client, attempt),
             Event::Stream(event) => self.stream_happens(event)?,
             Event::Group(event) => self.group_happens(event)?,
+            Event::Flaps { one, other, until } => self.flaps(one, other, until),
+            Event::NextRestarts { before } => self.next_restarts(before),
             Event::Fault => {
                 if self.plan.has_faults {
                     self.fault();
@@ -258,7 +275,7 @@ impl Mesh {
         server.inbox.push(input);
         if !server.is_woken {
             server.is_woken = true;
-            let pause = server.paused_until.saturating_sub(self.schedule.now());
+            let pause = server.paused_until.saturating_sub(self.schedule.now()).max(server.disk_takes);
             self.schedule.plan(delay.max(pause), Event::Wake { server: id, life: server.life });
         }
     }
@@ -274,6 +291,8 @@ impl Mesh {
         server.is_woken = false;
         let inputs = std::mem::take(&mut server.inbox);
         self.trace.note(now, "wake", &[id, inputs.len() as u64]);
+        self.slow_follower_is_spared(id, &inputs)?;
+        let server = self.servers.get_mut(&id).expect("the server exists");
         let mut outputs = Vec::new();
         let result = match server.room_mut() {
             Some(room) => room.step_all(inputs, now, &mut |output| outputs.push(output)),
@@ -367,8 +386,12 @@ impl Mesh {
     /// Sends something, and returns how many copies will arrive.
     pub(crate) fn send(&mut self, from: Place, to: Place, parcel: Parcel) -> usize {
         let fate = self.network.fate(from, to, &mut self.random);
-        for delay in &fate {
-            self.schedule.plan(*delay, Event::Arrive { from, to, parcel: parcel.clone() });
+        // Most arrives once, and snapshots are large: nothing is copied but what arrives again.
+        if let Some((last, others)) = fate.split_last() {
+            for delay in others {
+                self.schedule.plan(*delay, Event::Arrive { from, to, parcel: parcel.clone() });
+            }
+            self.schedule.plan(*last, Event::Arrive { from, to, parcel });
         }
         fate.len()
     }

@@ -50,6 +50,11 @@ impl Network {
         self.cut.insert((from, to));
     }
 
+    /// Mends one direction.
+    pub(crate) fn mend(&mut self, from: Place, to: Place) {
+        self.cut.remove(&(from, to));
+    }
+
     pub(crate) fn is_cut(&self, from: Place, to: Place) -> bool {
         self.cut.contains(&(from, to))
     }

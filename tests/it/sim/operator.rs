@@ -150,7 +150,7 @@ fn mesh_entry(default_action: Action) -> MeshEntry {
     MeshEntry { default_action, ..MeshEntry::default() }
 }
 
-fn intend(source: &str, destination: &str, action: Action) -> Command {
+pub(super) fn intend(source: &str, destination: &str, action: Action) -> Command {
     let namespace = Namespace::default();
     let source = SourcePattern::parse(source, &namespace).expect("it is a source");
     let destination = ServicePattern::parse(destination, &namespace).expect("it is a destination");

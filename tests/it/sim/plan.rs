@@ -31,6 +31,18 @@ pub(crate) enum Planted {
     SettlesNothing,
 }
 
+/// One trouble that goes on and on, where nothing else goes wrong.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Lasting {
+    Nothing,
+    /// The disk of a follower takes half a second for everything.
+    SlowFollower,
+    /// The link between the leader and another server is down every other fifth of a second.
+    FlappingLink,
+    /// Every twenty seconds the next server loses power, and comes back.
+    RollingRestarts,
+}
+
 /// What a run is made of.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Plan {
@@ -48,11 +60,14 @@ pub(crate) struct Plan {
     /// Whether policy is more than intentions: guardrails, relaxations and revoked services.
     pub(crate) has_policy: bool,
     pub(crate) has_honest_disks: bool,
+    pub(crate) lasting: Lasting,
     /// How long things go wrong.
     pub(crate) trouble: Duration,
     /// How many entries lie between two snapshots at least and at most: few, so that many are sent, or more, where hours are
     /// to pass.
     pub(crate) snapshot_entries: (u64, u64),
+    /// How often the states of servers are compared, beside the times when they begin with a snapshot, and the end.
+    pub(crate) compared_every: u64,
 }
 
 impl Plan {
@@ -67,8 +82,10 @@ impl Plan {
         gives_up: false,
         has_policy: false,
         has_honest_disks: true,
+        lasting: Lasting::Nothing,
         trouble: Duration::from_secs(20),
         snapshot_entries: (3, 40),
+        compared_every: 16,
     };
 }
 
@@ -82,10 +99,14 @@ impl Default for Plan {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Summary {
     pub(crate) acknowledged: u64,
+    /// How many writes were answered only after a client's patience with them would have ended.
+    pub(crate) late: u64,
     pub(crate) reads: u64,
     /// How many deeds the history has that was checked.
     pub(crate) deeds: u64,
     pub(crate) leaders: u64,
+    /// The highest term in which anybody led.
+    pub(crate) term: u64,
     pub(crate) crashes: u64,
     /// How often a server was sent a snapshot.
     pub(crate) restored: u64,
@@ -98,15 +119,19 @@ pub(crate) struct Summary {
     pub(crate) steps: BTreeMap<&'static str, u64>,
     /// How long the cluster ran, by its own clock.
     pub(crate) simulated: Duration,
+    /// How long of that things went wrong.
+    pub(crate) troubled: Duration,
     pub(crate) trace: u64,
 }
 
 impl Summary {
     pub(crate) fn add(&mut self, other: &Summary) {
         self.acknowledged += other.acknowledged;
+        self.late += other.late;
         self.reads += other.reads;
         self.deeds += other.deeds;
         self.leaders += other.leaders;
+        self.term = self.term.max(other.term);
         self.crashes += other.crashes;
         self.restored += other.restored;
         self.streams.add(&other.streams);
@@ -120,6 +145,7 @@ impl Summary {
             *self.steps.entry(kind).or_default() += count;
         }
         self.simulated += other.simulated;
+        self.troubled += other.troubled;
         self.trace ^= other.trace;
     }
 }

@@ -15,7 +15,7 @@ use super::streams::StreamEvent;
 /// How long agents may take, once nothing is wrong, until they hold what the servers hold and the reverse.
 const RECOVERY: Duration = Duration::from_secs(120);
 /// How long nothing may happen to a session that is in step.
-const REST: Duration = Duration::from_secs(40);
+pub(super) const REST: Duration = Duration::from_secs(40);
 
 impl Mesh {
     pub(super) fn start_streams(&mut self) {
@@ -45,40 +45,60 @@ impl Mesh {
         let agents: Vec<u64> = self.streams.agents.keys().copied().collect();
         let servers: Vec<u64> = self.servers.keys().copied().collect();
         let (agent, server) = (self.random.choose(&agents), self.random.choose(&servers));
-        match self.random.within(kinds) {
+        let kind = match self.random.within(kinds) {
             0 | 1 | 12.. => {
                 // Everybody who waits for an answer turns to another server, and what it wrote may still be on its way.
                 let waits = |agent: &Agent| agent.link.filter(|_| !agent.pending.is_empty());
                 for link in self.streams.agents.values().filter_map(waits).collect::<Vec<_>>() {
                     self.cut(link, true);
                 }
+                "agents that write lose their connections"
             }
             2 | 3 => {
                 let is_loud = self.random.happens(50);
                 if let Some(link) = self.agent(agent).link {
                     self.cut(link, is_loud);
                 }
+                "an agent loses its connection"
             }
-            4 | 5 => self.agent_crashes(agent, true),
-            6 => self.agent_crashes(agent, false),
+            4 | 5 => {
+                self.agent_crashes(agent, true);
+                "an agent is killed"
+            }
+            6 => {
+                self.agent_crashes(agent, false);
+                "an agent is killed and loses its disk"
+            }
+            7 if self.plan.gives_up && self.random.happens(50) => {
+                let away = self.random.millis(5_000..30_000);
+                self.agent_is_away(agent, away);
+                "an agent is away"
+            }
             7 => {
-                if self.plan.gives_up && self.random.happens(50) {
-                    let away = self.random.millis(5_000..30_000);
-                    self.agent_is_away(agent, away);
-                    return Ok(());
-                }
                 let until = self.schedule.now() + self.random.millis(100..12_000);
                 self.agent(agent).paused_until = until;
+                "an agent stands still"
             }
-            8 => self.network.cut(Place::Agent(agent), Place::Server(server)),
-            9 => self.network.cut(Place::Server(server), Place::Agent(agent)),
-            10 => return self.agent_leaves(agent),
+            8 => {
+                self.network.cut(Place::Agent(agent), Place::Server(server));
+                "an agent is not heard"
+            }
+            9 => {
+                self.network.cut(Place::Server(server), Place::Agent(agent));
+                "an agent hears nothing"
+            }
+            10 => {
+                self.agent_leaves(agent)?;
+                "an agent leaves"
+            }
             11 => {
                 for server in servers {
                     self.network.cut(Place::Agent(agent), Place::Server(server));
                 }
+                "an agent reaches no server"
             }
-        }
+        };
+        *self.summary.faults.entry(kind).or_default() += 1;
         Ok(())
     }
 
@@ -96,6 +116,7 @@ impl Mesh {
             self.come_into_step(RECOVERY)?;
         }
         self.an_agent_goes_for_good()?;
+        self.a_rotation_ends()?;
         let rotation = self.last_rotation();
         self.streams.operator.finish(rotation);
         self.plan_stream(Duration::ZERO, StreamEvent::Operator);
@@ -109,7 +130,17 @@ impl Mesh {
         self.come_into_step(patience)
     }
 
-    fn come_into_step(&mut self, patience: Duration) -> Checked {
+    /// The last rotation is refused while another one is under way, and nothing takes its place.
+    fn a_rotation_ends(&mut self) -> Checked {
+        let deadline = self.schedule.now() + RECOVERY;
+        while self.streams.newest().is_none_or(|catalog| catalog.ca_rotation().is_some()) {
+            check!(self.schedule.now() < deadline, "after {RECOVERY:?} without faults a rotation is still under way");
+            self.run_for(Duration::from_millis(500))?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn come_into_step(&mut self, patience: Duration) -> Checked {
         let deadline = self.schedule.now() + patience;
         while let Err(what) = self.is_in_step() {
             check!(self.schedule.now() < deadline, "after {patience:?} without faults {what}");
@@ -141,7 +172,8 @@ impl Mesh {
             return Err("the operator is busy".to_owned());
         }
         if !streams.errands.is_empty() {
-            return Err(format!("{} writes are under way", streams.errands.len()));
+            let first = streams.errands.values().next();
+            return Err(format!("{} writes are under way, such as {first:?}", streams.errands.len()));
         }
         let newest = streams.newest().ok_or("no server runs")?;
         for (id, agent) in &streams.agents {

@@ -59,6 +59,8 @@ pub(crate) struct Server {
     /// How many writes its disk still carries out, if it is about to break.
     pub(crate) writes_left: Rc<Cell<Option<u64>>>,
     pub(crate) has_full_disk: Rc<Cell<bool>>,
+    /// How long its disk takes for what one look into the inbox asks of it.
+    pub(crate) disk_takes: Duration,
     pub(crate) steward: Steward,
     /// Whether its disk is gone for good, and so is the server.
     pub(crate) is_lost: bool,
@@ -87,6 +89,7 @@ impl Server {
             tick: Duration::ZERO,
             writes_left: Rc::default(),
             has_full_disk: Rc::default(),
+            disk_takes: Duration::ZERO,
             steward: Steward::default(),
             is_lost: false,
         }
@@ -139,6 +142,7 @@ impl Server {
             writes_left: self.writes_left.clone(),
             is_full: self.has_full_disk.clone(),
             is_lying,
+            synced: disk.synced,
         };
         let config = RoomConfig { limits, ..RoomConfig::new(self.id, voters, random.next()) };
         let room = Room::open(disk, config).map_err(|error| {

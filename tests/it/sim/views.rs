@@ -122,7 +122,7 @@ impl Truth {
         }
         for node in catalog.nodes() {
             let Some(incarnation) = node.incarnation else { continue };
-            let newest = seen.incarnations.entry(node.name.clone()).or_insert(incarnation);
+            let newest = known(&mut seen.incarnations, &node.name, incarnation);
             check!(incarnation >= *newest, "an older session, {incarnation}, overwrote node {} of {newest}", node.name);
             *newest = incarnation;
             let Owner::Agent(owner) = &node.owner else { continue };
@@ -134,7 +134,7 @@ impl Truth {
             );
             for instance in catalog.instances_on(&node.name) {
                 let version = version(&instance.meta);
-                let newest = seen.versions.entry(instance.key.clone()).or_insert(version);
+                let newest = known(&mut seen.versions, &instance.key, version);
                 check!(version >= *newest, "instance {} went from version {newest} to {version}", instance.key);
                 *newest = version;
             }
@@ -146,6 +146,14 @@ impl Truth {
     pub(crate) fn at(&self, topic: &Topic, index: CatalogIndex) -> Option<&Items> {
         self.held.get(topic)?.get(&index)
     }
+}
+
+/// Returns what is kept under a key, or puts something there. The key is copied only then: this is asked at every index.
+fn known<'a, K: Ord + Clone, V>(map: &'a mut BTreeMap<K, V>, key: &K, first: V) -> &'a mut V {
+    if !map.contains_key(key) {
+        map.insert(key.clone(), first);
+    }
+    map.get_mut(key).expect("it is there by now")
 }
 
 /// Returns the version that an agent gave to what it registered.

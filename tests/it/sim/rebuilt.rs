@@ -1,0 +1,67 @@
+//! A majority that is lost for good: one server goes on alone with what is on its disk, and agents find it.
+
+use std::time::Duration;
+
+use server::raft::Replayed;
+
+use super::checks::{Checked, Violation, check};
+use super::mesh::{Event, Mesh};
+use super::recovery::REST;
+use super::servers::{Process, Server};
+
+/// How long agents may take until they are in step with the survivor.
+const RECOVERY: Duration = Duration::from_secs(120);
+
+impl Mesh {
+    /// In some runs, all servers but one are lost in the end, and the group is rebuilt from that one.
+    pub(super) fn a_majority_is_lost_for_good(&mut self) -> Checked {
+        if !self.plan.has_policy || !self.random.happens(30) {
+            return Ok(());
+        }
+        let ids: Vec<u64> = self.servers.keys().copied().collect();
+        let survivor = self.random.choose(&ids);
+        for id in ids {
+            let seed = self.random.next();
+            if id == survivor {
+                let server = self.servers.get_mut(&id).expect("the server exists");
+                server.crash(seed);
+                server.goes_on_alone()?;
+                let life = server.life;
+                self.schedule.plan(Duration::from_secs(1), Event::Start { server: id, life });
+            } else {
+                self.servers.remove(&id);
+            }
+            self.hub_falls(id);
+        }
+        self.trace.note(self.schedule.now(), "alone", &[survivor]);
+        // Whose server ended without a word takes a while to notice, and until then looks as if it were in step.
+        self.run_for(REST)?;
+        self.come_into_step(RECOVERY)?;
+        let catalog = self.streams.newest().ok_or_else(|| Violation("the survivor does not run".to_owned()))?;
+        let membership = catalog.membership();
+        let members: Vec<u64> = membership.members.keys().copied().collect();
+        check!(
+            membership.epoch == 1 && members == [survivor],
+            "server {survivor} went on alone, and the list has {members:?} in epoch {}",
+            membership.epoch
+        );
+        self.checks.kept(survivor, catalog)?;
+        *self.summary.steps.entry("a group is rebuilt from one survivor").or_default() += 1;
+        Ok(())
+    }
+}
+
+impl Server {
+    /// Makes this server, which is down, the only one of its group.
+    fn goes_on_alone(&mut self) -> Checked {
+        let Process::Down(disk) = std::mem::replace(&mut self.process, Process::Between) else {
+            return Err(Violation(format!("server {} goes on alone and is not down", self.id)));
+        };
+        let cannot =
+            |error: &dyn std::error::Error| Violation(format!("server {} cannot go on alone: {error}", self.id));
+        let replayed = Replayed::read(disk).map_err(|error| cannot(&error))?;
+        let (_, disk) = replayed.rewrite(self.id).map_err(|error| cannot(&error))?;
+        self.process = Process::Down(disk);
+        Ok(())
+    }
+}
