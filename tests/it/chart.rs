@@ -42,7 +42,7 @@ fn cases() -> Value {
         "nowhere": { "image": { "repository": "r/weft" }, "externalServers": { "enabled": true } },
         "deaf": {
             "image": { "repository": "r/weft" }, "connector": { "tokenSecret": "t" },
-            "externalServers": { "enabled": true, "agents": ["s:8300"] },
+            "externalServers": { "enabled": true, "agents": ["s:8300"] }, "injector": { "audience": "weft/east" },
         },
         "tokenless": { "image": { "repository": "r/weft" }, "bootstrap": { "enabled": false } },
         "for_nobody": {
