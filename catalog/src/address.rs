@@ -33,8 +33,6 @@ impl AddressNumber {
     pub const NETWORK_V6: &str = "fd77:6566:7400::/96";
     /// Is the one virtual address that no service ever has: rules that lead connections away can be tried with it.
     pub const NOBODYS: Ipv4Addr = Ipv4Addr::new(240, 63, 255, 255);
-    /// Is the network of loopback addresses.
-    pub const NETWORK_LOOPBACK: &str = "127.64.0.0/10";
 
     /// Makes a number; none of what is out of range.
     #[must_use]

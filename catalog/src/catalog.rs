@@ -80,6 +80,9 @@ pub(crate) const NODE_INSTANCES_MAX: usize = 10_000;
 /// How many checks one node holds at most.
 pub(crate) const NODE_CHECKS_MAX: usize = 20_000;
 
+/// How many upstreams the instances of one node name at most. Each is given a number, of which all nodes share some millions.
+pub(crate) const NODE_UPSTREAMS_MAX: usize = 4_096;
+
 /// Is what a request was answered, kept for its repeats.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Answer {

@@ -3,8 +3,8 @@
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    AccessorId, AgentRecord, AuthMethodName, BindingRuleId, CatalogIndex, ConnectorName, Incarnation, IntentionKey,
-    IntentionOwner, NodeName, Owner, RefusedWrite, RequestId, ServiceKey,
+    AccessorId, AgentId, AgentRecord, AuthMethodName, BindingRuleId, CatalogIndex, ConnectorName, Incarnation,
+    IntentionKey, IntentionOwner, NodeName, Owner, RefusedWrite, RequestId, ServiceKey,
 };
 
 /// Is what applying a command answers; a repeat of the request gets the same.
@@ -39,6 +39,20 @@ pub enum Outcome {
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         refused: Vec<RefusedWrite>,
     },
+    /// The agent's record ended, with its certificates.
+    AgentRevoked {
+        /// The record.
+        agent: AgentId,
+        /// The node that it was of.
+        node: NodeName,
+    },
+    /// A rotation of the root has begun.
+    RotationBegun {
+        /// The root that is to come.
+        root: String,
+        /// Whether the one before is distrusted then.
+        distrusts_replaced: bool,
+    },
     /// Certificates were revoked.
     Revoked {
         /// How many agents that hits.
@@ -63,6 +77,14 @@ pub struct Restored {
     pub tokens_left_out: u64,
     /// Nodes that stayed out: an agent has enrolled under their name.
     pub nodes_left_out: u64,
+    /// Nodes of connectors that are not there: they stay until such a connector runs, or is removed.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub nodes_forsaken: u64,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+fn is_zero(count: &u64) -> bool {
+    *count == 0
 }
 
 /// Sorts refusals by what the caller can do about them.
@@ -329,7 +351,9 @@ pub enum Refusal {
         left_s: u64,
     },
     /// The connector runs in another process by now.
-    #[error("the write is of term {found} of connector `{connector}`, whose current one is {current}")]
+    #[error(
+        "connector `{connector}` is not run by whoever asks as term {found} any more (the current one is {current}): acquire its lease anew"
+    )]
     LeaseOver {
         /// The connector.
         connector: ConnectorName,

@@ -4,9 +4,9 @@ use std::fmt;
 
 use super::{AclChange, Authority};
 use crate::{
-    AccessorId, CaChange, Catalog, Check, CheckKey, Command, ConfigChange, ConnectorChange, ConnectorWrite,
-    DeregisterTarget, Instance, InstanceKey, JoinToken, LoginChange, Namespace, Node, NodeName, PolicyChange,
-    ServiceKey, ServicePattern, SessionChange,
+    AccessorId, CaChange, Catalog, Check, CheckKey, Command, ConfigChange, ConnectorChange, ConnectorName,
+    ConnectorWrite, DeregisterTarget, Instance, InstanceKey, JoinToken, LoginChange, Namespace, Node, NodeName,
+    PolicyChange, ServiceKey, ServicePattern, SessionChange,
 };
 
 /// Names the right that somebody lacks.
@@ -213,14 +213,19 @@ impl Catalog {
         authority.need_mesh_write()?;
         match change {
             ConnectorChange::Forget { .. } | ConnectorChange::Confirm { .. } => authority.need_operator_write(),
-            ConnectorChange::Write { writes, .. } => {
-                writes.iter().try_for_each(|write| self.permits_connector_write(authority, write))
+            ConnectorChange::Write { name, writes, .. } => {
+                writes.iter().try_for_each(|write| self.permits_connector_write(authority, name, write))
             }
             ConnectorChange::Acquire { .. } | ConnectorChange::Renew { .. } | ConnectorChange::Release { .. } => Ok(()),
         }
     }
 
-    fn permits_connector_write(&self, authority: &Authority, write: &ConnectorWrite) -> Result<(), Lack> {
+    fn permits_connector_write(
+        &self,
+        authority: &Authority,
+        name: &ConnectorName,
+        write: &ConnectorWrite,
+    ) -> Result<(), Lack> {
         match write {
             ConnectorWrite::Put { node } => {
                 authority.need_node_write(&node.node.name)?;
@@ -230,6 +235,10 @@ impl Catalog {
             ConnectorWrite::Remove { node } => self.permits_deregistration(authority, node, &DeregisterTarget::Node),
             ConnectorWrite::Checks { node, checks } => {
                 authority.need_node_write(node)?;
+                // Those that are not said again go, and what they bore on is well then.
+                let prefix = name.check_prefix();
+                let mut held = self.checks_on(node).filter(|check| check.key.id.as_str().starts_with(&prefix));
+                held.try_for_each(|check| self.permits_check_at(authority, &check.key))?;
                 checks.iter().try_for_each(|check| match check.instance_key().and_then(|key| self.instance(&key)) {
                     Some(instance) => authority.need_service_write(&instance.service_key()),
                     None => Ok(()),

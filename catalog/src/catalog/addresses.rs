@@ -42,6 +42,9 @@ impl Addresses {
 
     /// Gives a number to a service that has none; none where all are taken.
     fn allot(&mut self, service: &ServiceKey) -> Option<AddressNumber> {
+        if self.left() == 0 {
+            return None;
+        }
         let first = self.last.map_or_else(|| AddressNumber::new(1), |last| Some(last.next()))?;
         let mut number = first;
         while self.by_number.contains_key(&number) {
@@ -53,6 +56,25 @@ impl Addresses {
         self.last = Some(number);
         self.put(Allotment { service: service.clone(), number, unused_since: None });
         Some(number)
+    }
+
+    /// Returns how many numbers are free.
+    fn left(&self) -> u32 {
+        let taken = u32::try_from(self.by_number.len()).unwrap_or(u32::MAX);
+        AddressNumber::MAX.saturating_sub(taken)
+    }
+
+    /// Takes the numbers of two states together. Where they differ, these are right: their addresses are the ones that
+    /// applications were told last.
+    pub(super) fn united_with(&self, other: &Self) -> Self {
+        let last = self.last.max(other.last);
+        let mut united = Self { callers: OrdMap::new(), last, ..self.clone() };
+        for allotment in other.of.values() {
+            if !united.of.contains_key(&allotment.service) && !united.by_number.contains_key(&allotment.number) {
+                united.put(allotment.clone());
+            }
+        }
+        united
     }
 
     fn put(&mut self, allotment: Allotment) {
@@ -111,14 +133,14 @@ impl Catalog {
         self.addresses.number_of(service)
     }
 
-    /// Returns the service that has a number.
+    /// Returns how many services more can be given a number.
     #[must_use]
-    pub fn service_numbered(&self, number: AddressNumber) -> Option<&ServiceKey> {
-        self.addresses.by_number.get(&number)
+    pub fn address_numbers_left(&self) -> u32 {
+        self.addresses.left()
     }
 
     /// Returns the services that have a number, with it.
-    pub fn allotments(&self) -> impl Iterator<Item = &Allotment> {
+    pub(crate) fn allotments(&self) -> impl Iterator<Item = &Allotment> {
         self.addresses.of.values()
     }
 
@@ -206,22 +228,6 @@ impl Catalog {
             }
         }
         self.addresses.callers = callers;
-    }
-
-    /// Takes the numbers of two states together. Where they differ, `first` is right: its addresses are the ones that
-    /// applications were told last.
-    pub(super) fn unite_numbers(first: &Addresses, second: &Addresses) -> Addresses {
-        let mut united = Addresses { callers: OrdMap::new(), ..first.clone() };
-        let free = |united: &Addresses, allotment: &Allotment| {
-            !united.of.contains_key(&allotment.service) && !united.by_number.contains_key(&allotment.number)
-        };
-        for allotment in second.of.values() {
-            if free(&united, allotment) {
-                united.put(allotment.clone());
-            }
-        }
-        united.last = first.last.max(second.last);
-        united
     }
 }
 

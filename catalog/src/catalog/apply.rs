@@ -47,7 +47,11 @@ impl Catalog {
                 }
                 self.check_registration(node, instances, *incarnation)?;
                 self.check_checks(&node.name, instances, checks)?;
-                self.register(index, node, instances, checks, *skip_node_update, touched);
+                self.check_upstreams(&node.name, self.instances_on(&node.name), instances)?;
+                if !*skip_node_update || self.node(&node.name).is_none() {
+                    self.put_node(index, node, touched);
+                }
+                self.register_on(index, &node.name, instances, checks, touched);
                 self.session_registers(index, &node.name, touched);
                 Ok(Outcome::Done)
             }
@@ -60,7 +64,7 @@ impl Catalog {
             }
             Command::DeleteIntention { key, compare } => self.delete_intention(key, *compare, None, false, touched),
             Command::Policy { change } => self.change_policy(index, envelope, change, touched),
-            Command::Connector { change } => self.change_connectors(index, now, change, touched),
+            Command::Connector { change } => self.change_connectors(index, change, touched),
             Command::Config { change } => self.change_config(index, change, touched),
             Command::Time => Ok(Outcome::Done),
             Command::WriteMesh { entry, compare } => self.write_mesh(index, entry, *compare, touched),

@@ -224,11 +224,12 @@ impl Catalog {
         }
         next.end_logins_under_way(index);
         next.nodes = next.settled_nodes(if is_own { &self.nodes } else { &next.nodes }, &mut restored);
+        restored.nodes_forsaken = next.forsaken_nodes();
         next.index_services();
         // What applications were told last stays right; where another cluster's state comes in, they were told there.
         let (first, second) =
             if is_own { (&self.addresses, &next.addresses) } else { (&next.addresses, &self.addresses) };
-        next.addresses = Self::unite_numbers(first, second);
+        next.addresses = first.united_with(second);
         next.count_callers();
         // Everybody is woken for everything anyway.
         next.number_all(&mut Touched::default());

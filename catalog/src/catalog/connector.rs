@@ -1,12 +1,12 @@
 //! Which process runs a connector, and what the catalog takes from it.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use super::{Attempt, Catalog, Touched};
 use crate::{
-    CatalogIndex, Check, ConnectorChange, ConnectorLease, ConnectorName, ConnectorNode, ConnectorWrite,
-    DeregisterTarget, Incarnation, Instance, NodeName, Outcome, Owner, ProblemKind, Refusal, RefusedWrite,
-    ServicePattern, Timestamp, WatchKey,
+    CONNECTOR_CHECK_PREFIX, CatalogIndex, Check, ConnectorChange, ConnectorLease, ConnectorName, ConnectorNode,
+    ConnectorStatus, ConnectorWrite, DeregisterTarget, Incarnation, Instance, Node, NodeName, Outcome, Owner,
+    ProblemKind, Refusal, RefusedWrite, ServicePattern, Timestamp, WatchKey,
 };
 
 /// How many connectors there are at most.
@@ -19,12 +19,12 @@ impl Catalog {
     }
 
     /// Returns a connector.
-    #[must_use]
-    pub fn connector(&self, name: &ConnectorName) -> Option<&ConnectorLease> {
+    pub(crate) fn connector(&self, name: &ConnectorName) -> Option<&ConnectorLease> {
         self.connectors.get(name).map(|lease| &**lease)
     }
 
-    /// Returns what a connector keeps: its own nodes with everything on them, and those of others with its checks there.
+    /// Returns what a connector keeps: its own nodes with everything on them but the checks of other connectors, and the nodes
+    /// of others with its checks there.
     pub fn nodes_of_connector(&self, name: &ConnectorName) -> impl Iterator<Item = ConnectorNode> {
         let (owner, prefix) = (name.owner(), name.check_prefix());
         self.nodes.values().filter_map(move |state| {
@@ -32,7 +32,7 @@ impl Catalog {
             let checks: Vec<Check> = state
                 .checks()
                 .values()
-                .filter(|check| is_own || check.key.id.as_str().starts_with(&prefix))
+                .filter(|check| is_of(check, &prefix) || is_own && !is_of(check, CONNECTOR_CHECK_PREFIX))
                 .map(|check| (**check).clone())
                 .collect();
             let instances = if is_own { state.instances.values().map(|one| (**one).clone()).collect() } else { vec![] };
@@ -40,71 +40,55 @@ impl Catalog {
         })
     }
 
+    /// Carries out one change of a connector, or by one. Leases are judged by the catalog's own clock, which one server whose
+    /// clock is wrong moves by little: by that server's time, a lease would last for hours, or be over at once.
     pub(super) fn change_connectors(
         &mut self,
         index: CatalogIndex,
-        now: Timestamp,
         change: &ConnectorChange,
         touched: &mut Touched,
     ) -> Attempt {
-        let ends_at = |lasts_ms: u64| now.saturating_add(std::time::Duration::from_millis(lasts_ms));
         match change {
             ConnectorChange::Acquire { name, kind, holder, lasts_ms } => {
-                self.acquire_connector(index, now, (name, kind, holder), ends_at(*lasts_ms), touched)
+                self.acquire_connector(index, name, kind, holder, self.lease_end(*lasts_ms), touched)
             }
             ConnectorChange::Renew { name, term, lasts_ms, status } => {
-                let held = self.check_term(name, *term)?.clone();
-                let status = status.as_deref().cloned().unwrap_or_else(|| held.status.clone());
-                let ends_at = ends_at(*lasts_ms).max(held.ends_at);
-                let holds = status.problems.iter().any(|problem| problem.kind == ProblemKind::Held);
-                let confirmed = held.confirmed.filter(|_| holds);
-                self.put_connector(ConnectorLease { ends_at, status, confirmed, modified: index, ..held }, touched);
-                Ok(Outcome::LeaseGranted { term: *term })
+                let ends_at = self.lease_end(*lasts_ms);
+                self.renew_connector(index, name, *term, ends_at, status.as_deref(), touched)
             }
             ConnectorChange::Release { name, term } => {
                 let held = self.check_term(name, *term)?.clone();
-                self.put_connector(ConnectorLease { holder: None, ends_at: now, modified: index, ..held }, touched);
+                let ends_at = self.clock;
+                self.put_connector(ConnectorLease { holder: None, ends_at, modified: index, ..held }, touched);
                 Ok(Outcome::Done)
             }
             ConnectorChange::Write { name, term, shares, writes } => {
                 self.check_term(name, *term)?;
-                let mut refused = Vec::new();
-                for write in writes {
-                    if let Err(reason) = self.write_of_connector(index, name, shares, write, touched) {
-                        let conflict = matches!(reason, Refusal::NotOwner { .. } | Refusal::ServedByOthers { .. });
-                        let node = write.node().clone();
-                        refused.push(RefusedWrite { node, reason: reason.to_string(), conflict });
-                    }
-                }
-                Ok(Outcome::Written { refused })
+                Ok(self.write_for_connector(index, name, shares, writes, touched))
             }
-            ConnectorChange::Confirm { name, removals } => {
-                let held = self.connector(name).ok_or_else(|| Refusal::not_found("connector", name))?;
-                if !held.status.problems.iter().any(|problem| problem.kind == ProblemKind::Held) {
-                    return Err(Refusal::invalid("connector", format!("`{name}` holds nothing back")));
-                }
-                let confirmed = Some(*removals);
-                self.put_connector(ConnectorLease { confirmed, modified: index, ..held.clone() }, touched);
-                Ok(Outcome::Done)
-            }
-            ConnectorChange::Forget { name } => self.forget_connector(index, now, name, touched),
+            ConnectorChange::Confirm { name, removals } => self.confirm_removals(index, name, *removals, touched),
+            ConnectorChange::Forget { name } => self.forget_connector(index, name, touched),
         }
     }
 
-    /// Gives a connector to a process, unless another one has it.
+    fn lease_end(&self, lasts_ms: u64) -> Timestamp {
+        self.clock.saturating_add(Duration::from_millis(lasts_ms))
+    }
+
     fn acquire_connector(
         &mut self,
         index: CatalogIndex,
-        now: Timestamp,
-        (name, kind, holder): (&ConnectorName, &str, &str),
+        name: &ConnectorName,
+        kind: &str,
+        holder: &str,
         ends_at: Timestamp,
         touched: &mut Touched,
     ) -> Attempt {
         let held = self.connector(name);
-        if let Some((held, other)) = held.and_then(|held| Some((held, held.holder_at(now)?)))
+        if let Some((held, other)) = held.and_then(|held| Some((held, held.holder_at(self.clock)?)))
             && other != holder
         {
-            return Err(held_by(held, other, now));
+            return Err(held_by(held, other, self.clock));
         }
         if held.is_none() && self.connectors.len() >= CONNECTORS_MAX {
             let problem = format!("there are {CONNECTORS_MAX} already: remove one with `weft connector remove`");
@@ -124,6 +108,58 @@ impl Catalog {
         };
         self.put_connector(lease, touched);
         Ok(Outcome::LeaseGranted { term })
+    }
+
+    fn renew_connector(
+        &mut self,
+        index: CatalogIndex,
+        name: &ConnectorName,
+        term: Incarnation,
+        ends_at: Timestamp,
+        status: Option<&ConnectorStatus>,
+        touched: &mut Touched,
+    ) -> Attempt {
+        let held = self.check_term(name, term)?.clone();
+        let status = status.cloned().unwrap_or_else(|| held.status.clone());
+        let confirmed = held.confirmed.filter(|_| holds_back(&status));
+        let ends_at = ends_at.max(held.ends_at);
+        self.put_connector(ConnectorLease { ends_at, status, confirmed, modified: index, ..held }, touched);
+        Ok(Outcome::LeaseGranted { term })
+    }
+
+    fn write_for_connector(
+        &mut self,
+        index: CatalogIndex,
+        name: &ConnectorName,
+        shares: &[ServicePattern],
+        writes: &[ConnectorWrite],
+        touched: &mut Touched,
+    ) -> Outcome {
+        let mut refused = Vec::new();
+        for write in writes {
+            if let Err(reason) = self.write_of_connector(index, name, shares, write, touched) {
+                let conflict = matches!(reason, Refusal::NotOwner { .. } | Refusal::ServedByOthers { .. });
+                let node = write.node().clone();
+                refused.push(RefusedWrite { node, reason: reason.to_string(), conflict });
+            }
+        }
+        Outcome::Written { refused }
+    }
+
+    fn confirm_removals(
+        &mut self,
+        index: CatalogIndex,
+        name: &ConnectorName,
+        removals: u64,
+        touched: &mut Touched,
+    ) -> Attempt {
+        let held = self.connector(name).ok_or_else(|| Refusal::not_found("connector", name))?;
+        if !holds_back(&held.status) {
+            return Err(Refusal::invalid("connector", format!("`{name}` holds nothing back")));
+        }
+        let confirmed = Some(removals);
+        self.put_connector(ConnectorLease { confirmed, modified: index, ..held.clone() }, touched);
+        Ok(Outcome::Done)
     }
 
     fn put_connector(&mut self, lease: ConnectorLease, touched: &mut Touched) {
@@ -155,7 +191,8 @@ impl Catalog {
             ConnectorWrite::Put { node } => {
                 self.check_owned_by_connector(name, &node.node.name)?;
                 self.check_shared(name, shares, &node.instances)?;
-                self.put_whole_node(index, node, touched);
+                self.check_upstreams(&node.node.name, std::iter::empty(), &node.instances)?;
+                self.put_whole_node(index, name, node, touched);
             }
             ConnectorWrite::Remove { node } => {
                 if self.node(node).is_some() {
@@ -169,12 +206,10 @@ impl Catalog {
                     return Ok(());
                 }
                 self.check_checks(node, &[], checks)?;
-                let held = self.node(node).cloned().ok_or_else(|| Refusal::not_found("node", node))?;
-                self.register(index, &held, &[], checks, true, touched);
+                self.node(node).ok_or_else(|| Refusal::not_found("node", node))?;
+                self.register_on(index, node, &[], checks, touched);
                 let prefix = name.check_prefix();
-                let is_over = |check: &Check| {
-                    check.key.id.as_str().starts_with(&prefix) && !checks.iter().any(|kept| kept.key == check.key)
-                };
+                let is_over = |check: &Check| is_of(check, &prefix) && !checks.iter().any(|kept| kept.key == check.key);
                 self.drop_checks(index, node, is_over, touched);
             }
         }
@@ -214,10 +249,17 @@ impl Catalog {
         Ok(())
     }
 
-    /// Makes a node what a connector says of it; what is on it besides goes.
-    fn put_whole_node(&mut self, index: CatalogIndex, put: &ConnectorNode, touched: &mut Touched) {
+    /// Makes a node what a connector says of it; what is on it besides goes, but for the checks of other connectors.
+    fn put_whole_node(
+        &mut self,
+        index: CatalogIndex,
+        connector: &ConnectorName,
+        put: &ConnectorNode,
+        touched: &mut Touched,
+    ) {
         let name = &put.node.name;
-        self.register(index, &put.node, &put.instances, &put.checks, false, touched);
+        self.put_node(index, &put.node, touched);
+        self.register_on(index, name, &put.instances, &put.checks, touched);
         let over: Vec<DeregisterTarget> = self
             .instances_on(name)
             .filter(|held| !put.instances.iter().any(|kept| kept.key == held.key))
@@ -226,7 +268,10 @@ impl Catalog {
         for target in over {
             self.remove(index, name, &target, touched);
         }
-        self.drop_checks(index, name, |check| !put.checks.iter().any(|kept| kept.key == check.key), touched);
+        let prefix = connector.check_prefix();
+        let is_anothers = |check: &Check| is_of(check, CONNECTOR_CHECK_PREFIX) && !is_of(check, &prefix);
+        let is_over = |check: &Check| !is_anothers(check) && !put.checks.iter().any(|kept| kept.key == check.key);
+        self.drop_checks(index, name, is_over, touched);
     }
 
     fn drop_checks(
@@ -246,29 +291,47 @@ impl Catalog {
         }
     }
 
-    fn forget_connector(
-        &mut self,
-        index: CatalogIndex,
-        now: Timestamp,
-        name: &ConnectorName,
-        touched: &mut Touched,
-    ) -> Attempt {
-        let held = self.connector(name).ok_or_else(|| Refusal::not_found("connector", name))?;
-        if let Some(holder) = held.holder_at(now) {
-            return Err(held_by(held, holder, now));
+    /// Forgets a connector with its nodes and checks. A restore may have brought these back without it.
+    fn forget_connector(&mut self, index: CatalogIndex, name: &ConnectorName, touched: &mut Touched) -> Attempt {
+        let held = self.connector(name);
+        if let Some((held, holder)) = held.and_then(|held| Some((held, held.holder_at(self.clock)?))) {
+            return Err(held_by(held, holder, self.clock));
+        }
+        let kept: Vec<ConnectorNode> = self.nodes_of_connector(name).collect();
+        if held.is_none() && kept.is_empty() {
+            return Err(Refusal::not_found("connector", name));
         }
         let prefix = name.check_prefix();
-        for node in self.nodes_of_connector(name).collect::<Vec<_>>() {
-            if node.node.owner == name.owner() {
-                self.remove(index, &node.node.name, &DeregisterTarget::Node, touched);
+        for ConnectorNode { node, .. } in kept {
+            if node.owner == name.owner() {
+                self.remove(index, &node.name, &DeregisterTarget::Node, touched);
             } else {
-                self.drop_checks(index, &node.node.name, |check| check.key.id.as_str().starts_with(&prefix), touched);
+                self.drop_checks(index, &node.name, |check| is_of(check, &prefix), touched);
             }
         }
         self.connectors.remove(name);
         touched.changed(WatchKey::Connectors);
         Ok(Outcome::Done)
     }
+
+    /// Counts the nodes of connectors that are not there any more: nobody keeps these, and nobody removes them unasked.
+    pub(super) fn forsaken_nodes(&self) -> u64 {
+        let is_forsaken = |node: &&Node| match &node.owner {
+            Owner::Connector(name) => !name.parse().is_ok_and(|name| self.connector(&name).is_some()),
+            Owner::Agent(_) | Owner::External => false,
+        };
+        self.nodes().filter(is_forsaken).count() as u64
+    }
+}
+
+/// Reports whether a check is one of those whose ids begin like this.
+fn is_of(check: &Check, prefix: &str) -> bool {
+    check.key.id.as_str().starts_with(prefix)
+}
+
+/// Reports whether a connector holds removals back.
+fn holds_back(status: &ConnectorStatus) -> bool {
+    status.problems.iter().any(|problem| problem.kind == ProblemKind::Held)
 }
 
 fn held_by(held: &ConnectorLease, holder: &str, now: Timestamp) -> Refusal {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use imbl::OrdSet;
 
-use super::{Attempt, Catalog, NODE_CHECKS_MAX, NODE_INSTANCES_MAX, NodeState, Touched};
+use super::{Attempt, Catalog, NODE_CHECKS_MAX, NODE_INSTANCES_MAX, NODE_UPSTREAMS_MAX, NodeState, Touched};
 use crate::{
     CatalogIndex, Check, CheckUpdate, DeregisterTarget, Incarnation, Instance, InstanceKey, Node, NodeName, Outcome,
     Owner, Refusal, ServiceKey, WatchKey,
@@ -85,6 +85,28 @@ impl Catalog {
         }
     }
 
+    /// Refuses a node that would call more than one machine does: whoever names ever new services as its upstreams would use
+    /// up the numbers of all.
+    pub(super) fn check_upstreams<'a>(
+        &'a self,
+        node: &NodeName,
+        kept: impl Iterator<Item = &'a Instance>,
+        instances: &[Instance],
+    ) -> Result<(), Refusal> {
+        let count = |instance: &Instance| instance.upstreams.len();
+        let added: usize = instances.iter().map(count).sum();
+        if added == 0 || !self.is_past_first_release() {
+            return Ok(());
+        }
+        let written: BTreeSet<&InstanceKey> = instances.iter().map(|one| &one.key).collect();
+        let kept: usize = kept.filter(|held| !written.contains(&held.key)).map(count).sum();
+        if kept + added > NODE_UPSTREAMS_MAX {
+            let problem = format!("its instances would name more than {NODE_UPSTREAMS_MAX} upstreams: use more nodes");
+            return Err(Refusal::invalid(format!("node `{node}`"), problem));
+        }
+        Ok(())
+    }
+
     /// Refuses a write to a node of somebody else, or from an older session of its owner.
     fn check_write(&self, node: &NodeName, incarnation: Option<Incarnation>) -> Result<(), Refusal> {
         let held = self.node(node).ok_or_else(|| Refusal::not_found("node", node))?;
@@ -106,23 +128,32 @@ impl Catalog {
         }
     }
 
-    pub(super) fn register(
+    /// Writes what is on a node that is there.
+    pub(super) fn register_on(
         &mut self,
         index: CatalogIndex,
-        node: &Node,
+        node: &NodeName,
         instances: &[Instance],
         checks: &[Check],
-        skip_node_update: bool,
         touched: &mut Touched,
     ) {
-        let mut state = self.put_node(index, node, skip_node_update, touched);
+        let mut state = self.nodes.get(node).cloned().expect("whoever asks has looked, or has just put it there");
         for instance in instances {
             self.put_instance(index, &mut state, instance, touched);
         }
         for check in checks {
             put_check(index, &mut state, check, touched);
         }
-        if state.node.gateway_port.is_some() {
+        self.nodes.insert(node.clone(), state);
+    }
+
+    /// Writes a node; what is on it stays.
+    pub(super) fn put_node(&mut self, index: CatalogIndex, node: &Node, touched: &mut Touched) {
+        let state = match self.nodes.get(&node.name).cloned() {
+            Some(held) => self.changed_node(index, held, node, touched),
+            None => self.new_node(index, node, touched),
+        };
+        if node.gateway_port.is_some() {
             self.gateways.insert(node.name.clone());
         } else {
             self.gateways.remove(&node.name);
@@ -130,18 +161,22 @@ impl Catalog {
         self.nodes.insert(node.name.clone(), state);
     }
 
-    fn put_node(&mut self, index: CatalogIndex, node: &Node, keep: bool, touched: &mut Touched) -> NodeState {
-        let Some(mut state) = self.nodes.get(&node.name).cloned() else {
-            touched.changed(WatchKey::Nodes);
-            touched.changed(WatchKey::Node(node.name.clone()));
-            touch_gateway(node, touched);
-            self.enter_network(&node.network);
-            let node = Node { created: index, modified: index, ..node.clone() };
-            return NodeState::new(Arc::new(node));
-        };
-        if keep {
-            return state;
-        }
+    fn new_node(&mut self, index: CatalogIndex, node: &Node, touched: &mut Touched) -> NodeState {
+        touched.changed(WatchKey::Nodes);
+        touched.changed(WatchKey::Node(node.name.clone()));
+        touch_gateway(node, touched);
+        self.enter_network(&node.network);
+        let node = Node { created: index, modified: index, ..node.clone() };
+        NodeState::new(Arc::new(node))
+    }
+
+    fn changed_node(
+        &mut self,
+        index: CatalogIndex,
+        mut state: NodeState,
+        node: &Node,
+        touched: &mut Touched,
+    ) -> NodeState {
         let held = Arc::clone(&state.node);
         let written = Node { created: held.created, modified: held.modified, ..node.clone() };
         if written == *held {

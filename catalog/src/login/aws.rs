@@ -125,12 +125,6 @@ impl AwsPattern {
         }
     }
 
-    /// Returns its text.
-    #[must_use]
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-
     /// Returns the account whose identities they are.
     fn account(&self) -> &str {
         Arn::read(&self.0).map_or("", |arn| arn.account)

@@ -17,8 +17,12 @@ const ON_NODE_MAX: usize = 256;
 pub(super) fn check(change: &ConnectorChange) -> Result<(), Refusal> {
     match change {
         ConnectorChange::Acquire { kind, holder, lasts_ms, .. } => {
-            if holder.is_empty() || kind.is_empty() {
-                return Err(Refusal::invalid("holder", "name the process that asks, and its platform"));
+            for (field, text, what) in
+                [("holder", holder, "the process that asks"), ("platform", kind, "what the connector looks at")]
+            {
+                if text.is_empty() {
+                    return Err(Refusal::invalid(field, format!("it is empty: name {what}")));
+                }
             }
             bounded("holder", holder, HOLDER_BYTES_MAX)?;
             bounded("platform", kind, HOLDER_BYTES_MAX)?;
@@ -102,7 +106,10 @@ fn check_put(name: &ConnectorName, put: &ConnectorNode) -> Result<(), Refusal> {
         not_of_connector(&check.key.id)?;
         check_check(&node.name, check)?;
         match check.instance_key().filter(|key| !is_known(key)) {
-            Some(key) => Err(Refusal::invalid(format!("check `{}`", check.key.id), format!("there is no {key}"))),
+            Some(key) => {
+                let problem = format!("there is no {key} among the node's instances: write both together");
+                Err(Refusal::invalid(format!("check `{}`", check.key.id), problem))
+            }
             None => Ok(()),
         }
     })

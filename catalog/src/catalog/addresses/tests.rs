@@ -1,8 +1,8 @@
 use super::super::tests::{Log, digest, envelope, instance, node, register};
 use super::*;
 use crate::{
-    CatalogIndex, Command, ConfigChange, ConfigContent, ConfigEntry, DeregisterTarget, Envelope, Item, Owner,
-    ServiceDefaults, Topic, Upstream,
+    AuditHash, BackupStep, CatalogIndex, Command, ConfigChange, ConfigContent, ConfigEntry, DeregisterTarget, Envelope,
+    Item, Mesh, Owner, PathTemplate, ServiceDefaults, Topic, Upstream,
 };
 
 fn key(service: &str) -> ServiceKey {
@@ -64,7 +64,8 @@ fn whoever_serves_calls_or_shapes_a_service_gives_it_one_number_for_good() {
     log.done(serves("other", &[]));
     log.done(serves("web", &[]));
     assert_eq!([number(&log, "web"), number(&log, "api"), number(&log, "other")], [Some(1), Some(2), Some(5)]);
-    assert_eq!(log.catalog.service_numbered(AddressNumber::new(3).unwrap()), Some(&key("team/db")));
+    assert_eq!(number(&log, "team/db"), Some(3), "nobody has called it since, and it is kept");
+    assert_eq!(log.catalog.address_numbers_left(), AddressNumber::MAX - 5);
     assert_eq!(Catalog::restore(&log.catalog.snapshot()).unwrap(), log.catalog);
 }
 
@@ -125,19 +126,81 @@ fn a_group_of_the_first_release_numbers_its_services_when_it_leaves_it() {
     assert!(touched.contains(&WatchKey::Service(key("web"))));
 }
 
+/// What one group has learned since a backup was taken of it, and another group that was once restored from that backup.
+fn parted() -> (Log, Log) {
+    let mut ours = log();
+    let bootstrap = |cluster: &str| Command::Bootstrap {
+        mesh: Mesh {
+            cluster_id: cluster.to_owned(),
+            datacenter: "dc1".to_owned(),
+            trust_domain: "mesh.example".parse().unwrap(),
+            template: PathTemplate::default(),
+            servers: vec![],
+        },
+    };
+    ours.done(bootstrap("ours"));
+    ours.done(serves("web", &[]));
+    let mut theirs = log();
+    theirs.done(bootstrap("theirs"));
+    theirs.done(serves("web", &[]));
+    theirs.done(serves("db", &["web"]));
+    theirs.done(serves("api", &[]));
+    ours.done(serves("api", &["web"]));
+    (ours, theirs)
+}
+
+/// Restores the state of `backup`.
+fn restore(log: &mut Log, backup: &Catalog, other_cluster: bool) {
+    let (upload, text) = (|| "u1".parse().unwrap(), String::from_utf8(backup.snapshot()).unwrap());
+    let (bytes, sha256) = (text.len() as u64, AuditHash(digest(text.as_bytes())));
+    log.done(Command::Backup { step: BackupStep::Begin { upload: upload(), bytes, sha256 } });
+    log.done(Command::Backup { step: BackupStep::Piece { upload: upload(), offset: 0, text } });
+    log.done(Command::Backup { step: BackupStep::Commit { upload: upload(), other_cluster, form: None } });
+}
+
 #[test]
 fn a_restored_backup_keeps_what_applications_were_told_last() {
+    let numbers = |log: &Log| ["web", "api", "db"].map(|service| number(log, service));
+    // An older state of this very group: what was given since stays given.
+    let (mut ours, _) = parted();
+    let before = ours.catalog.clone();
+    ours.done(serves("db", &[]));
+    restore(&mut ours, &before, false);
+    assert_eq!(numbers(&ours), [Some(1), Some(2), Some(3)], "`db` is gone, and its number still its own");
+    ours.done(serves("new", &[]));
+    assert_eq!(number(&ours, "new"), Some(4));
+    assert_eq!(ours.catalog.addresses.callers.get(&key("web")), Some(&1));
+    // Another group's: applications were told its addresses there, and whoever is not in it gets another.
+    let (mut ours, theirs) = parted();
+    ours.done(serves("only-ours", &[]));
+    assert_eq!(number(&ours, "only-ours"), Some(3));
+    restore(&mut ours, &theirs.catalog, true);
+    assert_eq!(numbers(&ours), [Some(1), Some(3), Some(2)]);
+    assert_eq!(number(&ours, "only-ours"), None, "another service has it, and nobody serves this one any more");
+    assert_eq!(ours.catalog.addresses.callers.get(&key("web")), Some(&1), "counted anew");
+    assert_eq!(Catalog::restore(&ours.catalog.snapshot()).unwrap(), ours.catalog);
+}
+
+#[test]
+fn p11_no_node_uses_up_the_numbers_of_all() {
     let mut log = log();
-    log.done(serves("web", &[]));
-    let before = log.catalog.clone();
-    log.done(serves("api", &[]));
-    let mut other = Log { catalog: before.clone() };
-    other.done(serves("db", &[]));
-    other.done(serves("api", &[]));
-    let united = Catalog::unite_numbers(&log.catalog.addresses, &other.catalog.addresses);
-    let numbers: Vec<_> = united.of.values().map(|one| (one.service.to_string(), one.number.get())).collect();
-    assert_eq!(numbers, [("default/api".to_owned(), 2), ("default/web".to_owned(), 1)], "`db` gets another");
-    assert_eq!(united.last, AddressNumber::new(3));
+    let names = |from: usize, count: usize| (from..from + count).map(|number| format!("u{number}")).collect::<Vec<_>>();
+    let with = |id: &str, names: &[String]| {
+        let Command::Register { node, mut instances, checks, skip_node_update, incarnation } =
+            serves("web", &names.iter().map(String::as_str).collect::<Vec<_>>())
+        else {
+            unreachable!()
+        };
+        instances[0].key.id = id.parse().unwrap();
+        Command::Register { node, instances, checks, skip_node_update, incarnation }
+    };
+    log.done(with("one", &names(0, 4_000)));
+    log.done(with("two", &names(4_000, 96)));
+    let refused = log.refused(with("three", &names(5_000, 1)));
+    assert!(refused.to_string().contains("more than 4096 upstreams"), "{refused}");
+    log.done(with("one", &names(6_000, 4_000)));
+    let taken = u32::try_from(log.catalog.addresses.of.len()).unwrap();
+    assert_eq!(log.catalog.address_numbers_left(), AddressNumber::MAX - taken);
 }
 
 #[test]

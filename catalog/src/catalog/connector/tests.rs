@@ -267,6 +267,84 @@ fn a_connector_that_is_removed_leaves_nothing_behind() {
 }
 
 #[test]
+fn fault_20_a_server_whose_clock_is_far_off_neither_holds_a_lease_for_hours_nor_ends_one_by_its_own_time() {
+    let mut log = Log::default();
+    // The clock stands somewhere, and moves a minute a command at most.
+    log.done(command(ConnectorChange::Acquire {
+        name: name("other"),
+        kind: "aws".to_owned(),
+        holder: "p0".to_owned(),
+        lasts_ms: 5_000,
+    }));
+    let hours = crate::Timestamp(3 * 60 * 60 * 1000);
+    let by_wild_clock = |log: &mut Log, command: Command| {
+        let next = log.catalog.index.0 + 1;
+        let envelope = crate::Envelope { proposed_at: hours, ..crate::catalog::tests::envelope(next, command) };
+        log.catalog.apply(crate::CatalogIndex(next), &envelope, crate::catalog::tests::digest).outcome
+    };
+    let lasting = |holder: &str| {
+        let (kind, holder) = ("aws".to_owned(), holder.to_owned());
+        command(ConnectorChange::Acquire { name: name("ecs"), kind, holder, lasts_ms: 300_000 })
+    };
+    let Outcome::LeaseGranted { term } = by_wild_clock(&mut log, lasting("p1")) else { panic!() };
+    let ends = |log: &Log| log.catalog.connector(&name("ecs")).unwrap().ends_at.since(log.catalog.clock).as_secs();
+    assert_eq!(ends(&log), 300);
+    by_wild_clock(&mut log, renew("ecs", term.0, None));
+    assert!(ends(&log) <= 300, "{}", ends(&log));
+    // The process has died: another takes over when the lease is over, and the connector can be removed.
+    let refused = log.refused(lasting("p2"));
+    assert!(matches!(refused, Refusal::LeaseHeld { left_s, .. } if left_s <= 300), "{refused}");
+    later(&mut log, 301_000);
+    log.done(lasting("p2"));
+    // Nor does one that is ahead take over what is longer than a minute in force.
+    let wild = by_wild_clock(&mut log, lasting("p3"));
+    assert!(matches!(wild, Outcome::Refused(Refusal::LeaseHeld { .. })), "{wild:?}");
+    assert_eq!(ends(&log), 240);
+}
+
+#[test]
+fn m2_two_connectors_with_checks_on_one_node_leave_each_others_alone() {
+    let mut log = Log::default();
+    let (ecs, k8s) = (granted(&mut log, "ecs", "p1"), granted(&mut log, "k8s", "p1"));
+    let seen = || check("t1", "health", None, CheckStatus::Passing);
+    settled(&mut log, write("ecs", ecs, &[], vec![put("ecs", "t1", &["api"], vec![seen()])]));
+    let ready = check("t1", "connector:k8s:ready", None, CheckStatus::Critical);
+    settled(&mut log, write("k8s", k8s, &[], vec![checks("t1", vec![ready])]));
+    let kept = |log: &Log, connector: &str| -> Vec<String> {
+        let connector = name(connector);
+        let nodes = log.catalog.nodes_of_connector(&connector);
+        nodes.flat_map(|node| node.checks).map(|check| check.key.id.to_string()).collect()
+    };
+    assert_eq!((kept(&log, "ecs"), kept(&log, "k8s")), (vec!["health".into()], vec!["connector:k8s:ready".into()]));
+    // What the first one keeps is what it wants, so that it writes no more; and if it does, the other's check stays.
+    settled(&mut log, write("ecs", ecs, &[], vec![put("ecs", "t1", &["api", "web"], vec![])]));
+    assert_eq!((kept(&log, "ecs"), kept(&log, "k8s")), (vec![], vec!["connector:k8s:ready".into()]));
+    assert_eq!(log.catalog.health(&instance("t1", "api", "t1-api").key), CheckStatus::Critical);
+    // Its own check there is its own.
+    let own = check("t1", "connector:ecs:seen", None, CheckStatus::Warning);
+    settled(&mut log, write("ecs", ecs, &[], vec![checks("t1", vec![own])]));
+    assert_eq!(kept(&log, "ecs"), ["connector:ecs:seen"]);
+    settled(&mut log, write("ecs", ecs, &[], vec![put("ecs", "t1", &["api"], vec![])]));
+    assert_eq!(kept(&log, "ecs"), [""; 0]);
+}
+
+#[test]
+fn a_node_whose_connector_is_not_there_any_more_can_be_removed() {
+    let mut log = Log::default();
+    log.done(register(node("outside", Owner::External), vec![], vec![], None));
+    let term = granted(&mut log, "ecs", "p1");
+    let seen = check("outside", "connector:ecs:seen", None, CheckStatus::Critical);
+    settled(&mut log, write("ecs", term, &[], vec![put("ecs", "t1", &["api"], vec![]), checks("outside", vec![seen])]));
+    assert_eq!(log.catalog.forsaken_nodes(), 0);
+    // As a restored backup leaves it: who ran a connector is known by the running log alone.
+    log.catalog.connectors = imbl::OrdMap::new();
+    assert_eq!(log.catalog.forsaken_nodes(), 1);
+    log.done(command(ConnectorChange::Forget { name: name("ecs") }));
+    assert_eq!((log.catalog.nodes().count(), log.catalog.checks().count()), (1, 0));
+    assert!(matches!(log.refused(command(ConnectorChange::Forget { name: name("ecs") })), Refusal::NotFound { .. }));
+}
+
+#[test]
 fn what_is_held_back_goes_when_an_operator_says_so_and_that_counts_once() {
     let mut log = Log::default();
     let term = granted(&mut log, "ecs", "p1");
@@ -318,5 +396,18 @@ fn a_connectors_token_needs_the_right_on_each_node_and_service() {
     authority.add(&rules, &crate::Namespace::default());
     for (command, want) in &commands {
         assert_eq!(catalog.permits(&authority, command).is_ok(), *want, "{command:?}");
+    }
+    // A check that is not said again goes, and that makes what it bore on well: it needs the right on that.
+    let mut log = Log::default();
+    let term = granted(&mut log, "ecs", "p1");
+    let services = vec![instance("ecs-vm", "web", "w"), instance("ecs-vm", "api", "a")];
+    log.done(register(node("ecs-vm", Owner::External), services, vec![], None));
+    let on = |instance: &str| check("ecs-vm", "connector:ecs:ready", Some(instance), CheckStatus::Critical);
+    for (bound_to, want) in [("a", true), ("w", false)] {
+        settled(&mut log, write("ecs", term, &[], vec![checks("ecs-vm", vec![on(bound_to)])]));
+        let empties = write("ecs", term, &[], vec![checks("ecs-vm", vec![])]);
+        assert_eq!(log.catalog.permits(&authority, &empties).is_ok(), want, "{bound_to}");
+        let rebinds = write("ecs", term, &[], vec![checks("ecs-vm", vec![on("a")])]);
+        assert_eq!(log.catalog.permits(&authority, &rebinds).is_ok(), want, "{bound_to}");
     }
 }
