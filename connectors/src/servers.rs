@@ -6,9 +6,9 @@ use std::{
     time::Duration,
 };
 
-use catalog::{ConnectorChange, ConnectorName, ConnectorNode, RequestId};
+use catalog::{ConnectorChange, ConnectorName, RefusedWrite, RequestId};
 use wire::{
-    api_types::{ConnectorAnswer, ConnectorView},
+    api_types::{ConnectorAnswer, ConnectorNodeView, ConnectorRequest, ConnectorView},
     client::{ApiClient, ApiError},
     crypto::{Secret, SecretFileError, read_secret_file},
     one_line,
@@ -97,11 +97,19 @@ impl Servers {
     pub(crate) async fn change(&self, change: &ConnectorChange, timeout: Duration) -> Answer {
         let (client, id) = (self.client(), request_id());
         let call = async {
-            client.put("/v1/connector").timeout(timeout).request_id(id).body(change)?.json::<ConnectorAnswer>().await
+            client
+                .put("/v1/connector")
+                .timeout(timeout)
+                .request_id(id)
+                .body(&ConnectorRequest(change.clone()))?
+                .json::<ConnectorAnswer>()
+                .await
         };
         match call.await {
             Ok(ConnectorAnswer { term: Some(term), .. }) => Answer::Granted(term),
-            Ok(answer) if matches!(change, ConnectorChange::Write { .. }) => Answer::Written(answer.refused),
+            Ok(answer) if matches!(change, ConnectorChange::Write { .. }) => {
+                Answer::Written(answer.refused.into_iter().map(RefusedWrite::from).collect())
+            }
             Ok(_) => Answer::Released,
             Err(error) => self.failed(&error),
         }
@@ -111,10 +119,11 @@ impl Servers {
     pub(crate) async fn kept(&self, name: &ConnectorName, timeout: Duration) -> Answer {
         let client = self.client();
         let nodes = client.get("/v1/connector").segment(name).segment("nodes").timeout(timeout).json();
-        let nodes: Vec<ConnectorNode> = match nodes.await {
+        let nodes: Vec<ConnectorNodeView> = match nodes.await {
             Ok(nodes) => nodes,
             Err(error) => return self.failed(&error),
         };
+        let nodes = nodes.into_iter().map(ConnectorNodeView::into_node).collect();
         match client.get("/v1/connectors").timeout(timeout).json::<Vec<ConnectorView>>().await {
             Ok(views) => {
                 Answer::Kept(nodes, views.into_iter().find(|view| view.name == *name).and_then(|it| it.confirmed))

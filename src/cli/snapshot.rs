@@ -131,6 +131,10 @@ fn remarks(answer: &RestoreAnswer) -> Vec<String> {
         (answer.tokens_back, "tokens that were deleted since are in force again: look at `weft acl token list`"),
         (answer.tokens_left_out, "tokens stayed out: their login is revoked, or their auth method was deleted"),
         (answer.nodes_left_out, "nodes stayed out: an agent has enrolled under their name"),
+        (
+            answer.nodes_forsaken,
+            "nodes are of connectors that are not there: run these again, or `weft connector remove` each",
+        ),
     ];
     counted.iter().filter(|(count, _)| *count > 0).map(|(count, what)| format!("{count} {what}")).collect()
 }

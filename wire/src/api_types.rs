@@ -29,11 +29,15 @@ pub struct RestoreAnswer {
     pub tokens_left_out: u64,
     /// Nodes that stayed out: an agent has enrolled under their name.
     pub nodes_left_out: u64,
+    /// Nodes of connectors that are not there: they stay until such a connector runs, or is removed.
+    #[serde(default)]
+    pub nodes_forsaken: u64,
 }
 
 mod audit;
 mod callers;
 mod connector;
+mod connector_request;
 mod explained_request;
 mod proxy;
 mod relaxation;
@@ -48,6 +52,7 @@ pub use ca::{
 };
 pub use callers::{CallerView, CallersView, WatchedView};
 pub use connector::{ConnectorAnswer, ConnectorProblemView, ConnectorView};
+pub use connector_request::{ConnectorNodeView, ConnectorRequest, RefusedWriteView};
 pub use explained_request::{ExplainedRequest, WeighedRule};
 pub use proxy::{
     ProxyCertificate, ProxyConfigView, ProxyEndpoint, ProxyEndpoints, ProxyInstance, ProxyListener, ProxyRoutes,
@@ -56,7 +61,7 @@ pub use proxy::{
 pub use relaxation::{RelaxRequest, RelaxationView};
 pub use revocation::{RevocationView, Revoked};
 pub use rule_usage::{RuleUsage, RuleUsageView};
-pub use upstream::UpstreamView;
+pub use upstream::{UpstreamView, VariableTwice};
 
 /// How long a join token is good for where nobody says otherwise.
 pub const JOIN_TOKEN_TTL: Duration = Duration::from_secs(3600);

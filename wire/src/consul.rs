@@ -58,6 +58,7 @@ pub use operator::{
 };
 pub use permission::{HttpHeader, HttpPermission, IntentionJwt, IntentionPermission, JwtProvider, VerifyClaim};
 pub use register::{CatalogDeregister, CatalogRegister};
+pub(crate) use register::{read_check, read_instance};
 pub use service::{Definitions, ServiceDefinition};
 pub use service_intentions::{IntentionSource, SERVICE_INTENTIONS, ServiceIntentions};
 pub use token_provider::JWT_PROVIDER;

@@ -5,13 +5,13 @@ use std::time::Duration;
 use ::catalog::{Command, ConnectorChange, ConnectorName, ConnectorNode, Outcome, WatchKey};
 use axum::response::Response;
 use http::Method;
-use wire::api_types::{ConnectorAnswer, ConnectorView};
-use wire::crypto;
+use wire::api_types::{ConnectorAnswer, ConnectorNodeView, ConnectorRequest, ConnectorView, RefusedWriteView};
 
 use super::auth::Right;
 use super::call::Call;
 use super::error::ApiError;
 use super::query::parameter;
+use super::reads::Reading;
 use super::route::{Route, route};
 
 /// The largest write: a full batch of nodes.
@@ -36,7 +36,8 @@ pub(super) fn routes() -> Vec<Route> {
 /// Answers with all connectors, those that nobody runs included.
 async fn list(call: Call) -> Result<Response, ApiError> {
     let reading = call.read(vec![WatchKey::Connectors]).await?;
-    let now = crypto::now();
+    // Leases are judged by the catalog's clock.
+    let now = reading.catalog.clock();
     let connectors: Vec<ConnectorView> =
         reading.catalog.connectors().map(|lease| ConnectorView::of(lease, now)).collect();
     call.answer(&reading, &connectors)
@@ -44,13 +45,12 @@ async fn list(call: Call) -> Result<Response, ApiError> {
 
 /// Carries out what a connector asks: a lease, its renewal or end, or a write.
 async fn change(call: Call) -> Result<Response, ApiError> {
-    let change: ConnectorChange = serde_json::from_slice(&call.body).map_err(|error| call.body_error(&error))?;
-    if let ConnectorChange::Forget { .. } | ConnectorChange::Confirm { .. } = change {
-        return Err(call.body_error(&"that is an operator's to say, by a route of its own"));
-    }
+    let ConnectorRequest(change) = call.decode()?;
     let answer = match call.write(Command::Connector { change }).await?.outcome {
         Outcome::LeaseGranted { term } => ConnectorAnswer { term: Some(term), refused: Vec::new() },
-        Outcome::Written { refused } => ConnectorAnswer { term: None, refused },
+        Outcome::Written { refused } => {
+            ConnectorAnswer { term: None, refused: refused.into_iter().map(RefusedWriteView::from).collect() }
+        }
         _ => ConnectorAnswer::default(),
     };
     call.json(&answer)
@@ -61,8 +61,23 @@ async fn change(call: Call) -> Result<Response, ApiError> {
 async fn nodes(call: Call) -> Result<Response, ApiError> {
     let name: ConnectorName = call.path_name("name")?;
     let reading = call.read(vec![WatchKey::Connectors, WatchKey::Nodes, WatchKey::Checks]).await?;
-    let nodes: Vec<ConnectorNode> = reading.catalog.nodes_of_connector(&name).collect();
+    let nodes = reading.catalog.nodes_of_connector(&name).filter_map(|kept| reading.visible(kept));
+    let nodes: Vec<ConnectorNodeView> =
+        nodes.map(|kept| ConnectorNodeView::new(&kept, call.state.datacenter())).collect();
     call.answer(&reading, &nodes)
+}
+
+impl Reading {
+    /// Returns what the caller may see of a node that a connector keeps something on; none of one that it may not see at all.
+    fn visible(&self, kept: ConnectorNode) -> Option<ConnectorNode> {
+        let ConnectorNode { node, mut instances, mut checks } = kept;
+        if !self.shows_node(&node.name) {
+            return None;
+        }
+        instances.retain(|instance| self.shows_instance(instance));
+        checks.retain(|check| self.shows_check(check));
+        Some(ConnectorNode { node, instances, checks })
+    }
 }
 
 /// Lets a connector remove as many nodes at once as `removals` says.

@@ -94,7 +94,7 @@ async fn restore(call: Call) -> Result<Response, ApiError> {
             return Err(error);
         }
     };
-    let Restored { tokens_back, tokens_left_out, nodes_left_out } = restored;
+    let Restored { tokens_back, tokens_left_out, nodes_left_out, nodes_forsaken } = restored;
     tracing::warn!(
         index,
         of_index = meta.index,
@@ -102,9 +102,10 @@ async fn restore(call: Call) -> Result<Response, ApiError> {
         tokens_back,
         tokens_left_out,
         nodes_left_out,
+        nodes_forsaken,
         "a backup was restored"
     );
-    let mut response = call.json(&RestoreAnswer { tokens_back, tokens_left_out, nodes_left_out })?;
+    let mut response = call.json(&RestoreAnswer { tokens_back, tokens_left_out, nodes_left_out, nodes_forsaken })?;
     response.headers_mut().insert(HeaderName::from_static("x-consul-index"), HeaderValue::from(index));
     Ok(response)
 }

@@ -1,11 +1,10 @@
 //! Connectors: who runs each, how it fares, and what its writes are answered.
 
-use catalog::{
-    CatalogIndex, ConnectorLease, ConnectorName, ConnectorProblem, Incarnation, ProblemKind, RefusedWrite, Timestamp,
-};
+use catalog::{CatalogIndex, ConnectorLease, ConnectorName, ConnectorProblem, Incarnation, ProblemKind, Timestamp};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use super::RefusedWriteView;
 use crate::rfc3339;
 
 /// Shows a connector.
@@ -93,6 +92,5 @@ pub struct ConnectorAnswer {
     pub term: Option<Incarnation>,
     /// What of a write was refused, and why; the rest is done.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schema(value_type = Vec<Object>)]
-    pub refused: Vec<RefusedWrite>,
+    pub refused: Vec<RefusedWriteView>,
 }

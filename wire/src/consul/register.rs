@@ -86,7 +86,7 @@ fn text_map_without_empty(fields: &mut Fields, name: &str) -> Result<BTreeMap<St
     Ok(map)
 }
 
-fn read_instance(fields: &mut Fields, node: &NodeName) -> Result<Instance, DecodeError> {
+pub(crate) fn read_instance(fields: &mut Fields, node: &NodeName) -> Result<Instance, DecodeError> {
     let definition = ServiceDefinition::read_shared(fields, "Service")?;
     let mesh_port = Some(fields.port("MeshPort")?).filter(|port| *port != 0);
     // What a client read it may send back.
@@ -95,7 +95,11 @@ fn read_instance(fields: &mut Fields, node: &NodeName) -> Result<Instance, Decod
     Ok(definition.instance(node, mesh_port))
 }
 
-fn read_check(fields: &mut Fields, node: &NodeName, service_namespace: &Namespace) -> Result<Check, DecodeError> {
+pub(crate) fn read_check(
+    fields: &mut Fields,
+    node: &NodeName,
+    service_namespace: &Namespace,
+) -> Result<Check, DecodeError> {
     let named: Option<NodeName> = fields.parsed("Node")?;
     if named.as_ref().is_some_and(|named| named != node) {
         return Err(fields.refuse("Node", format!("the check is of another node than `{node}`; leave it out")));

@@ -5,10 +5,12 @@ use std::{
     time::Duration,
 };
 
-use catalog::{ConnectorName, ConnectorNode, ConnectorProblem, ProblemKind};
+use catalog::{ConnectorName, ConnectorProblem, ProblemKind};
 use serde::{Deserialize, Serialize};
-use wire::api_types::ConnectorView;
-use wire::client::{ApiClient, ApiError};
+use wire::{
+    api_types::{ConnectorNodeView, ConnectorView},
+    client::{ApiClient, ApiError},
+};
 
 use super::{
     client::{Access, Cloud},
@@ -226,8 +228,9 @@ impl CloudMap {
     /// [`ApiError`] where the servers do not answer.
     pub async fn plan(&mut self, client: &ApiClient, name: &ConnectorName) -> Result<Shown, ApiError> {
         let owner = owner(client, name).await?;
-        let kept: Vec<ConnectorNode> = client.get("/v1/connector").segment(name).segment("nodes").json().await?;
-        let kept = kept.into_iter().map(|node| (node.node.name.clone(), node)).collect();
+        let kept: Vec<ConnectorNodeView> = client.get("/v1/connector").segment(name).segment("nodes").json().await?;
+        let kept = kept.into_iter().map(ConnectorNodeView::into_node);
+        let kept = kept.map(|node| (node.node.name.clone(), node)).collect();
         let view = self.look().await;
         let sight = self.sight(&view, &owner);
         let caution = self.caution(client, name).await;
