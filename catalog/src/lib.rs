@@ -113,7 +113,7 @@ pub use routing::{
     ServiceRouter, ServiceSplitter, Split, SplitEdits, Subset, Target, TargetKey, Turn,
 };
 pub use selector::{Selector, SelectorError, SelectorMismatch};
-pub use session::{AGENT_CHECK, Presence, SESSIONS_MAX, SessionChange, SessionRef};
+pub use session::{AGENT_CHECK, Presence, SESSIONS_ENDED_MAX, SESSIONS_MAX, SessionChange, SessionRef};
 pub use snapshot::{SNAPSHOT_VERSION, SnapshotError};
 pub use spiffe::{
     AskedFor, IdentityScheme, InstanceLabel, PathTemplate, Principal, SpiffeId, SpiffeIdError, TemplateError,

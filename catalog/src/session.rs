@@ -10,6 +10,9 @@ pub const AGENT_CHECK: &str = "weft-agent";
 /// The most sessions that one command names.
 pub const SESSIONS_MAX: usize = 1024;
 
+/// The most agents whose records one command should end: the audit trail names each of them.
+pub const SESSIONS_ENDED_MAX: usize = 24;
+
 /// Names one session of one agent.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use catalog::{
     AgentId, AgentRecord, Attestation, Catalog, Command, FORGOTTEN_MAX, Incarnation, RevocationChange, RevokedService,
-    SESSIONS_MAX, ServerId, SessionChange, SessionRef, Timestamp,
+    SESSIONS_ENDED_MAX, SESSIONS_MAX, ServerId, SessionChange, SessionRef, Timestamp,
 };
 
 /// How long a revocation is kept after the last certificate that it is for has expired: clocks differ.
@@ -167,7 +167,10 @@ impl Sessions {
         let over = over
             .filter(|record| is_over(record))
             .filter_map(|record| Some(SessionRef { agent: record.id.clone(), incarnation: record.incarnation? }));
-        batches(over.collect(), |sessions| Command::Sessions { change: SessionChange::Ended { sessions } })
+        let over: Vec<SessionRef> = over.collect();
+        over.chunks(SESSIONS_ENDED_MAX)
+            .map(|sessions| Command::Sessions { change: SessionChange::Ended { sessions: sessions.to_vec() } })
+            .collect()
     }
 
     /// Ends the records of agents that logged in and never opened a session, once none of their certificates is left. Nothing
@@ -180,7 +183,7 @@ impl Sessions {
             catalog.agent_records().filter(is_unused).map(|record| (record.id.clone(), Incarnation(0))).collect();
         let over = self.unused.over(now, self.periods.reap + self.leaf_ttl(catalog), &unused);
         let over: Vec<AgentId> = over.into_iter().map(|session| session.agent).collect();
-        over.chunks(SESSIONS_MAX)
+        over.chunks(SESSIONS_ENDED_MAX)
             .map(|agents| Command::Sessions { change: SessionChange::Unused { agents: agents.to_vec() } })
             .collect()
     }

@@ -27,6 +27,7 @@ pub(crate) enum Content<'a> {
     Policy(&'a AclPolicy),
     Config(&'a ConfigEntry),
     AuthMethod(&'a AuthMethod),
+    Agents(Vec<String>),
 }
 
 impl Content<'_> {
@@ -84,7 +85,7 @@ impl<'a> Description<'a> {
             Command::Membership { change } => ("membership", describe_membership(change)?),
             Command::Revoke { change } => of_revocation(change)?,
             Command::RevokeAgent { agent } => ("revoke-agent", agent_in(before, agent)),
-            Command::Sessions { change } => of_sessions(change, before)?,
+            Command::Sessions { change } => return of_sessions(change, before),
             Command::WriteIntention { intention, mode } => return Some(Self::of_intention(intention, *mode)),
             Command::DeleteIntention { key, .. } => ("delete-intention", key.to_string()),
             Command::Policy { change } => return Some(Self::of_change(change)),
@@ -222,20 +223,21 @@ fn agent_in(before: &Catalog, agent: &AgentId) -> String {
     }
 }
 
-/// Describes the end of records that the servers found idle; none for how sessions stand.
-fn of_sessions(change: &SessionChange, before: &Catalog) -> Option<(&'static str, String)> {
-    let named = |agents: &mut dyn Iterator<Item = &AgentId>| {
-        agents.map(|agent| agent_in(before, agent)).collect::<Vec<_>>().join(", ")
+/// Describes the end of records that the servers found idle, with each of them; none for how sessions stand.
+fn of_sessions<'a>(change: &SessionChange, before: &Catalog) -> Option<Description<'a>> {
+    let (why, agents): (_, Vec<&AgentId>) = match change {
+        SessionChange::Ended { sessions } => ("stayed away", sessions.iter().map(|session| &session.agent).collect()),
+        SessionChange::Unused { agents } => ("never opened a session", agents.iter().collect()),
+        SessionChange::Lost { .. } | SessionChange::Reaped { .. } | SessionChange::Drain { .. } => return None,
     };
-    match change {
-        SessionChange::Ended { sessions } => {
-            Some(("end-agents", format!("stayed away: {}", named(&mut sessions.iter().map(|session| &session.agent)))))
-        }
-        SessionChange::Unused { agents } => {
-            Some(("end-agents", format!("never opened a session: {}", named(&mut agents.iter()))))
-        }
-        SessionChange::Lost { .. } | SessionChange::Reaped { .. } | SessionChange::Drain { .. } => None,
+    let agents: Vec<String> = agents.into_iter().map(|agent| agent_in(before, agent)).collect();
+    let summary = format!("{why}: {}", agents.join(", "));
+    // A line that names them all need not say it twice.
+    if summary.len() <= SUMMARY_BYTES_MAX {
+        return Some(Description { kind: "end-agents", summary, content: None });
     }
+    let summary = format!("{why}: {} agents", agents.len());
+    Some(Description { kind: "end-agents", summary, content: Some(Content::Agents(agents)) })
 }
 
 /// Describes a change of the list of servers; none for what servers say of themselves all the time.

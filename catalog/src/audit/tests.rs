@@ -193,6 +193,28 @@ fn lines_say_which_token_let_an_agent_in_and_whose_records_end() {
 }
 
 #[test]
+fn the_line_on_many_records_that_end_at_once_names_each_of_them() {
+    use crate::catalog::tests::{enrol, join_token};
+    let mut catalog = log_of(&every_kind()[..3]);
+    let node = |number: usize| format!("n{number:0126}");
+    for number in 0..crate::SESSIONS_ENDED_MAX {
+        let token = u8::try_from(10 + number).unwrap();
+        line_on(&mut catalog, crate::Command::CreateJoinToken { token: join_token(token, &["web"]) });
+        line_on(&mut catalog, enrol(token, &format!("key-{number}"), &node(number)));
+    }
+    let agents: Vec<_> = catalog.agent_records().map(|record| record.id.clone()).collect();
+    assert_eq!(agents.len(), crate::SESSIONS_ENDED_MAX);
+    let change = crate::SessionChange::Unused { agents: agents.clone() };
+    let line = line_on(&mut catalog, crate::Command::Sessions { change }).unwrap();
+    assert!(line.contains("\"Summary\":\"never opened a session: 24 agents\""), "{line}");
+    let told: serde_json::Value = serde_json::from_str(&line).unwrap();
+    for (number, agent) in agents.iter().enumerate() {
+        let named = format!("agent {agent} of node {}", catalog.agent_record(agent).unwrap().node);
+        assert!(told["Content"].as_array().unwrap().contains(&named.into()), "{number}: {line}");
+    }
+}
+
+#[test]
 fn fault_11_a_recovery_stands_in_the_chain_with_who_survived_and_who_did_not() {
     let mut catalog = log_of(&every_kind()[..3]);
     let facts = crate::MemberFacts {

@@ -85,6 +85,12 @@ impl Catalog {
         self.audit.lines(index).next().filter(|line| line.index == index)
     }
 
+    /// Returns what a request was answered, and at which index it was carried out, for as long as that is remembered.
+    #[must_use]
+    pub fn answer_to(&self, request_id: &RequestId) -> Option<(CatalogIndex, &Outcome)> {
+        self.answers.get(request_id).map(|answer| (answer.index, &answer.outcome))
+    }
+
     /// Returns the end of the audit trail.
     #[must_use]
     pub fn audit_head(&self) -> AuditHead {

@@ -132,7 +132,7 @@ impl Catalog {
         if let Some(not_before) = not_before.filter(|not_before| self.clock < *not_before) {
             return Err(Refusal::TooEarly { left_s: not_before.since(self.clock).as_secs().max(1) });
         }
-        match change {
+        let outcome = match change {
             CaChange::StartRotation { root, intermediate, replaces, distrust_replaced } => {
                 self.check_replaces_root(root, replaces)?;
                 let rotation = CaRotation {
@@ -145,39 +145,51 @@ impl Catalog {
                     activated: None,
                     activated_at: None,
                 };
-                self.put_root(CaRoot { created: index, active: false, ..CaRoot::clone(root) }, index);
-                self.put_intermediate(
-                    CaIntermediate { created: index, active: false, ..intermediate.as_ref().clone() },
-                    index,
-                );
-                self.roots_acks = OrdMap::new();
-                self.ca.rotation = Some(rotation);
+                self.start_rotation(index, rotation, root, intermediate);
+                Outcome::RotationBegun { root: root.id.clone(), distrusts_replaced: *distrust_replaced }
             }
             CaChange::CancelRotation { root } => {
                 self.rotation_of(root, RotationStep::Distributing)?;
                 self.roots.remove(root);
                 keep(&mut self.intermediates, |one| one.root_id != *root);
                 self.end_rotation();
+                Outcome::Done
             }
-            CaChange::Acknowledge { acks } => return self.acknowledge(acks, touched),
-            CaChange::Activate { root } => self.activate(index, proposed_at, root)?,
-            CaChange::Finish { root } => {
-                self.rotation_of(root, RotationStep::Reissuing)?;
-                self.end_rotation();
-                touched.changed(WatchKey::CaRotation);
-                return Ok(Outcome::Done);
-            }
+            CaChange::Activate { root } => self.activate(index, proposed_at, root).map(|()| Outcome::Done)?,
             CaChange::RenewIntermediate { intermediate, replaces } => {
-                self.renew_intermediate(index, intermediate, replaces)?;
+                self.renew_intermediate(index, intermediate, replaces).map(|()| Outcome::Done)?
             }
-            CaChange::Retire { root } => self.retire(index, root, touched)?,
-            CaChange::Distrust { root } => self.distrust(index, root, touched)?,
+            CaChange::Retire { root } => self.retire(index, root, touched).map(|()| Outcome::Done)?,
+            CaChange::Distrust { root } => self.distrust(index, root, touched).map(|()| Outcome::Done)?,
+            // The rest leaves the roots as they are.
+            CaChange::Acknowledge { acks } => return self.acknowledge(acks, touched),
+            CaChange::Finish { root } => return self.finish_rotation(root, touched),
             CaChange::Configure { config, compare } => return self.configure_ca(index, config, *compare, touched),
             CaChange::Reseal { secrets } => return Ok(self.reseal(index, secrets, touched)),
-        }
+        };
         let roots = &self.roots;
         self.ca.leaf_lives.retain(|id, _| roots.get(id).is_some_and(|root| !root.retired));
         touched.changed(WatchKey::Roots);
+        touched.changed(WatchKey::CaRotation);
+        Ok(outcome)
+    }
+
+    fn start_rotation(
+        &mut self,
+        index: CatalogIndex,
+        rotation: CaRotation,
+        root: &CaRoot,
+        intermediate: &CaIntermediate,
+    ) {
+        self.put_root(CaRoot { created: index, active: false, ..root.clone() }, index);
+        self.put_intermediate(CaIntermediate { created: index, active: false, ..intermediate.clone() }, index);
+        self.roots_acks = OrdMap::new();
+        self.ca.rotation = Some(rotation);
+    }
+
+    fn finish_rotation(&mut self, root: &str, touched: &mut Touched) -> Attempt {
+        self.rotation_of(root, RotationStep::Reissuing)?;
+        self.end_rotation();
         touched.changed(WatchKey::CaRotation);
         Ok(Outcome::Done)
     }

@@ -152,8 +152,12 @@ impl Catalog {
         let record =
             self.agent_record(agent).ok_or_else(|| Refusal::AgentUnknown { agent: agent.to_string() })?.clone();
         self.end_agent(index, &record, touched);
-        self.ban(Banned::Key { key: record.key }, Some(record.node), touched);
-        Ok(Outcome::Done)
+        self.ban(Banned::Key { key: record.key }, Some(record.node.clone()), touched);
+        // A server of the first release would keep another answer.
+        match self.is_past_first_release() {
+            true => Ok(Outcome::AgentRevoked { agent: record.id, node: record.node }),
+            false => Ok(Outcome::Done),
+        }
     }
 
     /// Ends a record, revokes its certificates and takes its node out of the catalog.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use ::catalog::{AgentRecord, CaChange, Catalog, Command, RotationStep, Timestamp, WatchKey};
+use ::catalog::{AgentRecord, CaChange, Catalog, Command, Outcome, RotationStep, Timestamp, WatchKey};
 use axum::response::Response;
 use http::Method;
 use rustls_pki_types::CertificateDer;
@@ -143,18 +143,20 @@ async fn certificates(call: Call) -> Result<Response, ApiError> {
 impl Call {
     /// Reports whether this very request has begun a rotation before.
     fn has_begun_rotation(&self, distrusts_old: bool, catalog: &Catalog) -> bool {
-        let Some(told) = self.told_of_earlier("start-ca-rotation", catalog) else { return false };
-        told.summary.ends_with(", to be distrusted") == distrusts_old
-            && catalog.roots().any(|root| root.created == told.index)
+        match self.answered_earlier(catalog) {
+            Some((_, Outcome::RotationBegun { root, distrusts_replaced })) => {
+                *distrusts_replaced == distrusts_old && catalog.root(root).is_some()
+            }
+            _ => false,
+        }
     }
 
     /// Reports whether this very request has brought in an intermediate before.
     fn has_brought_in(&self, certificate_pem: &str, catalog: &Catalog) -> bool {
-        let kinds = ["start-ca-rotation", "renew-intermediate"];
-        let Some(told) = kinds.into_iter().find_map(|kind| self.told_of_earlier(kind, catalog)) else { return false };
+        let Some((index, _)) = self.answered_earlier(catalog) else { return false };
         let Ok(certificate) = CertificateDer::from_pem_slice(certificate_pem.as_bytes()) else { return false };
         let id = crypto::sha256_hex(&certificate);
-        catalog.intermediates().any(|one| one.created == told.index && one.id == id)
+        catalog.intermediates().any(|one| one.created == index && one.id == id)
     }
 
     pub(super) async fn change_ca(&self, change: CaChange) -> Result<(), ApiError> {

@@ -43,11 +43,13 @@ async fn agent(call: Call) -> Result<Response, ApiError> {
     let catalog = call.read(vec![WatchKey::Agents]).await?.catalog;
     let Some(agent) = find_agent(&catalog, &named) else {
         // A repeat finds nothing any more.
-        let told = call.told_of_earlier("revoke-agent", &catalog).map(|record| record.summary);
-        let is_it = |told: String| told.split_whitespace().any(|word| word == named);
-        return match told.is_some_and(is_it) {
-            true => call.json(&Revoked { agents: 1 }),
-            false => Err(ApiError::NotFound { what: "agent", name: named }),
+        return match call.answered_earlier(&catalog) {
+            Some((_, Outcome::AgentRevoked { agent, node }))
+                if agent.to_string() == named || node.as_str() == named =>
+            {
+                call.json(&Revoked { agents: 1 })
+            }
+            _ => Err(ApiError::NotFound { what: "agent", name: named }),
         };
     };
     call.write(Command::RevokeAgent { agent }).await?;

@@ -54,13 +54,14 @@ impl Call {
         id.parse().expect("such ids have a UUID's form")
     }
 
-    /// Returns what the audit trail tells of an earlier carrying out of this request: one of this kind, by the same caller and
-    /// under the same request id. What such a request draws anew each time is not what the first one drew.
-    pub(super) fn told_of_earlier(&self, kind: &str, catalog: &Catalog) -> Option<AuditRecord> {
+    /// Returns what an earlier carrying out of this request was answered, by the same caller and under the same request id, and
+    /// when: what such a request draws anew each time is not what the first one drew. Who asked is told by the audit trail,
+    /// which has a line on whatever is asked for here.
+    pub(super) fn answered_earlier<'a>(&self, catalog: &'a Catalog) -> Option<(CatalogIndex, &'a Outcome)> {
         let (request_id, accessor) = (self.request_id.as_ref()?, self.caller.accessor()?);
         let record: AuditRecord = serde_json::from_str(&catalog.audit_line_of(request_id)?.text).ok()?;
-        let is_it = record.kind == kind && record.outcome == "done" && record.actor == format!("token:{accessor}");
-        is_it.then_some(record)
+        let is_callers = record.actor == format!("token:{accessor}");
+        catalog.answer_to(request_id).filter(|(_, outcome)| is_callers && !matches!(outcome, Outcome::Refused(_)))
     }
 
     /// Carries out a command in the name of `actor`.

@@ -46,7 +46,7 @@ async fn p13_a13_whatever_is_made_under_a_request_id_is_made_once_and_told_again
         assert_eq!(other.status, StatusCode::CONFLICT, "{path}: {}", other.text);
         assert!(other.text.contains("request id"), "{}", other.text);
     }
-    // What a request id names is the caller's own: another caller with the same id makes another thing.
+    // A request id marks one request of the whole mesh: under one that somebody else has used, nothing is swallowed either.
     let token = api.put("/v1/acl/token", json!({"Policies": [{"Name": "global-management"}]})).await.json();
     let request = api
         .request(Method::PUT, "/v1/acl/policy", token["SecretID"].as_str())
@@ -55,6 +55,8 @@ async fn p13_a13_whatever_is_made_under_a_request_id_is_made_once_and_told_again
         .unwrap();
     let answer = api.call(request).await;
     assert_eq!(answer.status, StatusCode::CONFLICT, "{}", answer.text);
+    assert!(answer.text.contains("request id `policy` was used for something else"), "{}", answer.text);
+    assert_eq!(api.get("/v1/acl/policies").await.json().as_array().unwrap().len(), 3);
 }
 
 #[tokio::test]
@@ -100,6 +102,33 @@ async fn p13_a_rotation_is_begun_once_and_told_again() {
     let [first, again] = twice(&api, "own", Method::PUT, "/v1/connect/ca/intermediate", &given).await;
     assert_eq!((first.status, again.status), (StatusCode::OK, StatusCode::OK), "{}", again.text);
     assert_eq!(again.json()["Rotation"]["RootID"], root.id());
+}
+
+#[tokio::test]
+async fn p13_a_revocation_is_told_again_of_the_agent_that_it_ended_and_of_no_other() {
+    let api = Api::start().await;
+    let token = api.put("/v1/join-token", json!({"Services": ["api"]})).await.json();
+    let accessor = token["AccessorID"].as_str().unwrap().parse().unwrap();
+    let secret = api.consensus().catalog().join_tokens().find(|one| one.accessor == accessor).unwrap().secret.clone();
+    let enrol = ::catalog::Command::Enrol {
+        secret,
+        key: ::catalog::KeyFingerprint("key-1".to_owned()),
+        node: "vm-1".parse().unwrap(),
+        platform: ::catalog::Platform::Vm,
+    };
+    api.consensus().propose_as_server(enrol).await.unwrap();
+    let agent = api.consensus().catalog().agent_on(&"vm-1".parse().unwrap()).unwrap().id.to_string();
+    let [first, again] = twice(&api, "gone", Method::PUT, "/v1/revoke/agent/vm-1", &Value::Null).await;
+    assert_eq!((first.status, again.status), (StatusCode::OK, StatusCode::OK), "{}", again.text);
+    assert_eq!(first.text, again.text);
+    let [by_id, _] = twice(&api, "gone", Method::PUT, &format!("/v1/revoke/agent/{agent}"), &Value::Null).await;
+    assert_eq!(by_id.status, StatusCode::OK, "{}", by_id.text);
+    for other in ["node", "of", "agent", "vm-2"] {
+        let [answer, _] = twice(&api, "gone", Method::PUT, &format!("/v1/revoke/agent/{other}"), &Value::Null).await;
+        assert_eq!(answer.status, StatusCode::NOT_FOUND, "{other}: {}", answer.text);
+    }
+    let [another, _] = twice(&api, "gone-2", Method::PUT, "/v1/revoke/agent/vm-1", &Value::Null).await;
+    assert_eq!(another.status, StatusCode::NOT_FOUND, "another request is not that one: {}", another.text);
 }
 
 #[tokio::test]
