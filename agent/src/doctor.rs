@@ -1,10 +1,12 @@
-//! What is wrong on this machine: files, disk and ports, and what the agent itself says.
+//! What is wrong on this machine: files, disk and ports, and what the agent itself says; and what the servers' word says of
+//! the mesh.
 //!
 //! It is asked from outside the agent, by `weft doctor`, so it works where the agent does not.
 
 mod admin;
 mod dns;
 mod files;
+mod mesh;
 mod ports;
 mod redirection;
 
@@ -15,6 +17,8 @@ use catalog::Timestamp;
 use wire::diagnosis::Finding;
 
 use crate::sockets::listening;
+
+pub use mesh::{of_clock, of_default_policy, of_mesh};
 
 /// A file that holds a secret.
 #[derive(Clone, Debug, PartialEq, Eq)]

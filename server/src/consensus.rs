@@ -40,6 +40,7 @@ use tokio::sync::watch as latest;
 use tokio::time::{Instant as Deadline, timeout_at};
 use tracing::debug;
 use wire::crypto;
+use wire::mesh_status::DiskStatus;
 use wire::report::AgentReport;
 
 use crate::config::RaftTiming;
@@ -179,6 +180,8 @@ pub(crate) struct Shared {
     taps: Arc<TapDesk>,
     /// Where the catalog's clock was seen last.
     clock: clock::SeenClock,
+    /// How long syncs of the log take.
+    disk: ArcSwapOption<DiskStatus>,
     metrics: Metrics,
 }
 
@@ -186,6 +189,11 @@ impl Consensus {
     /// Returns the catalog as this server knows it now.
     pub(crate) fn catalog(&self) -> Arc<Catalog> {
         self.shared.catalog.load_full()
+    }
+
+    /// Returns how this server's disk does; none before it has a log.
+    pub(crate) fn disk(&self) -> Option<DiskStatus> {
+        self.shared.disk.load().as_deref().copied()
     }
 
     /// Carries out a command, and returns once it is applied on the leader and here.

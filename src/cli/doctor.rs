@@ -5,10 +5,9 @@ use std::{
     net::{Ipv4Addr, SocketAddr},
     path::PathBuf,
     process::ExitCode,
-    time::Duration,
 };
 
-use ::agent::doctor::{LocalService, Machine, SecretFile, examine};
+use ::agent::doctor::{LocalService, Machine, SecretFile, examine, of_clock, of_default_policy, of_mesh};
 use catalog::Action;
 use clap::{Args, ValueEnum};
 use serde::Deserialize;
@@ -16,7 +15,7 @@ use serde_json::Value;
 use wire::{
     client::ApiError,
     crypto::now,
-    diagnosis::{Finding, Verdict, of_clock, of_default_policy, of_mesh, of_syncs},
+    diagnosis::{Finding, Verdict},
     mesh_status::MeshStatus,
 };
 
@@ -29,9 +28,6 @@ use super::{
     settings::read_all,
 };
 
-/// No server has more metrics, nor takes longer to tell them.
-const METRICS_BYTES_MAX: usize = 16 << 20;
-const METRICS_TIMEOUT: Duration = Duration::from_secs(5);
 /// Where the units keep what must not be lost.
 const DATA_DIR: &str = "/var/lib/weft";
 /// What an agent that has joined keeps there.
@@ -178,12 +174,6 @@ async fn mesh(api: &Api) -> Vec<Finding> {
     // Without an entry the mesh is as it is from the first day; whoever may not read it is not told.
     if let Ok(entry) = api.find::<MeshEntry>("/v1/config/mesh/mesh", &[]).await {
         findings.push(of_default_policy(entry.unwrap_or_default().default_intention_policy));
-    }
-    // A server answers with its own metrics, and an agent with none of a log.
-    if let Ok(metrics) =
-        api.download("/v1/agent/metrics", &[("format", "prometheus")], METRICS_BYTES_MAX, METRICS_TIMEOUT).await
-    {
-        findings.extend(of_syncs(&String::from_utf8_lossy(&metrics)));
     }
     findings
 }

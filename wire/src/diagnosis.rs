@@ -1,10 +1,6 @@
 //! What `weft doctor` finds: one thing looked at, how it is, and what to do.
 
-mod mesh;
-
 use serde::{Deserialize, Serialize};
-
-pub use mesh::{of_clock, of_default_policy, of_mesh, of_syncs};
 
 /// How one thing is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]

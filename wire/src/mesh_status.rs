@@ -51,6 +51,12 @@ pub struct MeshStatus {
     /// How many there are.
     #[serde(default)]
     pub bypassable_count: usize,
+    /// How the disk of the server that answers does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub disk: Option<DiskStatus>,
+    /// How many services more can have virtual addresses.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub address_numbers_left: Option<u32>,
 }
 
 /// Names an instance that can be dialled past its agent.
@@ -63,6 +69,19 @@ pub struct BypassableInstance {
     pub node: String,
     /// Whether no caller is told of it, for its namespace refuses such.
     pub withheld: bool,
+}
+
+/// Says how long a server's disk takes to sync its log, by the last few seconds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "PascalCase")]
+pub struct DiskStatus {
+    /// Whether it is too slow to lead with: a leader whose disk is hands over.
+    pub slow: bool,
+    /// What half of the syncs take less than, in milliseconds; null where there were none.
+    #[serde(default)]
+    pub typical_ms: Option<u64>,
+    /// The disk is slow where nine of ten syncs take longer than this.
+    pub limit_ms: u64,
 }
 
 /// Shows a server of the group.
@@ -197,7 +216,15 @@ impl MeshStatus {
             services: counts,
             bypassable_count: bypassable.len(),
             bypassable: bypassable.into_iter().take(LISTED_MAX).collect(),
+            disk: None,
+            address_numbers_left: Some(catalog.address_numbers_left()),
         }
+    }
+
+    /// Adds how the disk of the server that answers does.
+    #[must_use]
+    pub fn with_disk(self, disk: Option<DiskStatus>) -> Self {
+        Self { disk, ..self }
     }
 
     /// Adds what the leader sees: which servers are alive, and how many voters may be lost.

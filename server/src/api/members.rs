@@ -187,6 +187,7 @@ async fn mesh(call: Call) -> Result<Response, ApiError> {
     let leader = consensus.status().leader.map(|leader| leader.id);
     let catalog = consensus.catalog();
     let status = MeshStatus::new(call.state.server().clone(), leader, &catalog, crypto::now());
+    let status = status.with_disk(consensus.disk());
     let Some(seen) = seen else { return call.json(&status) };
     let raft_id = |server: &ServerId| catalog.membership().member_named(server).map(|member| member.raft_id);
     let alive = |server: &ServerId| is_alive(&seen, &catalog, raft_id(server)?);

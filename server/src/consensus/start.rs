@@ -326,6 +326,7 @@ pub(super) fn new_consensus(config: &Config, agent_address: String, inbox: Inbox
         reports: Reports::default(),
         taps: Arc::default(),
         clock: Default::default(),
+        disk: Default::default(),
         metrics,
     };
     Consensus { shared: Arc::new(shared) }

@@ -123,7 +123,9 @@ impl<D: Disk> RaftThread<D> {
             metrics.raft_synced(sync);
             self.slow_disk.took(now, sync);
         }
-        metrics.raft_disk_slow(self.slow_disk.is_slow(now));
+        let disk = self.slow_disk.status(now);
+        metrics.raft_disk_slow(disk.slow);
+        self.desk.shared.disk.store(Some(Arc::new(disk)));
         let leads = self.desk.shared.standing.borrow().role == Role::Leader;
         if !leads || !self.slow_disk.should_hand_over(now) {
             return None;

@@ -3,21 +3,21 @@
 use std::time::Duration;
 
 use catalog::{Action, CheckStatus, Timestamp};
-
-use super::Finding;
-use crate::mesh_status::{CertificateAge, MeshStatus};
+use wire::{
+    diagnosis::Finding,
+    mesh_status::{CertificateAge, DiskStatus, MeshStatus},
+    rfc3339,
+};
 
 /// Clocks further apart than this are worth a look: tokens and certificates are judged by them.
 const SKEW_WARNING: Duration = Duration::from_secs(5);
 /// Clocks further apart than this break logins and fresh certificates.
 const SKEW_PROBLEM: Duration = Duration::from_secs(60);
 
-/// Syncs that take longer than this, in seconds, are felt by whoever writes.
-const SYNC_WARNING_S: f64 = 0.1;
-/// Syncs that take longer than this have a leader hand over.
-const SYNC_PROBLEM_S: f64 = 0.3;
-/// How the metric of syncs is written.
-const SYNC_BUCKET: &str = "weft_raft_sync_duration_seconds_bucket{le=\"";
+/// Syncs that take longer than this part of what a leader may take are felt by whoever writes.
+const SYNC_WARNING: u64 = 3;
+/// With fewer numbers left than this, a service may soon get none.
+const NUMBERS_WARNING: u32 = 100_000;
 
 /// Judges how the mesh stands.
 pub fn of_mesh(mesh: &MeshStatus) -> Vec<Finding> {
@@ -25,6 +25,8 @@ pub fn of_mesh(mesh: &MeshStatus) -> Vec<Finding> {
     findings.extend(mesh.certificates.iter().map(certificate));
     findings.push(sessions(mesh));
     findings.push(releases(mesh));
+    findings.extend(mesh.disk.map(|status| disk(mesh, status)));
+    findings.extend(mesh.address_numbers_left.map(numbers));
     findings.extend(mesh.services_unwell.iter().filter(|service| service.status() == CheckStatus::Critical).map(
         |service| {
             let advice = "`weft catalog services`, and `weft doctor` on its machines, tell why";
@@ -61,7 +63,7 @@ fn quorum(mesh: &MeshStatus) -> Finding {
 }
 
 fn certificate(age: &CertificateAge) -> Finding {
-    let end = crate::rfc3339::format(age.not_after);
+    let end = rfc3339::format(age.not_after);
     let found = format!("the CA's {} ends {end}, {} % of its life is left", age.certificate, age.left_percent);
     // The servers replace an intermediate by themselves, so an old one says that they could not.
     let advice = if age.certificate == "root" {
@@ -116,25 +118,33 @@ pub fn of_default_policy(default: Action) -> Finding {
     }
 }
 
-/// Judges how long a server's disk takes to sync, by the server's own metrics; none where it has synced nothing yet.
-pub fn of_syncs(metrics: &str) -> Option<Finding> {
-    let buckets: Vec<(f64, f64)> = metrics
-        .lines()
-        .filter_map(|line| {
-            let (bound, count) = line.strip_prefix(SYNC_BUCKET)?.split_once("\"} ")?;
-            let bound = if bound == "+Inf" { f64::INFINITY } else { bound.parse().ok()? };
-            Some((bound, count.split(' ').next()?.parse().ok()?))
-        })
-        .collect();
-    let all = buckets.last().map(|(_, count)| *count).filter(|count| *count > 0.0)?;
-    let (within, _) = buckets.iter().find(|(_, count)| *count >= all * 0.99)?;
-    let found = format!("99 of 100 syncs of the log take at most {within} s");
-    let advice = "give the data directory a disk of its own; a leader whose syncs take more than 0.3 s hands over";
-    Some(match within {
-        within if *within > SYNC_PROBLEM_S => Finding::problem("disk", found, advice),
-        within if *within > SYNC_WARNING_S => Finding::warning("disk", found, advice),
-        _ => Finding::fine("disk", found),
-    })
+/// Judges how long the disk of the server that answers takes to sync, as that server itself judges it.
+fn disk(mesh: &MeshStatus, disk: DiskStatus) -> Finding {
+    let (server, limit) = (&mesh.server, disk.limit_ms);
+    let advice = "give the data directory a disk of its own";
+    match disk.typical_ms {
+        _ if disk.slow => {
+            let found =
+                format!("the disk of {server} is too slow to lead with: nine of ten syncs take more than {limit} ms");
+            Finding::problem("disk", found, advice)
+        }
+        Some(typical) if typical > limit / SYNC_WARNING => {
+            let found = format!("the disk of {server} takes {typical} ms for a sync; with {limit} ms it hands over");
+            Finding::warning("disk", found, advice)
+        }
+        Some(typical) => Finding::fine("disk", format!("the disk of {server} takes {typical} ms for a sync")),
+        None => Finding::fine("disk", format!("{server} has had nothing to sync just now")),
+    }
+}
+
+/// Judges how many services more can have addresses of their own.
+fn numbers(left: u32) -> Finding {
+    if left >= NUMBERS_WARNING {
+        return Finding::fine("addresses", format!("{left} services more can have virtual addresses"));
+    }
+    let advice = "look for agents that name ever new services as their upstreams; a service without one has no name";
+    let found = format!("only {left} services more can have virtual addresses");
+    if left == 0 { Finding::problem("addresses", found, advice) } else { Finding::warning("addresses", found, advice) }
 }
 
 /// Judges this machine's clock by a server's, which answered between two instants of this one.
@@ -160,10 +170,10 @@ mod tests {
     use std::collections::BTreeMap;
 
     use catalog::{CatalogIndex, MemberRole, Platform};
+    use wire::diagnosis::Verdict;
+    use wire::mesh_status::{ServerStatus, ServiceCounts, ServiceHealth};
 
     use super::*;
-    use crate::diagnosis::Verdict;
-    use crate::mesh_status::{ServerStatus, ServiceCounts, ServiceHealth};
 
     fn well() -> MeshStatus {
         let server = |id: &str| ServerStatus {
@@ -190,6 +200,8 @@ mod tests {
             services: ServiceCounts::default(),
             bypassable: Vec::new(),
             bypassable_count: 0,
+            disk: Some(DiskStatus { slow: false, typical_ms: Some(4), limit_ms: 300 }),
+            address_numbers_left: Some(4_000_000),
         }
     }
 
@@ -250,19 +262,23 @@ mod tests {
     }
 
     #[test]
-    fn a_slow_disk_is_told_by_its_slowest_hundredth() {
-        let metrics = |counts: [u32; 4]| {
-            let bounds = ["0.01", "0.25", "1.0", "+Inf"];
-            let lines = bounds.iter().zip(counts).map(|(bound, count)| format!("{SYNC_BUCKET}{bound}\"}} {count}\n"));
-            format!("# TYPE x histogram\n{}", lines.collect::<String>())
-        };
-        let verdict = |counts| of_syncs(&metrics(counts)).map(|finding| finding.verdict);
-        assert_eq!(verdict([99, 100, 100, 100]), Some(Verdict::Fine));
-        assert_eq!(verdict([98, 100, 100, 100]), Some(Verdict::Warning));
-        assert_eq!(verdict([98, 98, 100, 100]), Some(Verdict::Problem));
-        assert_eq!(verdict([0, 0, 0, 1]), Some(Verdict::Problem));
-        assert_eq!(verdict([0, 0, 0, 0]), None);
-        assert_eq!(of_syncs("nothing"), None);
+    fn fault_12_a_disk_is_judged_as_its_server_judges_it() {
+        use Verdict::{Problem, Warning};
+        let disk = |slow, typical_ms| Some(DiskStatus { slow, typical_ms, limit_ms: 300 });
+        check(|mesh| mesh.disk = disk(false, Some(100)), &[]);
+        check(|mesh| mesh.disk = disk(false, None), &[]);
+        check(|mesh| mesh.disk = None, &[]);
+        check(|mesh| mesh.disk = disk(false, Some(101)), &[(Warning, "disk: the disk of s1 takes 101 ms for a sync")]);
+        check(|mesh| mesh.disk = disk(true, Some(900)), &[(Problem, "nine of ten syncs take more than 300 ms")]);
+    }
+
+    #[test]
+    fn p11_addresses_that_run_out_are_told_of_before_a_service_gets_none() {
+        use Verdict::{Problem, Warning};
+        let left = |left| move |mesh: &mut MeshStatus| mesh.address_numbers_left = Some(left);
+        check(left(99_999), &[(Warning, "only 99999 services more")]);
+        check(left(0), &[(Problem, "only 0 services more")]);
+        check(|mesh| mesh.address_numbers_left = None, &[]);
     }
 
     #[test]
