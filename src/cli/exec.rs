@@ -8,6 +8,7 @@ use std::{
 };
 
 use anyhow::Context;
+use catalog::ServiceKey;
 use clap::Args;
 use wire::{api_types::UpstreamView, decode::parse_duration};
 
@@ -31,6 +32,9 @@ pub(super) struct Exec {
     /// The port of the agent's admin listener, on loopback
     #[arg(long, value_name = "PORT", default_value_t = agent::ADMIN_PORT)]
     admin_port: u16,
+    /// Tell only of the upstreams of this service, where several are beside the agent
+    #[arg(long, value_name = "SERVICE")]
+    service: Option<ServiceKey>,
     /// How long to wait for the agent
     #[arg(long, default_value = "5m", value_name = "DURATION", value_parser = parse_duration)]
     wait: Duration,
@@ -58,7 +62,11 @@ pub(super) async fn run(exec: Exec) -> anyhow::Result<ExitCode> {
     until_ready(&api, exec.wait, advice).await?;
     let upstreams: Vec<UpstreamView> =
         api.get("/upstreams", &[]).await.context("asking the agent for its upstreams")?;
-    let mut variables: Vec<(String, String)> = upstreams.iter().flat_map(UpstreamView::variables).collect();
+    let own: Vec<UpstreamView> = upstreams
+        .into_iter()
+        .filter(|view| exec.service.as_ref().is_none_or(|service| view.owner == *service))
+        .collect();
+    let mut variables = UpstreamView::variables_of(&own)?;
     if let Some(port) = exec.http_proxy {
         let proxy = format!("http://127.0.0.1:{port}");
         let names = [("HTTP_PROXY", &*proxy), ("http_proxy", &*proxy), ("NO_PROXY", NO_PROXY), ("no_proxy", NO_PROXY)];

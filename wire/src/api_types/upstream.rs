@@ -1,6 +1,6 @@
 //! The upstreams of the services beside an agent, as an application finds them.
 
-use std::net::SocketAddr;
+use std::{collections::BTreeMap, net::SocketAddr};
 
 use catalog::ServiceKey;
 use serde::{Deserialize, Serialize};
@@ -23,11 +23,38 @@ pub struct UpstreamView {
     pub problem: Option<String>,
 }
 
+/// Explains why applications cannot be told of their upstreams by variables.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "{first} and {second} would both be told in {variable}: name one service by --service, or rename one of the upstreams"
+)]
+pub struct VariableTwice {
+    variable: String,
+    first: String,
+    second: String,
+}
+
 impl UpstreamView {
-    /// Returns the environment variables that tell an application of it: `WEFT_UPSTREAM_API_ADDR`, and for HTTP
+    /// Returns the environment variables that tell an application of these upstreams: `WEFT_UPSTREAM_API_ADDR`, and for HTTP
     /// `WEFT_UPSTREAM_API_URL`. The namespace stands before the name where it is another one than the caller's.
-    #[must_use]
-    pub fn variables(&self) -> Vec<(String, String)> {
+    ///
+    /// # Errors
+    /// [`VariableTwice`] where one variable would have two values: the application would call the wrong one of them.
+    pub fn variables_of(upstreams: &[Self]) -> Result<BTreeMap<String, String>, VariableTwice> {
+        let mut told: BTreeMap<String, (String, &Self)> = BTreeMap::new();
+        for upstream in upstreams {
+            for (variable, value) in upstream.variables() {
+                let (known, first) = told.entry(variable.clone()).or_insert_with(|| (value.clone(), upstream));
+                if *known != value || first.destination != upstream.destination {
+                    let named = |view: &Self| format!("upstream {} of {}", view.destination, view.owner);
+                    return Err(VariableTwice { variable, first: named(first), second: named(upstream) });
+                }
+            }
+        }
+        Ok(told.into_iter().map(|(variable, (value, _))| (variable, value)).collect())
+    }
+
+    fn variables(&self) -> Vec<(String, String)> {
         let Some(address) = self.address else { return Vec::new() };
         let mut name = self.destination.name.to_string();
         if self.destination.namespace != self.owner.namespace {
@@ -58,7 +85,8 @@ mod tests {
             problem: None,
         };
         let told = |view: UpstreamView| -> Vec<String> {
-            view.variables().into_iter().map(|(name, value)| format!("{name}={value}")).collect()
+            let told = UpstreamView::variables_of(&[view]).unwrap();
+            told.into_iter().map(|(name, value)| format!("{name}={value}")).collect()
         };
         assert_eq!(
             told(view("billing-api", true, Some("127.64.0.7:80"))),
@@ -70,5 +98,28 @@ mod tests {
         );
         assert_eq!(told(view("db", false, Some("127.64.0.8:5432"))), ["WEFT_UPSTREAM_DB_ADDR=127.64.0.8:5432"]);
         assert!(told(view("db", false, None)).is_empty());
+    }
+
+    #[test]
+    fn no_variable_tells_of_two_upstreams() {
+        let view = |owner: &str, destination: &str, address: &str| UpstreamView {
+            owner: owner.parse().unwrap(),
+            destination: destination.parse().unwrap(),
+            is_http: false,
+            address: Some(address.parse().unwrap()),
+            problem: None,
+        };
+        let refused = |views: &[UpstreamView]| UpstreamView::variables_of(views).unwrap_err().to_string();
+        let alike = refused(&[view("web", "shop-api", "127.0.0.1:1"), view("web", "shop/api", "127.0.0.1:2")]);
+        assert!(
+            alike.contains("default/shop-api of default/web") && alike.contains("shop/api of default/web"),
+            "{alike}"
+        );
+        assert!(alike.contains("WEFT_UPSTREAM_SHOP_API_ADDR"), "{alike}");
+        // Whoever calls by the other's listener calls in the other's name.
+        let owners = refused(&[view("web", "api", "127.0.0.1:1"), view("admin", "api", "127.0.0.1:2")]);
+        assert!(owners.contains("of default/web") && owners.contains("of default/admin"), "{owners}");
+        let same = [view("web", "api", "127.64.0.1:80"), view("admin", "api", "127.64.0.1:80")];
+        assert_eq!(UpstreamView::variables_of(&same).unwrap().len(), 1, "it is one listener");
     }
 }

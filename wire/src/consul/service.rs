@@ -105,6 +105,7 @@ impl ServiceDefinition {
         };
         let proxy = fields.object("Proxy", |proxy| read_proxy(proxy, &namespace))?.unwrap_or_default();
         let connect = fields.object("Connect", |connect| read_connect(connect, &namespace))?.unwrap_or_default();
+        let proxy = proxy.and(connect, fields)?;
         let definition = Self {
             id,
             name,
@@ -121,9 +122,9 @@ impl ServiceDefinition {
             })?,
             enable_tag_override: fields.flag("EnableTagOverride")?.unwrap_or(false),
             checks: Vec::new(),
-            redirected: proxy.redirected || connect.redirected,
-            outbound_port: proxy.outbound_port.or(connect.outbound_port),
-            upstreams: [proxy.upstreams, connect.upstreams].concat(),
+            redirected: proxy.redirected.unwrap_or(false),
+            outbound_port: proxy.outbound_port,
+            upstreams: proxy.upstreams,
             user: None,
             proxy_protocol: false,
             mesh_port: None,
@@ -313,6 +314,28 @@ mod tests {
         let error = from_hcl("services = [{ name = \"a\" }, { name = \"b\", checks = [{ ttl = \"1hh\" }] }]");
         let error = error.unwrap_err().to_string();
         assert!(error.starts_with("`services[1].checks[0].ttl`: `1hh`"), "{error}");
+    }
+
+    #[test]
+    fn f1_a_port_that_nothing_leads_to_and_two_modes_that_disagree_are_refused() {
+        let service = |own: Value, sidecar: Value| json!({"Name": "web", "Proxy": own, "Connect": {"SidecarService": {"Proxy": sidecar}}});
+        let port = |port: u16| json!({"Mode": "transparent", "TransparentProxy": {"OutboundListenerPort": port}});
+        let read = |own, sidecar| from_value::<ServiceDefinition>(service(own, sidecar), "").unwrap();
+        for (own, sidecar) in
+            [(json!({}), port(15001)), (port(15001), json!({})), (port(15001), json!({"Mode": "transparent"}))]
+        {
+            let definition = read(own, sidecar);
+            assert_eq!((definition.redirected, definition.outbound_port), (true, Some(15001)));
+        }
+        assert!(!read(json!({"Mode": "direct"}), json!({})).redirected);
+        let without_mode = json!({"TransparentProxy": {"OutboundListenerPort": 15001}});
+        refused(
+            service(without_mode.clone(), json!({})),
+            "`Proxy.TransparentProxy.OutboundListenerPort`: nothing leads",
+        );
+        refused(service(without_mode, json!({"Mode": "direct"})), "nothing leads connections there");
+        refused(service(json!({"Mode": "direct"}), json!({"Mode": "transparent"})), "`Proxy.Mode`: Connect.Sidecar");
+        refused(service(port(15001), port(15002)), "OutboundListenerPort`: Connect.SidecarService.Proxy says another");
     }
 
     #[test]

@@ -12,17 +12,42 @@ use crate::decode::{DecodeError, Fields};
 pub(super) struct ProxyOf {
     /// The services that it calls by listeners of their own.
     pub(super) upstreams: Vec<Upstream>,
-    /// Whether the kernel leads its connections to the agent.
-    pub(super) redirected: bool,
+    /// Whether the kernel leads its connections to the agent; none where nothing is said of that.
+    pub(super) redirected: Option<bool>,
     /// Where it leads those that go out.
     pub(super) outbound_port: Option<u16>,
+}
+
+impl ProxyOf {
+    /// Takes together what a service's own `Proxy` and its sidecar's say of it.
+    pub(super) fn and(self, sidecar: Self, fields: &Fields) -> Result<Self, DecodeError> {
+        let proxy = "Connect.SidecarService.Proxy";
+        if self.redirected.zip(sidecar.redirected).is_some_and(|(own, its)| own != its) {
+            return Err(fields.refuse("Proxy.Mode", format!("{proxy} says another one: leave one of them out")));
+        }
+        if self.outbound_port.zip(sidecar.outbound_port).is_some_and(|(own, its)| own != its) {
+            let problem = format!("{proxy} says another one: leave one of them out");
+            return Err(fields.refuse("Proxy.TransparentProxy.OutboundListenerPort", problem));
+        }
+        let together = Self {
+            redirected: self.redirected.or(sidecar.redirected),
+            outbound_port: self.outbound_port.or(sidecar.outbound_port),
+            upstreams: [self.upstreams, sidecar.upstreams].concat(),
+        };
+        if together.outbound_port.is_some() && together.redirected != Some(true) {
+            let problem = "nothing leads connections there: set Mode to transparent, or leave it out";
+            return Err(fields.refuse("Proxy.TransparentProxy.OutboundListenerPort", problem));
+        }
+        Ok(together)
+    }
 }
 
 /// Reads a `Proxy`, of which weft carries out the upstreams and the mode; `namespace` is the service's own.
 pub(super) fn read_proxy(fields: &mut Fields, namespace: &Namespace) -> Result<ProxyOf, DecodeError> {
     let redirected = match fields.text("Mode")?.as_str() {
-        "" | "direct" => false,
-        "transparent" => true,
+        "" => None,
+        "direct" => Some(false),
+        "transparent" => Some(true),
         mode => return Err(fields.refuse("Mode", format!("`{}`: use direct or transparent", mode.escape_debug()))),
     };
     let outbound_port = fields.object("TransparentProxy", |proxy| {
