@@ -74,18 +74,19 @@ impl Policy {
     /// intention, but a guardrail on the destination or a deny of everybody cannot rule it out.
     #[must_use]
     pub fn refuses_unknown(&self, destination: &ServiceKey) -> Option<Reason> {
+        if let Some(guardrail) = self.guardrails.iter().find(|rule| rule.destination.matches(destination)) {
+            return Some(Reason::Guardrail { name: guardrail.name.clone() });
+        }
         let everybody = SourcePattern::Service(ServicePattern::Any);
-        let guardrail = self.guardrails.iter().find(|rule| rule.destination.matches(destination));
-        let guardrail = guardrail.map(|rule| Reason::Guardrail { name: rule.name.clone() });
-        let denies = |intention: &&Intention| {
+        let denies_everybody = |intention: &&Intention| {
             intention.source == everybody
                 && intention.destination.matches(destination)
                 && matches!(intention.effect, Effect::Action(Action::Deny))
         };
-        let deny = || self.intentions.iter().find(denies);
-        let deny = || deny().map(|rule| Reason::Intention { key: rule.key(), precedence: rule.precedence() });
-        let told = || self.restraint.as_ref().and_then(|told| told.refuses_unknown(destination));
-        guardrail.or_else(deny).or_else(told)
+        if let Some(deny) = self.intentions.iter().find(denies_everybody) {
+            return Some(Reason::Intention { key: deny.key(), precedence: deny.precedence() });
+        }
+        self.restraint.as_ref()?.refuses_unknown(destination)
     }
 
     /// Adds where denials are only logged and counted.
@@ -333,6 +334,49 @@ mod tests {
         let verdict = authorize(&policy, &service("web"), &"api".parse().unwrap(), Timestamp(0));
         assert_eq!(verdict.decision, Decision::Deny);
         assert_eq!(verdict.reason.to_string(), "guardrail `no-prod`");
+    }
+
+    #[test]
+    fn h11_a_caller_of_whom_nothing_is_known_is_refused_by_what_cannot_rule_it_out() {
+        let guardrail = |source: &str, destination: &str| Guardrail {
+            name: "g".to_owned(),
+            source: source.parse().unwrap(),
+            destination: destination.parse().unwrap(),
+        };
+        let intention = |rule: &str| intention(rule);
+        let policy = |guardrails: &[Guardrail], rules: &[&str]| {
+            Policy::new(Action::Deny, guardrails.to_vec(), rules.iter().map(|rule| intention(rule)).collect())
+        };
+        let refused =
+            |policy: &Policy| policy.refuses_unknown(&"api".parse().unwrap()).map(|reason| reason.to_string());
+        let deny = Some("intention */* => default/api, precedence");
+        let rows = [
+            (policy(&[], &[]), None),
+            // It may be any of those that a guardrail is about.
+            (policy(&[guardrail("shop/web", "api")], &[]), Some("guardrail `g`")),
+            (policy(&[guardrail("*/*", "db")], &[]), None),
+            (policy(&[], &["deny */* api"]), deny),
+            (policy(&[], &["deny */* db"]), None),
+            // Of this namespace alone, or of one service: it may be of another.
+            (policy(&[], &["deny * api"]), None),
+            (policy(&[], &["deny web api"]), None),
+            // Where permissive mode is set, an allow is nothing more than that.
+            (policy(&[], &["allow */* api"]), None),
+            (policy(&[], &["deny */* api", "allow web api"]), deny),
+            (policy(&[guardrail("*/*", "api")], &["deny */* api"]), Some("guardrail `g`")),
+        ];
+        for (number, (policy, want)) in rows.iter().enumerate() {
+            let found = refused(policy);
+            let as_wanted = match (&found, want) {
+                (Some(found), Some(want)) => found.starts_with(want),
+                (found, want) => found.is_none() && want.is_none(),
+            };
+            assert!(as_wanted, "row {number}: {found:?}, wanted {want:?}");
+            // What was told and is not in force yet restrains.
+            let restrained =
+                Policy { restraint: Some(Box::new(policy.clone())), ..Policy::new(Action::Allow, vec![], vec![]) };
+            assert_eq!(refused(&restrained), found, "row {number}");
+        }
     }
 
     /// Decides with everything in audit mode that can be, by each of its three ways.

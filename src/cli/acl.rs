@@ -20,6 +20,7 @@ use super::{ApiOptions, api::Api, auth_method, binding_rule, ca, output::Output}
 /// Say who may use the API, and for what.
 #[derive(Debug, Subcommand)]
 pub(super) enum Acl {
+    /// Make the first management token, by proof of the cluster key; works once
     Bootstrap(Bootstrap),
     /// Say whose word about an identity counts
     #[command(subcommand)]

@@ -29,13 +29,13 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 /// Addresses of one name that are tried.
 const ADDRESSES_MAX: usize = 4;
 /// Is the size of the largest document that is read; a key set of some dozens of keys is a tenth of it.
-pub const DOCUMENT_BYTES_MAX: usize = 256 * 1024;
+pub(crate) const DOCUMENT_BYTES_MAX: usize = 256 * 1024;
 
 /// Explains why a document could not be fetched.
 #[derive(Debug, thiserror::Error)]
 pub enum WebError {
-    /// The address makes no sense.
-    #[error("`{url}` is no https address")]
+    /// The address makes no sense, or is of a scheme that is not spoken with others.
+    #[error("`{url}` is no https address of a host, with or without a port and a path")]
     Address {
         /// The address.
         url: String,
@@ -52,8 +52,14 @@ pub enum WebError {
         /// The name.
         host: String,
     },
+    /// It would be asked in the clear, and is not this machine.
+    #[error("`{host}` is not on this machine, and with others only https is spoken")]
+    InTheClear {
+        /// The name.
+        host: String,
+    },
     /// It cannot be reached.
-    #[error("cannot reach `{host}`: {source}")]
+    #[error("cannot reach `{host}`")]
     Connect {
         /// Whom.
         host: String,
@@ -62,7 +68,7 @@ pub enum WebError {
         source: io::Error,
     },
     /// It does not speak HTTP, or stopped in the middle.
-    #[error("`{host}` does not answer over HTTP: {source}")]
+    #[error("`{host}` does not answer over HTTP")]
     Http {
         /// Who.
         host: String,
@@ -169,10 +175,7 @@ impl WebClient {
     pub async fn get(&self, url: &str) -> Result<Bytes, WebError> {
         let mut headers = HeaderMap::new();
         headers.insert(header::ACCEPT, HeaderValue::from_static("application/json, application/jwk-set+json"));
-        let answer = self.exchange(Method::GET, url, headers, Bytes::new()).await?;
-        if answer.status != StatusCode::OK {
-            return Err(WebError::Status { url: url.to_owned(), status: answer.status });
-        }
+        let answer = self.send(Method::GET, url, headers, Bytes::new(), Some(StatusCode::OK)).await?;
         Ok(answer.body)
     }
 
@@ -190,6 +193,18 @@ impl WebClient {
         url: &str,
         headers: HeaderMap,
         body: Bytes,
+    ) -> Result<WebAnswer, WebError> {
+        self.send(method, url, headers, body, None).await
+    }
+
+    /// Sends one request; the body of an answer with another status than the one that is `wanted`, if one is, is not read.
+    async fn send(
+        &self,
+        method: Method,
+        url: &str,
+        headers: HeaderMap,
+        body: Bytes,
+        wanted: Option<StatusCode>,
     ) -> Result<WebAnswer, WebError> {
         let malformed = || WebError::Address { url: url.to_owned() };
         let uri: Uri = url.parse().map_err(|_| malformed())?;
@@ -209,13 +224,19 @@ impl WebClient {
         let headers = request.headers_mut();
         headers.insert(header::HOST, HeaderValue::from_str(authority.as_str()).map_err(|_| malformed())?);
         headers.insert(header::USER_AGENT, HeaderValue::from_static(concat!("weft/", env!("CARGO_PKG_VERSION"))));
-        match tokio::time::timeout(self.timeout, self.ask(url, &place, request)).await {
+        match tokio::time::timeout(self.timeout, self.ask(url, &place, request, wanted)).await {
             Ok(answer) => answer,
             Err(_) => Err(WebError::Timeout { host: place.host, timeout: self.timeout }),
         }
     }
 
-    async fn ask(&self, url: &str, place: &Place, request: Request<Full<Bytes>>) -> Result<WebAnswer, WebError> {
+    async fn ask(
+        &self,
+        url: &str,
+        place: &Place,
+        request: Request<Full<Bytes>>,
+        wanted: Option<StatusCode>,
+    ) -> Result<WebAnswer, WebError> {
         let failed = |source| WebError::Connect { host: place.host.clone(), source };
         let http = |source| WebError::Http { host: place.host.clone(), source };
         let tcp = self.dial(place).await?;
@@ -231,12 +252,15 @@ impl WebClient {
         };
         let _driver = AbortOnDropHandle::new(driver);
         let response = sender.send_request(request).await.map_err(http)?;
+        let status = response.status();
+        if wanted.is_some_and(|wanted| wanted != status) {
+            return Err(WebError::Status { url: url.to_owned(), status });
+        }
         let unusable = |reason: &str| WebError::Body { url: url.to_owned(), reason: reason.to_owned() };
         // None was asked for; what is packed may unpack to anything.
         if response.headers().get(header::CONTENT_ENCODING).is_some_and(|encoding| encoding != "identity") {
             return Err(unusable("it is compressed, which was not asked for"));
         }
-        let status = response.status();
         match Limited::new(response.into_body(), DOCUMENT_BYTES_MAX).collect().await {
             Ok(body) => Ok(WebAnswer { status, body: body.to_bytes() }),
             Err(error) if error.is::<LengthLimitError>() => {
@@ -250,9 +274,13 @@ impl WebClient {
     async fn dial(&self, place: &Place) -> Result<TcpStream, WebError> {
         let failed = |source| WebError::Connect { host: place.host.clone(), source };
         let found = tokio::net::lookup_host((place.host.as_str(), place.port)).await.map_err(failed)?;
-        let may_be_asked = |ip| self.reach.allows(ip) && (place.is_tls || AddressKind::of(ip) == AddressKind::Loopback);
-        let allowed: Vec<SocketAddr> = found.filter(|address| may_be_asked(address.ip())).take(ADDRESSES_MAX).collect();
         let mut failure = WebError::Forbidden { host: place.host.clone() };
+        let mut allowed: Vec<SocketAddr> = found.filter(|address| self.reach.allows(address.ip())).collect();
+        if !place.is_tls && !allowed.is_empty() {
+            failure = WebError::InTheClear { host: place.host.clone() };
+            allowed.retain(|address| AddressKind::of(address.ip()) == AddressKind::Loopback);
+        }
+        allowed.truncate(ADDRESSES_MAX);
         for address in allowed {
             match tokio::time::timeout(CONNECT_TIMEOUT, TcpStream::connect(address)).await {
                 Ok(Ok(stream)) => return Ok(stream),
@@ -261,5 +289,44 @@ impl WebClient {
             }
         }
         Err(failure)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn asked(url: &str, reach: Reach) -> WebError {
+        crate::crypto::install_provider();
+        let root = crate::pki::LocalRoot::create(
+            &"mesh.example".parse().unwrap(),
+            crate::crypto::now(),
+            Duration::from_secs(3600),
+        );
+        let client = WebClient::new(Some(root.unwrap().certificate_pem()), reach, Duration::from_secs(5)).unwrap();
+        client.get(url).await.unwrap_err()
+    }
+
+    #[tokio::test]
+    async fn whoever_is_not_asked_is_told_of_with_the_reason() {
+        use Reach::{Loopback, Others};
+        for (url, reach, want) in [
+            ("https://127.0.0.1:1/", Others, "loopback, link-local and metadata addresses are refused"),
+            ("http://192.0.2.1:1/", Loopback, "with others only https is spoken"),
+            ("http://169.254.169.254/", Loopback, "link-local and metadata addresses are refused"),
+            ("http://192.0.2.1/", Others, "is no https address"),
+            ("https://user@example.com/", Others, "is no https address"),
+            ("ftp://example.com/", Loopback, "is no https address"),
+        ] {
+            let error = asked(url, reach).await.to_string();
+            assert!(error.contains(want), "{url}: {error}");
+        }
+    }
+
+    #[tokio::test]
+    async fn the_cause_of_a_failure_is_told_once() {
+        let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let error = crate::one_line(&asked(&format!("http://{nobody}/"), Reach::Loopback).await);
+        assert_eq!(error.matches("refused").count(), 1, "{error}");
     }
 }

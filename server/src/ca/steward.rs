@@ -41,7 +41,7 @@ pub(crate) async fn run(stewardship: Stewardship) {
         let duty = next_duty(&catalog, stewardship.leaf_ttl, now);
         if let Duty::Wait { until } = duty {
             stewardship.wait(&catalog, until, now).await;
-        } else if let Err(pause) = stewardship.carry_out(&catalog, duty, now).await {
+        } else if let Some(pause) = stewardship.carry_out(&catalog, duty, now).await {
             stewardship.wait(&catalog, Some(now.saturating_add(pause)), now).await;
         }
     }
@@ -69,14 +69,14 @@ impl Stewardship {
         }
     }
 
-    /// Carries out a duty, or says how much later it is to be tried again.
-    async fn carry_out(&self, catalog: &Catalog, duty: Duty, now: Timestamp) -> Result<(), Duration> {
+    /// Carries out a duty, and says how much later the next look is due; none for at once.
+    async fn carry_out(&self, catalog: &Catalog, duty: Duty, now: Timestamp) -> Option<Duration> {
         info!(duty = ?duty, "certificate authority: next step");
         let (change, not_before) = match self.change(catalog, duty, now) {
             Ok(change) => change,
             Err(error) => {
                 warn!(error = wire::one_line(&error), "certificate authority: the step cannot be taken");
-                return Err(RETRY_INTERVAL);
+                return Some(RETRY_INTERVAL);
             }
         };
         // What waited for a time is judged by the catalog's own clock.
@@ -89,20 +89,20 @@ impl Stewardship {
         match self.consensus.propose_as_server(command).await.map(|committed| committed.outcome) {
             Ok(Outcome::Refused(refusal @ Refusal::CaMovedOn { .. })) => {
                 debug!(error = %refusal, "certificate authority: step not taken");
-                Ok(())
+                None
             }
             Ok(Outcome::Refused(Refusal::TooEarly { left_s })) => {
                 debug!(left_s, "certificate authority: step not taken");
-                Err(Duration::from_secs(left_s).min(RETRY_INTERVAL))
+                Some(Duration::from_secs(left_s).min(RETRY_INTERVAL))
             }
             Ok(Outcome::Refused(refusal)) => {
                 warn!(error = %refusal, "certificate authority: step refused");
-                Err(RETRY_INTERVAL)
+                Some(RETRY_INTERVAL)
             }
-            Ok(_) => Ok(()),
+            Ok(_) => None,
             Err(error) => {
                 debug!(error = wire::one_line(&error), "certificate authority: step not committed");
-                Err(RETRY_INTERVAL)
+                Some(RETRY_INTERVAL)
             }
         }
     }

@@ -200,7 +200,7 @@ impl Mesh {
     }
 
     pub(super) fn count_step(&mut self, command: &Command, outcome: Option<&Outcome>) {
-        if let (Command::Ca { change, .. }, Some(Outcome::Done)) = (command, outcome) {
+        if let (Command::Ca { change, .. }, Some(Outcome::Done | Outcome::RotationBegun { .. })) = (command, outcome) {
             *self.summary.steps.entry(step_name(change)).or_default() += 1;
         }
     }

@@ -233,7 +233,9 @@ impl Mesh {
                 {
                     self.checks.revoked_service(service, *index);
                 }
-                if let (Command::RevokeAgent { agent }, Some(Outcome::Done)) = (&errand.envelope.command, &outcome) {
+                if let (Command::RevokeAgent { agent }, Some(Outcome::AgentRevoked { .. } | Outcome::Done)) =
+                    (&errand.envelope.command, &outcome)
+                {
                     self.checks.revoked(agent);
                 }
                 self.count_step(&errand.envelope.command, outcome.as_ref());

@@ -109,11 +109,16 @@ pub fn read_projected_token(path: &Path, bytes_max: u64) -> Result<Secret, Secre
             return check(path, &metadata);
         }
         let system = rustix::fs::fstatfs(file).map_err(|errno| read_failed(path, errno.into()))?;
-        if mode & FORBIDDEN_PROJECTED == 0 && system.f_type == IN_MEMORY {
-            return Ok(());
+        match is_projected(mode, system.f_type) {
+            true => Ok(()),
+            false => Err(SecretFileError::NotProjected { path: path.to_owned(), mode }),
         }
-        Err(SecretFileError::NotProjected { path: path.to_owned(), mode })
     })
+}
+
+/// Reports whether a file that root or we own is as a kubelet projects it: in memory, and nobody else's to change.
+fn is_projected(mode: u32, file_system: i64) -> bool {
+    mode & FORBIDDEN_PROJECTED == 0 && file_system == IN_MEMORY
 }
 
 fn read_failed(path: &Path, source: io::Error) -> SecretFileError {
@@ -219,23 +224,37 @@ mod tests {
 
     #[test]
     fn c10_a_projected_token_may_be_readable_in_memory_and_nowhere_else() {
-        let disk = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR")).unwrap();
-        let memory = tempfile::tempdir_in("/dev/shm").unwrap();
-        for mode in [0o644, 0o640, 0o444, 0o600, 0o400] {
-            let path = file(memory.path(), mode, b"a.b.c\n");
-            assert_eq!(read_projected_token(&path, 64).unwrap(), Secret::new("a.b.c"), "{mode:o}");
+        const DISK: i64 = 0xef53;
+        for mode in [0o644, 0o640, 0o444, 0o440] {
+            assert!(is_projected(mode, IN_MEMORY) && !is_projected(mode, DISK), "{mode:o}");
         }
-        for mode in [0o666, 0o664, 0o646, 0o744] {
-            let path = file(memory.path(), mode, b"a.b.c");
-            let error = read_projected_token(&path, 64).unwrap_err();
-            assert!(matches!(error, SecretFileError::NotProjected { .. }), "{mode:o}: {error}");
+        for mode in [0o666, 0o664, 0o646, 0o744, 0o622] {
+            assert!(!is_projected(mode, IN_MEMORY), "{mode:o}");
         }
-        let path = file(disk.path(), 0o644, b"a.b.c");
-        let error = read_projected_token(&path, 64).unwrap_err();
-        assert!(matches!(error, SecretFileError::NotProjected { .. }), "{error}");
-        read_projected_token(&file(disk.path(), 0o600, b"a.b.c"), 64).unwrap();
-        let plain = read_secret_file(&file(memory.path(), 0o644, b"a"), 64).unwrap_err();
-        assert!(matches!(plain, SecretFileError::Mode { .. }), "{plain}");
+    }
+
+    #[test]
+    fn c10_a_projected_token_is_read_where_it_lies() {
+        let directory = tempfile::tempdir().unwrap();
+        let token = |path: &Path| read_projected_token(path, 64);
+        for mode in [0o600, 0o400] {
+            let path = file(directory.path(), mode, b"a.b.c\n");
+            assert_eq!(token(&path).unwrap(), Secret::new("a.b.c"), "wherever it is: {mode:o}");
+        }
+        // Whether the rest is accepted depends on what the directory is on.
+        let on_disk = rustix::fs::statfs(directory.path()).unwrap().f_type != IN_MEMORY;
+        for (mode, is_open) in [(0o644, true), (0o444, true), (0o666, false), (0o744, false)] {
+            let path = file(directory.path(), mode, b"a.b.c\n");
+            match token(&path) {
+                Ok(found) => assert!(is_open && !on_disk && found == Secret::new("a.b.c"), "{mode:o}"),
+                Err(error) => {
+                    assert!(matches!(error, SecretFileError::NotProjected { .. }), "{mode:o}: {error}");
+                    assert!(on_disk || !is_open, "{mode:o}");
+                }
+            }
+            let plain = read_secret_file(&path, 64).unwrap_err();
+            assert!(matches!(plain, SecretFileError::Mode { .. }), "{plain}");
+        }
     }
 
     #[test]

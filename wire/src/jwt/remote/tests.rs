@@ -61,7 +61,7 @@ fn j4_an_unknown_key_is_looked_for_once_in_a_while() {
 async fn fetched(url: &str, ca_pem: &str) -> Result<(), String> {
     let place = JwtKeys::Url { url: url.to_owned(), ca_pem: Some(ca_pem.to_owned()) };
     let remote = RemoteKeys::new(&place, ISSUER, Reach::Loopback, Freshness::default(), None).unwrap().unwrap();
-    remote.get(None).await.map(drop).map_err(|error| error.to_string())
+    remote.get(None).await.map(drop).map_err(|error| crate::one_line(&error))
 }
 
 #[tokio::test]
@@ -73,6 +73,7 @@ async fn j4_what_is_no_small_plain_key_set_is_refused() {
         "/empty" => ok(&json!({"keys": []})),
         "/redirect" => b"HTTP/1.1 302 Found\r\nlocation: https://localhost/good\r\ncontent-length: 0\r\n\r\n".to_vec(),
         "/packed" => b"HTTP/1.1 200 OK\r\ncontent-encoding: gzip\r\ncontent-length: 2\r\n\r\n{}".to_vec(),
+        "/down" => b"HTTP/1.1 502 Bad Gateway\r\ncontent-encoding: gzip\r\ncontent-length: 2\r\n\r\n{}".to_vec(),
         "/cut" => b"HTTP/1.1 200 OK\r\ncontent-length: 900\r\n\r\n{\"keys\"".to_vec(),
         _ => b"nonsense".to_vec(),
     })
@@ -84,6 +85,7 @@ async fn j4_what_is_no_small_plain_key_set_is_refused() {
         ("/empty", "no key that checks signatures"),
         ("/redirect", "redirects are not followed"),
         ("/packed", "compressed"),
+        ("/down", "status 502"),
         ("/cut", "cannot be used"),
         ("/nonsense", "over HTTP"),
     ] {
