@@ -197,16 +197,18 @@ fn every_field_of_an_intentions_schema_is_read_by_the_one_decoder() {
         {"name": "b", "action": "allow", "expiresAt": "2099-01-01T00:00:00Z"},
     ]);
     let mut resource = intentions("shop", "api", "api", &sources);
-    resource["spec"]["jwt"] = jwt;
     resource["spec"]["destination"]["namespace"] = json!("shop");
+    // What tokens must say stands once: with a source, or for all of them.
+    let mut other = intentions("shop", "db", "db", &json!([{"name": "a", "action": "allow"}]));
+    other["spec"]["jwt"] = jwt;
     let (mut known, mut said) = (BTreeSet::new(), BTreeSet::new());
     let (_, written) = super::super::definitions().pop().unwrap();
     let definition: Value = serde_saphyr::from_str(&written).unwrap();
     fields_of(&definition["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"], "", &mut known);
-    fields_in(&resource["spec"], "", &mut said);
+    [&resource, &other].into_iter().for_each(|one| fields_in(&one["spec"], "", &mut said));
     said.remove(".sources.meta.a");
-    assert_eq!(said, known, "the resource says everything that there is");
-    let documents = documents(&[resource]);
+    assert_eq!(said, known, "the two say everything that there is");
+    let documents = documents(&[resource, other]);
     assert_eq!(documents.refused, BTreeMap::new());
     let Some(Content::Intentions(change)) = documents.wanted.values().next().map(|one| &one.content) else {
         panic!("{documents:?}")
