@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use axum::Router;
+use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use catalog::{ServiceKey, Topic};
@@ -126,19 +127,15 @@ pub(crate) fn missing(core: &Handle, proxy: &Proxy) -> Vec<String> {
 /// Serves `/live`, `/ready`, `/connections`, `/upstreams` and `/metrics` until the agent has stopped. None of them needs a token: they
 /// are reached from this machine only and tell nothing that a process beside the agent could not see.
 pub(crate) async fn serve_admin(listener: TcpListener, readiness: Readiness, metrics: Metrics) {
-    let (carried, readiness_of_metrics) = (readiness.clone(), readiness.clone());
-    let connections = async move || axum::Json(carried.connections());
-    let ready = async move || answer(&readiness.missing());
-    let called = readiness_of_metrics.clone();
-    let upstreams = async move || axum::Json(called.upstreams());
-    let asked = readiness_of_metrics;
-    let metrics = async move || applications::answer(metrics.text(), asked.status().as_deref()).await;
+    type Of = State<Readiness>;
+    let metrics = async move |State(it): Of| applications::answer(metrics.text(), it.status().as_deref()).await;
     let router = Router::new()
         .route("/live", get(async || text(StatusCode::OK, "live\n")))
-        .route("/ready", get(ready))
-        .route("/connections", get(connections))
-        .route("/upstreams", get(upstreams))
-        .route("/metrics", get(metrics));
+        .route("/ready", get(async |State(it): Of| answer(&it.missing())))
+        .route("/connections", get(async |State(it): Of| axum::Json(it.connections())))
+        .route("/upstreams", get(async |State(it): Of| axum::Json(it.upstreams())))
+        .route("/metrics", get(metrics))
+        .with_state(readiness);
     listener::serve(listener, guarded(router), CancellationToken::new()).await;
 }
 

@@ -14,6 +14,7 @@ use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, Shared};
 use http::StatusCode;
 use tokio::net::TcpListener;
+use tokio::task::AbortHandle;
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
@@ -25,23 +26,40 @@ use crate::checks::ApplicationProbe;
 /// What an application answered, for everybody who asked meanwhile.
 type Answer = Shared<BoxFuture<'static, Result<(), String>>>;
 
+/// A question to the application that is under way. It ends by itself, whether or not anybody waits for its answer.
+struct Running {
+    task: AbortHandle,
+    answer: Answer,
+}
+
 /// A probe, and how far it is.
 struct Asked {
     probe: ApplicationProbe,
-    running: Mutex<Option<Answer>>,
+    running: Mutex<Option<Running>>,
 }
 
 impl Asked {
     /// Asks the application, or waits with whoever asks it already.
     async fn ask(&self) -> Result<(), String> {
-        let answer = {
-            let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
-            match running.as_ref().filter(|answer| answer.peek().is_none()) {
-                Some(answer) => answer.clone(),
-                None => running.insert(self.probe.clone().ask().boxed().shared()).clone(),
-            }
-        };
-        answer.await
+        let (answer, is_own) = self.under_way();
+        let answered = answer.await;
+        if is_own || answered.is_ok() {
+            return answered;
+        }
+        // It was asked before, perhaps long before: that it failed then says nothing about now.
+        self.under_way().0.await
+    }
+
+    /// Returns the answer to the question that is under way, or to one that begins with this, and whether it does.
+    fn under_way(&self) -> (Answer, bool) {
+        let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(running) = running.as_ref().filter(|running| !running.task.is_finished()) {
+            return (running.answer.clone(), false);
+        }
+        let asking = tokio::spawn(self.probe.clone().ask());
+        let task = asking.abort_handle();
+        let answer = async { asking.await.unwrap_or_else(|ended| Err(wire::one_line(&ended))) }.boxed().shared();
+        (running.insert(Running { task, answer }).answer.clone(), true)
     }
 }
 
@@ -109,5 +127,37 @@ mod tests {
         assert!(answers.iter().all(Result::is_ok), "{answers:?}");
         let (again, ()) = tokio::join!(asked.ask(), answering(1));
         assert_eq!(again, Ok(()), "what was answered before is no answer now");
+        let (first, second, ()) = tokio::join!(asked.ask(), asked.ask(), async {
+            drop(application.accept().await.unwrap());
+            answering(1).await;
+        });
+        assert!(first.is_err(), "its own question failed");
+        assert_eq!(second, Ok(()), "what failed before anybody asked is no answer either");
+    }
+
+    #[tokio::test]
+    async fn whoever_asks_and_goes_leaves_no_answer_for_the_next() {
+        let application = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}/", application.local_addr().unwrap());
+        let patience = Duration::from_millis(200);
+        let probe = ApplicationProbe::http("app/liveness", &url, [], patience).unwrap();
+        let asked = Arc::new(Asked { probe, running: Mutex::default() });
+        let asker = tokio::spawn({
+            let asked = Arc::clone(&asked);
+            async move { asked.ask().await }
+        });
+        let (mut left, _) = application.accept().await.unwrap();
+        asker.abort();
+        assert!(asker.await.unwrap_err().is_cancelled());
+        // Nobody waits for it any more, and yet it ends.
+        let ended = tokio::time::timeout(5 * patience, left.read_to_end(&mut Vec::new())).await;
+        assert!(ended.is_ok(), "the question goes on for ever");
+        let (answered, ()) = tokio::join!(asked.ask(), async {
+            let (mut stream, _) = application.accept().await.unwrap();
+            stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await.unwrap();
+            // Closed by whoever asked, when it has read the answer.
+            let _ = stream.read_to_end(&mut Vec::new()).await;
+        });
+        assert_eq!(answered, Ok(()), "a question that somebody left is nobody's failure");
     }
 }

@@ -142,7 +142,7 @@ impl ApplicationProbe {
                 Question::Http(probe) => match http::ask(probe).await {
                     Ok((status, _)) if (200..400).contains(&status.as_u16()) => Ok(()),
                     Ok((status, body)) => Err(format!("the application answers {status}: {}", truncated(body))),
-                    Err(error) => Err(wire::one_line(&error).to_string()),
+                    Err(error) => Err(one_line(&error)),
                 },
                 Question::Tcp(address) => {
                     connect(&address.ip().to_string(), address.port()).await.map(drop).map_err(|error| one_line(&error))
@@ -158,7 +158,7 @@ impl ApplicationProbe {
 }
 
 fn one_line(error: &ProbeError) -> String {
-    wire::one_line(error).to_string()
+    wire::one_line(error)
 }
 
 /// Takes an address of this machine's loopback.

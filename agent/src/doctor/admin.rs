@@ -17,6 +17,9 @@ const TIMEOUT: Duration = Duration::from_secs(5);
 const BYTES_MAX: usize = 16 * 1024 * 1024;
 /// A leaf is renewed when half of its life is over; with less than this left, renewing fails.
 const LEAF_LEFT_MIN: Duration = Duration::from_secs(600);
+/// What helps where the agent cannot write.
+const DISK: &str =
+    "give the agent's user room and the right to write in its data_dir; its log says what the disk answers";
 /// How the metric of certificates' ends is written.
 const LEAF_EXPIRY: &str = "weft_leaf_certificate_expiry_timestamp_seconds{subject=\"";
 
@@ -42,18 +45,38 @@ fn readiness((status, body): &(StatusCode, String)) -> Vec<Finding> {
     body.lines().map(|line| Finding::problem("agent", line, advice(line))).collect()
 }
 
-/// Says what to do about one line of what is missing.
+/// Says what to do about one line of what is missing, by what the line begins or ends with: between is what it is about.
 fn advice(missing: &str) -> &'static str {
-    if missing.contains("joining") {
-        "see `journalctl --unit weft-agent`: a server must be reachable on its port for agents (8300), and the join token good"
-    } else if missing.starts_with("upstream") {
-        "let nothing else listen there, or set another local_bind_port"
-    } else if missing.contains("draining") {
-        "it is about to end, because somebody stopped it or told it to leave"
-    } else {
+    const ADVICE: [(&str, &str, &str); 8] = [
+        (
+            "the agent is joining",
+            "",
+            "see `journalctl --unit weft-agent`: a server must be reachable on its port for agents (8300), and the join token \
+             good",
+        ),
+        ("the agent is draining", "", "it is about to end, because somebody stopped it or told it to leave"),
+        ("upstream: ", "", "let nothing else listen there, or set another local_bind_port"),
+        (
+            "redirection: ",
+            "",
+            "let nothing else listen there, or name another port by `outbound_listener_port` and have `weft redirect apply` \
+             lead there",
+        ),
+        (
+            "refused: ",
+            "",
+            "mend the definition as it says, and `systemctl reload weft-agent`; `weft validate` finds it before",
+        ),
+        ("the last good state cannot be saved", "", DISK),
+        ("leaves cannot be saved", "", DISK),
+        ("", ": not on disk yet", DISK),
+    ];
+    let known = ADVICE.iter().find(|(begin, end, _)| missing.starts_with(begin) && missing.ends_with(end));
+    known.map_or(
         "is the agent entitled to the service? `weft catalog nodes` shows its node, `weft join-token create --service` and \
-         `weft join` entitle it anew"
-    }
+         `weft join` entitle it anew",
+        |(_, _, advice)| advice,
+    )
 }
 
 /// Judges the certificates by the agent's own metrics.
@@ -116,10 +139,23 @@ mod tests {
     #[test]
     fn every_line_of_what_is_missing_has_its_advice() {
         assert_eq!(readiness(&(StatusCode::OK, "ready\n".to_owned()))[0].verdict, Verdict::Fine);
-        let lines = "the agent is joining the mesh\nupstream: port 9191 is taken\ndefault/web: no certificate yet\n";
-        let findings = readiness(&(StatusCode::SERVICE_UNAVAILABLE, lines.to_owned()));
-        let told: Vec<&str> = findings.iter().map(|it| it.advice.split(' ').next().unwrap()).collect();
-        assert_eq!(told, ["see", "let", "is"]);
+        let lines = [
+            ("the agent is joining the mesh", "journalctl"),
+            ("the agent is draining", "about to end"),
+            ("upstream: port 9191 is taken", "local_bind_port"),
+            ("redirection: cannot listen on 127.0.0.1:15101: in use", "outbound_listener_port"),
+            ("refused: `/etc/weft/web.hcl`: `Port` is none", "weft validate"),
+            ("the last good state cannot be saved: no room", "data_dir"),
+            ("leaf of default/web: not on disk yet", "data_dir"),
+            ("leaf of default/upstream: not signed by a server yet", "entitled"),
+            ("leaf of default/joining: expired", "entitled"),
+        ];
+        let text: String = lines.iter().map(|(line, _)| format!("{line}\n")).collect();
+        let findings = readiness(&(StatusCode::SERVICE_UNAVAILABLE, text));
+        assert_eq!(findings.len(), lines.len());
+        for (finding, (line, part)) in findings.iter().zip(lines) {
+            assert!(finding.advice.contains(part), "{line}: {}", finding.advice);
+        }
         assert!(findings.iter().all(|finding| finding.verdict == Verdict::Problem));
     }
 

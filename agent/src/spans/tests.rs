@@ -119,7 +119,7 @@ async fn fault_44_a_collector_that_never_answers_holds_nobody_up() {
 }
 
 #[test]
-fn an_endpoint_is_an_address_in_the_clear_without_a_password() {
+fn what_is_no_endpoint_of_a_collector_or_has_a_password_in_it_is_refused() {
     for wrong in ["", "127.0.0.1:4317", "ftp://collector:4317", "http://", "https://user:secret@collector:4317"] {
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         let _entered = runtime.enter();
