@@ -27,7 +27,7 @@ use super::handshake::{Connection, HandshakeError, identify};
 use super::http::inbound::{Caller as HttpCaller, serve_bytes, serve_connect};
 use super::open_streams::Closing;
 use super::outbound::redirected::original_destination;
-use super::proxy_header;
+use super::proxy_header::{self, Opener};
 use super::refusal::Refusal;
 use super::room::Room;
 use super::snapshot::is_same_leaf;
@@ -233,7 +233,8 @@ async fn admit(room: &Room, connection: &Connection, carrier: &Carrier) -> Resul
     let admission = admission?;
     let limit = room.limits.streams_max;
     let permit = Arc::clone(&room.stream_permits).try_acquire_owned().map_err(|_| Refusal::Overloaded { limit })?;
-    let application = dial(room, address, Some(connection)).await?;
+    let identity = connection.peer.id.to_string();
+    let application = dial(room, address, Opener::Caller { from: connection.from, identity: &identity }).await?;
     Ok(Admitted { admission, application, address, permit })
 }
 
@@ -293,9 +294,8 @@ fn note_pair(room: &Room, connection: &Connection) {
     room.metrics.tally().opened(pair, room.now());
 }
 
-/// Connects to a local application, for a caller or for as many as will share the connection. An application that asks for
-/// it is told first which.
-pub(crate) async fn dial(room: &Room, address: SocketAddr, caller: Option<&Connection>) -> Result<TcpStream, Refusal> {
+/// Connects to a local application. One that asks for it is told first for whom.
+pub(crate) async fn dial(room: &Room, address: SocketAddr, opener: Opener<'_>) -> Result<TcpStream, Refusal> {
     if room.forbidden.forbids_application(address) {
         return Err(Refusal::ForbiddenAddress { address });
     }
@@ -304,11 +304,7 @@ pub(crate) async fn dial(room: &Room, address: SocketAddr, caller: Option<&Conne
         let mut stream = TcpStream::connect(address).await?;
         prepare(&stream);
         if room.current.load().as_ref().is_some_and(|current| current.snapshot.takes_proxy_header(address)) {
-            let header = match caller {
-                Some(caller) => proxy_header::of_caller(caller.from, address, &caller.peer.id.to_string())?,
-                None => proxy_header::of_agent()?,
-            };
-            stream.write_all(&header).await?;
+            stream.write_all(&proxy_header::write(opener, address)?).await?;
         }
         Ok(stream)
     };

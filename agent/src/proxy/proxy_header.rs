@@ -104,8 +104,33 @@ async fn read_binary(
     }
 }
 
-/// Returns the header, of version 2, that tells an application at `to` of a connection that `identity` opened from `from`.
-pub(crate) fn of_caller(from: SocketAddr, to: SocketAddr, identity: &str) -> io::Result<Vec<u8>> {
+/// Says for whom a connection to an application is opened.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Opener<'a> {
+    /// Somebody whose identity is known.
+    Caller { from: SocketAddr, identity: &'a str },
+    /// Somebody at an address, of whom nothing else is known.
+    Stranger { from: SocketAddr },
+    /// The agent itself, for as many as will share the connection.
+    Agent,
+}
+
+/// Returns the header, of version 2, that tells an application at `to` for whom a connection is opened.
+pub(crate) fn write(opener: Opener<'_>, to: SocketAddr) -> io::Result<Vec<u8>> {
+    match opener {
+        Opener::Caller { from, identity } => {
+            of_connection(from, to).write_tlv(TYPE_IDENTITY, identity.as_bytes())?.build()
+        }
+        Opener::Stranger { from } => of_connection(from, to).build(),
+        Opener::Agent => {
+            let nobody = v2::Addresses::Unspecified;
+            let local = v2::Version::Two | v2::Command::Local;
+            v2::Builder::with_addresses(local, v2::Protocol::Unspecified, nobody).build()
+        }
+    }
+}
+
+fn of_connection(from: SocketAddr, to: SocketAddr) -> v2::Builder {
     let (source, destination) = (from.ip().to_canonical(), to.ip().to_canonical());
     let addresses: v2::Addresses = match (source, destination) {
         (IpAddr::V4(source), IpAddr::V4(destination)) => {
@@ -114,14 +139,6 @@ pub(crate) fn of_caller(from: SocketAddr, to: SocketAddr, identity: &str) -> io:
         (source, destination) => v2::IPv6::new(mapped(source), mapped(destination), from.port(), to.port()).into(),
     };
     v2::Builder::with_addresses(v2::Version::Two | v2::Command::Proxy, v2::Protocol::Stream, addresses)
-        .write_tlv(TYPE_IDENTITY, identity.as_bytes())?
-        .build()
-}
-
-/// Returns the header that says that the agent itself opened the connection: many callers share it.
-pub(crate) fn of_agent() -> io::Result<Vec<u8>> {
-    let nobody = v2::Addresses::Unspecified;
-    v2::Builder::with_addresses(v2::Version::Two | v2::Command::Local, v2::Protocol::Unspecified, nobody).build()
 }
 
 fn mapped(address: IpAddr) -> std::net::Ipv6Addr {
@@ -204,15 +221,21 @@ mod tests {
         for (from, to) in
             [("192.0.2.1:7", "127.0.0.1:80"), ("[fd00::1]:7", "127.0.0.1:80"), ("192.0.2.1:7", "[::1]:80")]
         {
-            let header = of_caller(from.parse().unwrap(), to.parse().unwrap(), id).unwrap();
-            let read_back = reading(&header).await.unwrap().0.unwrap().parse::<SocketAddr>().unwrap();
-            let from: SocketAddr = from.parse().unwrap();
-            assert_eq!((read_back.ip().to_canonical(), read_back.port()), (from.ip(), from.port()));
-            let parsed = v2::Header::try_from(header.as_slice()).unwrap();
-            let told: Vec<(u8, Vec<u8>)> =
-                parsed.tlvs().map(|told| told.unwrap()).map(|told| (told.kind, told.value.to_vec())).collect();
-            assert_eq!(told, [(TYPE_IDENTITY, id.as_bytes().to_vec())]);
+            let (from, to): (SocketAddr, SocketAddr) = (from.parse().unwrap(), to.parse().unwrap());
+            let known = (TYPE_IDENTITY, id.as_bytes().to_vec());
+            for (opener, want) in
+                [(Opener::Caller { from, identity: id }, vec![known]), (Opener::Stranger { from }, vec![])]
+            {
+                let header = write(opener, to).unwrap();
+                let read_back = reading(&header).await.unwrap().0.unwrap().parse::<SocketAddr>().unwrap();
+                assert_eq!((read_back.ip().to_canonical(), read_back.port()), (from.ip(), from.port()), "{opener:?}");
+                let parsed = v2::Header::try_from(header.as_slice()).unwrap();
+                let told: Vec<(u8, Vec<u8>)> =
+                    parsed.tlvs().map(|told| told.unwrap()).map(|told| (told.kind, told.value.to_vec())).collect();
+                assert_eq!(told, want, "{opener:?}");
+            }
         }
-        assert_eq!(reading(&of_agent().unwrap()).await.unwrap(), (None, Vec::new()));
+        let own = write(Opener::Agent, "127.0.0.1:80".parse().unwrap()).unwrap();
+        assert_eq!(reading(&own).await.unwrap(), (None, Vec::new()));
     }
 }

@@ -21,9 +21,12 @@ pub enum RedirectError {
         #[source]
         source: io::Error,
     },
-    /// The kernel or the program refused; nothing has changed.
+    /// The kernel or the program refused a change; what was in force still is.
     #[error("nothing was changed: {0}")]
-    Refused(String),
+    Unchanged(String),
+    /// The kernel or the program does not show the rules.
+    #[error("cannot read the rules: {0}")]
+    Unread(String),
 }
 
 /// Puts a redirection into force, all of it or nothing, in place of whatever was redirected before.
@@ -32,7 +35,7 @@ pub enum RedirectError {
 ///
 /// [`RedirectError`]; what was in force still is.
 pub fn apply(redirection: &Redirection) -> Result<(), RedirectError> {
-    run(&["-f", "-"], &rules::write(redirection)).map(drop)
+    run(&["-f", "-"], &rules::write(redirection))?.map(drop).map_err(RedirectError::Unchanged)
 }
 
 /// Ends all redirection; harmless where there is none.
@@ -41,7 +44,7 @@ pub fn apply(redirection: &Redirection) -> Result<(), RedirectError> {
 ///
 /// [`RedirectError`]; what was in force still is.
 pub fn remove() -> Result<(), RedirectError> {
-    run(&["-f", "-"], &rules::removal()).map(drop)
+    run(&["-f", "-"], &rules::removal())?.map(drop).map_err(RedirectError::Unchanged)
 }
 
 /// Returns the rules that are in force, as `nft` writes them; none where nothing is redirected.
@@ -63,19 +66,21 @@ pub fn show_json() -> Result<Option<String>, RedirectError> {
 }
 
 fn listed(arguments: &[&str]) -> Result<Option<String>, RedirectError> {
-    let tables = run(&["list", "tables", "inet"], "")?;
+    let read = |arguments: &[&str]| run(arguments, "")?.map_err(RedirectError::Unread);
+    let tables = read(&["list", "tables", "inet"])?;
     let is_there = tables.lines().any(|line| line.trim() == format!("table inet {TABLE}"));
-    is_there.then(|| run(arguments, "")).transpose()
+    is_there.then(|| read(arguments)).transpose()
 }
 
-fn run(arguments: &[&str], input: &str) -> Result<String, RedirectError> {
+/// Returns what the program says, or why it refuses.
+fn run(arguments: &[&str], input: &str) -> Result<Result<String, String>, RedirectError> {
     let program = find().ok_or(RedirectError::Missing)?;
     let output = piped(Command::new(&program).args(arguments), input)
         .map_err(|source| RedirectError::Run { program, source })?;
     if output.status.success() {
-        return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
+        return Ok(Ok(String::from_utf8_lossy(&output.stdout).into_owned()));
     }
-    Err(RedirectError::Refused(reason(&String::from_utf8_lossy(&output.stderr))))
+    Ok(Err(reason(&String::from_utf8_lossy(&output.stderr))))
 }
 
 /// Returns what of the program's complaint says why: it repeats the rules below each of its lines.

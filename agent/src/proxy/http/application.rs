@@ -20,6 +20,7 @@ use super::head;
 use super::send::{self, Pump};
 use super::{CONNECTION_WINDOW, HEADER_BYTES_MAX, STREAM_WINDOW, STREAMS_MAX};
 use crate::proxy::inbound::dial;
+use crate::proxy::proxy_header::Opener;
 use crate::proxy::refusal::Refusal;
 use crate::proxy::room::Room;
 
@@ -180,7 +181,7 @@ fn is_for_connection(headers: &HeaderMap) -> bool {
 
 /// Opens a connection over HTTP/1.1 that can be upgraded.
 pub(super) async fn connect_http1(room: &Room, address: SocketAddr) -> Result<http1::SendRequest<Question>, SendError> {
-    let stream = dial(room, address, None).await?;
+    let stream = dial(room, address, Opener::Agent).await?;
     let (sender, connection) = http1::Builder::new()
         .max_buf_size(BUFFER_BYTES_MAX)
         .handshake(TokioIo::new(stream))
@@ -220,7 +221,7 @@ async fn send_http2(
 }
 
 async fn connect_http2(room: &Room, address: SocketAddr) -> Result<Arc<Shared>, SendError> {
-    let stream = dial(room, address, None).await?;
+    let stream = dial(room, address, Opener::Agent).await?;
     let (requests, connection) = http2::Builder::new()
         .enable_push(false)
         .initial_window_size(STREAM_WINDOW)

@@ -11,6 +11,7 @@ use super::dial;
 use crate::metrics::{Direction, Phase};
 use crate::proxy::accept::Accepted;
 use crate::proxy::copy::{Ending, Meter, reset, splice_plain};
+use crate::proxy::proxy_header::Opener;
 use crate::proxy::refusal::Refusal;
 use crate::proxy::room::Room;
 use crate::proxy::snapshot::{LocalInstance, Snapshot};
@@ -79,7 +80,7 @@ fn application(snapshot: &Snapshot, dialled: SocketAddr) -> Option<(&ServiceKey,
 pub(super) async fn serve(room: Arc<Room>, accepted: Accepted, dialled: SocketAddr) {
     let Accepted { stream: caller, from, permit: _permit } = accepted;
     let started = tokio::time::Instant::now();
-    let admitted = admit(&room, dialled).await;
+    let admitted = admit(&room, from, dialled).await;
     let (service, application, _permit) = match admitted {
         Ok(admitted) => admitted,
         Err(why) => {
@@ -116,12 +117,13 @@ pub(super) async fn serve(room: Arc<Room>, accepted: Accepted, dialled: SocketAd
 
 async fn admit(
     room: &Room,
+    from: SocketAddr,
     dialled: SocketAddr,
 ) -> Result<(ServiceKey, tokio::net::TcpStream, tokio::sync::OwnedSemaphorePermit), NotPassed> {
     let current = room.current.load_full().ok_or(NotPassed::NotReady)?;
     let (service, address) = judge(&current.snapshot, dialled)?;
     let permit = Arc::clone(&room.stream_permits).try_acquire_owned().map_err(|_| NotPassed::Overloaded)?;
-    Ok((service.clone(), dial(room, address, None).await?, permit))
+    Ok((service.clone(), dial(room, address, Opener::Stranger { from }).await?, permit))
 }
 
 /// Waits until the connection would not be let in any more.

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::door::Door;
 use super::serve_by;
+use crate::loopback::{LOOPBACK, is_absent};
 use crate::metrics::{Direction, Phase};
 use crate::proxy::accept::{Accepted, accept_all, prepare};
 use crate::proxy::copy::{Ending, Meter, reset, splice_plain};
@@ -98,13 +99,14 @@ pub(crate) async fn keep(room: Arc<Room>) {
             close(listening).await;
         }
         failed = false;
-        let is_first_failure = room.redirected.lock().is_ok_and(|standing| standing.values().all(Result::is_ok));
+        let before = room.redirected.lock().map(|standing| standing.clone()).unwrap_or_default();
         let mut standing = BTreeMap::new();
         for (port, owner) in ports {
             let opened = open_port(&room, &mut open, *port);
             if let Err(error) = &opened {
                 failed = true;
-                if is_first_failure {
+                // It is tried again every few seconds, and said once.
+                if before.get(port).is_none_or(|standing| standing.as_ref().err() != Some(error)) {
                     tracing::error!(service = %owner, port, error, "redirected connections are not taken");
                 }
             }
@@ -128,15 +130,17 @@ async fn close(listening: Listening) {
 
 /// Listens at a port for both families; a machine without IPv6 has one.
 fn open_port(room: &Arc<Room>, open: &mut BTreeMap<SocketAddr, Listening>, port: u16) -> Result<(), String> {
-    for address in [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)] {
-        let address = SocketAddr::new(address, port);
+    for address in LOOPBACK.map(|address| SocketAddr::new(address, port)) {
         if open.contains_key(&address) {
             continue;
         }
         let listener = match listen(address) {
             Ok(listener) => listener,
-            Err(error) if address.is_ipv6() && error.kind() != io::ErrorKind::AddrInUse => continue,
-            Err(error) => return Err(format!("cannot listen on {address}: {error}; stop what uses the port")),
+            Err(error) if address.is_ipv6() && is_absent(&error) => continue,
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
+                return Err(format!("cannot listen on {address}: {error}; stop what uses the port"));
+            }
+            Err(error) => return Err(format!("cannot listen on {address}: {error}")),
         };
         let stop = room.outbound.stopping.child_token();
         let task = tokio::spawn(accept(Arc::clone(room), listener, port, stop.clone()));
