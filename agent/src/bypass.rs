@@ -12,7 +12,7 @@ use catalog::{AddressNumber, Instance, InstanceKey};
 use tokio::net::TcpStream;
 use tokio::time::{MissedTickBehavior, interval};
 
-use crate::core::Handle;
+use crate::core::{Handle, Request};
 use crate::sockets::{Listening, listening};
 
 /// How often is looked.
@@ -39,7 +39,7 @@ pub(crate) async fn watch(core: Handle) {
             found.extend(seen.map(|is_open| (service.instance.key.clone(), is_open)));
         }
         if found != known {
-            core.bypassable(found.clone()).await;
+            core.send(Request::Bypassable(found.clone())).await;
             known = found;
         }
     }

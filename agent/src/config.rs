@@ -22,8 +22,6 @@ use crate::spans::TracingSettings;
 pub const HTTP_PORT: u16 = 8500;
 /// Port of the admin listener where nobody says otherwise.
 pub const ADMIN_PORT: u16 = 19000;
-/// Port of the inbound mesh listener where nobody says otherwise.
-pub const MESH_PORT: u16 = 20000;
 
 /// How often an agent tells what it has seen where nobody says otherwise.
 const REPORT_INTERVAL: Duration = Duration::from_secs(300);

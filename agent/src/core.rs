@@ -21,7 +21,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use catalog::{CheckKey, CheckStatus, ServiceKey, Timestamp};
+use catalog::{CheckKey, CheckStatus, Timestamp};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use tracing::info;
@@ -40,7 +40,6 @@ use crate::state::{Identity, Saved, Store};
 use crate::sync::connection::{CallError, Connection};
 use crate::sync::{Input, Start, Sync, WriteResult};
 use wire::random::Seeded;
-use wire::surroundings::Observed;
 
 use link::{Link, LinkEvent};
 use publish::Publisher;
@@ -186,17 +185,6 @@ impl Handle {
         }
     }
 
-    /// Tells the core which instances can be called past the agent.
-    pub(crate) async fn bypassable(&self, found: Bypassable) {
-        let _ = self.events.send(Event::Request(Request::Bypassable(found))).await;
-    }
-
-    /// Tells the core what the platform says.
-    pub(crate) async fn observed(&self, observed: Observed) {
-        // A core that has stopped needs to know nothing any more.
-        let _ = self.events.send(Event::Request(Request::Observed(observed))).await;
-    }
-
     /// Tells the core something.
     pub(crate) async fn send(&self, request: Request) {
         // A core that has stopped hears nothing any more.
@@ -244,8 +232,6 @@ struct Core {
     /// Where calls of local services go.
     routing: routing::Routing,
     sought: SoughtAfter,
-    /// The port for redirected connections of each service that was ever here.
-    outbound: BTreeMap<ServiceKey, u16>,
     upstreams_looked_at: Instant,
     last_failure: Option<String>,
     login: login::Standing,
@@ -263,7 +249,6 @@ pub(crate) fn start(setup: Setup) -> (Handle, JoinHandle<()>) {
     let saved = setup.saved;
     saver.found(setup.leaves.keys(), saved.as_ref());
     let configured = setup.config.servers.clone();
-    let outbound = saved.as_ref().map(|saved| saved.outbound.clone()).unwrap_or_default();
     let (start, statuses) = match saved {
         Some(Saved { servers, group, view, restraint, known, statuses, .. }) => {
             let seed = jitter.next();
@@ -305,7 +290,6 @@ pub(crate) fn start(setup: Setup) -> (Handle, JoinHandle<()>) {
         rules_changed: true,
         routing: routing::Routing::default(),
         sought,
-        outbound,
         upstreams_looked_at: Instant::now(),
         last_failure: None,
         login: login::Standing::default(),

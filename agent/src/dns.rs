@@ -7,30 +7,29 @@ mod handler;
 mod names;
 mod pace;
 mod question;
+mod zones;
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use catalog::Namespace;
-use hickory_proto::rr::Name;
 use hickory_server::Server;
 use tokio::net::{TcpListener, UdpSocket};
 use wire::crypto::Secret;
+use wire::defaults::{DNS_DOMAIN, DNS_PORT};
 
 use crate::api::ApiState;
 use crate::core::Handle;
+use crate::loopback::{LOOPBACK, is_absent};
 use forward::Forwarder;
 use handler::Answerer;
 use names::Names;
-
-/// Port of the DNS server where nobody says otherwise.
-pub const DNS_PORT: u16 = 8600;
-/// The domain that the names of the mesh end with where nobody says otherwise.
-pub const DNS_DOMAIN: &str = "mesh";
+pub(crate) use zones::Zones;
 
 /// How long a client may take to send a question over TCP.
 const TCP_PATIENCE: Duration = Duration::from_secs(5);
+/// How often another free port is tried.
+const FREE_PORT_TRIES: u32 = 16;
 /// How many bytes may wait for a client over TCP.
 const TCP_ANSWERS_MAX: usize = 32;
 
@@ -89,34 +88,32 @@ pub enum DnsError {
 
 /// Holds the sockets of a DNS server that does not answer yet.
 pub(crate) struct Sockets {
-    udp: UdpSocket,
-    tcp: TcpListener,
-    address: SocketAddr,
-    zones: Vec<Name>,
+    /// One pair for each address, the one that was asked for first.
+    pairs: Vec<(UdpSocket, TcpListener)>,
+    addresses: Vec<SocketAddr>,
+    zones: Zones,
     settings: DnsSettings,
 }
 
 impl Sockets {
-    /// Opens them; a free port is the same for both.
+    /// Opens them; a free port is the same for all. Where they are on loopback, they are on that of both families: rules of
+    /// the kernel lead a question to the loopback of its own.
     pub(crate) async fn open(settings: DnsSettings) -> Result<Self, DnsError> {
-        let zone = |domain: &String| {
-            let name = Name::from_ascii(domain).ok().filter(|name| !name.is_root());
-            let mut name = name.ok_or_else(|| DnsError::Domain { domain: domain.clone() })?.to_lowercase();
-            name.set_fqdn(true);
-            Ok(name)
+        let zones = Zones::new(&settings)?;
+        let mut tries = 0;
+        let (pairs, addresses) = loop {
+            match open(settings.bind, settings.port).await {
+                // A port that is free here may be taken there.
+                Err(_) if settings.port == 0 && tries < FREE_PORT_TRIES => tries += 1,
+                opened => break opened?,
+            }
         };
-        let zones = [Some(&settings.domain), settings.alt_domain.as_ref()];
-        let zones: Vec<Name> = zones.into_iter().flatten().map(zone).collect::<Result<_, DnsError>>()?;
-        let asked = SocketAddr::new(settings.bind, settings.port);
-        let failed = |source| DnsError::Listen { address: asked, source };
-        let tcp = TcpListener::bind(asked).await.map_err(failed)?;
-        let address = tcp.local_addr().map_err(failed)?;
-        let udp = UdpSocket::bind(address).await.map_err(failed)?;
-        Ok(Self { udp, tcp, address, zones, settings })
+        Ok(Self { pairs, addresses, zones, settings })
     }
 
-    pub(crate) fn address(&self) -> SocketAddr {
-        self.address
+    /// Returns where names are answered; the address that was asked for is the first.
+    pub(crate) fn addresses(&self) -> &[SocketAddr] {
+        &self.addresses
     }
 
     /// Answers until it is dropped.
@@ -125,17 +122,43 @@ impl Sockets {
         let forwarder = Forwarder::new(&self.settings.recursors);
         let mut server = Server::new(Answerer::new(
             self.zones,
-            self.settings.namespace,
-            self.address.ip().is_loopback(),
+            self.settings.bind.is_loopback(),
             Names::new(core, rights),
             forwarder,
         ));
-        server.register_socket(self.udp);
-        server.register_listener(self.tcp, TCP_PATIENCE, TCP_ANSWERS_MAX);
+        for (udp, tcp) in self.pairs {
+            server.register_socket(udp);
+            server.register_listener(tcp, TCP_PATIENCE, TCP_ANSWERS_MAX);
+        }
         if let Err(error) = server.block_until_done().await {
             tracing::error!(error = wire::one_line(&error), "names are answered no longer");
         }
     }
+}
+
+type Opened = (Vec<(UdpSocket, TcpListener)>, Vec<SocketAddr>);
+
+async fn open(bind: IpAddr, port: u16) -> Result<Opened, DnsError> {
+    let (first, address) = pair(SocketAddr::new(bind, port)).await?;
+    let (mut pairs, mut addresses) = (vec![first], vec![address]);
+    if bind == LOOPBACK[0] {
+        match pair(SocketAddr::new(LOOPBACK[1], address.port())).await {
+            Ok((second, address)) => {
+                pairs.push(second);
+                addresses.push(address);
+            }
+            Err(DnsError::Listen { source, .. }) if is_absent(&source) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok((pairs, addresses))
+}
+
+async fn pair(asked: SocketAddr) -> Result<((UdpSocket, TcpListener), SocketAddr), DnsError> {
+    let failed = |source| DnsError::Listen { address: asked, source };
+    let tcp = TcpListener::bind(asked).await.map_err(failed)?;
+    let address = tcp.local_addr().map_err(failed)?;
+    Ok(((UdpSocket::bind(address).await.map_err(failed)?, tcp), address))
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use catalog::{Namespace, ServiceKey, ServiceName};
+use catalog::ServiceKey;
 use http::{Method, Request, Response, StatusCode, Uri, header};
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full};
@@ -18,10 +18,12 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 use wire::accept::{Accepted, accept_all};
 
+use crate::core::Handle;
+use crate::dns::Zones;
 use crate::proxy::Proxy;
 use crate::sockets::user_of;
 
@@ -31,15 +33,30 @@ const CONNECTIONS_MAX: usize = 4096;
 const HEAD_READ_TIMEOUT: Duration = Duration::from_secs(30);
 /// A listener of this very process answers at once.
 const DIAL_TIMEOUT: Duration = Duration::from_secs(3);
-/// What names of the mesh end in.
-const DOMAIN: &str = "mesh";
 /// Headers that are between the application and this proxy.
 const OWN_HEADERS: [&str; 4] = ["proxy-connection", "proxy-authorization", "proxy-authenticate", "keep-alive"];
 
 type Body = UnsyncBoxBody<Bytes, hyper::Error>;
 
+/// Says where requests lead.
+#[derive(Clone)]
+pub(crate) struct Ways {
+    pub(crate) proxy: Arc<Proxy>,
+    /// Tells the mesh's datacenter.
+    pub(crate) core: Handle,
+    /// The domains of the mesh's names.
+    pub(crate) zones: Zones,
+}
+
+/// Is a connection's share of the limit on connections, and the end of all of them; a tunnel keeps both until it ends.
+#[derive(Clone)]
+struct Place {
+    _permit: Arc<OwnedSemaphorePermit>,
+    stopping: CancellationToken,
+}
+
 /// Serves until `stopping` is cancelled.
-pub(crate) async fn serve(listener: TcpListener, proxy: Arc<Proxy>, stopping: CancellationToken) {
+pub(crate) async fn serve(listener: TcpListener, ways: Ways, stopping: CancellationToken) {
     let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     accept_all(
         "forward proxy",
@@ -48,13 +65,13 @@ pub(crate) async fn serve(listener: TcpListener, proxy: Arc<Proxy>, stopping: Ca
         stopping.cancelled(),
         || {},
         |Accepted { stream, from, permit }| {
-            let proxy = Arc::clone(&proxy);
+            let ways = ways.clone();
+            let place = Place { _permit: Arc::new(permit), stopping: stopping.clone() };
             tokio::spawn(stopping.clone().run_until_cancelled_owned(async move {
-                let _permit = permit;
                 let user = user_behind(&stream, from).await;
                 let answer = service_fn(move |request| {
-                    let proxy = Arc::clone(&proxy);
-                    async move { Ok::<_, Infallible>(answer(&proxy, user, request).await) }
+                    let (ways, place) = (ways.clone(), place.clone());
+                    async move { Ok::<_, Infallible>(answer(&ways, user, place, request).await) }
                 });
                 let connection = http1::Builder::new()
                     .timer(TokioTimer::new())
@@ -75,11 +92,13 @@ async fn user_behind(stream: &TcpStream, from: SocketAddr) -> Option<u32> {
     tokio::task::spawn_blocking(move || user_of(from, own)).await.ok().flatten()
 }
 
-async fn answer(proxy: &Proxy, user: Option<u32>, request: Request<Incoming>) -> Response<Body> {
+async fn answer(ways: &Ways, user: Option<u32>, place: Place, request: Request<Incoming>) -> Response<Body> {
     let is_tunnel = request.method() == Method::CONNECT;
-    let found = destination(request.uri()).and_then(|service| listener(proxy, user, &service));
+    let status = ways.core.status();
+    let found = destination(&ways.zones, &status.datacenter, request.uri());
+    let found = found.and_then(|service| listener(&ways.proxy, user, &service));
     let answered = match found {
-        Ok(listener) if is_tunnel => tunnel(listener, request).await,
+        Ok(listener) if is_tunnel => tunnel(listener, place, request).await,
         Ok(listener) => pass_on(listener, request).await,
         Err(refused) => Err(refused),
     };
@@ -98,33 +117,21 @@ fn never(impossible: Infallible) -> hyper::Error {
 type Refused = (StatusCode, String);
 
 /// Reads which service a request is for.
-fn destination(uri: &Uri) -> Result<ServiceKey, Refused> {
+fn destination(zones: &Zones, datacenter: &str, uri: &Uri) -> Result<ServiceKey, Refused> {
     let Some(host) = uri.host() else {
-        let reason = "this is a forward proxy: set HTTP_PROXY, and call http://NAME.virtual.mesh/".to_owned();
+        let reason = format!("this is a forward proxy: set HTTP_PROXY, and call NAME.virtual in the domain {zones}");
         return Err((StatusCode::BAD_REQUEST, reason));
     };
     if uri.scheme_str().is_some_and(|scheme| scheme != "http") {
         return Err((StatusCode::BAD_REQUEST, "write http://: the mesh itself encrypts and authenticates".to_owned()));
     }
-    service_of(host).ok_or_else(|| {
+    zones.service_of(host, datacenter).ok_or_else(|| {
         let host = wire::harmless(host);
         (
             StatusCode::FORBIDDEN,
-            format!("`{host}` is no service of the mesh: only names such as NAME.virtual.{DOMAIN} pass here"),
+            format!("`{host}` is no service of the mesh: only NAME.virtual in the domain {zones} passes here"),
         )
     })
-}
-
-/// Reads `api.virtual.mesh` or `api.virtual.shop.ns.mesh`, and the same with `service`.
-fn service_of(host: &str) -> Option<ServiceKey> {
-    let host = host.strip_suffix('.').unwrap_or(host).to_ascii_lowercase();
-    let labels: Vec<&str> = host.split('.').collect();
-    let (name, namespace) = match labels[..] {
-        [name, "virtual" | "service", DOMAIN] => (name, Namespace::default_namespace()),
-        [name, "virtual" | "service", namespace, "ns", DOMAIN] => (name, namespace.parse().ok()?),
-        _ => return None,
-    };
-    Some(ServiceKey::new(namespace, name.parse::<ServiceName>().ok()?))
 }
 
 /// Finds the listener of the upstream that leads to a service, for a process of a user.
@@ -156,14 +163,16 @@ async fn dial(listener: SocketAddr) -> Result<TcpStream, Refused> {
 }
 
 /// Carries whatever the application speaks to the service.
-async fn tunnel(listener: SocketAddr, request: Request<Incoming>) -> Result<Response<Body>, Refused> {
+async fn tunnel(listener: SocketAddr, place: Place, request: Request<Incoming>) -> Result<Response<Body>, Refused> {
     let mut upstream = dial(listener).await?;
-    tokio::spawn(async move {
+    let stopping = place.stopping.clone();
+    tokio::spawn(stopping.run_until_cancelled_owned(async move {
         if let Ok(upgraded) = hyper::upgrade::on(request).await {
             // Either side ends it, and sees how.
             let _ = tokio::io::copy_bidirectional(&mut TokioIo::new(upgraded), &mut upstream).await;
         }
-    });
+        drop(place);
+    }));
     Ok(Response::new(Full::default().map_err(never).boxed_unsync()))
 }
 
@@ -190,41 +199,56 @@ async fn pass_on(listener: SocketAddr, request: Request<Incoming>) -> Result<Res
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-    #[test]
-    fn names_of_the_mesh_and_no_others_are_read() {
-        let read = |host: &str| service_of(host).map(|service| service.to_string());
-        assert_eq!(read("api.virtual.mesh").as_deref(), Some("default/api"));
-        assert_eq!(read("API.Virtual.Mesh.").as_deref(), Some("default/api"));
-        assert_eq!(read("api.service.mesh").as_deref(), Some("default/api"));
-        assert_eq!(read("api.virtual.shop.ns.mesh").as_deref(), Some("shop/api"));
-        for other in [
-            "api",
-            "mesh",
-            "example.com",
-            "api.mesh",
-            "api.virtual.mesh.example.com",
-            "a.b.virtual.mesh",
-            ".virtual.mesh",
-            "api.virtual.consul",
-            "169.254.169.254",
-            "localhost",
-            "api..virtual.mesh",
-            "*.virtual.mesh",
-            "",
-        ] {
-            assert_eq!(read(other), None, "{other}");
-        }
-    }
+    use super::*;
+    use crate::dns::DnsSettings;
 
     #[test]
     fn a_request_says_whom_it_is_for_by_an_absolute_address() {
-        let status = |uri: &str| destination(&uri.parse().unwrap()).map_err(|(status, _)| status.as_u16());
+        let zones = Zones::new(&DnsSettings::default()).unwrap();
+        let status =
+            |uri: &str| destination(&zones, "dc1", &uri.parse().unwrap()).map_err(|(status, _)| status.as_u16());
         assert_eq!(status("http://api.virtual.mesh/a?b"), Ok("api".parse().unwrap()));
         assert_eq!(status("api.virtual.mesh:80"), Ok("api".parse().unwrap()));
         assert_eq!(status("/a"), Err(400));
         assert_eq!(status("https://api.virtual.mesh/"), Err(400));
         assert_eq!(status("http://example.com/"), Err(403));
+    }
+
+    #[tokio::test]
+    async fn l6_a_tunnel_counts_until_it_ends_and_ends_with_the_agent() {
+        let upstream = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = upstream.local_addr().unwrap();
+        let (room, stopping) = (Arc::new(Semaphore::new(2)), CancellationToken::new());
+        let open = async || {
+            let permit = Arc::new(Arc::clone(&room).try_acquire_owned().unwrap());
+            let place = Place { _permit: permit, stopping: stopping.clone() };
+            let (mut client, server) = tokio::io::duplex(4096);
+            let answer = service_fn(move |request| {
+                let place = place.clone();
+                async move { Ok::<_, Infallible>(tunnel(address, place, request).await.unwrap()) }
+            });
+            tokio::spawn(http1::Builder::new().serve_connection(TokioIo::new(server), answer).with_upgrades());
+            client.write_all(b"CONNECT api.virtual.mesh:80 HTTP/1.1\r\nhost: api\r\n\r\n").await.unwrap();
+            let (mut called, _) = upstream.accept().await.unwrap();
+            let mut head = vec![0; 15];
+            client.read_exact(&mut head).await.unwrap();
+            assert_eq!(head, b"HTTP/1.1 200 OK");
+            called.write_all(b"here").await.unwrap();
+            while !head.ends_with(b"here") {
+                head.push(client.read_u8().await.unwrap());
+            }
+            (client, called)
+        };
+        let (first, (_second, mut called)) = (open().await, open().await);
+        assert_eq!(room.available_permits(), 0, "both are under way");
+        drop(first);
+        let free = Arc::clone(&room).acquire_owned();
+        let freed = tokio::time::timeout(Duration::from_secs(5), free).await;
+        assert!(freed.is_ok(), "one that has ended counts no more");
+        stopping.cancel();
+        let ended = tokio::time::timeout(Duration::from_secs(5), called.read(&mut [0; 1])).await;
+        assert!(matches!(ended, Ok(Ok(0) | Err(_))), "{ended:?}");
     }
 }

@@ -16,6 +16,7 @@ mod enrol;
 mod forward;
 mod leaf;
 mod local;
+mod loopback;
 mod metrics;
 pub mod proxy;
 pub mod redirect;
@@ -44,8 +45,8 @@ use tracing::{info, warn};
 pub use access_log::{AccessLogError, AccessLogSettings, Fields, UnknownField};
 pub use address_range::{AddressRange, AddressRangeError};
 pub use checks::{ApplicationProbe, ApplicationProbeError};
-pub use config::{ADMIN_PORT, Config, GATEWAY_PORT, HTTP_PORT, IngressListener, LoginSource, MESH_PORT};
-pub use dns::{DNS_DOMAIN, DNS_PORT, DnsError, DnsSettings};
+pub use config::{ADMIN_PORT, Config, GATEWAY_PORT, HTTP_PORT, IngressListener, LoginSource};
+pub use dns::{DnsError, DnsSettings};
 pub use enrol::EnrolError;
 pub use leaf::{LeafError, renewal};
 pub use local::{DEFINITION_FIELDS, DefinitionSource, LocalError, check_definitions};
@@ -53,6 +54,7 @@ pub use proxy::{INGRESS_NAMESPACE, Ingress};
 pub use spans::{TracingError, TracingSettings};
 pub use start::{StartError, start};
 pub use state::DataDirError;
+pub use wire::defaults::{DNS_DOMAIN, DNS_PORT, MESH_PORT};
 
 /// How long a stopping agent waits for the catalog to take its node out.
 const LEAVE_TIMEOUT: Duration = Duration::from_secs(3);

@@ -17,6 +17,7 @@ pub(crate) use definition::{CheckDefinition, Definition, LocalUpstream};
 pub use error::LocalError;
 pub(crate) use files::{Content, read_acceptable as read_files};
 pub use files::{DEFINITION_FIELDS, DefinitionSource, check as check_definitions};
+use ports::Given;
 pub(crate) use ports::{Reserved, application_ports};
 
 /// More services than this do not stand beside one agent.
@@ -71,6 +72,7 @@ pub(crate) struct Local {
     /// The services that may be served; nothing while that is not known, and any may.
     entitled: Option<Vec<ServiceKey>>,
     reserved: Reserved,
+    outbound: Given,
     services: BTreeMap<OnNode<InstanceId>, Entry<Definition>>,
     checks: BTreeMap<OnNode<CheckId>, Entry<CheckDefinition>>,
     maintenance: BTreeMap<OnNode<InstanceId>, CheckDefinition>,
@@ -85,8 +87,28 @@ pub(crate) struct Local {
 }
 
 impl Local {
-    pub(crate) fn new(record: AgentRecord, reserved: Reserved) -> Self {
-        Self { reserved, entitled: Some(record.services), ..Self::of_any_service(record.node) }
+    /// Begins without services; `outbound` are the ports for redirected connections that they were given in an earlier run.
+    pub(crate) fn new(record: AgentRecord, reserved: Reserved, outbound: BTreeMap<ServiceKey, u16>) -> Self {
+        let outbound = Given(outbound);
+        Self { reserved, outbound, entitled: Some(record.services), ..Self::of_any_service(record.node) }
+    }
+
+    /// Gives each service that is redirected a port for its connections, if it names none; reports whether that changed
+    /// anything.
+    pub(crate) fn give_outbound_ports(&mut self) -> bool {
+        let definitions = self.services.values().map(|entry| &entry.definition);
+        self.outbound.give(definitions, &self.reserved)
+    }
+
+    /// Returns the ports that services were given, for the next run.
+    pub(crate) fn given_outbound_ports(&self) -> &BTreeMap<ServiceKey, u16> {
+        &self.outbound.0
+    }
+
+    /// Returns the ports of the listeners for redirected connections, and the service that calls by each.
+    pub(crate) fn outbound_ports(&self) -> BTreeMap<u16, ServiceKey> {
+        let port = |service: &Definition| Some((self.outbound.port_of(service)?, service.instance.service_key()));
+        self.services().filter_map(port).collect()
     }
 
     /// Takes the services that the agent may stand before from now on. What was registered before stays: without a
@@ -101,6 +123,7 @@ impl Local {
             node,
             entitled: None,
             reserved: Reserved::default(),
+            outbound: Given::default(),
             services: BTreeMap::new(),
             checks: BTreeMap::new(),
             maintenance: BTreeMap::new(),
@@ -314,7 +337,7 @@ impl Local {
         let others = self.services.iter().filter(|(known, _)| **known != key).map(|(_, entry)| &entry.definition);
         // The new one last, so that a clash of two listeners names it and not the one that was there before.
         let all = others.chain(std::iter::once(&definition));
-        ports::check(all.clone(), &self.reserved)?;
+        ports::check(all.clone(), &self.reserved, &self.outbound)?;
         if self.checks.len() + all.map(|definition| definition.checks.len()).sum::<usize>() > CHECKS_MAX {
             return Err(LocalError::TooMany { what: "checks", most: CHECKS_MAX });
         }

@@ -14,9 +14,7 @@ use catalog::ServiceName;
 use crate::address_range::AddressRange;
 
 pub use nft::{RedirectError, apply, remove, show, show_json};
-
-/// The first port on which an agent takes what is redirected; each local service has one of its own.
-pub const OUTBOUND_PORT: u16 = 15_101;
+pub use wire::defaults::OUTBOUND_PORT;
 
 /// The name of weft's table, in the family `inet`.
 const TABLE: &str = "weft";

@@ -105,21 +105,15 @@ pub async fn start(config: Config) -> Result<Agent, StartError> {
     let definitions = local::read_files(&config.services).map_err(StartError::Services)?;
     let store = Store::open(config.data_dir.as_deref()).map_err(StartError::DataDir)?;
     let metrics = Metrics::new();
-    let admin = listen("readiness and metrics", loopback(config.admin_port)).await?;
-    let http = listen("the local API", loopback(config.http_port)).await?;
+    let Listeners { admin, http, dns, health, forward, ingress, mut places } = Listeners::open(&config).await?;
     let (http_address, admin_address) = (address_of(&http)?, address_of(&admin)?);
-    let dns = match config.dns.clone() {
-        Some(settings) => Some(dns::Sockets::open(settings).await.map_err(StartError::Dns)?),
-        None => None,
-    };
-    let dns_address = dns.as_ref().map(dns::Sockets::address);
+    let health_address = health.as_ref().map(address_of).transpose()?;
+    let dns_address = dns.as_ref().and_then(|dns| dns.addresses().first().copied());
+    let zones = dns::Zones::new(&config.dns.clone().unwrap_or_default()).map_err(StartError::Dns)?;
     let stopping = CancellationToken::new();
     let (ready, readiness) = api::readiness();
-    let health = health_listener(&config).await?;
-    let health_address = health.as_ref().map(address_of).transpose()?;
-    let health = health.map(|it| tokio::spawn(api::serve_health(it, readiness.clone(), &config.application_probes)));
-    let health = health.map(AbortOnDropHandle::new);
-    let admin = AbortOnDropHandle::new(tokio::spawn(api::serve_admin(admin, readiness, metrics.clone())));
+    let health = health.map(|it| spawned(api::serve_health(it, readiness.clone(), &config.application_probes)));
+    let admin = spawned(api::serve_admin(admin, readiness, metrics.clone()));
 
     let key = store.agent_key().map_err(StartError::Key)?;
     let identity = identify(&config, &store, &key).await?;
@@ -127,33 +121,30 @@ pub async fn start(config: Config) -> Result<Agent, StartError> {
     let mesh = mesh_listener(&config, saved.as_ref()).await?;
     let mesh_address = address_of(&mesh)?;
     let gateway = gateway_listener(&config, &identity).await?;
-    let gateway_address = gateway.as_ref().map(address_of).transpose()?;
-    let ingress = ingress_listeners(&config).await?;
+    let gateway_port = gateway.as_ref().map(address_of).transpose()?.map(|address| address.port());
     let advertise = advertised(&config, mesh_address.ip(), &identity, saved.as_ref()).await?;
-    let forward = match config.forward_port {
-        Some(port) => Some(listen("the forward proxy", loopback(port)).await?),
-        None => None,
+    let proxy = ProxyConfig {
+        mesh_listener: in_std("the mesh", mesh)?,
+        gateway_listener: gateway.map(|gateway| in_std("other networks", gateway)).transpose()?,
+        ingress,
+        own_listeners: places.iter().map(|(address, _)| *address).filter(|it| it.ip().is_loopback()).collect(),
+        runtime: None,
+        limits: Limits::default(),
+        clock: Arc::new(wire::crypto::now),
+        metrics: metrics.proxy.clone(),
+        access_log: config.access_log.clone(),
+        tracing: config.tracing.clone(),
     };
-    let forward_address = forward.as_ref().map(address_of).transpose()?;
-    let own_listeners = [http_address, admin_address].into_iter().chain(forward_address).chain(dns_address).collect();
-    let proxy = Arc::new(start_proxy(&config, &metrics, mesh, gateway, ingress, own_listeners)?);
+    let proxy = Arc::new(Proxy::start(proxy).map_err(StartError::Proxy)?);
 
-    let reserved = reserved(
-        &config,
-        &[
-            (Some(http_address), "local API"),
-            (Some(admin_address), "admin listener"),
-            (Some(mesh_address), "mesh listener"),
-            (health_address, "listener for the kubelet"),
-            (forward_address, "forward proxy"),
-            (dns_address, "DNS listener"),
-            (gateway_address, "gateway listener"),
-        ],
-    );
-    let surroundings = config.surroundings.clone();
-    let mut local = Local::new(identity.record.clone(), reserved);
+    places.push((mesh_address, "mesh listener"));
+    places.extend(gateway_port.map(|port| (SocketAddr::new(config.bind, port), "gateway listener")));
+    let reserved = Reserved { listeners: places.iter().map(|(at, name)| (at.ip(), at.port(), *name)).collect() };
+    let outbound = saved.as_ref().map(|saved| saved.outbound.clone()).unwrap_or_default();
+    let mut local = Local::new(identity.record.clone(), reserved, outbound);
     local.take_files(definitions);
     local.take_registered(store.registered());
+    let surroundings = config.surroundings.clone();
     look_around(&mut local, surroundings.as_deref()).await;
     info!(node = %config.node, agent = %identity.record.id, mesh = %mesh_address, http = %http_address, "agent started");
     let (drain_deadline, report_interval) = (config.drain_deadline, config.report_interval);
@@ -168,7 +159,7 @@ pub async fn start(config: Config) -> Result<Agent, StartError> {
         local,
         advertise,
         mesh_port: mesh_address.port(),
-        gateway_port: gateway_address.map(|address| address.port()),
+        gateway_port,
         proxy: Arc::clone(&proxy),
         metrics: metrics.control.clone(),
     };
@@ -178,22 +169,18 @@ pub async fn start(config: Config) -> Result<Agent, StartError> {
         warn!("listeners of upstreams are not open yet; the agent is not ready before they are");
     }
     ready.running(core.clone(), Arc::clone(&proxy));
-    let watching = surroundings.map(|it| AbortOnDropHandle::new(tokio::spawn(surroundings::watch(core.clone(), it))));
     let leaving = CancellationToken::new();
-    let reporting = tokio::spawn(report::keep(core.clone(), Arc::clone(metrics.proxy.tally()), report_interval));
+    let tally = Arc::clone(metrics.proxy.tally());
     let state = api::ApiState::new(core.clone(), Arc::clone(&proxy), metrics, leaving.clone());
-    let answering = dns.map(|dns| AbortOnDropHandle::new(tokio::spawn(dns.serve(core.clone(), state.clone()))));
-    let http = tokio::spawn(api::serve_http(http, state, stopping.clone()));
-    let mut tasks =
-        vec![AbortOnDropHandle::new(task), AbortOnDropHandle::new(http), AbortOnDropHandle::new(reporting), admin];
+    let ways = forward::Ways { proxy: Arc::clone(&proxy), core: core.clone(), zones };
+    let mut tasks = vec![AbortOnDropHandle::new(task), admin];
     tasks.extend(health);
-    tasks.extend(watching);
-    tasks.push(AbortOnDropHandle::new(tokio::spawn(bypass::watch(core.clone()))));
-    tasks.extend(forward.map(|listener| {
-        let served = forward::serve(listener, Arc::clone(&proxy), stopping.clone());
-        AbortOnDropHandle::new(tokio::spawn(served))
-    }));
-    tasks.extend(answering);
+    tasks.push(spawned(report::keep(core.clone(), tally, report_interval)));
+    tasks.push(spawned(bypass::watch(core.clone())));
+    tasks.extend(surroundings.map(|it| spawned(surroundings::watch(core.clone(), it))));
+    tasks.extend(dns.map(|dns| spawned(dns.serve(core.clone(), state.clone()))));
+    tasks.extend(forward.map(|listener| spawned(forward::serve(listener, ways, stopping.clone()))));
+    tasks.push(spawned(api::serve_http(http, state, stopping.clone())));
     Ok(Agent {
         core,
         proxy,
@@ -209,41 +196,6 @@ pub async fn start(config: Config) -> Result<Agent, StartError> {
     })
 }
 
-/// Starts the proxy on its listeners; `own_listeners` are the agent's others, which nobody reaches through it.
-fn start_proxy(
-    config: &Config,
-    metrics: &Metrics,
-    mesh: TcpListener,
-    gateway: Option<TcpListener>,
-    ingress: Vec<(std::net::TcpListener, Ingress)>,
-    own_listeners: Vec<SocketAddr>,
-) -> Result<Proxy, StartError> {
-    let into_std = |what: &'static str, listener: TcpListener| {
-        let address = address_of(&listener)?;
-        listener.into_std().map_err(|source| listen_failed(what, address, source))
-    };
-    Proxy::start(ProxyConfig {
-        mesh_listener: into_std("the mesh", mesh)?,
-        gateway_listener: gateway.map(|listener| into_std("other networks", listener)).transpose()?,
-        ingress,
-        own_listeners,
-        runtime: None,
-        limits: Limits::default(),
-        clock: Arc::new(wire::crypto::now),
-        metrics: metrics.proxy.clone(),
-        access_log: config.access_log.clone(),
-        tracing: config.tracing.clone(),
-    })
-    .map_err(StartError::Proxy)
-}
-
-/// Lists where the agent itself listens, and as what: no service and no upstream may.
-fn reserved(config: &Config, own: &[(Option<SocketAddr>, &'static str)]) -> Reserved {
-    let own = own.iter().filter_map(|(address, what)| address.map(|address| (address.ip(), address.port(), *what)));
-    let ingress = config.ingress.iter().map(|ingress| (config.bind, ingress.port, "listener for load balancers"));
-    Reserved { listeners: own.chain(ingress).collect() }
-}
-
 /// Asks the platform how things are, before anything is advertised: what is not well yet should not be called.
 async fn look_around(local: &mut Local, surroundings: Option<&dyn Surroundings>) {
     let Some(surroundings) = surroundings else { return };
@@ -253,7 +205,11 @@ async fn look_around(local: &mut Local, surroundings: Option<&dyn Surroundings>)
     }
 }
 
-/// Returns the certificates that were kept, the agent's own of its enrolment among them.
+fn spawned(task: impl Future<Output = ()> + Send + 'static) -> AbortOnDropHandle<()> {
+    AbortOnDropHandle::new(tokio::spawn(task))
+}
+
+/// Returns the leaves that were kept, and at least the one that came with the identity.
 fn held_leaves(store: &Store, identity: &Identity) -> Result<BTreeMap<Subject, HeldLeaf>, StartError> {
     let mut leaves = store.leaves(identity);
     if let Entry::Vacant(place) = leaves.entry(Subject::Agent) {
@@ -261,6 +217,53 @@ fn held_leaves(store: &Store, identity: &Identity) -> Result<BTreeMap<Subject, H
         place.insert(first.map_err(StartError::Leaf)?);
     }
     Ok(leaves)
+}
+
+/// The listeners that an agent opens before it knows whether it may be one, so that a port that is taken is told first.
+struct Listeners {
+    admin: TcpListener,
+    http: TcpListener,
+    dns: Option<dns::Sockets>,
+    health: Option<TcpListener>,
+    forward: Option<TcpListener>,
+    ingress: Vec<(std::net::TcpListener, Ingress)>,
+    /// Where each of them is, and its name.
+    places: Vec<(SocketAddr, &'static str)>,
+}
+
+impl Listeners {
+    async fn open(config: &Config) -> Result<Self, StartError> {
+        let admin = listen("readiness and metrics", loopback(config.admin_port)).await?;
+        let http = listen("the local API", loopback(config.http_port)).await?;
+        let mut places = vec![(address_of(&http)?, "local API"), (address_of(&admin)?, "admin listener")];
+        let dns = match config.dns.clone() {
+            Some(settings) => Some(dns::Sockets::open(settings).await.map_err(StartError::Dns)?),
+            None => None,
+        };
+        let answered = dns.iter().flat_map(dns::Sockets::addresses);
+        places.extend(answered.map(|address| (*address, "DNS listener")));
+        let health = match config.health_port {
+            Some(port) => Some(listen("the kubelet", SocketAddr::new(config.bind, port)).await?),
+            None => None,
+        };
+        if let Some(health) = &health {
+            places.push((address_of(health)?, "listener for the kubelet"));
+        }
+        let forward = match config.forward_port {
+            Some(port) => Some(listen("the forward proxy", loopback(port)).await?),
+            None => None,
+        };
+        if let Some(forward) = &forward {
+            places.push((address_of(forward)?, "forward proxy"));
+        }
+        let mut ingress = Vec::with_capacity(config.ingress.len());
+        for IngressListener { ingress: known, port } in &config.ingress {
+            let listener = listen("load balancers", SocketAddr::new(config.bind, *port)).await?;
+            places.push((address_of(&listener)?, "listener for load balancers"));
+            ingress.push((in_std("load balancers", listener)?, known.clone()));
+        }
+        Ok(Self { admin, http, dns, health, forward, ingress, places })
+    }
 }
 
 /// Returns the identity that was kept, or enrols.
@@ -300,12 +303,6 @@ fn is_ours(identity: &Identity, config: &Config, key: &LeafKey) -> bool {
     ours
 }
 
-/// Opens the listener for the kubelet, where there is one.
-async fn health_listener(config: &Config) -> Result<Option<TcpListener>, StartError> {
-    let Some(port) = config.health_port else { return Ok(None) };
-    listen("the kubelet", SocketAddr::new(config.bind, port)).await.map(Some)
-}
-
 /// Opens the listener for other networks, where the agent is to be a gateway and may be one.
 async fn gateway_listener(config: &Config, identity: &Identity) -> Result<Option<TcpListener>, StartError> {
     let Some(port) = config.gateway_port else { return Ok(None) };
@@ -313,18 +310,6 @@ async fn gateway_listener(config: &Config, identity: &Identity) -> Result<Option
         return Err(StartError::NoGateway { network: config.network.clone() });
     }
     listen("other networks", SocketAddr::new(config.bind, port)).await.map(Some)
-}
-
-/// Opens the listeners for load balancers.
-async fn ingress_listeners(config: &Config) -> Result<Vec<(std::net::TcpListener, Ingress)>, StartError> {
-    let mut opened = Vec::with_capacity(config.ingress.len());
-    for IngressListener { ingress, port } in &config.ingress {
-        let (what, address) = ("load balancers", SocketAddr::new(config.bind, *port));
-        let listener = listen(what, address).await?;
-        let listener = listener.into_std().map_err(|source| listen_failed(what, address, source))?;
-        opened.push((listener, ingress.clone()));
-    }
-    Ok(opened)
 }
 
 /// Takes the configured port; where that is left open, the port of the last run, for others may still dial it.
@@ -389,6 +374,12 @@ async fn listen(what: &'static str, address: SocketAddr) -> Result<TcpListener, 
 
 fn listen_failed(what: &'static str, address: SocketAddr, source: io::Error) -> StartError {
     StartError::Listen { what, address, source }
+}
+
+/// Hands a listener over to another runtime.
+fn in_std(what: &'static str, listener: TcpListener) -> Result<std::net::TcpListener, StartError> {
+    let address = address_of(&listener)?;
+    listener.into_std().map_err(|source| listen_failed(what, address, source))
 }
 
 fn address_of(listener: &TcpListener) -> Result<SocketAddr, StartError> {

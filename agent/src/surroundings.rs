@@ -7,7 +7,7 @@ use tokio::time::{MissedTickBehavior, interval_at};
 use tracing::{info, warn};
 use wire::surroundings::{ObserveError, Observed, Surroundings};
 
-use crate::core::Handle;
+use crate::core::{Handle, Request};
 
 /// No platform is waited for longer.
 const TIMEOUT: Duration = Duration::from_secs(5);
@@ -36,7 +36,7 @@ pub(crate) async fn watch(core: Handle, surroundings: Arc<dyn Surroundings>) {
                     info!("the platform answers again");
                 }
                 if known.as_ref() != Some(&observed) {
-                    core.observed(observed.clone()).await;
+                    core.send(Request::Observed(observed.clone())).await;
                     known = Some(observed);
                 }
             }

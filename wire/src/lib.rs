@@ -18,6 +18,7 @@ pub mod cluster_key;
 pub mod consul;
 pub mod crypto;
 pub mod decode;
+pub mod defaults;
 pub mod diagnosis;
 pub mod expectation;
 pub mod frame;

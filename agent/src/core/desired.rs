@@ -8,8 +8,6 @@ use wire::agent_protocol::Subject;
 use wire::mesh_status::NODE_VERSION;
 
 use super::Core;
-use crate::local::Definition;
-use crate::redirect::OUTBOUND_PORT;
 use crate::sync::{Desired, Input};
 
 impl Core {
@@ -19,7 +17,9 @@ impl Core {
         let probes = self.local.checks().into_iter().map(|(key, check)| (key, check.probe)).collect();
         self.checks.set(&probes);
         self.statuses.retain(|key, _| probes.contains_key(key));
-        self.give_outbound_ports();
+        if self.local.give_outbound_ports() {
+            self.saver.state_changed();
+        }
         self.follow_topics();
         let mut subjects: BTreeSet<Subject> = services.into_iter().map(Subject::Service).collect();
         subjects.insert(Subject::Agent);
@@ -69,34 +69,6 @@ impl Core {
         self.routing.follow(&self.called(), self.sync.view());
         if (self.routing.targets(), self.routing.external()) != before {
             self.follow_topics();
-        }
-    }
-
-    /// Returns the ports of the listeners for redirected connections, one for each local service that has one.
-    pub(super) fn outbound_ports(&self) -> BTreeMap<u16, ServiceKey> {
-        let redirected = self.local.services().filter(|service| service.redirected);
-        let port = |service: &ServiceKey| self.outbound.get(service).copied();
-        let listener = |service: &Definition| {
-            let key = service.instance.service_key();
-            Some((service.outbound_port.or_else(|| port(&key))?, key))
-        };
-        redirected.filter_map(listener).collect()
-    }
-
-    /// Gives each local service that is redirected a port that has none. It keeps it, for rules lead there.
-    fn give_outbound_ports(&mut self) {
-        let named: BTreeSet<u16> = self.local.services().filter_map(|service| service.outbound_port).collect();
-        let wanting = self.local.services().filter(|service| service.redirected && service.outbound_port.is_none());
-        let wanting: BTreeSet<ServiceKey> = wanting.map(|service| service.instance.service_key()).collect();
-        for service in wanting {
-            if self.outbound.contains_key(&service) {
-                continue;
-            }
-            let is_free = |port: &u16| !named.contains(port) && !self.outbound.values().any(|taken| taken == port);
-            if let Some(port) = (OUTBOUND_PORT..=u16::MAX).find(is_free) {
-                self.outbound.insert(service, port);
-                self.saver.state_changed();
-            }
         }
     }
 

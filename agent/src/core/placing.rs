@@ -5,10 +5,10 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use catalog::{AddressNumber, Item, ServiceKey, Topic};
+use catalog::{ServiceKey, Topic};
 
 use super::Core;
-use super::publish::{config_entries, endpoints};
+use super::publish::{config_entries, endpoints, number_of};
 use crate::local::{Definition, LocalUpstream, application_ports};
 use crate::proxy::UpstreamListener;
 
@@ -53,11 +53,8 @@ impl Core {
         }
         let (view, destination) = (self.sync.view(), &upstream.destination);
         let state = view.get(&Topic::Endpoints(destination.clone()));
-        let number = state.and_then(|state| state.items.get(Item::ADDRESS)).and_then(|item| match item {
-            Item::Address(number) => Some(*number),
-            _ => None,
-        });
-        let number: AddressNumber = number.ok_or("no server has said yet which address stands for it")?;
+        let number = state.and_then(|state| number_of(state));
+        let number = number.ok_or("no server has said yet which address stands for it")?;
         let read = view.get(&Topic::Config(destination.clone())).ok_or("no server has said yet how it is read")?;
         let port = if config_entries(read).protocol_of(destination).is_http() {
             HTTP_PORT

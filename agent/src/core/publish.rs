@@ -277,7 +277,7 @@ impl Core {
             rate_limits: BTreeMap::new(),
             external: BTreeMap::new(),
             upstreams: Vec::new(),
-            outbound: self.outbound_ports(),
+            outbound: self.local.outbound_ports(),
             numbered: BTreeMap::new(),
             mesh_destinations_only: mesh.mesh_destinations_only,
             modes: BTreeMap::new(),

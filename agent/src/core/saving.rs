@@ -264,7 +264,7 @@ impl Core {
                 statuses: self.statuses.clone(),
                 mesh_port: self.mesh_port,
                 advertised: Some(self.advertise),
-                outbound: self.outbound.clone(),
+                outbound: self.local.given_outbound_ports().clone(),
             }
         });
         let leaves = std::mem::take(&mut self.saver.leaves_changed).then(|| {

@@ -5,7 +5,6 @@ use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
-use catalog::Namespace;
 use hickory_proto::op::{Edns, MessageType, Metadata, OpCode, ResponseCode};
 use hickory_proto::rr::{DNSClass, Name, RecordType};
 use hickory_server::net::runtime::Time;
@@ -18,7 +17,7 @@ use super::answer::{Answer, answer};
 use super::forward::Forwarder;
 use super::names::Names;
 use super::pace::Pace;
-use super::question;
+use super::zones::Zones;
 
 /// The largest answer over UDP: it fits into one packet everywhere, so that no piece of it can be exchanged for another.
 const UDP_BYTES_MAX: u16 = 1232;
@@ -26,9 +25,7 @@ const UDP_BYTES_MAX: u16 = 1232;
 /// Answers questions.
 #[derive(Debug)]
 pub(super) struct Answerer {
-    zones: Vec<Name>,
-    /// Whose names carry no namespace.
-    namespace: Namespace,
+    zones: Zones,
     /// Whether only this machine can ask.
     is_on_loopback: bool,
     names: Names,
@@ -55,24 +52,9 @@ impl Reply {
 }
 
 impl Answerer {
-    pub(super) fn new(
-        zones: Vec<Name>,
-        namespace: Namespace,
-        is_on_loopback: bool,
-        names: Names,
-        forwarder: Option<Forwarder>,
-    ) -> Self {
+    pub(super) fn new(zones: Zones, is_on_loopback: bool, names: Names, forwarder: Option<Forwarder>) -> Self {
         let seed = Seeded::from_entropy().next();
-        Self {
-            zones,
-            namespace,
-            is_on_loopback,
-            names,
-            forwarder,
-            pace: Pace::default(),
-            seed,
-            asked: AtomicU64::new(0),
-        }
+        Self { zones, is_on_loopback, names, forwarder, pace: Pace::default(), seed, asked: AtomicU64::new(0) }
     }
 
     async fn reply(&self, request: &Request) -> Reply {
@@ -93,8 +75,7 @@ impl Answerer {
             return Reply::refusal(ResponseCode::BADVERS);
         }
         let (asked, name) = (info.query.query_type(), &info.query.original().name);
-        let zone = self.zones.iter().find(|zone| zone.zone_of(name));
-        match zone {
+        match self.zones.of(name) {
             _ if info.query.query_class() != DNSClass::IN || matches!(asked, RecordType::AXFR | RecordType::IXFR) => {
                 Reply::refusal(ResponseCode::Refused)
             }
@@ -115,12 +96,8 @@ impl Answerer {
     }
 
     async fn own(&self, zone: &Name, name: &Name, asked: RecordType) -> Answer {
-        let before = usize::from(name.num_labels()).saturating_sub(usize::from(zone.num_labels()));
-        let labels: Option<Vec<String>> =
-            name.iter().take(before).map(|label| String::from_utf8(label.to_vec()).ok()).collect();
         let datacenter = self.names.datacenter();
-        let asked_for =
-            labels.map_or(question::Asked::Nothing, |labels| question::read(&labels, &datacenter, &self.namespace));
+        let asked_for = self.zones.asked(zone, name, &datacenter);
         let draw = self.asked.fetch_add(1, Ordering::Relaxed);
         let mut draws = Seeded::new(wire::random::drawn(self.seed, draw));
         match self.names.known(&asked_for).await {

@@ -63,19 +63,40 @@ impl Names {
             Asked::Virtual(service) => {
                 self.follow(Sought::Service(service.clone()), |status| number(status, service)).await?
             }
-            Asked::Node(name) => self.follow(Sought::Node(name.clone()), |status| node(status, name)).await?,
+            Asked::Node(name) => self.node(name).await?,
         })
+    }
+
+    /// Returns what is behind a node's name, whatever the case of its letters: some resolvers draw it by lot. Where no node has
+    /// the name in small letters, one is looked for that has it as it was spelled.
+    async fn node(&self, spelled: &NodeName) -> Result<Known, Unknown> {
+        let small = spelled.as_str().to_ascii_lowercase().parse().unwrap_or_else(|_| spelled.clone());
+        for name in [&small, spelled] {
+            if !self.may_know_node(name).await {
+                continue;
+            }
+            let known = self.follow(Sought::Node(name.clone()), |status| node(status, name)).await?;
+            if known != Known::Nothing || small == *spelled {
+                return Ok(known);
+            }
+        }
+        Ok(Known::Nothing)
+    }
+
+    async fn may_know_node(&self, name: &NodeName) -> bool {
+        let Some((api, token)) = &self.rights else { return true };
+        api.authority_of(token).await.is_some_and(|authority| authority.node_read(name))
     }
 
     /// Reports whether a name may be told. By a token that nobody can judge, nothing is.
     async fn may_know(&self, asked: &Asked) -> bool {
         let Some((api, token)) = &self.rights else { return true };
         match asked {
-            Asked::Domain | Asked::Branch | Asked::Nothing | Asked::Address(_) => true,
+            // Of a node, the right is asked for under the name that it is looked up by.
+            Asked::Domain | Asked::Branch | Asked::Nothing | Asked::Address(_) | Asked::Node(_) => true,
             Asked::Service { service, .. } | Asked::Virtual(service) => {
                 api.authority_of(token).await.is_some_and(|authority| authority.service_read(service))
             }
-            Asked::Node(node) => api.authority_of(token).await.is_some_and(|authority| authority.node_read(node)),
         }
     }
 

@@ -15,7 +15,7 @@ pub(super) enum Asked {
     Service { service: ServiceKey, tag: Option<String> },
     /// The address that stands for a service.
     Virtual(ServiceKey),
-    /// A node.
+    /// A node, as it was spelled.
     Node(NodeName),
     /// The address that the name itself spells.
     Address(IpAddr),
@@ -26,7 +26,8 @@ pub(super) enum Asked {
 /// The words that say what a name is of.
 const KINDS: [&str; 4] = ["service", "virtual", "node", "addr"];
 
-/// Reads the labels before the domain, as they were sent; letters count in either case. What names no namespace is of `current`.
+/// Reads the labels before the domain, as they were sent; letters count in either case, but those of nodes are kept. What names
+/// no namespace is of `current`.
 pub(super) fn read(labels: &[String], datacenter: &str, current: &Namespace) -> Asked {
     let lower: Vec<String> = labels.iter().map(|label| label.to_ascii_lowercase()).collect();
     let lower: Vec<&str> = lower.iter().map(String::as_str).collect();

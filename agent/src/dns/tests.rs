@@ -7,7 +7,7 @@ use catalog::{
     Weights,
 };
 use hickory_proto::op::{Edns, Message, MessageType, Metadata, OpCode, Query, ResponseCode};
-use hickory_proto::rr::{DNSClass, RData, RecordType};
+use hickory_proto::rr::{DNSClass, Name, RData, RecordType};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -100,7 +100,11 @@ fn question(name: &str, kind: RecordType) -> Message {
 /// Sends bytes over UDP; returns the answer's, or nothing where none comes.
 async fn sent(agent: &Agent, bytes: &[u8]) -> Option<Vec<u8>> {
     let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
-    socket.send_to(bytes, agent.dns_address().unwrap()).await.unwrap();
+    sent_by(&socket, agent.dns_address().unwrap(), bytes).await
+}
+
+async fn sent_by(socket: &UdpSocket, address: SocketAddr, bytes: &[u8]) -> Option<Vec<u8>> {
+    socket.send_to(bytes, address).await.unwrap();
     let mut answer = vec![0; 65_535];
     let length = tokio::time::timeout(Duration::from_secs(5), socket.recv(&mut answer)).await.ok()?.unwrap();
     Some(answer[..length].to_vec())
@@ -140,6 +144,7 @@ async fn d4_names_are_answered_from_what_is_known_and_go_on_being_with_every_ser
     let agent = agent(&server, DnsSettings { alt_domain, ..DnsSettings::default() }).await;
     let told = |data: &str| (ResponseCode::NoError, vec![data.to_owned()]);
     let missing = || (ResponseCode::NXDomain, Vec::new());
+    server.shared().cluster().commit(register("DB-Large", "10.0.0.10", "big-1", "big", CheckStatus::Passing));
     let number = server.shared().cluster().leader().address_number(&"api".parse().unwrap()).unwrap();
     let table = [
         ("api.service.mesh.", A, told("10.0.0.7")),
@@ -154,6 +159,9 @@ async fn d4_names_are_answered_from_what_is_known_and_go_on_being_with_every_ser
         ("api.virtual.mesh.", A, told(&number.virtual_v4().to_string())),
         ("api.virtual.mesh.", AAAA, told(&number.virtual_v6().to_string())),
         ("db-2.node.mesh.", A, told("10.0.0.8")),
+        ("dB-2.Node.mesh.", A, told("10.0.0.8")),
+        ("DB-Large.node.mesh.", A, told("10.0.0.10")),
+        ("db-large.node.mesh.", A, missing()),
         ("none.node.mesh.", A, missing()),
         ("none.service.mesh.", A, missing()),
         ("none.virtual.mesh.", AAAA, missing()),
@@ -186,6 +194,24 @@ async fn d4_names_are_answered_from_what_is_known_and_go_on_being_with_every_ser
     assert_eq!(ask(&agent, "api.service.mesh.", A).await, told("10.0.0.9"));
     assert_eq!(ask(&agent, "api.virtual.mesh.", A).await, told(&number.virtual_v4().to_string()));
     assert_eq!(ask(&agent, "never-asked.service.mesh.", A).await.0, ResponseCode::ServFail, "nobody can say");
+}
+
+#[tokio::test]
+async fn d4_names_are_answered_on_the_loopback_of_both_families() {
+    let server = mesh().await;
+    let agent = agent(&server, DnsSettings::default()).await;
+    let message = question("api.service.mesh.", RecordType::A).to_vec().unwrap();
+    let there = SocketAddr::new(LOOPBACK[1], agent.dns_address().unwrap().port());
+    let answer = match UdpSocket::bind((LOOPBACK[1], 0)).await {
+        Ok(socket) => sent_by(&socket, there, &message).await,
+        // Nobody asks over IPv6 where there is none; the agent has started all the same.
+        Err(error) => {
+            assert!(is_absent(&error), "{error}");
+            sent(&agent, &message).await
+        }
+    };
+    let answer = Message::from_vec(&answer.expect("an answer")).unwrap();
+    assert_eq!(answer.answers.iter().map(|record| record.data.to_string()).collect::<Vec<_>>(), ["10.0.0.7"]);
 }
 
 #[tokio::test]

@@ -76,6 +76,19 @@ pub enum LocalError {
         /// What listens there.
         other: String,
     },
+    /// Redirected connections would arrive where something else listens, or at another service's port.
+    #[error(
+        "the connections of `{owner}` cannot be redirected to port {port}: it is {other}; name another one by \
+         `outbound_listener_port`, and have the rules lead there"
+    )]
+    OutboundTaken {
+        /// The instance whose connections are redirected.
+        owner: InstanceId,
+        /// The port that it names, or was given earlier.
+        port: u16,
+        /// What the port is.
+        other: String,
+    },
     /// Two files, or a file and an earlier registration, define the same id.
     #[error("{what} `{id}` is defined by {known} already: give one of them another id")]
     Twice {
@@ -157,9 +170,11 @@ impl LocalError {
         match self {
             Self::NotEntitled { .. } => StatusCode::FORBIDDEN,
             Self::UnknownService { .. } | Self::UnknownCheck { .. } => StatusCode::NOT_FOUND,
-            Self::PortTaken { .. } | Self::Twice { .. } | Self::InFile { .. } | Self::CheckTaken { .. } => {
-                StatusCode::CONFLICT
-            }
+            Self::PortTaken { .. }
+            | Self::OutboundTaken { .. }
+            | Self::Twice { .. }
+            | Self::InFile { .. }
+            | Self::CheckTaken { .. } => StatusCode::CONFLICT,
             Self::File { .. }
             | Self::Defined { .. }
             | Self::Definition { .. }

@@ -11,7 +11,7 @@ use crate::testing::TestMesh;
 fn local(services: &[&str]) -> Local {
     let identity = TestMesh::new().identity(&LeafKey::generate(), services);
     let listeners = vec![(IpAddr::V4(Ipv4Addr::LOCALHOST), 8500, "local API")];
-    Local::new(identity.record, Reserved { listeners })
+    Local::new(identity.record, Reserved { listeners }, BTreeMap::new())
 }
 
 fn calling(name: &str, port: u16, destination: &str, bind_port: u16) -> Value {
@@ -109,6 +109,51 @@ fn l10_two_upstreams_or_one_of_the_agents_own_ports_are_refused() {
     let elsewhere = json!({ "Name": "api", "Proxy": { "Upstreams": [
         { "DestinationName": "cache", "LocalBindPort": 5432, "LocalBindAddress": "127.0.0.2" }] } });
     local.register_service(elsewhere).unwrap();
+}
+
+fn redirected(name: &str, port: Option<u16>) -> Value {
+    let listener = port.map_or(json!({}), |port| json!({ "OutboundListenerPort": port }));
+    json!({ "Name": name, "Proxy": { "Mode": "transparent", "TransparentProxy": listener } })
+}
+
+#[test]
+fn l10_two_services_never_share_a_port_for_redirected_connections() {
+    let ports = |local: &Local| -> Vec<(u16, String)> {
+        local.outbound_ports().into_iter().map(|(port, service)| (port, service.name.to_string())).collect()
+    };
+    let mut local = local(&["api", "batch", "db", "web"]);
+    local.register_service(redirected("web", Some(15_110))).unwrap();
+    is_refused(
+        local.register_service(redirected("batch", Some(15_110))),
+        &["connections of `batch`", "port 15110", "of `default/web`", "outbound_listener_port"],
+    );
+    is_refused(local.register_service(redirected("batch", Some(8500))), &["the agent's local API"]);
+    is_refused(
+        local.register_service(calling("batch", 80, "db", 15_110)),
+        &["upstream `default/db`", "of `default/web`"],
+    );
+    local.register_service(calling("db", 15_101, "api", 15_102)).unwrap();
+    is_refused(local.register_service(redirected("batch", Some(15_101))), &["the service `db` itself"]);
+    let second = json!({ "ID": "web-2", "Name": "web", "Proxy": redirected("web", Some(15_110))["Proxy"] });
+    local.register_service(second).unwrap();
+    // One that names none is given the first that is free, and keeps it.
+    local.register_service(redirected("batch", None)).unwrap();
+    assert!(local.give_outbound_ports() && !local.give_outbound_ports());
+    assert_eq!(ports(&local), [(15_103, "batch".to_owned()), (15_110, "web".to_owned())]);
+    is_refused(
+        local.register_service(redirected("api", Some(15_103))),
+        &["connections of `api`", "port 15103", "of `default/batch`"],
+    );
+    local.deregister_service(&default(), &id("db")).unwrap();
+    assert!(!local.give_outbound_ports());
+    // Whoever has gone loses it to one that names it, and is given another when it is back.
+    local.deregister_service(&default(), &id("batch")).unwrap();
+    local.register_service(redirected("api", Some(15_103))).unwrap();
+    assert!(local.give_outbound_ports());
+    local.register_service(redirected("batch", None)).unwrap();
+    assert!(local.give_outbound_ports());
+    let want = [(15_101, "batch"), (15_103, "api"), (15_110, "web")].map(|(port, name)| (port, name.to_owned()));
+    assert_eq!(ports(&local), want);
 }
 
 #[test]

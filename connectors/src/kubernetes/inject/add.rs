@@ -1,6 +1,7 @@
 //! Puts the agent, what it needs and what leads traffic to it into a pod.
 
 use serde_json::{Map, Value, json};
+use wire::defaults::{DNS_PORT, OUTBOUND_PORT};
 
 use super::annotations::{PortWish, Wishes};
 use super::settings::{Settings, Sidecar};
@@ -12,9 +13,6 @@ use crate::kubernetes::cluster::node_name;
 
 const DATA_PATH: &str = "/var/lib/weft";
 const TOKEN_PATH: &str = "/run/weft/token";
-/// The port on which an agent takes what is redirected, and the one on which it answers names.
-const OUTBOUND_PORT: u16 = 15_101;
-const DNS_PORT: u16 = 8600;
 /// Where the token is renewed; the kubelet does so at four fifths of it.
 const TOKEN_LIFETIME_S: u32 = 3600;
 /// What an agent keeps is small: keys, certificates, and what it last heard.

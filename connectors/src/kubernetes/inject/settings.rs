@@ -3,13 +3,12 @@
 use std::net::SocketAddr;
 
 use catalog::AuthMethodName;
+pub use wire::defaults::MESH_PORT;
 
 use crate::kubernetes::ClusterName;
 
 /// The user that the agent runs as in a pod; no application may.
 pub const AGENT_UID: u32 = 5995;
-/// The port that other agents call.
-pub const MESH_PORT: u16 = 20000;
 /// The port at which the kubelet asks the agent.
 pub const HEALTH_PORT: u16 = 19001;
 
