@@ -8,6 +8,7 @@ use http_body_util::Full;
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpListener;
+use wire::accept::{Accepted, accept_all};
 
 use crate::metrics::{Metrics, OPENMETRICS};
 
@@ -22,26 +23,30 @@ pub(crate) async fn serve(
     metrics: Metrics,
     missing: impl Fn() -> Vec<String> + Send + Sync + 'static,
 ) {
-    let (missing, free) = (Arc::new(missing), Arc::new(tokio::sync::Semaphore::new(CONNECTIONS_MAX)));
-    loop {
-        let Ok((stream, _)) = listener.accept().await else {
-            tokio::time::sleep(std::time::Duration::from_millis(100)).await;
-            continue;
-        };
-        let Ok(place) = Arc::clone(&free).acquire_owned().await else { return };
-        let (metrics, missing) = (metrics.clone(), Arc::clone(&missing));
-        tokio::spawn(async move {
-            let service = service_fn(move |request| answer(&request, &metrics, &*missing));
-            let connection = http1::Builder::new()
-                .timer(TokioTimer::new())
-                .header_read_timeout(HEAD_TIMEOUT)
-                .serve_connection(TokioIo::new(stream), service);
-            if let Err(error) = connection.await {
-                tracing::debug!(error = wire::one_line(&error), "admin connection ended");
-            }
-            drop(place);
-        });
-    }
+    let (missing, room) = (Arc::new(missing), Arc::new(tokio::sync::Semaphore::new(CONNECTIONS_MAX)));
+    let until_dropped = std::future::pending();
+    accept_all(
+        "admin",
+        listener,
+        room,
+        until_dropped,
+        || {},
+        |Accepted { stream, permit, .. }| {
+            let (metrics, missing) = (metrics.clone(), Arc::clone(&missing));
+            tokio::spawn(async move {
+                let service = service_fn(move |request| answer(&request, &metrics, &*missing));
+                let connection = http1::Builder::new()
+                    .timer(TokioTimer::new())
+                    .header_read_timeout(HEAD_TIMEOUT)
+                    .serve_connection(TokioIo::new(stream), service);
+                if let Err(error) = connection.await {
+                    tracing::debug!(error = wire::one_line(&error), "admin connection ended");
+                }
+                drop(permit);
+            });
+        },
+    )
+    .await;
 }
 
 fn answer(

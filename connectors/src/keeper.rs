@@ -4,7 +4,7 @@
 //! it knows what to ask next.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     time::{Duration, Instant},
 };
 
@@ -20,6 +20,10 @@ const REFUSED_REST: Duration = Duration::from_secs(30);
 /// How long checks rest that were refused: an agent's node comes a moment after its pod, and nobody is to call the pod before it is
 /// known to be ready.
 const CHECKS_REST: Duration = Duration::from_secs(2);
+/// After so many that were refused one after the other, and nothing between them that was not, the keeper rests.
+const REFUSALS_MAX: u32 = 32;
+/// For so long.
+const REFUSALS_REST: Duration = Duration::from_secs(5);
 /// How long what was read of the catalog is taken for what is there.
 const READ_AGE_MAX: Duration = Duration::from_secs(300);
 /// How long after a failure the next question is asked, doubled with each failure in a row up to the longest.
@@ -123,8 +127,10 @@ pub struct Keeper {
     kept: Option<(BTreeMap<NodeName, ConnectorNode>, Instant)>,
     confirmed: Option<u64>,
     refused: BTreeMap<NodeName, (RefusedWrite, Instant)>,
-    /// Writes that were refused together with others go one by one, so that each gets its own answer.
-    one_by_one: bool,
+    /// How many writes go together. Those that are refused together are divided until each has its own answer.
+    together: usize,
+    /// How many writes were refused in a row, each by itself.
+    refusals: u32,
     told: Option<ConnectorStatus>,
     told_at: Option<Instant>,
     synced_at: Option<Timestamp>,
@@ -146,7 +152,8 @@ impl Keeper {
             kept: None,
             confirmed: None,
             refused: BTreeMap::new(),
-            one_by_one: false,
+            together: CONNECTOR_WRITES_MAX,
+            refusals: 0,
             told: None,
             told_at: None,
             synced_at: None,
@@ -256,11 +263,17 @@ impl Keeper {
         if self.kept.as_ref().is_none_or(|(_, at)| now.duration_since(*at) >= READ_AGE_MAX) {
             return self.send(Asked::Read, None, now, outputs);
         }
-        self.refused.retain(|_, (_, until)| now < *until);
         let Some(plan) = self.plan() else { return };
-        let most = if self.one_by_one { 1 } else { CONNECTOR_WRITES_MAX };
-        let mut writes = plan.writes;
-        writes.retain(|write| !self.refused.contains_key(write.node()));
+        let most = self.together;
+        let planned: BTreeSet<&NodeName> = plan.writes.iter().map(ConnectorWrite::node).collect();
+        self.refused.retain(|node, _| planned.contains(node));
+        // What was refused has its next turn after all that was not.
+        let is_refused = |write: &ConnectorWrite| self.refused.contains_key(write.node());
+        let (mut again, mut writes): (Vec<_>, Vec<_>) = plan.writes.into_iter().partition(is_refused);
+        if writes.is_empty() {
+            again.retain(|write| self.refused.get(write.node()).is_none_or(|(_, until)| now >= *until));
+            writes = again;
+        }
         // What goes waits until all that comes is there, or a service that moves would be without instances.
         let comes = writes.iter().filter(|write| !matches!(write, ConnectorWrite::Remove { .. })).count();
         writes.truncate(if comes > 0 { comes.min(most) } else { most });
@@ -269,7 +282,7 @@ impl Keeper {
             let change = ConnectorChange::Write { name, term, shares, writes: writes.clone() };
             return self.send(Asked::Write(writes), Some(change), now, outputs);
         }
-        self.one_by_one = false;
+        (self.together, self.refusals) = (CONNECTOR_WRITES_MAX, 0);
         if self.sight.as_ref().is_some_and(|sight| sight.is_complete) && plan.held == 0 {
             self.synced_at = Some(wall);
         }
@@ -301,62 +314,37 @@ impl Keeper {
             (self.failures, self.rest_until, self.problem) = (0, None, None);
         }
         match (answer, asked) {
-            (Answer::Granted(term), asked @ (Asked::Acquire | Asked::Renew(_))) => {
-                // The lease counts from when it was asked for: the servers' answer may have taken its time.
-                let lease = Lease {
-                    term,
-                    renew_at: asked_at + self.settings.lease / 3,
-                    ends_at: asked_at + self.settings.lease,
-                };
-                if self.lease.replace(lease).is_none() {
-                    (self.kept, self.told) = (None, None);
-                    outputs.push(Output::Active(true));
+            (Answer::Granted(term), Asked::Acquire) => self.hold(term, asked_at, outputs),
+            (Answer::Granted(term), Asked::Renew(status)) => {
+                self.hold(term, asked_at, outputs);
+                self.told_at = Some(now);
+                let held = status.iter().flat_map(|status| &status.problems).any(|one| one.kind == ProblemKind::Held);
+                if let Some(status) = status {
+                    self.told = Some(status);
                 }
-                if let Asked::Renew(status) = asked {
-                    self.told_at = Some(now);
-                    let held =
-                        status.iter().flat_map(|status| &status.problems).any(|one| one.kind == ProblemKind::Held);
-                    if let Some(status) = status {
-                        self.told = Some(status);
-                    }
-                    // Whether an operator has confirmed it stands beside what is kept.
-                    if held || self.holds() {
-                        self.kept = None;
-                    }
+                // Whether an operator has confirmed it stands beside what is kept.
+                if held || self.holds() {
+                    self.kept = None;
                 }
             }
             (Answer::Kept(nodes, confirmed), Asked::Read) => {
                 self.kept = Some((nodes.into_iter().map(|node| (node.node.name.clone(), node)).collect(), now));
                 self.confirmed = confirmed;
             }
-            (Answer::Written(refused), Asked::Write(writes)) => {
-                for one in refused {
-                    let is_of_checks = |write: &ConnectorWrite| {
-                        matches!(write, ConnectorWrite::Checks { node, .. } if *node == one.node) && !one.conflict
-                    };
-                    let rest = if writes.iter().any(is_of_checks) { CHECKS_REST } else { REFUSED_REST };
-                    self.refused.insert(one.node.clone(), (one, now + rest));
-                }
-                if let Some((kept, _)) = &mut self.kept {
-                    let done = writes.iter().filter(|write| !self.refused.contains_key(write.node()));
-                    done.for_each(|write| settle(kept, write));
-                }
-            }
+            (Answer::Written(refused), Asked::Write(writes)) => self.written(refused, &writes, now),
             (Answer::Released, _) => self.lose(outputs, String::new()),
             (Answer::Elsewhere(reason), Asked::Acquire) => {
                 self.problem = Some(reason);
                 self.rest_until = Some(now + (self.settings.lease / 6).max(REST_MIN));
             }
             (Answer::Elsewhere(reason), _) => self.lose(outputs, reason),
-            // One of them is the reason: they go one by one, so that the others need not wait for it.
-            (Answer::Refused(_), Asked::Write(writes)) if writes.len() > 1 => self.one_by_one = true,
-            (Answer::Refused(reason), Asked::Write(writes)) => {
-                for write in writes {
-                    let (node, reason) = (write.node().clone(), reason.clone());
-                    let refused = RefusedWrite { node: node.clone(), reason, conflict: false };
-                    self.refused.insert(node, (refused, now + REFUSED_REST));
-                }
+            // One of them is the reason, and the others need not wait for it; unless the token may do nothing at all, which
+            // the lease's renewal tells.
+            (Answer::Refused(_), Asked::Write(writes)) if writes.len() > 1 => {
+                self.together = writes.len() / 2;
+                self.renew_next(now);
             }
+            (Answer::Refused(reason), Asked::Write(writes)) => self.refuse(&reason, &writes, now),
             (Answer::Refused(reason) | Answer::Failed(reason), asked) => {
                 if matches!(asked, Asked::Write(_)) {
                     // Nobody knows what of it is there.
@@ -369,6 +357,55 @@ impl Keeper {
         }
         if self.is_stopping && self.problem.is_some() {
             self.lose(outputs, String::new());
+        }
+    }
+
+    /// Takes up the lease. It counts from when it was asked for: the servers' answer may have taken its time.
+    fn hold(&mut self, term: Incarnation, asked_at: Instant, outputs: &mut Vec<Output>) {
+        let (renew_at, ends_at) = (asked_at + self.settings.lease / 3, asked_at + self.settings.lease);
+        if self.lease.replace(Lease { term, renew_at, ends_at }).is_none() {
+            (self.kept, self.told) = (None, None);
+            outputs.push(Output::Active(true));
+        }
+    }
+
+    /// Notes what was written, and that more may go together next.
+    fn written(&mut self, refused: Vec<RefusedWrite>, writes: &[ConnectorWrite], now: Instant) {
+        (self.together, self.refusals) = ((writes.len() * 2).clamp(self.together, CONNECTOR_WRITES_MAX), 0);
+        for write in writes {
+            self.refused.remove(write.node());
+        }
+        for one in refused {
+            let is_of_checks = |write: &ConnectorWrite| {
+                matches!(write, ConnectorWrite::Checks { node, .. } if *node == one.node) && !one.conflict
+            };
+            let rest = if writes.iter().any(is_of_checks) { CHECKS_REST } else { REFUSED_REST };
+            self.refused.insert(one.node.clone(), (one, now + rest));
+        }
+        if let Some((kept, _)) = &mut self.kept {
+            let done = writes.iter().filter(|write| !self.refused.contains_key(write.node()));
+            done.for_each(|write| settle(kept, write));
+        }
+    }
+
+    /// Lets a write rest that was refused by itself; after many in a row, everything does.
+    fn refuse(&mut self, reason: &str, writes: &[ConnectorWrite], now: Instant) {
+        let until = now + REFUSED_REST;
+        for node in writes.iter().map(ConnectorWrite::node) {
+            let refused = RefusedWrite { node: node.clone(), reason: reason.to_owned(), conflict: false };
+            self.refused.insert(node.clone(), (refused, until));
+        }
+        self.refusals = self.refusals.saturating_add(1);
+        if self.refusals.is_multiple_of(REFUSALS_MAX) {
+            self.rest_until = Some(now + REFUSALS_REST);
+            self.renew_next(now);
+        }
+    }
+
+    /// Renews the lease before anything else is asked.
+    fn renew_next(&mut self, now: Instant) {
+        if let Some(lease) = &mut self.lease {
+            lease.renew_at = lease.renew_at.min(now);
         }
     }
 

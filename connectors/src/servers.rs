@@ -57,6 +57,8 @@ pub struct Servers {
 struct Clients {
     all: Vec<ApiClient>,
     current: usize,
+    /// The token that they send.
+    token: Option<Secret>,
 }
 
 impl Servers {
@@ -65,8 +67,9 @@ impl Servers {
     /// # Errors
     /// [`AccessError`] where it cannot be read, or an address is none.
     pub fn new(access: Access) -> Result<Self, AccessError> {
-        let all = clients(&access)?;
-        Ok(Self { access: Arc::new(access), clients: Arc::new(Mutex::new(Clients { all, current: 0 })) })
+        let token = token(&access)?;
+        let clients = Clients { all: clients(&access, token.as_ref())?, current: 0, token };
+        Ok(Self { access: Arc::new(access), clients: Arc::new(Mutex::new(clients)) })
     }
 
     /// Returns the client of the server that answered last.
@@ -76,16 +79,36 @@ impl Servers {
         clients.all[clients.current].clone()
     }
 
-    /// Asks the next server from now on, with the token as its file has it now.
+    /// Asks the next server from now on, with the token and the authority as their files have them now.
     pub fn turn_away(&self) {
-        let renewed = self.access.token_file.is_some().then(|| clients(&self.access));
-        let mut clients = self.lock();
-        match renewed {
-            Some(Ok(all)) => clients.all = all,
-            Some(Err(error)) => tracing::warn!(error = one_line(&error), "the token was not read again"),
-            None => {}
+        match token(&self.access) {
+            Ok(token) => self.prepare(token),
+            Err(error) => tracing::warn!(error = one_line(&error), "the token was not read again"),
         }
+        let mut clients = self.lock();
         clients.current = (clients.current + 1) % clients.all.len();
+    }
+
+    /// Sends the token as its file has it now. Where that is the one that was sent, nothing is prepared anew.
+    fn take_new_token(&self) {
+        let is_known = |token: &Option<Secret>| {
+            self.lock().token.as_ref().map(Secret::expose) == token.as_ref().map(Secret::expose)
+        };
+        match token(&self.access) {
+            Ok(token) if is_known(&token) => {}
+            Ok(token) => self.prepare(token),
+            Err(error) => tracing::warn!(error = one_line(&error), "the token was not read again"),
+        }
+    }
+
+    fn prepare(&self, token: Option<Secret>) {
+        match clients(&self.access, token.as_ref()) {
+            Ok(all) => {
+                let mut clients = self.lock();
+                (clients.all, clients.token) = (all, token);
+            }
+            Err(error) => tracing::warn!(error = one_line(&error), "calls were not prepared anew"),
+        }
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Clients> {
@@ -139,7 +162,7 @@ impl Servers {
             Some(400 | 413) => Answer::Refused(reason),
             Some(403) => {
                 // The token may have been replaced.
-                self.turn_away();
+                self.take_new_token();
                 Answer::Refused(reason)
             }
             _ => {
@@ -150,17 +173,16 @@ impl Servers {
     }
 }
 
-fn clients(access: &Access) -> Result<Vec<ApiClient>, AccessError> {
-    let token = match &access.token_file {
-        Some(path) => {
-            let token = read_secret_file(path, TOKEN_BYTES_MAX).map_err(AccessError::Token)?;
-            Some(Secret::new(token.expose().trim()))
-        }
-        None => access.token.clone(),
-    };
+fn token(access: &Access) -> Result<Option<Secret>, AccessError> {
+    let Some(path) = &access.token_file else { return Ok(access.token.clone()) };
+    let token = read_secret_file(path, TOKEN_BYTES_MAX).map_err(AccessError::Token)?;
+    Ok(Some(Secret::new(token.expose().trim())))
+}
+
+fn clients(access: &Access, token: Option<&Secret>) -> Result<Vec<ApiClient>, AccessError> {
     let client = |address: &String| {
         let client = ApiClient::new(address)?;
-        let client = token.iter().cloned().fold(client, ApiClient::with_token);
+        let client = token.into_iter().cloned().fold(client, ApiClient::with_token);
         access.cacert.iter().try_fold(client, |client, path| client.with_ca_file(path))
     };
     let all: Vec<ApiClient> =
@@ -170,4 +192,36 @@ fn clients(access: &Access) -> Result<Vec<ApiClient>, AccessError> {
 
 fn request_id() -> RequestId {
     wire::crypto::uuid_v4().parse().expect("a UUID is a request id: 36 letters, digits and hyphens")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::OpenOptionsExt;
+
+    use super::*;
+
+    #[test]
+    fn a_new_token_is_taken_and_the_same_one_changes_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("token");
+        let write = |text: &str| {
+            let mut options = std::fs::OpenOptions::new();
+            let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(&path).unwrap();
+            std::io::Write::write_all(&mut file, text.as_bytes()).unwrap();
+        };
+        write("one");
+        let addresses = vec!["127.0.0.1:1".to_owned(), "127.0.0.1:2".to_owned()];
+        let servers =
+            Servers::new(Access { addresses, token: None, token_file: Some(path.clone()), cacert: None }).unwrap();
+        let sent = || servers.lock().token.as_ref().map(|token| token.expose().to_owned());
+        let place = || servers.lock().current;
+        servers.take_new_token();
+        assert_eq!((sent().as_deref(), place()), (Some("one"), 0), "and the same server is asked");
+        write("two\n");
+        servers.take_new_token();
+        assert_eq!((sent().as_deref(), place()), (Some("two"), 0));
+        std::fs::remove_file(&path).unwrap();
+        servers.turn_away();
+        assert_eq!((sent().as_deref(), place()), (Some("two"), 1), "the last one that could be read is sent on");
+    }
 }

@@ -176,11 +176,66 @@ fn checks_of_a_node_that_is_yet_to_come_are_written_soon_after_it_has() {
 fn one_write_that_the_servers_refuse_does_not_keep_the_others_back() {
     let mut rig = Rig::active(0);
     assert_eq!(written(&rig.sees(3)).len(), 3);
-    assert_eq!(written(&rig.answered(Answer::Refused("no right on `web`".to_owned()))), ["n0"]);
+    let outputs = rig.answered(Answer::Refused("no right on `web`".to_owned()));
+    assert!(is_renewal(&outputs), "may it do anything? {outputs:?}");
+    assert_eq!(written(&rig.answered(Answer::Granted(Incarnation(7)))), ["n0"]);
     assert_eq!(written(&rig.answered(Answer::Refused("no right on `web`".to_owned()))), ["n1"]);
     assert_eq!(written(&rig.answered(Answer::Written(vec![]))), ["n2"]);
     rig.answered(Answer::Written(vec![]));
     assert_eq!((rig.keeper.status().nodes, rig.keeper.status().problems.len()), (2, 1));
+}
+
+#[test]
+fn a_token_that_may_do_nothing_is_said_once_and_not_tried_with_every_node() {
+    let mut rig = Rig::active(0);
+    assert_eq!(written(&rig.sees(500)).len(), CONNECTOR_WRITES_MAX);
+    assert!(is_renewal(&rig.answered(Answer::Refused("the token is unknown".to_owned()))));
+    let mut asked = 0;
+    for _ in 0..20 {
+        let outputs = rig.answered(Answer::Refused("the token is unknown".to_owned()));
+        assert_eq!(outputs, [], "it rests");
+        assert_eq!(rig.keeper.status().problems.len(), 1);
+        rig.now = rig.keeper.wakes_at(rig.now);
+        let outputs = rig.step(Input::Tick);
+        if !rig.keeper.is_active() {
+            break;
+        }
+        assert!(is_renewal(&outputs), "{outputs:?}");
+        asked += 1;
+    }
+    assert!((5..12).contains(&asked), "until the lease is over: {asked}");
+}
+
+#[test]
+fn nodes_that_the_token_may_not_write_are_tried_at_a_pace_and_hold_up_no_others() {
+    let mut rig = Rig::active(0);
+    let mut outputs = rig.sees(400);
+    let (mut tried, mut asked) = (std::collections::BTreeSet::new(), 0);
+    // All but the last hundred are refused.
+    while rig.keeper.status().nodes < 100 {
+        let answer = match &outputs[..] {
+            [Output::Change(ConnectorChange::Write { writes, .. })] => {
+                asked += 1;
+                let number = |write: &ConnectorWrite| write.node().as_str()[1..].parse::<u16>().unwrap();
+                let is_bad = writes.iter().any(|write| number(write) < 300);
+                if let (true, [one]) = (is_bad, &writes[..]) {
+                    assert!(tried.insert(one.node().clone()), "{} twice, before all had their turn", one.node());
+                }
+                if is_bad { Answer::Refused("no right".to_owned()) } else { Answer::Written(vec![]) }
+            }
+            outputs if is_renewal(outputs) => Answer::Granted(Incarnation(7)),
+            [] => {
+                rig.now = rig.keeper.wakes_at(rig.now);
+                outputs = rig.step(Input::Tick);
+                continue;
+            }
+            other => panic!("{other:?}"),
+        };
+        outputs = rig.answered(answer);
+    }
+    let took = rig.now - rig.start;
+    assert!(asked < 800, "{asked}");
+    assert!(took >= Duration::from_secs(20) && took < Duration::from_secs(120), "{took:?}");
 }
 
 #[test]
