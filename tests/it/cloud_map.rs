@@ -141,6 +141,7 @@ fn m3_cloud_map_and_the_mesh_stay_in_step_through_throttling_failures_and_lost_a
     add(&aws, &payments, "i-3", "10.9.0.3");
     settles(&mesh, "payments", &["10.9.0.1 passing", "10.9.0.3 passing"]);
     a_mass_removal_is_held_until_it_is_confirmed(&mesh, &aws, &payments);
+    what_goes_out_does_not_hold_up_what_comes_in(&mesh, &aws, &payments);
     leaves_nothing_behind(&mesh, second);
 }
 
@@ -216,6 +217,18 @@ fn a_mass_removal_is_held_until_it_is_confirmed(mesh: &Mesh, aws: &Aws, payments
     eventually("what was confirmed to go", LEASE * PROMISE_FACTOR, || {
         (health(mesh, "payments") == ["10.9.0.7 passing"]).then_some(())
     });
+}
+
+fn what_goes_out_does_not_hold_up_what_comes_in(mesh: &Mesh, aws: &Aws, payments: &str) {
+    // Each is tried several times before it is given up for now.
+    aws.fault("RegisterInstance", Fault::Fail);
+    for number in 20..40 {
+        register(mesh, &format!("vm-{number}"), &format!("10.1.1.{number}"), "passing");
+    }
+    degraded(mesh, "`register_instance` has not succeeded");
+    drop_instance(aws, payments, "i-7");
+    settles(mesh, "payments", &[]);
+    aws.heal();
 }
 
 fn leaves_nothing_behind(mesh: &Mesh, mut process: Process) {

@@ -157,6 +157,11 @@ pub struct Answer {
 }
 
 impl Answer {
+    /// Reports whether the token's rights left something out.
+    pub fn is_filtered(&self) -> bool {
+        self.headers.get("x-consul-results-filtered-by-acls").is_some_and(|filtered| filtered == "true")
+    }
+
     /// Returns the index that the answer stands at, to wait for the next change with.
     pub fn index(&self) -> Option<CatalogIndex> {
         self.headers.get("x-consul-index")?.to_str().ok()?.parse().ok().map(CatalogIndex)

@@ -14,11 +14,11 @@ mod run;
 mod view;
 
 pub use budget::CloudError;
-pub use export::{CloudAction, ExportPlan, ExportRule, Exported, export};
+pub use export::{CloudAction, ExportPlan, ExportRule, Exported, export, withdraw};
 pub use import::{ImportRule, import};
 pub use mark::Owner;
 pub use run::{CloudMap, CloudSettings, Shown};
-pub use view::{CloudInstance, CloudService, CloudView, Health};
+pub use view::{CloudInstance, CloudService, CloudView, Health, TaskWord};
 
 #[cfg(test)]
 mod tests;

@@ -27,7 +27,8 @@ const INTERVAL_MIN: Duration = Duration::from_millis(100);
 /// It finds its credentials as AWS's own tools do: in the environment, of the task's role, of the machine. What it brings in
 /// it keeps under its own name; what it sends to Cloud Map has its marks, and records without them are never touched.
 ///
-/// The token needs `mesh = "write"`, and `node_prefix`, `service_prefix` with `policy = "write"` on what it brings in.
+/// The token needs `mesh = "write"`, `node_prefix` and `service_prefix` with `policy = "write"` on what it brings in, and with
+/// `policy = "read"` on what it sends.
 #[derive(Debug, Args)]
 #[command(mut_arg("output", |output| output.requires("plan")))]
 pub(in crate::cli) struct Aws {
@@ -50,7 +51,8 @@ pub(in crate::cli) struct Aws {
     /// The region [default: the environment's]
     #[arg(long, value_name = "REGION")]
     region: Option<String>,
-    /// Another address of AWS than the region's own
+    /// Another address of AWS than the region's own; a stand-in on this machine by a name below localhost, such as
+    /// http://aws.localhost:5000, for Cloud Map puts a word before it
     #[arg(long, value_name = "URL")]
     endpoint_url: Option<String>,
     /// Which share of the account's limits on calls to take, above 0 to 1; divide it among all that call

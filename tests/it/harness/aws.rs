@@ -78,9 +78,9 @@ impl Aws {
         Some(Self { python, moto, proxy, weather, _process: process })
     }
 
-    /// Returns where the proxy is; a name and no address, for the SDK puts a name of its own before it.
+    /// Returns where the proxy is; a name and no address, for the SDK puts a word of its own before it.
     pub(crate) fn endpoint(&self) -> String {
-        format!("http://localhost:{}", self.proxy.port())
+        format!("http://aws.localhost:{}", self.proxy.port())
     }
 
     /// Lets every call go wrong whose name begins like this.

@@ -4,6 +4,7 @@ use std::{future::Future, num::NonZeroU32, time::Duration};
 
 use aws_sdk_servicediscovery::error::{ProvideErrorMetadata, SdkError};
 use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
+use wire::random::Seeded;
 
 use crate::metrics::Metrics;
 
@@ -171,7 +172,7 @@ impl Budget {
             if tries >= TRIES_MAX || !matches!(error, CloudError::Passing { .. }) {
                 return Err(error);
             }
-            tokio::time::sleep(backoff(tries)).await;
+            tokio::time::sleep(backoff(&mut Seeded::from_entropy(), tries)).await;
         }
     }
 }
@@ -186,10 +187,8 @@ fn outcome(error: &CloudError) -> &'static str {
 }
 
 /// Returns a random time up to one that doubles with each try.
-pub(super) fn backoff(tries: u32) -> Duration {
-    let most = BACKOFF_MIN.saturating_mul(1 << tries.min(12)).min(BACKOFF_MAX);
-    let share = f64::from(u32::from_be_bytes(wire::crypto::random())) / f64::from(u32::MAX);
-    most.mul_f64(share)
+fn backoff(jitter: &mut Seeded, tries: u32) -> Duration {
+    jitter.backoff(tries, BACKOFF_MIN, BACKOFF_MAX)
 }
 
 fn classify<E: ProvideErrorMetadata + std::error::Error + 'static>(api: Api, error: &SdkError<E>) -> CloudError {
@@ -228,12 +227,13 @@ mod tests {
 
     #[test]
     fn m3_a_repeat_waits_a_random_time_that_grows_to_a_minute() {
+        let mut jitter = Seeded::new(7);
         for (tries, most) in [(1, 400), (2, 800), (5, 6_400), (9, 60_000), (40, 60_000)] {
             for _ in 0..200 {
-                assert!(backoff(tries) <= Duration::from_millis(most), "{tries}");
+                assert!(backoff(&mut jitter, tries) <= Duration::from_millis(most), "{tries}");
             }
         }
-        let several: std::collections::BTreeSet<Duration> = (0..20).map(|_| backoff(6)).collect();
+        let several: std::collections::BTreeSet<Duration> = (0..20).map(|_| backoff(&mut jitter, 6)).collect();
         assert!(several.len() > 10, "not all at once");
     }
 

@@ -15,7 +15,7 @@ use aws_sdk_servicediscovery::{
     },
 };
 use aws_smithy_http_client::tls::{Provider, rustls_provider::CryptoMode};
-use aws_smithy_runtime_api::client::dns::{DnsFuture, ResolveDns};
+use aws_smithy_runtime_api::client::dns::{DnsFuture, ResolveDns, ResolveDnsError};
 use aws_smithy_types::{retry::RetryConfig, timeout::TimeoutConfig};
 use catalog::{ConnectorProblem, ProblemKind};
 
@@ -24,7 +24,7 @@ use super::{
     ecs,
     export::CloudAction,
     mark::{OWNER, Owner},
-    view::{CloudInstance, CloudService, CloudView, Health},
+    view::{CloudInstance, CloudService, CloudView, Health, TaskWord},
 };
 use crate::metrics::Metrics;
 
@@ -55,6 +55,8 @@ pub(super) struct Cloud {
     ecs: Option<aws_sdk_ecs::Client>,
     budget: Budget,
     listed: HashMap<String, Listed>,
+    /// What ECS said last of the tasks behind instances.
+    tasks: BTreeMap<String, TaskWord>,
 }
 
 #[derive(Debug)]
@@ -64,15 +66,26 @@ struct Listed {
     instances: Vec<(String, BTreeMap<String, String>)>,
 }
 
-/// Answers every name with this machine: Cloud Map's data plane has a host name of its own below the endpoint's, which a
-/// stand-in on this machine has not.
+/// Answers names below `localhost` with this machine, as RFC 6761 §6.3 wants it, and asks the system for all others: Cloud
+/// Map's data plane is called by a name of its own beside the endpoint's, which few systems know of.
 #[derive(Debug, Clone)]
-struct ThisMachine;
+struct LocalNames;
 
-impl ResolveDns for ThisMachine {
-    fn resolve_dns<'a>(&'a self, _name: &'a str) -> DnsFuture<'a> {
-        DnsFuture::ready(Ok(vec![IpAddr::V4(Ipv4Addr::LOCALHOST)]))
+impl ResolveDns for LocalNames {
+    fn resolve_dns<'a>(&'a self, name: &'a str) -> DnsFuture<'a> {
+        if is_local(name) {
+            return DnsFuture::ready(Ok(vec![IpAddr::V4(Ipv4Addr::LOCALHOST)]));
+        }
+        DnsFuture::new(async move {
+            let found = tokio::net::lookup_host((name, 0)).await.map_err(ResolveDnsError::new)?;
+            Ok(found.map(|address| address.ip()).collect())
+        })
     }
+}
+
+/// Reports whether a name is below `localhost`.
+fn is_local(name: &str) -> bool {
+    name.strip_suffix('.').unwrap_or(name).to_ascii_lowercase().ends_with(".localhost")
 }
 
 async fn load(access: &Access) -> SdkConfig {
@@ -85,9 +98,10 @@ async fn load(access: &Access) -> SdkConfig {
     }
     if let Some(endpoint) = &access.endpoint {
         loader = loader.endpoint_url(endpoint);
-        if endpoint.starts_with("http://localhost:") {
+        let host = endpoint.parse::<http::Uri>().ok().and_then(|uri| uri.host().map(str::to_owned));
+        if host.is_some_and(|host| is_local(&host)) {
             let client = aws_smithy_http_client::Builder::new().tls_provider(Provider::Rustls(CryptoMode::AwsLc));
-            loader = loader.http_client(client.build_with_resolver(ThisMachine));
+            loader = loader.http_client(client.build_with_resolver(LocalNames));
         }
     }
     loader.load().await
@@ -101,6 +115,7 @@ impl Cloud {
             ecs: access.asks_ecs.then(|| aws_sdk_ecs::Client::new(&config)),
             budget: Budget::new(access.budget, metrics),
             listed: HashMap::new(),
+            tasks: BTreeMap::new(),
         }
     }
 
@@ -134,7 +149,7 @@ impl Cloud {
         }
         self.listed.retain(|id, _| view.services.iter().any(|service| service.id == *id));
         if let Some(client) = &self.ecs {
-            ecs::look(client, &self.budget, &mut view).await;
+            ecs::look(client, &self.budget, &mut self.tasks, &mut view).await;
         }
         view
     }
@@ -353,4 +368,20 @@ fn health_of(status: Option<&HealthStatus>) -> Health {
 
 pub(super) fn degraded(subject: &str, error: &CloudError) -> ConnectorProblem {
     ConnectorProblem { kind: ProblemKind::Degraded, subject: subject.to_owned(), reason: error.to_string() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn only_names_below_localhost_are_this_machine_without_asking() {
+        for name in ["aws.localhost", "data-aws.localhost", "Data-AWS.LOCALHOST."] {
+            let found = LocalNames.resolve_dns(name).await.unwrap();
+            assert_eq!(found, [IpAddr::V4(Ipv4Addr::LOCALHOST)], "{name}");
+        }
+        for name in ["localhost", "data-localhost", "aws.localhost.example", "notlocalhost", ""] {
+            assert!(!is_local(name), "{name}");
+        }
+    }
 }

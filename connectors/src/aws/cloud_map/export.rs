@@ -77,9 +77,11 @@ pub enum CloudAction {
     },
 }
 
-/// Is what to do in Cloud Map, in order, and what is left for now.
+/// Is what to do with one service of Cloud Map, in order, and what is left for now.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ExportPlan {
+    /// The service, for people.
+    pub subject: String,
     /// What to do.
     pub actions: Vec<CloudAction>,
     /// What is left, and why.
@@ -96,8 +98,9 @@ pub fn export(
     owner: &Owner,
     caution: Caution,
 ) -> ExportPlan {
-    let (name, mut plan) = (rule.service.name.to_string(), ExportPlan::default());
-    let subject = format!("Cloud Map service {}/{name}", rule.namespace);
+    let name = rule.service.name.to_string();
+    let subject = subject(&rule.namespace, &name);
+    let mut plan = ExportPlan { subject: subject.clone(), ..ExportPlan::default() };
     let mut problem = |kind: ProblemKind, reason: String| {
         plan.problems.push(ConnectorProblem { kind, subject: subject.clone(), reason });
     };
@@ -143,21 +146,48 @@ pub fn export(
     }
     plan.actions.extend(health);
     let gone: Vec<&str> = held.keys().filter(|id| !wanted.contains_key(**id)).copied().collect();
-    if crate::plan::is_rash(gone.len(), held.len(), caution) {
-        let reason = format!(
-            "{} of {} instances would go at once, which may be a mistake: `weft connector confirm {} --removals {}` lets \
-             them go",
-            gone.len(),
-            held.len(),
-            owner.connector,
-            gone.len()
-        );
-        plan.problems.push(ConnectorProblem { kind: ProblemKind::Held, subject, reason });
-    } else {
-        let deregister = |id: &str| CloudAction::Deregister { service: service.clone(), id: id.to_owned() };
-        plan.actions.extend(gone.into_iter().map(deregister));
-    }
+    plan.remove(&service, &gone, held.len(), (owner, caution));
     plan
+}
+
+/// Returns what to remove of services that no rule sends to Cloud Map any more: their records would be kept by nobody.
+#[must_use]
+pub fn withdraw(view: &CloudView, rules: &[ExportRule], owner: &Owner, caution: Caution) -> Vec<ExportPlan> {
+    let is_sent = |service: &CloudService| {
+        rules.iter().any(|rule| rule.namespace == service.namespace && *rule.service.name.as_str() == service.name)
+    };
+    let left = view.services.iter().filter(|service| !is_sent(service));
+    let plans = left.filter_map(|service| {
+        let kept = service.instances.iter().flatten().filter(|one| owner.keeps(&one.id, &one.attributes));
+        let kept: Vec<&str> = kept.map(|one| one.id.as_str()).collect();
+        let subject = subject(&service.namespace, &service.name);
+        let mut plan = ExportPlan { subject, ..ExportPlan::default() };
+        plan.remove(&service.id, &kept, kept.len(), (owner, caution));
+        (!kept.is_empty()).then_some(plan)
+    });
+    plans.collect()
+}
+
+fn subject(namespace: &str, name: &str) -> String {
+    format!("Cloud Map service {namespace}/{name}")
+}
+
+impl ExportPlan {
+    /// Removes instances of a service that has `held` of the connector's, unless they are too many at once.
+    fn remove(&mut self, service: &str, gone: &[&str], held: usize, (owner, caution): (&Owner, Caution)) {
+        if crate::plan::is_rash(gone.len(), held, caution) {
+            let (count, connector) = (gone.len(), &owner.connector);
+            let reason = format!(
+                "{count} of {held} instances would go at once, which may be a mistake: `weft connector confirm {connector} \
+                 --removals {count}` lets them go"
+            );
+            let subject = self.subject.clone();
+            self.problems.push(ConnectorProblem { kind: ProblemKind::Held, subject, reason });
+            return;
+        }
+        let deregister = |id: &&str| CloudAction::Deregister { service: service.to_owned(), id: (*id).to_owned() };
+        self.actions.extend(gone.iter().map(deregister));
+    }
 }
 
 /// Returns why a service is not touched; none where it is this connector's.

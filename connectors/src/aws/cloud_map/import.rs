@@ -8,7 +8,7 @@ use catalog::{
 };
 
 use super::mark::{self, CLOUD_MAP, Owner, SOURCE};
-use super::view::{CloudInstance, CloudService, CloudView, Health};
+use super::view::{CloudInstance, CloudService, CloudView, Health, TaskWord};
 use crate::plan::{SCOPE, Sight, Wanted};
 
 /// How many attributes of an instance are kept, beside those of Cloud Map's own.
@@ -20,7 +20,7 @@ const META_TEXT_MAX: usize = 512;
 pub struct ImportRule {
     /// The namespaces by their names in Cloud Map; all of them where this is empty.
     pub namespaces: BTreeMap<String, Namespace>,
-    /// Where the services of namespaces go that are not named, if none are.
+    /// Where everything goes as long as no namespace is named.
     pub other: Namespace,
 }
 
@@ -50,6 +50,11 @@ pub fn import(view: &CloudView, rule: &ImportRule, owner: &Owner) -> Sight {
         };
         for instance in instances {
             if mark::been_in(&instance.attributes).contains(&owner.mesh.as_str()) {
+                continue;
+            }
+            // What stands in the catalog of it may be right: it is not written anew by half of what there is to know.
+            if view.tasks.get(&instance.id) == Some(&TaskWord::Unknown) {
+                sight.unseen.insert(service.id.clone());
                 continue;
             }
             let (namespace, service_name) = (target.clone(), name.clone());
@@ -93,17 +98,6 @@ fn node(
             .parse()
             .map_err(|error: catalog::NameError| error.to_string())?,
     };
-    let meta = [
-        (SCOPE, service.id.as_str()),
-        (SOURCE, CLOUD_MAP),
-        ("cloud-map-namespace", service.namespace.as_str()),
-        ("cloud-map-service", service.name.as_str()),
-        ("cloud-map-instance", instance.id.as_str()),
-    ];
-    let own = |key: &str| key.starts_with("AWS_") || key == mark::OWNER || key == mark::INSTANCE;
-    let kept = instance.attributes.iter().filter(|(key, value)| {
-        !own(key) && !key.is_empty() && key.len() <= META_TEXT_MAX && value.len() <= META_TEXT_MAX
-    });
     let checks = checks(view, instance, &key);
     Ok(ConnectorNode {
         node: Node {
@@ -116,7 +110,7 @@ fn node(
             gateway_port: None,
             owner: owner.connector.owner(),
             incarnation: None,
-            meta: meta.into_iter().map(|(key, value)| (key.to_owned(), value.to_owned())).collect(),
+            meta: whence(service, instance),
             tagged_addresses: BTreeMap::new(),
             created: CatalogIndex::default(),
             modified: CatalogIndex::default(),
@@ -129,7 +123,7 @@ fn node(
             ports: BTreeMap::new(),
             mesh_port: None,
             tags: Vec::new(),
-            meta: kept.take(META_MAX).map(|(key, value)| (key.clone(), value.clone())).collect(),
+            meta: kept(instance),
             tagged_addresses: BTreeMap::new(),
             weights: Weights::default(),
             enable_tag_override: false,
@@ -140,6 +134,27 @@ fn node(
         }],
         checks,
     })
+}
+
+/// Says where a node is from.
+fn whence(service: &CloudService, instance: &CloudInstance) -> BTreeMap<String, String> {
+    let meta = [
+        (SCOPE, service.id.as_str()),
+        (SOURCE, CLOUD_MAP),
+        ("cloud-map-namespace", service.namespace.as_str()),
+        ("cloud-map-service", service.name.as_str()),
+        ("cloud-map-instance", instance.id.as_str()),
+    ];
+    meta.into_iter().map(|(key, value)| (key.to_owned(), value.to_owned())).collect()
+}
+
+/// Returns the attributes that somebody gave the instance for others to read.
+fn kept(instance: &CloudInstance) -> BTreeMap<String, String> {
+    let is_own = |key: &str| key.starts_with("AWS_") || key == mark::OWNER || key == mark::INSTANCE;
+    let kept = instance.attributes.iter().filter(|(key, value)| {
+        !is_own(key) && !key.is_empty() && key.len() <= META_TEXT_MAX && value.len() <= META_TEXT_MAX
+    });
+    kept.take(META_MAX).map(|(key, value)| (key.clone(), value.clone())).collect()
 }
 
 /// Names a node so that it can be told where it is from: the service's id and the instance's, hashed where that is no name.
@@ -173,7 +188,9 @@ fn checks(view: &CloudView, instance: &CloudInstance, key: &InstanceKey) -> Vec<
         Health::Unknown => None,
     };
     let health = health.map(|(status, word)| check("cloud-map", "health in Cloud Map", status, word.to_owned()));
-    let task = view.ended_tasks.get(&instance.id);
-    let task = task.map(|why| check("ecs-task", "task in ECS", CheckStatus::Critical, why.clone()));
+    let task = match view.tasks.get(&instance.id) {
+        Some(TaskWord::Ended(why)) => Some(check("ecs-task", "task in ECS", CheckStatus::Critical, why.clone())),
+        Some(TaskWord::Serves | TaskWord::Unknown) | None => None,
+    };
     health.into_iter().chain(task).collect()
 }

@@ -1,20 +1,22 @@
 //! The cycles of the connector: look, say what was seen, act where it may.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
-    time::Duration,
+    collections::BTreeSet,
+    time::{Duration, Instant},
 };
 
-use catalog::{ConnectorName, ConnectorProblem, ProblemKind};
+use catalog::{CheckStatus, ConnectorName, ConnectorProblem, ProblemKind, ServiceKey};
 use serde::{Deserialize, Serialize};
 use wire::{
     api_types::{ConnectorNodeView, ConnectorView},
-    client::{ApiClient, ApiError},
+    client::{Answer, ApiClient, ApiError},
+    consul::HealthEntry,
 };
 
 use super::{
+    budget::CloudError,
     client::{Access, Cloud},
-    export::{CloudAction, ExportPlan, ExportRule, Exported, export},
+    export::{CloudAction, ExportPlan, ExportRule, Exported, export, withdraw},
     import::{ImportRule, import},
     mark::Owner,
     view::CloudView,
@@ -25,8 +27,10 @@ use crate::{
     shell::Post,
 };
 
-/// How many changes of Cloud Map are made in one cycle at most, so that it goes on looking meanwhile.
-const ACTIONS_MAX: usize = 500;
+/// For how long Cloud Map is changed in one cycle: as long as until the next look, but no less and no more than this.
+const ACTING: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(10));
+
+const HEALTH: &str = "/v1/health/service";
 
 /// Says what goes between Cloud Map and the mesh.
 #[derive(Debug, Clone)]
@@ -66,6 +70,10 @@ pub struct Shown {
 pub struct CloudMap {
     settings: CloudSettings,
     cloud: Cloud,
+    /// What kept Cloud Map from being changed last.
+    unsent: Vec<ConnectorProblem>,
+    /// How many cycles there were: each begins with another rule, so that none waits for ever behind one that fails.
+    cycles: usize,
 }
 
 #[derive(Deserialize)]
@@ -74,40 +82,16 @@ struct Roots {
     trust_domain: String,
 }
 
-#[derive(Deserialize)]
-#[serde(rename_all = "PascalCase")]
-struct Entry {
-    node: EntryNode,
-    service: EntryService,
-    checks: Vec<EntryCheck>,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "PascalCase")]
-struct EntryNode {
-    node: String,
-    address: String,
-    #[serde(default)]
-    meta: Option<BTreeMap<String, String>>,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "PascalCase")]
-struct EntryService {
-    #[serde(rename = "ID")]
-    id: String,
-    #[serde(default)]
-    address: String,
-    #[serde(default)]
-    port: u16,
-    #[serde(default)]
-    meta: Option<BTreeMap<String, String>>,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "PascalCase")]
-struct EntryCheck {
-    status: String,
+/// Says why it is not known what the catalog has of a service.
+#[derive(Debug, thiserror::Error)]
+enum NotRead {
+    #[error(
+        "the servers show only a part of `{0}` to this token, and by a part nothing is sent: give it `read` on the service \
+         and on the nodes that it is on"
+    )]
+    Hidden(ServiceKey),
+    #[error(transparent)]
+    Api(#[from] ApiError),
 }
 
 impl CloudMap {
@@ -120,7 +104,7 @@ impl CloudMap {
             asks_ecs: settings.asks_ecs,
         };
         let cloud = Cloud::new(&access, metrics).await;
-        Self { settings, cloud }
+        Self { settings, cloud, unsent: Vec::new(), cycles: 0 }
     }
 
     /// Looks, says what it saw, and acts, for as long as this process runs the connector; then waits until it does again.
@@ -130,16 +114,12 @@ impl CloudMap {
     pub async fn watch(mut self, mut post: Post) -> Result<(), std::convert::Infallible> {
         loop {
             post.until_active().await;
-            let mut seen = self.cycle(&post).await;
-            if post.is_active() {
-                seen.problems.sort();
-                post.see(seen);
-            }
+            self.cycle(&post).await;
             tokio::time::sleep(self.settings.interval).await;
         }
     }
 
-    async fn cycle(&mut self, post: &Post) -> Sight {
+    async fn cycle(&mut self, post: &Post) {
         let client = post.servers.client();
         let owner = match owner(&client, &post.name).await {
             Ok(owner) => owner,
@@ -147,35 +127,66 @@ impl CloudMap {
                 post.servers.turn_away();
                 let reason = wire::one_line(&error);
                 let problem = ConnectorProblem { kind: ProblemKind::Degraded, subject: "servers".to_owned(), reason };
-                return Sight { problems: vec![problem], ..Sight::default() };
+                return self.say(post, &Sight { problems: vec![problem], ..Sight::default() });
             }
         };
         let caution = self.caution(&client, &post.name).await;
         let view = self.look().await;
-        let mut sight = self.sight(&view, &owner);
-        for rule in self.settings.exports.clone() {
-            let ExportPlan { actions, mut problems } = self.export(&client, &view, &rule, (&owner, caution)).await;
-            sight.problems.append(&mut problems);
-            for action in actions.iter().take(ACTIONS_MAX) {
-                // Another process may have taken over while this one was busy.
-                if !post.is_active() {
-                    return sight;
-                }
-                if let Err(error) = self.cloud.act(action, &owner).await {
-                    let subject = format!("Cloud Map service {}/{}", rule.namespace, rule.service.name);
-                    let kind = match error {
-                        super::CloudError::Quota { .. } | super::CloudError::Refused { .. } => ProblemKind::Refused,
-                        _ => ProblemKind::Degraded,
-                    };
-                    tracing::warn!(error = wire::one_line(&error), ?action, "Cloud Map was not changed");
-                    sight.problems.push(ConnectorProblem { kind, subject, reason: error.to_string() });
-                    if matches!(error, super::CloudError::Credentials { .. }) {
-                        break;
-                    }
-                }
+        let sight = self.sight(&view, &owner);
+        // What comes in does not wait for what goes out.
+        self.say(post, &sight);
+        let mut plans = self.exports(&client, &view, (&owner, caution)).await;
+        let mut unsent: Vec<ConnectorProblem> = plans.iter_mut().flat_map(|plan| plan.problems.drain(..)).collect();
+        unsent.extend(self.act(post, plans, &owner).await);
+        self.unsent = unsent;
+        self.cycles = self.cycles.wrapping_add(1);
+        self.say(post, &sight);
+    }
+
+    /// Says what was seen, and what keeps Cloud Map from being changed.
+    fn say(&self, post: &Post, sight: &Sight) {
+        // Another process may have taken over while this one was busy.
+        if post.is_active() {
+            let mut sight = sight.clone();
+            sight.problems.extend(self.unsent.iter().cloned());
+            sight.problems.sort();
+            post.see(sight);
+        }
+    }
+
+    /// Changes Cloud Map until it is time to look again, and returns what did not succeed.
+    async fn act(&mut self, post: &Post, plans: Vec<ExportPlan>, owner: &Owner) -> Vec<ConnectorProblem> {
+        let (until, mut problems) = (Instant::now() + self.settings.interval.clamp(ACTING.0, ACTING.1), Vec::new());
+        let actions =
+            plans.into_iter().flat_map(|plan| plan.actions.into_iter().map(move |it| (plan.subject.clone(), it)));
+        for (subject, action) in actions {
+            if !post.is_active() || Instant::now() >= until {
+                break;
+            }
+            let Err(error) = self.cloud.act(&action, owner).await else { continue };
+            tracing::warn!(error = wire::one_line(&error), ?action, "Cloud Map was not changed");
+            let kind = match error {
+                CloudError::Quota { .. } | CloudError::Refused { .. } => ProblemKind::Refused,
+                CloudError::Credentials { .. } | CloudError::Passing { .. } => ProblemKind::Degraded,
+            };
+            problems.push(ConnectorProblem { kind, subject, reason: error.to_string() });
+            if matches!(error, CloudError::Credentials { .. }) {
+                break;
             }
         }
-        sight
+        problems
+    }
+
+    /// Returns what to change in Cloud Map, service by service.
+    async fn exports(&self, client: &ApiClient, view: &CloudView, by: (&Owner, Caution)) -> Vec<ExportPlan> {
+        let rules = &self.settings.exports;
+        let mut plans = Vec::with_capacity(rules.len());
+        for at in 0..rules.len() {
+            let rule = &rules[self.cycles.wrapping_add(at) % rules.len()];
+            plans.push(self.export(client, view, rule, by).await);
+        }
+        plans.extend(withdraw(view, rules, by.0, by.1));
+        plans
     }
 
     async fn look(&mut self) -> CloudView {
@@ -217,7 +228,7 @@ impl CloudMap {
             Err(error) => {
                 let (subject, reason) = (format!("service {}", rule.service), wire::one_line(&error));
                 let problem = ConnectorProblem { kind: ProblemKind::Degraded, subject, reason };
-                ExportPlan { actions: Vec::new(), problems: vec![problem] }
+                ExportPlan { problems: vec![problem], ..ExportPlan::default() }
             }
         }
     }
@@ -237,8 +248,7 @@ impl CloudMap {
         let plan: Plan = plan(name, &sight, &kept, caution);
         let mut problems = [plan.problems(name), sight.problems].concat();
         let mut cloud_map = Vec::new();
-        for rule in self.settings.exports.clone() {
-            let exported = self.export(client, &view, &rule, (&owner, caution)).await;
+        for exported in self.exports(client, &view, (&owner, caution)).await {
             cloud_map.extend(exported.actions);
             problems.extend(exported.problems);
         }
@@ -253,20 +263,46 @@ async fn owner(client: &ApiClient, name: &ConnectorName) -> Result<Owner, ApiErr
     Ok(Owner { mesh: roots.trust_domain, connector: name.clone() })
 }
 
-async fn instances(client: &ApiClient, rule: &ExportRule) -> Result<Vec<Exported>, ApiError> {
-    let asked = client.get("/v1/health/service").segment(&rule.service.name);
-    let entries: Vec<Entry> = asked.query("ns", rule.service.namespace.as_str()).json().await?;
+async fn instances(client: &ApiClient, rule: &ExportRule) -> Result<Vec<Exported>, NotRead> {
+    let asked = client.get(HEALTH).segment(&rule.service.name);
+    all(&rule.service, &asked.query("ns", rule.service.namespace.as_str()).send().await?)
+}
+
+/// Reads all the instances of a service out of an answer: one that leaves some out is none to remove others by.
+fn all(service: &ServiceKey, answer: &Answer) -> Result<Vec<Exported>, NotRead> {
+    if answer.is_filtered() {
+        return Err(NotRead::Hidden(service.clone()));
+    }
+    let decoded = serde_json::from_slice::<Vec<HealthEntry>>(&answer.body);
+    let entries = decoded.map_err(|source| ApiError::Decode { path: HEALTH.to_owned(), source })?;
     Ok(entries.into_iter().map(exported).collect())
 }
 
-fn exported(entry: Entry) -> Exported {
+fn exported(entry: HealthEntry) -> Exported {
+    let is_healthy = entry.status() != CheckStatus::Critical;
     let own = entry.service.address;
     Exported {
-        name: format!("{}/{}", entry.node.node, entry.service.id),
+        name: format!("{}/{}", entry.node.name, entry.service.id),
         address: if own.is_empty() { entry.node.address } else { own },
         port: entry.service.port,
-        is_healthy: entry.checks.iter().all(|check| check.status != "critical"),
-        node_meta: entry.node.meta.unwrap_or_default(),
-        meta: entry.service.meta.unwrap_or_default(),
+        is_healthy,
+        node_meta: entry.node.meta,
+        meta: entry.service.meta,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn m3_a_token_that_may_not_read_everything_empties_nothing() {
+        let service: ServiceKey = "shop/api".parse().unwrap();
+        let mut answer =
+            Answer { status: http::StatusCode::OK, headers: http::HeaderMap::new(), body: bytes::Bytes::from("[]") };
+        assert_eq!(all(&service, &answer).unwrap(), []);
+        answer.headers.insert("X-Consul-Results-Filtered-By-ACLs", http::HeaderValue::from_static("true"));
+        let error = all(&service, &answer).unwrap_err().to_string();
+        assert!(error.contains("`shop/api`") && error.contains("`read`"), "{error}");
     }
 }

@@ -71,10 +71,26 @@ fn an_instance_comes_in_with_its_health_its_zone_and_where_it_is_from() {
         writes,
     };
     assert_eq!(catalog::Command::Connector { change }.validate(), Ok(()));
-    seen.ended_tasks = texts(&[("0123abcd", "the task is DEPROVISIONING, and to be STOPPED")]);
+    let ended = TaskWord::Ended("the task is DEPROVISIONING, and to be STOPPED".to_owned());
+    seen.tasks = BTreeMap::from([("0123abcd".to_owned(), ended)]);
     seen.services[0].instances.as_mut().unwrap()[0].health = Health::Healthy;
     let checks = &nodes(&import(&seen, &ImportRule::default(), &owner("m1")))[0].checks;
     assert_eq!(checks[1].status, CheckStatus::Critical, "what ECS ends is not called, whatever Cloud Map still says");
+}
+
+#[test]
+fn m3_while_ecs_says_nothing_of_a_task_its_node_stays_as_it_was() {
+    let task = |id: &str| instance(id, &[IP, PORT, ("ECS_CLUSTER_NAME", "c1")], Health::Healthy);
+    let mut seen = view(vec![service("api", vec![task("a"), task("b")])]);
+    let word = |text: &str| TaskWord::Ended(text.to_owned());
+    seen.tasks = BTreeMap::from([("a".to_owned(), word("it ends")), ("b".to_owned(), TaskWord::Serves)]);
+    let before = nodes(&import(&seen, &ImportRule::default(), &owner("m1")));
+    assert_eq!((before[0].checks.len(), before[1].checks.len()), (2, 1));
+    seen.tasks.insert("a".to_owned(), TaskWord::Unknown);
+    let sight = import(&seen, &ImportRule::default(), &owner("m1"));
+    let held = before.into_iter().map(|node| (node.node.name.clone(), node)).collect();
+    let plan = crate::plan(&"aws".parse().unwrap(), &sight, &held, Caution::default());
+    assert_eq!((plan.writes.len(), plan.unseen), (0, 1), "{plan:?}");
 }
 
 #[test]
@@ -243,6 +259,33 @@ fn a_mass_removal_from_cloud_map_is_held() {
         let plan = export(&seen, &rule(), &ten[..4], &owner("m1"), caution);
         assert_eq!(plan.actions.len(), removed, "{confirmed} confirmed: {plan:?}");
     }
+}
+
+#[test]
+fn what_is_sent_to_cloud_map_no_more_goes_from_there_and_nobody_elses_does() {
+    let mut seen = view(vec![]);
+    let two = [exported("n1/api", 80, true), exported("n2/api", 80, true)];
+    for _ in 0..2 {
+        let plan = plan_of(&seen, &two);
+        carry_out(&mut seen, &plan.actions, &owner("m1"));
+    }
+    let ours = owner("m1").text();
+    let forged = instance("theirs", &[IP, (OWNER, &ours), ("weft-instance", "n7/api")], Health::Healthy);
+    instances_of(&mut seen, "srv-api").extend([forged, instance("plain", &[IP], Health::Healthy)]);
+    assert!(withdraw(&seen, &[rule()], &owner("m1"), Caution::default()).is_empty(), "it is sent");
+    assert!(withdraw(&seen, &[], &owner("m2"), Caution::default()).is_empty(), "they are another mesh's");
+    let plans = withdraw(&seen, &[], &owner("m1"), Caution::default());
+    assert_eq!((plans.len(), plans[0].actions.len(), plans[0].problems.len()), (1, 2, 0), "{plans:?}");
+    carry_out(&mut seen, &plans[0].actions, &owner("m1"));
+    let left: Vec<&str> = instances_of(&mut seen, "srv-api").iter().map(|one| one.id.as_str()).collect();
+    assert_eq!(left, ["theirs", "plain"]);
+    let many: Vec<Exported> = (0..10).map(|number| exported(&format!("n{number}/api"), 80, true)).collect();
+    let plan = plan_of(&seen, &many);
+    carry_out(&mut seen, &plan.actions, &owner("m1"));
+    let plans = withdraw(&seen, &[], &owner("m1"), Caution::default());
+    assert_eq!((plans[0].actions.len(), plans[0].problems[0].kind), (0, ProblemKind::Held), "{plans:?}");
+    let unlisted = CloudService { instances: None, ..service("api", vec![]) };
+    assert!(withdraw(&view(vec![unlisted]), &[], &owner("m1"), Caution::default()).is_empty());
 }
 
 /// A mesh with workloads of its own, which sends its services to Cloud Map and takes in what is there.

@@ -43,6 +43,17 @@ pub struct CloudService {
     pub instances: Option<Vec<CloudInstance>>,
 }
 
+/// Is what ECS says of a task behind an instance.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum TaskWord {
+    /// It may be called.
+    Serves,
+    /// It is called no more, and why.
+    Ended(String),
+    /// ECS has said nothing of it yet: how it is is not known.
+    Unknown,
+}
+
 /// Is all that was seen.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct CloudView {
@@ -54,8 +65,8 @@ pub struct CloudView {
     pub unseen: BTreeSet<String>,
     /// Whether the namespaces were listed to the end.
     pub is_complete: bool,
-    /// What ECS says of the tasks behind instances, by their ids: none of these serves.
-    pub ended_tasks: BTreeMap<String, String>,
+    /// What ECS says of the tasks behind instances, by their ids; nothing of those that nobody asks it about.
+    pub tasks: BTreeMap<String, TaskWord>,
     /// What kept anything from being seen.
     pub problems: Vec<ConnectorProblem>,
 }

@@ -33,10 +33,7 @@ impl AwsCredentials {
 
     async fn signed(&self, wanted: CredentialFor<'_>) -> Result<Secret, CredentialError> {
         let missing = |reason: String| CredentialError::Platform { reason };
-        let chain = self.chain.get_or_init(|| aws_config::load_defaults(BehaviorVersion::latest())).await;
-        let region = chain.region().map(Region::as_ref).ok_or_else(|| {
-            missing("nothing says which region of AWS this is: set AWS_REGION, as ECS does in every task".to_owned())
-        })?;
+        let (chain, region) = kept(&self.chain, Box::pin(aws_config::load_defaults(BehaviorVersion::latest()))).await?;
         let provider = chain.credentials_provider().ok_or_else(|| missing("AWS's chain is empty".to_owned()))?;
         let credentials = provider.provide_credentials().await.map_err(|error| {
             missing(format!("AWS gives no credentials, so give the task or machine a role: {}", wire::one_line(&error)))
@@ -59,6 +56,20 @@ impl CredentialSource for AwsCredentials {
     fn credential<'a>(&'a self, wanted: CredentialFor<'a>) -> CredentialWanted<'a> {
         Box::pin(self.signed(wanted))
     }
+}
+
+/// Returns the chain with its region, as it was loaded, or as it is loaded now: what has no region is not kept, for a machine
+/// that has just started may be told it later.
+async fn kept(
+    chain: &OnceCell<SdkConfig>,
+    loading: impl Future<Output = SdkConfig>,
+) -> Result<(&SdkConfig, &str), CredentialError> {
+    let missing = || CredentialError::Platform {
+        reason: "nothing says which region of AWS this is: set AWS_REGION, as ECS does in every task".to_owned(),
+    };
+    let loaded = async { Some(loading.await).filter(|config| config.region().is_some()).ok_or_else(missing) };
+    let chain = chain.get_or_try_init(|| loaded).await?;
+    Ok((chain, chain.region().map(Region::as_ref).ok_or_else(missing)?))
 }
 
 /// Signs the question for one mesh and one key.
@@ -93,4 +104,22 @@ pub(super) fn signed(
         return Err("the signature has no date".to_owned());
     };
     Ok(Signed { endpoint: endpoint.to_owned(), date, security_token: header(super::TOKEN_HEADER), authorization })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn an_agent_that_starts_before_anything_says_its_region_logs_in_later() {
+        let chain = OnceCell::new();
+        let config =
+            |region: Option<&'static str>| SdkConfig::builder().region(region.map(Region::from_static)).build();
+        let error = kept(&chain, async { config(None) }).await.unwrap_err();
+        assert!(wire::one_line(&error).contains("AWS_REGION"), "{error}");
+        let told = kept(&chain, async { config(Some("eu-west-1")) }).await.unwrap();
+        assert_eq!(told.1, "eu-west-1");
+        let kept = kept(&chain, async { panic!("it is loaded once") }).await.unwrap();
+        assert_eq!(kept.1, "eu-west-1");
+    }
 }
