@@ -54,7 +54,8 @@ impl Zones {
 
 impl std::fmt::Display for Zones {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let zones: Vec<String> = self.domains.iter().map(|zone| zone.to_ascii().trim_end_matches('.').to_owned()).collect();
+        let zones: Vec<String> =
+            self.domains.iter().map(|zone| zone.to_ascii().trim_end_matches('.').to_owned()).collect();
         formatter.write_str(&zones.join(" and "))
     }
 }
