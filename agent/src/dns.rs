@@ -13,6 +13,7 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
+use catalog::Namespace;
 use hickory_server::Server;
 use tokio::net::{TcpListener, UdpSocket};
 use wire::crypto::Secret;
