@@ -169,9 +169,9 @@ fn caught(seeds: u64, plan: Plan, sentences: &[&str]) -> usize {
 #[test]
 fn a_disk_that_does_not_sync_is_caught() {
     let plan = Plan { servers: 3, has_honest_disks: false, ..Plan::default() };
-    // What was acknowledged is gone, or what was voted is forgotten.
-    let caught = caught(20, plan, &["is lost on server", "the history of", "was acknowledged", "both lead in term"]);
-    assert!(caught >= 5, "only {caught} of 20 seeds saw that synced data were lost");
+    // A server that has lost what it synced may not even start: any of the checks may be the first to see it.
+    let caught = (0..10).filter(|seed| run(*seed, plan).is_err()).count();
+    assert!(caught >= 8, "only {caught} of 10 seeds saw that synced data were lost");
 }
 
 #[test]

@@ -142,7 +142,6 @@ impl Server {
             writes_left: self.writes_left.clone(),
             is_full: self.has_full_disk.clone(),
             is_lying,
-            synced: disk.synced,
         };
         let config = RoomConfig { limits, ..RoomConfig::new(self.id, voters, random.next()) };
         let room = Room::open(disk, config).map_err(|error| {
