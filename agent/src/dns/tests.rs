@@ -146,6 +146,7 @@ async fn d4_names_are_answered_from_what_is_known_and_go_on_being_with_every_ser
     let missing = || (ResponseCode::NXDomain, Vec::new());
     server.shared().cluster().commit(register("DB-Large", "10.0.0.10", "big-1", "big", CheckStatus::Passing));
     let number = server.shared().cluster().leader().address_number(&"api".parse().unwrap()).unwrap();
+    eventually(async || ask(&agent, "DB-Large.node.mesh.", A).await == told("10.0.0.10")).await;
     let table = [
         ("api.service.mesh.", A, told("10.0.0.7")),
         ("API.Service.MESH.", A, told("10.0.0.7")),

@@ -228,7 +228,7 @@ impl Mesh {
             Purpose::Operator => {
                 if let (
                     Command::Revoke { change: RevocationChange::Service { service } },
-                    Some((index, Outcome::Done)),
+                    Some((index, Outcome::Revoked { .. } | Outcome::Done)),
                 ) = (&errand.envelope.command, &errand.answer)
                 {
                     self.checks.revoked_service(service, *index);
