@@ -140,17 +140,6 @@ fn fault_9_a_flapping_link_makes_no_leader_after_the_other() {
 }
 
 #[test]
-fn fault_13_a_follower_whose_disk_is_slow_slows_nobody_down() {
-    for seed in seeds(2) {
-        let (fast, slow) =
-            (holds(seed, lasting(Lasting::Nothing, 20)), holds(seed, lasting(Lasting::SlowFollower, 20)));
-        assert_eq!(slow.leaders, 1, "seed {seed}: the leader lost its office");
-        let (fast, slow) = (fast.acknowledged, slow.acknowledged);
-        assert!(slow * 10 >= fast * 8, "seed {seed}: {slow} writes with a slow follower, and {fast} without");
-    }
-}
-
-#[test]
 fn fault_21_servers_that_restart_one_after_the_other_lose_nothing_and_fail_few_writes() {
     // An hour of it in the long run of the tests.
     let seconds = if std::env::var("WEFT_TEST_SCALE").as_deref() == Ok("full") { 3600 } else { 120 };

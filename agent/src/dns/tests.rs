@@ -93,7 +93,7 @@ fn question(name: &str, kind: RecordType) -> Message {
     metadata.recursion_desired = true;
     let mut message = Message::query();
     message.metadata = metadata;
-    message.queries = vec![Query::query(name.parse().unwrap(), kind)];
+    message.queries = vec![Query::query(Name::from_ascii(name).unwrap(), kind)];
     message
 }
 
@@ -146,7 +146,6 @@ async fn d4_names_are_answered_from_what_is_known_and_go_on_being_with_every_ser
     let missing = || (ResponseCode::NXDomain, Vec::new());
     server.shared().cluster().commit(register("DB-Large", "10.0.0.10", "big-1", "big", CheckStatus::Passing));
     let number = server.shared().cluster().leader().address_number(&"api".parse().unwrap()).unwrap();
-    eventually(async || ask(&agent, "DB-Large.node.mesh.", A).await == told("10.0.0.10")).await;
     let table = [
         ("api.service.mesh.", A, told("10.0.0.7")),
         ("API.Service.MESH.", A, told("10.0.0.7")),

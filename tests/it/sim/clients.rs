@@ -13,7 +13,6 @@ use super::checks::{Checked, check};
 use super::history::{self, Act, Deed, Held, REGISTERS};
 use super::mesh::{Event, Mesh, Parcel};
 use super::network::Place;
-use super::plan::Lasting;
 use super::random::Random;
 use super::servers::Server;
 
@@ -200,8 +199,7 @@ impl Mesh {
 
     pub(super) fn client_acts(&mut self, id: u64, attempt: u64) {
         let floor = self.checks.floor();
-        let shunned = if self.plan.lasting == Lasting::SlowFollower { self.slowest() } else { None };
-        let servers: Vec<u64> = self.servers.keys().copied().filter(|id| Some(*id) != shunned).collect();
+        let servers: Vec<u64> = self.servers.keys().copied().collect();
         let (now, time) = (self.schedule.now(), self.clock(Place::Client(id)));
         let Some(client) = self.clients.get_mut(&id).filter(|client| client.attempt == attempt) else { return };
         if client.wish.is_none() {

@@ -1,16 +1,11 @@
-//! Trouble that lasts, each kind alone: a slow disk, a link that flaps, servers that restart one after the other.
+//! Trouble that lasts, each kind alone: a link that flaps, servers that restart one after the other.
 
 use std::time::Duration;
 
-use server::raft::{Input, MessageType};
-
-use super::checks::{Checked, check};
 use super::mesh::{Event, Mesh};
 use super::network::Place;
 use super::plan::Lasting;
 
-/// How long a slow disk takes for everything.
-const SLOW_DISK: Duration = Duration::from_millis(500);
 /// For how long a flapping link is down, and then up.
 const FLAP: Duration = Duration::from_millis(200);
 /// How long it is between two restarts.
@@ -20,7 +15,7 @@ impl Mesh {
     pub(super) fn start_lasting_trouble(&mut self) {
         let first = Duration::from_secs(5);
         match self.plan.lasting {
-            Lasting::Nothing | Lasting::SlowFollower => {}
+            Lasting::Nothing => {}
             Lasting::FlappingLink => {
                 self.schedule.plan(first, Event::Flaps { one: 0, other: 0, until: self.plan.trouble });
             }
@@ -36,7 +31,7 @@ impl Mesh {
             return;
         }
         let (one, other) = match one {
-            0 => self.leader().zip(self.slowest()).unwrap_or((0, 0)),
+            0 => self.leader().zip(self.last_follower()).unwrap_or((0, 0)),
             _ => (one, other),
         };
         let is_over = self.schedule.now() >= until;
@@ -63,32 +58,9 @@ impl Mesh {
         self.schedule.plan(RESTART_EVERY, Event::NextRestarts { before: next });
     }
 
-    /// Returns the follower whose disk or link is the one in trouble: the last of them.
-    pub(super) fn slowest(&self) -> Option<u64> {
+    /// Returns the follower whose link is the one in trouble: the last of them.
+    pub(super) fn last_follower(&self) -> Option<u64> {
         let leader = self.leader()?;
         self.servers.keys().copied().rfind(|id| *id != leader)
-    }
-
-    /// What a leader sends to a follower whose disk is slow is bounded, however much there is to send.
-    pub(super) fn slow_follower_is_spared(&mut self, id: u64, inputs: &[Input]) -> Checked {
-        if self.plan.lasting != Lasting::SlowFollower {
-            return Ok(());
-        }
-        let slowest = self.slowest();
-        for server in self.servers.values_mut() {
-            server.disk_takes = if slowest == Some(server.id) { SLOW_DISK } else { Duration::ZERO };
-        }
-        if slowest == Some(id) {
-            let is_append = |input: &&Input| {
-                matches!(input, Input::Peer(message)
-                    if message.msg_type == MessageType::MsgAppend as i32 && !message.entries.is_empty())
-            };
-            let waiting = inputs.iter().filter(is_append).count();
-            // Every heartbeat that is answered lets one more out, and so many come within what the disk takes.
-            let heartbeats = 2 * (SLOW_DISK.as_millis() / 95) as usize + 2;
-            let most = self.limits.appends_in_flight_max + heartbeats;
-            check!(waiting <= most, "{waiting} appends wait for the slow follower, where {most} may be on their way");
-        }
-        Ok(())
     }
 }

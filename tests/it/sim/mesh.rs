@@ -291,7 +291,6 @@ impl Mesh {
         server.is_woken = false;
         let inputs = std::mem::take(&mut server.inbox);
         self.trace.note(now, "wake", &[id, inputs.len() as u64]);
-        self.slow_follower_is_spared(id, &inputs)?;
         let server = self.servers.get_mut(&id).expect("the server exists");
         let mut outputs = Vec::new();
         let result = match server.room_mut() {

@@ -35,8 +35,6 @@ pub(crate) enum Planted {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Lasting {
     Nothing,
-    /// The disk of a follower takes half a second for everything.
-    SlowFollower,
     /// The link between the leader and another server is down every other fifth of a second.
     FlappingLink,
     /// Every twenty seconds the next server loses power, and comes back.
