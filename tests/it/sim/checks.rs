@@ -132,12 +132,16 @@ impl Checks {
         Ok(())
     }
 
-    /// No acknowledged write is lost.
+    /// No acknowledged write is lost. A server that joins has what it has heard of so far.
     pub(crate) fn kept(&self, server: u64, catalog: &Catalog) -> Checked {
         let present: BTreeSet<&ServicePattern> = catalog.intentions().map(|intention| &intention.destination).collect();
         for (destination, index) in &self.acknowledged {
-            let is_kept = present.contains(destination);
-            check!(is_kept, "the write of {destination}, acknowledged at {index}, is lost on server {server}");
+            let is_kept = present.contains(destination) || catalog.index() < *index;
+            check!(
+                is_kept,
+                "the write of {destination}, acknowledged at {index}, is lost on server {server}, which stands at {}",
+                catalog.index()
+            );
         }
         Ok(())
     }

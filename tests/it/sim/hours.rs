@@ -135,7 +135,7 @@ fn hours_of_everything_that_can_go_wrong_break_no_promise() {
 /// In these, clients went on asking a server that was gone for good.
 #[test]
 fn seeds_that_once_found_something_hold() {
-    for seed in [1_001_156, 1_001_205] {
+    for seed in [1_001_156, 1_001_205, 1_003_509, 1_008_405] {
         if let Err(violation) = run(seed, plan(seed)) {
             panic!("seed {seed}: {violation}");
         }

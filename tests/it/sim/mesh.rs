@@ -179,6 +179,11 @@ impl Mesh {
         // Everybody falls silent, and the last writes reach everybody.
         self.clients_fall_silent();
         self.run_for(SILENCE)?;
+        if self.plan.has_membership {
+            // A change of the group may have been under way still, and made room for one more.
+            self.group_recovers()?;
+            self.run_for(SILENCE)?;
+        }
         let now = self.schedule.now();
         let mut applied = Vec::new();
         for server in self.servers.values() {

@@ -19,7 +19,11 @@ impl Mesh {
             return Ok(());
         }
         let ids: Vec<u64> = self.servers.keys().copied().collect();
-        let survivor = self.random.choose(&ids);
+        // Who has only begun to join is nobody to go on with.
+        let floor = self.checks.floor();
+        let stands = |id: &u64| self.servers[id].room().is_some_and(|room| room.catalog().index() >= floor);
+        let able: Vec<u64> = ids.iter().copied().filter(stands).collect();
+        let survivor = self.random.choose(&able);
         for id in ids {
             let seed = self.random.next();
             if id == survivor {
@@ -45,6 +49,7 @@ impl Mesh {
             "server {survivor} went on alone, and the list has {members:?} in epoch {}",
             membership.epoch
         );
+        self.checks.read(survivor, catalog, floor)?;
         self.checks.kept(survivor, catalog)?;
         *self.summary.steps.entry("a group is rebuilt from one survivor").or_default() += 1;
         Ok(())
