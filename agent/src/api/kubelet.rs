@@ -139,7 +139,7 @@ mod tests {
     async fn whoever_asks_and_goes_leaves_no_answer_for_the_next() {
         let application = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}/", application.local_addr().unwrap());
-        let patience = Duration::from_millis(200);
+        let patience = Duration::from_secs(1);
         let probe = ApplicationProbe::http("app/liveness", &url, [], patience).unwrap();
         let asked = Arc::new(Asked { probe, running: Mutex::default() });
         let asker = tokio::spawn({
