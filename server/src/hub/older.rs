@@ -25,12 +25,14 @@ fn asks(topic: &Topic, item: &Item) -> Option<Capability> {
     }
 }
 
-/// Returns what the item of this name asked of its reader before it was gone.
+/// Returns what the item of this name asked of its reader before it was gone. A name says so within its topic only: a gateway
+/// may well be called as something else is elsewhere.
 fn asked(topic: &Topic, name: &str) -> Option<Capability> {
-    match name {
-        _ if matches!(topic, Topic::Config(_)) && name.contains(ARROW) => Some(Capability::ExternalRules),
-        Item::ADDRESS => Some(Capability::Addresses),
-        _ => name.starts_with(PROVIDER).then_some(Capability::TokenProviders),
+    match topic {
+        Topic::Endpoints(_) if name == Item::ADDRESS => Some(Capability::Addresses),
+        Topic::Config(_) if name.contains(ARROW) => Some(Capability::ExternalRules),
+        Topic::Config(_) | Topic::Intentions(_) if name.starts_with(PROVIDER) => Some(Capability::TokenProviders),
+        _ => None,
     }
 }
 
@@ -86,17 +88,16 @@ mod tests {
         let (name, item) = (entry.key().to_string(), Item::Config(Box::new(entry)));
         let topic = Topic::Intentions("api".parse().unwrap());
         let number = Item::Address(catalog::AddressNumber::new(7).unwrap());
-        let address = (Item::ADDRESS.to_owned(), number);
-        let items = BTreeMap::from([
-            (name.clone(), item),
-            address,
-            ("other".to_owned(), Item::Service("api".parse().unwrap())),
-        ]);
-        let removes = BTreeSet::from([name, Item::ADDRESS.to_owned(), "gone".to_owned()]);
+        let endpoints = Topic::Endpoints("api".parse().unwrap());
         let index = CatalogIndex(7);
-        let snapshot = Event::Snapshot { topic: topic.clone(), index, items: items.clone() };
-        let delta = Event::Delta { topic, from: CatalogIndex(6), index, upserts: items, removes };
-        for event in [snapshot, delta] {
+        let events = [(topic, name, item), (endpoints, Item::ADDRESS.to_owned(), number)].map(|(topic, name, item)| {
+            let other = ("other".to_owned(), Item::Service("api".parse().unwrap()));
+            let items = BTreeMap::from([(name.clone(), item), other]);
+            let removes = BTreeSet::from([name, "gone".to_owned()]);
+            let snapshot = Event::Snapshot { topic: topic.clone(), index, items: items.clone() };
+            [snapshot, Event::Delta { topic, from: CatalogIndex(6), index, upserts: items, removes }]
+        });
+        for event in events.into_iter().flatten() {
             let frame = Arc::new(Frame::new(ServerFrame::Event(event)).unwrap());
             let same = readable(Arc::clone(&frame), &Capabilities::ours());
             assert!(Arc::ptr_eq(&same, &frame));
@@ -108,6 +109,15 @@ mod tests {
             );
             assert!(!text.contains("address"), "{text}");
         }
+    }
+
+    #[test]
+    fn fault_22_an_agent_one_release_behind_hears_that_a_gateway_is_gone_whatever_its_name() {
+        let removes = BTreeSet::from([Item::ADDRESS.to_owned()]);
+        let (from, index, upserts) = (CatalogIndex(6), CatalogIndex(7), BTreeMap::new());
+        let event = Event::Delta { topic: Topic::Gateways, from, index, upserts, removes };
+        let frame = Arc::new(Frame::new(ServerFrame::Event(event)).unwrap());
+        assert!(Arc::ptr_eq(&readable(Arc::clone(&frame), &Capabilities::default()), &frame));
     }
 
     #[test]
