@@ -9,7 +9,7 @@ use std::{
 use crate::harness::{Mesh, PROMISE_FACTOR, Service, eventually, exchange};
 
 /// How long a write may wait while a backup is restored.
-const STALL_MAX: Duration = Duration::from_millis(500);
+const STALL_MAX: Duration = Duration::from_secs(2);
 const SOON: Duration = Duration::from_secs(2);
 
 fn intentions(mesh: &Mesh, at: usize) -> Option<Vec<String>> {

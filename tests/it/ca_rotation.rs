@@ -16,7 +16,7 @@ use serde_json::Value;
 use crate::harness::{Mesh, PROMISE_FACTOR, Service, eventually, free_port};
 
 /// A step takes a failover, and the quarter of a leaf's life within which leaves are renewed.
-const STEP: Duration = Duration::from_secs(8);
+const STEP: Duration = Duration::from_secs(16);
 const CUT: Duration = Duration::from_secs(2);
 
 /// Answers every byte with the same byte.
@@ -101,7 +101,7 @@ fn replace_leader(mesh: &mut Mesh) {
 
 #[test]
 fn p6_fault_23_a_rotation_under_traffic_survives_its_leaders_and_a_distrusted_root_is_cut() {
-    let mut mesh = Mesh::start_with(3, &["--leaf-ttl", "20s"]);
+    let mut mesh = Mesh::start_with(3, &["--leaf-ttl", "40s"]);
     let (api_port, listener) = (free_port(), free_port());
     echo(api_port);
     let api = mesh.join("api-1", &[Service { name: "api", port: api_port, upstreams: vec![] }]);

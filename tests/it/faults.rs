@@ -117,12 +117,13 @@ fn fault_3_all_servers_killed_at_once_come_back_with_the_same_state() {
         mesh.start_server(at);
     }
     mesh.leader();
+    let mut all = Vec::new();
     for at in 0..3 {
         let found = eventually("a list of intentions", FAILOVER * PROMISE_FACTOR, || sources(&mesh, at));
         let lost: Vec<_> = acknowledged.difference(&found).collect();
         assert!(lost.is_empty(), "{} lost {lost:?}", mesh.servers[at].name);
+        all.push(found);
     }
-    let all: Vec<_> = (0..3).map(|at| sources(&mesh, at)).collect();
     assert!(all.windows(2).all(|pair| pair[0] == pair[1]), "the servers do not agree");
 }
 

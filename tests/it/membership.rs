@@ -141,12 +141,17 @@ fn r9_fault_19_fault_21_servers_are_restarted_added_replaced_and_removed_without
     settled(&mesh, 3);
     let peers = mesh.done(&["operator", "raft", "list-peers"]);
     assert!(!peers.contains(&leaving), "{peers}");
-    mesh.done(&["operator", "raft", "transfer-leader"]);
+    eventually("a leader that hands over", CHANGED * PROMISE_FACTOR, || {
+        (mesh.weft(&["operator", "raft", "transfer-leader"]).status == Some(0)).then_some(())
+    });
 
     let acknowledged = caller.stop();
     assert!(acknowledged.len() > 50, "only {} calls were made", acknowledged.len());
     let list = mesh.servers.iter().find(|server| server.is_running()).unwrap();
-    let found = list.request("GET", "/v1/connect/intentions?consistent", &mesh.token, "").unwrap().json();
+    let found = eventually("a list of intentions", CHANGED * PROMISE_FACTOR, || {
+        let answer = list.request("GET", "/v1/connect/intentions?consistent", &mesh.token, "").ok()?;
+        (answer.status == 200).then(|| answer.json())
+    });
     let found: BTreeSet<String> =
         found.as_array().unwrap().iter().map(|one| one["SourceName"].as_str().unwrap().to_owned()).collect();
     let gone: Vec<&String> = acknowledged.difference(&found).collect();

@@ -34,7 +34,7 @@ const CALL: &str = "
 import os, socket, sys
 os.setuid(int(sys.argv[1]))
 try:
-    with socket.create_connection((sys.argv[2], int(sys.argv[3])), 2) as call:
+    with socket.create_connection((sys.argv[2], int(sys.argv[3])), 10) as call:
         print(call.recv(100).decode())
 except ConnectionRefusedError:
     print('refused')

@@ -72,7 +72,7 @@ def call(name, keeps):
                 connection.close()
             connection, last = None, url
         place = urllib.parse.urlsplit(url)
-        connection = connection or http.client.HTTPConnection(place.hostname, place.port or 80, timeout=5)
+        connection = connection or http.client.HTTPConnection(place.hostname, place.port or 80, timeout=20)
         try:
             connection.request('GET', place.path)
             answer = connection.getresponse()
@@ -86,7 +86,7 @@ def call(name, keeps):
 
 def end(*about):
     ending.set()
-    threading.Timer(1.5, os._exit, [0]).start()
+    threading.Timer(4.0, os._exit, [0]).start()
 
 signal.signal(signal.SIGTERM, end)
 server = Server((told.listen, 8080), Application)

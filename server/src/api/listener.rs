@@ -195,19 +195,18 @@ mod tests {
     }
 
     async fn serve(head_timeout: Duration) -> Serving {
+        serve_idling(head_timeout, 4 * head_timeout).await
+    }
+
+    async fn serve_idling(head_timeout: Duration, idle_timeout: Duration) -> Serving {
         let router = Router::new()
             .route("/quick", get(|| async { "done" }))
             .route("/never", get(std::future::pending::<&'static str>));
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let shutdown = CancellationToken::new();
-        let door = Door {
-            tls: None,
-            places: Some(Places::new(2, 0)),
-            metrics: Metrics::new(),
-            head_timeout,
-            idle_timeout: 4 * head_timeout,
-        };
+        let door =
+            Door { tls: None, places: Some(Places::new(2, 0)), metrics: Metrics::new(), head_timeout, idle_timeout };
         let task = tokio::spawn(serve_within(listener, router, door, shutdown.clone()));
         Serving { address, shutdown, task }
     }
@@ -239,18 +238,27 @@ mod tests {
 
     #[tokio::test]
     async fn a5_a_connection_may_idle_for_longer_than_a_head_may_take() {
-        let serving = serve(Duration::from_millis(100)).await;
+        let serving = serve_idling(Duration::from_millis(500), Duration::from_secs(30)).await;
         let mut stream = TcpStream::connect(serving.address).await.unwrap();
         for _ in 0..2 {
-            tokio::time::sleep(Duration::from_millis(150)).await;
+            tokio::time::sleep(Duration::from_millis(750)).await;
             stream.write_all(b"GET /quick HTTP/1.1\r\nhost: localhost\r\n\r\n").await.unwrap();
             let mut answer = Vec::new();
             while !answer.ends_with(b"done") {
                 assert!(stream.read_buf(&mut answer).await.unwrap() > 0, "{}", String::from_utf8_lossy(&answer));
             }
         }
-        let mut rest = Vec::new();
-        tokio::time::timeout(Duration::from_secs(10), stream.read_to_end(&mut rest)).await.unwrap().unwrap();
+    }
+
+    #[tokio::test]
+    async fn a5_a_connection_that_idles_for_too_long_is_closed() {
+        let serving = serve_idling(Duration::from_secs(10), Duration::from_millis(100)).await;
+        let mut stream = TcpStream::connect(serving.address).await.unwrap();
+        stream.write_all(b"GET /quick HTTP/1.1\r\nhost: localhost\r\n\r\n").await.unwrap();
+        let mut answer = Vec::new();
+        let read = stream.read_to_end(&mut answer);
+        tokio::time::timeout(Duration::from_secs(10), read).await.unwrap().unwrap();
+        assert!(answer.ends_with(b"done"), "{}", String::from_utf8_lossy(&answer));
     }
 
     #[tokio::test]

@@ -149,7 +149,9 @@ mod tests {
                 let written = alone.consensus.tell_time(Duration::from_millis(20)).await.unwrap();
                 let after = alone.consensus.catalog();
                 // What the server wrote by itself meanwhile moves the clock as well, and has lines.
-                if written.is_some_and(|written| written.index.0 == before.index().0 + 1 && after.index() == written.index) {
+                if written
+                    .is_some_and(|written| written.index.0 == before.index().0 + 1 && after.index() == written.index)
+                {
                     return (before, after);
                 }
             }

@@ -93,7 +93,7 @@ async fn fault_1_writes_go_on_when_the_leader_stops() {
 async fn a_leader_that_stops_hands_over_and_does_not_wait_for_an_election() {
     let mut cluster = Cluster::new();
     for name in ["a", "b", "c"] {
-        cluster.start(name, |config| (config.bootstrap_expect, config.timing.election_ticks) = (3, 50)).await;
+        cluster.start(name, |config| (config.bootstrap_expect, config.timing.election_ticks) = (3, 250)).await;
     }
     cluster.established().await;
     let leader = cluster.leader().await;

@@ -284,7 +284,7 @@ impl Mesh {
 
 /// Where free ports are looked for: below those that the system hands out by itself, one of which may become the near end
 /// of somebody's connection before the process that it is meant for listens on it.
-const PORTS: Range<u16> = 21_000..32_000;
+const PORTS: Range<u16> = 16_000..21_000;
 
 /// Returns a port that nothing listens on, and that no other call returns. Another program may take it before we do; then
 /// the step says so.

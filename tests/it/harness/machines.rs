@@ -20,7 +20,7 @@ const BOOT: Duration = Duration::from_secs(20);
 /// How long a server or an agent on a machine may take to be there.
 const STARTED: Duration = Duration::from_secs(5);
 /// How many seconds a script may take.
-const PATIENCE: &str = "60";
+const PATIENCE: &str = "240";
 /// What every machine finds beside the system's programs, in the place of systemd and of ssh.
 const SHIMS: [(&str, &str); 2] = [("systemctl", include_str!("systemctl.sh")), ("scp", include_str!("scp.sh"))];
 

@@ -14,7 +14,7 @@ use super::checks::{Checked, check};
 /// How many registers clients share: few, so that they get into each other's way.
 pub(crate) const REGISTERS: u64 = 3;
 /// How long the checker may think about one run. A history that it cannot judge counts as a violation.
-const JUDGED_WITHIN: Duration = Duration::from_secs(20);
+const JUDGED_WITHIN: Duration = Duration::from_secs(300);
 
 /// What a register held when it was read: the value, and the index under which it can be compared and set.
 pub(crate) type Held = Option<(u64, CatalogIndex)>;

@@ -1,6 +1,6 @@
 //! Which instance is called, and what happens when it cannot be.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use catalog::{Action, CheckStatus, Endpoint};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -9,10 +9,8 @@ use tokio::net::TcpListener;
 use super::agents::{Agent, Echo, Pair, endpoint, eventually};
 use super::certificates::{Authority, service_key};
 
-/// An address at which nobody listens.
-async fn nobody() -> SocketAddr {
-    TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap().local_addr().unwrap()
-}
+/// An address at which nobody listens, whatever tests run at the same time.
+const NOBODY: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9);
 
 /// Starts an agent with one more instance of `api`.
 async fn another(authority: &Authority, application: SocketAddr) -> (Agent, Endpoint) {
@@ -27,7 +25,7 @@ async fn another(authority: &Authority, application: SocketAddr) -> (Agent, Endp
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_endpoint_that_refuses_connections_is_passed_over_and_put_aside() {
     let mut pair = Pair::start(&["allow web api"]).await;
-    let mut gone = endpoint("api", nobody().await, nobody().await);
+    let mut gone = endpoint("api", NOBODY, NOBODY);
     gone.weights.passing = 1_000_000;
     pair.web.snapshot.endpoints.get_mut(&service_key("api")).unwrap().push(gone);
     pair.web.publish().await;
@@ -41,7 +39,7 @@ async fn an_endpoint_that_refuses_connections_is_passed_over_and_put_aside() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_agent_whose_application_is_down_is_passed_over() {
     let mut pair = Pair::start(&["allow web api"]).await;
-    let (down, mut endpoint) = another(&pair.authority, nobody().await).await;
+    let (down, mut endpoint) = another(&pair.authority, NOBODY).await;
     endpoint.weights.passing = 1_000_000;
     pair.web.snapshot.endpoints.get_mut(&service_key("api")).unwrap().push(endpoint);
     pair.web.publish().await;

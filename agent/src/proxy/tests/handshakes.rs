@@ -175,7 +175,11 @@ async fn l2_a_handshake_that_trickles_ends_at_the_deadline() {
     assert!(!matches!(read, Ok(read) if read > 0));
     eventually("counted", || api.refused("inbound", "handshake", "handshake_timeout") == 1).await;
 
-    // A handshake without the tunnel's first words is no better.
+    // A handshake without the tunnel's first words is no better, and itself takes a part of the time.
+    let limits = Limits { handshake_timeout: Duration::from_secs(2), ..Limits::default() };
+    let mut api = Agent::start_with(&authority, limits);
+    api.serve(&authority, "api", "127.0.0.1:9".parse().unwrap());
+    api.publish().await;
     let stream = authority.dial("web", "api", api.proxy.mesh_address(), &[b"h2"]).await.unwrap();
     eventually("counted", || api.refused("inbound", "handshake", "preface_timeout") == 1).await;
     drop(stream);

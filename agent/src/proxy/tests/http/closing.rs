@@ -240,7 +240,7 @@ async fn l5_a_deny_ends_the_upload_of_a_caller_that_does_not_read() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn l2_a_connection_over_which_nothing_is_asked_ends_in_time() {
     let mut pair = HttpPair::start(&["allow web api"]).await;
-    let limits = Limits { request_timeout: Duration::from_millis(500), ..Limits::default() };
+    let limits = Limits { request_timeout: Duration::from_secs(2), ..Limits::default() };
     pair.api = Agent::start_with(&pair.authority, limits);
     pair.api.serve(&pair.authority, "api", pair.application.address);
     pair.api.snapshot.protocols.insert(service_key("api"), catalog::Protocol::Http);

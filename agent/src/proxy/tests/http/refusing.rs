@@ -1,5 +1,7 @@
 //! What is refused, and how its caller is told.
 
+use std::net::SocketAddr;
+
 use http::{Method, StatusCode};
 
 use super::carrying::connect;
@@ -81,8 +83,8 @@ async fn nobody_makes_a_proxy_of_an_application() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_cannot_be_reached_is_said_to_be_unavailable() {
     let mut pair = HttpPair::start(&["allow web api"]).await;
-    // Nobody listens there any more.
-    let gone = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    // Nobody listens there.
+    let gone: SocketAddr = "127.0.0.1:9".parse().unwrap();
     let mut requests = pair.http1().await;
     let local = &mut pair.api.snapshot.locals.values_mut().next().unwrap()[0];
     (local.port, local.ports) = (gone.port(), [("old".to_owned(), pair.application.address.port())].into());

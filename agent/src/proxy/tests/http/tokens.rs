@@ -38,7 +38,7 @@ fn provider(name: &str, issuer: &Issuer) -> TokenProvider {
 fn published(name: &str, site: &Website) -> TokenProvider {
     let mut provider =
         with_keys(name, JwtKeys::Url { url: format!("{}/keys", site.url), ca_pem: Some(site.ca_pem.clone()) });
-    provider.timeout_ms = 500;
+    provider.timeout_ms = 10_000;
     provider
 }
 
@@ -298,7 +298,7 @@ async fn j4_keys_are_fetched_once_for_all_and_without_them_nobody_passes() {
 
     is_up.store(true, Ordering::SeqCst);
     // Another provider, of the same keys, asks for itself.
-    let again = TokenProvider { timeout_ms: 600, fetch_ahead: true, ..published("okta", &site) };
+    let again = TokenProvider { timeout_ms: 10_001, fetch_ahead: true, ..published("okta", &site) };
     pair.protect(vec![again.clone()], rules()).await;
     let all = futures_util::future::join_all((0..8).map(|_| pair.ask_with(&token))).await;
     assert!(all.iter().all(|heard| heard.status == StatusCode::OK), "{all:?}");
