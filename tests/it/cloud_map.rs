@@ -22,7 +22,8 @@ fn connector(mesh: &Mesh, aws: &Aws, name: &str) -> Process {
 
 fn arguments(aws: &Aws) -> Vec<String> {
     let endpoint = aws.endpoint();
-    let all = ["connector", "aws", "--export", "orders=shop", "--calls-max", "1", "--endpoint-url", &endpoint];
+    let all =
+        ["connector", "aws", "--export", "orders=shop", "--ecs-tasks", "--calls-max", "1", "--endpoint-url", &endpoint];
     all.iter().map(|one| (*one).to_owned()).collect()
 }
 
@@ -132,6 +133,7 @@ fn m3_cloud_map_and_the_mesh_stay_in_step_through_throttling_failures_and_lost_a
     lists_that_fail_remove_nothing(&mesh, &aws, &payments);
     an_answer_that_is_lost_is_not_done_twice(&mesh, &aws);
     expired_credentials_are_said_and_survived(&mesh, &aws);
+    a_task_that_is_stopped_is_called_no_more(&mesh, &aws, &payments);
 
     first.kill();
     eventually("the other process to take over", LEASE * PROMISE_FACTOR, || {
@@ -199,6 +201,29 @@ fn expired_credentials_are_said_and_survived(mesh: &Mesh, aws: &Aws) {
     assert_eq!(health(mesh, "payments"), ["10.9.0.1 passing"], "the last state is kept");
     aws.heal();
     eventually("all to be well again", SEEN * PROMISE_FACTOR, || (listed(mesh)["Problems"] == json!([])).then_some(()));
+}
+
+/// Cloud Map still has what ECS registered there, and still calls it healthy.
+fn a_task_that_is_stopped_is_called_no_more(mesh: &Mesh, aws: &Aws, payments: &str) {
+    aws.keep_tasks();
+    let ecs = "ecs, ec2 = [boto3.client(name, endpoint_url=client.meta.endpoint_url) for name in ('ecs', 'ec2')]\n";
+    let run = "ecs.create_cluster(clusterName='shop')\n\
+        one = {'name': 'pay', 'image': 'pay', 'cpu': 256, 'memory': 512}\n\
+        ecs.register_task_definition(family='pay', requiresCompatibilities=['FARGATE'], networkMode='awsvpc', cpu='256', \
+            memory='512', containerDefinitions=[one])\n\
+        group = ec2.describe_security_groups()['SecurityGroups'][0]['GroupId']\n\
+        place = {'subnets': [ec2.describe_subnets()['Subnets'][0]['SubnetId']], 'securityGroups': [group]}\n\
+        started = ecs.run_task(cluster='shop', taskDefinition='pay', launchType='FARGATE', \
+            networkConfiguration={'awsvpcConfiguration': place})\n\
+        print(started['tasks'][0]['taskArn'].rsplit('/', 1)[1])";
+    let task = aws.boto3(&format!("{ecs}{run}"));
+    let attributes = json!({"AWS_INSTANCE_IPV4": "10.9.0.9", "AWS_INSTANCE_PORT": "80", "ECS_CLUSTER_NAME": "shop"});
+    aws.cloud_map("RegisterInstance", &json!({"ServiceId": payments, "InstanceId": task, "Attributes": attributes}));
+    settles(mesh, "payments", &["10.9.0.1 passing", "10.9.0.9 passing"]);
+    aws.boto3(&format!("{ecs}ecs.stop_task(cluster='shop', task='{task}')"));
+    settles(mesh, "payments", &["10.9.0.1 passing", "10.9.0.9 critical"]);
+    drop_instance(aws, payments, &task);
+    settles(mesh, "payments", &["10.9.0.1 passing"]);
 }
 
 fn a_mass_removal_is_held_until_it_is_confirmed(mesh: &Mesh, aws: &Aws, payments: &str) {

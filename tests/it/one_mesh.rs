@@ -3,7 +3,7 @@
 
 use serde_json::{Value, json};
 
-use crate::harness::{ADMITTED, AUDIENCE, PROMISE_FACTOR, Platforms, eventually, tool};
+use crate::harness::{ADMITTED, AUDIENCE, PROMISE_FACTOR, Platforms, VOLUME, eventually, tool};
 
 const TEST: &str = "an_ecs_task_a_pod_and_a_vm_are_one_mesh";
 
@@ -113,11 +113,11 @@ impl Story {
     /// Starts a task as Fargate does: its metadata and its role's credentials are all that it has.
     fn start_task(&self, workload: Workload, id: &str) {
         self.start_application(workload);
-        self.0.make_task(workload.machine, workload.address, workload.service, id);
+        let task = self.0.make_task(workload.machine, workload.address, workload.service, id);
         let config = json!({"bind": workload.address, "auth_method": "aws", "root_fingerprints": [self.0.root],
             "servers": SERVERS.map(|(_, address)| format!("{address}:8300")), "node": id, "access_log": "-",
-            "data_dir": "/var/lib/weft/agent", "service": workload.definition()});
-        self.0.start_agent_of_task(workload.machine, &config.to_string());
+            "data_dir": VOLUME, "service": workload.definition()});
+        task.start_agent(&self.0.machines, &config.to_string());
     }
 
     /// Starts a pod as a kubelet does: what the injector made of it, with a token of its service account.

@@ -234,9 +234,9 @@ impl Rollout {
         let definition = self.definition.borrow();
         for container in definition["containerDefinitions"].as_array().unwrap() {
             if container["name"] == "weft-agent" {
-                self.platforms.make_task(machine, address, "orders", &format!("0a1b2c3d4e5f{at}"));
-                let config = container["environment"][0]["value"].as_str().unwrap();
-                self.platforms.start_agent_of_task(machine, config);
+                let id = format!("0a1b2c3d4e5f{at}");
+                let task = self.platforms.make_task(machine, address, "orders", &id);
+                task.start_agent(machines, container["environment"][0]["value"].as_str().unwrap());
             }
             if container["name"] == "orders" {
                 self.start(machine, &words(container["command"].as_array().unwrap()));

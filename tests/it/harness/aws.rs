@@ -1,26 +1,22 @@
-//! AWS where there is none: moto behind a small proxy that makes faults.
+//! Cloud Map and ECS where there are none: moto behind a small proxy that makes faults.
 
 use std::{
     collections::BTreeMap,
     io::{BufRead, BufReader, Read, Write},
     net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
-    path::{Path, PathBuf},
+    path::Path,
     process::Command,
     sync::{Arc, Mutex},
     time::Duration,
 };
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
-use super::{Process, eventually, exchange, free_port, python};
+use super::{
+    Process, exchange, free_port,
+    moto::{Boto3, Moto},
+};
 
-/// Credentials that moto takes, as it takes any.
-pub(crate) const CREDENTIALS: [(&str, &str); 4] = [
-    ("AWS_ACCESS_KEY_ID", "test"),
-    ("AWS_SECRET_ACCESS_KEY", "test"),
-    ("AWS_REGION", "eu-west-1"),
-    ("AWS_EC2_METADATA_DISABLED", "true"),
-];
 const AUTHORIZATION: &str = "AWS4-HMAC-SHA256 Credential=test/20260101/eu-west-1/servicediscovery/aws4_request, SignedHeaders=host, Signature=00";
 
 /// Says what goes wrong.
@@ -47,24 +43,20 @@ struct Weather {
 
 /// Is moto, and the proxy before it.
 pub(crate) struct Aws {
-    python: PathBuf,
     moto: SocketAddr,
     proxy: SocketAddr,
     weather: Arc<Mutex<Weather>>,
+    boto3: Mutex<Boto3>,
     _process: Process,
 }
 
 impl Aws {
     /// Starts moto and the proxy; nothing where moto is not installed.
     pub(crate) fn start(test: &str, logs: &Path) -> Option<Self> {
-        let python = python("moto.server, boto3", test)?;
+        let program = Moto::find(test)?;
         let moto = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()));
-        let mut command = Command::new(&python);
-        command.args(["-m", "moto.server", "-H", "127.0.0.1", "-p", &moto.port().to_string()]);
-        let process = Process::start("moto", command, logs);
-        eventually("moto to serve", Duration::from_secs(60), || {
-            exchange(moto, "GET", "/moto-api/data.json", &[], "").ok().filter(|answer| answer.status == 200)
-        });
+        let process = program.serve(|| Command::new("env"), moto, &[], logs);
+        let boto3 = Mutex::new(program.converse(&format!("http://localhost:{}", moto.port())));
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let (proxy, weather) = (listener.local_addr().unwrap(), Arc::new(Mutex::new(Weather::default())));
         let shared = Arc::clone(&weather);
@@ -75,7 +67,7 @@ impl Aws {
                 std::thread::spawn(move || carry(stream, moto, &weather));
             }
         });
-        Some(Self { python, moto, proxy, weather, _process: process })
+        Some(Self { moto, proxy, weather, boto3, _process: process })
     }
 
     /// Returns where the proxy is; a name and no address, for the SDK puts a word of its own before it.
@@ -112,21 +104,18 @@ impl Aws {
         if answer.body.is_empty() { Value::Null } else { answer.json() }
     }
 
-    /// Runs a line of Python that prints, with `boto3` and a client of Cloud Map as `client`.
+    /// Keeps tasks of ECS as they are until somebody stops them; moto by itself has them end after a few questions.
     #[track_caller]
-    pub(crate) fn boto3(&self, line: &str) -> String {
-        let endpoint = format!("http://localhost:{}", self.moto.port());
-        // Its data plane has a host name of its own, too.
-        let script = format!(
-            "import boto3, botocore.config\n\
-             config = botocore.config.Config(inject_host_prefix=False)\n\
-             client = boto3.client('servicediscovery', endpoint_url='{endpoint}', config=config)\n{line}\n"
-        );
-        let mut command = Command::new(&self.python);
-        command.args(["-c", &script]).envs(CREDENTIALS).env("AWS_DEFAULT_REGION", "eu-west-1");
-        let output = command.output().unwrap();
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        String::from_utf8(output.stdout).unwrap().trim().to_owned()
+    pub(crate) fn keep_tasks(&self) {
+        let body = json!({"model_name": "ecs::task", "transition": {"progression": "manual", "times": 1_000_000}});
+        let answer = exchange(self.moto, "POST", "/moto-api/state-manager/set-transition", &[], &body.to_string());
+        assert_eq!(answer.unwrap().status, 201);
+    }
+
+    /// Runs lines of Python that print, with `boto3` and a client of Cloud Map as `client`.
+    #[track_caller]
+    pub(crate) fn boto3(&self, lines: &str) -> String {
+        self.boto3.lock().unwrap().run(lines)
     }
 }
 

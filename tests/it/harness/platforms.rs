@@ -2,11 +2,11 @@
 //! what its manifest says and a token, a virtual machine nothing. Beside them stand the servers of one mesh, and on a machine
 //! of its own the clouds that vouch for task and pod.
 
-use std::{net::SocketAddr, path::PathBuf, process::Command, time::Duration};
+use std::{ffi::OsString, net::SocketAddr, process::Command, time::Duration};
 
 use serde_json::{Value, json};
 
-use super::{Machines, PROMISE_FACTOR, Process, eventually, kubernetes::ApiServer, python, tool};
+use super::{ACCOUNT, Machines, Moto, Process, Task, kubernetes::ApiServer, python, tool};
 
 /// Whom the tokens of pods are for.
 pub(crate) const AUDIENCE: &str = "weft/here";
@@ -17,49 +17,15 @@ pub(crate) const CLOUD: &str = "10.0.0.5";
 /// An agent is let in within this time, and servers find one another.
 pub(crate) const ADMITTED: Duration = Duration::from_secs(6);
 
-/// What a task finds on link-local addresses: who it is, and its role's credentials.
-const TASK_ENDPOINTS: &str = "
-import http.server, json, sys
-answers = json.load(open('/root/endpoints.json'))
-class Endpoints(http.server.BaseHTTPRequestHandler):
-    def do_GET(self):
-        known = self.path in answers
-        self.send_response(200 if known else 404)
-        self.end_headers()
-        if known:
-            self.wfile.write(json.dumps(answers[self.path]).encode())
-    def log_message(self, *about):
-        pass
-http.server.ThreadingHTTPServer(('127.0.0.1', 51679), Endpoints).serve_forever()
-";
-
-/// Has the cloud make a role, and assumes it as ECS does for a task: the session is called as the task is.
-const ASSUME: &str = "
-import boto3, json, sys
-options = dict(endpoint_url='https://10.0.0.5:5000', region_name='eu-west-1', verify=sys.argv[3],
-               aws_access_key_id='x', aws_secret_access_key='x')
-iam, sts = boto3.client('iam', **options), boto3.client('sts', **options)
-try:
-    iam.create_role(RoleName=sys.argv[1], AssumeRolePolicyDocument='{}')
-except iam.exceptions.EntityAlreadyExistsException:
-    pass
-role = f'arn:aws:iam::123456789012:role/{sys.argv[1]}'
-given = sts.assume_role(RoleArn=role, RoleSessionName=sys.argv[2])['Credentials']
-print(json.dumps({'AccessKeyId': given['AccessKeyId'], 'SecretAccessKey': given['SecretAccessKey'],
-                  'Token': given['SessionToken'], 'Expiration': '2099-01-01T00:00:00Z', 'RoleArn': role}))
-";
-
-/// What a container of a task has in its environment, and no right at all.
-const TASK_ENVIRONMENT: &str = "ECS_CONTAINER_METADATA_URI_V4=http://127.0.0.1:51679/v4/1 AWS_REGION=eu-west-1 \
-    AWS_CONTAINER_CREDENTIALS_FULL_URI=http://127.0.0.1:51679/credentials \
-    AWS_ENDPOINT_URL_STS=https://sts.example:5000";
+/// Where the clouds vouch for tasks.
+const STS: &str = "https://sts.example:5000";
 
 /// Machines with servers of one mesh, and the clouds.
 pub(crate) struct Platforms {
     pub(crate) machines: Machines,
     pub(crate) cluster: ApiServer,
     servers: &'static [(&'static str, &'static str)],
-    python: PathBuf,
+    moto: Moto,
     _clouds: Process,
     /// The fingerprint of the root by which servers are recognised.
     pub(crate) root: String,
@@ -84,8 +50,8 @@ impl Platforms {
         for program in ["ip", "unshare", "nsenter", "python3", "curl", "setpriv"] {
             tool(program, test)?;
         }
-        let found = ["moto", "boto3", "yaml"].iter().map(|module| python(module, test)).collect::<Option<Vec<_>>>();
-        let python = found?.swap_remove(0);
+        python("yaml", test)?;
+        let moto = Moto::find(test)?;
         let named: Vec<(&str, &str)> = servers.iter().chain(&[("cloud", CLOUD)]).chain(workloads).copied().collect();
         let machines = Machines::boot(&named);
         let cluster = ApiServer::start_by(SocketAddr::new(CLOUD.parse().unwrap(), 6443), machines.enter("cloud"));
@@ -93,13 +59,14 @@ impl Platforms {
         let [certificate, key] = ["cloud.pem", "cloud-key.pem"].map(|name| machines.directory().join(name));
         std::fs::write(&certificate, made.cert.pem()).unwrap();
         std::fs::write(&key, made.signing_key.serialize_pem()).unwrap();
-        let mut moto = machines.on_network_of("cloud");
-        moto.arg(&python)
-            .args(["-m", "moto.server", "-H", "0.0.0.0", "-p", "5000", "-s", "-c"])
-            .arg(&certificate)
-            .arg("-k")
-            .arg(&key);
-        let clouds = Process::start("moto", moto, machines.directory());
+        let options = ["-s", "-c"].map(OsString::from).into_iter().chain([
+            certificate.into_os_string(),
+            "-k".into(),
+            key.into_os_string(),
+        ]);
+        let options: Vec<OsString> = options.collect();
+        let on = || machines.on_network_of("cloud");
+        let clouds = moto.serve(on, "0.0.0.0:5000".parse().unwrap(), &options, machines.directory());
         for name in ["web", "reviewer"] {
             cluster.put(
                 json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": name, "namespace": "default"}}),
@@ -119,7 +86,7 @@ impl Platforms {
                 ),
             );
         }
-        let platforms = Self { machines, cluster, servers, python, _clouds: clouds, root: String::new() };
+        let platforms = Self { machines, cluster, servers, moto, _clouds: clouds, root: String::new() };
         (0..servers.len()).for_each(|at| platforms.start_server(at));
         platforms.machines.bootstrap();
         let roots: Value = serde_json::from_str(&platforms.weft("ca roots --output json")).unwrap();
@@ -129,8 +96,8 @@ impl Platforms {
     /// Says whose word counts of who a workload is: the cluster's of pods, the cloud's of the tasks of these services.
     pub(crate) fn admit(&self, tasks: &[&str]) {
         let kubernetes = json!({"Host": self.cluster.url(), "BoundAudiences": [AUDIENCE]});
-        let roles: Vec<String> = tasks.iter().map(|name| format!("arn:aws:iam::123456789012:role/{name}")).collect();
-        let aws = json!({"BoundIAMPrincipalARNs": roles, "STSEndpoint": "https://sts.example:5000"});
+        let roles: Vec<String> = tasks.iter().map(|name| format!("arn:aws:iam::{ACCOUNT}:role/{name}")).collect();
+        let aws = json!({"BoundIAMPrincipalARNs": roles, "STSEndpoint": STS});
         for (name, kind, config) in [("kubernetes", "kubernetes", kubernetes), ("aws", "aws-iam", aws)] {
             self.machines.write("s1", &format!("/root/{name}.json"), &config.to_string());
             self.weft(&format!("acl auth-method create {name} --type {kind} --config /root/{name}.json"));
@@ -188,53 +155,22 @@ impl Platforms {
     }
 
     /// Gives a machine what Fargate gives a task: its metadata and its role's credentials are all that it has.
-    pub(crate) fn make_task(&self, machine: &str, address: &str, family: &str, id: &str) {
+    pub(crate) fn make_task<'a>(&self, machine: &'a str, address: &'a str, family: &'a str, id: &'a str) -> Task<'a> {
         let machines = &self.machines;
-        let credentials = printed(
-            machines
-                .on_network_of("cloud")
-                .arg(&self.python)
-                .args(["-c", ASSUME, family, id])
-                .arg(machines.directory().join("cloud.pem")),
-        );
-        let arn = format!("arn:aws:ecs:eu-west-1:123456789012:task/shop/{id}");
-        let container = json!({"DockerId": "1", "Name": family, "KnownStatus": "RUNNING", "Networks":
-            [{"NetworkMode": "awsvpc", "IPv4Addresses": [address]}]});
-        let task = json!({"Cluster": "shop", "TaskARN": arn, "Family": family, "Revision": "1", "LaunchType": "FARGATE",
-            "DesiredStatus": "RUNNING", "KnownStatus": "RUNNING", "AvailabilityZone": "eu-west-1a", "Containers": [container]});
-        let credentials: Value = serde_json::from_str(&credentials).unwrap();
-        let endpoints = json!({"/v4/1/task": task, "/v4/1": container, "/credentials": credentials});
-        machines.write(machine, "/root/endpoints.json", &endpoints.to_string());
-        machines.write(machine, "/root/endpoints.py", TASK_ENDPOINTS);
-        // Containers may take low ports of a task's loopback.
-        machines.done(
-            machine,
-            "echo 0 > /proc/sys/net/ipv4/ip_unprivileged_port_start\n\
-             setsid python3 /root/endpoints.py > $RUN/endpoints.log 2>&1 < /dev/null &",
-        );
-        eventually("the task's endpoints", ADMITTED * PROMISE_FACTOR, || {
-            machines.run(machine, "exec 3<>/dev/tcp/127.0.0.1/51679").status.success().then_some(())
-        });
-    }
-
-    /// Starts an agent as a container of a task, without capabilities, as Fargate has it.
-    pub(crate) fn start_agent_of_task(&self, machine: &str, config: &str) {
-        self.machines.write(machine, "/root/config.json", config);
-        self.machines.done(
-            machine,
-            &format!(
-                "{TASK_ENVIRONMENT} WEFT_CONFIG=\"$(cat /root/config.json)\" setsid \
-                 setpriv --bounding-set -all --inh-caps -all weft agent \
-                 >> $RUN/agent.log 2>&1 < /dev/null & echo $! > $RUN/agent.pid"
-            ),
-        );
+        let authority = machines.directory().join("cloud.pem");
+        let endpoint = format!("https://{CLOUD}:5000");
+        let on = machines.on_network_of("cloud");
+        let credentials = self.moto.roles(on, &endpoint, Some(&authority), &[(family, id)]);
+        let task = Task { machine, address, id, family, sts: STS };
+        task.prepare(machines, &credentials[id]);
+        task
     }
 
     /// Reads a document of YAML.
     #[track_caller]
     pub(crate) fn read_yaml(&self, text: &str) -> Value {
         let read = "import json, sys, yaml; print(json.dumps(yaml.safe_load(sys.argv[1])))";
-        serde_json::from_str(&printed(Command::new(&self.python).args(["-c", read, text]))).unwrap()
+        serde_json::from_str(&printed(Command::new(self.moto.python()).args(["-c", read, text]))).unwrap()
     }
 
     /// Tells the cluster of a pod that it runs.

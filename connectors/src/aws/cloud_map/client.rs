@@ -30,6 +30,9 @@ use crate::metrics::Metrics;
 
 /// How long the list of a service's instances counts while its revision does not change.
 const LIST_AGE_MAX: Duration = Duration::from_secs(300);
+/// How long the list of namespaces counts: they are few, seldom come or go, and AWS lets them be asked for less often than
+/// anything else.
+const NAMESPACES_AGE_MAX: Duration = Duration::from_secs(10);
 /// How long an operation may take to be carried out.
 const OPERATION_MAX: Duration = Duration::from_secs(30);
 /// How many instances one answer of DiscoverInstances has at most.
@@ -54,6 +57,8 @@ pub(super) struct Cloud {
     client: Client,
     ecs: Option<aws_sdk_ecs::Client>,
     budget: Budget,
+    /// The namespaces, by name, and when they were asked for.
+    namespaces: Option<(Instant, BTreeMap<String, String>)>,
     listed: HashMap<String, Listed>,
     /// What ECS said last of the tasks behind instances.
     tasks: BTreeMap<String, TaskWord>,
@@ -114,6 +119,7 @@ impl Cloud {
             client: Client::new(&config),
             ecs: access.asks_ecs.then(|| aws_sdk_ecs::Client::new(&config)),
             budget: Budget::new(access.budget, metrics),
+            namespaces: None,
             listed: HashMap::new(),
             tasks: BTreeMap::new(),
         }
@@ -154,8 +160,11 @@ impl Cloud {
         view
     }
 
-    async fn namespaces(&self) -> Result<BTreeMap<String, String>, CloudError> {
-        let (mut found, mut token) = (BTreeMap::new(), None);
+    async fn namespaces(&mut self) -> Result<BTreeMap<String, String>, CloudError> {
+        if let Some((_, known)) = self.namespaces.as_ref().filter(|(at, _)| at.elapsed() < NAMESPACES_AGE_MAX) {
+            return Ok(known.clone());
+        }
+        let (at, mut found, mut token) = (Instant::now(), BTreeMap::new(), None);
         loop {
             let call = || self.client.list_namespaces().set_next_token(token.clone()).send();
             let page = self.budget.call(Api::ListNamespaces, call).await?;
@@ -166,6 +175,7 @@ impl Cloud {
             }
             token = page.next_token().map(str::to_owned);
             if token.is_none() {
+                self.namespaces = Some((at, found.clone()));
                 return Ok(found);
             }
         }

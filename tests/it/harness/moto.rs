@@ -1,0 +1,154 @@
+//! AWS where there is none: moto, and Python beside it that calls it as everybody's does, by boto3.
+
+use std::{
+    ffi::OsString,
+    io::{BufRead, BufReader, Write},
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    process::{Child, ChildStdin, ChildStdout, Command, Stdio},
+    time::Duration,
+};
+
+use serde_json::{Value, json};
+
+use super::{Process, eventually, python};
+
+/// Credentials that moto takes, as it takes any.
+pub(crate) const CREDENTIALS: [(&str, &str); 4] = [
+    ("AWS_ACCESS_KEY_ID", "test"),
+    ("AWS_SECRET_ACCESS_KEY", "test"),
+    ("AWS_REGION", "eu-west-1"),
+    ("AWS_EC2_METADATA_DISABLED", "true"),
+];
+
+/// How long moto may take to be there: it is a large program.
+const STARTED: Duration = Duration::from_secs(120);
+
+/// Makes roles, assumes each in a session, as ECS does for a task, and prints the credentials by session.
+const ROLES: &str = "
+import boto3, json, sys
+endpoint, authority, *pairs = sys.argv[1:]
+told = dict(endpoint_url=endpoint, region_name='eu-west-1', verify=authority or None, aws_access_key_id='x', aws_secret_access_key='x')
+iam, sts = boto3.client('iam', **told), boto3.client('sts', **told)
+trust = {'Version': '2012-10-17', 'Statement': [
+    {'Effect': 'Allow', 'Principal': {'Service': 'ecs-tasks.amazonaws.com'}, 'Action': 'sts:AssumeRole'}]}
+found = {}
+for role, session in [pair.split('=') for pair in pairs]:
+    try:
+        iam.create_role(RoleName=role, AssumeRolePolicyDocument=json.dumps(trust))
+    except iam.exceptions.EntityAlreadyExistsException:
+        pass
+    arn = f'arn:aws:iam::123456789012:role/{role}'
+    given = sts.assume_role(RoleArn=arn, RoleSessionName=session)['Credentials']
+    found[session] = {'RoleArn': arn, 'AccessKeyId': given['AccessKeyId'], 'SecretAccessKey': given['SecretAccessKey'],
+        'Token': given['SessionToken'], 'Expiration': '2099-01-01T00:00:00Z'}
+print(json.dumps(found))
+";
+
+/// Runs what it reads, a text of JSON a line, and answers each with what that printed, or why it failed.
+const CONVERSATION: &str = "
+import boto3, botocore.config, contextlib, io, json, sys, traceback
+# Its data plane has a host name of its own, too.
+config = botocore.config.Config(inject_host_prefix=False)
+client = boto3.client('servicediscovery', endpoint_url=sys.argv[1], config=config)
+for line in sys.stdin:
+    printed, failed = io.StringIO(), None
+    try:
+        with contextlib.redirect_stdout(printed):
+            exec(json.loads(line), {'boto3': boto3, 'client': client})
+    except Exception:
+        failed = traceback.format_exc()
+    print(json.dumps({'printed': printed.getvalue(), 'failed': failed}), flush=True)
+";
+
+/// Is a Python that has moto and boto3.
+pub(crate) struct Moto {
+    python: PathBuf,
+}
+
+impl Moto {
+    /// Finds it; where there is none the test is skipped.
+    pub(crate) fn find(test: &str) -> Option<Self> {
+        Some(Self { python: python("moto.server, boto3", test)? })
+    }
+
+    /// Starts it behind `on`, which says where a program runs, and waits until it listens.
+    #[track_caller]
+    pub(crate) fn serve(
+        &self,
+        on: impl Fn() -> Command,
+        address: SocketAddr,
+        more: &[OsString],
+        logs: &Path,
+    ) -> Process {
+        let (host, port) = (address.ip().to_string(), address.port().to_string());
+        let mut command = on();
+        command.arg(&self.python).args(["-m", "moto.server", "-H", &host, "-p", &port]).args(more);
+        let mut process = Process::start("moto", command, logs);
+        let listens = format!("exec 3<>/dev/tcp/{host}/{port}");
+        eventually("moto to serve", STARTED, || {
+            process.assert_running();
+            let asked = on().args(["bash", "-c", &listens]).output().unwrap();
+            asked.status.success().then_some(())
+        });
+        process
+    }
+
+    /// Has moto make roles and let each be assumed in a session; returns the credentials by session. `authority` is whom to
+    /// trust to know it, where it has a certificate.
+    #[track_caller]
+    pub(crate) fn roles(
+        &self,
+        mut on: Command,
+        endpoint: &str,
+        authority: Option<&Path>,
+        wanted: &[(&str, &str)],
+    ) -> Value {
+        let pairs = wanted.iter().map(|(role, session)| format!("{role}={session}"));
+        on.arg(&self.python).args(["-c", ROLES, endpoint]).arg(authority.unwrap_or(Path::new(""))).args(pairs);
+        let output = on.output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        serde_json::from_slice(&output.stdout).unwrap()
+    }
+
+    /// Begins to talk with a Python that has `boto3`, and a client of Cloud Map at this endpoint as `client`.
+    pub(crate) fn converse(&self, endpoint: &str) -> Boto3 {
+        let mut command = Command::new(&self.python);
+        command.args(["-c", CONVERSATION, endpoint]).envs(CREDENTIALS).env("AWS_DEFAULT_REGION", "eu-west-1");
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        let (asked, told) = (child.stdin.take().unwrap(), BufReader::new(child.stdout.take().unwrap()));
+        Boto3 { child, asked, told }
+    }
+
+    /// Returns the Python itself.
+    pub(crate) fn python(&self) -> &Path {
+        &self.python
+    }
+}
+
+/// Is a Python that is told what to do, one thing after the other: it takes longer to start than to answer.
+pub(crate) struct Boto3 {
+    child: Child,
+    asked: ChildStdin,
+    told: BufReader<ChildStdout>,
+}
+
+impl Boto3 {
+    /// Runs lines of Python; returns what they printed.
+    #[track_caller]
+    pub(crate) fn run(&mut self, lines: &str) -> String {
+        writeln!(self.asked, "{}", json!(lines)).unwrap();
+        let mut told = String::new();
+        self.told.read_line(&mut told).unwrap();
+        let told: Value = serde_json::from_str(&told).unwrap_or_else(|_| panic!("it has ended: {lines}"));
+        assert!(told["failed"].is_null(), "{lines}: {}", told["failed"].as_str().unwrap_or_default());
+        told["printed"].as_str().unwrap().trim().to_owned()
+    }
+}
+
+impl Drop for Boto3 {
+    fn drop(&mut self) {
+        let _ended = self.child.kill();
+        let _taken_leave = self.child.wait();
+    }
+}
