@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
 use serde::de::DeserializeOwned;
-use wire::api_types::{ProxyConfigView, ProxyEndpoints, ProxyRoutes};
+use wire::api_types::{ProxyConfigView, ProxyEndpoint, ProxyEndpoints, ProxyRoutes};
 
 use super::{
     ApiOptions,
@@ -96,7 +96,7 @@ fn endpoints(shown: &ProxyEndpoints) -> String {
         vec![
             endpoint.target.clone(),
             endpoint.instance.to_string(),
-            if endpoint.dialled.is_empty() { endpoint.reach.clone() } else { endpoint.dialled.join(", ") },
+            dialled(endpoint),
             endpoint.status.to_string(),
             endpoint.zone.clone().unwrap_or_default(),
             endpoint.weight.to_string(),
@@ -111,6 +111,15 @@ fn endpoints(shown: &ProxyEndpoints) -> String {
         return format!("{rows}\n\nMore than half are critical: checks are not believed, and all are called.");
     }
     rows
+}
+
+/// Says where an instance is dialled, and how if that is not at its own agent.
+fn dialled(endpoint: &ProxyEndpoint) -> String {
+    match (endpoint.dialled.join(", "), endpoint.reach.as_str()) {
+        (nowhere, how) if nowhere.is_empty() => how.to_owned(),
+        (dialled, "direct") => dialled,
+        (dialled, how) => format!("{dialled} ({how})"),
+    }
 }
 
 fn config(shown: &ProxyConfigView) -> String {

@@ -32,6 +32,7 @@ mod membership;
 mod monitor;
 mod one_mesh;
 mod operations;
+mod outside;
 mod packaging;
 mod permissions;
 mod processes;
