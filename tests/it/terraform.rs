@@ -1,16 +1,19 @@
 //! The Terraform modules: what needs no provider is planned and tested, the rest is read and judged, and what both make of a
-//! task is shown to ECS's own model.
+//! task is registered by ECS's own SDK.
+
+mod sdk;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
+    net::{Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
     process::Command,
 };
 
 use serde_json::{Value, json};
 
-use crate::harness::{copy, entries, optional_tool, python, root, succeed};
+use crate::harness::{Moto, copy, entries, free_port, optional_tool, python, root, succeed, weft};
 
 /// Runs terraform in an environment of its own, so that nobody's settings or variables change the outcome, and no network is
 /// needed.
@@ -189,64 +192,85 @@ fn outputs(program: &Path, module: &str, inputs: &Value) -> Value {
     serde_json::from_slice(&output.stdout).unwrap()
 }
 
-#[test]
-fn what_the_modules_make_of_a_task_is_what_ecs_takes() {
-    let test = "what_the_modules_make_of_a_task_is_what_ecs_takes";
-    let Some(program) = optional_tool("terraform", test) else { return };
-    let Some(python) = python("moto, boto3", test) else { return };
+/// Has terraform make a task of a service and one of a server.
+fn rendered(program: &Path) -> Value {
     let image = "registry.example/weft@sha256:00";
     let log = json!({"logDriver": "awslogs", "options": {"awslogs-group": "weft"}});
     let agent = outputs(
-        &program,
+        program,
         "agent-container",
         &json!({
             "image": image, "servers": ["weft.internal:8300"], "root_fingerprints": ["a".repeat(64)], "service_name": "web",
-            "service_port": 8080, "upstreams": [{"destination_name": "api", "local_bind_port": 9191}],
+            "service_port": 8080, "upstreams": [{"destination_name": "api", "local_bind_port": 9191}], "volume_name": "weft",
             "log_configuration": log, "container_definitions": [{"name": "web", "image": "registry.example/web", "essential": true}],
         }),
     );
     let key = "arn:aws:secretsmanager:eu-west-1:123456789012:secret:weft-AbCdEf";
     let servers = outputs(
-        &program,
+        program,
         "server-container",
         &json!({
             "image": image, "dns_namespace": "weft.internal", "cluster_key_arn": key, "log_configuration": log,
         }),
     );
-    let task = |family: &str, containers: &Value, volumes: Value| {
+    let task = |family: &str, containers: &Value, volume: &Value| {
         json!({"family": family, "networkMode": "awsvpc", "requiresCompatibilities": ["FARGATE"], "cpu": "256",
-            "memory": "512", "containerDefinitions": containers, "volumes": volumes})
+            "memory": "512", "containerDefinitions": containers, "volumes": [{"name": volume}]})
     };
     let server = json!([servers["containers"]["value"]["weft-1"]]);
-    let tasks = json!([
-        task("web", &agent["container_definitions"]["value"], json!([])),
-        task("weft-1", &server, json!([{"name": servers["volume_name"]["value"]}])),
-    ]);
-    // boto3 refuses a field or a type that ECS's model does not have, before moto sees anything.
-    let script = "import boto3, json, moto, sys\n\
-        with moto.mock_aws():\n \
-         ecs = boto3.client('ecs', region_name='eu-west-1')\n \
-         for task in json.load(sys.stdin):\n  \
-          made = ecs.register_task_definition(**task)['taskDefinition']\n  \
-          print(made['family'], made['status'], len(made['containerDefinitions']))";
-    let mut command = Command::new(python);
-    command.args(["-c", script]).envs(crate::harness::CREDENTIALS);
-    let said = with_input(command, &tasks.to_string());
-    assert_eq!(said, "web ACTIVE 2\nweft-1 ACTIVE 1\n");
-    // And the agent takes what it is told.
-    let config = agent["config"]["value"].as_str().unwrap();
-    let config: Value = serde_json::from_str(config).unwrap();
-    assert_eq!((&config["service"]["name"], &config["auth_method"]), (&json!("web"), &json!("aws")));
+    json!([
+        task("web", &agent["container_definitions"]["value"], &json!("weft")),
+        task("weft-1", &server, &servers["volume_name"]["value"]),
+    ])
 }
 
-/// Runs a program that must succeed and reads its input; returns what it printed.
-#[track_caller]
-fn with_input(mut command: Command, input: &str) -> String {
-    use std::io::Write;
-    use std::process::Stdio;
-    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-    child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
-    let output = child.wait_with_output().unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8(output.stdout).unwrap()
+/// Returns what terraform made of both when it was here last.
+fn kept() -> (PathBuf, Value) {
+    let path = root().join("tests/it/terraform/tasks.json");
+    let kept = fs::read_to_string(&path).ok().and_then(|text| serde_json::from_str(&text).ok());
+    (path, kept.unwrap_or_default())
+}
+
+#[test]
+fn what_the_modules_make_of_a_task_is_what_was_kept_of_it() {
+    let test = "what_the_modules_make_of_a_task_is_what_was_kept_of_it";
+    let Some(program) = optional_tool("terraform", test) else { return };
+    let ((path, kept), tasks) = (kept(), rendered(&program));
+    if std::env::var_os("WEFT_UPDATE_GOLDEN").is_some() {
+        fs::write(&path, format!("{tasks:#}\n")).unwrap();
+        return;
+    }
+    assert_eq!(tasks, kept, "if it is meant: WEFT_UPDATE_GOLDEN=1 cargo test --test it terraform");
+}
+
+#[test]
+fn what_the_modules_make_of_a_task_registers_through_the_sdk_of_ecs() {
+    let test = "what_the_modules_make_of_a_task_registers_through_the_sdk_of_ecs";
+    let Some(moto) = Moto::find(test) else { return };
+    let logs = tempfile::tempdir().unwrap();
+    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()));
+    let _running = moto.serve(|| Command::new("env"), address, &[], logs.path());
+    let (_, tasks) = kept();
+    let [web, server] = tasks.as_array().unwrap().as_slice() else { panic!("two tasks: {tasks}") };
+    let made = [web, server].map(|task| sdk::register(&format!("http://{address}"), task));
+    let told = made.each_ref().map(|made| (made.family().unwrap(), made.status().unwrap().as_str(), made.revision()));
+    assert_eq!(told, [("web", "ACTIVE", 1), ("weft-1", "ACTIVE", 1)]);
+
+    // It has the containers whole, and each starts after the agent.
+    let [agent, application] = made[0].container_definitions() else { panic!("two containers: {:?}", made[0]) };
+    assert_eq!(agent.port_mappings()[0].container_port(), Some(20000));
+    assert_eq!(agent.health_check().unwrap().command()[..2], ["CMD", "weft"]);
+    assert_eq!(agent.readonly_root_filesystem(), Some(true));
+    assert_eq!(application.depends_on()[0].container_name(), agent.name().unwrap());
+    assert_eq!(made[0].volumes()[0].name(), agent.mount_points()[0].source_volume());
+    assert_eq!(made[1].container_definitions()[0].secrets()[0].name(), "WEFT_CLUSTER_KEY");
+
+    // And the agent takes what it is told.
+    let config = agent.environment()[0].value().unwrap();
+    let told: Value = serde_json::from_str(config).unwrap();
+    assert_eq!((&told["service"]["name"], &told["auth_method"]), (&json!("web"), &json!("aws")));
+    let file = logs.path().join("agent.json");
+    fs::write(&file, config).unwrap();
+    let judged = weft(&["validate", "--as", "agent", &file.display().to_string()], &[]);
+    assert_eq!(judged.status, Some(0), "{judged:?}");
 }
