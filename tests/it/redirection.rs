@@ -16,6 +16,8 @@ const APPLICATION: Duration = Duration::from_secs(10);
 const S1: &str = "10.77.0.1";
 const API: &str = "10.77.0.2";
 const WEB: &str = "10.77.0.3";
+/// What the mesh calls the application of `api-1`.
+const VIRTUAL: &str = "http://api.virtual.mesh/";
 
 /// Returns a request as the application's user makes it; nothing where it fails.
 fn asks(machines: &Machines, name: &str, url: &str) -> Option<String> {
@@ -71,40 +73,54 @@ fn an_unmodified_application_calls_by_name_and_is_called_past_nobody() {
     prepare(&machines);
     machines.join("api-1", S1, "--service api", "--report-interval 1s");
     machines.join("web-1", S1, "--service web", "");
-    let virtual_name = "http://api.virtual.mesh/";
-    let past_the_agent = format!("http://{API}:8080/");
     // Nothing is led anywhere yet.
-    eventually("the application to be there", APPLICATION, || asks(&machines, "web-1", &past_the_agent));
+    eventually("the application to be there", APPLICATION * PROMISE_FACTOR, || {
+        asks(&machines, "web-1", &past_the_agent())
+    });
 
+    who_is_redirected_calls_by_name(&machines);
+    plaintext_passes_while_an_application_moves_in(&machines);
+    redirected_services_are_held_to_the_mesh(&machines);
+    nobody_is_called_without_an_agent(&machines);
+}
+
+/// Returns where the application of `api-1` listens.
+fn past_the_agent() -> String {
+    format!("http://{API}:8080/")
+}
+
+fn who_is_redirected_calls_by_name(machines: &Machines) {
     // On a machine by the user of each service, in a pod all but the agent's own.
     machines.done("web-1", "weft redirect apply --service web=app --dns-port 8600");
     machines.done("api-1", "weft redirect apply --all --agent-uid 0");
     assert_eq!(machines.run("web-1", "weft redirect show").status.code(), Some(0));
-    assert_eq!(asks(&machines, "web-1", virtual_name), None, "nobody said that web may call api");
+    assert_eq!(asks(machines, "web-1", VIRTUAL), None, "nobody said that web may call api");
     machines.done("s1", "weft intention create --allow web api");
-    let answer = eventually("the call to be allowed", CUT * PROMISE_FACTOR, || asks(&machines, "web-1", virtual_name));
+    let answer = eventually("the call to be allowed", CUT * PROMISE_FACTOR, || asks(machines, "web-1", VIRTUAL));
     assert_eq!(answer, "api");
-    assert_eq!(asks(&machines, "web-1", "http://api.virtual.mesh:8080/").as_deref(), Some("api"));
+    assert_eq!(asks(machines, "web-1", "http://api.virtual.mesh:8080/").as_deref(), Some("api"));
     // Where an upstream has a listener, it is the user's as well.
-    assert_eq!(asks(&machines, "web-1", "http://127.0.0.1:9191/").as_deref(), Some("api"));
+    assert_eq!(asks(machines, "web-1", "http://127.0.0.1:9191/").as_deref(), Some("api"));
     let somebody = "setpriv --reuid 65534 --regid 65534 --clear-groups curl -sS -m 5 http://127.0.0.1:9191/";
     assert!(!machines.run("web-1", somebody).status.success(), "nobody else calls in its name");
-    assert_eq!(asks(&machines, "web-1", "http://none.virtual.mesh/"), None);
+    assert_eq!(asks(machines, "web-1", "http://none.virtual.mesh/"), None);
     // Past the agent nobody comes any more; the machine's own side is as it was.
-    assert_eq!(asks(&machines, "web-1", &past_the_agent), None, "without identity");
-    assert_eq!(asks(&machines, "web-1", &format!("http://{S1}:8080/")).as_deref(), Some("outside"));
-    assert_eq!(asks(&machines, "api-1", &format!("http://{S1}:8080/")).as_deref(), Some("outside"), "it is passed on");
+    assert_eq!(asks(machines, "web-1", &past_the_agent()), None, "without identity");
+    assert_eq!(asks(machines, "web-1", &format!("http://{S1}:8080/")).as_deref(), Some("outside"));
+    assert_eq!(asks(machines, "api-1", &format!("http://{S1}:8080/")).as_deref(), Some("outside"), "it is passed on");
+}
 
-    // While an application moves in, it may be called without identity, and that is seen.
+/// While an application moves in, it may be called without identity, and that is seen.
+fn plaintext_passes_while_an_application_moves_in(machines: &Machines) {
     let refused = machines.run(
         "s1",
         "printf 'kind = \"service-defaults\"\\nname = \"api\"\\nmutual_tls_mode = \"permissive\"\\n' > e.hcl; weft config write e.hcl 2>&1",
     );
     let told = String::from_utf8_lossy(&refused.stdout).into_owned();
     assert!(!refused.status.success() && told.contains("allow_enabling_permissive_mutual_tls"), "{told}");
-    config(&machines, "kind = \"mesh\"\nallow_enabling_permissive_mutual_tls = true");
-    config(&machines, "kind = \"service-defaults\"\nname = \"api\"\nmutual_tls_mode = \"permissive\"");
-    let answer = eventually("plaintext to pass", CUT * PROMISE_FACTOR, || asks(&machines, "web-1", &past_the_agent));
+    config(machines, "kind = \"mesh\"\nallow_enabling_permissive_mutual_tls = true");
+    config(machines, "kind = \"service-defaults\"\nname = \"api\"\nmutual_tls_mode = \"permissive\"");
+    let answer = eventually("plaintext to pass", CUT * PROMISE_FACTOR, || asks(machines, "web-1", &past_the_agent()));
     assert_eq!(answer, "api");
     eventually("plaintext to be seen", CUT * PROMISE_FACTOR, || {
         let seen = machines.run("s1", "weft mesh plaintext");
@@ -112,26 +128,29 @@ fn an_unmodified_application_calls_by_name_and_is_called_past_nobody() {
     });
     machines.done("s1", "weft intention create --deny '*/*' api");
     eventually("a deny of everybody to count", CUT * PROMISE_FACTOR, || {
-        asks(&machines, "web-1", &past_the_agent).is_none().then_some(())
+        asks(machines, "web-1", &past_the_agent()).is_none().then_some(())
     });
     machines.done("s1", "weft intention delete '*/*' api");
+}
 
-    // Services that are redirected may be held to the mesh.
-    config(&machines, "kind = \"mesh\"\ntransparent_proxy { mesh_destinations_only = true }");
+fn redirected_services_are_held_to_the_mesh(machines: &Machines) {
+    config(machines, "kind = \"mesh\"\ntransparent_proxy { mesh_destinations_only = true }");
     eventually("the outside to be closed", CUT * PROMISE_FACTOR, || {
-        asks(&machines, "api-1", &format!("http://{S1}:8080/")).is_none().then_some(())
+        asks(machines, "api-1", &format!("http://{S1}:8080/")).is_none().then_some(())
     });
-    assert_eq!(asks(&machines, "web-1", virtual_name).as_deref(), Some("api"), "the mesh is as open as before");
+    assert_eq!(asks(machines, "web-1", VIRTUAL).as_deref(), Some("api"), "the mesh is as open as before");
     eventually("plaintext to be over", CUT * PROMISE_FACTOR, || {
-        asks(&machines, "web-1", &past_the_agent).is_none().then_some(())
+        asks(machines, "web-1", &past_the_agent()).is_none().then_some(())
     });
+}
 
-    // Without its agent an application reaches nobody by a name of the mesh, and everybody else as before.
+/// Without its agent an application reaches nobody by a name of the mesh, and everybody else as before.
+fn nobody_is_called_without_an_agent(machines: &Machines) {
     machines.done("web-1", "kill -9 $(pidof weft)");
     let number = "curl -sS -m 5 http://240.0.0.1/";
     let dead = machines.run("web-1", &format!("setpriv --reuid app --regid app --clear-groups {number}"));
     assert_eq!(dead.status.code(), Some(7), "refused at once");
-    assert_eq!(asks(&machines, "web-1", &format!("http://{S1}:8080/")).as_deref(), Some("outside"));
+    assert_eq!(asks(machines, "web-1", &format!("http://{S1}:8080/")).as_deref(), Some("outside"));
     machines.done(
         "web-1",
         &format!(
@@ -140,7 +159,7 @@ fn an_unmodified_application_calls_by_name_and_is_called_past_nobody() {
         ),
     );
     let deadline = AGENT_RESTART * PROMISE_FACTOR;
-    eventually("the agent to serve again", deadline, || asks(&machines, "web-1", virtual_name));
+    eventually("the agent to serve again", deadline, || asks(machines, "web-1", VIRTUAL));
     machines.done("web-1", "weft redirect remove");
     let left = machines.done("web-1", "nft list tables");
     assert!(!left.contains("weft"), "{left}");

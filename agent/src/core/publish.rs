@@ -282,11 +282,19 @@ impl Core {
             mesh_destinations_only: mesh.mesh_destinations_only,
             modes: BTreeMap::new(),
         };
-        let called = self.called();
-        for (topic, state) in view.iter().filter(|(topic, _)| is_gone_by(topic, &called, &view)) {
+        self.tell_by_topic(&mut snapshot, &view, &mesh);
+        self.tell_of_locals(&mut snapshot, &view, &mesh);
+        snapshot.upstreams = self.placed().0;
+        Some(snapshot)
+    }
+
+    /// Adds what each topic says of a service.
+    fn tell_by_topic(&self, snapshot: &mut Snapshot, view: &View, mesh: &MeshItem) {
+        let (called, restraint) = (self.called(), self.sync.restraint());
+        for (topic, state) in view.iter().filter(|(topic, _)| is_gone_by(topic, &called, view)) {
             match topic {
                 Topic::Intentions(service) => {
-                    let policy = policy_of(topic, &mesh, &view, self.sync.restraint());
+                    let policy = policy_of(topic, mesh, view, restraint);
                     snapshot.policies.extend(policy.map(|policy| (service.clone(), policy)));
                     snapshot.providers.insert(service.clone(), token_providers(state));
                 }
@@ -300,7 +308,7 @@ impl Core {
                     let entries = config_entries(state);
                     snapshot.protocols.insert(service.clone(), entries.protocol_of(service));
                     if entries.is_external(service)
-                        && let Some(policy) = policy_of(topic, &mesh, &view, self.sync.restraint())
+                        && let Some(policy) = policy_of(topic, mesh, view, restraint)
                     {
                         snapshot.external.insert(service.clone(), policy);
                     }
@@ -313,6 +321,10 @@ impl Core {
                 | Topic::Node(_) => {}
             }
         }
+    }
+
+    /// Adds the instances that the agent stands beside, and what is said of how they are called and call.
+    fn tell_of_locals(&self, snapshot: &mut Snapshot, view: &View, mesh: &MeshItem) {
         for service in self.local.services() {
             let key = service.instance.service_key();
             let node_address = || self.advertise.to_string();
@@ -324,25 +336,22 @@ impl Core {
                 ports: service.instance.ports.clone(),
                 takes_proxy_header: service.takes_proxy_header,
             });
-            if let Some(state) = view.get(&Topic::Config(key.clone())) {
-                let entries = config_entries(state);
-                if mesh.allows_permissive && service.redirected {
-                    snapshot.modes.insert(key.clone(), entries.mtls_mode_of(&key));
-                }
-                if let Some(limits) = entries.rate_limits_of(&key) {
-                    snapshot.rate_limits.insert(key.clone(), limits.clone());
-                }
-                let by_name = self.sought.services().filter(|_| service.redirected);
-                for called in service.upstreams.iter().map(|upstream| &upstream.destination).chain(by_name) {
-                    let settings = entries.settings_of(&key, called);
-                    if !settings.is_empty() {
-                        snapshot.settings.insert((key.clone(), called.clone()), settings);
-                    }
+            let Some(state) = view.get(&Topic::Config(key.clone())) else { continue };
+            let entries = config_entries(state);
+            if mesh.allows_permissive && service.redirected {
+                snapshot.modes.insert(key.clone(), entries.mtls_mode_of(&key));
+            }
+            if let Some(limits) = entries.rate_limits_of(&key) {
+                snapshot.rate_limits.insert(key.clone(), limits.clone());
+            }
+            let by_name = self.sought.services().filter(|_| service.redirected);
+            for called in service.upstreams.iter().map(|upstream| &upstream.destination).chain(by_name) {
+                let settings = entries.settings_of(&key, called);
+                if !settings.is_empty() {
+                    snapshot.settings.insert((key.clone(), called.clone()), settings);
                 }
             }
         }
-        snapshot.upstreams = self.placed().0;
-        Some(snapshot)
     }
 
     /// Returns a service with what the agent has found out about it.

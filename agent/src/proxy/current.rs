@@ -160,6 +160,119 @@ impl Called {
     }
 }
 
+/// Works out what follows from a snapshot, and takes over from the one before what has not changed.
+struct Renewal<'a> {
+    snapshot: &'a Snapshot,
+    previous: Option<&'a Current>,
+}
+
+impl Renewal<'_> {
+    /// Returns the one before if the same roots are trusted.
+    fn with_same_anchors(&self) -> Option<&Current> {
+        self.previous.filter(|previous| Arc::ptr_eq(&previous.snapshot.anchors, &self.snapshot.anchors))
+    }
+
+    fn nobody(&self) -> Arc<ServerConfig> {
+        match self.with_same_anchors() {
+            Some(previous) => Arc::clone(&previous.nobody),
+            None => Arc::new(mesh_server_config(Arc::clone(&self.snapshot.anchors), Arc::new(Nobody))),
+        }
+    }
+
+    fn sides(&self) -> BTreeMap<ServiceKey, Arc<ServerSide>> {
+        let side = |(service, identity): (&ServiceKey, &Arc<TlsIdentity>)| {
+            let known = self.with_same_anchors().and_then(|previous| previous.sides.get(service));
+            let side = match known.filter(|side| is_same_leaf(&side.identity, identity)) {
+                Some(side) => Arc::clone(side),
+                None => Arc::new(ServerSide::new(&self.snapshot.anchors, Arc::clone(identity))),
+            };
+            (service.clone(), side)
+        };
+        self.snapshot.identities.iter().map(side).collect()
+    }
+
+    fn rules(&self) -> BTreeMap<ServiceKey, Rules> {
+        let of_requests =
+            self.snapshot.policies.iter().filter(|(service, _)| self.snapshot.protocol(service).is_http());
+        let rules = of_requests.map(|(service, policy)| {
+            let known = self.previous.and_then(|previous| previous.rules(service));
+            (service.clone(), Rules::renewed(known, policy, service))
+        });
+        rules.collect()
+    }
+
+    fn counts(&self, tally: &Tally) -> BTreeMap<ServiceKey, Arc<RuleCounts>> {
+        // Of a service that is both, those that stand beside it decide as its callers here do.
+        let counted = self.snapshot.external.iter().chain(&self.snapshot.policies);
+        let counts = counted.map(|(service, policy)| {
+            let known = self
+                .previous
+                .filter(|previous| previous.snapshot.rules_for(service) == Some(policy))
+                .and_then(|previous| previous.counts.get(service));
+            let counts = known.map_or_else(|| Arc::new(RuleCounts::of(tally, service, policy)), Arc::clone);
+            (service.clone(), counts)
+        });
+        counts.collect()
+    }
+
+    fn called(&self, upstream: &UpstreamListener, known: Option<&Arc<Called>>) -> Arc<Called> {
+        match self.previous.zip(known) {
+            Some((previous, known)) if known.is_of(self.snapshot, &previous.snapshot, upstream) => Arc::clone(known),
+            known => Arc::new(Called::new(self.snapshot, upstream, known.map(|(_, known)| known))),
+        }
+    }
+
+    fn calls(&self) -> BTreeMap<SocketAddr, Arc<Called>> {
+        let mut calls = BTreeMap::new();
+        for upstream in &self.snapshot.upstreams {
+            // Of several with one address only the first is heard.
+            let known = self.previous.and_then(|previous| previous.call(upstream.address));
+            calls.entry(upstream.address).or_insert_with(|| self.called(upstream, known));
+        }
+        calls
+    }
+
+    fn pairs(&self) -> BTreeMap<(ServiceKey, ServiceKey), Arc<Called>> {
+        let mut pairs = BTreeMap::new();
+        for owner in self.snapshot.outbound.values() {
+            for (number, destination) in &self.snapshot.numbered {
+                let address = SocketAddr::new(number.virtual_v4().into(), 0);
+                let (owner, destination) = (owner.clone(), destination.clone());
+                // The kernel led here the connections of one user, or of the one service that there is.
+                let upstream =
+                    UpstreamListener { owner: owner.clone(), destination: destination.clone(), address, user: None };
+                let pair = (owner, destination);
+                let known = self.previous.and_then(|previous| previous.pairs.get(&pair));
+                pairs.insert(pair, self.called(&upstream, known));
+            }
+        }
+        pairs
+    }
+
+    fn ways<'b>(
+        &self,
+        all: impl Iterator<Item = &'b Arc<Called>>,
+        endpoints: &Endpoints,
+    ) -> BTreeMap<ServiceKey, Arc<[Targets]>> {
+        let mut ways = BTreeMap::new();
+        for called in all {
+            ways.entry(called.upstream.destination.clone()).or_insert_with(|| {
+                let legs = called.routes.legs().iter();
+                legs.map(|leg| endpoints.targets(self.snapshot, leg, Scope::Anywhere)).collect()
+            });
+        }
+        ways
+    }
+
+    fn rates(&self) -> BTreeMap<ServiceKey, Arc<RateLimiter>> {
+        let rates = self.snapshot.rate_limits.iter().filter_map(|(service, limits)| {
+            let known = self.previous.and_then(|previous| previous.rates.get(service));
+            Some((service.clone(), RateLimiter::renewed(known, limits)?))
+        });
+        rates.collect()
+    }
+}
+
 impl Current {
     /// Derives what follows from a snapshot; takes over from `previous` what has not changed.
     pub(crate) fn new(
@@ -170,91 +283,21 @@ impl Current {
         tally: &Tally,
         endpoints: &Endpoints,
     ) -> Self {
-        let same_anchors = previous.filter(|previous| Arc::ptr_eq(&previous.snapshot.anchors, &snapshot.anchors));
-        let nobody = match same_anchors {
-            Some(previous) => Arc::clone(&previous.nobody),
-            None => Arc::new(mesh_server_config(Arc::clone(&snapshot.anchors), Arc::new(Nobody))),
-        };
-        let sides = snapshot
-            .identities
-            .iter()
-            .map(|(service, identity)| {
-                let known = same_anchors
-                    .and_then(|previous| previous.sides.get(service))
-                    .filter(|side| is_same_leaf(&side.identity, identity));
-                let side = match known {
-                    Some(side) => Arc::clone(side),
-                    None => Arc::new(ServerSide::new(&snapshot.anchors, Arc::clone(identity))),
-                };
-                (service.clone(), side)
-            })
-            .collect();
-        let has_rules_that_end = snapshot.policies.values().chain(snapshot.external.values()).any(Policy::ends_in_part);
-        let of_requests = snapshot.policies.iter().filter(|(service, _)| snapshot.protocol(service).is_http());
-        let rules = of_requests
-            .map(|(service, policy)| {
-                let known = previous.and_then(|previous| previous.rules(service));
-                (service.clone(), Rules::renewed(known, policy, service))
-            })
-            .collect();
-        // Of a service that is both, those that stand beside it decide as its callers here do.
-        let counted = snapshot.external.iter().chain(&snapshot.policies);
-        let counts = counted.map(|(service, policy)| {
-            let known = previous
-                .filter(|previous| previous.snapshot.rules_for(service) == Some(policy))
-                .and_then(|previous| previous.counts.get(service));
-            let counts = known.map_or_else(|| Arc::new(RuleCounts::of(tally, service, policy)), Arc::clone);
-            (service.clone(), counts)
-        });
-        let counts = counts.collect();
-        let called = |upstream: &UpstreamListener, known: Option<&Arc<Called>>| match previous.zip(known) {
-            Some((previous, known)) if known.is_of(&snapshot, &previous.snapshot, upstream) => Arc::clone(known),
-            known => Arc::new(Called::new(&snapshot, upstream, known.map(|(_, known)| known))),
-        };
-        let mut calls = BTreeMap::new();
-        for upstream in &snapshot.upstreams {
-            // Of several with one address only the first is heard.
-            let known = previous.and_then(|previous| previous.call(upstream.address));
-            calls.entry(upstream.address).or_insert_with(|| called(upstream, known));
-        }
-        let mut pairs = BTreeMap::new();
-        for owner in snapshot.outbound.values() {
-            for (number, destination) in &snapshot.numbered {
-                let address = SocketAddr::new(number.virtual_v4().into(), 0);
-                let (owner, destination) = (owner.clone(), destination.clone());
-                // The kernel led here the connections of one user, or of the one service that there is.
-                let upstream =
-                    UpstreamListener { owner: owner.clone(), destination: destination.clone(), address, user: None };
-                let pair = (owner, destination);
-                let known = previous.and_then(|previous| previous.pairs.get(&pair));
-                pairs.insert(pair, called(&upstream, known));
-            }
-        }
-        let mut ways = BTreeMap::new();
-        for called in calls.values().chain(pairs.values()) {
-            ways.entry(called.upstream.destination.clone()).or_insert_with(|| {
-                let legs = called.routes.legs().iter();
-                legs.map(|leg| endpoints.targets(&snapshot, leg, Scope::Anywhere)).collect()
-            });
-        }
-        let rates = snapshot.rate_limits.iter().filter_map(|(service, limits)| {
-            let known = previous.and_then(|previous| previous.rates.get(service));
-            Some((service.clone(), RateLimiter::renewed(known, limits)?))
-        });
-        let rates = rates.collect();
+        let renewal = Renewal { snapshot: &snapshot, previous };
+        let (calls, pairs) = (renewal.calls(), renewal.pairs());
         Self {
-            snapshot,
             generation,
-            has_rules_that_end,
-            sides,
+            has_rules_that_end: snapshot.policies.values().chain(snapshot.external.values()).any(Policy::ends_in_part),
+            sides: renewal.sides(),
+            ways: renewal.ways(calls.values().chain(pairs.values()), endpoints),
             calls,
             pairs,
-            ways,
-            rules,
+            rules: renewal.rules(),
             providers,
-            counts,
-            rates,
-            nobody,
+            counts: renewal.counts(tally),
+            rates: renewal.rates(),
+            nobody: renewal.nobody(),
+            snapshot,
         }
     }
 
