@@ -17,6 +17,7 @@ use catalog::Timestamp;
 use wire::diagnosis::Finding;
 
 use crate::sockets::listening;
+use crate::state::IDENTITY_FILE;
 
 pub use mesh::{of_clock, of_default_policy, of_mesh};
 
@@ -27,6 +28,13 @@ pub struct SecretFile {
     pub path: PathBuf,
     /// Whether nothing works without it.
     pub is_needed: bool,
+}
+
+impl SecretFile {
+    /// Names a file without which nothing works.
+    pub fn needed(path: PathBuf) -> Self {
+        Self { path, is_needed: true }
+    }
 }
 
 /// A local service, and where its application is meant to listen.
@@ -53,6 +61,17 @@ pub struct Machine {
     pub dns: Option<(SocketAddr, String)>,
     /// The services that the agent stands beside.
     pub services: Vec<LocalService>,
+}
+
+impl Machine {
+    /// Notes what an agent that has joined needs no more: whatever it is let in with. It keeps in the data directory that it has.
+    pub fn without_what_has_served(mut self) -> Self {
+        let has_joined = self.data_dir.as_ref().is_some_and(|data_dir| data_dir.join(IDENTITY_FILE).exists());
+        for secret in &mut self.secrets {
+            secret.is_needed &= !has_joined;
+        }
+        self
+    }
 }
 
 /// Looks at a machine.

@@ -14,6 +14,7 @@ mod dns;
 pub mod doctor;
 mod enrol;
 mod forward;
+pub mod joining;
 mod leaf;
 mod local;
 mod loopback;

@@ -26,7 +26,7 @@ pub(crate) use data_dir::DataDir;
 pub use data_dir::DataDirError;
 
 const KEY_FILE: &str = "agent-key.json";
-const IDENTITY_FILE: &str = "identity.json";
+pub(crate) const IDENTITY_FILE: &str = "identity.json";
 const LEAVES_FILE: &str = "leaves.json";
 const STATE_FILE: &str = "state.json";
 const SERVICES_FILE: &str = "services.json";

@@ -16,13 +16,27 @@ pub(crate) fn number_of(user: &str) -> Result<u32, String> {
     }
 }
 
+/// Returns the numbers of a user who is named, and of its group.
+///
+/// # Errors
+///
+/// What is wrong with the name, or with the list.
+pub(crate) fn numbers_of(user: &str) -> Result<(u32, u32), String> {
+    let list = std::fs::read_to_string(LIST).map_err(|error| format!("cannot read {LIST}: {error}"))?;
+    listed(&list, user).ok_or_else(|| format!("there is no user `{}`", wire::harmless(user)))
+}
+
 fn find(list: &str, user: &str) -> Result<u32, String> {
-    let number = |line: &str| {
-        let mut fields = line.split(':');
-        (fields.next() == Some(user)).then(|| fields.nth(1)?.parse().ok()).flatten()
-    };
     let missing = || format!("`{}` is no user in {LIST}: make it one, or use its number", wire::harmless(user));
-    list.lines().find_map(number).ok_or_else(missing)
+    listed(list, user).map(|(user, _)| user).ok_or_else(missing)
+}
+
+fn listed(list: &str, user: &str) -> Option<(u32, u32)> {
+    list.lines().find_map(|line| {
+        let mut fields = line.split(':');
+        (fields.next() == Some(user)).then_some(())?;
+        Some((fields.nth(1)?.parse().ok()?, fields.next()?.parse().ok()?))
+    })
 }
 
 #[cfg(test)]
@@ -33,6 +47,7 @@ mod tests {
     fn a_user_is_named_or_numbered() {
         let list = "root:x:0:0:root:/root:/bin/sh\nweb:x:33:33::/:/bin/false\nbroken:x\n\n";
         assert_eq!((find(list, "root"), find(list, "web")), (Ok(0), Ok(33)));
+        assert_eq!(listed(list, "web"), Some((33, 33)));
         for nobody in ["we", "broken", "", "x"] {
             assert!(find(list, nobody).unwrap_err().contains("use its number"), "{nobody}");
         }

@@ -194,15 +194,16 @@ fn share(fields: &mut Fields, name: &str) -> Result<Option<Share>, DecodeError> 
 }
 
 impl Settings {
-    /// Returns what can be looked at from outside, and the files of secrets.
-    pub(super) fn kept(self) -> (agent::doctor::Machine, Vec<PathBuf>) {
-        let machine = agent::doctor::Machine {
+    /// Returns what can be looked at from outside.
+    pub(super) fn kept(self) -> agent::doctor::Machine {
+        let secrets = self.join_token_file.into_iter().chain(self.bearer_token_file);
+        agent::doctor::Machine {
             data_dir: self.data_dir,
+            secrets: secrets.map(agent::doctor::SecretFile::needed).collect(),
             admin: Some(([127, 0, 0, 1], self.admin_port.unwrap_or(agent::ADMIN_PORT)).into()),
             dns: self.dns.place(),
             ..agent::doctor::Machine::default()
-        };
-        (machine, self.join_token_file.into_iter().chain(self.bearer_token_file).collect())
+        }
     }
 
     /// Asks the platform what this place is, where it says so.

@@ -7,7 +7,7 @@ use std::{
     process::ExitCode,
 };
 
-use ::agent::doctor::{LocalService, Machine, SecretFile, examine, of_clock, of_default_policy, of_mesh};
+use ::agent::doctor::{LocalService, Machine, examine, of_clock, of_default_policy, of_mesh};
 use catalog::Action;
 use clap::{Args, ValueEnum};
 use serde::Deserialize;
@@ -30,8 +30,6 @@ use super::{
 
 /// Where the units keep what must not be lost.
 const DATA_DIR: &str = "/var/lib/weft";
-/// What an agent that has joined keeps there.
-const IDENTITY: &str = "identity.json";
 
 /// Says what runs on this machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -118,27 +116,21 @@ fn machine(doctor: &Doctor, findings: &mut Vec<Finding>) -> Machine {
     let config = config_file::sources(&config);
     let read = match role {
         Role::Neither => return Machine::default(),
-        Role::Server => read_all(&config, &[]).map(|settings: server::Settings| {
-            let (data_dir, secrets) = settings.kept();
-            (Machine { data_dir, ..Machine::default() }, secrets)
-        }),
+        Role::Server => read_all(&config, &[]).map(server::Settings::kept),
         Role::Agent => agent::read(&config).map(agent::Settings::kept),
     };
-    let (mut machine, secrets) = read.unwrap_or_else(|error| {
+    let mut machine = read.unwrap_or_else(|error| {
         let causes: Vec<String> = error.chain().map(ToString::to_string).collect();
         let advice = "mend the file; `weft validate` says whether it can be used";
         findings.push(Finding::problem("settings", causes.join(": "), advice));
         let admin = (role == Role::Agent).then(|| SocketAddr::from((Ipv4Addr::LOCALHOST, ::agent::ADMIN_PORT)));
-        (Machine { admin, ..Machine::default() }, Vec::new())
+        Machine { admin, ..Machine::default() }
     });
     if findings.is_empty() && !config.is_empty() {
         findings.push(Finding::fine("settings", "the settings can be read"));
     }
     let standard = || Some(PathBuf::from(DATA_DIR)).filter(|path| path.exists());
     machine.data_dir = doctor.data_dir.clone().or(machine.data_dir).or_else(standard);
-    // Whoever has joined needs no join token any more.
-    let has_joined = machine.data_dir.as_ref().is_some_and(|data_dir| data_dir.join(IDENTITY).exists());
-    machine.secrets = secrets.into_iter().map(|path| SecretFile { path, is_needed: !has_joined }).collect();
     if let Some(port) = doctor.admin_port {
         machine.admin = Some(SocketAddr::from((Ipv4Addr::LOCALHOST, port)));
     }
@@ -146,7 +138,7 @@ fn machine(doctor: &Doctor, findings: &mut Vec<Finding>) -> Machine {
     if let (Some(port), Some(dns)) = (doctor.dns_port, &mut machine.dns) {
         dns.0.set_port(port);
     }
-    machine
+    machine.without_what_has_served()
 }
 
 /// Lists the services that the asked agent stands beside.

@@ -43,6 +43,9 @@ fn hint_of(error: &anyhow::Error) -> Option<String> {
     error.chain().find_map(|cause| {
         let own = cause.downcast_ref::<Hinted>().map(|hinted| hinted.hint.as_str());
         own.or_else(|| cause.downcast_ref::<wire::client::ApiError>().and_then(wire::client::ApiError::hint))
+            .or_else(|| {
+                cause.downcast_ref::<agent::joining::JoiningError>().and_then(agent::joining::JoiningError::hint)
+            })
             .or_else(|| cause.downcast_ref::<agent::EnrolError>().and_then(hint_of_enrolment))
             .map(str::to_owned)
     })

@@ -1,14 +1,14 @@
 //! `weft join`: a machine becomes a member of the mesh.
 
 use std::{
-    fs,
     io::{self, Read},
     net::{Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
-    process::{Command, ExitCode},
+    process::ExitCode,
     time::Duration,
 };
 
+use ::agent::joining::{Joining, UNIT, start_unit};
 use anyhow::Context;
 use catalog::NodeName;
 use clap::Args;
@@ -21,8 +21,6 @@ use super::{agent, api::Api, error::hinted, output, ready::until_ready};
 
 /// No join token is longer.
 const TOKEN_BYTES_MAX: u64 = 8192;
-/// The unit that runs the agent.
-const UNIT: &str = "weft-agent";
 
 /// Make this machine a member of the mesh.
 ///
@@ -69,24 +67,15 @@ pub(super) async fn run(join: Join) -> anyhow::Result<ExitCode> {
     }
     let node = join.node.or_else(agent::host_name);
     let node = node.ok_or_else(|| hinted("this machine's name is no name for a node", "name it with --node"))?;
-    let (token_file, settings) = (join.config_dir.join("join-token"), join.config_dir.join("join.hcl"));
-    let owner = user(&join.user).context("looking for the agent's user")?;
-    for (path, content, mode, owner) in [
-        (&token_file, Secret::new(format!("{}\n", text.expose())), 0o600, owner),
-        (&settings, Secret::new(of_join(&node, &servers, &token_file)), 0o644, None),
-    ] {
-        wire::replace_file(path, content.expose().as_bytes(), mode, owner)
-            .with_context(|| format!("writing `{}`", path.display()))?;
-    }
-    output::line(&format!("Written: {} and {}", settings.display(), token_file.display()))?;
+    let joining = Joining { node: node.clone(), servers, token: text, directory: join.config_dir, user: join.user };
+    let written = joining.write()?;
+    output::line(&format!("Written: {} and {}", written.settings.display(), written.token.display()))?;
     if join.no_start {
-        let run = format!("weft agent --config {} --data-dir /var/lib/weft", join.config_dir.display());
-        output::line(&format!("Start it with `systemctl enable --now {UNIT}`, or run `{run}` as {}", join.user))?;
+        let run = format!("weft agent --config {} --data-dir /var/lib/weft", joining.directory.display());
+        output::line(&format!("Start it with `systemctl enable --now {UNIT}`, or run `{run}` as {}", joining.user))?;
         return Ok(ExitCode::SUCCESS);
     }
-    // An agent that runs already reads the new token only when it starts.
-    systemctl(&["enable", UNIT])?;
-    systemctl(&["restart", "--no-block", UNIT])?;
+    start_unit()?;
     let agent = Api::at(&SocketAddr::from((Ipv4Addr::LOCALHOST, join.admin_port)).to_string(), None)?;
     let advice = format!("`journalctl --unit {UNIT}` and `weft doctor` tell why; the agent goes on trying");
     until_ready(&agent, join.timeout, &advice).await.context("the agent has not joined")?;
@@ -107,40 +96,4 @@ fn token(file: Option<&Path>) -> anyhow::Result<Secret> {
         return Ok(Secret::new(text.trim()));
     };
     Ok(Secret::new(read_secret_file(path, TOKEN_BYTES_MAX)?.expose().trim()))
-}
-
-/// Returns the agent's settings.
-fn of_join(node: &NodeName, servers: &[String], token_file: &Path) -> String {
-    let servers: Vec<String> = servers.iter().map(|server| format!("{server:?}")).collect();
-    format!(
-        "# Written by `weft join`.\nnode            = \"{node}\"\nservers         = [{}]\njoin_token_file = {:?}\n",
-        servers.join(", "),
-        token_file.display().to_string(),
-    )
-}
-
-/// Finds the numbers of a user and of its group; none where only one's own files can be written.
-fn user(name: &str) -> anyhow::Result<Option<(u32, u32)>> {
-    if !rustix::process::geteuid().is_root() {
-        return Ok(None);
-    }
-    let users = fs::read_to_string("/etc/passwd").context("reading `/etc/passwd`")?;
-    let found = users.lines().find_map(|line| {
-        let mut fields = line.split(':');
-        (fields.next() == Some(name)).then(|| (fields.nth(1).unwrap_or_default(), fields.next().unwrap_or_default()))
-    });
-    let numbers = found.and_then(|(user, group)| Some((user.parse().ok()?, group.parse().ok()?)));
-    numbers.map(Some).ok_or_else(|| hinted(format!("there is no user `{name}`"), "name the agent's user with --user"))
-}
-
-fn systemctl(arguments: &[&str]) -> anyhow::Result<()> {
-    let asked = format!("systemctl {}", arguments.join(" "));
-    let hint = "start the agent by hand, as `weft join --no-start` says";
-    let ran = Command::new("systemctl").args(arguments).output();
-    let ran = ran.map_err(|error| hinted(format!("cannot run `{asked}`: {error}"), hint))?;
-    if ran.status.success() {
-        return Ok(());
-    }
-    let said = String::from_utf8_lossy(&ran.stderr);
-    Err(hinted(format!("`{asked}` ended with {}: {}", ran.status, said.trim()), hint))
 }

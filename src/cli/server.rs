@@ -2,6 +2,7 @@
 
 use std::{net::IpAddr, path::PathBuf, process::ExitCode, time::Duration};
 
+use agent::doctor::{Machine, SecretFile};
 use anyhow::Context;
 use catalog::{PathTemplate, ServerId, TrustDomain};
 use clap::Args;
@@ -146,9 +147,10 @@ settings! { Settings:
 
 impl Settings {
     /// Returns what can be looked at from outside: the data directory, and the files of secrets.
-    pub(super) fn kept(self) -> (Option<PathBuf>, Vec<PathBuf>) {
+    pub(super) fn kept(self) -> Machine {
         let secrets = [self.cluster_key_file, self.previous_cluster_key_file, self.https_key_file];
-        (self.data_dir, secrets.into_iter().flatten().collect())
+        let secrets = secrets.into_iter().flatten().map(SecretFile::needed).collect();
+        Machine { data_dir: self.data_dir, secrets, ..Machine::default() }
     }
 
     /// Returns how the API is served over TLS; none where nothing asks for it.
