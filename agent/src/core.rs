@@ -384,6 +384,10 @@ impl Core {
 
     fn signed(&mut self, subject: &Subject, result: Result<Box<HeldLeaf>, SignFailed>) {
         match result {
+            Ok(leaf) if !self.is_vouched_for(subject, &leaf) => {
+                info!(subject = ?subject, "a leaf came before the root that vouches for it; it is asked for again");
+                self.leaves.failed(subject, None, self.now());
+            }
             Ok(leaf) => {
                 info!(subject = ?subject, not_after = leaf.not_after().0, "leaf signed");
                 if *subject == Subject::Agent {
@@ -399,6 +403,13 @@ impl Core {
                 self.leaves.failed(subject, failed.retry_after, self.now());
             }
         }
+    }
+
+    /// Reports whether a leaf is under a root that is in force here. One that an agent brings from a server before it heard of
+    /// the root would be good for nothing but to be refused with; the agent's own is for servers, which know all roots.
+    fn is_vouched_for(&mut self, subject: &Subject, leaf: &HeldLeaf) -> bool {
+        let anchors = self.publisher.anchors(&self.identity.mesh.trust_domain, self.sync.view());
+        *subject == Subject::Agent || anchors.is_none_or(|anchors| leaf.is_vouched_for(&anchors, wire::crypto::now()))
     }
 
     /// Plans to show the agent's new leaf to a server while the one that it replaces still lives.

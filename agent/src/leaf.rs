@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use wire::agent_protocol::{Leaf, Subject};
 use wire::crypto::Secret;
 use wire::pki::LeafKey;
-use wire::tls::{TlsIdentity, TlsIdentityError};
+use wire::tls::{ExpectedPeer, PeerRejected, SpiffeVerifier, TlsIdentity, TlsIdentityError, TrustAnchors};
 
 use crate::state::Identity;
 use renewal::Renewable;
@@ -83,6 +83,14 @@ impl HeldLeaf {
         }
         let signer = tls.certified_key().cert.get(1).map(|signer| wire::crypto::sha256_hex(signer));
         Ok(Self { stored, tls: Arc::new(tls), signer: signer.unwrap_or_default() })
+    }
+
+    /// Reports whether one of these roots vouches for it: an agent that shows a leaf of another root recognises nobody who has
+    /// one. What clocks make of its dates does not count.
+    pub(crate) fn is_vouched_for(&self, anchors: &Arc<TrustAnchors>, now: Timestamp) -> bool {
+        let verifier = SpiffeVerifier::new(Arc::clone(anchors), ExpectedPeer::Anyone);
+        let verdict = verifier.verify_client(&self.tls.certified_key().cert, now);
+        !matches!(verdict, Err(PeerRejected::UnknownAuthority { .. } | PeerRejected::ForeignTrustDomain { .. }))
     }
 
     pub(crate) fn stored(&self) -> &StoredLeaf {

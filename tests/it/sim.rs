@@ -140,6 +140,20 @@ fn fault_9_a_flapping_link_makes_no_leader_after_the_other() {
 }
 
 #[test]
+fn fault_13_a_follower_with_a_slow_disk_slows_no_commit_and_never_leads() {
+    for seed in seeds(1) {
+        let quick = holds(seed, lasting(Lasting::Nothing, 40));
+        let slow = holds(seed, lasting(Lasting::SlowFollower, 40));
+        // The leader and the quick follower are a majority, and the leader waits for nobody else.
+        assert!(
+            slow.acknowledged * 10 >= quick.acknowledged * 9,
+            "seed {seed}: {slow:?} where nobody is slow {quick:?}"
+        );
+        assert_eq!((slow.leaders, slow.late), (1, 0), "seed {seed}: {slow:?}");
+    }
+}
+
+#[test]
 fn fault_21_servers_that_restart_one_after_the_other_lose_nothing_and_fail_few_writes() {
     // An hour of it in the long run of the tests.
     let seconds = if std::env::var("WEFT_TEST_SCALE").as_deref() == Ok("full") { 3600 } else { 120 };
@@ -275,6 +289,19 @@ fn p5_p7_c14_policy_is_never_wider_and_every_leaf_is_entitled_whatever_fails() {
         "a rotation ends",
     ];
     let happened = steps.iter().all(|step| total.steps.contains_key(step)) && total.streams.decided > 0;
+    assert!(std::env::var_os("SEED").is_some() || happened, "{total:?}");
+}
+
+/// All of it at once: agents, rotations and policy, over servers that join, leave and are replaced.
+const TOGETHER: Plan = Plan { has_membership: true, trouble: std::time::Duration::from_secs(60), ..EVERYTHING };
+
+#[test]
+fn r9_p5_p6_agents_follow_a_group_whose_servers_come_and_go_whatever_fails() {
+    let mut total = Summary::default();
+    for seed in seeds(1) {
+        total.add(&holds(seed, TOGETHER));
+    }
+    let happened = total.steps.contains_key("a server joins") && total.streams.decided > 0;
     assert!(std::env::var_os("SEED").is_some() || happened, "{total:?}");
 }
 

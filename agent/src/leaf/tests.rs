@@ -19,6 +19,25 @@ fn c6_a_leaf_of_somebody_else_is_not_taken() {
 }
 
 #[test]
+fn p6_a_leaf_of_a_root_that_is_not_known_yet_is_told_from_one_that_clocks_are_wrong_for() {
+    let (mesh, start) = (TestMesh::new(), wire::crypto::now());
+    let identity = mesh.identity(&LeafKey::generate(), &["web"]);
+    let (key, wanted) = (LeafKey::generate(), named(&web(), &identity));
+    let leaf = mesh.sign(&key.csr_der(Some(&wanted)), &wanted, start, HOUR);
+    let held = HeldLeaf::new(&key, &leaf, &wanted, start).unwrap();
+    let anchors_of = |mesh: &TestMesh| {
+        let roots = mesh.identity(&LeafKey::generate(), &["web"]).roots_pem;
+        Arc::new(TrustAnchors::of_domain(wanted.trust_domain(), roots).unwrap())
+    };
+    let (own, other) = (anchors_of(&mesh), anchors_of(&TestMesh::new()));
+    assert!(held.is_vouched_for(&own, start));
+    assert!(!held.is_vouched_for(&other, start));
+    for skewed in [start.saturating_add(HOUR * 48), Timestamp(start.0 - 48 * 3_600_000)] {
+        assert!(held.is_vouched_for(&own, skewed), "the root is known, whatever the clock shows");
+    }
+}
+
+#[test]
 fn the_agent_keeps_its_key_and_a_service_gets_a_new_one() {
     let key = LeafKey::generate();
     assert_eq!(key_for(&Subject::Agent, &key).fingerprint(), key.fingerprint());

@@ -218,7 +218,7 @@ impl Call {
 
 fn status(catalog: &Catalog, unset: Duration) -> Option<CaRotationStatus> {
     let rotation = catalog.ca_rotation()?;
-    let waited: Vec<&AgentRecord> = ca::agents_waited_for(catalog, rotation).collect();
+    let waited: Vec<&AgentRecord> = ca::agents_waited_for(catalog, rotation, unset).collect();
     Some(CaRotationStatus {
         root: rotation.root_id.clone(),
         replaces: rotation.replaces.clone(),

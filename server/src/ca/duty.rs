@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use catalog::{AgentRecord, CaRotation, Catalog, RotationStep, Timestamp};
+use catalog::{AgentRecord, CaRoot, CaRotation, Catalog, RotationStep, Timestamp};
 
 /// A leaf that was signed without a quorum may be younger than the moment from which on the old root signs nothing more.
 const UNSEEN_SIGNING_MAX: Duration = Duration::from_secs(3600);
@@ -57,12 +57,25 @@ pub enum Duty {
     },
 }
 
-/// Returns the agents that have not done yet what the present step of a rotation waits for, and may yet.
-pub fn agents_waited_for<'a>(catalog: &'a Catalog, rotation: &'a CaRotation) -> impl Iterator<Item = &'a AgentRecord> {
+/// Returns the agents that have not done yet what the present step of a rotation waits for, and may yet. `unset` is how long
+/// leaves live where the catalog does not say.
+pub fn agents_waited_for<'a>(
+    catalog: &'a Catalog,
+    rotation: &'a CaRotation,
+    unset: Duration,
+) -> impl Iterator<Item = &'a AgentRecord> {
     // One that never opened a session holds at most the leaf that it joined with, and hears of the new root before it serves.
     let opened = catalog.agent_records().filter(|record| record.incarnation.is_some());
     // One that was away for so long that its node was removed serves nobody; should it come back, it hears of the new root first.
-    let live = opened.filter(|record| record.presence.lost_at.is_none() || catalog.holds_node(record));
+    // Where the old root cannot certify the new one, though, it would recognise nobody any more while its last leaf lives.
+    let certifies = |root: &CaRoot| root.cross.as_ref().is_some_and(|cross| cross.signed_by == rotation.replaces);
+    let is_strange =
+        rotation.step == RotationStep::Distributing && !catalog.root(&rotation.root_id).is_some_and(certifies);
+    let leaf_ttl = catalog.longest_leaf_ttl(&rotation.replaces, unset);
+    let may_call = move |lost_at: Timestamp| is_strange && lost_at.saturating_add(leaf_ttl) > rotation.started_at;
+    let live = opened.filter(move |record| {
+        record.presence.lost_at.is_none_or(|lost_at| may_call(lost_at) || catalog.holds_node(record))
+    });
     live.filter(|record| !catalog.roots_ack(&record.id).is_some_and(|ack| rotation.is_met(ack)))
 }
 
@@ -83,7 +96,7 @@ pub fn next_duty(catalog: &Catalog, unset: Duration, now: Timestamp) -> Duty {
     };
     if let Some(rotation) = catalog.ca_rotation() {
         let deadline = deadline(catalog, rotation, unset);
-        let all_met = agents_waited_for(catalog, rotation).next().is_none();
+        let all_met = agents_waited_for(catalog, rotation, unset).next().is_none();
         if all_met || wait_for(deadline) {
             return step(rotation, (!all_met).then_some(deadline));
         }

@@ -20,13 +20,18 @@ fn keys() -> ClusterKeys {
 
 /// Applies a command and returns what it came to.
 pub(super) fn outcome_of(catalog: &mut Catalog, command: Command) -> Outcome {
+    outcome_at(catalog, wire::crypto::now(), command)
+}
+
+/// Applies a command that was proposed at that time, and returns what it came to.
+pub(super) fn outcome_at(catalog: &mut Catalog, proposed_at: Timestamp, command: Command) -> Outcome {
     let index = CatalogIndex(catalog.index().0 + 1);
     let envelope = Envelope {
         version: catalog::ENVELOPE_VERSION,
         request_id: format!("r{index}").parse().unwrap(),
         actor: Actor::ClusterKey,
         source_address: None,
-        proposed_at: wire::crypto::now(),
+        proposed_at,
         command,
     };
     envelope.command.validate().unwrap();

@@ -1,7 +1,7 @@
 //! The certificate authority: the leader takes its steps, an operator begins, hurries and cancels rotations, and leaders die at
 //! every step. Certificates are only names and dates here; who recognises whom is decided as the proxy decides it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use catalog::{
@@ -42,6 +42,8 @@ pub(crate) struct Authority {
     is_done: bool,
     /// What a leader was seen at last.
     phase: &'static str,
+    /// Every root that any server knew as distrusted, whoever is down now.
+    pub(super) distrusted: BTreeSet<String>,
 }
 
 impl Authority {
@@ -55,6 +57,7 @@ impl Authority {
             is_calm: false,
             is_done: false,
             phase: "rests",
+            distrusted: BTreeSet::new(),
         }
     }
 
@@ -225,9 +228,13 @@ impl Mesh {
         }
     }
 
-    /// A leader applied something: at each new phase of the authority, some leaders die before they can do anything more.
+    /// A server applied something. At each new phase of the authority, some leaders die before they can do anything more.
     pub(super) fn authority_is_told(&mut self, id: u64, catalog: &Catalog) {
-        if !self.plan.rotates || self.leader() != Some(id) {
+        if !self.plan.rotates {
+            return;
+        }
+        self.authority.distrusted.extend(catalog.distrusted_roots().map(|(root, _)| root.clone()));
+        if self.leader() != Some(id) {
             return;
         }
         let phase = match catalog.ca_rotation().map(|rotation| rotation.step) {

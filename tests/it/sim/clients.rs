@@ -13,6 +13,7 @@ use super::checks::{Checked, check};
 use super::history::{self, Act, Deed, Held, REGISTERS};
 use super::mesh::{Event, Mesh, Parcel};
 use super::network::Place;
+use super::plan::Lasting;
 use super::random::Random;
 use super::servers::Server;
 
@@ -140,6 +141,7 @@ impl Mesh {
     pub(super) fn client_hears(&mut self, id: u64, from: u64, number: u64, answer: Answer) -> Checked {
         let now = self.schedule.now();
         let rest = if self.clients_are_calm { CALM } else { BUSY };
+        let asked = self.asked();
         let Some(client) = self.clients.get_mut(&id).filter(|client| client.number == number) else { return Ok(()) };
         if let (Answer::Written { .. }, Some(_)) = (&answer, &client.wish) {
             self.summary.late += u64::from(now - client.since > LATE);
@@ -187,7 +189,7 @@ impl Mesh {
                 1..20
             }
             (_, Some(_)) => {
-                client.server = after(&self.servers, client.server);
+                client.server = following(&asked, client.server);
                 50..400
             }
         };
@@ -199,7 +201,7 @@ impl Mesh {
 
     pub(super) fn client_acts(&mut self, id: u64, attempt: u64) {
         let floor = self.checks.floor();
-        let servers: Vec<u64> = self.servers.keys().copied().collect();
+        let servers = self.asked();
         let (now, time) = (self.schedule.now(), self.clock(Place::Client(id)));
         let Some(client) = self.clients.get_mut(&id).filter(|client| client.attempt == attempt) else { return };
         if client.wish.is_none() {
@@ -214,7 +216,7 @@ impl Mesh {
             }
         } else {
             // Whoever stays silent may be gone for good.
-            let next = after(&self.servers, client.server);
+            let next = following(&servers, client.server);
             client.server = if self.random.happens(50) { self.random.choose(&servers) } else { next };
         }
         client.attempt += 1;
@@ -222,6 +224,12 @@ impl Mesh {
         let (to, number, attempt) = (client.server, client.number, client.attempt);
         self.schedule.plan(PATIENCE, Event::Client { client: id, attempt });
         self.send(Place::Client(id), Place::Server(to), Parcel::Ask { number, wish });
+    }
+
+    /// Returns the servers that clients ask: where one is slow all the time, it is the clients of the others that must not feel it.
+    fn asked(&self) -> Vec<u64> {
+        let is_asked = |server: &&Server| self.plan.lasting != Lasting::SlowFollower || server.disk_takes.is_zero();
+        self.servers.values().filter(is_asked).map(|server| server.id).collect()
     }
 
     /// Ends all clients; what they still wait for may have happened, or happen later.
@@ -236,6 +244,10 @@ impl Mesh {
 
 /// Returns the server that follows another in the order of their numbers, round and round.
 pub(super) fn after(servers: &BTreeMap<u64, Server>, id: u64) -> u64 {
-    let next = servers.range(id + 1..).next().or_else(|| servers.first_key_value());
-    next.map_or(id, |(id, _)| *id)
+    following(&servers.keys().copied().collect::<Vec<_>>(), id)
+}
+
+fn following(servers: &[u64], id: u64) -> u64 {
+    let next = servers.iter().find(|other| **other > id).or_else(|| servers.first());
+    next.copied().unwrap_or(id)
 }

@@ -1,4 +1,5 @@
-//! Trouble that lasts, each kind alone: a link that flaps, servers that restart one after the other.
+//! Trouble that lasts, each kind alone: a link that flaps, servers that restart one after the other, a
+//! slow disk.
 
 use std::time::Duration;
 
@@ -10,6 +11,8 @@ use super::plan::Lasting;
 const FLAP: Duration = Duration::from_millis(200);
 /// How long it is between two restarts.
 const RESTART_EVERY: Duration = Duration::from_secs(20);
+/// What a slow disk takes for what one look into the inbox asks of it.
+const SLOW_DISK: Duration = Duration::from_millis(600);
 
 impl Mesh {
     pub(super) fn start_lasting_trouble(&mut self) {
@@ -20,6 +23,7 @@ impl Mesh {
                 self.schedule.plan(first, Event::Flaps { one: 0, other: 0, until: self.plan.trouble });
             }
             Lasting::RollingRestarts => self.schedule.plan(first, Event::NextRestarts { before: 0 }),
+            Lasting::SlowFollower => self.schedule.plan(first, Event::FollowerSlows),
         }
     }
 
@@ -58,7 +62,17 @@ impl Mesh {
         self.schedule.plan(RESTART_EVERY, Event::NextRestarts { before: next });
     }
 
-    /// Returns the follower whose link is the one in trouble: the last of them.
+    /// The disk of a follower becomes slow, and stays so.
+    pub(super) fn follower_slows(&mut self) {
+        if self.plan.lasting == Lasting::SlowFollower
+            && let Some(server) = self.last_follower().and_then(|id| self.servers.get_mut(&id))
+        {
+            server.disk_takes = SLOW_DISK;
+            self.trace.note(self.schedule.now(), "slow", &[server.id]);
+        }
+    }
+
+    /// Returns the follower that is in trouble, or its link: the last of them.
     pub(super) fn last_follower(&self) -> Option<u64> {
         let leader = self.leader()?;
         self.servers.keys().copied().rfind(|id| *id != leader)

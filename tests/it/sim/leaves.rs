@@ -40,6 +40,13 @@ pub(crate) struct SimLeaf {
     not_after: Timestamp,
 }
 
+impl SimLeaf {
+    /// Returns the roots that vouch for it.
+    fn vouching(&self) -> impl Iterator<Item = &String> {
+        std::iter::once(&self.root).chain(&self.cross)
+    }
+}
+
 impl Renewable for SimLeaf {
     fn obtained(&self) -> Timestamp {
         self.obtained
@@ -184,7 +191,12 @@ impl Mesh {
         let agent = self.agent(id);
         let Some((_, _, subject)) = agent.asked_leaf.take_if(|(asked, ..)| *asked == number) else { return };
         let Some(leaves) = &mut agent.leaves else { return };
-        match leaf {
+        let roots = agent.published.get(&Topic::Roots).map(|state| &state.items);
+        let is_vouched_for = |leaf: &SimLeaf| {
+            let is_known = |root: &String| roots.is_none_or(|roots| roots.contains_key(root));
+            subject == Subject::Agent || leaf.vouching().any(is_known)
+        };
+        match leaf.filter(is_vouched_for) {
             Some(leaf) => {
                 leaves.signed(&subject, SimLeaf { obtained: wall, ..leaf }, wall);
                 let life = agent.life;
@@ -229,16 +241,14 @@ impl Mesh {
         };
         let known = roots(judge);
         let Some(leaves) = &self.streams.agents[&shown_by].leaves else { return Ok(()) };
-        let newest = self.streams.newest();
+        // Who is under a root that was distrusted on purpose is cut on purpose, and so is who knows no other.
+        let is_distrusted = |root: &String| self.authority.distrusted.contains(root);
+        let is_left_behind = known.iter().all(is_distrusted);
         let mut cut = 0;
         // An agent's own leaf is for servers.
         for leaf in leaves.held().iter().filter(|(of, _)| **of != Subject::Agent).map(|(_, leaf)| leaf) {
-            let vouched =
-                [Some(&leaf.root), leaf.cross.as_ref()].into_iter().flatten().any(|root| known.contains(root));
-            // Who is under a root that was distrusted on purpose is cut on purpose.
-            let is_distrusted =
-                |root: &String| newest.is_some_and(|catalog| catalog.distrusted_roots().any(|(id, _)| id == root));
-            if !vouched && is_distrusted(&leaf.root) {
+            let vouched = leaf.vouching().any(|root| known.contains(root));
+            if !vouched && (is_left_behind || is_distrusted(&leaf.root)) {
                 cut += 1;
                 continue;
             }

@@ -46,6 +46,8 @@ pub(crate) enum Event {
     Flaps { one: u64, other: u64, until: Duration },
     /// The next server is restarted, where all are, one after the other.
     NextRestarts { before: u64 },
+    /// A follower's disk becomes slow for good.
+    FollowerSlows,
     /// Something about agents and their streams.
     Stream(StreamEvent),
     /// Something about who the servers are.
@@ -236,6 +238,7 @@ impl Mesh {
             Event::Group(event) => self.group_happens(event)?,
             Event::Flaps { one, other, until } => self.flaps(one, other, until),
             Event::NextRestarts { before } => self.next_restarts(before),
+            Event::FollowerSlows => self.follower_slows(),
             Event::Fault => {
                 if self.plan.has_faults {
                     self.fault();

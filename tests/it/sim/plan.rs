@@ -39,6 +39,8 @@ pub(crate) enum Lasting {
     FlappingLink,
     /// Every twenty seconds the next server loses power, and comes back.
     RollingRestarts,
+    /// The disk of a follower takes more than half a second for whatever is asked of it; clients ask the others.
+    SlowFollower,
 }
 
 /// What a run is made of.

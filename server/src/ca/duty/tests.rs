@@ -4,7 +4,7 @@ use catalog::{CaChange, Command, KeyFingerprint, Outcome, Platform, RootsAck};
 use wire::cluster_key::{ClusterKey, ClusterKeys};
 
 use super::*;
-use crate::ca::tests::{founded, outcome_of, write};
+use crate::ca::tests::{founded, outcome_at, outcome_of, write};
 use crate::ca::{renewed_intermediate, rotation};
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
@@ -72,6 +72,14 @@ impl Mesh {
         self.change(CaChange::Acknowledge { acks });
     }
 
+    /// Gives up the session of an agent, whose node is not registered.
+    fn lose(&mut self, number: usize) {
+        let gone = self.catalog.agent_records().nth(number).unwrap();
+        let session = catalog::SessionRef { agent: gone.id.clone(), incarnation: gone.incarnation.unwrap() };
+        let change = catalog::SessionChange::Lost { sessions: vec![session] };
+        write(&mut self.catalog, Command::Sessions { change });
+    }
+
     fn active(&self) -> &str {
         &self.catalog.active_root().unwrap().id
     }
@@ -83,11 +91,37 @@ fn p6_nobody_waits_for_an_agent_that_is_gone() {
     let new = mesh.rotate(false);
     mesh.acknowledge(1, false);
     assert!(matches!(mesh.duty(), Duty::Wait { .. }));
-    let gone = mesh.catalog.agent_records().nth(1).unwrap();
-    let session = catalog::SessionRef { agent: gone.id.clone(), incarnation: gone.incarnation.unwrap() };
-    let change = catalog::SessionChange::Lost { sessions: vec![session] };
-    write(&mut mesh.catalog, Command::Sessions { change });
+    mesh.lose(1);
     assert_eq!(mesh.duty(), Duty::Activate { root: new, not_before: None });
+}
+
+#[test]
+fn p6_an_agent_that_is_away_is_waited_for_while_it_calls_where_the_old_root_does_not_certify_the_new_one() {
+    let mut mesh = Mesh::new(2);
+    mesh.lose(1);
+    let lost_at = mesh.catalog.agent_records().nth(1).unwrap().presence.lost_at.unwrap();
+    let begin = |mesh: &mut Mesh, after: Duration| {
+        let change = rotation(&mesh.keys, &mesh.catalog, false, mesh.now).unwrap();
+        let CaChange::StartRotation { root, intermediate, replaces, .. } = change else { panic!("it begins none") };
+        // As where an operator keeps the key of the old root.
+        let root = Box::new(CaRoot { cross: None, ..*root });
+        let change = CaChange::StartRotation { root, intermediate, replaces, distrust_replaced: false };
+        let command = Command::Ca { change, not_before: None };
+        let outcome = outcome_at(&mut mesh.catalog, lost_at.saturating_add(after), command);
+        assert!(matches!(outcome, Outcome::RotationBegun { .. }), "{outcome:?}");
+        mesh.acknowledge(1, false);
+        mesh.catalog.ca_rotation().unwrap().clone()
+    };
+    let first = begin(&mut mesh, DAY - Duration::from_secs(60));
+    let deadline = first.started_at.saturating_add(DAY);
+    assert_eq!(mesh.duty(), Duty::Wait { until: Some(deadline) });
+    mesh.now = deadline;
+    assert_eq!(mesh.duty(), Duty::Activate { root: first.root_id.clone(), not_before: Some(deadline) });
+
+    // Its last leaf has expired before this one begins.
+    mesh.change(CaChange::CancelRotation { root: first.root_id });
+    let second = begin(&mut mesh, DAY);
+    assert_eq!(mesh.duty(), Duty::Activate { root: second.root_id, not_before: None });
 }
 
 #[test]
@@ -131,7 +165,7 @@ fn p6_an_agent_that_stays_silent_is_waited_for_no_longer_than_its_leaf_lives() {
     mesh.now = deadline;
     assert_eq!(mesh.duty(), Duty::Activate { root: new, not_before: Some(deadline) });
     let waited: Vec<String> =
-        agents_waited_for(&mesh.catalog, &rotation).map(|record| record.node.to_string()).collect();
+        agents_waited_for(&mesh.catalog, &rotation, DAY).map(|record| record.node.to_string()).collect();
     assert_eq!(waited, ["vm-1"]);
 }
 
