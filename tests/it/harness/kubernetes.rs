@@ -22,6 +22,7 @@ use std::sync::{Arc, Mutex, MutexGuard, mpsc};
 use std::thread::JoinHandle;
 
 use serde_json::{Value, json};
+use tokio::net::TcpSocket;
 use tokio::sync::{broadcast, watch};
 
 use super::authority::{Authority, client_certificate, kubeconfig};
@@ -82,6 +83,7 @@ impl Shared {
 pub(crate) struct ApiServer {
     shared: Arc<Shared>,
     address: SocketAddr,
+    held: Option<TcpSocket>,
     authority: Authority,
     running: Option<(watch::Sender<bool>, JoinHandle<()>)>,
 }
@@ -105,7 +107,8 @@ impl ApiServer {
             changed: watch::channel(0).0,
             watches: broadcast::channel(64).0,
         });
-        let mut server = Self { shared, address, authority: Authority::new("kubernetes"), running: None };
+        let authority = Authority::new("kubernetes");
+        let mut server = Self { shared, address, held: None, authority, running: None };
         server.put(json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "default"}}));
         server.run(first);
         server
@@ -121,7 +124,9 @@ impl ApiServer {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             runtime.block_on(serve::serve(shared, tls, address, bound, stopped));
         });
-        self.address = is_bound.recv().expect("the server listens");
+        let held = is_bound.recv().expect("the server listens");
+        self.address = held.local_addr().unwrap();
+        self.held = Some(held);
         self.running = Some((stop, thread));
     }
 
@@ -136,6 +141,13 @@ impl ApiServer {
     /// Starts the server again where it was.
     pub(crate) fn come_up(&mut self) {
         self.run(|| ());
+    }
+
+    /// Has another authority vouch for the server from now on.
+    pub(crate) fn take_another_authority(&mut self) {
+        self.go_down();
+        self.authority = Authority::new("kubernetes");
+        self.come_up();
     }
 
     /// Returns the address that clients are told.

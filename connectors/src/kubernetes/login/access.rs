@@ -1,7 +1,7 @@
 //! Asking an API server about tokens, as whoever a server's operator says.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -22,6 +22,8 @@ const UNDER_WAY_MAX: usize = 64;
 /// How long an API server may take to answer.
 const TIMEOUT: Duration = Duration::from_secs(10);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// Where a pod finds the authority of its own cluster.
+const OWN_AUTHORITY: &str = "/var/run/secrets/kubernetes.io/serviceaccount/ca.crt";
 const REVIEWS: &str = "/apis/authentication.k8s.io/v1/tokenreviews";
 
 /// Says with whose token each API server is asked, and by which authority it is known, by its address. Both are each server's
@@ -96,8 +98,14 @@ fn normal(host: &str) -> String {
 /// Has tokens reviewed by one API server.
 pub(super) struct Reviewer {
     place: Place,
-    client: Mutex<Option<Client>>,
+    client: Mutex<Option<Made>>,
     under_way: Semaphore,
+}
+
+/// Is a client, and the authority that it knows the API server by, as it was read.
+struct Made {
+    client: Client,
+    authority: Option<Vec<u8>>,
 }
 
 #[derive(Debug, Clone)]
@@ -105,7 +113,7 @@ enum Place {
     /// The cluster that this process runs in, by its own account.
     Own,
     /// A cluster by its address.
-    At { host: http::Uri, roots: Option<Vec<Vec<u8>>>, token_file: PathBuf },
+    At { host: http::Uri, access: Access },
 }
 
 impl std::fmt::Debug for Reviewer {
@@ -132,12 +140,12 @@ impl Reviewer {
         if config.ca_pem.is_some() {
             return Err(wrong(&"its authority is each server's own setting: --kubernetes-ca-file HOST=FILE"));
         }
-        let read = |path: &PathBuf| {
-            let pem = std::fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))?;
-            certificates(&pem).map_err(|error| format!("{}: {error}", path.display()))
-        };
-        let roots = access.authority.as_ref().map(read).transpose().map_err(|error| wrong(&error))?;
-        Ok(Self { place: Place::At { host, roots, token_file: access.token.clone() }, client, under_way })
+        if let Some(path) = &access.authority {
+            let certificates =
+                std::fs::read(path).map_err(|error| error.to_string()).and_then(|pem| certificates(&pem));
+            certificates.map_err(|error| wrong(&format!("{}: {error}", path.display())))?;
+        }
+        Ok(Self { place: Place::At { host, access: access.clone() }, client, under_way })
     }
 
     /// Asks whose a token is.
@@ -158,11 +166,11 @@ impl Reviewer {
         };
         let body = serde_json::to_vec(&review).map_err(|error| failed(&error))?;
         let mut request = http::Request::post(REVIEWS).header(http::header::CONTENT_TYPE, "application/json");
-        if let Place::At { token_file, .. } = &self.place {
-            request = request.header(http::header::AUTHORIZATION, own_token(token_file.clone()).await?);
+        if let Place::At { access, .. } = &self.place {
+            request = request.header(http::header::AUTHORIZATION, own_token(access.token.clone()).await?);
         }
         let request = request.body(body.into()).map_err(|error| failed(&error))?;
-        let client = self.client()?;
+        let client = self.client(self.place.authority().await?)?;
         let answering = async {
             let response = client.send(request).await.map_err(|error| failed(&error))?;
             let status = response.status();
@@ -190,28 +198,49 @@ impl Reviewer {
         Ok(review.status.unwrap_or_default())
     }
 
-    /// Returns the client; it is made when it is needed first, in the runtime that it lives in.
-    fn client(&self) -> Result<Client, LoginError> {
+    /// Returns a client that knows the API server by this authority. It is made when it is needed first, in the runtime that
+    /// it lives in, and anew when the authority is another.
+    fn client(&self, authority: Option<Vec<u8>>) -> Result<Client, LoginError> {
         let mut held = self.client.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(client) = &*held {
-            return Ok(client.clone());
+        if let Some(made) = held.as_ref().filter(|made| made.authority == authority) {
+            return Ok(made.client.clone());
         }
-        let failed = |error: &dyn std::error::Error| {
-            LoginError::unavailable(format!("preparing to ask the API server: {}", wire::one_line(error)))
-        };
+        let failed = |reason: String| LoginError::unavailable(format!("preparing to ask the API server: {reason}"));
         let mut config = match &self.place {
-            Place::Own => Config::incluster().map_err(|error| failed(&error))?,
-            Place::At { host, roots, .. } => {
+            Place::Own => Config::incluster().map_err(|error| failed(wire::one_line(&error)))?,
+            Place::At { host, .. } => {
                 let mut config = Config::new(host.clone());
-                config.root_cert.clone_from(roots);
+                config.root_cert = authority.as_deref().map(certificates).transpose().map_err(failed)?;
                 config
             }
         };
         (config.connect_timeout, config.read_timeout) = (Some(CONNECT_TIMEOUT), Some(TIMEOUT));
         wire::crypto::install_provider();
-        let client = Client::try_from(config).map_err(|error| failed(&error))?;
-        *held = Some(client.clone());
+        let client = Client::try_from(config).map_err(|error| failed(wire::one_line(&error)))?;
+        *held = Some(Made { client: client.clone(), authority });
         Ok(client)
+    }
+}
+
+impl Place {
+    /// Reads the authority of the API server's certificate, as it is now: a cluster replaces its own from time to time.
+    async fn authority(&self) -> Result<Option<Vec<u8>>, LoginError> {
+        let file = match self {
+            Self::Own => Some(Path::new(OWN_AUTHORITY)),
+            Self::At { access, .. } => access.authority.as_deref(),
+        };
+        let Some(file) = file else { return Ok(None) };
+        let failed = |reason: String| {
+            LoginError::unavailable(format!("the authority of the API server: {}: {reason}", file.display()))
+        };
+        let path = file.to_owned();
+        let read = tokio::task::spawn_blocking(move || std::fs::read(path)).await;
+        match read.map_err(|stopped| failed(stopped.to_string()))? {
+            Ok(pem) => Ok(Some(pem)),
+            // This is no pod then, and whoever makes the client says so.
+            Err(error) if matches!(self, Self::Own) && error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(failed(error.to_string())),
+        }
     }
 }
 
@@ -227,9 +256,9 @@ async fn own_token(file: PathBuf) -> Result<http::HeaderValue, LoginError> {
 }
 
 /// Reads certificates, PEM; at least one.
-fn certificates(pem: &str) -> Result<Vec<Vec<u8>>, String> {
+fn certificates(pem: &[u8]) -> Result<Vec<Vec<u8>>, String> {
     use rustls::pki_types::{CertificateDer, pem::PemObject};
-    let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem.as_bytes()).collect();
+    let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem).collect();
     let found = found.map_err(|error| error.to_string())?;
     if found.is_empty() {
         return Err("it holds no certificate".to_owned());

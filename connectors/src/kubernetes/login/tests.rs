@@ -14,7 +14,7 @@ use crate::kubernetes::testing::{ApiServer, Deed, pod};
 struct Rig {
     server: ApiServer,
     method: Arc<dyn LoginMethod>,
-    _directory: tempfile::TempDir,
+    directory: tempfile::TempDir,
 }
 
 fn account(name: &str) -> Value {
@@ -38,7 +38,7 @@ fn rig() -> Rig {
     tokens.add(&server.url(), file, Some(authority));
     let config = KubernetesConfig { host: Some(server.url()), ca_pem: None, audiences: vec!["weft".to_owned()] };
     let made = KubernetesLogins::new(tokens).make(&AuthConfig::Kubernetes(Box::new(config)));
-    Rig { server, method: made.unwrap().unwrap(), _directory: directory }
+    Rig { server, method: made.unwrap().unwrap(), directory }
 }
 
 impl Rig {
@@ -154,6 +154,19 @@ async fn c10_an_api_server_that_does_not_answer_lets_nobody_in_and_its_answers_a
     assert!(matches!(rig.log_in(&token).await.unwrap_err(), LoginError::Unavailable { .. }));
     rig.server.come_up();
     rig.log_in(&token).await.unwrap();
+}
+
+#[tokio::test]
+async fn an_api_server_with_another_authority_is_known_by_the_file_as_it_is_now() {
+    let mut rig = rig();
+    let token = rig.server.token("default/web", Some("web-0"), &["weft"]);
+    rig.log_in(&token).await.unwrap();
+    rig.server.take_another_authority();
+    assert!(matches!(rig.log_in(&token).await.unwrap_err(), LoginError::Unavailable { .. }), "nobody knows it");
+    std::fs::write(rig.directory.path().join("ca.pem"), rig.server.ca_pem()).unwrap();
+    rig.log_in(&token).await.unwrap();
+    std::fs::write(rig.directory.path().join("ca.pem"), "").unwrap();
+    assert!(rig.log_in(&token).await.unwrap_err().to_string().contains("holds no certificate"));
 }
 
 /// Writes a token with unused bits at the end of its signature, which lenient readers take for the same one.

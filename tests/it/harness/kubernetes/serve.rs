@@ -10,7 +10,7 @@ use hyper::{body::Frame, body::Incoming, server::conn::http1, service::service_f
 use hyper_util::rt::TokioIo;
 use rustls::ServerConfig;
 use serde_json::{Value, json};
-use tokio::{net::TcpListener, sync::watch, task::JoinSet};
+use tokio::{net::TcpListener, net::TcpSocket, sync::watch, task::JoinSet};
 use tokio_rustls::TlsAcceptor;
 
 use super::store::{ObjectKey, Refused, not_found};
@@ -22,11 +22,15 @@ pub(super) async fn serve(
     shared: Arc<Shared>,
     tls: ServerConfig,
     address: SocketAddr,
-    bound: mpsc::Sender<SocketAddr>,
+    bound: mpsc::Sender<TcpSocket>,
     mut stopped: watch::Receiver<bool>,
 ) {
-    let listener = TcpListener::bind(address).await.unwrap_or_else(|error| panic!("listening on {address}: {error}"));
-    bound.send(listener.local_addr().unwrap()).unwrap();
+    // A socket that never listens keeps the port while the server is down.
+    let held = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }.unwrap();
+    held.set_reuseaddr(true).unwrap();
+    held.bind(address).unwrap_or_else(|error| panic!("binding {address}: {error}"));
+    let listener = TcpListener::bind(held.local_addr().unwrap()).await.unwrap();
+    bound.send(held).unwrap();
     let acceptor = TlsAcceptor::from(Arc::new(tls));
     let mut connections = JoinSet::new();
     loop {
