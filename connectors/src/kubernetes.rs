@@ -1,16 +1,17 @@
 //! Kubernetes: what weft asks its API server, what it makes of the answers, and what it puts into pods.
 
+mod annotations;
 pub mod bootstrap;
 mod cluster;
 mod connector;
 mod entries;
 pub mod inject;
 pub mod injector;
-pub mod lease;
+mod lease;
 mod login;
-pub mod mirror;
-pub mod pods;
-pub mod resources;
+mod mirror;
+mod pods;
+mod resources;
 #[cfg(test)]
 mod testing;
 mod watch;
@@ -18,3 +19,4 @@ mod watch;
 pub use cluster::{ClusterError, ClusterName, ClusterNameError, client};
 pub use connector::{Settings, own_namespaces, run};
 pub use login::{KubernetesLogins, ReviewerTokens, ReviewerTokensError};
+pub use pods::SyncRules;

@@ -125,15 +125,17 @@ impl RunOptions {
         F: Future<Output = Result<(), E>>,
         E: std::fmt::Display,
     {
-        let stop = async {
-            // Where signals cannot be listened for, stopping is the supervisor's matter.
-            if let Err(error) = daemon::stop_signal().await {
-                tracing::error!(error = format!("{error:#}"), "signals are not heard");
-                std::future::pending::<()>().await;
-            }
-        };
-        shell::run(config, watch, stop).await.context("cannot run the connector")?;
+        shell::run(config, watch, stop()).await.context("cannot run the connector")?;
         Ok(ExitCode::SUCCESS)
+    }
+}
+
+/// Waits until the process is told to stop.
+async fn stop() {
+    // Where signals cannot be listened for, stopping is the supervisor's matter.
+    if let Err(error) = daemon::stop_signal().await {
+        tracing::error!(error = format!("{error:#}"), "signals are not heard");
+        std::future::pending::<()>().await;
     }
 }
 

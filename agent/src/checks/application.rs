@@ -82,7 +82,8 @@ impl ApplicationProbe {
             let name =
                 HeaderName::from_bytes(name.as_bytes()).map_err(|_| malformed("a header's name is malformed"))?;
             for value in values {
-                let value = HeaderValue::from_str(&value).map_err(|_| malformed("a header's value is malformed"))?;
+                let value = HeaderValue::from_bytes(value.as_bytes())
+                    .map_err(|_| malformed("a header's value is malformed"))?;
                 map.append(name.clone(), value);
             }
         }

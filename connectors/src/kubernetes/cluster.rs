@@ -7,6 +7,9 @@ use kube::{Client, Config};
 /// The longest name of a cluster: with a pod's own name and its namespace's, a node's name holds no more.
 const NAME_BYTES_MAX: usize = 32;
 
+/// The longest name that a node of the catalog has.
+pub(super) const NODE_NAME_BYTES_MAX: usize = 128;
+
 /// Names a cluster where several are in one mesh: it ends the names of their pods' nodes, which would be the same otherwise.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ClusterName(String);

@@ -4,13 +4,12 @@
 //! Lease of the cluster, too, so that everybody who looks there sees who it is, and one copy alone writes statuses.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 use std::time::Duration;
 
 use catalog::{ConnectorProblem, ProblemKind};
 use futures_util::StreamExt;
 use kube::Client;
-use tokio::sync::{Mutex, watch};
+use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 use tracing::info;
 
@@ -20,8 +19,8 @@ use super::mirror::Mirror;
 use super::pods::{Observed, SyncRules, sight};
 use super::resources::{ServiceDefaults, ServiceIntentions};
 use super::watch::{ENTRY_KINDS, NODE_KINDS, News, listen};
-use crate::plan::Sight;
-use crate::shell::Post;
+use crate::plan::{Caution, Sight};
+use crate::shell::{self, Post, ShellError};
 
 /// How long more news is waited for after the first: a rollout is many.
 const SETTLE: Duration = Duration::from_millis(100);
@@ -37,12 +36,14 @@ pub struct Settings {
     pub client: Client,
     /// Which of its services count.
     pub rules: SyncRules,
-    /// The Lease that says which copy works. Whoever ends gives it back.
-    pub lease: Arc<Mutex<LeaseKeeper>>,
+    /// The namespace of the Lease that says which copy works.
+    pub lease_namespace: String,
+    /// The name of that Lease.
+    pub lease_name: String,
     /// Whether custom resources are taken.
     pub with_resources: bool,
-    /// The share of one's own config entries that may go at once.
-    pub share_max: f64,
+    /// How many of one's own config entries may go at once.
+    pub caution: Caution,
 }
 
 impl std::fmt::Debug for Settings {
@@ -51,17 +52,26 @@ impl std::fmt::Debug for Settings {
     }
 }
 
-/// Looks at a cluster for as long as it is polled; works while this process runs the connector.
+/// Runs the connector of a cluster until `stop` is done. Whoever ends gives the Lease back, so that nobody has to wait for it.
 ///
 /// # Errors
-/// Never yet: whatever fails is tried again, and told as a problem meanwhile.
-pub async fn run(mut post: Post, settings: Settings) -> Result<(), std::convert::Infallible> {
+/// [`ShellError`] where it cannot begin. Whatever fails later is tried again, and told as a problem meanwhile.
+pub async fn run(config: shell::Config, settings: Settings, stop: impl Future<Output = ()>) -> Result<(), ShellError> {
+    let holder = &config.settings.holder;
+    let mut lease = LeaseKeeper::new(&settings.client, &settings.lease_namespace, &settings.lease_name, holder);
+    let ended = shell::run(config, |post| look(post, &settings, &mut lease), stop).await;
+    lease.give_back().await;
+    ended
+}
+
+/// Looks at a cluster for as long as it is polled; works while this process runs the connector.
+async fn look(mut post: Post, settings: &Settings, lease: &mut LeaseKeeper) -> Result<(), std::convert::Infallible> {
     loop {
         post.until_active().await;
         let (leading, leads) = watch::channel(false);
         let mut over = post.clone();
         // The lease is tended beside the work, which may wait for an answer for long.
-        let tending = tend(&settings.lease, &leading, over.until_inactive());
+        let tending = tend(lease, &leading, over.until_inactive());
         let mut work = Work::new(post.clone(), settings.clone(), leads);
         tokio::select! {
             () = tending => {}
@@ -73,7 +83,7 @@ pub async fn run(mut post: Post, settings: Settings) -> Result<(), std::convert:
 }
 
 /// Competes for the Lease until `over` is done, and gives it back then.
-async fn tend(lease: &Mutex<LeaseKeeper>, leading: &watch::Sender<bool>, over: impl Future<Output = ()>) {
+async fn tend(lease: &mut LeaseKeeper, leading: &watch::Sender<bool>, over: impl Future<Output = ()>) {
     let mut ticks = interval(LEASE_PAUSE);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     tokio::pin!(over);
@@ -81,13 +91,13 @@ async fn tend(lease: &Mutex<LeaseKeeper>, leading: &watch::Sender<bool>, over: i
         tokio::select! {
             () = &mut over => break,
             _ = ticks.tick() => {
-                let leads = lease.lock().await.tend().await;
+                let leads = lease.tend().await;
                 leading.send_if_modified(|known| std::mem::replace(known, leads) != leads);
             }
         }
     }
     leading.send_replace(false);
-    lease.lock().await.give_back().await;
+    lease.give_back().await;
 }
 
 struct Work {
@@ -104,7 +114,7 @@ struct Work {
 
 impl Work {
     fn new(post: Post, settings: Settings, leads: watch::Receiver<bool>) -> Self {
-        let entries = Entries::new(post.clone(), settings.client.clone(), settings.share_max);
+        let entries = Entries::new(post.clone(), settings.client.clone(), settings.caution);
         Self {
             post,
             settings,

@@ -14,9 +14,10 @@ use wire::client::ApiError;
 
 use super::mirror::{Mirror, ObjectName};
 use super::resources::{
-    Actual, DocumentKey, Documents, EntryWrite, Removals, ResourceStatus, ServiceDefaults, ServiceIntentions, Verdict,
-    plan,
+    Actual, DEFAULTS, DocumentKey, Documents, EntryWrite, INTENTIONS, Removals, ResourceStatus, ServiceDefaults,
+    ServiceIntentions, Verdict, owner_of, plan,
 };
+use crate::plan::Caution;
 use crate::shell::Post;
 
 /// The largest listing of config entries.
@@ -27,15 +28,15 @@ const TIMEOUT: Duration = Duration::from_secs(20);
 pub(super) struct Entries {
     post: Post,
     client: Client,
-    share_max: f64,
+    caution: Caution,
     problems: Vec<ConnectorProblem>,
 }
 
 type Verdicts = BTreeMap<(&'static str, ObjectName), Verdict>;
 
 impl Entries {
-    pub(super) fn new(post: Post, client: Client, share_max: f64) -> Self {
-        Self { post, client, share_max, problems: Vec::new() }
+    pub(super) fn new(post: Post, client: Client, caution: Caution) -> Self {
+        Self { post, client, caution, problems: Vec::new() }
     }
 
     /// Returns what keeps entries from being in step.
@@ -60,7 +61,7 @@ impl Entries {
             }
         };
         let all_seen = intentions.is_complete() && defaults.is_complete();
-        let removals = Removals { all_seen, share_max: self.share_max };
+        let removals = Removals { all_seen, caution: self.caution };
         let mut planned = plan(self.post.name.as_str(), &documents, &actual, removals);
         if planned.held > 0 {
             let reason = "their resources are gone, and so many at once may be a mistake: \
@@ -80,8 +81,8 @@ impl Entries {
             };
             self.problem(sort, &format!("{kind} of {name}"), verdict.message().to_owned());
         }
-        is_done &= self.tell(intentions, "service-intentions", &planned.verdicts).await;
-        is_done &= self.tell(defaults, "service-defaults", &planned.verdicts).await;
+        is_done &= self.tell(intentions, INTENTIONS, &planned.verdicts).await;
+        is_done &= self.tell(defaults, DEFAULTS, &planned.verdicts).await;
         is_done
     }
 
@@ -91,7 +92,7 @@ impl Entries {
 
     async fn read(&self) -> Result<Actual, String> {
         let mut listed: Vec<Value> = Vec::new();
-        for kind in ["service-intentions", "service-defaults"] {
+        for kind in [INTENTIONS, DEFAULTS] {
             let client = self.post.servers.client();
             let call = client.get("/v1/config").segment(kind).query("ns", "*");
             match call.timeout(TIMEOUT).answer_bytes_max(LISTING_BYTES_MAX).json::<Vec<Value>>().await {
@@ -123,10 +124,10 @@ impl Entries {
             }
             EntryWrite::Delete { key, compare } => {
                 let index = compare.0.to_string();
-                let owner = super::resources::owner_of(self.post.name.as_str());
+                let owner = owner_of(self.post.name.as_str());
                 let mut call = client.delete("/v1/config").segment(key.kind).segment(&key.name);
                 call = call.query("ns", &key.namespace).query("cas", &index).timeout(TIMEOUT);
-                if key.kind == "service-intentions" {
+                if key.kind == INTENTIONS {
                     call = call.query("owner", owner.as_str());
                 }
                 (key, call.json::<bool>().await)

@@ -21,14 +21,17 @@ use serde_json::{Map, Value};
 pub use documents::{Documents, DocumentsError, inject_documents};
 pub use patch::difference;
 pub use refusal::Refusal;
-pub use settings::{AGENT_UID, HEALTH_PORT, MESH_PORT, Resources, Settings, SettingsError, Sidecar};
+pub use settings::{
+    AGENT_UID, AccessLog, AccessLogError, HEALTH_PORT, MESH_PORT, Resources, Settings, SettingsError, Sidecar,
+};
 
+use super::cluster::{NODE_NAME_BYTES_MAX, node_name};
 use annotations::Wishes;
 
 /// The agent's container.
-pub const AGENT_CONTAINER: &str = "weft-agent";
+pub(crate) const AGENT_CONTAINER: &str = "weft-agent";
 /// The init container that turns the pod's traffic to the agent.
-pub const REDIRECT_CONTAINER: &str = "weft-redirect";
+const REDIRECT_CONTAINER: &str = "weft-redirect";
 /// The volume that holds the agent's keys, in memory.
 const DATA_VOLUME: &str = "weft-data";
 /// The volume that holds the token which the agent logs in with.
@@ -37,13 +40,13 @@ const OWN_CONTAINERS: [&str; 2] = [AGENT_CONTAINER, REDIRECT_CONTAINER];
 const OWN_VOLUMES: [&str; 2] = [DATA_VOLUME, TOKEN_VOLUME];
 
 /// Tells whoever looks at a pod that there is an agent in it.
-pub const STATUS_ANNOTATION: &str = "weft.dev/inject-status";
+const STATUS_ANNOTATION: &str = "weft.dev/inject-status";
 /// What the status says then.
-pub const INJECTED: &str = "injected";
+const INJECTED: &str = "injected";
 /// Keeps the probes as they were written, to be put back when the pod is injected anew.
 const PROBES_ANNOTATION: &str = "weft.dev/original-probes";
 /// The label by which whoever administers a namespace grants its pods what leads past the mesh.
-pub const MAY_BYPASS_LABEL: &str = "weft.dev/may-bypass";
+const MAY_BYPASS_LABEL: &str = "weft.dev/may-bypass";
 
 /// Says whether a pod's own annotations may lead past the mesh: no agent, no redirection, ports that are left out.
 ///
@@ -95,6 +98,7 @@ pub fn inject(pod: &mut Value, settings: &Settings, knobs: Knobs) -> Result<Outc
         };
     }
     refuse_what_is_reserved(&changed, settings)?;
+    refuse_a_long_name(&changed, settings)?;
     let mut warnings = wishes.warnings.clone();
     warnings.extend(hints(&changed));
     add::add(&mut changed, settings, &wishes, &mut warnings)?;
@@ -149,6 +153,21 @@ fn refuse_what_is_reserved(pod: &Value, settings: &Settings) -> Result<(), Refus
     let own_uid = spec.get("securityContext").and_then(|context| context.get("runAsUser")).and_then(Value::as_u64);
     for container in containers(spec) {
         check_container(container, own_uid, settings)?;
+    }
+    Ok(())
+}
+
+/// Refuses a pod whose node could not be called as the pod is, as far as its name is known: a template has none yet.
+fn refuse_a_long_name(pod: &Value, settings: &Settings) -> Result<(), Refusal> {
+    let said = |field: &str| pod.pointer(&format!("/metadata/{field}")).and_then(Value::as_str);
+    // The API server makes a name of it by a few characters more.
+    let generated = || said("generateName").map(|begun| format!("{begun:.58}xxxxx"));
+    let (Some(name), Some(namespace)) = (said("name").map(str::to_owned).or_else(generated), said("namespace")) else {
+        return Ok(());
+    };
+    let node = node_name(&name, namespace, settings.cluster_name.as_ref());
+    if node.len() > NODE_NAME_BYTES_MAX {
+        return Err(Refusal::LongName { bytes: node.len(), node });
     }
     Ok(())
 }

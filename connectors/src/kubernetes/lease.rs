@@ -14,17 +14,17 @@ use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
 /// How long a lease lasts without being renewed.
-pub const LEASE_LENGTH: Duration = Duration::from_secs(15);
+const LEASE_LENGTH: Duration = Duration::from_secs(15);
 /// How long its holder believes in it.
 const BELIEF: Duration = Duration::from_secs(10);
 /// How often it is looked at, and renewed.
-pub const LEASE_PAUSE: Duration = Duration::from_secs(2);
+pub(super) const LEASE_PAUSE: Duration = Duration::from_secs(2);
 /// The lengths that are believed of others.
 const LENGTHS_S: std::ops::RangeInclusive<i32> = 1..=600;
 
 /// Is what is known of a lease, and decides what to do about it. Times are those of one's own clock, from any beginning.
 #[derive(Debug, Clone)]
-pub struct Leadership {
+struct Leadership {
     holder: String,
     /// The version that was seen last, and when it was seen first.
     seen: Option<(String, Duration)>,
@@ -34,7 +34,7 @@ pub struct Leadership {
 
 /// Says what to do about a lease.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum LeaseAction {
+enum LeaseAction {
     /// It is somebody else's.
     Wait,
     /// Make it.
@@ -48,13 +48,12 @@ pub enum LeaseAction {
 
 impl Leadership {
     /// Begins without knowing anything; `holder` tells this process from all others.
-    #[must_use]
-    pub fn new(holder: String) -> Self {
+    fn new(holder: String) -> Self {
         Self { holder, seen: None, renewed: None }
     }
 
     /// Decides by the lease as it is now.
-    pub fn step(&mut self, lease: Option<&Lease>, now: Duration) -> LeaseAction {
+    fn step(&mut self, lease: Option<&Lease>, now: Duration) -> LeaseAction {
         let Some(lease) = lease else { return LeaseAction::Create };
         let version = lease.metadata.resource_version.clone().unwrap_or_default();
         if self.seen.as_ref().is_none_or(|(seen, _)| *seen != version) {
@@ -77,23 +76,24 @@ impl Leadership {
     }
 
     /// Notes that a write that was sent at `sent` succeeded.
-    pub fn renewed(&mut self, sent: Duration) {
+    fn renewed(&mut self, sent: Duration) {
         self.renewed = Some(sent);
     }
 
     /// Reports whether this process leads at `now`.
-    #[must_use]
-    pub fn leads(&self, now: Duration) -> bool {
+    fn leads(&self, now: Duration) -> bool {
         self.renewed.is_some_and(|renewed| now.saturating_sub(renewed) < BELIEF)
     }
 }
 
 /// Keeps a lease in a cluster.
-pub struct LeaseKeeper {
+pub(super) struct LeaseKeeper {
     leases: Api<Lease>,
     name: String,
     leadership: Leadership,
     begun: Instant,
+    /// Whether the lease may be in one's own name: something was sent that would make it so, and nobody else was seen since.
+    may_hold: bool,
 }
 
 impl std::fmt::Debug for LeaseKeeper {
@@ -104,22 +104,20 @@ impl std::fmt::Debug for LeaseKeeper {
 
 impl LeaseKeeper {
     /// Gets ready to compete for a lease of a namespace.
-    #[must_use]
-    pub fn new(client: &Client, namespace: &str, name: &str, holder: &str) -> Self {
+    pub(super) fn new(client: &Client, namespace: &str, name: &str, holder: &str) -> Self {
         let leases = Api::namespaced(client.clone(), namespace);
         let leadership = Leadership::new(holder.to_owned());
-        Self { leases, name: name.to_owned(), leadership, begun: Instant::now() }
+        Self { leases, name: name.to_owned(), leadership, begun: Instant::now(), may_hold: false }
     }
 
     /// Reports whether this process leads just now.
-    #[must_use]
-    pub fn leads(&self) -> bool {
+    fn leads(&self) -> bool {
         self.leadership.leads(self.begun.elapsed())
     }
 
     /// Looks at the lease and takes or renews it if that may be; reports whether this process leads. To be called each
     /// [`LEASE_PAUSE`]. Cancel safe.
-    pub async fn tend(&mut self) -> bool {
+    pub(super) async fn tend(&mut self) -> bool {
         let (did_lead, sent) = (self.leads(), self.begun.elapsed());
         let tending = tokio::time::timeout(BELIEF / 2, self.look(sent));
         match tending.await {
@@ -137,6 +135,7 @@ impl LeaseKeeper {
     async fn look(&mut self, sent: Duration) -> Result<(), kube::Error> {
         let held = self.leases.get_opt(&self.name).await?;
         let action = self.leadership.step(held.as_ref(), sent);
+        self.may_hold = action != LeaseAction::Wait;
         let written = match (action, held) {
             (LeaseAction::Wait, _) => return Ok(()),
             (LeaseAction::Take { is_new }, Some(held)) => {
@@ -172,12 +171,13 @@ impl LeaseKeeper {
         lease
     }
 
-    /// Gives the lease back, so that the next copy need not wait; where that fails, it waits.
-    pub async fn give_back(&mut self) {
-        if !self.leads() {
+    /// Gives the lease back, so that the next copy need not wait; where that fails, it waits. Cancel safe: what was begun is
+    /// done by the next call.
+    pub(super) async fn give_back(&mut self) {
+        self.leadership.renewed = None;
+        if !self.may_hold {
             return;
         }
-        self.leadership.renewed = None;
         let giving = async {
             let mut lease = self.leases.get(&self.name).await?;
             let spec = lease.spec.get_or_insert_default();
@@ -189,7 +189,10 @@ impl LeaseKeeper {
             Ok::<(), kube::Error>(())
         };
         match tokio::time::timeout(BELIEF / 2, giving).await {
-            Ok(Ok(())) => info!(lease = self.name, "the lease was given back"),
+            Ok(Ok(())) => {
+                self.may_hold = false;
+                info!(lease = self.name, "the lease was given back");
+            }
             Ok(Err(error)) => {
                 warn!(lease = self.name, error = wire::one_line(&error), "the lease cannot be given back")
             }
@@ -271,11 +274,23 @@ mod tests {
         assert!(first.tend().await, "it is renewed");
         server.next(1, "PUT", Deed::Answer(500, None));
         assert!(first.tend().await, "one failure is no loss");
-        first.give_back().await;
+        // Whoever ends may have begun to give it back, and been told to end in the middle of that.
+        tokio::select! {
+            biased;
+            () = first.give_back() => panic!("it waits for the API server"),
+            () = std::future::ready(()) => {}
+        }
         assert!(!first.leads());
+        first.give_back().await;
         assert!(second.tend().await);
         assert!(!first.tend().await);
+        // What was written without an answer is given back, too.
+        second.give_back().await;
+        server.next(1, "PUT", Deed::Lose);
+        assert!(!first.tend().await, "nobody said that it has it");
+        first.give_back().await;
+        assert!(second.tend().await);
         let held = server.get("leases.coordination.k8s.io", "default", "weft").unwrap();
-        assert_eq!((&held["spec"]["holderIdentity"], &held["spec"]["leaseTransitions"]), (&json!("second"), &json!(2)));
+        assert_eq!((&held["spec"]["holderIdentity"], &held["spec"]["leaseTransitions"]), (&json!("second"), &json!(4)));
     }
 }

@@ -11,24 +11,23 @@ use kube::runtime::watcher::Event;
 
 /// Names an object within its kind: its namespace, empty where it has none, and its name.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub struct ObjectName {
+pub(super) struct ObjectName {
     /// The namespace; empty where the kind has none.
-    pub namespace: String,
+    pub(super) namespace: String,
     /// The name.
-    pub name: String,
+    pub(super) name: String,
 }
 
 impl ObjectName {
     /// Returns the name of an object.
-    pub fn of(object: &impl Resource) -> Self {
+    pub(super) fn of(object: &impl Resource) -> Self {
         let metadata = object.meta();
         let (namespace, name) = (metadata.namespace.clone(), metadata.name.clone());
         Self { namespace: namespace.unwrap_or_default(), name: name.unwrap_or_default() }
     }
 
     /// Makes a name.
-    #[must_use]
-    pub fn new(namespace: &str, name: &str) -> Self {
+    pub(super) fn new(namespace: &str, name: &str) -> Self {
         Self { namespace: namespace.to_owned(), name: name.to_owned() }
     }
 }
@@ -41,7 +40,7 @@ impl std::fmt::Display for ObjectName {
 
 /// Holds the objects of one kind.
 #[derive(Debug, Clone)]
-pub struct Mirror<K> {
+pub(super) struct Mirror<K> {
     held: BTreeMap<ObjectName, Arc<K>>,
     /// The versions at which objects went, so that nothing from before brings them back.
     gone: BTreeMap<ObjectName, u64>,
@@ -62,7 +61,7 @@ impl<K> Default for Mirror<K> {
 
 impl<K: Resource + PartialEq> Mirror<K> {
     /// Takes what a watch says, and reports whether there is anything new.
-    pub fn take(&mut self, event: Event<K>) -> bool {
+    pub(super) fn take(&mut self, event: Event<K>) -> bool {
         match event {
             Event::Init => {
                 self.listing = Some(BTreeSet::new());
@@ -122,32 +121,18 @@ impl<K: Resource + PartialEq> Mirror<K> {
     }
 
     /// Reports whether a whole list was seen at least once: before, nothing that is missing is known to be gone.
-    #[must_use]
-    pub fn is_complete(&self) -> bool {
+    pub(super) fn is_complete(&self) -> bool {
         self.is_complete
     }
 
     /// Returns an object.
-    #[must_use]
-    pub fn get(&self, name: &ObjectName) -> Option<&Arc<K>> {
+    pub(super) fn get(&self, name: &ObjectName) -> Option<&Arc<K>> {
         self.held.get(name)
     }
 
     /// Returns all objects, sorted by name.
-    pub fn iter(&self) -> impl Iterator<Item = (&ObjectName, &Arc<K>)> {
+    pub(super) fn iter(&self) -> impl Iterator<Item = (&ObjectName, &Arc<K>)> {
         self.held.iter()
-    }
-
-    /// Returns how many there are.
-    #[must_use]
-    pub fn len(&self) -> usize {
-        self.held.len()
-    }
-
-    /// Reports whether there are none.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.held.is_empty()
     }
 }
 
@@ -191,9 +176,9 @@ mod tests {
         mirror.take(Event::Init);
         mirror.take(Event::InitApply(object(1, 1, 1)));
         // The server breaks off, and the watcher begins again.
-        assert_eq!(mirror.len(), 2);
+        assert_eq!(mirror.iter().count(), 2);
         mirror.take(Event::Init);
-        assert_eq!(mirror.len(), 2);
+        assert_eq!(mirror.iter().count(), 2);
         listed(&mut mirror, [object(1, 1, 1)]);
         assert_eq!(versions(&mirror), [("o1".to_owned(), 1)]);
     }

@@ -14,20 +14,23 @@ use k8s_openapi::api::discovery::v1::{Endpoint, EndpointSlice};
 use kube::ResourceExt;
 use kube::runtime::watcher::Event;
 
-use super::cluster::{ClusterName, node_name};
+use super::annotations::{Spelling, tags};
+use super::cluster::{ClusterName, NODE_NAME_BYTES_MAX, node_name};
+use super::inject::AGENT_CONTAINER;
 use super::mirror::{Mirror, ObjectName};
 use crate::plan::{Sight, Wanted};
 
-/// The container by which a pod is known to have an agent.
-const AGENT_CONTAINER: &str = "weft-agent";
 /// The label by which a slice names its service.
 const SERVICE_LABEL: &str = "kubernetes.io/service-name";
-/// Whose annotations count; the second spelling is read, and never written.
-const PREFIXES: [&str; 2] = ["weft.dev/", "consul.hashicorp.com/"];
+/// What a Service says of how it is to be in the mesh.
+const SYNC: Spelling = Spelling("service-sync", Some("service-sync"));
+const NAME: Spelling = Spelling("service-name", Some("service-name"));
+const PORT: Spelling = Spelling("service-port", Some("service-port"));
+const TAGS: Spelling = Spelling("service-tags", Some("service-tags"));
+/// Begins the names of annotations that are facts about the service.
+const META: Spelling = Spelling("service-meta-", Some("service-meta-"));
 /// How many ends of pods are remembered at most.
 const ENDED_MAX: usize = 16_384;
-/// The longest name of a node.
-const NODE_BYTES_MAX: usize = 128;
 
 /// Says which services are taken into the mesh.
 #[derive(Debug, Clone)]
@@ -52,13 +55,13 @@ impl SyncRules {
 
 /// Is what a cluster was seen to hold.
 #[derive(Debug, Default)]
-pub struct Observed {
+pub(super) struct Observed {
     /// Its services.
-    pub services: Mirror<Service>,
+    pub(super) services: Mirror<Service>,
     /// The endpoints of its services.
-    pub slices: Mirror<EndpointSlice>,
+    pub(super) slices: Mirror<EndpointSlice>,
     /// Its pods.
-    pub pods: Mirror<Pod>,
+    pub(super) pods: Mirror<Pod>,
     /// The pods whose end was told of, and not only found, by when that was.
     ended: BTreeMap<ObjectName, u64>,
     told: u64,
@@ -66,7 +69,7 @@ pub struct Observed {
 
 impl Observed {
     /// Takes what is said of a pod, and reports whether there is anything new.
-    pub fn take_pod(&mut self, event: Event<Pod>) -> bool {
+    pub(super) fn take_pod(&mut self, event: Event<Pod>) -> bool {
         let told = match &event {
             Event::Apply(pod) | Event::Delete(pod) => ObjectName::of(pod),
             _ => return self.pods.take(event),
@@ -82,8 +85,7 @@ impl Observed {
     }
 
     /// Returns the nodes of pods of which the cluster said itself that they end. However many they are, that is no mistake.
-    #[must_use]
-    pub fn ended(&self, cluster: Option<&ClusterName>) -> BTreeSet<NodeName> {
+    pub(super) fn ended(&self, cluster: Option<&ClusterName>) -> BTreeSet<NodeName> {
         let ending = self.pods.iter().filter(|(_, pod)| is_over(pod) || pod.metadata.deletion_timestamp.is_some());
         let ended = ending.map(|(name, _)| name).chain(self.ended.keys());
         ended.filter_map(|name| node_of_pod(name, cluster).ok()).collect()
@@ -100,24 +102,23 @@ impl Observed {
     }
 }
 
-/// Returns the name of a pod's node, which an agent in it has, too: `<pod>.<namespace>` and the cluster's name, shortened
-/// where no node's name is so long.
+/// Returns the name of a pod's node: `<pod>.<namespace>` and the cluster's name, shortened where no node's name is so long. An
+/// agent in the pod has it, too: the injector lets nobody in whose name would have to be shortened.
 ///
 /// # Errors
 /// [`catalog::NameError`] for names that no pod has.
-pub fn node_of_pod(pod: &ObjectName, cluster: Option<&ClusterName>) -> Result<NodeName, catalog::NameError> {
+pub(super) fn node_of_pod(pod: &ObjectName, cluster: Option<&ClusterName>) -> Result<NodeName, catalog::NameError> {
     let name = node_name(&pod.name, &pod.namespace, cluster);
-    if name.len() <= NODE_BYTES_MAX {
+    if name.len() <= NODE_NAME_BYTES_MAX {
         return name.parse();
     }
     let hash = wire::crypto::sha256_hex(name.as_bytes());
-    let kept: String = name.chars().take(NODE_BYTES_MAX - 17).collect();
+    let kept: String = name.chars().take(NODE_NAME_BYTES_MAX - 17).collect();
     format!("{kept}-{}", &hash[..16]).parse()
 }
 
 /// Returns what the catalog is to hold of a cluster.
-#[must_use]
-pub fn sight(observed: &Observed, rules: &SyncRules) -> Sight {
+pub(super) fn sight(observed: &Observed, rules: &SyncRules) -> Sight {
     let is_complete = observed.services.is_complete() && observed.slices.is_complete() && observed.pods.is_complete();
     let ended = observed.ended(rules.cluster.as_ref());
     let mut sight = Sight { is_complete, ended, ..Sight::default() };
@@ -223,14 +224,14 @@ fn is_ready(pod: &Pod) -> bool {
     conditions.into_iter().flatten().any(|one| one.type_ == "Ready" && one.status == "True")
 }
 
-/// Returns what an annotation says, in weft's spelling or the other one.
-fn annotation<'a>(object: &'a impl ResourceExt, name: &str) -> Option<&'a str> {
-    PREFIXES.iter().find_map(|prefix| object.annotations().get(&format!("{prefix}{name}"))).map(String::as_str)
+/// Returns what an annotation says.
+fn annotation<'a>(object: &'a impl ResourceExt, spelling: &Spelling) -> Option<&'a str> {
+    spelling.find(|name| object.annotations().get(name).map(String::as_str)).map(|(_, value)| value)
 }
 
 fn is_meant(service: &Service, rules: &SyncRules) -> bool {
     let is_external = service.spec.as_ref().and_then(|spec| spec.type_.as_deref()) == Some("ExternalName");
-    !is_external && annotation(service, "service-sync").map_or(rules.by_default, |said| said == "true")
+    !is_external && annotation(service, &SYNC).map_or(rules.by_default, |said| said == "true")
 }
 
 /// The port that callers of a service mean, and all that have names.
@@ -247,17 +248,13 @@ struct Taken {
 
 impl Taken {
     fn read(name: &ObjectName, service: &Service) -> Result<Self, String> {
-        let text = annotation(service, "service-name").unwrap_or(&name.name);
+        let text = annotation(service, &NAME).unwrap_or(&name.name);
         let service_name = text.parse().map_err(|error: catalog::NameError| error.to_string())?;
         let namespace = name.namespace.parse().map_err(|error: catalog::NameError| error.to_string())?;
-        let tags = annotation(service, "service-tags").unwrap_or_default().split(',');
-        let tags = tags.map(str::trim).filter(|tag| !tag.is_empty()).map(str::to_owned).collect();
-        let facts = service.annotations().iter().filter_map(|(key, value)| {
-            let fact = PREFIXES.iter().find_map(|prefix| key.strip_prefix(prefix)?.strip_prefix("service-meta-"))?;
-            Some((fact.to_owned(), value.clone()))
-        });
-        let port = annotation(service, "service-port").map(str::to_owned);
-        Ok(Self { namespace, service: service_name, port, tags, meta: facts.collect() })
+        let tags = tags(annotation(service, &TAGS).unwrap_or_default());
+        let meta = META.begun(service.annotations().iter().map(|(name, value)| (name.as_str(), value.as_str())));
+        let port = annotation(service, &PORT).map(str::to_owned);
+        Ok(Self { namespace, service: service_name, port, tags, meta })
     }
 
     /// Returns the port that callers mean, and all that have names; or why there is no such port.

@@ -4,27 +4,23 @@
 //! resource speaks for services of its own namespace, and for no others.
 #![allow(unreachable_pub, reason = "the derived schemas repeat the types where nobody can reach them")]
 
+#[cfg(test)]
+mod definitions;
 mod documents;
 mod intentions;
 mod plan;
 mod status;
 
-use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceColumnDefinition;
 use kube::CustomResource;
 use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-pub(crate) use documents::owner_of;
-pub use documents::{Content, Document, DocumentKey, Documents, Verdict};
+pub(crate) use documents::{DEFAULTS, INTENTIONS, owner_of};
+pub use documents::{DocumentKey, Documents, Verdict};
 pub use intentions::*;
-pub use plan::{Actual, EntryPlan, EntryWrite, Removals, plan};
-pub use status::{Condition, ResourceStatus, SYNCED};
-
-/// The group of weft's resources.
-pub const GROUP: &str = "weft.dev";
-/// Their version.
-pub const VERSION: &str = "v1alpha1";
+pub use plan::{Actual, EntryWrite, Removals, plan};
+pub use status::ResourceStatus;
 
 /// Says who may call a service, all in one document.
 #[derive(CustomResource, KubeSchema, Serialize, Deserialize, Debug, Clone, PartialEq)]
@@ -101,45 +97,6 @@ impl JsonSchema for Free {
     fn json_schema(_generator: &mut schemars::SchemaGenerator) -> schemars::Schema {
         schemars::json_schema!({ "type": "object", "x-kubernetes-preserve-unknown-fields": true })
     }
-}
-
-/// Returns the definitions of all resources, as YAML, by the names of their files.
-///
-/// # Panics
-/// Never: the definitions are made of types.
-#[must_use]
-pub fn definitions() -> Vec<(String, String)> {
-    use kube::CustomResourceExt;
-    let all = [ServiceDefaults::crd(), ServiceIntentions::crd()];
-    let written = all.into_iter().map(|mut definition| {
-        for version in &mut definition.spec.versions {
-            version.additional_printer_columns.get_or_insert_default().extend(columns());
-        }
-        let name = definition.metadata.name.clone().expect("a definition has a name");
-        let yaml = serde_saphyr::to_string(&definition).expect("a definition is a tree of texts and numbers");
-        (format!("{name}.yaml"), yaml)
-    });
-    written.collect()
-}
-
-/// Returns what lists show of every resource: what became of it.
-fn columns() -> [CustomResourceColumnDefinition; 3] {
-    let column = |name: &str, type_: &str, json_path: &str, description: Option<&str>| CustomResourceColumnDefinition {
-        name: name.to_owned(),
-        type_: type_.to_owned(),
-        json_path: json_path.to_owned(),
-        description: description.map(str::to_owned),
-        ..CustomResourceColumnDefinition::default()
-    };
-    let of_condition = |name: &str, field: &str, description: &str| {
-        let path = format!(".status.conditions[?(@.type==\"{SYNCED}\")].{field}");
-        column(name, "string", &path, Some(description))
-    };
-    [
-        of_condition("Synced", "status", "Whether the mesh has taken it"),
-        of_condition("Reason", "reason", "Why, or why not"),
-        column("Age", "date", ".metadata.creationTimestamp", None),
-    ]
 }
 
 #[cfg(test)]

@@ -1,14 +1,13 @@
 //! `weft connector kubernetes`: takes a cluster's pods and resources into the mesh.
 
-use std::{collections::BTreeSet, process::ExitCode, sync::Arc};
+use std::{collections::BTreeSet, process::ExitCode};
 
 use anyhow::Context;
 use clap::Args;
-use connectors::kubernetes::{self, ClusterName, Settings, lease::LeaseKeeper, pods::SyncRules};
-use tokio::sync::Mutex;
+use connectors::kubernetes::{self, ClusterName, Settings, SyncRules};
 
 use super::super::ApiOptions;
-use super::RunOptions;
+use super::{RunOptions, stop};
 
 /// Take the pods and resources of a Kubernetes cluster into the mesh.
 ///
@@ -49,9 +48,6 @@ pub(super) async fn run(arguments: Kubernetes, options: &ApiOptions) -> anyhow::
     let config = arguments.run.config("kubernetes", options)?;
     let (client, namespace) = kubernetes::client().await.context("reaching the Kubernetes cluster")?;
     let except: BTreeSet<String> = arguments.except.into_iter().collect();
-    let lease_namespace = arguments.lease_namespace.unwrap_or(namespace);
-    let lease = LeaseKeeper::new(&client, &lease_namespace, &arguments.lease_name, &config.settings.holder);
-    let lease = Arc::new(Mutex::new(lease));
     let settings = Settings {
         client,
         rules: SyncRules {
@@ -61,11 +57,11 @@ pub(super) async fn run(arguments: Kubernetes, options: &ApiOptions) -> anyhow::
             except: if except.is_empty() { kubernetes::own_namespaces() } else { except },
             by_default: !arguments.only_marked,
         },
-        lease: Arc::clone(&lease),
+        lease_namespace: arguments.lease_namespace.unwrap_or(namespace),
+        lease_name: arguments.lease_name,
         with_resources: !arguments.without_resources,
-        share_max: config.settings.caution.share_max,
+        caution: config.settings.caution,
     };
-    let ended = arguments.run.run(config, |post| kubernetes::run(post, settings)).await;
-    lease.lock().await.give_back().await;
-    ended
+    kubernetes::run(config, settings, stop()).await.context("cannot run the connector")?;
+    Ok(ExitCode::SUCCESS)
 }

@@ -6,7 +6,7 @@ use catalog::AuthMethodName;
 use clap::{Args, ValueEnum};
 use connectors::kubernetes::{
     ClusterName,
-    inject::{AGENT_UID, HEALTH_PORT, MESH_PORT, Resources, Settings, Sidecar},
+    inject::{AGENT_UID, AccessLog, HEALTH_PORT, MESH_PORT, Resources, Settings, Sidecar},
 };
 
 use crate::cli::{
@@ -87,6 +87,10 @@ pub(in crate::cli) struct InjectorSettings {
     /// What agents log: a level, or levels by part
     #[arg(long, value_name = "FILTER")]
     agent_log: Option<String>,
+    /// Of which requests agents write a line to their standard output: none, failed, all, or a share such as 0.01 and what
+    /// failed [default: none]
+    #[arg(long, value_name = "WHICH")]
+    agent_access_log: Option<AccessLog>,
 }
 
 settings! { InjectorSettings:
@@ -94,7 +98,7 @@ settings! { InjectorSettings:
     also {}
     parsed {
         cluster_name, image, image_pull_policy, redirect_image, auth_method, audience, agent_cpu_request, agent_memory_request,
-        agent_memory_limit, sidecar, agent_log,
+        agent_memory_limit, sidecar, agent_log, agent_access_log,
     }
     parsed_list { cluster_dns, root_fingerprints }
     texts { servers }
@@ -132,6 +136,7 @@ impl InjectorSettings {
                 Some(SidecarForm::Plain) => Sidecar::Plain,
             },
             log: self.agent_log.unwrap_or_default(),
+            access_log: self.agent_access_log.unwrap_or_default(),
         };
         settings.check().map_err(|error| {
             hinted(

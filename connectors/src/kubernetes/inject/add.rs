@@ -4,7 +4,7 @@ use serde_json::{Map, Value, json};
 use wire::defaults::{DNS_PORT, OUTBOUND_PORT};
 
 use super::annotations::{PortWish, Wishes};
-use super::settings::{Settings, Sidecar};
+use super::settings::{AccessLog, Settings, Sidecar};
 use super::{
     AGENT_CONTAINER, DATA_VOLUME, INJECTED, PROBES_ANNOTATION, REDIRECT_CONTAINER, Refusal, STATUS_ANNOTATION,
     TOKEN_VOLUME, probes,
@@ -37,9 +37,9 @@ pub(super) fn add(
     }
     let service = service(spec, wishes, redirects)?;
     // Without redirection the kubelet reaches the application as it always did.
-    let rewritten = if redirects { probes::rewrite(spec, settings.health_port) } else { probes::Rewritten::default() };
+    let rewritten = if redirects { probes::rewrite(spec, settings.health_port)? } else { probes::Rewritten::default() };
     warnings.extend(rewritten.warnings);
-    let config = config(settings, service, rewritten.asked, redirects);
+    let config = config(settings, wishes, service, rewritten.asked, redirects);
     let agent = agent(settings, wishes, &config);
     let redirect =
         settings.redirect_image.as_ref().filter(|_| redirects).map(|image| redirect(settings, wishes, image));
@@ -171,7 +171,7 @@ fn service(spec: &Map<String, Value>, wishes: &Wishes, redirects: bool) -> Resul
 }
 
 /// Returns the agent's settings, in the form of its files. Kubernetes puts the pod's own names in.
-fn config(settings: &Settings, service: Value, asked: Vec<Value>, redirects: bool) -> String {
+fn config(settings: &Settings, wishes: &Wishes, service: Value, asked: Vec<Value>, redirects: bool) -> String {
     let mut config = json!({
         "node": node_name("$(POD_NAME)", "$(POD_NAMESPACE)", settings.cluster_name.as_ref()),
         "platform": "kubernetes",
@@ -189,6 +189,10 @@ fn config(settings: &Settings, service: Value, asked: Vec<Value>, redirects: boo
     if redirects && !settings.cluster_dns.is_empty() {
         config["dns_port"] = json!(DNS_PORT);
         config["dns_recursors"] = json!(settings.cluster_dns);
+    }
+    if let AccessLog::Share(share) = wishes.access_log.unwrap_or(settings.access_log) {
+        config["access_log"] = json!("-");
+        config["access_log_sample"] = json!(share);
     }
     if !asked.is_empty() {
         let escaped: Vec<Value> = asked.into_iter().map(escaped).collect();

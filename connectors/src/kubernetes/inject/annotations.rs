@@ -1,34 +1,31 @@
 //! What a pod asks of the injector by its annotations: weft's own, and Consul's as other spellings of the same.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use catalog::{Namespace, ServiceName};
 use serde_json::{Map, Value};
 
-use super::Refusal;
+use super::{AccessLog, Refusal};
+use crate::kubernetes::annotations::{CONSULS, OWN, Spelling, tags};
 
-const OWN: &str = "weft.dev/";
-const CONSULS: &str = "consul.hashicorp.com/";
-
-/// Names one wish, in weft's words and in Consul's.
-struct Spelling(&'static str, &'static str);
-
-const INJECT: Spelling = Spelling("inject", "connect-inject");
-const SERVICE: Spelling = Spelling("service", "connect-service");
-const PORT: Spelling = Spelling("port", "connect-service-port");
-const UPSTREAMS: Spelling = Spelling("upstreams", "connect-service-upstreams");
-const TAGS: Spelling = Spelling("tags", "service-tags");
-const REDIRECT: Spelling = Spelling("redirect", "transparent-proxy");
-const INBOUND_PORTS: Spelling = Spelling("exclude-inbound-ports", "transparent-proxy-exclude-inbound-ports");
-const OUTBOUND_PORTS: Spelling = Spelling("exclude-outbound-ports", "transparent-proxy-exclude-outbound-ports");
-const OUTBOUND_CIDRS: Spelling = Spelling("exclude-outbound-cidrs", "transparent-proxy-exclude-outbound-cidrs");
-const UIDS: Spelling = Spelling("exclude-uids", "transparent-proxy-exclude-uids");
-const METRICS_PORT: Spelling = Spelling("metrics-port", "service-metrics-port");
-const METRICS_PATH: Spelling = Spelling("metrics-path", "service-metrics-path");
-const CPU_REQUEST: Spelling = Spelling("agent-cpu-request", "sidecar-proxy-cpu-request");
-const MEMORY_REQUEST: Spelling = Spelling("agent-memory-request", "sidecar-proxy-memory-request");
-const MEMORY_LIMIT: Spelling = Spelling("agent-memory-limit", "sidecar-proxy-memory-limit");
-const ALL: [Spelling; 15] = [
+const INJECT: Spelling = Spelling("inject", Some("connect-inject"));
+const SERVICE: Spelling = Spelling("service", Some("connect-service"));
+const PORT: Spelling = Spelling("port", Some("connect-service-port"));
+const UPSTREAMS: Spelling = Spelling("upstreams", Some("connect-service-upstreams"));
+const TAGS: Spelling = Spelling("tags", Some("service-tags"));
+const REDIRECT: Spelling = Spelling("redirect", Some("transparent-proxy"));
+const INBOUND_PORTS: Spelling = Spelling("exclude-inbound-ports", Some("transparent-proxy-exclude-inbound-ports"));
+const OUTBOUND_PORTS: Spelling = Spelling("exclude-outbound-ports", Some("transparent-proxy-exclude-outbound-ports"));
+const OUTBOUND_CIDRS: Spelling = Spelling("exclude-outbound-cidrs", Some("transparent-proxy-exclude-outbound-cidrs"));
+const UIDS: Spelling = Spelling("exclude-uids", Some("transparent-proxy-exclude-uids"));
+const METRICS_PORT: Spelling = Spelling("metrics-port", Some("service-metrics-port"));
+const METRICS_PATH: Spelling = Spelling("metrics-path", Some("service-metrics-path"));
+const CPU_REQUEST: Spelling = Spelling("agent-cpu-request", Some("sidecar-proxy-cpu-request"));
+const MEMORY_REQUEST: Spelling = Spelling("agent-memory-request", Some("sidecar-proxy-memory-request"));
+const MEMORY_LIMIT: Spelling = Spelling("agent-memory-limit", Some("sidecar-proxy-memory-limit"));
+const ACCESS_LOG: Spelling = Spelling("access-log", None);
+const ALL: [Spelling; 16] = [
     INJECT,
     SERVICE,
     PORT,
@@ -44,9 +41,10 @@ const ALL: [Spelling; 15] = [
     CPU_REQUEST,
     MEMORY_REQUEST,
     MEMORY_LIMIT,
+    ACCESS_LOG,
 ];
 /// Begins the names of annotations that are facts about the service.
-const META: Spelling = Spelling("meta-", "service-meta-");
+const META: Spelling = Spelling("meta-", Some("service-meta-"));
 /// What Consul's own injector leaves behind; there is nothing to carry out.
 const CONSULS_MARKS: [&str; 4] =
     ["connect-inject-status", "connect-inject-managed-by", "transparent-proxy-status", "connect-k8s-version"];
@@ -68,14 +66,14 @@ pub(super) struct UpstreamWish {
 }
 
 /// Is everything that a pod asks for.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub(super) struct Wishes {
     pub(super) inject: bool,
     pub(super) service: Option<ServiceName>,
     pub(super) port: Option<PortWish>,
     pub(super) upstreams: Vec<UpstreamWish>,
     pub(super) tags: Vec<String>,
-    pub(super) meta: Vec<(String, String)>,
+    pub(super) meta: BTreeMap<String, String>,
     /// Whether traffic is redirected; as the injector does it otherwise.
     pub(super) redirect: Option<bool>,
     pub(super) exclude_inbound_ports: Vec<u16>,
@@ -87,6 +85,7 @@ pub(super) struct Wishes {
     pub(super) cpu_request: Option<String>,
     pub(super) memory_request: Option<String>,
     pub(super) memory_limit: Option<String>,
+    pub(super) access_log: Option<AccessLog>,
     /// The annotations that lead past the mesh.
     pub(super) privileged: Vec<String>,
     pub(super) warnings: Vec<String>,
@@ -121,6 +120,7 @@ impl Wishes {
             cpu_request: annotations.one(&CPU_REQUEST, quantity)?,
             memory_request: annotations.one(&MEMORY_REQUEST, quantity)?,
             memory_limit: annotations.one(&MEMORY_LIMIT, quantity)?,
+            access_log: annotations.one(&ACCESS_LOG, |text| text.parse().map_err(|error| format!("{error}")))?,
             privileged,
             warnings: annotations.unknown(),
         })
@@ -144,8 +144,7 @@ struct Annotations<'a>(&'a Map<String, Value>);
 impl Annotations<'_> {
     /// Finds a wish under weft's name, else under Consul's.
     fn get(&self, spelling: &Spelling) -> Option<Found<'_>> {
-        let names = [format!("{OWN}{}", spelling.0), format!("{CONSULS}{}", spelling.1)];
-        names.into_iter().find_map(|name| Some(Found { value: self.0.get(&name)?.as_str()?, name }))
+        spelling.find(|name| self.0.get(name)?.as_str()).map(|(name, value)| Found { name, value })
     }
 
     fn one<T>(&self, spelling: &Spelling, read: impl Fn(&str) -> Result<T, String>) -> Result<Option<T>, Refusal> {
@@ -169,17 +168,9 @@ impl Annotations<'_> {
         })
     }
 
-    /// Returns the facts about the service; weft's spelling of one wins.
-    fn meta(&self) -> Vec<(String, String)> {
-        let prefixes = [format!("{CONSULS}{}", META.1), format!("{OWN}{}", META.0)];
-        let mut meta = std::collections::BTreeMap::new();
-        for prefix in &prefixes {
-            let facts = self.0.iter().filter_map(|(name, value)| Some((name.strip_prefix(prefix)?, value.as_str()?)));
-            meta.extend(
-                facts.filter(|(name, _)| !name.is_empty()).map(|(name, value)| (name.to_owned(), value.to_owned())),
-            );
-        }
-        meta.into_iter().collect()
+    /// Returns the facts about the service.
+    fn meta(&self) -> BTreeMap<String, String> {
+        META.begun(self.0.iter().filter_map(|(name, value)| Some((name.as_str(), value.as_str()?))))
     }
 
     /// Tells of annotations that look like wishes and are none.
@@ -189,7 +180,8 @@ impl Annotations<'_> {
                 return rest.starts_with(META.0) || ALL.iter().any(|it| it.0 == rest);
             }
             let Some(rest) = name.strip_prefix(CONSULS) else { return true };
-            rest.starts_with(META.1) || CONSULS_MARKS.contains(&rest) || ALL.iter().any(|it| it.1 == rest)
+            let is_wish = ALL.iter().any(|it| it.1 == Some(rest));
+            is_wish || CONSULS_MARKS.contains(&rest) || META.1.is_some_and(|begun| rest.starts_with(begun))
         };
         let unknown = self.0.keys().filter(|name| !known(name));
         unknown.map(|name| format!("annotation `{name}` is not carried out: weft has no such")).collect()
@@ -244,20 +236,6 @@ fn quantity(text: &str) -> Result<String, String> {
     (is_number && has_unit)
         .then(|| text.to_owned())
         .ok_or_else(|| format!("`{text}` is no amount: use 100m or 64Mi, for example"))
-}
-
-/// Splits at commas, but not at those behind a backslash.
-fn tags(text: &str) -> Vec<String> {
-    let mut tags = vec![String::new()];
-    let mut rest = text.chars();
-    while let Some(next) = rest.next() {
-        match next {
-            '\\' => tags.last_mut().expect("there is always one").extend(rest.next()),
-            ',' => tags.push(String::new()),
-            other => tags.last_mut().expect("there is always one").push(other),
-        }
-    }
-    tags.into_iter().map(|tag| tag.trim().to_owned()).filter(|tag| !tag.is_empty()).collect()
 }
 
 /// Reads `service:port`, `service.namespace:port`, or Consul's labelled `service.svc.namespace.ns:port`.
@@ -363,6 +341,9 @@ mod tests {
         refused("weft.dev/metrics-path", "metrics", "begin it");
         refused("weft.dev/agent-memory-limit", "64 MB", "64Mi");
         refused("weft.dev/agent-cpu-request", "-1", "100m");
+        for text in ["true", "off", "2", "-0.1", "NaN"] {
+            refused("weft.dev/access-log", text, "write none, failed, all");
+        }
         let wishes =
             read(json!({ "weft.dev/injekt": "true", "consul.hashicorp.com/envoy-extra-args": "-l", "app": "x" }));
         let warnings = wishes.unwrap().warnings;

@@ -3,12 +3,15 @@
 //! The kubelet asks a pod at its address, where redirection hands every connection to the mesh listener, which wants a
 //! certificate. So the agent is asked, at a port of its own, and asks the application on loopback.
 
+use http::{HeaderName, HeaderValue, Uri};
 use serde_json::{Map, Value, json};
 
-use super::is_own;
+use super::{Refusal, is_own};
 
 /// Begins every path at which the agent asks an application.
 const PATH: &str = "/app-health";
+/// The longest name of a service that an agent asks by gRPC.
+const GRPC_SERVICE_BYTES_MAX: usize = 4096;
 /// How long a hook may take that says nothing of it.
 const HOOK_TIMEOUT_S: u64 = 30;
 
@@ -33,19 +36,22 @@ pub(super) struct Rewritten {
 }
 
 /// Sends all probes of a pod's containers to the agent.
-pub(super) fn rewrite(spec: &mut Map<String, Value>, health_port: u16) -> Rewritten {
+///
+/// # Errors
+/// [`Refusal::Probe`] for one that the agent would refuse, and so never be ready.
+pub(super) fn rewrite(spec: &mut Map<String, Value>, health_port: u16) -> Result<Rewritten, Refusal> {
     let mut rewritten = Rewritten::default();
     for list in ["initContainers", "containers"] {
         let containers = spec.get_mut(list).and_then(Value::as_array_mut).into_iter().flatten();
         for container in containers.filter(|container| !is_own(container)) {
-            rewrite_container(container, health_port, &mut rewritten);
+            rewrite_container(container, health_port, &mut rewritten)?;
         }
     }
-    rewritten
+    Ok(rewritten)
 }
 
-fn rewrite_container(container: &mut Value, health_port: u16, rewritten: &mut Rewritten) {
-    let Some(name) = container.get("name").and_then(Value::as_str).map(str::to_owned) else { return };
+fn rewrite_container(container: &mut Value, health_port: u16, rewritten: &mut Rewritten) -> Result<(), Refusal> {
+    let Some(name) = container.get("name").and_then(Value::as_str).map(str::to_owned) else { return Ok(()) };
     let ports = container.get("ports").cloned().unwrap_or_default();
     for (place, called) in ASKED {
         let Some(probe) = container.pointer_mut(place).and_then(Value::as_object_mut) else { continue };
@@ -56,7 +62,9 @@ fn rewrite_container(container: &mut Value, health_port: u16, rewritten: &mut Re
         let is_hook = place.starts_with("/lifecycle");
         let timeout = timeout.unwrap_or(if is_hook { HOOK_TIMEOUT_S } else { 1 });
         let path = format!("{name}/{called}");
-        let Some(asked) = probe.get(kind).and_then(|it| asked(kind, it, &ports, &path, timeout)) else { continue };
+        let refused = |problem| Refusal::Probe { container: name.clone(), probe: called, problem };
+        let handler = probe.get(kind).unwrap_or(&Value::Null);
+        let Some(asked) = asked(kind, handler, &ports, &path, timeout).map_err(refused)? else { continue };
         if kind == "httpGet" && asked.get("tcp").is_some() {
             rewritten.warnings.push(format!(
                 "the {called} probe of container `{name}` asks by https: the agent only looks whether somebody listens"
@@ -68,38 +76,74 @@ fn rewrite_container(container: &mut Value, health_port: u16, rewritten: &mut Re
         probe.insert("httpGet".to_owned(), replaced);
         rewritten.asked.push(asked);
     }
+    Ok(())
 }
 
 /// Returns what the agent does in place of the kubelet; nothing where the kubelet would not have asked this pod.
-fn asked(kind: &str, handler: &Value, ports: &Value, path: &str, timeout_s: u64) -> Option<Value> {
+///
+/// # Errors
+/// What is wrong with it, where the agent would not take it.
+fn asked(
+    kind: &str,
+    handler: &Value,
+    ports: &Value,
+    path: &str,
+    timeout_s: u64,
+) -> Result<Option<Value>, &'static str> {
     if handler.get("host").and_then(Value::as_str).is_some_and(|host| !host.is_empty()) {
-        return None;
+        return Ok(None);
     }
-    let port = number(handler.get("port")?, ports)?;
+    let Some(port) = handler.get("port").and_then(|port| number(port, ports)) else { return Ok(None) };
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-./".contains(&byte);
+    if !path.bytes().all(is_plain) {
+        return Err("its container's name may hold letters, digits and hyphens only");
+    }
     let timeout = format!("{timeout_s}s");
     if kind == "grpc" {
         let service = handler.get("service").and_then(Value::as_str).unwrap_or_default();
-        return Some(
-            json!({ "path": path, "grpc": format!("127.0.0.1:{port}"), "grpc_service": service, "timeout": timeout }),
-        );
+        if service.len() > GRPC_SERVICE_BYTES_MAX {
+            return Err("its service's name is longer than 4096 bytes");
+        }
+        let address = format!("127.0.0.1:{port}");
+        return Ok(Some(json!({ "path": path, "grpc": address, "grpc_service": service, "timeout": timeout })));
     }
     let is_http = kind == "httpGet" && !handler.get("scheme").is_some_and(|scheme| scheme == "HTTPS");
     if !is_http {
-        return Some(json!({ "path": path, "tcp": format!("127.0.0.1:{port}"), "timeout": timeout }));
+        return Ok(Some(json!({ "path": path, "tcp": format!("127.0.0.1:{port}"), "timeout": timeout })));
     }
     let target = handler.get("path").and_then(Value::as_str).filter(|path| !path.is_empty()).unwrap_or("/");
     let slash = if target.starts_with('/') { "" } else { "/" };
+    let url = format!("http://127.0.0.1:{port}{slash}{}", encoded(target));
+    if url.parse::<Uri>().is_err() {
+        return Err("its path is no path of a URL");
+    }
     let mut headers = Map::new();
     for header in handler.get("httpHeaders").and_then(Value::as_array).into_iter().flatten() {
-        let (Some(name), Some(value)) = (header.get("name").and_then(Value::as_str), header.get("value")) else {
-            continue;
-        };
+        let text = |field: &str| header.get(field).and_then(Value::as_str).unwrap_or_default();
+        let (name, value) = (text("name"), text("value"));
+        if HeaderName::from_bytes(name.as_bytes()).is_err() {
+            return Err("the name of one of its headers is none");
+        }
+        if HeaderValue::from_bytes(value.as_bytes()).is_err() {
+            return Err("the value of one of its headers holds what no header may");
+        }
         let values = headers.entry(name).or_insert_with(|| json!([])).as_array_mut();
-        values.into_iter().for_each(|values| values.push(value.clone()));
+        values.into_iter().for_each(|values| values.push(json!(value)));
     }
-    Some(
-        json!({ "path": path, "http": format!("http://127.0.0.1:{port}{slash}{target}"), "header": headers, "timeout": timeout }),
-    )
+    Ok(Some(json!({ "path": path, "http": url, "header": headers, "timeout": timeout })))
+}
+
+/// Writes what no URL holds as itself by its number, as a kubelet does.
+fn encoded(path: &str) -> String {
+    let mut written = String::new();
+    for byte in path.bytes() {
+        if byte.is_ascii_graphic() && !b"\"<>\\^`{|}".contains(&byte) {
+            written.push(char::from(byte));
+        } else {
+            written.push_str(&format!("%{byte:02X}"));
+        }
+    }
+    written
 }
 
 /// Returns a port that is written as a number, or by the name that the container gives it.

@@ -1,6 +1,6 @@
 //! Why a pod is not let in.
 
-use super::MAY_BYPASS_LABEL;
+use super::{MAY_BYPASS_LABEL, NODE_NAME_BYTES_MAX};
 
 /// Says why a pod must not run in the mesh as it is, and what to do.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -35,6 +35,27 @@ pub enum Refusal {
         container: String,
         /// The volume.
         volume: String,
+    },
+    /// Its node's name would be none.
+    #[error(
+        "its node in the mesh would be called `{node}`, which has {bytes} bytes, and {NODE_NAME_BYTES_MAX} are the most: give the \
+         pod a shorter name"
+    )]
+    LongName {
+        /// The name.
+        node: String,
+        /// How long it is.
+        bytes: usize,
+    },
+    /// The agent cannot ask the application what its kubelet would.
+    #[error("the {probe} probe of container `{container}` cannot be made by the agent: {problem}")]
+    Probe {
+        /// The container.
+        container: String,
+        /// The probe.
+        probe: &'static str,
+        /// What is wrong with it.
+        problem: &'static str,
     },
     /// An annotation leads past the mesh, and nobody granted that.
     #[error(

@@ -1,6 +1,7 @@
 //! What an injector is told once, for all pods.
 
 use std::net::SocketAddr;
+use std::str::FromStr;
 
 use catalog::AuthMethodName;
 pub use wire::defaults::MESH_PORT;
@@ -38,8 +39,39 @@ impl Default for Resources {
     }
 }
 
+/// Says of which requests agents write a line to their standard output.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub enum AccessLog {
+    /// Of none.
+    #[default]
+    None,
+    /// Of this share of all, from 0 to 1, and always of those that failed or were denied.
+    Share(f64),
+}
+
+/// Explains why a text does not say of which requests there is a line.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("`{text}` does not say of which requests there is a line: write none, failed, all, or a share such as 0.01")]
+pub struct AccessLogError {
+    text: String,
+}
+
+impl FromStr for AccessLog {
+    type Err = AccessLogError;
+
+    fn from_str(text: &str) -> Result<Self, AccessLogError> {
+        let share = match text {
+            "none" => return Ok(Self::None),
+            "failed" => Some(0.0),
+            "all" => Some(1.0),
+            _ => text.parse().ok().filter(|share| (0.0..=1.0).contains(share)),
+        };
+        share.map(Self::Share).ok_or_else(|| AccessLogError { text: text.to_owned() })
+    }
+}
+
 /// Says what the injector puts into pods.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Settings {
     /// The cluster's name, where there are several in the mesh.
     pub cluster_name: Option<ClusterName>,
@@ -72,6 +104,8 @@ pub struct Settings {
     pub sidecar: Sidecar,
     /// What agents log; their own default where it is empty.
     pub log: String,
+    /// Of which requests agents write a line where their pod says nothing else.
+    pub access_log: AccessLog,
 }
 
 /// Why an injector cannot work with its settings.

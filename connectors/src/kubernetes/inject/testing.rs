@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::{AGENT_UID, HEALTH_PORT, MESH_PORT, Resources, Settings, Sidecar};
+use super::{AGENT_UID, AccessLog, HEALTH_PORT, MESH_PORT, Resources, Settings, Sidecar};
 
 /// Returns the settings of an injector that redirects.
 pub(crate) fn settings() -> Settings {
@@ -22,6 +22,7 @@ pub(crate) fn settings() -> Settings {
         resources: Resources::default(),
         sidecar: Sidecar::Native,
         log: String::new(),
+        access_log: AccessLog::None,
     }
 }
 

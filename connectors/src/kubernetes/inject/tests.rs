@@ -122,6 +122,25 @@ fn the_agent_is_told_all_that_it_needs_and_the_pods_own_words_stay_literal() {
 }
 
 #[test]
+fn an_agent_tells_of_requests_where_its_settings_or_its_pod_say_so() {
+    let told = |of_all: AccessLog, of_pod: Option<&str>| {
+        let mut pod = pod();
+        if let Some(of_pod) = of_pod {
+            pod["metadata"]["annotations"] = json!({ "weft.dev/access-log": of_pod });
+        }
+        let config = config(&injected(pod, &Settings { access_log: of_all, ..settings() }));
+        (config["access_log"].clone(), config["access_log_sample"].clone())
+    };
+    let nothing = (Value::Null, Value::Null);
+    assert_eq!(told(AccessLog::None, None), nothing);
+    assert_eq!(told(AccessLog::Share(0.5), None), (json!("-"), json!(0.5)));
+    assert_eq!(told(AccessLog::Share(0.5), Some("none")), nothing);
+    assert_eq!(told(AccessLog::None, Some("all")), (json!("-"), json!(1.0)));
+    assert_eq!(told(AccessLog::None, Some("failed")), (json!("-"), json!(0.0)));
+    assert_eq!(told(AccessLog::None, Some("0.01")), (json!("-"), json!(0.01)));
+}
+
+#[test]
 fn the_nodes_of_a_named_cluster_end_in_its_name() {
     let east = Settings { cluster_name: Some("east".parse().unwrap()), ..settings() };
     assert_eq!(config(&injected(pod(), &east))["node"], "web-1.shop.east");
@@ -165,6 +184,43 @@ fn probes_of_others_and_by_https_are_said_to_be_what_they_are() {
     assert_eq!(config(&pod)["application_probes"][0]["tcp"], "127.0.0.1:8443");
     let app = container(&pod, "containers", "app");
     assert_eq!(app["livenessProbe"], json!({ "httpGet": { "port": 80, "host": "10.1.1.1" } }));
+}
+
+#[test]
+fn a_probe_that_the_agent_would_not_take_is_refused_and_not_found_out_by_it() {
+    let with = |probe: Value| move |pod: &mut Value| pod["spec"]["containers"][0]["readinessProbe"] = probe;
+    let header = |name: &str, value: &str| json!({ "httpGet": { "port": 80, "httpHeaders": [{ "name": name, "value": value }] } });
+    refused(with(header("X A", "b")), "the readiness probe of container `app` cannot be made by the agent");
+    refused(with(header("X-A", "a\nb")), "holds what no header may");
+    refused(with(json!({ "httpGet": { "port": 80, "path": format!("/{}", "a".repeat(70_000)) } })), "no path of a URL");
+    refused(with(json!({ "grpc": { "port": 80, "service": "a".repeat(5000) } })), "longer than 4096");
+    refused(
+        |pod| {
+            pod["spec"]["containers"][0]["name"] = json!("a_b");
+            pod["spec"]["containers"][0]["readinessProbe"] = json!({ "tcpSocket": { "port": 80 } });
+        },
+        "letters, digits and hyphens",
+    );
+    // A kubelet asks for such paths, too, and writes them so that they are some.
+    let mut spaced = pod();
+    spaced["spec"]["containers"][0]["readinessProbe"] = json!({ "httpGet": { "port": 80, "path": "/is it/\u{e4}?a=\"b\"&c=%20", "httpHeaders": [{ "name": "X-A", "value": "\u{e4}" }] } });
+    let told = config(&injected(spaced, &settings()))["application_probes"].clone();
+    let asked = told.as_array().unwrap().iter().find(|it| it["path"] == "app/readiness").unwrap();
+    assert_eq!(asked["http"], "http://127.0.0.1:80/is%20it/%C3%A4?a=%22b%22&c=%20");
+    assert_eq!(asked["header"], json!({ "X-A": ["\u{e4}"] }));
+}
+
+#[test]
+fn a_pod_whose_node_could_have_no_name_is_refused() {
+    let long = |pod: &mut Value| pod["metadata"]["name"] = json!("a".repeat(124));
+    refused(long, "129 bytes, and 128 are the most");
+    refused(
+        |pod| pod["metadata"] = json!({ "generateName": "a".repeat(70), "namespace": "b".repeat(63) + "cd" }),
+        "give the pod a shorter name",
+    );
+    let mut fits = pod();
+    fits["metadata"]["name"] = json!("a".repeat(123));
+    injected(fits, &settings());
 }
 
 #[test]

@@ -180,7 +180,7 @@ fn long_names_of_pods_stay_apart() {
     let (one, other) = ("p".repeat(200), format!("{}q", "p".repeat(199)));
     let [one, other] = [one, other].map(|name| node_of_pod(&ObjectName::new("shop", &name), None).unwrap());
     assert_ne!(one, other);
-    assert_eq!(one.as_str().len(), NODE_BYTES_MAX);
+    assert_eq!(one.as_str().len(), NODE_NAME_BYTES_MAX);
     let east = "east".parse().unwrap();
     assert_eq!(node_of_pod(&ObjectName::new("shop", "p1"), Some(&east)).unwrap().as_str(), "p1.shop.east");
 }

@@ -11,9 +11,7 @@ use serde_json::Value;
 use super::documents::{CONNECTOR_FACT, Content, DEFAULTS, INTENTIONS, content_of, owner_of};
 use super::{DocumentKey, Documents, Verdict};
 use crate::kubernetes::mirror::ObjectName;
-
-/// So many entries may go at once without anybody asking: more, and a larger share than is allowed, is held.
-const REMOVED_MAX: usize = 3;
+use crate::plan::{Caution, is_rash};
 
 /// Is what the mesh says about what resources can be about.
 #[derive(Debug, Default)]
@@ -84,8 +82,8 @@ pub struct EntryPlan {
 pub struct Removals {
     /// Whether all resources were seen: only then is one that is missing gone.
     pub all_seen: bool,
-    /// The share of one's own entries that may go at once.
-    pub share_max: f64,
+    /// How many of one's own entries may go at once.
+    pub caution: Caution,
 }
 
 /// Plans what to write.
@@ -136,9 +134,7 @@ impl EntryPlan {
         // An entry of a resource that is refused by now stays as it was last taken, until it says something of use or goes.
         let asked: BTreeSet<&DocumentKey> = documents.wanted.keys().chain(&documents.kept).collect();
         let over: Vec<_> = own.iter().filter(|(key, _)| !asked.contains(key)).collect();
-        #[expect(clippy::cast_precision_loss, reason = "counts of entries are far below 2^52")]
-        let share = over.len() as f64 / own.len().max(1) as f64;
-        if over.len() > REMOVED_MAX && share > removals.share_max {
+        if is_rash(over.len(), own.len(), removals.caution) {
             self.held = over.len();
             return;
         }

@@ -3,6 +3,8 @@ use std::path::Path;
 use catalog::Timestamp;
 use serde_json::{Value, json};
 
+use super::definitions::definitions;
+use super::status::Condition;
 use super::*;
 
 /// The chart installs these files; `WEFT_UPDATE_GOLDEN=1` writes them anew.

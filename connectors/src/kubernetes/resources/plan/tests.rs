@@ -74,7 +74,7 @@ fn check(documents: &Documents, actual: &Actual, removals: Removals, want: &[&st
     }
 }
 
-const ALL_SEEN: Removals = Removals { all_seen: true, share_max: 0.3 };
+const ALL_SEEN: Removals = Removals { all_seen: true, caution: Caution { share_max: 0.3, least: 3, confirmed: None } };
 
 #[test]
 fn a_plan_writes_what_is_missing_then_rests_then_removes_what_nobody_asks_for() {
@@ -106,7 +106,7 @@ fn k2_what_goes_all_at_once_is_held() {
     assert_eq!((few.held, few.writes.len()), (0, 3));
     let most = plan("k8s", &documents(&many[4..]), &written, ALL_SEEN);
     assert_eq!((most.held, most.writes.len()), (4, 0));
-    let meant = Removals { share_max: 1.0, ..ALL_SEEN };
+    let meant = Removals { caution: Caution { share_max: 1.0, ..ALL_SEEN.caution }, ..ALL_SEEN };
     assert_eq!(plan("k8s", &documents(&[]), &written, meant).writes.len(), 10);
 }
 
@@ -202,7 +202,7 @@ fn every_field_of_an_intentions_schema_is_read_by_the_one_decoder() {
     let mut other = intentions("shop", "db", "db", &json!([{"name": "a", "action": "allow"}]));
     other["spec"]["jwt"] = jwt;
     let (mut known, mut said) = (BTreeSet::new(), BTreeSet::new());
-    let (_, written) = super::super::definitions().pop().unwrap();
+    let (_, written) = super::super::definitions::definitions().pop().unwrap();
     let definition: Value = serde_saphyr::from_str(&written).unwrap();
     fields_of(&definition["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"], "", &mut known);
     [&resource, &other].into_iter().for_each(|one| fields_in(&one["spec"], "", &mut said));
