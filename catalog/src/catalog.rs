@@ -376,6 +376,12 @@ impl Catalog {
             .with_audit(self.mesh_entry.audit.clone(), relaxations.map(|one| (**one).clone()).collect())
     }
 
+    /// Reports whether the first token was made, after which no cluster key makes another.
+    #[must_use]
+    pub fn is_acl_bootstrapped(&self) -> bool {
+        self.acl_bootstrapped
+    }
+
     /// Returns the token whose secret has this hash.
     #[must_use]
     pub fn token_by_secret(&self, secret: &SecretHash) -> Option<&Token> {

@@ -87,7 +87,7 @@ async fn found(bootstrap: &Bootstrap, options: &ApiOptions) -> anyhow::Result<()
 
 /// Makes the first management token with a cluster key.
 pub(super) async fn prove(api: &Api, key: &ClusterKey) -> anyhow::Result<TokenView> {
-    let BootstrapChallenge { challenge } = api.get("/v1/acl/bootstrap", &[]).await?;
+    let BootstrapChallenge { challenge, .. } = api.get("/v1/acl/bootstrap", &[]).await?;
     let proof = BootstrapProof { proof: key.acl_bootstrap_mac(&challenge).to_vec(), challenge, bootstrap_secret: None };
     api.put("/v1/acl/bootstrap", &[], &proof).await
 }

@@ -6,7 +6,7 @@ use anyhow::Context;
 use clap::Args;
 use connectors::kubernetes::{
     ClusterName,
-    bootstrap::{Bootstrap as Steps, BootstrapConfig},
+    bootstrap::{Bootstrap as Steps, BootstrapConfig, PodLogins},
 };
 
 use super::{
@@ -18,9 +18,9 @@ use super::{
 /// Make new servers ready for the Kubernetes cluster that they run in.
 ///
 /// Makes the first management token and keeps it in a Secret, lets the cluster's pods log in as the services of their service
-/// accounts, tells the roots by which the servers are known, and gives the cluster's connector a token. Each step does only
-/// what is missing, so it may run at any time and more than once; what was changed afterwards is left alone. It goes on, for
-/// roots change, unless --once.
+/// accounts unless --without-pod-logins, tells the roots by which the servers are known, and gives the cluster's connector a
+/// token. Each step does only what is missing, so it may run at any time and more than once; what was changed afterwards is
+/// left alone. It goes on, for roots change, unless --once.
 #[derive(Debug, Args)]
 pub(super) struct Bootstrap {
     /// The file that holds the servers' cluster key
@@ -47,6 +47,9 @@ pub(super) struct Bootstrap {
     /// The audience of their tokens [default: weft/<cluster id>, one of this mesh alone]
     #[arg(long, value_name = "NAME")]
     audience: Option<String>,
+    /// Make no auth method: no pod of this cluster is to log in
+    #[arg(long, conflicts_with_all = ["auth_method", "audience", "cluster_name"])]
+    without_pod_logins: bool,
     /// End when everything is done, or failed
     #[arg(long)]
     once: bool,
@@ -67,9 +70,11 @@ pub(super) async fn run(arguments: Bootstrap, options: &ApiOptions) -> anyhow::R
         token_secret: arguments.token_secret,
         roots: arguments.roots,
         connector_token: arguments.connector_token_secret,
-        cluster_name: arguments.cluster_name,
-        auth_method: arguments.auth_method,
-        audience: arguments.audience,
+        pod_logins: (!arguments.without_pod_logins).then_some(PodLogins {
+            auth_method: arguments.auth_method,
+            audience: arguments.audience,
+            cluster_name: arguments.cluster_name,
+        }),
     })
     .await
     .map_err(|error| {

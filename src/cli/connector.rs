@@ -142,7 +142,7 @@ async fn stop() {
 pub(super) async fn run(verb: Connector, options: &ApiOptions) -> anyhow::Result<ExitCode> {
     match verb {
         Connector::Aws(aws) => return Box::pin(aws::run(*aws, options)).await,
-        Connector::Kubernetes(arguments) => return kubernetes::run(*arguments, options).await,
+        Connector::Kubernetes(arguments) => return Box::pin(kubernetes::run(*arguments, options)).await,
         Connector::List(list) => {
             let views: Vec<ConnectorView> = Api::new(options)?.get("/v1/connectors", &[]).await?;
             list.output.print(&views, |views| text(views))?;

@@ -17,7 +17,8 @@ use super::{
     settings::{Told, read_all},
 };
 
-/// How often files of settings are looked at: roots are told by one that changes while the injector runs.
+/// How often files of settings are looked at: roots are told by one that changes while the injector runs. It is asked for and not
+/// waited for, since a kubelet itself looks but once a minute, and a volume may be of a kind that tells of no change.
 const PERIOD: Duration = Duration::from_secs(10);
 
 /// Run the injector of a Kubernetes cluster.

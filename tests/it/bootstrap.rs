@@ -30,10 +30,14 @@ fn cluster(directory: &Path) -> (ApiServer, String) {
 
 /// Runs the steps once.
 fn bootstrap(api: &str, kubeconfig: &str, key: &Path) -> Output {
+    bootstrap_with(api, kubeconfig, key, &["--cluster-name", "east"])
+}
+
+fn bootstrap_with(api: &str, kubeconfig: &str, key: &Path, how: &[&str]) -> Output {
     let key = key.display().to_string();
     let arguments = ["bootstrap", "--once", "--http-addr", api, "--cluster-key-file", &key, "--pod-namespace", "weft"];
-    let named = ["--cluster-name", "east", "--connector-token-secret", "weft-connector-token"];
-    weft(&[&arguments[..], &named].concat(), &[("KUBECONFIG", kubeconfig)])
+    let named = ["--connector-token-secret", "weft-connector-token"];
+    weft(&[&arguments[..], &named, how].concat(), &[("KUBECONFIG", kubeconfig)])
 }
 
 fn token_in(cluster: &ApiServer, name: &str) -> Option<String> {
@@ -210,8 +214,19 @@ fn servers_that_somebody_made_ready_by_hand_say_what_to_do() {
     assert!(refused.stderr.contains("made by hand") && refused.stderr.contains("weft-bootstrap-token"), "{refused:?}");
     let token = data_encoding::BASE64.encode(mesh.token.as_bytes());
     cluster.change("secrets", "weft", FIRST, |secret| secret["data"]["token"] = json!(token));
+    // Where no pod is to log in, nothing is made that would let one.
+    let told = || {
+        let told = cluster.get("configmaps", "weft", "weft-roots").unwrap();
+        serde_json::from_str::<Value>(told["data"]["roots.json"].as_str().unwrap()).unwrap()
+    };
+    let methods = || json_of(&api, &mesh.token, &["acl", "auth-method", "list"]).as_array().unwrap().len();
+    let closed = bootstrap_with(&api, &kubeconfig, &mesh.key_file(), &["--without-pod-logins"]);
+    assert_eq!(closed.status, Some(0), "{closed:?}");
+    assert_eq!((methods(), &told()["audience"]), (0, &Value::Null));
+    assert_eq!(told()["root_fingerprints"].as_array().unwrap().len(), 1);
     let done = bootstrap(&api, &kubeconfig, &mesh.key_file());
     assert_eq!(done.status, Some(0), "{done:?}");
+    assert_eq!((methods(), told()["audience"].is_string()), (1, true));
 }
 
 #[test]

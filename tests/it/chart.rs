@@ -1,16 +1,18 @@
 //! The Helm chart, rendered and linted by Helm's own code and held against Kubernetes' published schemas.
 
+mod values;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
-    path::{Path, PathBuf},
+    path::PathBuf,
     process::Command,
     sync::LazyLock,
 };
 
 use serde_json::{Value, json};
 
-use crate::harness::{python, weft};
+use crate::harness::{python, root, weft};
 
 /// What the chart is rendered with: what is kept as golden files, and what must be refused.
 fn cases() -> Value {
@@ -25,7 +27,7 @@ fn cases() -> Value {
             "api": { "names": ["weft.example"] },
             "networkPolicy": { "apiFrom": [{ "podSelector": { "matchLabels": { "app": "ci" } } }], "metricsFrom": [{ "namespaceSelector": {} }] },
             "agents": { "service": { "type": "LoadBalancer", "annotations": { "example.com/internal": "true" } } },
-            "injector": { "redirectImage": "registry.example/weft-redirect:1", "clusterDns": ["10.96.0.10:53", "[fd00::a]:53"], "sidecar": "plain", "rootFingerprints": ["ab".repeat(32)] },
+            "injector": { "redirectImage": "registry.example/weft-redirect:1", "clusterDns": ["10.96.0.10:53", "[fd00::a]:53"], "sidecar": "plain", "rootFingerprints": ["ab".repeat(32)], "agent": { "accessLog": 0.01 } },
             "nodeSelector": { "pool": "mesh" },
             "tolerations": [{ "key": "mesh", "operator": "Exists", "effect": "NoSchedule" }],
         },
@@ -38,6 +40,7 @@ fn cases() -> Value {
             "connector": { "tokenSecret": "connector" },
             "injector": { "rootFingerprints": ["cd".repeat(32)], "audience": "weft/production" },
         },
+        "no_logins": { "image": { "repository": "r/weft" }, "podLogins": { "enabled": false }, "injector": { "enabled": false } },
         "no_image": {},
         "nowhere": { "image": { "repository": "r/weft" }, "externalServers": { "enabled": true } },
         "deaf": {
@@ -50,6 +53,8 @@ fn cases() -> Value {
             "externalServers": { "enabled": true, "agents": ["10.0.0.5:8300"] },
             "injector": { "rootFingerprints": ["cd".repeat(32)] },
         },
+        "silent": { "image": { "repository": "r/weft" }, "podLogins": { "enabled": false } },
+        "talkative": { "image": { "repository": "r/weft" }, "injector": { "agent": { "accessLog": "everything" } } },
         "even": { "image": { "repository": "r/weft" }, "replicas": 2 },
         "misspelled": { "image": { "repository": "r/weft" }, "injektor": {} },
         "misspelled_within": { "image": { "repository": "r/weft" }, "injector": { "replica": 1 } },
@@ -60,10 +65,6 @@ fn cases() -> Value {
 /// What renders the chart, and what knows the schemas.
 const MODULES: &str = "helm_python, kubernetes_validate, yaml";
 const RENDERED: [&str; 3] = ["default", "everything", "external"];
-
-fn root() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-}
 
 /// Renders all cases, once for all tests.
 fn rendered(test: &str) -> Option<&'static Value> {
@@ -127,6 +128,8 @@ fn f1_values_that_make_no_sense_are_refused_and_say_why() {
         ("misspelled_within", "replica"),
         ("no_fingerprint", "rootFingerprints"),
         ("for_nobody", "injector.audience"),
+        ("silent", "injector.audience"),
+        ("talkative", "accessLog"),
     ] {
         let why = all[case]["refused"].as_str().unwrap_or_else(|| panic!("{case} is not refused"));
         assert!(why.contains(want), "{case}: {why}");
@@ -239,6 +242,19 @@ fn the_connector_calls_the_servers_by_the_name_and_the_port_that_they_serve_it_a
 }
 
 #[test]
+fn where_pods_may_not_log_in_nothing_is_made_for_them_to_do_so() {
+    let Some(all) = rendered("where_pods_may_not_log_in_nothing_is_made_for_them_to_do_so") else { return };
+    for (case, may) in [("default", true), ("no_logins", false)] {
+        let servers = of_kind(all, case, &["StatefulSet"])[0];
+        let arguments = servers["spec"]["template"]["spec"]["containers"][1]["args"].as_array().unwrap();
+        let says = |flag: &str| arguments.iter().any(|one| one.as_str().unwrap().starts_with(flag));
+        assert_eq!((says("--auth-method"), says("--without-pod-logins")), (may, !may), "{arguments:?}");
+        let rules = of_kind(all, case, &["ClusterRole"]).into_iter().flat_map(|role| role["rules"].as_array().unwrap());
+        assert_eq!(rules.into_iter().any(|rule| rule["resources"][0] == "tokenreviews"), may);
+    }
+}
+
+#[test]
 fn every_pod_of_the_chart_keeps_to_the_restricted_standard() {
     let Some(all) = rendered("every_pod_of_the_chart_keeps_to_the_restricted_standard") else { return };
     let mut seen = 0;
@@ -246,6 +262,10 @@ fn every_pod_of_the_chart_keeps_to_the_restricted_standard() {
         let spec = &workload["spec"]["template"]["spec"];
         let pod = &spec["securityContext"];
         assert_eq!((&pod["runAsNonRoot"], &pod["seccompProfile"]["type"]), (&json!(true), &json!("RuntimeDefault")));
+        assert_eq!((&pod["runAsUser"], &pod["runAsGroup"]), (&json!(65532), &json!(65532)), "as the image's own user");
+        for volume in spec["volumes"].as_array().into_iter().flatten().filter(|volume| volume["secret"].is_object()) {
+            assert_eq!(volume["secret"]["defaultMode"], 0o440, "{volume}");
+        }
         for list in ["initContainers", "containers"] {
             for container in spec[list].as_array().into_iter().flatten() {
                 seen += 1;
@@ -254,6 +274,7 @@ fn every_pod_of_the_chart_keeps_to_the_restricted_standard() {
                 assert_eq!(context["readOnlyRootFilesystem"], true, "{container}");
                 assert_eq!(context["capabilities"], json!({ "drop": ["ALL"] }), "{container}");
                 assert!(container["resources"]["limits"]["memory"].is_string(), "{container}");
+                assert!(container.get("command").is_none(), "the image's own program is started: {container}");
             }
         }
     }
@@ -305,6 +326,9 @@ fn the_injector_understands_what_the_chart_tells_it() {
         let injected = weft(&arguments, &[]);
         assert_eq!(injected.status, Some(0), "{case}: {injected:?}");
         assert!(injected.stdout.contains("weft-agent"), "{case}: {injected:?}");
-        assert_eq!(injected.stdout.contains("NET_ADMIN"), case == "everything", "{case}: only where it is asked for");
+        for asked_for in ["NET_ADMIN", "access_log_sample"] {
+            let is_there = injected.stdout.contains(asked_for);
+            assert_eq!(is_there, case == "everything", "{case}: {asked_for} only where it is asked for");
+        }
     }
 }

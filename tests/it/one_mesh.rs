@@ -131,7 +131,8 @@ impl Story {
             .map(|one| format!("{}:{}", one["destination_name"].as_str().unwrap(), one["local_bind_port"]))
             .collect();
         let pod = json!({"apiVersion": "v1", "kind": "Pod",
-            "metadata": {"name": name, "annotations": {"weft.dev/upstreams": upstreams.join(",")}},
+            "metadata": {"name": name,
+                "annotations": {"weft.dev/upstreams": upstreams.join(","), "weft.dev/access-log": "all"}},
             "spec": {"serviceAccountName": workload.service,
                 "containers": [{"name": "application", "image": "application", "ports": [{"containerPort": 8080}]}]}});
         machines.write(workload.machine, "/root/pod.yaml", &pod.to_string());
@@ -169,8 +170,8 @@ impl Story {
         machines.done(workload.machine, &lead);
     }
 
-    /// Checks that what one rule decides is told alike of every workload: beforehand, while it happens, in numbers, and in the
-    /// log where one is kept.
+    /// Checks that what one rule decides is told alike of every workload: beforehand, while it happens, in numbers and in its
+    /// log.
     #[track_caller]
     fn assert_told_alike(&self) {
         let machines = &self.0.machines;
@@ -199,7 +200,7 @@ impl Story {
             );
             assert!(counted.contains(&format!("default/{service}")), "{counted}");
         }
-        for to in [TASK, VM] {
+        for to in [TASK, POD, VM] {
             let line = machines.done(to.machine, "grep '\"method\":\"POST\"' $RUN/agent.log | grep inbound | tail -1");
             let line: Value = serde_json::from_str(&line).unwrap();
             assert_eq!((&line["status"], &line["decision"]), (&403.into(), &"deny".into()), "{line}");
@@ -272,7 +273,7 @@ fn an_ecs_task_a_pod_and_a_vm_are_one_mesh() {
     for (from, to) in [(TASK, POD), (POD, VM), (VM, TASK)] {
         let (base, user) = from.way_to(to);
         let steady = format!(
-            "setsid {user} sh -c 'while curl -sf --max-time 5 -o /dev/null {base}/public/x; do echo; done; echo FAILED' \
+            "setsid {user} sh -c 'while curl -sf --max-time 20 -o /dev/null {base}/public/x; do echo; done; echo FAILED' \
              > $RUN/steady.log 2>&1 < /dev/null & echo $! > $RUN/steady.pid"
         );
         platforms.machines.done(from.machine, &steady);

@@ -116,12 +116,15 @@ pub struct BootstrapChallenge {
     #[serde(with = "hexadecimal")]
     #[schema(value_type = String)]
     pub challenge: Vec<u8>,
+    /// Whether the first token was made already, so that no proof makes another.
+    #[serde(rename = "Done", default)]
+    pub is_done: bool,
 }
 
 impl BootstrapChallenge {
     /// Wraps the bytes of a challenge.
-    pub fn new(challenge: &[u8]) -> Self {
-        Self { challenge: challenge.to_vec() }
+    pub fn new(challenge: &[u8], is_done: bool) -> Self {
+        Self { challenge: challenge.to_vec(), is_done }
     }
 }
 

@@ -148,10 +148,14 @@ app.kubernetes.io/component: connector
   "agent_cpu_request" $injector.agent.cpuRequest
   "agent_memory_request" $injector.agent.memoryRequest
   "agent_memory_limit" $injector.agent.memoryLimit
-  "agent_log" $injector.agent.log -}}
+  "agent_log" $injector.agent.log
+  "agent_access_log" (toString $injector.agent.accessLog) -}}
 {{- with $injector.audience -}}
 {{- $_ := set $settings "audience" . -}}
 {{- else -}}
+{{- if and $.Values.bootstrap.enabled (not $.Values.podLogins.enabled) -}}
+{{- fail "injector.audience is empty, and podLogins.enabled=false, so that nothing here lets pods log in: set injector.enabled=false, or say which audience the auth method asks for" -}}
+{{- end -}}
 {{- if $.Values.externalServers.enabled -}}
 {{- fail "injector.audience is empty: servers elsewhere tell nobody here whom agents' tokens are for; `weft acl auth-method read` shows it" -}}
 {{- end -}}

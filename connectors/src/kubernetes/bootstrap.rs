@@ -24,7 +24,7 @@ use wire::client::{ApiClient, ApiError};
 use wire::cluster_key::{ClusterKey, ClusterKeyFileError};
 use wire::crypto::{Secret, random_hex};
 
-use super::cluster::{ClusterName, node_name};
+use super::cluster::{self, ClusterError, ClusterName, node_name};
 
 /// How often is looked again: roots come and go while the authority rotates.
 const PERIOD: Duration = Duration::from_secs(30);
@@ -39,6 +39,9 @@ const CERTIFICATES: &str = "ca.pem";
 /// Says of an auth method that its binding rules may still be missing.
 const BEGUN: &str = "pods of this cluster; rules to come";
 const DONE: &str = "pods of this cluster";
+/// What is asked of a server in two places.
+const WHOSE: &str = "ask whose the first token is";
+const MAKE: &str = "make the first token";
 
 /// Says where things are.
 #[derive(Debug, Clone)]
@@ -56,12 +59,19 @@ pub struct BootstrapConfig {
     /// The secret that holds the token of the cluster's connector; it must exist, and may be empty. There is none where
     /// nobody is to be given one.
     pub connector_token: Option<String>,
-    /// The cluster's name, where there are several in the mesh.
-    pub cluster_name: Option<ClusterName>,
-    /// The auth method of the cluster's pods.
+    /// How the cluster's pods log in; nothing is set up for them where nobody says so.
+    pub pod_logins: Option<PodLogins>,
+}
+
+/// Says how a cluster's pods log in.
+#[derive(Debug, Clone)]
+pub struct PodLogins {
+    /// Their auth method.
     pub auth_method: String,
     /// The audience of their tokens; one of the mesh alone where there is none.
     pub audience: Option<String>,
+    /// The cluster's name, where there are several in the mesh.
+    pub cluster_name: Option<ClusterName>,
 }
 
 /// Why a step failed; it is tried again.
@@ -70,9 +80,9 @@ pub enum BootstrapError {
     /// The cluster key cannot be read.
     #[error("cannot prove to hold the cluster key")]
     Key(#[source] ClusterKeyFileError),
-    /// Nothing says where the cluster's API is.
-    #[error("cannot tell where the cluster's API is: run in a pod, or have KUBECONFIG name a file")]
-    Infer(#[source] Box<kube::config::InferConfigError>),
+    /// There is no cluster to talk to.
+    #[error(transparent)]
+    Unreachable(#[from] ClusterError),
     /// The cluster did not do what was asked.
     #[error("cannot {what} in the cluster")]
     Cluster {
@@ -118,10 +128,8 @@ impl Bootstrap {
     ///
     /// [`BootstrapError`] says what is missing.
     pub async fn new(config: BootstrapConfig) -> Result<Self, BootstrapError> {
-        wire::crypto::install_provider();
         let key = ClusterKey::load(&config.cluster_key_file).map_err(BootstrapError::Key)?;
-        let cluster = kube::Config::infer().await.map_err(|source| BootstrapError::Infer(Box::new(source)))?;
-        let client = kube::Client::try_from(cluster).map_err(failed("use what is known of the API"))?;
+        let (client, _) = cluster::client().await?;
         let (secrets, maps) =
             (Api::namespaced(client.clone(), &config.namespace), Api::namespaced(client, &config.namespace));
         Ok(Self { config, secrets, maps, key })
@@ -160,10 +168,13 @@ impl Bootstrap {
         let server = |what| move |source| BootstrapError::Server { what, source: Box::new(source) };
         let plain = ApiClient::new(&self.config.api).map_err(server("call the API"))?;
         let api = plain.clone().with_token(secret.clone());
-        if accessor_of(&api).await.map_err(server("ask whose the first token is"))?.is_none() {
-            self.make_token(&plain, secret).await?;
+        if accessor_of(&api).await.map_err(server(WHOSE))?.is_none() {
+            self.make_token(&plain, &api, secret).await?;
         }
-        let audience = self.admit_pods(&api).await.map_err(server("write the auth method of pods"))?;
+        let audience = match &self.config.pod_logins {
+            Some(logins) => admit_pods(&api, logins).await.map_err(server("write the auth method of pods"))?,
+            None => None,
+        };
         let roots: Value =
             api.get("/v1/connect/ca/roots").json().await.map_err(server("ask for the authority's roots"))?;
         self.tell_roots(&roots, audience.as_deref()).await?;
@@ -202,58 +213,23 @@ impl Bootstrap {
         }
     }
 
-    async fn make_token(&self, api: &ApiClient, secret: Secret) -> Result<(), BootstrapError> {
-        let server = |source| BootstrapError::Server { what: "make the first token", source: Box::new(source) };
-        let BootstrapChallenge { challenge } = api.get("/v1/acl/bootstrap").json().await.map_err(server)?;
+    /// Makes the first token with a secret that is kept; `plain` carries no token, `api` the one that is to be made.
+    async fn make_token(&self, plain: &ApiClient, api: &ApiClient, secret: Secret) -> Result<(), BootstrapError> {
+        let server = |what| move |source| BootstrapError::Server { what, source: Box::new(source) };
+        let asked = plain.get("/v1/acl/bootstrap").json().await.map_err(server(MAKE))?;
+        let BootstrapChallenge { challenge, is_done } = asked;
+        if is_done {
+            // Another copy of this may have made it meanwhile, with the very secret that is kept.
+            return match accessor_of(api).await.map_err(server(WHOSE))? {
+                Some(_) => Ok(()),
+                None => Err(BootstrapError::ByHand { secret: self.config.token_secret.clone() }),
+            };
+        }
         let proof = self.key.acl_bootstrap_mac(&challenge).to_vec();
         let proof = BootstrapProof { challenge, proof, bootstrap_secret: Some(secret) };
-        match api.put("/v1/acl/bootstrap").body(&proof).map_err(server)?.send().await {
-            Ok(_) => {
-                info!(secret = self.config.token_secret, "first token made");
-                Ok(())
-            }
-            Err(ApiError::Status { status: StatusCode::FORBIDDEN, message, .. }) if message.contains("already") => {
-                Err(BootstrapError::ByHand { secret: self.config.token_secret.clone() })
-            }
-            Err(error) => Err(server(error)),
-        }
-    }
-
-    /// Makes the auth method of the cluster's pods, where there is none of its name: each pod may be the service of its service
-    /// account, in the namespace of its name, on the node of its own name. Returns the audience that it asks for.
-    async fn admit_pods(&self, api: &ApiClient) -> Result<Option<String>, ApiError> {
-        let name = &self.config.auth_method;
-        let method = |description: &str| {
-            json!({
-                "Name": name, "Type": "kubernetes", "Description": description,
-                "Config": { "BoundAudiences": self.config.audience.iter().collect::<Vec<_>>() },
-            })
-        };
-        let found: Option<Value> = match api.get("/v1/acl/auth-method").segment(name).json().await {
-            Ok(found) => Some(found),
-            Err(ApiError::Status { status: StatusCode::NOT_FOUND, .. }) => None,
-            Err(error) => return Err(error),
-        };
-        match found.as_ref().map(|found| found["Description"] == BEGUN) {
-            Some(false) => return Ok(audience_of(found.as_ref())),
-            Some(true) => {}
-            None => {
-                api.put("/v1/acl/auth-method").body(&method(BEGUN))?.send().await?;
-            }
-        }
-        let rules: Vec<Value> = api.get("/v1/acl/binding-rules").query("authmethod", name).json().await?;
-        let node = node_name("${pod.name}", "${serviceaccount.namespace}", self.config.cluster_name.as_ref());
-        for (kind, bound) in
-            [("service", "${serviceaccount.namespace}/${serviceaccount.name}"), ("node", node.as_str())]
-        {
-            if !rules.iter().any(|rule| rule["BindType"] == kind && rule["BindName"] == bound) {
-                let rule = json!({ "AuthMethod": name, "BindType": kind, "BindName": bound, "Description": DONE });
-                api.put("/v1/acl/binding-rule").body(&rule)?.send().await?;
-            }
-        }
-        let done: Value = api.put("/v1/acl/auth-method").segment(name).body(&method(DONE))?.json().await?;
-        info!(method = name, "pods of this cluster may log in");
-        Ok(audience_of(Some(&done)))
+        plain.put("/v1/acl/bootstrap").body(&proof).map_err(server(MAKE))?.send().await.map_err(server(MAKE))?;
+        info!(secret = self.config.token_secret, "first token made");
+        Ok(())
     }
 
     /// Tells which roots the servers are known by, all that are in force, for agents by their fingerprints; and whom their
@@ -287,6 +263,41 @@ impl Bootstrap {
             }
         }
     }
+}
+
+/// Makes the auth method of a cluster's pods, where there is none of its name: each pod may be the service of its service
+/// account, in the namespace of its name, on the node of its own name. Returns the audience that it asks for.
+async fn admit_pods(api: &ApiClient, logins: &PodLogins) -> Result<Option<String>, ApiError> {
+    let name = &logins.auth_method;
+    let method = |description: &str| {
+        json!({
+            "Name": name, "Type": "kubernetes", "Description": description,
+            "Config": { "BoundAudiences": logins.audience.iter().collect::<Vec<_>>() },
+        })
+    };
+    let found: Option<Value> = match api.get("/v1/acl/auth-method").segment(name).json().await {
+        Ok(found) => Some(found),
+        Err(ApiError::Status { status: StatusCode::NOT_FOUND, .. }) => None,
+        Err(error) => return Err(error),
+    };
+    match found.as_ref().map(|found| found["Description"] == BEGUN) {
+        Some(false) => return Ok(audience_of(found.as_ref())),
+        Some(true) => {}
+        None => {
+            api.put("/v1/acl/auth-method").body(&method(BEGUN))?.send().await?;
+        }
+    }
+    let rules: Vec<Value> = api.get("/v1/acl/binding-rules").query("authmethod", name).json().await?;
+    let node = node_name("${pod.name}", "${serviceaccount.namespace}", logins.cluster_name.as_ref());
+    for (kind, bound) in [("service", "${serviceaccount.namespace}/${serviceaccount.name}"), ("node", node.as_str())] {
+        if !rules.iter().any(|rule| rule["BindType"] == kind && rule["BindName"] == bound) {
+            let rule = json!({ "AuthMethod": name, "BindType": kind, "BindName": bound, "Description": DONE });
+            api.put("/v1/acl/binding-rule").body(&rule)?.send().await?;
+        }
+    }
+    let done: Value = api.put("/v1/acl/auth-method").segment(name).body(&method(DONE))?.json().await?;
+    info!(method = name, "pods of this cluster may log in");
+    Ok(audience_of(Some(&done)))
 }
 
 /// Returns the audience that an auth method asks for; the first of several.

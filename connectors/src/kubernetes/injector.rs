@@ -25,6 +25,7 @@ use tracing::{info, warn};
 use wire::api_name::ApiName;
 use wire::tls::api_server_config;
 
+use super::cluster::{self, ClusterError};
 use super::inject::Settings;
 use authority::{Authority, Task};
 use keep::Place;
@@ -64,12 +65,9 @@ pub enum InjectorError {
         /// Its namespace.
         namespace: String,
     },
-    /// Nothing says where the cluster's API is.
-    #[error("cannot tell where the cluster's API is: run in a pod, or have KUBECONFIG name a file")]
-    Cluster(#[source] Box<kube::config::InferConfigError>),
-    /// The client cannot be made.
-    #[error("cannot use what is known of the cluster's API")]
-    Client(#[source] Box<kube::Error>),
+    /// There is no cluster to talk to.
+    #[error(transparent)]
+    Cluster(#[from] ClusterError),
     /// The address cannot be listened on.
     #[error("cannot listen on {address}")]
     Listen {
@@ -100,9 +98,7 @@ impl Injector {
         config: InjectorConfig,
         settings: watch::Receiver<Option<Arc<Settings>>>,
     ) -> Result<Self, InjectorError> {
-        wire::crypto::install_provider();
-        let cluster = kube::Config::infer().await.map_err(|source| InjectorError::Cluster(Box::new(source)))?;
-        let client = kube::Client::try_from(cluster).map_err(|source| InjectorError::Client(Box::new(source)))?;
+        let (client, _) = cluster::client().await?;
         Self::with_client(client, config, settings).await
     }
 
@@ -173,7 +169,7 @@ async fn once(
     show: &watch::Sender<Option<Arc<ServerConfig>>>,
 ) -> Result<bool, Box<dyn std::error::Error + Send + Sync>> {
     let look = place.look().await?;
-    let Some(task) = authority.step(&look.seen(), wire::crypto::now())?.pop() else { return Ok(false) };
+    let Some(task) = authority.step(&look.seen(), wire::crypto::now())? else { return Ok(false) };
     match &task {
         Task::Show(certificate) => {
             info!(until = certificate.not_after().to_string(), "new certificate for the API server");

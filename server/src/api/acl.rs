@@ -39,7 +39,7 @@ pub(super) fn routes() -> Vec<Route> {
 /// Answers with a challenge, to which whoever holds the cluster key knows the answer.
 async fn challenge(call: Call) -> Result<Response, ApiError> {
     let challenge = call.state.challenges().issue(Instant::now());
-    call.json(&BootstrapChallenge::new(&challenge))
+    call.json(&BootstrapChallenge::new(&challenge, call.state.consensus().catalog().is_acl_bootstrapped()))
 }
 
 /// Makes the first management token for a caller that proves to hold the cluster key; works once in a mesh's life.

@@ -83,26 +83,26 @@ impl Authority {
         Self { names, shown: None, told: None }
     }
 
-    /// Says what to do after a look at the cluster; after [`Task::Keep`] and [`Task::Tell`] another look is due at once.
+    /// Says what to do after a look at the cluster, if anything; another look is due at once then.
     ///
     /// # Errors
     ///
     /// [`AuthorityError`] where something cannot be signed; what is shown goes on being shown.
-    pub(super) fn step(&mut self, seen: &Seen, now: Timestamp) -> Result<Vec<Task>, AuthorityError> {
+    pub(super) fn step(&mut self, seen: &Seen, now: Timestamp) -> Result<Option<Task>, AuthorityError> {
         let root = seen.kept.as_ref().and_then(|kept| LocalRoot::load(&kept.root_pem, &kept.key_pem).ok());
         let (Some(kept), Some(root)) = (&seen.kept, root) else {
             // What is shown goes on being shown until the new root has been heard of: its root stays in the bundle.
             let earlier = self.shown.as_ref().map(|shown| shown.root_pem.clone());
-            return Ok(vec![Task::Keep(made(earlier, now)?)]);
+            return Ok(Some(Task::Keep(made(earlier, now)?)));
         };
         if now.saturating_add(ROOT_REPLACED_BEFORE) > root.not_after() {
             let earlier = (now < root.not_after()).then(|| kept.root_pem.clone());
-            return Ok(vec![Task::Keep(made(earlier, now)?)]);
+            return Ok(Some(Task::Keep(made(earlier, now)?)));
         }
         let bundle = format!("{}{}", kept.root_pem, kept.earlier_pem.as_deref().unwrap_or_default());
         if seen.told.iter().any(|told| *told != bundle) {
             self.told = None;
-            return Ok(vec![Task::Tell(bundle)]);
+            return Ok(Some(Task::Tell(bundle)));
         }
         let since = match &self.told {
             Some((told, since)) if *told == kept.root_pem => *since,
@@ -116,12 +116,12 @@ impl Authority {
             let is_fresh = now < shown.made.saturating_add(CERTIFICATE_TTL / 2);
             let rests = if shown.root_pem == kept.root_pem { is_fresh } else { !is_heard };
             if rests {
-                return Ok(Vec::new());
+                return Ok(None);
             }
         }
         let certificate = certificate(&root, &self.names, now)?;
         self.shown = Some(Shown { root_pem: kept.root_pem.clone(), made: now });
-        Ok(vec![Task::Show(Box::new(certificate))])
+        Ok(Some(Task::Show(Box::new(certificate))))
     }
 }
 
@@ -166,13 +166,8 @@ mod tests {
         /// Looks and does until nothing is left to do; returns how many looks that took.
         fn settle(&mut self, authority: &mut Authority, now: Timestamp) -> usize {
             for looks in 1..10 {
-                let tasks = authority.step(&self.seen, now).unwrap();
-                if tasks.is_empty() {
-                    return looks;
-                }
-                for task in tasks {
-                    self.carry_out(task);
-                }
+                let Some(task) = authority.step(&self.seen, now).unwrap() else { return looks };
+                self.carry_out(task);
             }
             panic!("it never rests");
         }
