@@ -6,8 +6,9 @@ use std::time::Duration;
 use super::tests::digest;
 use super::*;
 use crate::{
-    Actor, Admission, Attestation, AuthConfig, AwsIamConfig, Banned, BindKind, Command, JwtAlgorithm, JwtConfig,
-    JwtKeys, LoginChange, Owner, Platform, RevocationChange, Rights, SessionChange, SessionRef,
+    Actor, Admission, Attestation, AuthConfig, AwsIamConfig, Banned, BindKind, Command, JoinToken, JwtAlgorithm,
+    JwtConfig, JwtKeys, LoginChange, Namespace, Owner, Platform, RevocationChange, Rights, SessionChange, SessionRef,
+    Token,
 };
 
 pub(crate) fn method(name: &str) -> AuthMethod {
@@ -92,9 +93,7 @@ fn aws_method() -> Command {
 /// Returns the methods of another type that came later.
 fn kubernetes_methods() -> [Command; 2] {
     [Some("https://10.0.0.1:6443"), None].map(|host| {
-        let ca_pem = host.map(|_| "-----BEGIN CERTIFICATE-----".to_owned());
-        let config =
-            crate::KubernetesConfig { host: host.map(str::to_owned), ca_pem, audiences: vec!["weft".to_owned()] };
+        let config = crate::KubernetesConfig { host: host.map(str::to_owned), audiences: vec!["weft".to_owned()] };
         let name = if host.is_some() { "east" } else { "own" };
         write_method(AuthMethod { config: AuthConfig::Kubernetes(Box::new(config)), ..method(name) }, false)
     })

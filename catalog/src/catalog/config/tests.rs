@@ -71,6 +71,11 @@ pub(in crate::catalog) fn every_change() -> Vec<Command> {
     ]
 }
 
+/// Returns what came to be said after the golden files had ended, for their end.
+pub(in crate::catalog) fn later_forms() -> Vec<Command> {
+    vec![write(outside("legacy"))]
+}
+
 /// What holds of calls, with everything that can be said of it.
 fn held_calls(name: &str) -> ConfigContent {
     use crate::{

@@ -1,5 +1,7 @@
 //! What becomes of tokens, policies and roles, and what commands need of whoever asks for them.
 
+use proptest::prelude::*;
+
 use super::*;
 use crate::{
     Access, AclChange, AclPolicy, AclRole, Authority, Links, NamePattern, NameRule, NamespaceRules, Rules, ServiceRule,
@@ -560,4 +562,20 @@ fn a_token_that_says_more_than_the_first_release_reads_is_not_proposed_to_it() {
         assert_eq!(Command::WriteToken { token: token.clone() }.reads_from(), want, "{token:?}");
         assert_eq!(Command::BootstrapAcl { token }.reads_from(), 2, "a trail begins with the first token");
     }
+}
+
+#[test]
+fn the_acl_is_bootstrapped_once_and_never_locked_out() {
+    let mut log = Log::default();
+    let token = |number: u8| {
+        let secret = SecretHash(format!("secret{number}"));
+        Token::new(accessor(number), secret, Rights::Management, Timestamp(0))
+    };
+    log.done(Command::BootstrapAcl { token: token(1) });
+    assert_eq!(log.refused(Command::BootstrapAcl { token: token(2) }), Refusal::AclBootstrapped);
+    assert_eq!(log.refused(Command::DeleteToken { accessor: accessor(1) }).kind(), RefusalKind::Invalid);
+    log.done(Command::WriteToken { token: token(2) });
+    log.done(Command::DeleteToken { accessor: accessor(1) });
+    assert!(log.catalog.token_by_secret(&SecretHash("secret1".to_owned())).is_none());
+    assert!(log.catalog.token_by_secret(&SecretHash("secret2".to_owned())).is_some());
 }
