@@ -29,6 +29,7 @@ mod mtls_mode;
 mod name;
 mod network;
 mod node;
+mod origin;
 mod outcome;
 mod pattern;
 mod permission;
@@ -98,6 +99,7 @@ pub use network::{Gateway, NETWORK_BYTES_MAX, Reach, reach};
 pub use node::{
     Check, CheckKey, CheckStatus, Instance, Node, Owner, Platform, TaggedAddress, UnknownWord, Upstream, Weights,
 };
+pub use origin::Origin;
 pub use outcome::{Outcome, Refusal, RefusalKind, Restored};
 pub use pattern::{PatternError, ServicePattern, SourcePattern};
 pub use permission::{

@@ -109,10 +109,7 @@ impl AuthConfig {
                 let values = jwt.claims.values().cloned().map(Variable::Value);
                 values.chain(jwt.list_claims.values().cloned().map(Variable::List)).collect()
             }
-            Self::AwsIam(_) => {
-                let facts = ["account_id", "entity_id", "entity_name", "entity_type", "session_name"];
-                facts.map(|fact| Variable::Fact(fact.to_owned())).to_vec()
-            }
+            Self::AwsIam(_) => AwsIamConfig::FACTS.map(|fact| Variable::Fact(fact.to_owned())).to_vec(),
             Self::Kubernetes(_) => KubernetesConfig::FACTS.map(|fact| Variable::Fact(fact.to_owned())).to_vec(),
         }
     }

@@ -116,7 +116,7 @@ pub(super) async fn run(verb: AuthMethod, options: &ApiOptions, api: &Api) -> an
                         AuthConfigEntry::AwsIam(aws) => aws.bound_iam_principal_arns.join(", "),
                         AuthConfigEntry::Kubernetes(kubernetes) => cluster(kubernetes).to_owned(),
                     };
-                    vec![name, method.kind.clone(), vouches, method.description.clone()]
+                    vec![name, method.config.kind().to_owned(), vouches, method.description.clone()]
                 });
                 table(&["Name", "Type", "Of", "Description"], rows.collect(), "no auth methods")
             })
@@ -142,7 +142,7 @@ async fn put(write: &Write, path: &str, options: &ApiOptions, api: &Api) -> anyh
 fn text(method: &AuthMethodEntry) -> String {
     let mut rows = vec![
         ("Name:", method.name.as_ref().map(ToString::to_string).unwrap_or_default()),
-        ("Type:", method.kind.clone()),
+        ("Type:", method.config.kind().to_owned()),
         ("Description:", method.description.clone()),
         ("Namespace:", method.namespace.to_string()),
         ("Token TTL:", method.max_token_ttl.clone()),

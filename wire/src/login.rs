@@ -3,7 +3,7 @@
 //! What knows a platform implements [`LoginMaker`] for servers and [`CredentialSource`] for agents, and the binary hands it in.
 
 use std::future::Future;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
 
@@ -109,12 +109,7 @@ impl CredentialSource for CredentialFile {
     }
 
     fn credential<'a>(&'a self, _wanted: CredentialFor<'a>) -> CredentialWanted<'a> {
-        let path = self.0.clone();
-        Box::pin(async move {
-            let read = tokio::task::spawn_blocking(move || read_secret_file(&path, BEARER_BYTES_MAX)).await;
-            let read = read.map_err(|stopped| CredentialError::Platform { reason: stopped.to_string() })?;
-            Ok(Secret::new(read.map_err(CredentialError::File)?.expose().trim()))
-        })
+        Box::pin(read_in_background(self.0.clone(), read_secret_file))
     }
 }
 
@@ -128,13 +123,18 @@ impl CredentialSource for ProjectedToken {
     }
 
     fn credential<'a>(&'a self, _wanted: CredentialFor<'a>) -> CredentialWanted<'a> {
-        let path = self.0.clone();
-        Box::pin(async move {
-            let read = tokio::task::spawn_blocking(move || read_projected_token(&path, BEARER_BYTES_MAX)).await;
-            let read = read.map_err(|stopped| CredentialError::Platform { reason: stopped.to_string() })?;
-            Ok(Secret::new(read.map_err(CredentialError::File)?.expose().trim()))
-        })
+        Box::pin(read_in_background(self.0.clone(), read_projected_token))
     }
+}
+
+/// Reads a credential as it is in its file now, by the rules of `read`; a disk may take its time.
+async fn read_in_background(
+    path: PathBuf,
+    read: fn(&Path, u64) -> Result<Secret, SecretFileError>,
+) -> Result<Secret, CredentialError> {
+    let read = tokio::task::spawn_blocking(move || read(&path, BEARER_BYTES_MAX)).await;
+    let read = read.map_err(|stopped| CredentialError::Platform { reason: stopped.to_string() })?;
+    Ok(Secret::new(read.map_err(CredentialError::File)?.expose().trim()))
 }
 
 /// Is a check under way.

@@ -24,6 +24,20 @@ pub struct AwsIamConfig {
 }
 
 impl AwsIamConfig {
+    /// Names the fact that is the account.
+    pub const ACCOUNT_ID: &str = "account_id";
+    /// Names the fact that tells the role or user from one of the same name before it.
+    pub const ENTITY_ID: &str = "entity_id";
+    /// Names the fact that is the role's or user's name.
+    pub const ENTITY_NAME: &str = "entity_name";
+    /// Names the fact that says whether it is a role or a user.
+    pub const ENTITY_TYPE: &str = "entity_type";
+    /// Names the fact that is the name of the session in which a role was assumed; a user has none.
+    pub const SESSION_NAME: &str = "session_name";
+    /// Lists what is known of whoever logs in, by name.
+    pub const FACTS: [&str; 5] =
+        [Self::ACCOUNT_ID, Self::ENTITY_ID, Self::ENTITY_NAME, Self::ENTITY_TYPE, Self::SESSION_NAME];
+
     /// Returns the facts without which a name may be of more than one identity that counts.
     pub(crate) fn beside_names(&self) -> Vec<&'static str> {
         let is_one = |part: fn(&AwsPattern) -> &str| {
@@ -31,7 +45,7 @@ impl AwsIamConfig {
             let first = parts.next();
             parts.all(|other| Some(other) == first)
         };
-        let facts = [("account_id", is_one(AwsPattern::account)), ("entity_type", is_one(AwsPattern::kind))];
+        let facts = [(Self::ACCOUNT_ID, is_one(AwsPattern::account)), (Self::ENTITY_TYPE, is_one(AwsPattern::kind))];
         facts.into_iter().filter_map(|(fact, is_one)| (!is_one).then_some(fact)).collect()
     }
 }

@@ -9,9 +9,6 @@ pub struct KubernetesConfig {
     /// The API server's address, `https` only; where there is none, that of the cluster that a server runs in itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub host: Option<String>,
-    /// Always none: by which authority an API server is known is each server's own setting.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub ca_pem: Option<String>,
     /// The audiences of which a token must be for one; never empty.
     pub audiences: Vec<String>,
 }
@@ -24,7 +21,17 @@ impl KubernetesConfig {
         format!("weft/{cluster_id}")
     }
 
-    /// What is known of whoever logs in, by name.
+    /// Names the fact that is the namespace of the account.
+    pub const ACCOUNT_NAMESPACE: &str = "serviceaccount.namespace";
+    /// Names the fact that is the account's name.
+    pub const ACCOUNT_NAME: &str = "serviceaccount.name";
+    /// Names the fact that tells the account from one of the same name before it.
+    pub const ACCOUNT_UID: &str = "serviceaccount.uid";
+    /// Names the fact that is the pod's name.
+    pub const POD_NAME: &str = "pod.name";
+    /// Names the fact that tells the pod from one of the same name before it.
+    pub const POD_UID: &str = "pod.uid";
+    /// Lists what is known of whoever logs in, by name.
     pub const FACTS: [&str; 5] =
-        ["pod.name", "pod.uid", "serviceaccount.name", "serviceaccount.namespace", "serviceaccount.uid"];
+        [Self::POD_NAME, Self::POD_UID, Self::ACCOUNT_NAME, Self::ACCOUNT_NAMESPACE, Self::ACCOUNT_UID];
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::bounded;
 use crate::{
     AuthConfig, AuthMethod, AwsIamConfig, BindingRule, JwtConfig, JwtKeys, KubernetesConfig, LoginChange,
-    NETWORK_BYTES_MAX, Refusal, Rights, Selector, Variable, login::is_variable_name,
+    NETWORK_BYTES_MAX, Origin, Refusal, Rights, Selector, Variable, login::is_variable_name,
 };
 
 const TEXT_MAX: usize = 512;
@@ -65,25 +65,25 @@ fn check_aws(aws: &AwsIamConfig) -> Result<(), Refusal> {
         return Err(Refusal::invalid("BoundIAMPrincipalARNs", problem));
     }
     let Some(endpoint) = &aws.sts_endpoint else { return Ok(()) };
-    bounded("STSEndpoint", endpoint, TEXT_MAX)?;
+    let origin = check_origin("STSEndpoint", endpoint)?;
     let wrong = |problem: &str| Err(Refusal::invalid("STSEndpoint", format!("`{endpoint}` {problem}")));
-    // Without TLS anybody on the way could answer in the service's place; on this machine there is no way.
-    let (host, is_local_only) = match (endpoint.strip_prefix("https://"), endpoint.strip_prefix("http://")) {
-        (Some(host), _) => (host, false),
-        (None, Some(host)) => (host, true),
-        (None, None) => return wrong("does not begin with https://"),
-    };
-    let host = host.strip_suffix('/').unwrap_or(host);
-    let is_host = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'.' | b'-' | b':');
-    if host.is_empty() || !host.bytes().all(is_host) {
-        return wrong("is no https://HOST or https://HOST:PORT in lower case, with nothing behind it");
+    // It is compared letter by letter with the one that an agent has signed for.
+    if endpoint.bytes().any(|b| b.is_ascii_uppercase()) {
+        return wrong("is not in lower case");
     }
-    let name = host.split(':').next().unwrap_or_default();
-    let is_here = name == "localhost" || name.parse::<std::net::Ipv4Addr>().is_ok_and(|ip| ip.is_loopback());
-    if is_local_only && !is_here {
+    // Without TLS anybody on the way could answer in the service's place; on this machine there is no way.
+    if !origin.is_tls && !origin.is_loopback() {
         return wrong("is without TLS: whoever is on the way could answer in its place; write https://");
     }
     Ok(())
+}
+
+/// Checks that a text is the address of a server of the web, with nothing behind it.
+fn check_origin<'t>(field: &str, text: &'t str) -> Result<Origin<'t>, Refusal> {
+    bounded(field, text, TEXT_MAX)?;
+    Origin::read(text).ok_or_else(|| {
+        Refusal::invalid(field, format!("`{text}` is no https://HOST or https://HOST:PORT, with nothing behind it"))
+    })
 }
 
 fn check_kubernetes(kubernetes: &KubernetesConfig) -> Result<(), Refusal> {
@@ -103,20 +103,10 @@ fn check_kubernetes(kubernetes: &KubernetesConfig) -> Result<(), Refusal> {
             ));
         }
     }
-    if kubernetes.ca_pem.is_some() {
-        let problem = "it is each server's own setting: leave it out, and give them --kubernetes-ca-file HOST=FILE";
-        return Err(Refusal::invalid("CACert", problem));
-    }
     let Some(host) = &kubernetes.host else { return Ok(()) };
-    bounded("Host", host, TEXT_MAX)?;
-    let name = host.strip_prefix("https://").unwrap_or_default();
-    let name = name.strip_suffix('/').unwrap_or(name);
-    let is_host = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b':' | b'[' | b']');
-    if name.is_empty() || !name.bytes().all(is_host) {
-        return Err(Refusal::invalid(
-            "Host",
-            format!("`{host}` is no https://HOST or https://HOST:PORT, with nothing behind it"),
-        ));
+    if !check_origin("Host", host)?.is_tls {
+        let problem = "is without TLS: whoever is on the way could answer in its place; write https://";
+        return Err(Refusal::invalid("Host", format!("`{host}` {problem}")));
     }
     Ok(())
 }
@@ -186,11 +176,12 @@ fn check_keys(keys: &JwtKeys) -> Result<(), Refusal> {
 /// Checks that keys can be fetched from an address. What it leads to is judged by whoever dials it.
 pub(crate) fn check_address(field: &str, url: &str, ca_field: &str, ca_pem: Option<&str>) -> Result<(), Refusal> {
     bounded(field, url, TEXT_MAX)?;
-    let authority = url.strip_prefix("https://").map(|rest| rest.split('/').next().unwrap_or_default());
-    match authority {
-        None => return Err(Refusal::invalid(field, format!("`{url}` does not begin with https://"))),
-        Some(authority) if authority.is_empty() || authority.contains('@') => {
-            return Err(Refusal::invalid(field, format!("`{url}` names no host, or a user: write https://host/path")));
+    match Origin::split(url) {
+        None => {
+            return Err(Refusal::invalid(field, format!("`{url}` is no https://HOST/PATH or https://HOST:PORT/PATH")));
+        }
+        Some((origin, _)) if !origin.is_tls => {
+            return Err(Refusal::invalid(field, format!("`{url}` does not begin with https://")));
         }
         Some(_) if !url.bytes().all(|b| b.is_ascii_graphic()) || url.contains('#') => {
             return Err(Refusal::invalid(field, "it has spaces, a fragment or characters beyond ASCII: encode them"));

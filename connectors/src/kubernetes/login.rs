@@ -108,11 +108,11 @@ fn judge(shown: &ShownToken, status: TokenReviewStatus, audiences: &[String]) ->
         return no("the API server speaks of another account or pod than the token");
     }
     let facts = [
-        ("serviceaccount.namespace", namespace),
-        ("serviceaccount.name", account),
-        ("serviceaccount.uid", account_uid),
-        ("pod.name", pod),
-        ("pod.uid", pod_uid),
+        (KubernetesConfig::ACCOUNT_NAMESPACE, namespace),
+        (KubernetesConfig::ACCOUNT_NAME, account),
+        (KubernetesConfig::ACCOUNT_UID, account_uid),
+        (KubernetesConfig::POD_NAME, pod),
+        (KubernetesConfig::POD_UID, pod_uid),
     ];
     let facts = facts.map(|(name, value)| (name.to_owned(), value.to_owned()));
     let claims = LoginClaims {

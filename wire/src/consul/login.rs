@@ -25,9 +25,6 @@ pub struct AuthMethodEntry {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>)]
     pub name: Option<AuthMethodName>,
-    /// Its type: `jwt`, `aws-iam` or `kubernetes`.
-    #[serde(rename = "Type")]
-    pub kind: String,
     /// Its name for people.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub display_name: String,
@@ -42,7 +39,8 @@ pub struct AuthMethodEntry {
     /// The namespace of the services that its rules name without one.
     #[schema(value_type = String)]
     pub namespace: Namespace,
-    /// How identities are checked.
+    /// Its type, and how identities are checked.
+    #[serde(flatten)]
     pub config: AuthConfigEntry,
     /// The index at which it was made.
     #[schema(value_type = u64)]
@@ -54,14 +52,26 @@ pub struct AuthMethodEntry {
 
 /// Writes or shows how identities are checked, by the fields of its type.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(untagged)]
+#[serde(tag = "Type", content = "Config", rename_all = "kebab-case")]
 pub enum AuthConfigEntry {
-    /// Type `jwt`.
+    /// By the signature on a JSON Web Token.
     Jwt(Box<JwtConfigEntry>),
-    /// Type `aws-iam`.
+    /// By a request that is signed with the credentials of an AWS role or user.
     AwsIam(AwsIamConfigEntry),
-    /// Type `kubernetes`.
+    /// By the word of a Kubernetes API server on the token of a pod's service account.
     Kubernetes(KubernetesConfigEntry),
+}
+
+impl AuthConfigEntry {
+    /// Returns the type's name.
+    #[must_use]
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Jwt(_) => "jwt",
+            Self::AwsIam(_) => "aws-iam",
+            Self::Kubernetes(_) => "kubernetes",
+        }
+    }
 }
 
 /// Writes or shows how the `aws-iam` type checks identities.
@@ -230,7 +240,7 @@ fn read_aws(fields: &mut Fields) -> Result<AwsIamConfig, DecodeError> {
 fn read_kubernetes(fields: &mut Fields) -> Result<KubernetesConfig, DecodeError> {
     let given = |text: String| (!text.is_empty()).then_some(text);
     let audiences = fields.texts("BoundAudiences")?;
-    let config = KubernetesConfig { host: given(fields.text("Host")?), ca_pem: None, audiences };
+    let config = KubernetesConfig { host: given(fields.text("Host")?), audiences };
     if !fields.text("CACert")?.is_empty() {
         let reason = "it decides to whom a server shows its token: leave it out, and give each server the authority in a \
                       file, with --kubernetes-ca-file HOST=FILE";
@@ -306,7 +316,6 @@ impl From<&AuthMethod> for AuthMethodEntry {
     fn from(method: &AuthMethod) -> Self {
         Self {
             name: Some(method.name.clone()),
-            kind: method.config.kind().to_owned(),
             display_name: method.display_name.clone(),
             description: method.description.clone(),
             max_token_ttl: seconds(method.token_ttl),

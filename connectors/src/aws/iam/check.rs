@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use catalog::{AuthConfig, AwsIamConfig, AwsPrincipal, KeyFingerprint, LoginClaims, Timestamp};
+use catalog::{AuthConfig, AwsIamConfig, AwsPrincipal, KeyFingerprint, LoginClaims, Origin, Timestamp};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use tokio::sync::Semaphore;
 use wire::login::{Credential, LoginContext, LoginError, LoginMaker, LoginMethod, Verification, VerifiedIdentity};
@@ -58,9 +58,7 @@ impl AwsIam {
     pub(super) fn new(config: AwsIamConfig, reach: Reach) -> Result<Self, LoginError> {
         // On this machine only where the operator has named an endpoint there.
         let endpoint = config.sts_endpoint.as_deref().unwrap_or_default();
-        let host = endpoint.split_once("://").map_or(endpoint, |(_, host)| host);
-        let name = host.split(['/', ':']).next().unwrap_or_default();
-        let is_here = name == "localhost" || name.parse::<std::net::Ipv4Addr>().is_ok_and(|ip| ip.is_loopback());
+        let is_here = Origin::read(endpoint).is_some_and(|origin| origin.is_loopback());
         if is_here && reach == Reach::Others {
             return Err(LoginError::unavailable(format!(
                 "STSEndpoint `{endpoint}` is this machine itself, where anybody could answer in AWS's place: name AWS's own, or \
@@ -140,15 +138,15 @@ impl AwsIam {
         }
         let (entity_id, _) = identity.user_id.split_once(':').unwrap_or((&identity.user_id, ""));
         let mut facts = BTreeMap::from([
-            ("account_id".to_owned(), principal.account.clone()),
-            ("entity_id".to_owned(), entity_id.to_owned()),
-            ("entity_name".to_owned(), principal.short_name().to_owned()),
-            ("entity_type".to_owned(), principal.kind.name().to_owned()),
+            (AwsIamConfig::ACCOUNT_ID.to_owned(), principal.account.clone()),
+            (AwsIamConfig::ENTITY_ID.to_owned(), entity_id.to_owned()),
+            (AwsIamConfig::ENTITY_NAME.to_owned(), principal.short_name().to_owned()),
+            (AwsIamConfig::ENTITY_TYPE.to_owned(), principal.kind.name().to_owned()),
         ]);
         // Without the session, whose name is of the caller's own choice: whoever is revoked stays out under every one.
         let subject = principal.to_string();
         if let Some(session) = &principal.session {
-            facts.insert("session_name".to_owned(), session.clone());
+            facts.insert(AwsIamConfig::SESSION_NAME.to_owned(), session.clone());
         }
         Ok(LoginClaims { subject, facts, ..LoginClaims::default() })
     }

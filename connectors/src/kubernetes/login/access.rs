@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use ::catalog::KubernetesConfig;
+use ::catalog::{KubernetesConfig, Origin};
 use http_body_util::{BodyExt, Limited};
 use k8s_openapi::api::authentication::v1::{TokenReview, TokenReviewSpec, TokenReviewStatus};
 use kube::{Client, Config};
@@ -131,15 +131,10 @@ impl Reviewer {
         let access = tokens.0.get(&normal(host)).ok_or_else(|| {
             wrong(&"this server has no token to ask it with: give every server --kubernetes-token-file HOST=FILE")
         })?;
-        let host: http::Uri = host.parse().map_err(|error: http::uri::InvalidUri| wrong(&error))?;
-        let has_more = host.path() != "/" || host.query().is_some();
-        if host.scheme_str() != Some("https") || has_more || host.authority().is_none_or(|it| it.as_str().contains('@'))
-        {
+        if !Origin::read(host).is_some_and(|origin| origin.is_tls) {
             return Err(wrong(&"it is no https://HOST or https://HOST:PORT"));
         }
-        if config.ca_pem.is_some() {
-            return Err(wrong(&"its authority is each server's own setting: --kubernetes-ca-file HOST=FILE"));
-        }
+        let host: http::Uri = host.parse().map_err(|error: http::uri::InvalidUri| wrong(&error))?;
         if let Some(path) = &access.authority {
             let certificates =
                 std::fs::read(path).map_err(|error| error.to_string()).and_then(|pem| certificates(&pem));

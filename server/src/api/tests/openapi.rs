@@ -116,6 +116,10 @@ fn fits(value: &Value, schema: &Value, document: &Value, at: &str) -> Result<(),
         let why: Vec<String> = choices.iter().filter_map(|choice| fits(value, choice, document, at).err()).collect();
         return if why.len() < choices.len() { Ok(()) } else { Err(why.join("; or ")) };
     }
+    if let Some(schemas) = each_choice(schema, document) {
+        let why: Vec<String> = schemas.iter().filter_map(|schema| fits(value, schema, document, at).err()).collect();
+        return if why.len() < schemas.len() { Ok(()) } else { Err(why.join("; or ")) };
+    }
     let types: Vec<&str> = match &schema["type"] {
         Value::String(one) => vec![one],
         Value::Array(several) => several.iter().filter_map(Value::as_str).collect(),
@@ -159,6 +163,22 @@ fn fits(value: &Value, schema: &Value, document: &Value, at: &str) -> Result<(),
         }
     }
     Ok(())
+}
+
+/// Takes a schema of parts, of which one is a choice, for as many schemas as there are choices; none where none is.
+fn each_choice(schema: &Value, document: &Value) -> Option<Vec<Value>> {
+    let parts = schema["allOf"].as_array()?;
+    let choices = parts.iter().enumerate().find_map(|(at, part)| {
+        let resolved = part["$ref"].as_str().and_then(|name| document.pointer(name.trim_start_matches('#')));
+        resolved.unwrap_or(part)["oneOf"].as_array().map(|choices| (at, choices))
+    });
+    let (at, choices) = choices?;
+    let with = |choice: &Value| {
+        let mut parts = parts.clone();
+        parts[at] = choice.clone();
+        json!({"allOf": parts})
+    };
+    Some(choices.iter().map(with).collect())
 }
 
 /// Returns the schemas that an object has to be as, all of them.

@@ -236,12 +236,20 @@ fn c11_an_endpoint_on_the_servers_own_machine_is_asked_only_where_the_server_was
         let principals = vec!["arn:aws:iam::123456789012:role/web".parse().unwrap()];
         AwsIam::new(AwsIamConfig { principals, sts_endpoint: Some(endpoint.to_owned()) }, reach).map(drop)
     };
-    for here in ["http://127.0.0.1:5555", "http://localhost:5555", "https://127.0.0.9", "https://localhost"] {
+    for here in [
+        "http://127.0.0.1:5555",
+        "http://localhost:5555",
+        "http://[::1]:5555",
+        "https://127.0.0.9",
+        "https://localhost",
+    ] {
         let error = make(here, Reach::Others).unwrap_err().to_string();
         assert!(error.contains("--sts-on-loopback"), "{error}");
         assert_eq!(make(here, Reach::Loopback), Ok(()), "{here}");
     }
-    assert_eq!(make("https://localhost.example", Reach::Others), Ok(()), "it is another machine's name");
+    for other in ["https://localhost.example", "https://127.evil.example"] {
+        assert_eq!(make(other, Reach::Others), Ok(()), "{other} is another machine's name");
+    }
 }
 
 #[tokio::test]
