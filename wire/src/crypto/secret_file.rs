@@ -80,14 +80,14 @@ pub enum SecretFileError {
 ///
 /// The file must belong to the user that runs weft, or to root, and nobody else may have any right to it: mode 0600
 /// or 0400. One more form is accepted, because a Secret of Kubernetes, and a credential of systemd, comes to a process that is
-/// not root in no other way: mode 0440, owned by root, for the very group that weft runs as, or for root's (systemd lets its
-/// user in by an access list). Symbolic links are followed, because a Kubernetes secret volume is made of them.
+/// not root in no other way: mode 0440, owned by root, for the very group that weft runs as, or for root's with an access list
+/// that lets in the very user that weft runs as (that is how systemd does it). Symbolic links are followed, because a Kubernetes secret volume is made of them.
 ///
 /// # Errors
 ///
 /// A [`SecretFileError`] that names the file and what to change.
 pub fn read_secret_file(path: &Path, bytes_max: u64) -> Result<Secret, SecretFileError> {
-    read(path, bytes_max, |file| check(path, &file.metadata().map_err(|source| read_failed(path, source))?))
+    read(path, bytes_max, |file| check(path, file, &file.metadata().map_err(|source| read_failed(path, source))?))
 }
 
 /// Reads a token that a kubelet projects into a pod.
@@ -106,7 +106,7 @@ pub fn read_projected_token(path: &Path, bytes_max: u64) -> Result<Secret, Secre
         let (owner, mode) = (metadata.uid(), metadata.mode() & 0o7777);
         let is_ours = owner == 0 || owner == rustix::process::geteuid().as_raw();
         if !metadata.is_file() || !is_ours || mode & FORBIDDEN_MODE == 0 {
-            return check(path, &metadata);
+            return check(path, file, &metadata);
         }
         let system = rustix::fs::fstatfs(file).map_err(|errno| read_failed(path, errno.into()))?;
         match is_projected(mode, system.f_type) {
@@ -150,26 +150,99 @@ fn read(
     Ok(Secret::new(text.strip_suffix('\r').unwrap_or(text)))
 }
 
-fn check(path: &Path, metadata: &fs::Metadata) -> Result<(), SecretFileError> {
+fn check(path: &Path, file: &File, metadata: &fs::Metadata) -> Result<(), SecretFileError> {
     if !metadata.is_file() {
         return Err(SecretFileError::NotAFile { path: path.to_owned() });
     }
     let (owner, group, mode) = (metadata.uid(), metadata.gid(), metadata.mode() & 0o7777);
-    let (user, own_group) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
-    if owner != 0 && owner != user {
+    let us = Ourselves { user: rustix::process::geteuid().as_raw(), group: rustix::process::getegid().as_raw() };
+    if owner != 0 && owner != us.user {
         return Err(SecretFileError::Owner { path: path.to_owned(), owner });
     }
-    if mode & FORBIDDEN_MODE != 0 && !is_roots_for_us(mode, owner, group, user, own_group) {
-        return Err(SecretFileError::Mode { path: path.to_owned(), mode });
+    if mode & FORBIDDEN_MODE == 0 {
+        return Ok(());
     }
-    Ok(())
+    let list = access_list(file).map_err(|source| read_failed(path, source))?;
+    match us.have_from_root(mode, owner, group, list.as_deref()) {
+        true => Ok(()),
+        false => Err(SecretFileError::Mode { path: path.to_owned(), mode }),
+    }
 }
 
-/// Reports whether root gave the file to read to the group that we run as, or to us alone, and to nobody else.
-///
-/// The primary group only: a supplementary one may be shared with people. Whoever is root can say 0400 instead.
-fn is_roots_for_us(mode: u32, owner: u32, group: u32, user: u32, own_group: u32) -> bool {
-    mode == 0o440 && owner == 0 && user != 0 && own_group != 0 && (group == own_group || group == 0)
+/// Is whom this process runs as.
+#[derive(Debug, Clone, Copy)]
+struct Ourselves {
+    user: u32,
+    /// The primary group: a supplementary one may be shared with people.
+    group: u32,
+}
+
+impl Ourselves {
+    /// Reports whether root gave a file to read to the group that we run as, or to us by an access list, and to nobody else.
+    /// Whoever is root can say 0400 instead.
+    ///
+    /// Beside a list, the mode's bits for the group say no more than what the list grants at most.
+    fn have_from_root(self, mode: u32, owner: u32, group: u32, list: Option<&[u8]>) -> bool {
+        if mode != 0o440 || owner != 0 || self.user == 0 || self.group == 0 {
+            return false;
+        }
+        match list {
+            None => group == self.group,
+            Some(list) => AccessList::read(list).is_some_and(|list| {
+                list.users == [self.user] && list.groups.is_empty() && (!list.has_group || group == self.group)
+            }),
+        }
+    }
+}
+
+/// Is what an access list grants beside the owner.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct AccessList {
+    users: Vec<u32>,
+    groups: Vec<u32>,
+    /// Whether the file's own group has any right.
+    has_group: bool,
+}
+
+impl AccessList {
+    /// Reads a list in the kernel's form: a version, and entries of a tag, rights and an id, all of them little-endian
+    /// (`linux/posix_acl_xattr.h`). None where it has another form, or lets everybody in.
+    fn read(bytes: &[u8]) -> Option<Self> {
+        let (version, entries) = bytes.split_first_chunk::<4>()?;
+        let (entries, rest) = entries.as_chunks::<8>();
+        if u32::from_le_bytes(*version) != 2 || !rest.is_empty() {
+            return None;
+        }
+        let mut list = Self::default();
+        for [t0, t1, r0, r1, i0, i1, i2, i3] in entries.iter().copied() {
+            let (tag, rights) = (u16::from_le_bytes([t0, t1]), u16::from_le_bytes([r0, r1]));
+            let id = u32::from_le_bytes([i0, i1, i2, i3]);
+            match tag {
+                // The owner, and the mask: neither lets anybody in.
+                0x01 | 0x10 => {}
+                0x02 => list.users.push(id),
+                0x04 => list.has_group = rights != 0,
+                0x08 => list.groups.push(id),
+                0x20 if rights == 0 => {}
+                _ => return None,
+            }
+        }
+        Some(list)
+    }
+}
+
+/// Reads a file's access list; none where it has none, or its file system knows no such lists.
+fn access_list(file: &File) -> io::Result<Option<Vec<u8>>> {
+    use rustix::io::Errno;
+    let mut list = vec![0; 4 * 1024];
+    match rustix::fs::fgetxattr(file, "system.posix_acl_access", list.as_mut_slice()) {
+        Ok(length) => {
+            list.truncate(length);
+            Ok(Some(list))
+        }
+        Err(Errno::NODATA | Errno::NOTSUP | Errno::NOSYS) => Ok(None),
+        Err(errno) => Err(errno.into()),
+    }
 }
 
 #[cfg(test)]
@@ -206,19 +279,77 @@ mod tests {
 
     #[test]
     fn roots_file_for_us_is_accepted_and_nothing_near_it() {
-        let (user, group) = (65532, 65532);
-        assert!(is_roots_for_us(0o440, 0, group, user, group), "as Kubernetes gives it");
-        assert!(is_roots_for_us(0o440, 0, 0, user, group), "as systemd gives it");
-        for (mode, owner, of, user, own) in [
-            (0o444, 0, group, user, group),
-            (0o640, 0, group, user, group),
-            (0o460, 0, group, user, group),
-            (0o440, user, group, user, group),
-            (0o440, 0, 100, user, group),
-            (0o440, 0, 0, 0, 0),
-            (0o440, 0, 0, user, 0),
+        let us = Ourselves { user: 65532, group: 65532 };
+        let root = Ourselves { user: 0, group: 0 };
+        assert!(us.have_from_root(0o440, 0, us.group, None), "as Kubernetes gives it");
+        for (us, mode, owner, group) in [
+            (us, 0o444, 0, us.group),
+            (us, 0o640, 0, us.group),
+            (us, 0o460, 0, us.group),
+            (us, 0o440, us.user, us.group),
+            (us, 0o440, 0, 100),
+            // Read through a supplementary group, which others may have as well.
+            (us, 0o440, 0, 0),
+            (root, 0o440, 0, 0),
+            (Ourselves { group: 0, ..us }, 0o440, 0, 0),
         ] {
-            assert!(!is_roots_for_us(mode, owner, of, user, own), "{mode:o} {owner} {of} {user} {own}");
+            assert!(!us.have_from_root(mode, owner, group, None), "{mode:o} {owner} {group} {us:?}");
+        }
+    }
+
+    /// Writes an access list as the kernel has it: a tag, rights and an id each.
+    fn access_list_of(entries: &[(u16, u16, u32)]) -> Vec<u8> {
+        let entry = |(tag, rights, id): &(u16, u16, u32)| {
+            [&tag.to_le_bytes()[..], &rights.to_le_bytes(), &id.to_le_bytes()].concat()
+        };
+        [2_u32.to_le_bytes().to_vec(), entries.iter().flat_map(entry).collect()].concat()
+    }
+
+    #[test]
+    fn roots_file_with_an_access_list_is_accepted_where_it_names_us_alone() {
+        const NOBODY: u32 = u32::MAX;
+        let us = Ourselves { user: 65532, group: 65532 };
+        let (owner, mask, other) = ((0x01, 4, NOBODY), (0x10, 4, NOBODY), (0x20, 0, NOBODY));
+        let (group, ours) = ((0x04, 0, NOBODY), (0x02, 4, us.user));
+        let is_ours =
+            |of: u32, entries: &[(u16, u16, u32)]| us.have_from_root(0o440, 0, of, Some(&access_list_of(entries)));
+        assert!(is_ours(0, &[owner, ours, group, mask, other]), "as systemd gives it");
+        assert!(is_ours(us.group, &[owner, ours, (0x04, 4, NOBODY), mask, other]), "our group besides");
+        for (why, of, entries) in [
+            ("the group of root besides", 0, vec![owner, ours, (0x04, 4, NOBODY), mask, other]),
+            ("a second user", 0, vec![owner, ours, (0x02, 4, 1000), group, mask, other]),
+            ("another user", 0, vec![owner, (0x02, 4, 1000), group, mask, other]),
+            ("another user beside our group", us.group, vec![owner, (0x02, 4, 1000), (0x04, 4, NOBODY), mask, other]),
+            ("another group", 0, vec![owner, ours, group, (0x08, 4, 1000), mask, other]),
+            ("everybody", 0, vec![owner, ours, group, mask, (0x20, 4, NOBODY)]),
+            ("what nobody knows", 0, vec![owner, ours, group, mask, other, (0x40, 4, 7)]),
+            ("nobody", 0, vec![owner, group, mask, other]),
+        ] {
+            assert!(!is_ours(of, &entries), "{why}");
+        }
+        let list = access_list_of(&[owner, ours, group, mask, other]);
+        assert!(!us.have_from_root(0o440, 0, 0, Some(&list[..list.len() - 1])), "it is cut");
+        assert!(!us.have_from_root(0o440, 0, 0, Some(&[3, 0, 0, 0])), "it is of another version");
+    }
+
+    #[test]
+    fn a_files_access_list_is_read_from_the_file() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = file(directory.path(), 0o600, b"the secret\n");
+        let opened = File::open(&path).unwrap();
+        assert_eq!(access_list(&opened).unwrap(), None);
+        let list = access_list_of(&[
+            (0x01, 6, u32::MAX),
+            (0x02, 4, 65532),
+            (0x04, 0, u32::MAX),
+            (0x10, 4, u32::MAX),
+            (0x20, 0, u32::MAX),
+        ]);
+        let flags = rustix::fs::XattrFlags::empty();
+        match rustix::fs::fsetxattr(&opened, "system.posix_acl_access", &list, flags) {
+            Ok(()) => assert_eq!(access_list(&opened).unwrap(), Some(list)),
+            // Not every file system keeps such lists; there is nothing to read on this one.
+            Err(errno) => assert_eq!(errno, rustix::io::Errno::NOTSUP),
         }
     }
 
