@@ -38,6 +38,7 @@ use catalog::{KeyExchange, KeyFingerprint, NodeName, ServiceKey, SpiffeId, Times
 use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior};
+use wire::jwt::KeptKeys;
 use wire::pki::Serial;
 use wire::tap::TapOrder;
 use wire::tls::PeerIdentity;
@@ -92,6 +93,8 @@ pub struct ProxyConfig {
     pub access_log: Option<AccessLogSettings>,
     /// Where to send spans, and how many.
     pub tracing: Option<TracingSettings>,
+    /// Where the keys of providers of tokens are kept across restarts.
+    pub kept_keys: Option<Arc<dyn KeptKeys>>,
 }
 
 /// Says why a proxy did not start.
@@ -165,6 +168,7 @@ impl Proxy {
             metrics,
             access_log,
             tracing,
+            kept_keys,
         } = config;
         let access_log =
             access_log.map(|settings| AccessLog::open(&settings, metrics.access_lines_dropped())).transpose()?;
@@ -188,7 +192,8 @@ impl Proxy {
                 (runtime.handle().clone(), Some(runtime))
             }
         };
-        let room = Arc::new(Room::new(Forbidden::new(mesh_address, own_listeners), limits, clock, metrics, observers));
+        let forbidden = Forbidden::new(mesh_address, own_listeners);
+        let room = Arc::new(Room::new(forbidden, limits, clock, metrics, observers, kept_keys));
         let (status, upstreams) = watch::channel(UpstreamsStatus::default());
         let _entered = handle.enter();
         let gateway = gateway_listener.map(tokio::net::TcpListener::from_std).transpose();

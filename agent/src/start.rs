@@ -25,7 +25,7 @@ use crate::leaf::{self, HeldLeaf, LeafError};
 use crate::local::{self, Local, LocalError, Reserved};
 use crate::metrics::Metrics;
 use crate::proxy::{Ingress, Limits, Proxy, ProxyConfig, ProxyStartError};
-use crate::state::{DataDirError, Identity, Saved, Store};
+use crate::state::{DataDirError, Identity, Saved, Store, TokenKeys};
 use crate::{Agent, api, bypass, forward, report, surroundings};
 
 /// Finding the address that others dial may hold up an agent's start for this long, however many servers there are.
@@ -134,6 +134,7 @@ pub async fn start(config: Config) -> Result<Agent, StartError> {
         metrics: metrics.proxy.clone(),
         access_log: config.access_log.clone(),
         tracing: config.tracing.clone(),
+        kept_keys: Some(Arc::new(TokenKeys::open(store.clone(), identity.record.id.clone()))),
     };
     let proxy = Arc::new(Proxy::start(proxy).map_err(StartError::Proxy)?);
 

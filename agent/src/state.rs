@@ -1,10 +1,12 @@
 //! What an agent keeps across restarts, so that it serves again at once even when no server can be reached.
 //!
-//! Five files: the agent's key, its identity, its leaves, the last good state, and what was registered over the API. A
+//! Six files: the agent's key, its identity, its leaves, the last good state, what was registered over the API, and the keys
+//! of providers of tokens. A
 //! damaged key is an error; any other damaged file is as good as absent: the agent then knows less, and what it does not
 //! know it refuses. Nothing here ever widens policy.
 
 mod data_dir;
+mod token_keys;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -24,6 +26,7 @@ use crate::local::Registered;
 use crate::sync::{Known, TopicState, View};
 pub(crate) use data_dir::DataDir;
 pub use data_dir::DataDirError;
+pub(crate) use token_keys::TokenKeys;
 
 const KEY_FILE: &str = "agent-key.json";
 pub(crate) const IDENTITY_FILE: &str = "identity.json";

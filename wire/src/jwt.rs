@@ -1,5 +1,6 @@
 //! JSON Web Tokens: one check of them for servers, where somebody logs in, and for agents, where requests carry them.
 
+mod kept;
 mod keys;
 mod remote;
 mod source;
@@ -8,7 +9,8 @@ mod source;
 pub(crate) mod testing;
 mod verify;
 
+pub use kept::KeptKeys;
 pub use keys::{KeySet, KeysError};
-pub use remote::{Freshness, RemoteKeys, Told};
+pub use remote::{Freshness, KEPT_MAX, RemoteKeys, Told};
 pub use source::{KeySource, KeysUnavailable};
 pub use verify::{TOKEN_BYTES_MAX, TokenFault, TokenRules, UnprovedToken, VerifiedToken};

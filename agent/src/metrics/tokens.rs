@@ -49,13 +49,18 @@ impl TokenMetrics {
     /// Counts a fetch of keys that has ended, and says when there were new ones last.
     pub(crate) fn fetched(&self, provider: &str, is_fetched: bool, now: Timestamp) {
         let outcome = if is_fetched { "fetched" } else { "failed" };
-        let provider = self.label(provider);
-        self.fetches.get_or_create(&FetchedLabel { provider: provider.clone(), outcome }).inc();
+        self.fetches.get_or_create(&FetchedLabel { provider: self.label(provider), outcome }).inc();
         if is_fetched {
-            lock(&self.dated).insert(provider.clone());
-            let seconds = i64::try_from(now.0 / 1000).unwrap_or(i64::MAX);
-            self.fetched_at.get_or_create(&ProviderLabel { provider }).set(seconds);
+            self.has_keys_of(provider, now);
         }
+    }
+
+    /// Says when the keys were fetched that a provider has.
+    pub(crate) fn has_keys_of(&self, provider: &str, fetched: Timestamp) {
+        let provider = self.label(provider);
+        lock(&self.dated).insert(provider.clone());
+        let seconds = i64::try_from(fetched.0 / 1000).unwrap_or(i64::MAX);
+        self.fetched_at.get_or_create(&ProviderLabel { provider }).set(seconds);
     }
 
     /// Forgets the keys of providers that nobody asks for any more: an age without end would be an alert about nothing.

@@ -11,6 +11,7 @@ use catalog::Timestamp;
 use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use wire::jwt::KeptKeys;
 
 use super::current::Current;
 use super::forbidden::Forbidden;
@@ -84,6 +85,7 @@ impl Room {
         clock: Clock,
         metrics: ProxyMetrics,
         observers: Observers,
+        kept_keys: Option<Arc<dyn KeptKeys>>,
     ) -> Self {
         Self {
             current: ArcSwapOption::empty(),
@@ -93,7 +95,7 @@ impl Room {
             endpoints: Endpoints::default(),
             applications: Applications::default(),
             server: Server::new(&limits),
-            providers: Providers::new(limits.keys_reach, metrics.clone()),
+            providers: Providers::new(limits.keys_reach, metrics.clone(), kept_keys),
             request_ids: RequestIds::default(),
             forbidden,
             redirected: Mutex::default(),

@@ -4,20 +4,22 @@ use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use catalog::JwtKeys;
+use catalog::{JwtKeys, Timestamp};
 use serde_json::Value;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 use tracing::{info, warn};
 
+use super::kept::KeptKeys;
 use super::keys::KeySet;
 use super::source::KeysUnavailable;
-use crate::one_line;
-use crate::web::Reach;
-use crate::web::WebClient;
+use crate::web::{Reach, WebClient};
+use crate::{crypto, one_line};
 
 /// For so long the last keys that there were are good enough while the issuer does not answer; then what needs them is denied.
-const KEPT_MAX: Duration = Duration::from_secs(24 * 3600);
+pub const KEPT_MAX: Duration = Duration::from_secs(24 * 3600);
+/// By so much the clock may have been set back since keys were kept.
+const SET_BACK_MAX: Duration = Duration::from_secs(60);
 /// What somebody waits for keys beyond the time of two fetches: each answers in time or not at all.
 const WAIT_MORE: Duration = Duration::from_secs(5);
 
@@ -56,6 +58,9 @@ pub struct RemoteKeys {
 struct Shared {
     fetcher: WebClient,
     place: Place,
+    /// The name of the place, with whose word counts there: of another place's keys nothing is taken over.
+    name: String,
+    kept: Option<Arc<dyn KeptKeys>>,
     issuer: String,
     freshness: Freshness,
     told: Option<Told>,
@@ -166,9 +171,24 @@ impl RemoteKeys {
         let fetcher = WebClient::new(ca_pem.as_deref(), reach, freshness.timeout)
             .map_err(|error| KeysUnavailable::new(one_line(&error)))?;
         let (held, fetched) = (Mutex::default(), Notify::new());
-        Ok(Some(Self {
-            shared: Arc::new(Shared { fetcher, place, issuer: issuer.to_owned(), freshness, told, held, fetched }),
-        }))
+        let name = serde_json::to_vec(&(keys, issuer)).expect("texts are JSON");
+        let (name, issuer) = (crypto::sha256_hex(&name), issuer.to_owned());
+        let shared = Shared { fetcher, place, name, kept: None, issuer, freshness, told, held, fetched };
+        Ok(Some(Self { shared: Arc::new(shared) }))
+    }
+
+    /// Has what is fetched kept, and goes on with what was kept before, as if there had been no restart; returns when that was
+    /// fetched.
+    pub(super) fn kept_by(mut self, kept: Arc<dyn KeptKeys>, now: Timestamp) -> (Self, Option<Timestamp>) {
+        let shared = Arc::get_mut(&mut self.shared).expect("nobody else has a copy of what was made a moment ago");
+        let found = kept.load(&shared.name).and_then(|(text, fetched)| {
+            let at = instant_of(fetched, now)?;
+            let keys = KeySet::from_jwks(text.as_bytes()).ok()?;
+            shared.held().keys = Some((Arc::new(keys), at));
+            Some(fetched)
+        });
+        shared.kept = Some(kept);
+        (self, found)
     }
 
     /// Returns the keys if no others can be had for now, without asking anybody.
@@ -249,9 +269,26 @@ impl RemoteKeys {
                 Ok(_) => info!(issuer, "keys of an issuer fetched"),
                 Err(error) => warn!(issuer, error, "cannot fetch the keys of an issuer"),
             }
+            let shared = Arc::clone(&fetching.shared);
+            let (result, text) = match result {
+                Ok((keys, text)) => (Ok(keys), Some(text)),
+                Err(error) => (Err(error), None),
+            };
             fetching.end(result);
+            // Nobody waits for the disk.
+            if let (Some(kept), Some(text)) = (shared.kept.clone(), text) {
+                let fetched = crypto::now();
+                tokio::task::spawn_blocking(move || kept.keep(&shared.name, text, fetched));
+            }
         });
     }
+}
+
+/// Returns when something was by the clock that waits are measured by; none of what was too long ago, or is yet to come.
+fn instant_of(at: Timestamp, now: Timestamp) -> Option<Instant> {
+    let age = now.since(at);
+    let is_past = at.since(now) <= SET_BACK_MAX;
+    (is_past && age <= KEPT_MAX).then(|| Instant::now().checked_sub(age)).flatten()
 }
 
 /// A fetch under way. However it ends, it ends: without a result, it has failed.
@@ -287,14 +324,17 @@ impl Shared {
         self.held().keys.as_ref().map_or_else(Instant::now, |(_, at)| *at)
     }
 
-    async fn fetch(&self) -> Result<KeySet, String> {
+    /// Returns the keys, and the text that they are in.
+    async fn fetch(&self) -> Result<(KeySet, String), String> {
         let text = |error: &dyn std::error::Error| one_line(error);
         let url = match &self.place {
             Place::Set(url) => url.clone(),
             Place::Discovery(url) => self.discover(url).await?,
         };
         let body = self.fetcher.get(&url).await.map_err(|error| text(&error))?;
-        KeySet::from_jwks(&body).map_err(|error| format!("`{url}`: {error}"))
+        let keys = KeySet::from_jwks(&body).map_err(|error| format!("`{url}`: {error}"))?;
+        let text = String::from_utf8(body.into()).map_err(|error| format!("`{url}`: {error}"))?;
+        Ok((keys, text))
     }
 
     /// Asks the issuer where its keys are (OpenID Connect Discovery 1.0 §4).

@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 
-use catalog::JwtKeys;
+use catalog::{JwtKeys, Timestamp};
 use tokio::time::Instant;
 
+use super::kept::KeptKeys;
 use super::keys::{KeySet, KeysError};
 use super::remote::{Freshness, RemoteKeys, Told};
 use crate::web::Reach;
@@ -57,6 +58,18 @@ impl KeySource {
             JwtKeys::Url { .. } | JwtKeys::Discovery { .. } => {
                 let remote = RemoteKeys::new(keys, issuer, reach, freshness, told)?;
                 remote.map(Self::Remote).ok_or_else(|| KeysUnavailable::new("there are no keys"))
+            }
+        }
+    }
+
+    /// Has what is fetched kept, and goes on with what was kept before; returns when that was fetched.
+    #[must_use]
+    pub fn kept_by(self, kept: Arc<dyn KeptKeys>, now: Timestamp) -> (Self, Option<Timestamp>) {
+        match self {
+            Self::Fixed(keys) => (Self::Fixed(keys), None),
+            Self::Remote(remote) => {
+                let (remote, fetched) = remote.kept_by(kept, now);
+                (Self::Remote(remote), fetched)
             }
         }
     }

@@ -8,7 +8,7 @@ use catalog::{JwtAlgorithm, ServiceKey, Timestamp, TokenProvider};
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 use tokio::time::Instant;
 use wire::crypto;
-use wire::jwt::{Freshness, KeySet, KeySource, TOKEN_BYTES_MAX, TokenFault, TokenRules, Told, VerifiedToken};
+use wire::jwt::{Freshness, KeptKeys, KeySet, KeySource, TOKEN_BYTES_MAX, TokenFault, TokenRules, Told, VerifiedToken};
 use wire::web::Reach;
 
 use super::token_place::Place;
@@ -28,13 +28,14 @@ pub(crate) type ProvidersOf = Arc<[Arc<Provider>]>;
 pub(crate) struct Providers {
     reach: Reach,
     metrics: ProxyMetrics,
+    kept: Option<Arc<dyn KeptKeys>>,
     known: Mutex<Vec<Arc<Provider>>>,
 }
 
 impl Providers {
-    /// Has none yet; keys are fetched from as far as `reach`.
-    pub(crate) fn new(reach: Reach, metrics: ProxyMetrics) -> Self {
-        Self { reach, metrics, known: Mutex::default() }
+    /// Has none yet; keys are fetched from as far as `reach`, and kept where there is a place for that.
+    pub(crate) fn new(reach: Reach, metrics: ProxyMetrics, kept: Option<Arc<dyn KeptKeys>>) -> Self {
+        Self { reach, metrics, kept, known: Mutex::default() }
     }
 
     /// Makes ready what rules ask for now. A provider that says what it said goes on with its keys and tokens, and one whose
@@ -101,10 +102,17 @@ impl Providers {
         };
         let (metrics, name) = (self.metrics.clone(), entry.name.to_string());
         let told: Told = Arc::new(move |is_fetched| metrics.tokens().fetched(&name, is_fetched, crypto::now()));
-        KeySource::new(&entry.keys, &entry.issuer, self.reach, freshness, Some(told)).map_err(|error| {
-            tracing::warn!(provider = %entry.name, %error, "the keys of a provider of tokens cannot be used");
-            error.to_string()
-        })
+        let source =
+            KeySource::new(&entry.keys, &entry.issuer, self.reach, freshness, Some(told)).map_err(|error| {
+                tracing::warn!(provider = %entry.name, %error, "the keys of a provider of tokens cannot be used");
+                error.to_string()
+            })?;
+        let Some(kept) = &self.kept else { return Ok(source) };
+        let (source, fetched) = source.kept_by(Arc::clone(kept), crypto::now());
+        if let Some(at) = fetched {
+            self.metrics.tokens().has_keys_of(entry.name.as_str(), at);
+        }
+        Ok(source)
     }
 }
 

@@ -34,6 +34,7 @@ pub(super) struct Agent {
 pub(super) struct Told {
     pub(super) access_log: Option<crate::AccessLogSettings>,
     pub(super) tracing: Option<crate::TracingSettings>,
+    pub(super) kept_keys: Option<Arc<dyn wire::jwt::KeptKeys>>,
 }
 
 impl Agent {
@@ -84,6 +85,7 @@ impl Agent {
             metrics: metrics.proxy.clone(),
             access_log: told.access_log,
             tracing: told.tracing,
+            kept_keys: told.kept_keys,
         };
         let snapshot = Snapshot { scheme: authority.scheme.clone(), anchors: authority.anchors(), ..bare_snapshot() };
         Self { proxy: Proxy::start(config).unwrap(), metrics, snapshot, clock }

@@ -164,8 +164,14 @@ impl HttpPair {
 
     /// Starts both; the keys of tokens may be on this machine.
     pub(super) async fn start_reaching(rules: &[&str]) -> Self {
+        Self::start_keeping(rules, None).await
+    }
+
+    /// Starts both; the keys of tokens may be on this machine, and are kept where this says.
+    pub(super) async fn start_keeping(rules: &[&str], kept_keys: Option<Arc<dyn wire::jwt::KeptKeys>>) -> Self {
         let limits = Limits { keys_reach: wire::web::Reach::Loopback, ..Limits::default() };
-        Self::start_within(limits, rules, Protocol::Http, [Told::default(), Told::default()]).await
+        let told = [Told::default(), Told { kept_keys, ..Told::default() }];
+        Self::start_within(limits, rules, Protocol::Http, told).await
     }
 
     /// Starts both within these bounds.

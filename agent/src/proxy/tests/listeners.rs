@@ -157,6 +157,7 @@ async fn a_proxy_on_threads_of_its_own_carries_and_stops() {
         metrics: Metrics::new().proxy,
         access_log: None,
         tracing: None,
+        kept_keys: None,
     })
     .unwrap();
     proxy.publish(Arc::new(pair.web.snapshot.clone()));

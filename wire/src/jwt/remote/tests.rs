@@ -163,3 +163,70 @@ async fn j4_whoever_needs_keys_at_once_has_them_fetched_for_the_next() {
     assert!(remote.at_hand().is_some());
     assert_eq!(site.asked(), 1, "one fetches for all");
 }
+
+/// Keeps in memory, and says when it has.
+#[derive(Debug)]
+struct Shelf {
+    kept: Mutex<std::collections::BTreeMap<String, (String, Timestamp)>>,
+    done: std::sync::mpsc::SyncSender<()>,
+}
+
+impl KeptKeys for Shelf {
+    fn load(&self, place: &str) -> Option<(String, Timestamp)> {
+        self.kept.lock().unwrap().get(place).cloned()
+    }
+
+    fn keep(&self, place: &str, keys: String, fetched: Timestamp) {
+        self.kept.lock().unwrap().insert(place.to_owned(), (keys, fetched));
+        self.done.send(()).unwrap();
+    }
+}
+
+#[tokio::test]
+async fn j4_keys_that_were_kept_count_after_a_restart_for_as_long_as_they_would_have_without_one() {
+    let jwks = Issuer::new().jwks("k1");
+    let is_up = Arc::new(std::sync::atomic::AtomicBool::new(true));
+    let up = Arc::clone(&is_up);
+    let site = Website::start(move |_, _| match up.load(std::sync::atomic::Ordering::SeqCst) {
+        true => ok(&jwks),
+        false => b"HTTP/1.1 503 Down\r\ncontent-length: 0\r\n\r\n".to_vec(),
+    })
+    .await;
+    let (done, kept) = std::sync::mpsc::sync_channel(4);
+    let shelf: Arc<Shelf> = Arc::new(Shelf { kept: Mutex::default(), done });
+    let start = |path: &str, now: Timestamp| {
+        let place = JwtKeys::Url { url: format!("{}{path}", site.url), ca_pem: Some(site.ca_pem.clone()) };
+        let remote = RemoteKeys::new(&place, ISSUER, Reach::Loopback, fresh(), None).unwrap().unwrap();
+        remote.kept_by(shelf.clone(), now)
+    };
+    let now = crypto::now();
+    let (first, found) = start("/keys", now);
+    assert_eq!(found, None);
+    first.get(None).await.unwrap();
+    // It is kept by a thread of its own.
+    tokio::task::spawn_blocking(move || kept.recv_timeout(Duration::from_secs(60)).map(|()| kept))
+        .await
+        .unwrap()
+        .unwrap();
+    is_up.store(false, std::sync::atomic::Ordering::SeqCst);
+    let asked = site.asked();
+
+    let fetched = shelf.kept.lock().unwrap().values().next().unwrap().1;
+    let (again, found) = start("/keys", fetched);
+    assert_eq!(found, Some(fetched));
+    again.get(None).await.unwrap();
+    assert_eq!(site.asked(), asked, "they are young");
+    let old = fetched.saturating_add(KEPT_MAX);
+    let (again, found) = start("/keys", old);
+    assert_eq!(found, Some(fetched), "a day has not passed");
+    drop(again);
+    for (why, path, now) in [
+        ("more than a day has passed", "/keys", Timestamp(old.0 + 1)),
+        ("nobody can have fetched them tomorrow", "/keys", fetched.saturating_sub(Duration::from_secs(3600))),
+        ("they are from elsewhere", "/others", fetched),
+    ] {
+        let (again, found) = start(path, now);
+        assert_eq!(found, None, "{why}");
+        again.get(None).await.unwrap_err();
+    }
+}

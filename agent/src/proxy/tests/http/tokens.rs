@@ -320,6 +320,50 @@ async fn j4_keys_are_fetched_once_for_all_and_without_them_nobody_passes() {
     assert_eq!(site.asked(), 2, "an unknown key id makes nobody ask so soon");
 }
 
+/// Stands for a disk that outlives the agent.
+#[derive(Debug, Default)]
+struct Disk(Mutex<std::collections::BTreeMap<String, (String, catalog::Timestamp)>>);
+
+impl wire::jwt::KeptKeys for Disk {
+    fn load(&self, place: &str) -> Option<(String, catalog::Timestamp)> {
+        self.0.lock().unwrap().get(place).cloned()
+    }
+
+    fn keep(&self, place: &str, keys: String, fetched: catalog::Timestamp) {
+        self.0.lock().unwrap().insert(place.to_owned(), (keys, fetched));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn j4_an_agent_that_starts_anew_while_the_issuer_is_away_goes_on_with_the_keys_that_it_had() {
+    let issuer = Issuer::new();
+    let (is_up, keys) = (Arc::new(AtomicBool::new(true)), issuer.jwks("k1"));
+    let up = Arc::clone(&is_up);
+    let site = Website::start(move |_, _| match up.load(Ordering::SeqCst) {
+        true => ok(&keys),
+        false => b"HTTP/1.1 503 Down\r\ncontent-length: 0\r\n\r\n".to_vec(),
+    })
+    .await;
+    let (disk, token) = (Arc::new(Disk::default()), signed(&issuer, &json!({})));
+    let okta = || TokenProvider { timeout_ms: 5_000, ..published("okta", &site) };
+    let rules = || vec![of_all_requests(asks_for("okta", &[]))];
+    let mut before = HttpPair::start_keeping(&[], Some(disk.clone())).await;
+    before.protect(vec![okta()], rules()).await;
+    assert_eq!(before.ask_with(&token).await.status, StatusCode::OK);
+    eventually("kept", || !disk.0.lock().unwrap().is_empty()).await;
+    drop(before);
+
+    is_up.store(false, Ordering::SeqCst);
+    let mut after = HttpPair::start_keeping(&[], Some(disk)).await;
+    after.protect(vec![okta()], rules()).await;
+    assert_eq!(after.ask_with(&token).await.status, StatusCode::OK);
+    let at = after.api.metric("weft_proxy_token_keys_fetched_timestamp_seconds{provider=\"okta\"}");
+    assert!(at > 1_700_000_000, "an alert on old keys goes by when they were fetched");
+    let other = Issuer::new();
+    let heard = after.ask_with(&signed(&other, &json!({}))).await;
+    assert_eq!(heard.status, UNAUTHORIZED, "what another key has signed counts no more than before");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn j4_nobody_waits_long_for_keys_nor_fetches_them_from_this_machine() {
     let issuer = Issuer::new();

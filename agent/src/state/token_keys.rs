@@ -1,0 +1,97 @@
+//! The keys of providers of tokens, kept across restarts: an issuer that is away must not have an agent that starts anew
+//! refuse what it let in a minute ago.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
+
+use catalog::{AgentId, Timestamp};
+use serde::{Deserialize, Serialize};
+use tracing::warn;
+use wire::jwt::{KEPT_MAX, KeptKeys};
+
+use super::Store;
+
+const FILE: &str = "token-keys.json";
+
+/// How many issuers' keys are kept at most.
+const ISSUERS_MAX: usize = 64;
+
+/// Keeps the keys in a file beside the last good state.
+#[derive(Debug)]
+pub(crate) struct TokenKeys {
+    store: Store,
+    agent: AgentId,
+    kept: Mutex<BTreeMap<String, Kept>>,
+}
+
+/// Is what one issuer published.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct Kept {
+    fetched: Timestamp,
+    keys: String,
+}
+
+impl TokenKeys {
+    /// Reads what this agent has kept.
+    pub(crate) fn open(store: Store, agent: AgentId) -> Self {
+        let kept = store.read(FILE, Some(&agent)).unwrap_or_default();
+        Self { store, agent, kept: Mutex::new(kept) }
+    }
+}
+
+impl KeptKeys for TokenKeys {
+    fn load(&self, place: &str) -> Option<(String, Timestamp)> {
+        let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        kept.get(place).map(|kept| (kept.keys.clone(), kept.fetched))
+    }
+
+    fn keep(&self, place: &str, keys: String, fetched: Timestamp) {
+        // Held while it is written, so that an older content never replaces a newer one.
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        kept.insert(place.to_owned(), Kept { fetched, keys });
+        kept.retain(|_, kept| fetched.since(kept.fetched) <= KEPT_MAX);
+        while kept.len() > ISSUERS_MAX {
+            let oldest = kept.iter().min_by_key(|(_, kept)| kept.fetched).map(|(place, _)| place.clone());
+            oldest.and_then(|place| kept.remove(&place));
+        }
+        if let Err(error) = self.store.write(FILE, &self.agent, &*kept) {
+            let error = wire::one_line(&error);
+            warn!(error, "the keys of a provider of tokens are not kept; after a restart they are fetched anew");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use catalog::CatalogIndex;
+
+    use super::*;
+
+    #[test]
+    fn j4_keys_are_read_back_by_the_same_agent_and_old_ones_make_room() {
+        let directory = tempfile::tempdir().unwrap();
+        let (agent, other) = (AgentId::enrolled_at(CatalogIndex(7)), AgentId::enrolled_at(CatalogIndex(8)));
+        let open = |agent: &AgentId| TokenKeys::open(Store::open(Some(directory.path())).unwrap(), agent.clone());
+        let at = Timestamp(1_000_000_000);
+        let first = open(&agent);
+        first.keep("okta", "one".to_owned(), at);
+        first.keep("okta", "two".to_owned(), Timestamp(at.0 + 1));
+        first.keep("other", "three".to_owned(), at);
+        drop(first);
+        let second = open(&agent);
+        assert_eq!(second.load("okta"), Some(("two".to_owned(), Timestamp(at.0 + 1))));
+        assert_eq!(second.load("elsewhere"), None);
+        let later = Timestamp(at.0 + 1).saturating_add(KEPT_MAX);
+        second.keep("new", "four".to_owned(), later);
+        assert_eq!((second.load("other"), second.load("okta").is_some()), (None, true), "a day and more is too old");
+        for number in 0..=ISSUERS_MAX {
+            second.keep(&format!("n{number}"), "x".to_owned(), later.saturating_add(Duration::from_secs(1)));
+        }
+        assert_eq!(second.kept.lock().unwrap().len(), ISSUERS_MAX);
+        drop(second);
+        assert!(open(&other).load("n64").is_none(), "what another enrolment kept is of no use");
+        assert!(TokenKeys::open(Store::open(None).unwrap(), agent).load("n64").is_none());
+    }
+}
