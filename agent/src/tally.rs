@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use catalog::{IntentionKey, Policy, ServiceKey, Timestamp};
-use wire::report::{AgentReport, PAIRS_MAX, Pair, PairUse, RULES_MAX, RuleName, RuleUse};
+use wire::report::{AgentReport, Link, PAIRS_MAX, Pair, PairUse, RULES_MAX, RuleName, RuleUse};
 
 /// The numbers of one rule at one destination.
 #[derive(Debug, Default)]
@@ -96,15 +96,12 @@ impl Tally {
         let is_watched = |service: &ServiceKey| watched.contains(service);
         let rules = self.rule_uses().into_iter().filter(|used| is_watched(&used.destination)).collect();
         let pairs = self.pairs.lock().unwrap_or_else(PoisonError::into_inner);
-        let pairs = pairs.iter().filter(|(pair, _)| is_watched(&pair.destination)).map(|(pair, count)| PairUse {
-            pair: pair.clone(),
-            opened: count.opened,
-            last: count.last,
-        });
-        let pairs: Vec<PairUse> = pairs.collect();
+        let told = pairs.iter().filter(|(pair, _)| pair.seen_by().is_some_and(is_watched));
+        let told = told.map(|(pair, count)| PairUse { pair: pair.clone(), opened: count.opened, last: count.last });
+        let (outside, pairs): (Vec<PairUse>, _) = told.partition(|used| used.pair.link == Link::Outside);
         let (allowed, denied, _) = self.other.read();
         let left_out = self.pairs_left_out.load(Ordering::Relaxed) + allowed + denied;
-        AgentReport { since, watched, rules, pairs, left_out }
+        AgentReport { since, watched, rules, pairs, outside, left_out }
     }
 
     /// Lists the rules that decided something.

@@ -51,16 +51,17 @@ impl Reports {
         agent: &AgentId,
         report: AgentReport,
     ) -> Result<(), NotTaken> {
-        let is_short =
-            report.rules.len() <= RULES_MAX && report.pairs.len() <= PAIRS_MAX && report.watched.len() <= WATCHED_MAX;
+        let pairs = report.pairs.len() + report.outside.len();
+        let is_short = report.rules.len() <= RULES_MAX && pairs <= PAIRS_MAX && report.watched.len() <= WATCHED_MAX;
         if !is_short {
             return Err(NotTaken::TooLong);
         }
         // An agent speaks of its own services alone: it could whitewash the rules of others.
         let is_own = catalog.agent_record(agent).is_some_and(|record| {
-            let rules = report.rules.iter().map(|rule| &rule.destination);
-            let pairs = report.pairs.iter().map(|used| &used.pair.destination);
-            report.watched.iter().chain(rules).chain(pairs).all(|service| record.entitles(service))
+            let rules = report.rules.iter().map(|rule| Some(&rule.destination));
+            let pairs = report.pairs.iter().chain(&report.outside).map(|used| used.pair.seen_by());
+            let mut told_of = report.watched.iter().map(Some).chain(rules).chain(pairs);
+            told_of.all(|service| service.is_some_and(|service| record.entitles(service)))
         });
         if !is_own {
             return Err(NotTaken::Foreign);
@@ -105,13 +106,13 @@ impl Held {
 }
 
 fn rows(report: &AgentReport) -> usize {
-    report.rules.len() + report.pairs.len() + report.watched.len()
+    report.rules.len() + report.pairs.len() + report.outside.len() + report.watched.len()
 }
 
 #[cfg(test)]
 mod tests {
     use catalog::{KeyExchange, ServiceKey, Timestamp};
-    use wire::report::{Pair, PairSource, PairUse, RuleName, RuleUse};
+    use wire::report::{Link, Pair, PairSource, PairUse, RuleName, RuleUse};
 
     use super::*;
     use crate::agent_port::tests::rig::{Enrolled, Rig};
@@ -129,6 +130,7 @@ mod tests {
             watched: vec![service(destination)],
             rules: vec![RuleUse { destination: service(destination), rule, allowed: 0, denied: 2, last }],
             pairs: vec![PairUse { pair, opened, last }],
+            outside: Vec::new(),
             left_out: 0,
         }
     }
@@ -164,6 +166,15 @@ mod tests {
         let mut long = report("api", 1);
         long.pairs = vec![long.pairs[0].clone(); PAIRS_MAX + 1];
         assert_eq!(tell(&rig, &agent, &long).await, http::StatusCode::BAD_REQUEST);
+        let outside = |source: &str| {
+            let source = PairSource::Service(service(source));
+            let pair = Pair { destination: service("legacy"), source, link: Link::Outside };
+            AgentReport { outside: vec![PairUse { pair, opened: 1, last: Timestamp(7) }], ..report("api", 1) }
+        };
+        assert_eq!(tell(&rig, &agent, &outside("db")).await, http::StatusCode::BAD_REQUEST);
         assert_eq!(rig.consensus().seen_by_all().await.seen, Seen::default());
+        // Who calls out of the mesh is seen by the caller's agent, and by no other.
+        assert_eq!(tell(&rig, &agent, &outside("api")).await, http::StatusCode::OK);
+        assert_eq!(rig.consensus().seen_by_all().await.seen.outside, outside("api").outside);
     }
 }

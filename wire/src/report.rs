@@ -26,9 +26,12 @@ pub struct AgentReport {
     /// The rules that decided something; at most [`RULES_MAX`].
     #[serde(default)]
     pub rules: Vec<RuleUse>,
-    /// Who called; at most [`PAIRS_MAX`].
+    /// Who called; at most [`PAIRS_MAX`], with those below.
     #[serde(default)]
     pub pairs: Vec<PairUse>,
+    /// Which of its services called out of the mesh. A server of an earlier release passes this over.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub outside: Vec<PairUse>,
     /// How many rules and pairs there were that are not told of, for there are too many.
     #[serde(default)]
     pub left_out: u64,
@@ -104,8 +107,11 @@ impl fmt::Display for PairSource {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Link {
-    /// Plaintext.
+    /// Plaintext, to a service of the mesh.
     Plaintext,
+    /// Out of the mesh, as the application wrote it: nobody proves who answers, and nothing is encrypted on the way that the
+    /// application does not encrypt itself.
+    Outside,
     /// Mutual TLS whose keys were agreed on by elliptic curves alone.
     Classical,
     /// Mutual TLS whose keys were agreed on by an elliptic curve and ML-KEM together.
@@ -125,6 +131,7 @@ impl fmt::Display for Link {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(match self {
             Self::Plaintext => "plaintext",
+            Self::Outside => "outside",
             Self::Classical => "classical",
             Self::Hybrid => "hybrid",
         })
@@ -140,6 +147,18 @@ pub struct Pair {
     pub source: PairSource,
     /// Over what.
     pub link: Link,
+}
+
+impl Pair {
+    /// Returns the service whose agent sees such calls; none where no agent can have.
+    #[must_use]
+    pub fn seen_by(&self) -> Option<&ServiceKey> {
+        match (self.link, &self.source) {
+            (Link::Plaintext | Link::Classical | Link::Hybrid, _) => Some(&self.destination),
+            (Link::Outside, PairSource::Service(caller)) => Some(caller),
+            (Link::Outside, PairSource::Identity(_) | PairSource::Address(_)) => None,
+        }
+    }
 }
 
 /// Says how often somebody called.
@@ -163,6 +182,9 @@ pub struct Seen {
     pub rules: Vec<RuleUse>,
     /// Who called.
     pub pairs: Vec<PairUse>,
+    /// Who called out of the mesh.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub outside: Vec<PairUse>,
     /// How many rules and pairs are not told of, for there are too many.
     pub left_out: u64,
 }
@@ -194,7 +216,7 @@ impl SeenBuilder {
             self.add_watched(service, 1, report.since);
         }
         report.rules.iter().for_each(|rule| self.add_rule(rule));
-        report.pairs.iter().for_each(|pair| self.add_pair(pair));
+        report.pairs.iter().chain(&report.outside).for_each(|pair| self.add_pair(pair));
         self.left_out = self.left_out.saturating_add(report.left_out);
     }
 
@@ -202,7 +224,7 @@ impl SeenBuilder {
     pub fn add_seen(&mut self, seen: &Seen) {
         seen.watched.iter().for_each(|watched| self.add_watched(&watched.service, watched.agents, watched.since));
         seen.rules.iter().for_each(|rule| self.add_rule(rule));
-        seen.pairs.iter().for_each(|pair| self.add_pair(pair));
+        seen.pairs.iter().chain(&seen.outside).for_each(|pair| self.add_pair(pair));
         self.left_out = self.left_out.saturating_add(seen.left_out);
     }
 
@@ -243,7 +265,9 @@ impl SeenBuilder {
         let pairs = self.pairs.into_iter().map(|(pair, (opened, last))| PairUse { pair, opened, last });
         let (rules, rules_left) = latest(rules.collect(), rows_max, |rule: &RuleUse| rule.last);
         let (pairs, pairs_left) = latest(pairs.collect(), rows_max, |pair: &PairUse| pair.last);
-        Seen { watched, rules, pairs, left_out: self.left_out.saturating_add(rules_left).saturating_add(pairs_left) }
+        let left_out = self.left_out.saturating_add(rules_left).saturating_add(pairs_left);
+        let (outside, pairs) = pairs.into_iter().partition(|used| used.pair.link == Link::Outside);
+        Seen { watched, rules, pairs, outside, left_out }
     }
 }
 
@@ -283,8 +307,27 @@ mod tests {
                 last: Timestamp(last),
             }],
             pairs: vec![PairUse { pair, opened: allowed, last: Timestamp(last) }],
+            outside: Vec::new(),
             left_out: 0,
         }
+    }
+
+    #[test]
+    fn calls_out_of_the_mesh_stand_apart_and_are_the_callers_to_tell() {
+        let (web, legacy) = (service("web"), service("legacy"));
+        let pair = |source| Pair { destination: legacy.clone(), source, link: Link::Outside };
+        let from_web = pair(PairSource::Service(web.clone()));
+        assert_eq!(from_web.seen_by(), Some(&web));
+        assert_eq!(pair(PairSource::Address([10, 0, 0, 1].into())).seen_by(), None);
+        let used = PairUse { pair: from_web, opened: 2, last: Timestamp(5) };
+        let mut joined = SeenBuilder::default();
+        joined.add(&AgentReport { outside: vec![used.clone()], ..report(10, 3, 100) });
+        let seen = joined.finish(10);
+        assert_eq!((seen.pairs.len(), &seen.outside), (1, &vec![used.clone()]));
+        let mut again = SeenBuilder::default();
+        again.add_seen(&seen);
+        again.add_seen(&seen);
+        assert_eq!(again.finish(10).outside, [PairUse { opened: 4, ..used }]);
     }
 
     #[test]

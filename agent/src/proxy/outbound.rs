@@ -22,6 +22,7 @@ use bytes::Bytes;
 use h2::client::SendRequest;
 use tokio::net::TcpStream;
 use tokio::time::Instant;
+use wire::report::{Link, Pair, PairSource};
 
 use self::allowance::Counted;
 use self::call_error::CallError;
@@ -118,6 +119,9 @@ async fn serve_by(room: Arc<Room>, door: Door, accepted: Accepted) {
                 return refuse(&room, caller, &door, from, &NotOpened::Failed(CallError::Refused(refusal)));
             }
             room.metrics.left_mesh();
+            let (destination, owner) = (endpoint.service.clone(), call.called.upstream.owner.clone());
+            let pair = Pair { destination, source: PairSource::Service(owner), link: Link::Outside };
+            room.metrics.tally().opened(pair, room.now());
         }
         _ => {}
     }

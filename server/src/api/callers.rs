@@ -20,7 +20,7 @@ async fn callers(call: Call) -> Result<Response, ApiError> {
     let consensus = call.state.consensus();
     let told = consensus.seen_by_all().await;
     let catalog = consensus.catalog();
-    let pairs = told.seen.pairs.iter().map(|used| {
+    let pairs = told.seen.pairs.iter().chain(&told.seen.outside).map(|used| {
         let at = used.pair.source.address().map(|address| nodes_at(&catalog, address)).unwrap_or_default();
         CallerView::new(used, at)
     });

@@ -35,7 +35,7 @@ pub struct CallerView {
     /// The service that is called.
     #[schema(value_type = String)]
     pub destination: ServiceKey,
-    /// Over what: `plaintext`, or mutual TLS with a `classical` or a `hybrid` key exchange.
+    /// Over what: `plaintext`, `outside` where it leaves the mesh, or mutual TLS with a `classical` or a `hybrid` key exchange.
     #[schema(value_type = String)]
     pub link: Link,
     /// How many connections were opened.

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use catalog::{Action, CatalogIndex, Endpoint, Policy};
+use wire::report::{Link, Pair, PairSource};
 
 use super::agents::{Agent, Echo, endpoint, eventually, expect_reset, intention, say};
 use super::certificates::{Authority, service_key};
@@ -38,6 +39,11 @@ async fn what_is_outside_is_called_only_where_it_was_said_to_be_and_the_caller_i
     let mut open = web.connect().await;
     say(&mut open, "past every agent").await;
     assert_eq!((legacy.accepted(), web.metric("weft_proxy_unverified_total")), (1, 1));
+    let told = web.metrics.proxy.tally().report(catalog::Timestamp(0), vec![service_key("web")]);
+    let [pair] = &told.outside[..] else { panic!("one caller of one service outside: {told:?}") };
+    let source = PairSource::Service(service_key("web"));
+    assert_eq!(pair.pair, Pair { destination: service_key("legacy"), source, link: Link::Outside });
+    assert_eq!(pair.opened, 1);
     let looks = "weft_proxy_tcp_looks_total{direction=\"outbound\",destination=\"default/legacy\",look=\"other\"}";
     assert_eq!(web.metric(looks), 1);
 
