@@ -121,16 +121,17 @@ impl ApiState {
 
     /// Says what knows the types of auth methods that a platform brings; to be called before anybody else has a copy.
     pub(crate) fn with_login_makers(mut self, makers: Vec<Arc<dyn LoginMaker>>) -> Self {
-        let inner = Arc::get_mut(&mut self.inner).expect("nobody else has a copy yet");
-        inner.logins = Logins::new(makers);
+        self.alone().logins = Logins::new(makers);
         self
+    }
+
+    fn alone(&mut self) -> &mut Inner {
+        Arc::get_mut(&mut self.inner).expect("nobody else has a copy yet")
     }
 
     /// Says how long this server lets leaves live where the catalog does not; to be called before anybody else has a copy.
     pub(crate) fn with_leaf_ttl(mut self, leaf_ttl: Duration) -> Self {
-        if let Some(inner) = Arc::get_mut(&mut self.inner) {
-            inner.leaf_ttl = leaf_ttl;
-        }
+        self.alone().leaf_ttl = leaf_ttl;
         self
     }
 

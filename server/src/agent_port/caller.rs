@@ -55,8 +55,8 @@ impl Connection {
 /// Who sent a request, once its route's right was judged.
 #[derive(Clone, Debug)]
 pub(super) enum Caller {
-    /// Somebody who joins; the handler judges the proof that the request carries.
-    Joining,
+    /// Somebody of whom nothing was asked: on such a route the request carries its own proof, or none is needed.
+    Unknown,
     /// The agent of a live record, proved by the record's key.
     Agent(Box<AgentRecord>),
 }
@@ -64,7 +64,7 @@ pub(super) enum Caller {
 /// Judges the connection against `right`, anew for every request: a record may have ended since the last one.
 pub(super) async fn authorize(port: &AgentPort, connection: &Connection, right: Right) -> Result<Caller, PortError> {
     if matches!(right, Right::Join | Right::Public) {
-        return Ok(Caller::Joining);
+        return Ok(Caller::Unknown);
     }
     let peer = connection.peer.as_ref().ok_or(PortError::NoCertificate)?;
     let found = match record_of(&port.consensus.catalog(), peer) {

@@ -97,7 +97,7 @@ impl Call {
     pub(super) fn agent(&self) -> Result<&AgentRecord, PortError> {
         match &self.caller {
             Caller::Agent(record) => Ok(record),
-            Caller::Joining => Err(PortError::NoCertificate),
+            Caller::Unknown => Err(PortError::NoCertificate),
         }
     }
 }

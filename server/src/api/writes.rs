@@ -3,7 +3,9 @@
 use std::fmt::Debug;
 use std::str::FromStr;
 
-use ::catalog::{Actor, Catalog, CatalogIndex, Command, ENVELOPE_VERSION, Envelope, Outcome, Refusal, RequestId};
+use ::catalog::{
+    AccessorId, Actor, Catalog, CatalogIndex, Command, ENVELOPE_VERSION, Envelope, Outcome, Refusal, RequestId,
+};
 use wire::api_types::AuditRecord;
 use wire::crypto;
 
@@ -46,9 +48,7 @@ impl Call {
         T::Err: Debug,
     {
         let id = match (&self.request_id, self.caller.accessor()) {
-            (Some(request_id), Some(accessor)) => {
-                crypto::uuid_of(format!("{kind} {accessor} {}", request_id.as_str()).as_bytes())
-            }
+            (Some(request_id), Some(accessor)) => derived_id(kind, accessor, request_id),
             _ => crypto::uuid_v4(),
         };
         id.parse().expect("such ids have a UUID's form")
@@ -117,6 +117,31 @@ impl Call {
     }
 }
 
+/// Names what a caller makes under a request id: another caller's request of that id is another request.
+fn derived_id(kind: &str, caller: &AccessorId, request_id: &RequestId) -> String {
+    crypto::uuid_of(format!("{kind} {caller} {}", request_id.as_str()).as_bytes())
+}
+
 pub(super) fn random_request_id() -> RequestId {
     crypto::uuid_v4().parse().expect("a UUID is a request id: 36 letters, digits and hyphens")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn p13_a_name_is_the_callers_own_and_the_same_for_a_repeat() {
+        let accessor = |n: u8| format!("00000000-0000-0000-0000-00000000000{n}").parse::<AccessorId>().unwrap();
+        let request = |id: &str| id.parse::<RequestId>().unwrap();
+        let first = derived_id("policy", &accessor(1), &request("r"));
+        assert_eq!(derived_id("policy", &accessor(1), &request("r")), first);
+        for other in [
+            derived_id("policy", &accessor(2), &request("r")),
+            derived_id("role", &accessor(1), &request("r")),
+            derived_id("policy", &accessor(1), &request("r2")),
+        ] {
+            assert_ne!(other, first);
+        }
+    }
 }

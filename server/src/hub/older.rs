@@ -21,7 +21,18 @@ fn asks(topic: &Topic, item: &Item) -> Option<Capability> {
             Some(Capability::TokenProviders)
         }
         Item::Address(_) => Some(Capability::Addresses),
-        _ => None,
+        // Named one by one: what is new has to say here who can read it.
+        Item::Mesh(_)
+        | Item::Root { .. }
+        | Item::DistrustedRoot { .. }
+        | Item::RevokedRecord { .. }
+        | Item::RevokedService { .. }
+        | Item::Gateway(_)
+        | Item::Intention(_)
+        | Item::Endpoint(_)
+        | Item::Config(_)
+        | Item::Service(_)
+        | Item::Node { .. } => None,
     }
 }
 
@@ -40,8 +51,7 @@ fn asked(topic: &Topic, name: &str) -> Option<Capability> {
 ///
 /// Without the providers of tokens that its rules name, it cannot decide these, which is a denial.
 pub(super) fn readable(frame: Arc<Frame>, knows: &Capabilities) -> Arc<Frame> {
-    let newer = [Capability::TokenProviders, Capability::Addresses, Capability::ExternalRules];
-    if newer.into_iter().all(|capability| knows.has(capability)) {
+    if Capability::ALL.into_iter().all(|capability| knows.has(capability)) {
         return frame;
     }
     let ServerFrame::Event(event) = frame.content() else { return frame };
