@@ -35,8 +35,11 @@ fn what_no_agent_stands_before_is_called_where_it_is_said_to_be_outside_and_inte
 
     write(&mesh, "outside", "kind = \"service-defaults\"\nname = \"legacy\"\nexternal = true\n");
     assert_eq!(eventually("legacy to be called", deadline, answers), "legacy /x -");
-    assert!(counted("weft_proxy_unverified_total", &[]) >= 1);
-    assert!(counted("weft_proxy_tcp_looks_total", &[("destination", "default/legacy"), ("look", "http1")]) >= 1);
+    eventually("that to be counted", deadline, || {
+        let looked = [("destination", "default/legacy"), ("look", "http1")];
+        let all = [counted("weft_proxy_unverified_total", &[]), counted("weft_proxy_tcp_looks_total", &looked)];
+        all.iter().all(|count| *count >= 1).then_some(())
+    });
     let at = mesh.agents[web].http.to_string();
     let shown = weft(&["proxy", "endpoints", "legacy"], &[("WEFT_HTTP_ADDR", &at), ("WEFT_HTTP_TOKEN", &mesh.token)]);
     assert!(shown.stdout.contains("outside the mesh") && shown.stdout.contains(&legacy.port.to_string()), "{shown:?}");

@@ -12,7 +12,7 @@ pub(crate) const ACCOUNT: &str = "123456789012";
 pub(crate) const VOLUME: &str = "/var/lib/weft/agent";
 
 /// The user that the agent's container runs as, and its group.
-const USER: &str = "5995";
+const USER: &str = "65532";
 
 /// Where the endpoint that answers is, on every task.
 const ENDPOINT_ADDRESS: &str = "169.254.170.2";
