@@ -6,7 +6,7 @@ mod kubernetes;
 use std::{net::SocketAddr, process::ExitCode, time::Duration};
 
 use anyhow::Context;
-use catalog::{ConnectorName, ServicePattern};
+use catalog::{CONNECTOR_LEASE_MAX, CONNECTOR_LEASE_MIN, ConnectorName, ServicePattern};
 use clap::{Args, Subcommand};
 use connectors::{Caution, keeper, servers::Access, shell};
 use wire::{api_types::ConnectorView, decode::parse_duration};
@@ -77,7 +77,7 @@ pub(super) struct RunOptions {
     #[arg(long, value_name = "SHARE", default_value = "0.3")]
     removals_max: Share,
     /// How long another process waits before it takes over from one that has died, 5s to 10m
-    #[arg(long, value_name = "DURATION", value_parser = parse_duration, default_value = "30s")]
+    #[arg(long, value_name = "DURATION", value_parser = lease, default_value = "30s")]
     lease: Duration,
     /// Where to serve /live, /ready and /metrics
     #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:19002")]
@@ -87,6 +87,13 @@ pub(super) struct RunOptions {
     no_admin: bool,
     #[command(flatten)]
     log: LogOptions,
+}
+
+/// Reads how long a lease lasts, which the servers would refuse over and over.
+fn lease(text: &str) -> Result<Duration, String> {
+    let lease = parse_duration(text).map_err(|error| error.to_string())?;
+    let (least, most) = (CONNECTOR_LEASE_MIN, CONNECTOR_LEASE_MAX);
+    if (least..=most).contains(&lease) { Ok(lease) } else { Err(format!("a lease lasts {least:?} to {most:?}")) }
 }
 
 impl RunOptions {

@@ -120,6 +120,7 @@ fn what_cannot_be_parsed_ends_with_2_and_nothing_on_standard_output() {
         &["status", "--output", "yaml"],
         &["status", "--namespace", "Not A Namespace"],
         &["completions", "cmd"],
+        &["connector", "aws", "--lease", "3s"],
     ] {
         let output = weft(arguments, &[]);
         assert_eq!((output.status, output.stdout.as_str()), (Some(2), ""), "{arguments:?}: {}", output.stderr);

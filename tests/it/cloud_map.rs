@@ -8,11 +8,11 @@ use crate::harness::{Aws, CREDENTIALS, Fault, Mesh, PROMISE_FACTOR, Process, eve
 
 /// How soon a change on one side is seen on the other, at the interval that the story uses.
 const SEEN: Duration = Duration::from_secs(6);
-const LEASE: Duration = Duration::from_secs(3);
+const LEASE: Duration = Duration::from_secs(5);
 
 fn connector(mesh: &Mesh, aws: &Aws, name: &str) -> Process {
     let mut command = Command::new(env!("CARGO_BIN_EXE_weft"));
-    command.args(arguments(aws)).args(["--interval", "200ms", "--lease", "3s", "--no-admin"]);
+    command.args(arguments(aws)).args(["--interval", "200ms", "--lease", "5s", "--no-admin"]);
     command
         .envs(CREDENTIALS)
         .env("WEFT_HTTP_ADDR", mesh.servers[0].http.to_string())
