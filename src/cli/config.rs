@@ -28,7 +28,8 @@ const INPUT_BYTES_MAX: u64 = 1 << 20;
 /// The kinds are `mesh` (one entry of that name: the default, guardrails, audit mode), `service-intentions` (one entry a
 /// destination: all intentions toward it), `service-defaults` (one entry a service: its protocol), `proxy-defaults` (one
 /// entry named `global`: the protocol of services that say none), and of a service `service-router` (where requests go by what
-/// they say), `service-splitter` (by weight) and `service-resolver` (what its name stands for).
+/// they say), `service-splitter` (by weight) and `service-resolver` (what its name stands for), and `jwt-provider` (whose tokens
+/// count, and where their keys are).
 #[derive(Debug, Subcommand)]
 pub(super) enum Config {
     /// Write an entry from a file of HCL or JSON

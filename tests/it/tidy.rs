@@ -184,6 +184,28 @@ fn ids(text: &str) -> impl Iterator<Item = &str> {
     })
 }
 
+/// Whoever looks for a fault or a promise finds it, tested or not.
+#[test]
+fn the_security_page_leaves_no_fault_and_no_promise_out() {
+    let page = std::fs::read_to_string(root().join("docs/security.md")).unwrap();
+    let faults = (1..=44).map(|number| number.to_string());
+    let promises = (1..=13).map(|number| format!("P{number}"));
+    for (heading, wanted) in
+        [("## Faults and their tests", faults.collect::<Vec<_>>()), ("## Promises and their tests", promises.collect())]
+    {
+        let (_, section) = page.split_once(heading).unwrap_or_else(|| panic!("{heading} is on the page"));
+        let section = section.split("\n## ").next().unwrap();
+        let told = |line: &str| match line.strip_prefix("| ") {
+            Some(row) => row.split('|').next().unwrap_or_default().to_owned(),
+            None => line.to_owned(),
+        };
+        let lines: Vec<String> = section.lines().map(told).collect();
+        let named: BTreeSet<&str> = lines.iter().flat_map(|line| ids(line)).collect();
+        let missing: Vec<&String> = wanted.iter().filter(|id| !named.contains(id.as_str())).collect();
+        assert!(missing.is_empty(), "{heading}: nothing is said of {missing:?}");
+    }
+}
+
 #[test]
 fn nothing_on_the_security_page_is_tested_and_without_a_test() {
     let page = std::fs::read_to_string(root().join("docs/security.md")).unwrap();

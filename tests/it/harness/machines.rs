@@ -112,7 +112,8 @@ impl Machines {
         self.directory.path().join("machines").join(name)
     }
 
-    /// Runs a script on a machine, as somebody would who types it there: what it exports is there for the next one.
+    /// Runs a script on a machine, as somebody would who types it there: what it exports is there for the next one, and so
+    /// is the mask of the files that it makes.
     pub(crate) fn run(&self, name: &str, script: &str) -> Output {
         let machine = self.machines.get(name).unwrap_or_else(|| panic!("there is no machine {name}"));
         let base = self.directory.path().display();
@@ -120,7 +121,7 @@ impl Machines {
         let run = run.display();
         let script = format!(
             "export HOME=/root MACHINES={base} RUN={run} PATH={base}/bin:/usr/sbin:/sbin:$PATH\ncd /root\n\
-             if [ -f {run}/env ]; then . {run}/env; fi\ntrap 'export -p > {run}/env' EXIT\nset -eu\n{script}"
+             if [ -f {run}/env ]; then . {run}/env; fi\ntrap '{{ export -p; echo umask $(umask); }} > {run}/env' EXIT\nset -eu\n{script}"
         );
         enter(machine.init, "--all", &script)
     }

@@ -80,7 +80,6 @@ for unit in "$@"; do
     start) start ;;
     stop) stop ;;
     restart) stop; start ;;
-    kill) kill -KILL "$(cat "$state.pid")"; until [ -f "$state.ended" ]; do sleep 0.01; done ;;
     reload) is_running && kill -HUP "$(cat "$state.pid")" ;;
     is-active) is_running ;;
     *) echo "systemctl $verb is not known here" >&2; exit 1 ;;
