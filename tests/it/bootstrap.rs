@@ -5,9 +5,8 @@ use std::{collections::BTreeSet, fs, path::Path, time::Duration};
 use serde_json::{Value, json};
 
 use crate::harness::{
-    Mesh, Output, Process, eventually, free_port, kubernetes::ApiServer, weft, weft_command, write_secret,
+    Mesh, Output, Process, eventually, free_port, kubernetes::ApiServer, objects, weft, weft_command, write_secret,
 };
-use crate::kubernetes::definition;
 
 const PATIENCE: Duration = Duration::from_secs(60);
 /// The Secrets that hold the first token and the connector's.
@@ -17,7 +16,7 @@ const CONNECTOR: &str = "weft-connector-token";
 /// Starts a cluster with what the chart puts there, and writes the configuration of a client to `directory`.
 fn cluster(directory: &Path) -> (ApiServer, String) {
     let server = ApiServer::start();
-    server.put(json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": "weft" } }));
+    server.put(objects::namespace("weft", &json!({})));
     for (kind, name) in
         [("Secret", "weft-bootstrap-token"), ("Secret", "weft-connector-token"), ("ConfigMap", "weft-roots")]
     {
@@ -158,30 +157,19 @@ fn the_connector_works_with_what_it_is_given(
     fs::write(&roots_file, roots["data"]["ca.pem"].as_str().unwrap()).unwrap();
     write_secret(&token_file, &token_in(cluster, CONNECTOR).expect("the connector is given a token"));
     fs::write(&config, cluster.certificate_config("connector").to_string()).unwrap();
-    for (plural, kind) in [("serviceintentions", "ServiceIntentions"), ("servicedefaults", "ServiceDefaults")] {
-        cluster.put(definition(plural, kind));
-    }
-    cluster.put(json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": "shop" } }));
-    let metadata = |name: &str| json!({ "name": name, "namespace": "shop" });
-    cluster.put(json!({ "apiVersion": "v1", "kind": "Service", "metadata": metadata("api"), "spec": {} }));
-    cluster.put(json!({
-        "apiVersion": "v1", "kind": "Pod", "metadata": metadata("api-0"), "spec": { "containers": [{ "name": "app" }] },
-        "status": { "phase": "Running", "podIP": "10.1.0.7" },
-    }));
-    let mut slice = json!({
-        "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv4", "metadata": metadata("api-1"),
-        "ports": [{ "port": 8080 }],
-        "endpoints": [{ "addresses": ["10.1.0.7"], "targetRef": { "kind": "Pod", "name": "api-0" } }],
-    });
-    slice["metadata"]["labels"] = json!({ "kubernetes.io/service-name": "api" });
-    cluster.put(slice);
+    objects::define_resources(cluster);
+    cluster.put(objects::namespace("shop", &json!({})));
+    cluster.put(objects::service("shop", "api"));
+    cluster.put(objects::pod("shop", "api-0", "app", objects::NOWHERE));
+    cluster.put(objects::slice("shop", "api", &[("api-0", true)]));
     let (resources, version) = (["ServiceDefaults", "ServiceIntentions"], "weft.dev/v1alpha1");
     let specs = [
         json!({ "protocol": "http" }),
         json!({ "destination": { "name": "api" }, "sources": [{ "name": "web", "action": "allow" }] }),
     ];
     for (kind, spec) in resources.into_iter().zip(specs) {
-        cluster.put(json!({ "apiVersion": version, "kind": kind, "metadata": metadata("api"), "spec": spec }));
+        let metadata = json!({ "name": "api", "namespace": "shop" });
+        cluster.put(json!({ "apiVersion": version, "kind": kind, "metadata": metadata, "spec": spec }));
     }
     let address = format!("https://localhost:{https}");
     let [roots_file, token_file, config] = [roots_file, token_file, config].map(|path| path.display().to_string());

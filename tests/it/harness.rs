@@ -17,6 +17,7 @@ mod machines;
 mod mesh;
 mod metrics;
 mod moto;
+pub(crate) mod objects;
 mod page;
 mod peers;
 mod platforms;

@@ -15,13 +15,15 @@ spec:
     metadata:
       annotations:
         consul.hashicorp.com/connect-service-upstreams: api:9191
+        weft.dev/access-log: '0.5'
     spec:
       serviceAccountName: web
       containers:
         - name: app
           image: app
           ports: [{ containerPort: 8080 }]
-          readinessProbe: { httpGet: { port: 8080, path: /ready } }
+          readinessProbe: { httpGet: { port: 8080, path: /is ready, httpHeaders: [{ name: X-A, value: \u{e4} }] } }
+          livenessProbe: { grpc: { port: 8080, service: live } }
 ";
 
 const SETTINGS: &str = "image = \"registry.example/weft:1\"
@@ -64,7 +66,8 @@ fn files_are_injected_twice_as_once_and_the_agent_takes_what_it_is_told() {
     fs::write(&agents, &told).unwrap();
     let validated = weft(&["validate", &agents], &[]);
     assert_eq!((validated.status, validated.stderr.as_str()), (Some(0), ""), "{validated:?}");
-    assert_eq!(find(&told, "\"http\":\"", "\""), "http://127.0.0.1:8080/ready");
+    assert_eq!(find(&told, "\"http\":\"", "\""), "http://127.0.0.1:8080/is%20ready");
+    assert_eq!((&config["access_log"], &config["access_log_sample"]), (&"-".into(), &0.5.into()));
 }
 
 #[test]

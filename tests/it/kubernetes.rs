@@ -8,7 +8,7 @@ use crate::chart::connector_rights;
 use crate::harness::{
     Mesh, PROMISE_FACTOR, Process, Service, eventually, free_port,
     kubernetes::{ApiServer, Deed},
-    write_secret,
+    objects, write_secret,
 };
 
 /// How soon the mesh knows what the cluster says.
@@ -16,38 +16,12 @@ const KNOWN: Duration = Duration::from_secs(3);
 /// How soon a watch that broke off begins again, at worst.
 const AGAIN: Duration = Duration::from_secs(8);
 
-/// Returns the definition of a resource, as far as the stand-in looks at it.
-pub(crate) fn definition(plural: &str, kind: &str) -> Value {
-    json!({
-        "apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
-        "metadata": {"name": format!("{plural}.weft.dev")},
-        "spec": {"group": "weft.dev", "names": {"plural": plural, "kind": kind}},
-    })
-}
-
-fn account(name: &str) -> Value {
-    json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": name, "namespace": "default"}})
-}
-
 fn pod(name: &str, container: &str) -> Value {
-    json!({
-        "apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "namespace": "default"},
-        "spec": {"nodeName": "worker-1", "containers": [{"name": container}]},
-        "status": {"phase": "Running", "podIP": "10.1.0.7", "conditions": [{"type": "Ready", "status": "True"}]},
-    })
+    objects::pod("default", name, container, objects::NOWHERE)
 }
 
 fn slice(service: &str, pods: &[(&str, bool)]) -> Value {
-    let endpoints = pods.iter().map(|(pod, ready)| {
-        json!({"addresses": ["10.1.0.7"], "conditions": {"ready": ready}, "targetRef": {"kind": "Pod", "name": pod}})
-    });
-    json!({
-        "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv4",
-        "metadata": {
-            "name": format!("{service}-1"), "namespace": "default", "labels": {"kubernetes.io/service-name": service},
-        },
-        "ports": [{"name": "http", "port": 8080}], "endpoints": endpoints.collect::<Vec<_>>(),
-    })
+    objects::slice("default", service, pods)
 }
 
 fn intentions(name: &str, destination: &str, source: &str) -> Value {
@@ -61,9 +35,8 @@ fn intentions(name: &str, destination: &str, source: &str) -> Value {
 /// A cluster with a service of two pods.
 fn cluster() -> ApiServer {
     let server = ApiServer::start();
-    server.put(definition("serviceintentions", "ServiceIntentions"));
-    server.put(definition("servicedefaults", "ServiceDefaults"));
-    server.put(json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "shop", "namespace": "default"}, "spec": {}}));
+    objects::define_resources(&server);
+    server.put(objects::service("default", "shop"));
     for name in ["shop-1", "shop-2"] {
         server.put(pod(name, "app"));
     }
@@ -136,6 +109,7 @@ fn k2_pods_and_resources_of_a_cluster_enter_the_mesh_and_leave_it() {
     server.repeat(3);
     server.next(2, "GET /api/v1/pods", Deed::Answer(500, Some(json!({"items": []}))));
     server.next(1, "GET /apis/discovery.k8s.io/v1/endpointslices", Deed::Cut);
+    server.next(1, "GET /api/v1/services", Deed::Answer(401, None));
     server.forget_history();
     server.break_watches();
     server.put(slice("shop", &[("shop-2", true)]));
@@ -204,7 +178,7 @@ fn project(directory: &Path, token: &str) -> String {
 fn c10_an_agent_logs_in_with_its_pods_projected_token_and_the_cluster_says_how_it_fares() {
     let server = ApiServer::start();
     for name in ["web", "reviewer", "stranger"] {
-        server.put(account(name));
+        server.put(objects::account("default", name));
     }
     server.put(pod("web-0", "weft-agent"));
     server.put(pod("web-9", "weft-agent"));
@@ -268,7 +242,9 @@ fn c10_an_agent_logs_in_with_its_pods_projected_token_and_the_cluster_says_how_i
     mesh.agents[web].wait_until_ready(AGAIN * PROMISE_FACTOR);
     for (at, why) in [(stranger, "no binding rule"), (thief, "elsewhere")] {
         assert_eq!(mesh.agents[at].process().wait(AGAIN * PROMISE_FACTOR), Some(2));
-        assert!(mesh.servers[0].log().contains(why), "{why}: {}", mesh.servers[0].log());
+        eventually(&format!("the server's log to say {why}"), KNOWN * PROMISE_FACTOR, || {
+            mesh.servers[0].log().contains(why).then_some(())
+        });
     }
 
     let mut running = connector(&mesh, &server, "connector");

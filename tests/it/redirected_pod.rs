@@ -5,7 +5,7 @@ use std::{net::SocketAddr, time::Duration};
 
 use serde_json::{Value, json};
 
-use crate::harness::{Kubelet, Machines, PROMISE_FACTOR, RunningPod, eventually, kubernetes::ApiServer, tool};
+use crate::harness::{Kubelet, Machines, PROMISE_FACTOR, RunningPod, eventually, kubernetes::ApiServer, objects, tool};
 
 const TEST: &str = "what_the_injector_makes_of_a_pod_takes_its_application_into_the_mesh";
 
@@ -76,13 +76,12 @@ fn written(name: &str, account: &str, container: Value, policy: &str) -> Value {
 fn cluster(machines: &Machines) -> ApiServer {
     let cluster = ApiServer::start_by(SocketAddr::new(CLUSTER.parse().unwrap(), 6443), machines.enter("cluster"));
     for (name, labels) in [("weft", json!({})), ("shop", json!({ "weft.dev/inject": "enabled" }))] {
-        cluster.put(json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": name, "labels": labels } }));
+        cluster.put(objects::namespace(name, &labels));
     }
     for (namespace, name) in
         [("default", "author"), ("default", "reviewer"), ("shop", "api"), ("shop", "web"), ("shop", "batch")]
     {
-        let metadata = json!({ "name": name, "namespace": namespace });
-        cluster.put(json!({ "apiVersion": "v1", "kind": "ServiceAccount", "metadata": metadata }));
+        cluster.put(objects::account(namespace, name));
     }
     let own = json!({ "name": "weft-injector", "namespace": "weft" });
     cluster.put(json!({ "apiVersion": "v1", "kind": "Secret", "metadata": own }));
@@ -203,9 +202,11 @@ fn what_the_injector_makes_of_a_pod_takes_its_application_into_the_mesh() {
     }
     let heard = eventually("the call to be allowed", CUT * PROMISE_FACTOR, || asks(&machines, "web-0", APP, by_name));
     assert_eq!(heard, "api");
-    assert_eq!(asks(&machines, "web-0", APP, "http://api.virtual.shop.ns.mesh:8080/").as_deref(), Some("api"));
+    for (url, want) in [("http://api.virtual.shop.ns.mesh:8080/", "api"), ("http://outside.example:8080/", "outside")] {
+        let heard = eventually(url, CUT * PROMISE_FACTOR, || asks(&machines, "web-0", APP, url));
+        assert_eq!(heard, want);
+    }
     assert_eq!(asks(&machines, "web-0", APP, "http://none.virtual.mesh/"), None);
-    assert_eq!(asks(&machines, "web-0", APP, "http://outside.example:8080/").as_deref(), Some("outside"));
 
     // Past the mesh nobody gets in: not who has no agent, nor who goes past their own, as whomever.
     let past_the_agent = format!("http://{API}:8080/");
@@ -215,7 +216,7 @@ fn what_the_injector_makes_of_a_pod_takes_its_application_into_the_mesh() {
 
     // What ends by itself ends whole, though its agent would go on.
     let call = json!({
-        "name": "app", "image": "app", "command": ["curl", "-sS", "--fail", "-m", "5", "-o", "/dev/null", by_name],
+        "name": "app", "image": "app", "command": ["curl", "-sS", "--fail", "-m", "20", "-o", "/dev/null", by_name],
     });
     let batch = run(&kubelet, "batch-0", BATCH, &written("batch-0", "batch", call, "Never"));
     assert_eq!(kubelet.wait(&batch, "app"), 0, "{}", machines.logs("batch-0"));
@@ -230,7 +231,9 @@ fn what_the_injector_makes_of_a_pod_takes_its_application_into_the_mesh() {
     eventually("the application to be unready", CUT * PROMISE_FACTOR, || {
         (kubelet.probe(&api, "app", "readinessProbe") >= 500).then_some(())
     });
-    assert_eq!(kubelet.probe(&api, "weft-agent", "readinessProbe"), 200, "its agent is well");
+    eventually("its agent to say that it is well", CUT * PROMISE_FACTOR, || {
+        (kubelet.probe(&api, "weft-agent", "readinessProbe") == 200).then_some(())
+    });
 
     // Without its agent an application reaches nobody.
     kubelet.signal(&web, "weft-agent", "KILL");

@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 pub(crate) use stand_in::{ApiServer, Deed};
 
 /// How long what is promised within seconds may take on a busy machine.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(25);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Makes a client of a configuration.
 pub(crate) async fn client(config: Value) -> Client {

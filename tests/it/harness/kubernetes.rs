@@ -22,8 +22,7 @@ use std::sync::{Arc, Mutex, MutexGuard, mpsc};
 use std::thread::JoinHandle;
 
 use serde_json::{Value, json};
-use tokio::net::TcpSocket;
-use tokio::sync::{broadcast, watch};
+use tokio::{net::TcpSocket, sync::broadcast, sync::watch};
 
 use super::authority::{Authority, client_certificate, kubeconfig};
 use access::Tokens;
@@ -143,13 +142,6 @@ impl ApiServer {
         self.run(|| ());
     }
 
-    /// Has another authority vouch for the server from now on.
-    pub(crate) fn take_another_authority(&mut self) {
-        self.go_down();
-        self.authority = Authority::new("kubernetes");
-        self.come_up();
-    }
-
     /// Returns the address that clients are told.
     pub(crate) fn url(&self) -> String {
         format!("https://{}", self.address)
@@ -208,7 +200,8 @@ impl ApiServer {
 
     /// Removes an object at once.
     pub(crate) fn remove(&self, resource: &str, namespace: &str, name: &str) {
-        self.shared.write(|store| store.remove(&ObjectKey::new(resource, namespace, name)));
+        let key = ObjectKey::new(resource, namespace, name);
+        self.shared.write(|store| store.remove(&key)).expect("the object is there");
     }
 
     /// Has webhooks that name a service be called at an address.

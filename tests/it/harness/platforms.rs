@@ -6,7 +6,7 @@ use std::{ffi::OsString, net::SocketAddr, process::Command, time::Duration};
 
 use serde_json::{Value, json};
 
-use super::{ACCOUNT, Machines, Moto, Process, Task, kubernetes::ApiServer, python, tool};
+use super::{ACCOUNT, Machines, Moto, Process, Task, kubernetes::ApiServer, objects, python, tool};
 
 /// Whom the tokens of pods are for.
 pub(crate) const AUDIENCE: &str = "weft/here";
@@ -68,9 +68,7 @@ impl Platforms {
         let on = || machines.on_network_of("cloud");
         let clouds = moto.serve(on, "0.0.0.0:5000".parse().unwrap(), &options, machines.directory());
         for name in ["web", "reviewer"] {
-            cluster.put(
-                json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": name, "namespace": "default"}}),
-            );
+            cluster.put(objects::account("default", name));
         }
         let reviewer = cluster.token("default/reviewer", None, &["https://kubernetes.default.svc.cluster.local"]);
         let cluster_key = machines.done("s1", "weft keygen");
@@ -145,13 +143,13 @@ impl Platforms {
         self.machines.done(self.servers[at].0, "kill -9 $(cat $RUN/server.pid)");
     }
 
-    /// Returns the nodes that the catalog has, in order.
-    pub(crate) fn nodes(&self) -> Vec<String> {
-        let listed: Value = serde_json::from_str(&self.weft("catalog nodes --output json")).unwrap_or_default();
-        let mut nodes: Vec<String> =
-            listed.as_array().into_iter().flatten().map(|node| node["Node"].as_str().unwrap().to_owned()).collect();
+    /// Returns the nodes that the catalog has, in order; nothing while the first server does not say.
+    pub(crate) fn nodes(&self) -> Option<Vec<String>> {
+        let listed = self.machines.run("s1", "weft catalog nodes --output json");
+        let listed: Vec<Value> = serde_json::from_slice(&listed.stdout).ok().filter(|_| listed.status.success())?;
+        let mut nodes: Vec<String> = listed.iter().map(|node| node["Node"].as_str().unwrap().to_owned()).collect();
         nodes.sort();
-        nodes
+        Some(nodes)
     }
 
     /// Gives a machine what Fargate gives a task: its metadata and its role's credentials are all that it has.
@@ -175,9 +173,7 @@ impl Platforms {
 
     /// Tells the cluster of a pod that it runs.
     pub(crate) fn make_pod(&self, address: &str, name: &str) {
-        self.cluster.put(json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "namespace": "default"},
-            "spec": {"nodeName": "worker-1", "containers": [{"name": "weft-agent"}]},
-            "status": {"phase": "Running", "podIP": address, "conditions": [{"type": "Ready", "status": "True"}]}}));
+        self.cluster.put(objects::pod("default", name, "weft-agent", address));
     }
 
     /// Does as a kubelet what an injected pod's `spec` says before its application starts: its volumes, its redirection where it

@@ -189,7 +189,7 @@ async fn carry_out(shared: &Arc<Shared>, asked: Asked) -> Result<Response<Body>,
             }
             (200, shared.write(|store| store.update(&asked.key, object, part == "status"))?)
         }
-        ("delete", "") => (200, shared.write(|store| store.delete(&asked.key))?),
+        ("delete", "") => (200, shared.write(|store| store.remove(&asked.key))?),
         (verb, part) => return Err((405, "MethodNotAllowed", format!("{verb} {resource}/{part}"))),
     };
     Ok(json_answer(code, &made))
@@ -217,10 +217,8 @@ fn list(shared: &Shared, asked: &Asked) -> Result<Value, Refused> {
 }
 
 pub(super) fn status((code, reason, message): &Refused) -> Value {
-    let said = json!({"code": code, "reason": reason, "message": message, "status": "Failure", "metadata": {}});
-    let mut status = json!({"apiVersion": "v1", "kind": "Status"});
-    json_patch::merge(&mut status, &said);
-    status
+    json!({"apiVersion": "v1", "kind": "Status", "status": "Failure", "metadata": {},
+        "code": code, "reason": reason, "message": message})
 }
 
 fn json_answer(status: u16, body: &Value) -> Response<Body> {

@@ -96,13 +96,14 @@ impl Store {
         object
     }
 
-    /// Removes an object, under a new version.
-    pub(super) fn remove(&mut self, key: &ObjectKey) {
-        if let Some(before) = self.objects.remove(key) {
-            self.version += 1;
-            let change = Change { version: self.version, key: key.clone(), before: Some(before), after: None };
-            self.history.push_back(change);
-        }
+    /// Removes an object at once, under a new version: there is no kubelet whose word it waits for, and nothing of weft's has a
+    /// finalizer.
+    pub(super) fn remove(&mut self, key: &ObjectKey) -> Result<Value, Refused> {
+        let object = self.objects.remove(key).ok_or_else(|| not_found(&key.resource, &key.name))?;
+        self.version += 1;
+        let before = Some(object.clone());
+        self.history.push_back(Change { version: self.version, key: key.clone(), before, after: None });
+        Ok(object)
     }
 
     /// Makes an object that must not be there; its status is for others to say.
@@ -138,17 +139,10 @@ impl Store {
         Ok(if next == current { current } else { self.put(key.clone(), next) })
     }
 
-    /// Removes an object at once: there is no kubelet whose word it waits for, and nothing of weft's has a finalizer.
-    pub(super) fn delete(&mut self, key: &ObjectKey) -> Result<Value, Refused> {
-        let object = self.get(&key.resource, &key.namespace, &key.name)?.clone();
-        self.remove(key);
-        Ok(object)
-    }
-
-    /// Returns what happened since a version; nothing if that is forgotten.
-    pub(super) fn since(&self, version: u64) -> Option<Vec<Change>> {
+    /// Returns what happened since a version, and the version that it is now; nothing if that is forgotten.
+    pub(super) fn since(&self, version: u64) -> Option<(Vec<Change>, u64)> {
         let news = || self.history.iter().filter(|change| change.version > version).cloned().collect();
-        (version >= self.forgotten).then(news)
+        (version >= self.forgotten).then(|| (news(), self.version))
     }
 
     /// Returns what happened last, oldest first.

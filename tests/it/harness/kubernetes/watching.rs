@@ -58,11 +58,8 @@ impl Watch {
         }
         loop {
             changed.borrow_and_update();
-            let (news, version) = {
-                let store = shared.store();
-                (store.since(at), store.version)
-            };
-            let Some(news) = news else {
+            let known = shared.store().since(at);
+            let Some((news, version)) = known else {
                 let gone = status(&(410, "Expired", "too old resource version".to_owned()));
                 return self.send(line("ERROR", &gone)).await;
             };
