@@ -172,9 +172,11 @@ fn caught(seeds: u64, plan: Plan, sentences: &[&str]) -> usize {
 #[test]
 fn a_disk_that_does_not_sync_is_caught() {
     let plan = Plan { servers: 3, has_honest_disks: false, ..Plan::default() };
-    // A server that has lost what it synced may not even start: any of the checks may be the first to see it.
-    let caught = (0..10).filter(|seed| run(*seed, plan).is_err()).count();
-    assert!(caught >= 8, "only {caught} of 10 seeds saw that synced data were lost");
+    // What is lost may be so much that a server does not start, or a file that nobody was answered by.
+    let caught = caught(20, plan, &["forgot what it had answered"]);
+    assert!(caught >= 3, "only {caught} of 20 seeds saw that a server came back with less than it had answered");
+    let seen = (0..10).filter(|seed| run(*seed, plan).is_err()).count();
+    assert!(seen >= 8, "only {seen} of 10 seeds saw that synced data were lost");
 }
 
 #[test]
@@ -310,7 +312,7 @@ fn p5_agents_that_go_by_each_topic_as_it_comes_are_caught() {
     let plan = Plan { planted: Planted::SettlesNothing, ..EVERYTHING };
     let is_caught = |seed: u64| run(seed, plan).is_err_and(|violation| violation.0.contains("lets"));
     // It is rare: an agent must come back after several changes, and hear of some of them late.
-    let mut seeds = std::iter::once(15).chain(0..40);
+    let mut seeds = std::iter::once(24).chain(0..40);
     assert!(seeds.any(is_caught), "no seed saw that agents let through what was never committed");
 }
 

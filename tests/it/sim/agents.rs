@@ -12,6 +12,7 @@ use catalog::{
 use wire::agent_protocol::{GroupEpoch, Subject};
 
 use super::checks::Checked;
+use super::hubs::agent_address;
 use super::leaves::SimLeaf;
 use super::mesh::Mesh;
 use super::operator::{SERVICES, instance, plain_node, service};
@@ -209,7 +210,7 @@ impl Mesh {
 
     pub(super) fn agent_starts(&mut self, id: u64, life: u64) -> Checked {
         let seed = self.random.next();
-        let servers = self.servers.keys().map(|id| format!("server-{id}:8300")).collect();
+        let servers = self.servers.keys().map(|id| agent_address(*id)).collect();
         let agent = self.agent(id);
         if agent.life != life || agent.process.is_some() {
             return Ok(());

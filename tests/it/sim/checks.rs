@@ -5,6 +5,8 @@ use std::fmt;
 
 use catalog::{AgentId, Catalog, CatalogIndex, Outcome, ServiceKey, ServicePattern};
 
+use server::raft::{Message, MessageType};
+
 use super::history::History;
 use super::random::Random;
 
@@ -45,6 +47,8 @@ pub(crate) struct Checks {
     records: BTreeMap<AgentId, bool>,
     /// Services that were revoked, and at which index last.
     services: BTreeMap<ServiceKey, CatalogIndex>,
+    /// What each server let others rely on: the term that it answered in, and how far its log went as it said then.
+    answered: BTreeMap<u64, (u64, u64)>,
 }
 
 impl Checks {
@@ -58,7 +62,38 @@ impl Checks {
             history: History::default(),
             records: BTreeMap::new(),
             services: BTreeMap::new(),
+            answered: BTreeMap::new(),
         }
+    }
+
+    /// A server answers another: what it says there must be on its disk already.
+    pub(crate) fn answers(&mut self, server: u64, message: &Message) {
+        let index = match MessageType::from_i32(message.msg_type) {
+            Some(MessageType::MsgAppendResponse) if !message.reject => message.index,
+            Some(MessageType::MsgHeartbeatResponse) => 0,
+            Some(MessageType::MsgRequestVoteResponse) if !message.reject => 0,
+            _ => return,
+        };
+        let said = self.answered.entry(server).or_default();
+        *said = if message.term > said.0 { (message.term, index) } else { (said.0, said.1.max(index)) };
+    }
+
+    /// A server came back. In the term that it answered in last, its log is as long as it said; in a newer one, another leader
+    /// may have cut it back.
+    pub(crate) fn comes_back(&self, server: u64, term: u64, last_index: u64) -> Checked {
+        let (said_term, said_index) = self.answered.get(&server).copied().unwrap_or_default();
+        let is_kept = term > said_term || (term == said_term && last_index >= said_index);
+        check!(
+            is_kept,
+            "server {server} forgot what it had answered: its log went to {said_index} in term {said_term}, and it came back \
+             in term {term} with a log to {last_index}"
+        );
+        Ok(())
+    }
+
+    /// What a server answered binds it no more: it goes on as another group.
+    pub(crate) fn is_released(&mut self, server: u64) {
+        self.answered.remove(&server);
     }
 
     /// A term has one leader at most.

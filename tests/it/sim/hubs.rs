@@ -32,10 +32,17 @@ pub(crate) struct ServerHub {
     is_woken: bool,
     sessions: BTreeMap<SessionId, (u64, Told)>,
     opened: u64,
+    /// Where agents were told last that the servers are.
+    servers: Vec<String>,
     pub(super) acks: Acks,
     pub(super) is_acknowledging: bool,
     pub(super) watch: Sessions,
     pub(super) is_reporting: bool,
+}
+
+/// Returns where a server serves agents.
+pub(super) fn agent_address(id: u64) -> String {
+    format!("server-{id}:8300")
 }
 
 pub(super) fn server_name(id: u64) -> ServerId {
@@ -63,6 +70,7 @@ impl Mesh {
             is_woken: false,
             sessions: BTreeMap::new(),
             opened: 0,
+            servers: Vec::new(),
             acks: Acks::default(),
             is_acknowledging: false,
             watch: sessions::machine(id),
@@ -121,6 +129,25 @@ impl Mesh {
             self.plan_stream(after, StreamEvent::HubWakes { server: id, life });
         }
         Ok(())
+    }
+
+    /// Returns where the servers are that a server knows of.
+    fn servers_known_to(&self, id: u64) -> Vec<String> {
+        let members = self.streams.hubs.get(&id).map(|here| here.catalog.membership().members.keys());
+        let known: Vec<String> = members.into_iter().flatten().map(|id| agent_address(*id)).collect();
+        // Before the group has a list, there are those that it was founded with.
+        if known.is_empty() { self.servers.keys().map(|id| agent_address(*id)).collect() } else { known }
+    }
+
+    /// A second has passed for a hub: its agents hear of servers that came or went.
+    pub(super) fn hub_ticks(&mut self, id: u64) -> Checked {
+        let servers = self.servers_known_to(id);
+        let here = self.streams.hubs.get_mut(&id).filter(|_| self.plan.has_membership);
+        if let Some(here) = here.filter(|here| here.servers != servers) {
+            here.servers.clone_from(&servers);
+            self.hub_step(id, hub::Input::Servers { only: None, servers })?;
+        }
+        self.hub_step(id, hub::Input::Tick)
     }
 
     pub(super) fn hub_wakes(&mut self, id: u64) -> Checked {
@@ -270,9 +297,11 @@ impl Mesh {
         services: Vec<ServiceKey>,
         outcome: Option<Outcome>,
     ) -> Checked {
+        let Some(id) = self.streams.connections.get(&number).map(|connection| connection.server) else { return Ok(()) };
+        let servers = self.servers_known_to(id);
         let Some(connection) = self.streams.connections.get_mut(&number) else { return Ok(()) };
         let Stage::Opening(waiting) = &mut connection.stage else { return Ok(()) };
-        let (id, waiting) = (connection.server, std::mem::take(waiting));
+        let waiting = std::mem::take(waiting);
         let agent = connection.record.clone();
         let Some(Outcome::SessionOpened { incarnation }) = outcome else {
             self.stream_ends(number);
@@ -283,7 +312,6 @@ impl Mesh {
         let session = SessionId(here.opened);
         connection.stage = Stage::Open(session);
         here.sessions.insert(session, (number, Told::default()));
-        let servers = self.servers.keys().map(|id| format!("server-{id}:8300")).collect();
         let group = GroupEpoch::of(&here.catalog);
         let is_known = |it: &Capability| *it != Capability::Settled || self.plan.planted != Planted::SettlesNothing;
         let knows: Capabilities = Capability::ALL.into_iter().filter(is_known).collect();

@@ -267,6 +267,9 @@ impl Mesh {
         server.start(voters, self.limits.clone(), !self.plan.has_honest_disks, &mut self.random)?;
         self.trace.note(self.schedule.now(), "start", &[id, server.life]);
         let (life, tick) = (server.life, server.tick);
+        if let Some(status) = server.room().map(|room| room.status(self.schedule.now())) {
+            self.checks.comes_back(id, status.term, status.last_index)?;
+        }
         self.schedule.plan(tick, Event::Tick { server: id, life });
         self.steward_starts(id);
         self.authority_starts(id, life);
@@ -378,6 +381,7 @@ impl Mesh {
     fn send_raft(&mut self, id: u64, message: Message) {
         let numbers = [id, message.to, message.msg_type as u64, message.term, message.index, message.commit];
         self.trace.note(self.schedule.now(), "send", &numbers);
+        self.checks.answers(id, &message);
         let (from, to) = (Place::Server(id), Place::Server(message.to));
         let peer = message.to;
         let is_snapshot = message.msg_type == MessageType::MsgSnapshot as i32;

@@ -30,6 +30,7 @@ impl Mesh {
                 let server = self.servers.get_mut(&id).expect("the server exists");
                 server.crash(seed);
                 server.goes_on_alone()?;
+                self.checks.is_released(id);
                 let life = server.life;
                 self.schedule.plan(Duration::from_secs(1), Event::Start { server: id, life });
             } else {

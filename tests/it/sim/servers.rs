@@ -142,6 +142,7 @@ impl Server {
             writes_left: self.writes_left.clone(),
             is_full: self.has_full_disk.clone(),
             is_lying,
+            syncs: 0,
         };
         let config = RoomConfig { limits, ..RoomConfig::new(self.id, voters, random.next()) };
         let room = Room::open(disk, config).map_err(|error| {

@@ -181,7 +181,7 @@ impl Mesh {
             StreamEvent::HubWakes { server, life } if self.lives(server, life) => self.hub_wakes(server),
             StreamEvent::HubTicks { server, life } if self.lives(server, life) => {
                 self.plan_stream(Duration::from_secs(1), StreamEvent::HubTicks { server, life });
-                self.hub_step(server, hub::Input::Tick)
+                self.hub_ticks(server)
             }
             StreamEvent::Read { server, life, session, bytes } if self.lives(server, life) => {
                 self.hub_step(server, hub::Input::Written { session, bytes })
