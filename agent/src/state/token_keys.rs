@@ -13,8 +13,9 @@ use super::Store;
 
 const FILE: &str = "token-keys.json";
 
-/// How many issuers' keys are kept at most.
-const ISSUERS_MAX: usize = 64;
+/// How many bytes of keys are kept at most: the directory may lie in memory, and an issuer may publish a quarter of a
+/// mebibyte.
+const BYTES_MAX: usize = 4 << 20;
 
 /// Keeps the keys in a file beside the last good state.
 #[derive(Debug)]
@@ -50,7 +51,7 @@ impl KeptKeys for TokenKeys {
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         kept.insert(place.to_owned(), Kept { fetched, keys });
         kept.retain(|_, kept| fetched.since(kept.fetched) <= KEPT_MAX);
-        while kept.len() > ISSUERS_MAX {
+        while kept.values().map(|kept| kept.keys.len()).sum::<usize>() > BYTES_MAX {
             let oldest = kept.iter().min_by_key(|(_, kept)| kept.fetched).map(|(place, _)| place.clone());
             oldest.and_then(|place| kept.remove(&place));
         }
@@ -86,12 +87,13 @@ mod tests {
         let later = Timestamp(at.0 + 1).saturating_add(KEPT_MAX);
         second.keep("new", "four".to_owned(), later);
         assert_eq!((second.load("other"), second.load("okta").is_some()), (None, true), "a day and more is too old");
-        for number in 0..=ISSUERS_MAX {
-            second.keep(&format!("n{number}"), "x".to_owned(), later.saturating_add(Duration::from_secs(1)));
+        for number in 1..=5 {
+            let large = "x".repeat(BYTES_MAX / 4);
+            second.keep(&format!("n{number}"), large, later.saturating_add(Duration::from_secs(number)));
         }
-        assert_eq!(second.kept.lock().unwrap().len(), ISSUERS_MAX);
+        assert_eq!(second.kept.lock().unwrap().keys().collect::<Vec<_>>(), ["n2", "n3", "n4", "n5"]);
         drop(second);
-        assert!(open(&other).load("n64").is_none(), "what another enrolment kept is of no use");
-        assert!(TokenKeys::open(Store::open(None).unwrap(), agent).load("n64").is_none());
+        assert!(open(&other).load("n5").is_none(), "what another enrolment kept is of no use");
+        assert!(TokenKeys::open(Store::open(None).unwrap(), agent).load("n5").is_none());
     }
 }
