@@ -286,6 +286,30 @@ fn fault_32_a_check_that_flaps_every_second_costs_few_writes() {
 }
 
 #[test]
+fn fault_32_a_thousand_checks_that_flap_every_second_cost_few_writes() {
+    let (mut world, _) = serving(1);
+    let checks = (0..1_000).map(|number| check(Some("web"), &format!("alive-{number}"), CheckStatus::Passing));
+    let mut wanted = desired(&world.cluster, vec![instance("web", "web", 8080)], checks.collect());
+    world.desire(wanted.clone());
+    world.pass(Duration::from_secs(10));
+    world.assert_registered(&wanted);
+    world.seen.clear();
+    for second in 0..120 {
+        for (place, check) in wanted.checks.values_mut().enumerate() {
+            let is_ill = (second + place).is_multiple_of(2);
+            check.status = if is_ill { CheckStatus::Critical } else { CheckStatus::Passing };
+        }
+        world.desire(wanted.clone());
+        world.pass(Duration::from_secs(1));
+    }
+    // A write tells of some hundreds; each check costs what it costs alone.
+    let writes = world.count(|output| matches!(output, Output::Write { .. }));
+    assert!((2..=40).contains(&writes), "{writes} writes in two minutes");
+    world.pass(Duration::from_secs(15));
+    world.assert_registered(&wanted);
+}
+
+#[test]
 fn an_agent_that_forgot_what_it_registered_empties_its_node_first() {
     let (World { cluster, .. }, _) = serving(1);
     let start = Start { servers: vec!["server-0:8300".to_owned()], known: None, seed: 7, ..Start::default() };

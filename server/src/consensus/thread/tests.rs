@@ -26,18 +26,24 @@ use crate::tests::harness::{register, soon};
 enum Fault {
     Error,
     Panic,
+    /// It says of every sync that it took as long as a slow one does.
+    Slow,
 }
 
 /// A disk that works until `fault` is set.
 struct FailingDisk {
     disk: MemoryDisk,
-    fault: Arc<std::sync::Mutex<Option<Fault>>>,
+    fault: Switch,
+    /// Syncs that were not told of yet.
+    syncs: usize,
 }
+
+type Switch = Arc<std::sync::Mutex<Option<Fault>>>;
 
 impl FailingDisk {
     fn try_writing(&self) -> io::Result<()> {
         match *self.fault.lock().unwrap() {
-            None => Ok(()),
+            None | Some(Fault::Slow) => Ok(()),
             Some(Fault::Error) => Err(io::Error::other("the disk is on fire")),
             Some(Fault::Panic) => panic!("the disk is on fire"),
         }
@@ -51,7 +57,14 @@ impl Disk for FailingDisk {
 
     fn sync(&mut self, file: &str) -> io::Result<()> {
         self.try_writing()?;
+        self.syncs += 1;
         self.disk.sync(file)
+    }
+
+    fn take_sync_times(&mut self) -> Vec<Duration> {
+        let is_slow = matches!(*self.fault.lock().unwrap(), Some(Fault::Slow));
+        let took = Duration::from_millis(if is_slow { 400 } else { 1 });
+        vec![took; std::mem::take(&mut self.syncs)]
     }
 
     fn read(&self, file: &str) -> io::Result<Vec<u8>> {
@@ -75,8 +88,16 @@ impl Disk for FailingDisk {
     }
 }
 
-/// Runs one server on a disk of its own, and lets it fail under a write.
-async fn fail_with(fault: Fault) -> (FatalError, Result<Committed, ProposeError>) {
+/// Is one server on a disk of its own.
+struct Running {
+    consensus: Consensus,
+    failure: Failure,
+    thread: std::thread::JoinHandle<()>,
+    switch: Switch,
+}
+
+/// Starts it, and has it carry out a write.
+async fn start() -> Running {
     let server: ServerId = "a".parse().unwrap();
     let keys = ClusterKeys::single(ClusterKey::generate());
     let mut config = Config::new(server.clone(), keys.clone());
@@ -86,15 +107,22 @@ async fn fail_with(fault: Fault) -> (FatalError, Result<Committed, ProposeError>
     let failure = Failure::new();
     let links = Arc::new(Links::start(&context(&config, &consensus, &failure)));
 
-    let switch = Arc::default();
-    let disk = FailingDisk { disk: MemoryDisk::new(), fault: Arc::clone(&switch) };
+    let switch = Switch::default();
+    let disk = FailingDisk { disk: MemoryDisk::new(), fault: Arc::clone(&switch), syncs: 0 };
     let room = Room::open(disk, RoomConfig::new(1, vec![1], 7)).unwrap();
     let thread = spawn(room, requests, Arc::clone(&consensus.shared), links, failure.clone()).unwrap();
     register(&consensus, "before").await.unwrap();
-    *switch.lock().unwrap() = Some(fault);
-    let (fatal, written) = tokio::join!(soon(failure.happened()), register(&consensus, "after"));
-    thread.join().unwrap();
-    (fatal, written)
+    Running { consensus, failure, thread, switch }
+}
+
+impl Running {
+    /// Lets the disk fail under a write.
+    async fn fail(self, fault: Fault) -> (FatalError, Result<Committed, ProposeError>) {
+        *self.switch.lock().unwrap() = Some(fault);
+        let (fatal, written) = tokio::join!(soon(self.failure.happened()), register(&self.consensus, "after"));
+        self.thread.join().unwrap();
+        (fatal, written)
+    }
 }
 
 /// A member of a cluster of one that has no port.
@@ -131,15 +159,32 @@ fn context(config: &Config, consensus: &Consensus, failure: &Failure) -> Arc<Con
 
 #[tokio::test]
 async fn fault_15_a_failed_sync_ends_the_server_and_the_write_is_not_acknowledged() {
-    let (fatal, written) = fail_with(Fault::Error).await;
+    let (fatal, written) = start().await.fail(Fault::Error).await;
     assert!(matches!(fatal, FatalError::Raft(_)), "{fatal}");
     assert!(wire::one_line(&fatal).ends_with("the disk is on fire"), "{fatal}");
     assert!(matches!(written, Err(ProposeError::Unknown { .. })), "{written:?}");
 }
 
 #[tokio::test]
+async fn fault_12_a_disk_that_is_slow_is_told_and_whoever_is_alone_leads_on() {
+    let running = start().await;
+    let says = |text: &str| running.consensus.metrics_text().contains(text);
+    assert!(says("weft_raft_disk_slow 0"));
+    *running.switch.lock().unwrap() = Some(Fault::Slow);
+    soon(async {
+        while !says("weft_raft_disk_slow 1") {
+            register(&running.consensus, "slowly").await.unwrap();
+        }
+    })
+    .await;
+    register(&running.consensus, "still").await.unwrap();
+    let (fatal, _unknown) = running.fail(Fault::Error).await;
+    assert!(matches!(fatal, FatalError::Raft(_)), "{fatal}");
+}
+
+#[tokio::test]
 async fn a_panic_on_the_raft_thread_ends_the_server() {
-    let (fatal, written) = fail_with(Fault::Panic).await;
+    let (fatal, written) = start().await.fail(Fault::Panic).await;
     let FatalError::Panicked { thread: "raft", message } = &fatal else { panic!("{fatal}") };
     assert_eq!(message, "the disk is on fire");
     assert!(matches!(written, Err(ProposeError::Unknown { .. })), "{written:?}");

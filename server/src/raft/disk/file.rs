@@ -362,6 +362,70 @@ mod tests {
         assert!(disk.list().unwrap().is_empty(), "it leaves nothing behind");
     }
 
+    /// Says, to this very test begun anew, which directory lies on a disk of its own.
+    const SMALL_DISK: &str = "WEFT_TEST_SMALL_DISK";
+
+    /// Begins the test `name` anew on a disk of a mebibyte, in a mount namespace of its own. Tells whether that could be done.
+    fn on_a_small_disk(name: &str) -> bool {
+        let directory = tempfile::tempdir().unwrap();
+        let script = "mount -t tmpfs -o size=1m,mode=0700 none \"$0\" || exit 77; exec \"$@\"";
+        // Whoever is no superuser, or is one in a container, may still be one of a namespace of its own.
+        let attempts: [&[&str]; 2] = [&[], &["--user", "--map-root-user"]];
+        for more in attempts {
+            let mut command = std::process::Command::new("unshare");
+            command.args(more).args(["--mount", "sh", "-c", script]).arg(directory.path());
+            command.arg(std::env::current_exe().unwrap()).args(["--exact", name, "--nocapture"]);
+            let Ok(output) = command.env(SMALL_DISK, directory.path()).output() else { return false };
+            let said = [output.stdout, output.stderr].concat();
+            let said = String::from_utf8_lossy(&said);
+            if output.status.success() {
+                assert!(said.contains("1 passed"), "{said}");
+                return true;
+            }
+            assert!(!said.contains("panicked"), "{said}");
+        }
+        false
+    }
+
+    #[test]
+    fn z1_fault_14_a_disk_that_is_really_full_keeps_whole_records_and_gives_up_its_reserve_first() {
+        let Some(path) = std::env::var_os(SMALL_DISK).map(PathBuf::from) else {
+            let name = "raft::disk::file::tests::\
+                        z1_fault_14_a_disk_that_is_really_full_keeps_whole_records_and_gives_up_its_reserve_first";
+            if !on_a_small_disk(name) {
+                eprintln!("SKIPPED {name}: no disk of its own can be mounted here");
+            }
+            return;
+        };
+        let mut disk = FileDisk::open(&path).unwrap();
+        assert!(disk.space().unwrap().unwrap().total <= 1 << 20);
+        let reserve = path.join("reserve");
+        assert!(reserve.exists(), "space is held back");
+        let (mut written, mut without_reserve) = (Vec::new(), None);
+        let error = loop {
+            let record = vec![u8::try_from(written.len() / 10_007 % 251).unwrap(); 10_007];
+            match disk.append("log", &record).and_then(|()| disk.sync("log")) {
+                Ok(()) => written.extend(record),
+                Err(error) => break error,
+            }
+            if !reserve.exists() && without_reserve.is_none() {
+                without_reserve = Some(written.len());
+            }
+        };
+        assert!(is_full(&error), "{error}");
+        assert!(without_reserve.is_some(), "what was held back let one record more in");
+        assert!(disk.read("log").unwrap() == written, "what was acknowledged is there, and no part of anything else");
+        assert!(disk.append("log", &[7; 10_007]).is_err(), "it is still full");
+        assert!(disk.read("log").unwrap() == written);
+        // Another process finds the same, and once there is space it takes records again.
+        drop(disk);
+        let mut disk = FileDisk::open(&path).unwrap();
+        disk.truncate("log", 10_007).unwrap();
+        disk.append("log", &[7; 10_007]).unwrap();
+        disk.sync("log").unwrap();
+        assert!(disk.read("log").unwrap() == [&written[..10_007], &[7; 10_007]].concat());
+    }
+
     #[test]
     fn what_is_written_aside_is_whole_or_not_there() {
         let directory = tempfile::tempdir().unwrap();

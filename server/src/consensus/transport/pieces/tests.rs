@@ -70,6 +70,45 @@ async fn fault_35_a_snapshot_goes_on_where_the_line_broke() {
     assert!(sent <= 1 << 20, "only what was missing is sent again, not {sent} bytes");
 }
 
+/// Carries bytes from the sender to the receiver a little at a time, with pauses.
+async fn carry_slowly(from: DuplexStream, to: DuplexStream) {
+    let (mut from_reader, mut from_writer) = tokio::io::split(from);
+    let (mut to_reader, mut to_writer) = tokio::io::split(to);
+    let there = async {
+        let mut some = vec![0; 8 << 10];
+        while let Ok(count @ 1..) = from_reader.read(&mut some).await {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+            if to_writer.write_all(&some[..count]).await.is_err() {
+                break;
+            }
+        }
+    };
+    let back = async {
+        let _ = tokio::io::copy(&mut to_reader, &mut from_writer).await;
+    };
+    tokio::select! {
+        () = there => {}
+        () = back => {}
+    }
+}
+
+#[tokio::test]
+async fn fault_35_over_a_slow_line_a_snapshot_arrives_at_once_and_its_progress_is_told() {
+    let (offer, data) = snapshot(1 << 20);
+    let partials = Partials::default();
+    let ((sender, near), (far, receiver)) = (duplex(4 << 10), duplex(4 << 10));
+    let mut told = 0;
+    let give = async {
+        let (mut reader, mut writer) = tokio::io::split(sender);
+        send(offer.clone(), &data, &mut reader, &mut writer, || told += 1).await
+    };
+    let (given, taken, ()) = tokio::join!(give, take(&partials, receiver), carry_slowly(near, far));
+    assert_eq!(given.unwrap(), data.len() as u64, "it goes over the line once");
+    assert!(taken.unwrap().1 == data, "another snapshot arrived");
+    // While it is told, a leader does not take the receiver for lost.
+    assert_eq!(told, data.len() / PIECE_BYTES);
+}
+
 #[tokio::test]
 async fn r7_pieces_that_are_missing_doubled_or_mixed_up_are_refused_and_forgotten() {
     let (offer, data) = snapshot(1000);

@@ -78,6 +78,34 @@ fn r5_malformed_messages_are_dropped_and_counted() {
     assert_eq!(room.status(Duration::ZERO).term, 1, "nothing of it reached raft");
 }
 
+/// As a server that was taken out, or cut off, would ask again and again once it is heard.
+#[test]
+fn r4_a_flood_of_future_terms_moves_no_term_and_takes_no_leader_down() {
+    const NEVER_A_MEMBER: u64 = 9;
+    let mut cluster = Cluster::new(3);
+    cluster.elect(1);
+    cluster.propose(1, 1);
+    let term = cluster.rooms[&1].status(Duration::ZERO).term;
+    for round in 1..=200 {
+        for kind in [MessageType::MsgRequestVote, MessageType::MsgRequestPreVote] {
+            for (from, to) in [(NEVER_A_MEMBER, 1), (NEVER_A_MEMBER, 2), (NEVER_A_MEMBER, 3), (3, 1), (3, 2)] {
+                let future = term + 1_000 * round;
+                let asked = Message { from, to, index: 1 << 20, log_term: future - 1, ..message(kind, future) };
+                cluster.step(to, Input::Peer(asked));
+            }
+        }
+        cluster.tick(1);
+        for id in 1..=3 {
+            let status = cluster.rooms[&id].status(Duration::ZERO);
+            assert_eq!((status.term, status.leader), (term, Some(1)), "server {id} after {round} rounds");
+        }
+    }
+    cluster.take_outputs(1);
+    cluster.propose(1, 2);
+    let answered = cluster.take_outputs(1);
+    assert!(!answered.is_empty(), "the leader commits on");
+}
+
 #[test]
 fn r5_a_committed_entry_of_an_unknown_kind_halts_and_is_not_skipped() {
     for (data, what) in [

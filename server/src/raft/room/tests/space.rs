@@ -209,3 +209,26 @@ fn fault_35_while_a_snapshot_is_on_its_way_no_newer_one_makes_it_worthless() {
         "the log after it was kept"
     );
 }
+
+#[test]
+fn fault_12_a_leader_that_offers_leadership_is_followed_by_a_voter_that_has_all_that_is_committed() {
+    let mut cluster = Cluster::new(3);
+    cluster.elect(1);
+    cluster.cut_off.insert(2);
+    cluster.propose(1, 1);
+    cluster.step(1, Input::OfferLeadership);
+    assert_eq!((cluster.role(1), cluster.role(3)), (Role::Follower, Role::Leader), "server 2 lacks what is committed");
+    cluster.take_outputs(3);
+    cluster.propose(3, 2);
+    assert!(!cluster.take_outputs(3).is_empty(), "it commits on");
+
+    cluster.cut_off.clear();
+    cluster.tick(20);
+    cluster.step(3, Input::OfferLeadership);
+    let led = [1, 2, 3].map(|id| cluster.role(id) == Role::Leader);
+    assert_eq!(led.iter().filter(|leads| **leads).count(), 1);
+    assert!(!led[2], "another one took it");
+    let offered = [1, 2, 3].into_iter().find(|id| cluster.role(*id) != Role::Leader).unwrap();
+    cluster.step(offered, Input::OfferLeadership);
+    assert_eq!([1, 2, 3].map(|id| cluster.role(id) == Role::Leader), led, "who does not lead has nothing to offer");
+}
