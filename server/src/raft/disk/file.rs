@@ -388,6 +388,7 @@ mod tests {
     }
 
     #[test]
+    #[allow(clippy::print_stderr, reason = "a test that is not made says so")]
     fn z1_fault_14_a_disk_that_is_really_full_keeps_whole_records_and_gives_up_its_reserve_first() {
         let Some(path) = std::env::var_os(SMALL_DISK).map(PathBuf::from) else {
             let name = "raft::disk::file::tests::\
