@@ -12,7 +12,7 @@ use super::output;
 /// All servers of a group share it. From it they derive what they trust one another with, and what seals the CA's
 /// private keys. Keep it in a file of mode 0600; whoever holds it can be a server.
 ///
-///   weft keygen > cluster.key && chmod 600 cluster.key
+///   (umask 077; weft keygen > cluster.key)
 #[derive(Debug, Args)]
 #[command(verbatim_doc_comment)]
 pub(super) struct Keygen {}

@@ -11,6 +11,8 @@ const SERVER: &str = "10.0.77.1";
 /// Where servers and agents mean the Security Token Service to be: on the server's own loopback.
 const STS: &str = "http://127.0.0.1:5555";
 const SETTLED: Duration = Duration::from_secs(3);
+/// How long an agent may be unheard before its task is called no more.
+const GRACE: Duration = Duration::from_secs(3);
 
 /// Serves one line at every path, on loopback.
 const APPLICATION: &str = r#"
@@ -86,7 +88,7 @@ fn c11_a_task_of_fargate_logs_in_without_a_secret_and_is_called_by_name() {
     let web = task("web", "10.0.77.11", "0a1b2c3d4e5f60718293a4b5c6d7e8f9");
     let api = task("api", "10.0.77.12", "9f8e7d6c5b4a39281706f5e4d3c2b1a0");
     let machines = Machines::boot(&[("s1", SERVER), (web.machine, web.address), (api.machine, api.address)]);
-    machines.found_with(SERVER, "--sts-on-loopback");
+    machines.found_with(SERVER, "--sts-on-loopback --session-grace 3s");
 
     let logs = tempfile::tempdir().unwrap();
     let stranger = format!("{}x", web.id);
@@ -146,6 +148,26 @@ fn c11_a_task_of_fargate_logs_in_without_a_secret_and_is_called_by_name() {
     assert_eq!(check(&found, "_platform:app").as_deref(), Some("passing"));
 
     as_well_as_its_containers(&machines, &api);
+    machines.done("s1", "weft intention delete web api");
+    eventually("the call to be refused again", SETTLED * PROMISE_FACTOR, || {
+        (!machines.run(web.machine, &call).status.success()).then_some(())
+    });
+    killed_it_is_called_no_more(&machines, &web);
+}
+
+/// Nobody says that a task was killed: it is not heard any more.
+fn killed_it_is_called_no_more(machines: &Machines, task: &Task<'_>) {
+    let called = || {
+        let ask = format!(
+            "curl -sf -H \"X-Consul-Token: $WEFT_HTTP_TOKEN\" 'http://127.0.0.1:8500/v1/health/service/{}?passing'",
+            task.family
+        );
+        let found: Value = serde_json::from_str(&machines.done("s1", &ask)).unwrap();
+        found.as_array().unwrap().len()
+    };
+    assert_eq!(called(), 1);
+    machines.done(task.machine, "kill -9 $(cat $RUN/agent.pid)");
+    eventually("the task to be called no more", GRACE * PROMISE_FACTOR, || (called() == 0).then_some(()));
 }
 
 /// A container that is not well keeps the task from being called; one whose task is to stop, for good.

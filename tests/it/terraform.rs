@@ -107,6 +107,37 @@ fn grants(module: &Value) -> BTreeSet<(String, String, String)> {
     found.iter().flat_map(one).collect()
 }
 
+/// Returns the bodies of all blocks of this type that have one label, by that.
+fn labelled(module: &Value, kind: &str) -> BTreeMap<String, Value> {
+    let all = module.as_array().unwrap().iter().filter_map(|file| file[kind].as_array()).flatten();
+    all.filter_map(Value::as_object).flatten().map(|(name, body)| (name.clone(), body.clone())).collect()
+}
+
+#[test]
+fn every_call_of_a_module_says_what_the_module_asks_and_no_more() {
+    let test = "every_call_of_a_module_says_what_the_module_asks_and_no_more";
+    let Some(python) = python("hcl2", test) else { return };
+    let mut calls = 0;
+    for folder in modules() {
+        for (name, call) in labelled(&parsed(&python, &folder), "module") {
+            let source = call["source"].as_str().unwrap();
+            let variables = labelled(&parsed(&python, &folder.join(source)), "variable");
+            assert!(!variables.is_empty(), "{}: {source}", folder.display());
+            let said: BTreeSet<&str> = call.as_object().unwrap().keys().map(String::as_str).collect();
+            let about_the_call = ["source", "version", "providers", "count", "for_each", "depends_on"];
+            for argument in said.iter().filter(|argument| !about_the_call.contains(argument)) {
+                assert!(variables.contains_key(*argument), "{}: {name} has no {argument}", folder.display());
+            }
+            for (variable, body) in variables {
+                let is_asked = body.get("default").is_none();
+                assert!(!is_asked || said.contains(&*variable), "{}: {name} wants {variable}", folder.display());
+            }
+            calls += 1;
+        }
+    }
+    assert!(calls >= 8, "{calls} calls were found");
+}
+
 #[test]
 fn l9_the_modules_let_in_only_what_is_named_and_grant_no_more_than_they_need() {
     let test = "l9_the_modules_let_in_only_what_is_named_and_grant_no_more_than_they_need";
@@ -139,6 +170,15 @@ fn l9_the_modules_let_in_only_what_is_named_and_grant_no_more_than_they_need() {
     let of_operators =
         |policy: &String| policy.contains("var.additional_task_role_policies") || policy.contains(starts_tasks);
     assert!(attached(&task).iter().all(of_operators), "{:?}", attached(&task));
+
+    // The role is named as the binding rules of the manual make it the service, and told as the auth method takes it.
+    let roles = blocks(&task, "resource", "aws_iam_role");
+    let locals = task.as_array().unwrap().iter().filter_map(|file| file["locals"].as_array()).flatten();
+    let named_so = locals.filter_map(|locals| locals["role_name"].as_str()).collect::<Vec<_>>();
+    assert_eq!(roles["task"]["name"], "${local.role_name}");
+    assert!(named_so.len() == 1 && named_so[0].contains("var.agent.service"), "{named_so:?}");
+    let told = &labelled(&task, "output")["principal_arn"]["value"];
+    assert!(told.as_str().unwrap().contains("var.iam_role_path"), "{told}");
 
     // Who is let in, at which port: nothing has an address of its own, and no rule hides in a group.
     let let_in = |module: &Value| -> BTreeMap<String, (String, String)> {

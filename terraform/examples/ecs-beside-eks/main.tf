@@ -1,5 +1,8 @@
 # An ECS service beside an EKS cluster in one mesh. The servers run in the cluster (the Helm chart), behind an internal load
 # balancer that passes TCP 8300 on to them; pods and tasks reach each other's mesh port directly.
+#
+# Before: the chart, as docs/kubernetes.md has it; whose word counts of tasks, as docs/ecs.md has it
+# After:  weft intention create --allow shop-orders payments
 
 terraform {
   required_version = ">= 1.9"
@@ -34,7 +37,7 @@ module "orders_agent" {
   image             = var.image
   servers           = var.servers
   root_fingerprints = var.root_fingerprints
-  service_name      = "orders"
+  service_name      = "shop-orders"
   service_port      = 8080
   # `payments` runs in the cluster; the same intention means the same on both sides.
   upstreams = [{ destination_name = "payments", local_bind_port = 9191 }]
@@ -47,7 +50,7 @@ module "orders" {
   source = "../../modules/mesh-task"
 
   agent        = module.orders_agent
-  family       = "orders"
+  family       = "shop-orders"
   vpc_id       = var.vpc_id
   mesh_sources = { eks = { security_group_id = var.eks_pod_security_group_id } }
 }

@@ -1,6 +1,6 @@
 # Three servers on Fargate. They come first, in a state of their own: what joins them must know the root that they draw.
 #
-# Before: weft keygen > cluster.key
+# Before: (umask 077; weft keygen > cluster.key)
 #         aws secretsmanager create-secret --name weft-cluster-key --secret-string file://cluster.key
 # After:  weft acl bootstrap and weft ca roots, as docs/ecs.md has them
 

@@ -1,8 +1,8 @@
-# Two Fargate services: `web` calls `api`, and nobody else may.
+# Two Fargate services: `shop-web` calls `shop-api`, and nobody else may.
 #
 # Before: servers, such as those of ../servers-on-fargate; `weft acl auth-method` and `weft acl binding-rule` as docs/ecs.md has
 #         them, and `weft ca roots` for the fingerprint.
-# After:  weft intention create --allow web api
+# After:  weft intention create --allow shop-web shop-api
 
 terraform {
   required_version = ">= 1.9"
@@ -32,7 +32,7 @@ module "api_agent" {
   image             = var.image
   servers           = var.servers
   root_fingerprints = var.root_fingerprints
-  service_name      = "api"
+  service_name      = "shop-api"
   service_port      = 8080
   container_definitions = [
     { name = "api", image = "registry.example/api@sha256:...", essential = true },
@@ -45,9 +45,9 @@ module "web_agent" {
   image             = var.image
   servers           = var.servers
   root_fingerprints = var.root_fingerprints
-  service_name      = "web"
+  service_name      = "shop-web"
   service_port      = 0 # It calls others, and is never called.
-  upstreams         = [{ destination_name = "api", local_bind_port = 9191 }]
+  upstreams         = [{ destination_name = "shop-api", local_bind_port = 9191 }]
   container_definitions = [
     { name = "web", image = "registry.example/web@sha256:...", essential = true },
   ]
@@ -57,7 +57,7 @@ module "api" {
   source = "../../modules/mesh-task"
 
   agent        = module.api_agent
-  family       = "api"
+  family       = "shop-api"
   vpc_id       = var.vpc_id
   mesh_sources = { web = { security_group_id = module.web.security_group_id } }
 }
@@ -66,7 +66,7 @@ module "web" {
   source = "../../modules/mesh-task"
 
   agent  = module.web_agent
-  family = "web"
+  family = "shop-web"
   vpc_id = var.vpc_id
 }
 

@@ -3,10 +3,15 @@
 
 data "aws_partition" "current" {}
 
+locals {
+  # Without its namespace: what the binding rule `--bind-name '${entity_name}'` makes the service.
+  role_name = coalesce(var.role_name, element(split("/", var.agent.service), 1))
+}
+
 # The role is the task's identity in the mesh: an auth method binds its ARN to the service. It may do nothing in AWS by itself,
 # for whoever the agent logs in with needs no permission to say who it is.
 resource "aws_iam_role" "task" {
-  name               = "${var.family}-task"
+  name               = local.role_name
   path               = var.iam_role_path
   assume_role_policy = data.aws_iam_policy_document.assume.json
   tags               = var.tags

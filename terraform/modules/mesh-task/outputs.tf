@@ -4,8 +4,13 @@ output "task_definition_arn" {
 }
 
 output "task_role_arn" {
-  description = "The task's role: what the auth method's BoundIAMPrincipalARNs and a binding rule name."
+  description = "The task's role, with its path, as AWS's own policies name it."
   value       = aws_iam_role.task.arn
+}
+
+output "principal_arn" {
+  description = "The task's role as the auth method's BoundIAMPrincipalARNs name it: without its path, which nobody who logs in shows."
+  value       = replace(aws_iam_role.task.arn, ":role${var.iam_role_path}", ":role/")
 }
 
 output "task_role_id" {

@@ -1,6 +1,17 @@
 variable "family" {
-  description = "The family of the task definition; the roles are named after it."
+  description = "The family of the task definition; the role with which ECS starts it is named after it."
   type        = string
+}
+
+variable "role_name" {
+  description = "The name of the task's role, by which the mesh knows who it is; null for the service's own, which the binding rules of the manual make of it. Another one needs a binding rule of its own."
+  type        = string
+  default     = null
+
+  validation {
+    condition     = var.role_name == null || can(regex("^[A-Za-z0-9_+=,.@-]{1,64}$", var.role_name))
+    error_message = "role_name is no name of a role: use 1 to 64 of A-Z, a-z, 0-9 and `_+=,.@-`."
+  }
 }
 
 variable "agent" {
@@ -56,7 +67,7 @@ variable "volumes" {
 }
 
 variable "iam_role_path" {
-  description = "The path of the roles, so that one auth method can be bound to all of them."
+  description = "The path of the roles, for AWS's own policies on them; the mesh never sees it."
   type        = string
   default     = "/weft/"
 
