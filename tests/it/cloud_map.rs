@@ -132,6 +132,7 @@ fn m3_cloud_map_and_the_mesh_stay_in_step_through_throttling_failures_and_lost_a
 
     lists_that_fail_remove_nothing(&mesh, &aws, &payments);
     an_answer_that_is_lost_is_not_done_twice(&mesh, &aws);
+    slow_answers_are_waited_for(&mesh, &aws, &payments);
     expired_credentials_are_said_and_survived(&mesh, &aws);
     a_task_that_is_stopped_is_called_no_more(&mesh, &aws, &payments);
 
@@ -165,7 +166,8 @@ fn degraded(mesh: &Mesh, want: &str) {
 }
 
 fn lists_that_fail_remove_nothing(mesh: &Mesh, aws: &Aws, payments: &str) {
-    for (fault, call) in [(Fault::Truncate, "ListInstances"), (Fault::Fail, "Discover")] {
+    let faults = [(Fault::Truncate, "ListInstances"), (Fault::LosePage, "ListInstances"), (Fault::Fail, "Discover")];
+    for (fault, call) in faults {
         aws.fault(call, fault);
         drop_instance(aws, payments, "i-2");
         degraded(mesh, "has not succeeded");
@@ -192,6 +194,16 @@ fn an_answer_that_is_lost_is_not_done_twice(mesh: &Mesh, aws: &Aws) {
     });
 }
 
+fn slow_answers_are_waited_for(mesh: &Mesh, aws: &Aws, payments: &str) {
+    aws.fault("ListInstances", Fault::Delay);
+    add(aws, payments, "i-2", "10.9.0.2");
+    settles(mesh, "payments", &["10.9.0.1 passing", "10.9.0.2 passing"]);
+    is_well(mesh);
+    aws.heal();
+    drop_instance(aws, payments, "i-2");
+    settles(mesh, "payments", &["10.9.0.1 passing"]);
+}
+
 fn expired_credentials_are_said_and_survived(mesh: &Mesh, aws: &Aws) {
     aws.fault("ListServices", Fault::Throttle);
     degraded(mesh, "ThrottlingException");
@@ -200,7 +212,12 @@ fn expired_credentials_are_said_and_survived(mesh: &Mesh, aws: &Aws) {
     degraded(mesh, "ExpiredTokenException");
     assert_eq!(health(mesh, "payments"), ["10.9.0.1 passing"], "the last state is kept");
     aws.heal();
-    eventually("all to be well again", SEEN * PROMISE_FACTOR, || (listed(mesh)["Problems"] == json!([])).then_some(()));
+    is_well(mesh);
+}
+
+#[track_caller]
+fn is_well(mesh: &Mesh) {
+    eventually("all to be well", SEEN * PROMISE_FACTOR, || (listed(mesh)["Problems"] == json!([])).then_some(()));
 }
 
 /// Cloud Map still has what ECS registered there, and still calls it healthy.

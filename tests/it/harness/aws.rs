@@ -17,6 +17,8 @@ use super::{
     moto::{Boto3, Moto},
 };
 
+/// How long an answer takes that is delayed.
+const DELAY: Duration = Duration::from_secs(1);
 const AUTHORIZATION: &str = "AWS4-HMAC-SHA256 Credential=test/20260101/eu-west-1/servicediscovery/aws4_request, SignedHeaders=host, Signature=00";
 
 /// Says what goes wrong.
@@ -30,6 +32,10 @@ pub(crate) enum Fault {
     Expired,
     /// The answer ends in the middle.
     Truncate,
+    /// A first page is good and says that there is more, and the next one fails.
+    LosePage,
+    /// The answer takes its time.
+    Delay,
     /// It is done, and nobody hears of it.
     LoseAnswer,
 }
@@ -145,6 +151,7 @@ fn carry(mut stream: TcpStream, moto: SocketAddr, weather: &Mutex<Weather>) -> O
         Some(Fault::Throttle) => Some((400, "ThrottlingException")),
         Some(Fault::Expired) => Some((400, "ExpiredTokenException")),
         Some(Fault::Fail) => Some((500, "InternalFailure")),
+        Some(Fault::LosePage) if body.windows(9).any(|part| part == b"NextToken") => Some((500, "InternalFailure")),
         _ => None,
     };
     if let Some((status, code)) = refusal {
@@ -157,10 +164,19 @@ fn carry(mut stream: TcpStream, moto: SocketAddr, weather: &Mutex<Weather>) -> O
         .filter(|(name, _)| !kept.contains(&name.as_str()))
         .map(|(name, value)| (name.as_str(), value.as_str()))
         .collect();
+    if fault == Some(Fault::Delay) {
+        std::thread::sleep(DELAY);
+    }
     let answered = exchange(moto, &method, &path, &passed, &String::from_utf8(body).ok()?).ok()?;
     let (text, length) = (answered.body, |text: &str| text.len());
     match fault {
         Some(Fault::LoseAnswer) => None,
+        Some(Fault::LosePage) => {
+            let mut page: Value = serde_json::from_str(&text).ok()?;
+            page["NextToken"] = "more".into();
+            let page = page.to_string();
+            answer(&mut stream, answered.status, &page, page.len())
+        }
         Some(Fault::Truncate) => answer(&mut stream, answered.status, &text[..text.len() / 2], length(&text)),
         _ => answer(&mut stream, answered.status, &text, length(&text)),
     }
