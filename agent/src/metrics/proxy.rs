@@ -47,6 +47,11 @@ struct MirroredLabel {
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct EjectedLabel {
+    reason: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct ClosedLabel {
     direction: &'static str,
     reason: &'static str,
@@ -91,7 +96,7 @@ pub struct ProxyMetrics {
     access_lines_dropped: Counter,
     spans: Family<SpansLabel, Counter>,
     accept_pauses: Counter,
-    endpoints_ejected: Counter,
+    endpoints_ejected: Family<EjectedLabel, Counter>,
     unverified: Counter,
     requests_repeated: Counter,
     requests_mirrored: Family<MirroredLabel, Counter>,
@@ -162,7 +167,7 @@ impl Default for ProxyMetrics {
             access_lines_dropped: Counter::default(),
             spans: Family::default(),
             accept_pauses: Counter::default(),
-            endpoints_ejected: Counter::default(),
+            endpoints_ejected: Family::default(),
             unverified: Counter::default(),
             requests_repeated: Counter::default(),
             requests_mirrored: Family::default(),
@@ -276,8 +281,13 @@ impl ProxyMetrics {
     }
 
     /// Counts one endpoint put aside because it could not be reached.
-    pub(crate) fn endpoint_ejected(&self) {
-        self.endpoints_ejected.inc();
+    pub(crate) fn endpoint_unreachable(&self) {
+        self.endpoints_ejected.get_or_create(&EjectedLabel { reason: "unreachable" }).inc();
+    }
+
+    /// Counts one endpoint put aside because it failed too often in a row.
+    pub(crate) fn endpoint_failing(&self) {
+        self.endpoints_ejected.get_or_create(&EjectedLabel { reason: "failures" }).inc();
     }
 
     /// Counts one connection that left the mesh: nobody proves who answers.

@@ -176,7 +176,7 @@ async fn open(room: &Arc<Room>, client: &mut TcpStream) -> Result<Passed, NotPas
             }
             Err(source) => {
                 endpoint.failed(Instant::now());
-                room.metrics.endpoint_ejected();
+                room.metrics.endpoint_unreachable();
                 tried.add(&endpoint);
                 failed =
                     Some(CallError::Connect { address: endpoint.mesh_address.to_string(), source: Arc::new(source) });

@@ -241,7 +241,7 @@ pub(crate) async fn open(
                 // Both are asked: what happened here is one failure of those in a row, too.
                 note(room, call, &endpoint, true);
                 endpoint.failed(Instant::now());
-                room.metrics.endpoint_ejected();
+                room.metrics.endpoint_unreachable();
                 tried.add(&endpoint);
                 failed = Some(error);
             }
@@ -256,7 +256,7 @@ pub(crate) async fn open(
 pub(crate) fn note(room: &Room, call: &Call, endpoint: &Chosen, is_failure: bool) {
     let Some(passive) = &call.called.settings.passive else { return };
     if endpoint.fared(passive, is_failure, room.endpoints.draw_any(), Instant::now()) {
-        room.metrics.endpoint_ejected();
+        room.metrics.endpoint_failing();
         tracing::info!(
             direction = "outbound", service = %endpoint.service, instance = %endpoint.key,
             "endpoint ejected: too many failures in a row"

@@ -182,6 +182,11 @@ impl Agent {
         ))
     }
 
+    /// Returns how often an instance was put aside for this reason.
+    pub(super) fn ejected(&self, reason: &str) -> u64 {
+        self.metric(&format!("weft_proxy_endpoints_ejected_total{{reason=\"{reason}\"}}"))
+    }
+
     pub(super) fn closed(&self, direction: &str, reason: &str) -> u64 {
         self.metric(&format!("weft_proxy_connections_closed_total{{direction=\"{direction}\",reason=\"{reason}\"}}"))
     }

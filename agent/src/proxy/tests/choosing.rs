@@ -32,7 +32,7 @@ async fn an_endpoint_that_refuses_connections_is_passed_over_and_put_aside() {
     for _ in 0..20 {
         pair.connected().await;
     }
-    let ejected = pair.web.metric("weft_proxy_endpoints_ejected_total");
+    let ejected = pair.web.ejected("unreachable");
     assert!((1..=2).contains(&ejected), "{ejected}");
 }
 

@@ -67,7 +67,7 @@ async fn h8_readers_that_have_stalled_take_nothing_from_the_others() {
     let (web, _api, application) = pair_with_application().await;
     // Applications that write without end to callers that never read.
     let (mut stalled, written) = (Vec::new(), Arc::new(AtomicUsize::new(0)));
-    for _ in 0..40 {
+    for _ in 0..63 {
         let caller = web.connect().await;
         let (mut stream, _) = application.accept().await.unwrap();
         let written = Arc::clone(&written);

@@ -1,11 +1,13 @@
 //! Requests: an application that speaks HTTP, callers that do, and what becomes of the requests between them.
 
+mod bounded;
 mod carrying;
 mod closing;
 mod deciding;
 mod floods;
 mod hostile;
 mod refusing;
+mod same_bytes;
 mod strict;
 mod tokens;
 mod told;

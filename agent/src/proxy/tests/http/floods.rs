@@ -5,9 +5,11 @@ use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;
 
 use super::{HttpPair, get, hear, over_http2};
+use crate::proxy::http::ERROR_STREAMS_MAX;
 use crate::proxy::tests::agents::DEADLINE;
 use crate::proxy::tests::frames::{
-    CONTINUATION, DATA, END_HEADERS, END_STREAM, HEADERS, PING, RST_STREAM, SETTINGS, block, frame, preface, read_of,
+    CONTINUATION, DATA, END_HEADERS, END_STREAM, GOAWAY, HEADERS, PING, RST_STREAM, SETTINGS, WINDOW_UPDATE, block,
+    frame, preface, read, read_of,
 };
 
 const METHOD: (&str, &str) = (":method", "GET");
@@ -129,6 +131,42 @@ async fn h8_a_head_without_end_and_data_without_bytes_end_their_tunnel() {
         assert!(flood(&mut stream, &bytes).await, "{what}");
         check_served(&pair).await;
     }
+}
+
+/// Asks so often, and each time makes the other side reset what was asked; returns the code that the tunnel ended with.
+async fn made_to_reset(pair: &HttpPair, increment: u32) -> Option<u32> {
+    let mut stream = tunnel(pair).await;
+    let head = block(&[METHOD, SCHEME, AUTHORITY, PATH]);
+    for number in 0..2 * ERROR_STREAMS_MAX {
+        let id = u32::try_from(2 * number + 1).unwrap();
+        let mut bytes = frame(HEADERS, END_HEADERS | END_STREAM, id, &head);
+        bytes.extend(frame(WINDOW_UPDATE, 0, id, &increment.to_be_bytes()));
+        // Closed over it, it takes no more.
+        if stream.write_all(&bytes).await.is_err() {
+            break;
+        }
+    }
+    let mut code = None;
+    while let Some(heard) = read(&mut stream).await {
+        if heard.kind == GOAWAY {
+            code = Some(u32::from_be_bytes(heard.payload[4..8].try_into().unwrap()));
+        }
+    }
+    code
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn h8_a_caller_that_makes_the_other_side_reset_its_requests_is_cut_off() {
+    let pair = HttpPair::start(&["allow web api"]).await;
+    // A window larger than may be is an error of one stream (RFC 9113 section 6.9.1); none at all ends the tunnel at once.
+    for (increment, reason) in [(0x7fff_ffff, 11), (0, 1)] {
+        let code = made_to_reset(&pair, increment).await;
+        // The word may be lost where the connection ends while more is on its way.
+        assert!(code.is_none_or(|code| code == reason), "{increment}: {code:?}");
+        check_served(&pair).await;
+    }
+    let asked = pair.application.asked().len();
+    assert!(asked <= ERROR_STREAMS_MAX + 10, "{asked} requests reached the application");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -61,7 +61,7 @@ impl Moody {
 }
 
 /// Starts an agent with an instance of a service that everybody may call over HTTP; `web` knows of it.
-async fn serve_too(pair: &mut HttpPair, service: &str, application: SocketAddr) -> Agent {
+pub(super) async fn serve_too(pair: &mut HttpPair, service: &str, application: SocketAddr) -> Agent {
     let agent = serve(&pair.authority, service, application).await;
     let endpoint = endpoint(service, agent.proxy.mesh_address(), application);
     pair.web.snapshot.endpoints.entry(service_key(service)).or_default().push(endpoint);
@@ -79,7 +79,7 @@ async fn serve(authority: &Authority, service: &str, application: SocketAddr) ->
 }
 
 /// Has every request to `api` take this route, and its instances be asked in turn.
-async fn route(pair: &mut HttpPair, to: RouteDestination) {
+pub(super) async fn route(pair: &mut HttpPair, to: RouteDestination) {
     let router =
         ServiceRouter { service: service_key("api"), routes: vec![RouteRule { matches: RouteMatch::default(), to }] };
     let http = |name: &str| {
@@ -96,12 +96,14 @@ async fn route(pair: &mut HttpPair, to: RouteDestination) {
     pair.web.publish().await;
 }
 
-async fn settle(pair: &mut HttpPair, settings: UpstreamSettings) {
+/// Has `web` call `api` so.
+pub(super) async fn settle(pair: &mut HttpPair, settings: UpstreamSettings) {
     pair.web.snapshot.settings.insert((service_key("web"), service_key("api")), settings);
     pair.web.publish().await;
 }
 
-async fn status_of(pair: &HttpPair) -> StatusCode {
+/// Asks `api` for `/`.
+pub(super) async fn status_of(pair: &HttpPair) -> StatusCode {
     hear(pair.http1().await.send_request(get("/", &[("host", "api")])).await.unwrap()).await.status
 }
 
@@ -126,7 +128,7 @@ async fn an_instance_that_fails_is_ejected_and_comes_back() {
     if before.elapsed() < Duration::from_secs(3) {
         assert_eq!((failures, moody.asked()), (3, 3), "three in a row, and then no more");
     }
-    assert!(pair.web.metric("weft_proxy_endpoints_ejected_total") >= 1);
+    assert!(pair.web.ejected("failures") >= 1);
     moody.status.store(200, Ordering::SeqCst);
     let asked = moody.asked();
     let deadline = Instant::now() + 2 * DEADLINE;
@@ -147,7 +149,7 @@ async fn the_last_instance_is_never_ejected() {
     for _ in 0..5 {
         assert_eq!(status_of(&pair).await, StatusCode::SERVICE_UNAVAILABLE);
     }
-    assert_eq!((moody.asked(), pair.web.metric("weft_proxy_endpoints_ejected_total")), (5, 0));
+    assert_eq!((moody.asked(), pair.web.ejected("failures")), (5, 0));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -1,14 +1,21 @@
 //! Connections that change to another protocol.
 
+use std::net::Ipv4Addr;
+use std::sync::{Arc, Mutex};
+
+use catalog::Action;
 use http::StatusCode;
 use hyper_util::rt::TokioIo;
+use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
 
 use super::carrying::connect;
 use super::{HttpPair, get, hear, over_http1};
 use crate::proxy::tests::agents::{DEADLINE, eventually};
+use crate::proxy::tests::certificates::service_key;
 
-const WEBSOCKET: [(&str, &str); 4] =
+pub(super) const WEBSOCKET: [(&str, &str); 4] =
     [("host", "api"), ("connection", "Upgrade"), ("upgrade", "websocket"), ("sec-websocket-key", "x")];
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -73,4 +80,71 @@ async fn h2_nobody_changes_to_http2_behind_the_engines_back() {
             "{asked:?}"
         );
     }
+}
+
+/// What asks for another protocol, with more behind it than its sender may say yet.
+const AND_MORE: &str = "GET /chat HTTP/1.1\r\nhost: api\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n";
+
+/// Answers requests one at a time and grants nothing; notes what it took over each connection.
+async fn never_granting(stream: TcpStream, number: usize, taken: Arc<Mutex<Vec<(usize, String)>>>) {
+    let mut stream = tokio::io::BufReader::new(stream);
+    let mut head = Vec::new();
+    while let Ok(read) = tokio::io::AsyncBufReadExt::read_until(&mut stream, b'\n', &mut head).await {
+        if read == 0 {
+            return;
+        }
+        if head.ends_with(b"\r\n\r\n") {
+            let line = String::from_utf8_lossy(&head).lines().next().unwrap_or_default().to_owned();
+            taken.lock().unwrap().push((number, line));
+            head.clear();
+            if stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await.is_err() {
+                return;
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn h2_bytes_behind_an_upgrade_wait_for_it_or_are_requests_of_their_own() {
+    let mut pair = HttpPair::start(&[]).await;
+    let rules = json!([
+        {"action": "deny", "http": {"path": {"prefix": "/admin"}}},
+        {"action": "allow", "http": {"path": {"prefix": "/"}}},
+    ]);
+    pair.permit(Action::Deny, rules).await;
+    // Granted, they arrive once it is, and in order.
+    let mut stream = pair.dial("web", None).await;
+    stream.write_all(format!("{AND_MORE}said too early").as_bytes()).await.unwrap();
+    let mut heard = Vec::new();
+    while !heard.ends_with(b"said too early") {
+        let read = tokio::time::timeout(DEADLINE, stream.read_buf(&mut heard)).await.expect("in time").unwrap();
+        assert!(read > 0, "{}", heard.escape_ascii());
+    }
+    assert!(heard.starts_with(b"HTTP/1.1 101 "), "{}", heard.escape_ascii());
+
+    // Not granted, they are requests like any other: each is decided, and what may not pass passes nobody.
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let taken = Arc::<Mutex<Vec<(usize, String)>>>::default();
+    let noted = Arc::clone(&taken);
+    tokio::spawn(async move {
+        let mut accepted = 0..;
+        while let (Ok((stream, _)), Some(number)) = (listener.accept().await, accepted.next()) {
+            tokio::spawn(never_granting(stream, number, Arc::clone(&noted)));
+        }
+    });
+    pair.api.snapshot.locals.get_mut(&service_key("api")).unwrap()[0].port = port;
+    pair.api.publish().await;
+    let mut stream = pair.dial("web", None).await;
+    let behind = "GET /admin HTTP/1.1\r\nhost: api\r\n\r\nGET /next HTTP/1.1\r\nhost: api\r\nconnection: close\r\n\r\n";
+    stream.write_all(format!("{AND_MORE}{behind}").as_bytes()).await.unwrap();
+    let mut heard = Vec::new();
+    let _ = tokio::time::timeout(DEADLINE, stream.read_to_end(&mut heard)).await.expect("closed in time");
+    let text = String::from_utf8_lossy(&heard);
+    let statuses: Vec<&str> = text.match_indices("HTTP/1.1 ").map(|(at, _)| &text[at + 9..at + 12]).collect();
+    assert_eq!(statuses, ["200", "403", "200"], "{text}");
+    let taken = taken.lock().unwrap().clone();
+    let lines: Vec<&str> = taken.iter().map(|(_, line)| line.as_str()).collect();
+    assert_eq!(lines, ["GET /chat HTTP/1.1", "GET /next HTTP/1.1"]);
+    assert_ne!(taken[0].0, taken[1].0, "nobody is served over a connection that was to change");
 }
