@@ -107,6 +107,7 @@ fn k2_pods_and_resources_of_a_cluster_enter_the_mesh_and_leave_it() {
     // K2: what the server forgets, breaks off, repeats or refuses changes nothing, and delays a little.
     server.remove("pods", "default", "shop-1");
     server.repeat(3);
+    server.bookmark();
     server.next(2, "GET /api/v1/pods", Deed::Answer(500, Some(json!({"items": []}))));
     server.next(1, "GET /apis/discovery.k8s.io/v1/endpointslices", Deed::Cut);
     server.next(1, "GET /api/v1/services", Deed::Answer(401, None));

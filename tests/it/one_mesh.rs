@@ -1,6 +1,8 @@
 //! An ECS task, a pod and a virtual machine in one mesh, each on a machine of its own with what its platform gives it: they call
 //! one another, one rule on requests decides the same for all of them, and none of it ends with the servers.
 
+use std::time::Duration;
+
 use serde_json::{Value, json};
 
 use crate::harness::{ADMITTED, AUDIENCE, PROMISE_FACTOR, Platforms, VOLUME, eventually, objects, tool};
@@ -16,18 +18,27 @@ const VM: Workload = Workload { machine: "vm", address: "10.0.0.31", service: "l
 const NEW_TASK: Workload = Workload { machine: "task-2", address: "10.0.0.12", service: "orders", port: 9191 };
 const NEW_POD: Workload = Workload { machine: "pod-2", address: "10.0.0.22", service: "web", port: 9192 };
 
+/// A rotation is over within this time: agents have their leaves signed anew over a quarter of their lives.
+const ROTATED: Duration = Duration::from_secs(75);
+
 /// Runs a program as the machine's application, whose calls are redirected.
 const AS_APPLICATION: &str = "setpriv --reuid app --regid app --clear-groups";
 
-/// The application: it answers every method with its name.
+/// The application: it answers every method with its name, at one path again and again.
 const APPLICATION: &str = "
-import http.server, sys
+import http.server, sys, time
 class Application(http.server.BaseHTTPRequestHandler):
     protocol_version = 'HTTP/1.1'
     def answer(self):
         self.rfile.read(int(self.headers.get('content-length') or 0))
         body = f'{sys.argv[1]}\\n'.encode()
         self.send_response(200)
+        if self.path == '/public/open':
+            self.send_header('transfer-encoding', 'chunked')
+            self.end_headers()
+            while True:
+                self.wfile.write(f'{len(body):x}\\r\\n'.encode() + body + b'\\r\\n')
+                time.sleep(0.2)
         self.send_header('content-length', str(len(body)))
         self.end_headers()
         self.wfile.write(body)
@@ -99,6 +110,41 @@ impl Story {
                 });
             }
         }
+    }
+
+    /// Has a workload do something with the base of another's URLs, beside everything else, into a log of that name.
+    fn meanwhile(&self, from: Workload, to: Workload, log: &str, does: &str) {
+        let (base, user) = from.way_to(to);
+        let does = does.replace("BASE", &base);
+        self.0
+            .machines
+            .done(from.machine, &format!("setsid {user} sh -c '{does}' > $RUN/{log}.log 2>&1 < /dev/null &"));
+    }
+
+    /// Returns what a workload wrote into a log of that name.
+    fn log(&self, of: Workload, name: &str) -> String {
+        self.0.machines.done(of.machine, &format!("cat $RUN/{name}.log"))
+    }
+
+    /// Returns how many handshakes a workload's agent has refused, or was refused.
+    fn handshakes_refused(&self, of: Workload) -> u64 {
+        let metrics = self.0.machines.done(of.machine, "curl -sf http://127.0.0.1:19000/metrics");
+        let refused = metrics.lines().filter(|line| line.starts_with("weft_proxy_refused_total{"));
+        let of_handshakes = refused.filter(|line| line.contains("phase=\"handshake\""));
+        of_handshakes.map(|line| line.rsplit(' ').next().unwrap().parse::<u64>().unwrap()).sum()
+    }
+
+    /// Has the authority take another root, and waits until that signed every leaf.
+    #[track_caller]
+    fn rotate(&self) {
+        self.0.weft("ca rotate");
+        eventually("every leaf to be signed under another root", ROTATED * PROMISE_FACTOR, || {
+            // It ends with status 1 while one is under way.
+            let asked = self.0.machines.run("s1", "weft ca rotate --plan --output json");
+            let plan: Value = serde_json::from_slice(&asked.stdout).ok()?;
+            let is_over = plan.get("Rotation").is_none() && plan["ActiveRootID"].is_string();
+            (is_over && plan["ActiveRootID"] != self.0.root.as_str()).then_some(())
+        });
     }
 
     fn start_application(&self, workload: Workload) {
@@ -226,7 +272,7 @@ fn admit(story: &Platforms) {
         "s1",
         "umask 077; printf %s \"$WEFT_HTTP_TOKEN\" > /root/token\n\
          KUBECONFIG=/root/kubeconfig setsid weft connector kubernetes --lease 5s --no-admin \
-         --http-addr http://127.0.0.1:8500 --token-file /root/token > $RUN/connector.log 2>&1 < /dev/null &",
+         --http-addr http://127.0.0.1:8500 --token-file /root/token > $RUN/connector.log 2>&1 < /dev/null & echo $! > $RUN/connector.pid",
     );
 }
 
@@ -244,7 +290,7 @@ fn an_ecs_task_a_pod_and_a_vm_are_one_mesh() {
         return;
     }
     let workloads = [TASK, POD, VM, NEW_TASK, NEW_POD].map(|workload| (workload.machine, workload.address));
-    let Some(story) = Platforms::begin(&SERVERS, &workloads, TEST).map(Story) else { return };
+    let Some(story) = Platforms::begin(&SERVERS, "--leaf-ttl 200s", &workloads, TEST).map(Story) else { return };
     let platforms = &story.0;
     admit(platforms);
     story.start_task(TASK, "0a1b2c3d");
@@ -266,25 +312,20 @@ fn an_ecs_task_a_pod_and_a_vm_are_one_mesh() {
     }
     story.assert_told_alike();
 
-    // The authority takes another root meanwhile, and no call fails.
-    for (from, to) in [(TASK, POD), (POD, VM), (VM, TASK)] {
-        let (base, user) = from.way_to(to);
-        let steady = format!(
-            "setsid {user} sh -c 'while curl -sf --max-time 20 -o /dev/null {base}/public/x; do echo; done; echo FAILED' \
-             > $RUN/steady.log 2>&1 < /dev/null & echo $! > $RUN/steady.pid"
-        );
-        platforms.machines.done(from.machine, &steady);
+    // The authority takes another root meanwhile, and no call fails, nor a handshake.
+    let pairs = [(TASK, POD), (POD, VM), (VM, TASK)];
+    for (from, to) in pairs {
+        let calls = "while curl -sf --max-time 10 -o /dev/null BASE/public/x; do echo .; done; echo FAILED";
+        story.meanwhile(from, to, "steady", calls);
     }
-    platforms.weft("ca rotate");
-    eventually("the rotation to end", ADMITTED * PROMISE_FACTOR * 2, || {
-        let roots: Value = serde_json::from_str(&platforms.weft("ca roots --output json")).ok()?;
-        let active = roots["Roots"].as_array()?.iter().find(|root| root["Active"] == true)?["ID"].as_str()?.to_owned();
-        (active != platforms.root).then_some(())
-    });
-    for workload in all {
-        let log = platforms.machines.done(workload.machine, "wc -l < $RUN/steady.log; tail -1 $RUN/steady.log");
-        assert!(!log.contains("FAILED") && !log.starts_with("0"), "{}: {log}", workload.machine);
+    let refused = all.map(|workload| story.handshakes_refused(workload));
+    story.rotate();
+    for (from, _) in pairs {
+        let log = story.log(from, "steady");
+        assert!(!log.contains("FAILED"), "{}: no call failed meanwhile", from.machine);
+        assert!(log.lines().count() > 5, "{}: there were calls", from.machine);
     }
+    assert_eq!(all.map(|workload| story.handshakes_refused(workload)), refused);
 
     // Two of three servers are gone: whom its platform vouches for is let in, and calls.
     for at in [1, 2] {
@@ -301,22 +342,48 @@ fn an_ecs_task_a_pod_and_a_vm_are_one_mesh() {
 
     // They are back: the catalog tells the truth, and what is taken back is cut for everybody.
     (0..3).for_each(|at| platforms.start_server(at));
-    let everybody = ["0a1b2c3d", "4e5f6a7b", "vm", "web-0.default", "web-1.default"];
+    let nodes = ["0a1b2c3d", "4e5f6a7b", "vm", "web-0.default", "web-1.default"];
     eventually("the catalog to tell the truth", ADMITTED * PROMISE_FACTOR * 2, || {
-        (platforms.nodes()? == everybody).then_some(())
+        (platforms.nodes()? == nodes).then_some(())
     });
+    for (from, to) in pairs {
+        story.meanwhile(from, to, "open", "curl -sSN --fail BASE/public/open; echo ENDED");
+        eventually(&format!("{} to hear from {}", from.machine, to.service), ADMITTED * PROMISE_FACTOR, || {
+            story.log(from, "open").contains(to.service).then_some(())
+        });
+    }
+    for (from, _) in pairs {
+        assert!(!story.log(from, "steady").contains("FAILED"), "{}: no call failed meanwhile", from.machine);
+        assert!(!story.log(from, "open").contains("ENDED"), "{}: what is open stays so", from.machine);
+    }
     for workload in all {
-        let log = platforms
-            .machines
-            .done(workload.machine, "kill $(cat $RUN/steady.pid); grep -c FAILED $RUN/steady.log || true");
-        assert_eq!(log, "0", "{}: no call failed meanwhile", workload.machine);
         platforms.cluster.remove("serviceintentions.weft.dev", "default", workload.service);
     }
-    story.all_hear(&[TASK, POD, VM], 403, "GET", "/public/prices");
+    for (from, _) in pairs {
+        for (log, end) in [("steady", "FAILED"), ("open", "ENDED")] {
+            eventually(&format!("{} to be cut off: {log}", from.machine), ADMITTED * PROMISE_FACTOR, || {
+                story.log(from, log).contains(end).then_some(())
+            });
+        }
+    }
+    let everybody = [TASK, POD, VM, NEW_TASK, NEW_POD];
+    story.all_hear(&everybody, 403, "GET", "/public/prices");
 
     // Whoever ends leaves nothing behind.
-    for workload in [TASK, POD, VM, NEW_TASK, NEW_POD] {
+    for workload in everybody {
         platforms.machines.done(workload.machine, "kill -TERM $(cat $RUN/agent.pid)");
     }
+    for name in ["web-0", "web-1"] {
+        platforms.cluster.remove("pods", "default", name);
+    }
     eventually("nobody to be left", ADMITTED * PROMISE_FACTOR * 2, || platforms.nodes()?.is_empty().then_some(()));
+    let services = platforms.weft("catalog services");
+    assert!(!everybody.iter().any(|workload| services.contains(workload.service)), "{services}");
+    let listed: Value = serde_json::from_str(&platforms.weft("connector list --output json")).unwrap();
+    assert_eq!((&listed[0]["Platform"], &listed[0]["Nodes"]), (&"kubernetes".into(), &0.into()), "{listed}");
+    platforms.machines.done("s1", "kill -TERM $(cat $RUN/connector.pid)");
+    eventually("the connector's Lease to be given back", ADMITTED * PROMISE_FACTOR, || {
+        let lease = platforms.cluster.get("leases.coordination.k8s.io", "default", "weft-connector")?;
+        (lease["spec"]["holderIdentity"] == "").then_some(())
+    });
 }

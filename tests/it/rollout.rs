@@ -115,7 +115,7 @@ impl Rollout {
 
     fn begin() -> Option<Self> {
         tool("nft", TEST)?;
-        let platforms = Platforms::begin(&SERVER, &Self::all().collect::<Vec<_>>(), TEST)?;
+        let platforms = Platforms::begin(&SERVER, "", &Self::all().collect::<Vec<_>>(), TEST)?;
         platforms.admit(&["orders"]);
         let machines = &platforms.machines;
         let bin = machines.directory().join("bin");

@@ -259,3 +259,13 @@ fn every_dependency_is_used() {
     }
     assert!(found > 60, "only {found} dependencies were looked at");
 }
+
+#[test]
+fn the_stand_in_for_an_api_server_stays_small() {
+    let of_it = |path: &Path| path.to_string_lossy().contains("tests/it/harness/kubernetes");
+    let texts = rust_files().into_iter().filter(|(path, _)| of_it(path)).map(|(_, text)| text);
+    let is_code = |line: &&str| !line.trim().is_empty() && !line.trim().starts_with("//");
+    let lines: usize = texts.map(|text| text.lines().filter(is_code).count()).sum();
+    // Whatever it does beyond what weft asks of a server is another thing that can be wrong.
+    assert!((500..800).contains(&lines), "{lines} lines without blank ones and comments");
+}

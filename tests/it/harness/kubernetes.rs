@@ -1,9 +1,9 @@
 //! A Kubernetes API server as far as its clients can tell: real TLS, certificates and tokens, versions, watches, conflicts,
 //! reviews of tokens and calls of admission webhooks. What a real one does wrong now and then happens on command.
 //!
-//! It stands in for a real server where there is none; what is tested with it is tested with a real one, too. It lives in
-//! this process, on a thread of its own, and ends with its [`ApiServer`]. Whoever it knows may do everything; who did what
-//! is noted. What no part of weft asks of a server is not there.
+//! It stands in for a real server where there is none. What clients rely on is held against a real one, too, by the tests of the
+//! connectors that run on each, where there is one. It lives in this process, on a thread of its own, and ends with its
+//! [`ApiServer`]. Whoever it knows may do everything; who did what is noted. What no part of weft asks of a server is not there.
 
 #[path = "kubernetes/access.rs"]
 mod access;

@@ -25,6 +25,8 @@ pub(crate) struct Platforms {
     pub(crate) machines: Machines,
     pub(crate) cluster: ApiServer,
     servers: &'static [(&'static str, &'static str)],
+    /// What else the servers are told.
+    told: &'static str,
     moto: Moto,
     _clouds: Process,
     /// The fingerprint of the root by which servers are recognised.
@@ -40,10 +42,11 @@ fn printed(command: &mut Command) -> String {
 }
 
 impl Platforms {
-    /// Boots machines for servers and workloads by name and address, and on them the clouds and the servers. Without the
-    /// programs that this takes there are none, and the test is skipped.
+    /// Boots machines for servers and workloads by name and address, and on them the clouds and the servers, which are `told`
+    /// more. Without the programs that this takes there are none, and the test is skipped.
     pub(crate) fn begin(
         servers: &'static [(&'static str, &'static str)],
+        told: &'static str,
         workloads: &[(&str, &str)],
         test: &str,
     ) -> Option<Self> {
@@ -84,7 +87,7 @@ impl Platforms {
                 ),
             );
         }
-        let platforms = Self { machines, cluster, servers, moto, _clouds: clouds, root: String::new() };
+        let platforms = Self { machines, cluster, servers, told, moto, _clouds: clouds, root: String::new() };
         (0..servers.len()).for_each(|at| platforms.start_server(at));
         platforms.machines.bootstrap();
         let roots: Value = serde_json::from_str(&platforms.weft("ca roots --output json")).unwrap();
@@ -132,9 +135,10 @@ impl Platforms {
             "export SSL_CERT_FILE=/root/cloud.pem\n\
              setsid weft server --node {name} --bind {address} --bootstrap-expect {count}{others} --data-dir /var/lib/weft/server \
              --cluster-key-file /etc/weft/cluster.key --kubernetes-token-file {host}=/etc/weft/reviewer \
-             --kubernetes-ca-file {host}=/etc/weft/kubernetes.pem >> $RUN/server.log 2>&1 < /dev/null & echo $! > $RUN/server.pid",
+             --kubernetes-ca-file {host}=/etc/weft/kubernetes.pem {told} >> $RUN/server.log 2>&1 < /dev/null & echo $! > $RUN/server.pid",
             count = self.servers.len(),
-            host = self.cluster.url()
+            host = self.cluster.url(),
+            told = self.told
         );
         self.machines.done(name, &start);
     }
