@@ -12,8 +12,8 @@ use imbl::OrdMap;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    CatalogIndex, MtlsMode, Protocol, ProviderName, RateLimits, ServiceKey, ServiceResolver, ServiceRouter,
-    ServiceSplitter, TokenProvider, UpstreamConfig, UpstreamSettings,
+    CatalogIndex, MtlsMode, MtlsModes, Namespace, PortMtlsMode, Protocol, ProviderName, RateLimits, ServiceKey,
+    ServiceResolver, ServiceRouter, ServiceSplitter, TokenProvider, UpstreamConfig, UpstreamSettings,
 };
 
 /// Is one config entry.
@@ -106,6 +106,9 @@ pub struct ProxyDefaults {
     /// Whom they take.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mtls_mode: Option<MtlsMode>,
+    /// Whom those of single namespaces take.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub namespace_modes: BTreeMap<Namespace, MtlsMode>,
 }
 
 /// Is what holds for one service, whoever calls it.
@@ -126,6 +129,9 @@ pub struct ServiceDefaults {
     /// Whom it takes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mtls_mode: Option<MtlsMode>,
+    /// Whom single ports of it take.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub port_modes: Vec<PortMtlsMode>,
     /// Whether it is outside the mesh: its instances that no agent stands before are called all the same, and nobody proves
     /// who answers there.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
@@ -137,7 +143,8 @@ impl ServiceDefaults {
     #[must_use]
     pub fn new(service: ServiceKey) -> Self {
         let (upstreams, rate_limits) = (UpstreamConfig::default(), RateLimits::default());
-        Self { service, protocol: None, upstreams, rate_limits, mtls_mode: None, external: false }
+        let port_modes = Vec::new();
+        Self { service, protocol: None, upstreams, rate_limits, mtls_mode: None, port_modes, external: false }
     }
 }
 
@@ -312,15 +319,19 @@ impl ConfigEntries {
         own.or_else(of_all).unwrap_or_default()
     }
 
-    /// Returns whom a service takes, where the `mesh` entry leaves the choice: as it says itself, else as all do.
+    /// Returns whom a service takes, where the `mesh` entry leaves the choice: as its port says, else as it says itself, else
+    /// as its namespace does, else as all do.
     #[must_use]
-    pub fn mtls_mode_of(&self, service: &ServiceKey) -> MtlsMode {
-        let own = self.defaults_of(service).and_then(|defaults| defaults.mtls_mode);
+    pub fn mtls_modes_of(&self, service: &ServiceKey) -> MtlsModes {
+        let own = self.defaults_of(service);
         let of_all = || match &self.get(&ConfigKey::ProxyDefaults)?.content {
-            ConfigContent::ProxyDefaults(defaults) => defaults.mtls_mode,
+            ConfigContent::ProxyDefaults(defaults) => {
+                defaults.namespace_modes.get(&service.namespace).copied().or(defaults.mtls_mode)
+            }
             _ => None,
         };
-        own.or_else(of_all).unwrap_or_default()
+        let of_service = own.and_then(|defaults| defaults.mtls_mode).or_else(of_all).unwrap_or_default();
+        MtlsModes::new(of_service, own.map(|defaults| defaults.port_modes.clone()).unwrap_or_default())
     }
 
     /// Returns the provider of tokens that intentions name so.

@@ -90,7 +90,7 @@ pub use membership::{
     Witness,
 };
 pub use mesh::{Mesh, MeshEntry, ServerMember};
-pub use mtls_mode::MtlsMode;
+pub use mtls_mode::{MtlsMode, MtlsModes, PortMtlsMode};
 pub use name::{
     AclName, AuthMethodName, BindingRuleId, CheckId, ConnectorName, InstanceId, InstanceKey, NameError, Namespace,
     NodeName, PolicyId, ProviderName, RoleId, ServerId, ServiceKey, ServiceName,

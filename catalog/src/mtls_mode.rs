@@ -17,4 +17,36 @@ pub enum MtlsMode {
     /// It does, where the `mesh` entry allows it.
     Permissive,
 }
+
+/// Says whom one port of a service takes, where that is another than the service's others do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PortMtlsMode {
+    /// The port that the application listens on.
+    pub port: u16,
+    /// Whom it takes.
+    pub mode: MtlsMode,
+}
+
+/// Says whom a service takes, port by port.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct MtlsModes {
+    of_service: MtlsMode,
+    of_ports: Vec<PortMtlsMode>,
+}
+
+impl MtlsModes {
+    /// Makes what a service says of itself and of single ports.
+    #[must_use]
+    pub fn new(of_service: MtlsMode, of_ports: Vec<PortMtlsMode>) -> Self {
+        Self { of_service, of_ports }
+    }
+
+    /// Returns whom one port of the application takes.
+    #[must_use]
+    pub fn of_port(&self, port: u16) -> MtlsMode {
+        self.of_ports.iter().find(|one| one.port == port).map_or(self.of_service, |one| one.mode)
+    }
+}
+
 words!(MtlsMode, "mTLS mode", "`strict` or `permissive`", { Strict = "strict", Permissive = "permissive" });

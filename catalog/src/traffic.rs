@@ -231,10 +231,18 @@ impl RateLimit {
 }
 
 /// Checks what the `service-defaults` of a service say by themselves.
+/// More ports of a service have no mTLS mode of their own.
+const PORT_MODES_MAX: usize = 64;
+
 pub(crate) fn check_defaults(defaults: &ServiceDefaults) -> Result<(), Refusal> {
     if defaults.external && defaults.protocol.is_some_and(Protocol::is_http) {
         let problem = "nobody reads what leaves the mesh: leave the protocol out, or say `tcp`";
         return Err(Refusal::invalid("external", problem));
+    }
+    let ports: BTreeSet<u16> = defaults.port_modes.iter().map(|one| one.port).collect();
+    if ports.len() < defaults.port_modes.len() || ports.contains(&0) || ports.len() > PORT_MODES_MAX {
+        let problem = format!("name each port once, from 1 on, and at most {PORT_MODES_MAX} of them");
+        return Err(Refusal::invalid("mutual_tls_mode_by_port", problem));
     }
     let UpstreamConfig { defaults: of_all, overrides } = &defaults.upstreams;
     check_settings("upstream_config.defaults", of_all)?;

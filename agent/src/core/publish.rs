@@ -339,7 +339,7 @@ impl Core {
             let Some(state) = view.get(&Topic::Config(key.clone())) else { continue };
             let entries = config_entries(state);
             if mesh.allows_permissive && service.redirected {
-                snapshot.modes.insert(key.clone(), entries.mtls_mode_of(&key));
+                snapshot.modes.insert(key.clone(), entries.mtls_modes_of(&key));
             }
             if let Some(limits) = entries.rate_limits_of(&key) {
                 snapshot.rate_limits.insert(key.clone(), limits.clone());

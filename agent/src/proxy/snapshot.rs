@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use catalog::{
-    AddressNumber, CatalogIndex, Endpoint, Gateway, IdentityScheme, InstanceKey, KeyExchange, MtlsMode, Policy,
+    AddressNumber, CatalogIndex, Endpoint, Gateway, IdentityScheme, InstanceKey, KeyExchange, MtlsModes, Policy,
     Protocol, RateLimits, Routes, ServiceKey, SpiffeId, Target, TargetKey, TokenProvider, UpstreamSettings,
 };
 use wire::tls::{PeerIdentity, TlsIdentity, TrustAnchors};
@@ -63,7 +63,7 @@ pub struct Snapshot {
     /// Whether redirected connections go to services of the mesh only.
     pub mesh_destinations_only: bool,
     /// Whom each local service takes, where what comes to it is redirected; strictly without an entry.
-    pub modes: BTreeMap<ServiceKey, MtlsMode>,
+    pub modes: BTreeMap<ServiceKey, MtlsModes>,
 }
 
 /// Is an instance that this agent stands beside.

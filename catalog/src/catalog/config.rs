@@ -109,12 +109,19 @@ impl Catalog {
 
     /// Refuses to let callers without identity in where the mesh does not allow that.
     fn check_permissive(&self, key: &ConfigKey, entry: &ConfigEntry) -> Result<(), Refusal> {
-        let mode = match &entry.content {
-            ConfigContent::ProxyDefaults(defaults) => defaults.mtls_mode,
-            ConfigContent::ServiceDefaults(defaults) => defaults.mtls_mode,
-            _ => None,
+        let is_permissive = |mode: MtlsMode| mode == MtlsMode::Permissive;
+        let lets_in = match &entry.content {
+            ConfigContent::ProxyDefaults(defaults) => {
+                defaults.mtls_mode.is_some_and(is_permissive)
+                    || defaults.namespace_modes.values().any(|mode| is_permissive(*mode))
+            }
+            ConfigContent::ServiceDefaults(defaults) => {
+                defaults.mtls_mode.is_some_and(is_permissive)
+                    || defaults.port_modes.iter().any(|one| is_permissive(one.mode))
+            }
+            _ => false,
         };
-        if mode != Some(MtlsMode::Permissive) || self.mesh_entry.allows_permissive {
+        if !lets_in || self.mesh_entry.allows_permissive {
             return Ok(());
         }
         let problem = "permissive needs `allow_enabling_permissive_mutual_tls` in the `mesh` entry first";

@@ -1,10 +1,10 @@
 //! Config entries that shape the traffic of services, as Consul writes them.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, num::NonZeroU16, str::FromStr};
 
 use ::catalog::{
-    CatalogIndex, ConfigContent, ConfigKey, MtlsMode, Namespace, Protocol, ProviderName, ProxyDefaults, RateLimits,
-    ServiceDefaults, ServiceKey, ServiceName,
+    CatalogIndex, ConfigContent, ConfigKey, MtlsMode, Namespace, PortMtlsMode, Protocol, ProviderName, ProxyDefaults,
+    RateLimits, ServiceDefaults, ServiceKey, ServiceName,
 };
 use serde::Serialize;
 
@@ -83,6 +83,8 @@ struct ProxyDefaultsContent {
     prioritize_by_locality: Option<LocalityMode>,
     #[serde(rename = "MutualTLSMode", skip_serializing_if = "Option::is_none")]
     mtls_mode: Option<MtlsMode>,
+    #[serde(rename = "MutualTLSModeByNamespace", skip_serializing_if = "BTreeMap::is_empty")]
+    namespace_modes: BTreeMap<Namespace, MtlsMode>,
 }
 
 /// Says whether instances of a caller's own zone come first.
@@ -105,6 +107,7 @@ struct ServiceDefaultsContent {
     upstreams: UpstreamConfigEntry,
     rate_limits: RateLimits,
     mtls_mode: Option<MtlsMode>,
+    port_modes: Vec<PortMtlsMode>,
     external: bool,
 }
 
@@ -115,6 +118,9 @@ impl ServiceDefaultsContent {
         self.upstreams.show(&mut shown);
         show_rate_limits(&self.rate_limits, &mut shown);
         shown.put("MutualTLSMode", self.mtls_mode.map(|mode| mode.to_string()));
+        let by_port: serde_json::Map<String, serde_json::Value> =
+            self.port_modes.iter().map(|one| (one.port.to_string(), one.mode.to_string().into())).collect();
+        shown.put("MutualTLSModeByPort", by_port);
         shown.put("External", self.external);
         shown.into_map()
     }
@@ -167,6 +173,7 @@ impl TrafficEntry {
         let prioritize_by_locality =
             read_locality(fields)?.filter(|is_first| *is_first).map(|_| LocalityMode { mode: "failover" });
         let mtls_mode = fields.parsed("MutualTLSMode")?;
+        let namespace_modes = read_modes(fields, "MutualTLSModeByNamespace")?.into_iter().collect();
         fields.unsupported(&[
             "Namespace",
             "Mode",
@@ -178,7 +185,8 @@ impl TrafficEntry {
             "FailoverPolicy",
         ])?;
         let config = config.unwrap_or_default();
-        let content = Content::ProxyDefaults(ProxyDefaultsContent { config, prioritize_by_locality, mtls_mode });
+        let content =
+            Content::ProxyDefaults(ProxyDefaultsContent { config, prioritize_by_locality, mtls_mode, namespace_modes });
         Self::read_ends(PROXY_DEFAULTS, GLOBAL.to_owned(), None, content, fields)
     }
 
@@ -228,18 +236,20 @@ impl TrafficEntry {
                     protocol: says.config.protocol,
                     by_locality,
                     mtls_mode: says.mtls_mode,
+                    namespace_modes: says.namespace_modes,
                 })
             }
             Content::ServiceDefaults(says) => {
                 let service = named(&self.name)?;
                 let upstreams = says.upstreams.into_config(&service.namespace);
-                let ServiceDefaultsContent { protocol, rate_limits, mtls_mode, external, .. } = says;
+                let ServiceDefaultsContent { protocol, rate_limits, mtls_mode, port_modes, external, .. } = says;
                 ConfigContent::ServiceDefaults(ServiceDefaults {
                     service,
                     protocol,
                     upstreams,
                     rate_limits,
                     mtls_mode,
+                    port_modes,
                     external,
                 })
             }
@@ -288,6 +298,7 @@ impl From<&::catalog::ConfigEntry> for TrafficEntry {
                     config,
                     prioritize_by_locality,
                     mtls_mode: says.mtls_mode,
+                    namespace_modes: says.namespace_modes.clone(),
                 })
             }
             ConfigContent::ServiceDefaults(says) => Content::ServiceDefaults(ServiceDefaultsContent {
@@ -295,6 +306,7 @@ impl From<&::catalog::ConfigEntry> for TrafficEntry {
                 upstreams: UpstreamConfigEntry::of(&says.upstreams),
                 rate_limits: says.rate_limits.clone(),
                 mtls_mode: says.mtls_mode,
+                port_modes: says.port_modes.clone(),
                 external: says.external,
             }),
             ConfigContent::ServiceRouter(says) => Content::Router(RouterEntry::of(says)),
@@ -317,12 +329,36 @@ impl From<&::catalog::ConfigEntry> for TrafficEntry {
     }
 }
 
+/// Reads an object that says a mode of each of its names, in the order of these.
+fn read_modes<K: FromStr<Err: std::fmt::Display> + Ord>(
+    fields: &mut Fields,
+    name: &str,
+) -> Result<Vec<(K, MtlsMode)>, DecodeError> {
+    let named = fields.text_map(name)?;
+    let refuse = |key: &str, reason: String| DecodeError::Value { path: format!("{name}.{key}"), reason };
+    let read = |(key, mode): (String, String)| {
+        let of = key.parse().map_err(|error: K::Err| refuse(&key, error.to_string()))?;
+        let mode = mode.parse().map_err(|error: ::catalog::UnknownWord| refuse(&key, error.to_string()))?;
+        Ok((of, mode))
+    };
+    let told = named.len();
+    let modes: BTreeMap<K, MtlsMode> = named.into_iter().map(read).collect::<Result<_, DecodeError>>()?;
+    if modes.len() < told {
+        return Err(fields.refuse(name, "a name stands there twice"));
+    }
+    Ok(modes.into_iter().collect())
+}
+
 fn read_service_defaults(fields: &mut Fields) -> Result<ServiceDefaultsContent, DecodeError> {
     let says = ServiceDefaultsContent {
         protocol: fields.parsed("Protocol")?,
         upstreams: UpstreamConfigEntry::read(fields)?,
         rate_limits: read_rate_limits(fields)?,
         mtls_mode: fields.parsed("MutualTLSMode")?,
+        port_modes: read_modes::<NonZeroU16>(fields, "MutualTLSModeByPort")?
+            .into_iter()
+            .map(|(port, mode)| PortMtlsMode { port: port.get(), mode })
+            .collect(),
         external: fields.flag("External")?.unwrap_or_default(),
     };
     fields.unsupported(&[
@@ -389,6 +425,8 @@ mod tests {
                  fault { delay { duration = "100ms", percent = 10 }, abort { status = 503 } } } }]"#,
             "Kind = \"service-defaults\"\nName = \"api\"\nNamespace = \"pay\"\nMaxInboundConnections = 0\n",
             "kind = \"service-defaults\"\nname = \"legacy\"\nexternal = true\n",
+            "kind = \"service-defaults\"\nname = \"api\"\nmutual_tls_mode_by_port = { \"8080\" = \"permissive\", \"90\" = \"strict\" }\n",
+            "kind = \"proxy-defaults\"\nmutual_tls_mode_by_namespace = { shop = \"permissive\", pay-in = \"strict\" }\n",
             "kind = \"service-defaults\"\nname = \"web\"\nupstream_config { defaults { connect_timeout_ms = 700 } }\n",
             "kind = \"service-resolver\"\nname = \"api\"\nconnect_timeout = \"15s\"\n",
             r#"kind = "service-router"
@@ -491,6 +529,11 @@ mod tests {
         refused(&of("resolver", r#""PrioritizeByLocality": {"Mode": "all"}"#), "use failover or none");
         refused(&of("resolver", r#""Redirect": {"Service": "b", "Datacenter": "dc2"}"#), "`Redirect.Datacenter`");
         refused(r#"{"Kind": "proxy-defaults", "Name": "web"}"#, "is named `global`");
+        let by_port =
+            |said: &str| format!(r#"{{"Kind": "service-defaults", "Name": "api", "MutualTLSModeByPort": {said}}}"#);
+        refused(&by_port(r#"{"0": "strict"}"#), "`MutualTLSModeByPort.0`");
+        refused(&by_port(r#"{"80": "lax"}"#), "`MutualTLSModeByPort.80`");
+        refused(&by_port(r#"{"80": "strict", "080": "strict"}"#), "`MutualTLSModeByPort`: a name stands there twice");
         refused(r#"{"Kind": "proxy-defaults", "Config": {"connect_timeout_ms": 5}}"#, "`Config.connect_timeout_ms`");
     }
 }

@@ -23,8 +23,8 @@ enum NotPassed {
     NotReady,
     #[error("no service of this node has port {0}: register it, or leave the port out of redirection")]
     NoService(u16),
-    #[error("`{0}` takes callers with an identity only: its mTLS mode is strict")]
-    Strict(ServiceKey),
+    #[error("port {1} of `{0}` takes callers with an identity only: its mTLS mode is strict")]
+    Strict(ServiceKey, u16),
     #[error("refused by {0}, for the caller cannot be ruled out")]
     Denied(Reason),
     #[error("more connections than the agent takes at once")]
@@ -38,7 +38,7 @@ impl NotPassed {
         match self {
             Self::NotReady => "not_ready",
             Self::NoService(_) => "no_service",
-            Self::Strict(_) => "plaintext",
+            Self::Strict(..) => "plaintext",
             Self::Denied(_) => "denied",
             Self::Overloaded => "overloaded",
             Self::Application(refusal) => refusal.label(),
@@ -49,8 +49,8 @@ impl NotPassed {
 /// Says whether a connection without identity, that was going to `dialled`, passes now, and to which application.
 fn judge(snapshot: &Snapshot, dialled: SocketAddr) -> Result<(&ServiceKey, SocketAddr), NotPassed> {
     let (service, local) = application(snapshot, dialled).ok_or(NotPassed::NoService(dialled.port()))?;
-    if snapshot.modes.get(service) != Some(&MtlsMode::Permissive) {
-        return Err(NotPassed::Strict(service.clone()));
+    if !is_permissive(snapshot, service, dialled) {
+        return Err(NotPassed::Strict(service.clone(), dialled.port()));
     }
     // Without its rules, nothing is decided for it.
     let policy = snapshot.policies.get(service).ok_or(NotPassed::NotReady)?;
@@ -63,8 +63,12 @@ fn judge(snapshot: &Snapshot, dialled: SocketAddr) -> Result<(&ServiceKey, Socke
 /// Reports whether what was going to `dialled` is a connection to a permissive service: any other has to show who it is.
 pub(super) fn concerns(room: &Room, dialled: SocketAddr) -> bool {
     let Some(current) = room.current.load_full() else { return false };
-    let mode = application(&current.snapshot, dialled).and_then(|(service, _)| current.snapshot.modes.get(service));
-    mode == Some(&MtlsMode::Permissive)
+    application(&current.snapshot, dialled)
+        .is_some_and(|(service, _)| is_permissive(&current.snapshot, service, dialled))
+}
+
+fn is_permissive(snapshot: &Snapshot, service: &ServiceKey, dialled: SocketAddr) -> bool {
+    snapshot.modes.get(service).is_some_and(|modes| modes.of_port(dialled.port()) == MtlsMode::Permissive)
 }
 
 /// Finds whose port was dialled; where several instances have it, the one whose address was.
@@ -140,7 +144,7 @@ async fn refused_since(room: &Room, dialled: SocketAddr) {
 
 #[cfg(test)]
 mod tests {
-    use catalog::{Action, Guardrail, Intention, Policy};
+    use catalog::{Action, Guardrail, Intention, MtlsModes, Policy, PortMtlsMode};
 
     use super::*;
     use crate::proxy::tests::bare_snapshot;
@@ -166,7 +170,7 @@ mod tests {
             takes_proxy_header: false,
         };
         snapshot.locals.insert(api.clone(), vec![local]);
-        snapshot.modes.insert(api.clone(), mode);
+        snapshot.modes.insert(api.clone(), MtlsModes::new(mode, Vec::new()));
         let rules = rules.iter().map(|text| rule(text)).collect();
         snapshot.policies.insert(api, Policy::new(Action::Deny, guardrails, rules));
         snapshot
@@ -194,6 +198,17 @@ mod tests {
         };
         check(&permissive(vec![guardrail("api")], &[]), 8080, Err("denied"));
         check(&permissive(vec![guardrail("db")], &[]), 8080, Ok("127.0.0.1:8080"));
+        // One port may say something else than the rest.
+        let mut by_port = snapshot(MtlsMode::Strict, vec![], &[]);
+        let api: ServiceKey = "api".parse().unwrap();
+        by_port.locals.get_mut(&api).unwrap()[0].ports = [("metrics".to_owned(), 9090)].into();
+        let mode = |port, mode| vec![PortMtlsMode { port, mode }];
+        by_port.modes.insert(api.clone(), MtlsModes::new(MtlsMode::Strict, mode(9090, MtlsMode::Permissive)));
+        check(&by_port, 9090, Ok("127.0.0.1:9090"));
+        check(&by_port, 8080, Err("plaintext"));
+        by_port.modes.insert(api, MtlsModes::new(MtlsMode::Permissive, mode(9090, MtlsMode::Strict)));
+        check(&by_port, 9090, Err("plaintext"));
+        check(&by_port, 8080, Ok("127.0.0.1:8080"));
         let mut unknown = permissive(vec![], &[]);
         unknown.policies.clear();
         check(&unknown, 8080, Err("not_ready"));

@@ -9,9 +9,9 @@ use proptest::prelude::*;
 use super::super::tests::{Log, intention};
 use super::*;
 use crate::{
-    Action, Command, ConfigContent, Effect, HeaderEdits, HttpMatch, PathMatch, Permission, ProxyDefaults, Redirect,
-    RefusalKind, RetryOn, RetryRule, RouteDestination, RouteMatch, RouteRule, ServiceDefaults, ServiceResolver,
-    ServiceRouter, ServiceSplitter, Split, Subset, Topic, WriteMode,
+    Action, Command, ConfigContent, Effect, HeaderEdits, HttpMatch, MtlsMode, PathMatch, Permission, PortMtlsMode,
+    ProxyDefaults, Redirect, RefusalKind, RetryOn, RetryRule, RouteDestination, RouteMatch, RouteRule, ServiceDefaults,
+    ServiceResolver, ServiceRouter, ServiceSplitter, Split, Subset, Topic, WriteMode,
 };
 
 pub(in crate::catalog) fn write(content: ConfigContent) -> Command {
@@ -73,7 +73,54 @@ pub(in crate::catalog) fn every_change() -> Vec<Command> {
 
 /// Returns what came to be said after the golden files had ended, for their end.
 pub(in crate::catalog) fn later_forms() -> Vec<Command> {
-    vec![write(outside("legacy"))]
+    vec![write(outside("legacy")), write(of_ports("ledger", MtlsMode::Strict)), write(of_namespaces(MtlsMode::Strict))]
+}
+
+/// A service that says of one port whom it takes.
+fn of_ports(name: &str, mode: MtlsMode) -> ConfigContent {
+    let port_modes = vec![PortMtlsMode { port: 9_090, mode }];
+    ConfigContent::ServiceDefaults(ServiceDefaults { port_modes, ..ServiceDefaults::new(service(name)) })
+}
+
+/// What is said of one namespace.
+fn of_namespaces(mode: MtlsMode) -> ConfigContent {
+    let namespace_modes = [("shop".parse().unwrap(), mode)].into();
+    ConfigContent::ProxyDefaults(ProxyDefaults { namespace_modes, ..ProxyDefaults::default() })
+}
+
+#[test]
+fn whom_a_port_takes_is_said_by_the_nearest_and_permissive_needs_the_meshs_leave() {
+    let mut log = Log::default();
+    for content in [of_ports("shop/api", MtlsMode::Permissive), of_namespaces(MtlsMode::Permissive)] {
+        let refusal = log.refused(write(content)).to_string();
+        assert!(refusal.contains("allow_enabling_permissive_mutual_tls"), "{refusal}");
+    }
+    let entry = crate::MeshEntry { allows_permissive: true, ..crate::MeshEntry::default() };
+    log.done(Command::WriteMesh { entry, compare: None });
+    log.done(write(of_namespaces(MtlsMode::Permissive)));
+    log.done(write(of_ports("shop/ledger", MtlsMode::Strict)));
+    log.done(write(of_ports("office/api", MtlsMode::Permissive)));
+    let of = |name: &str, port| log.catalog.config.mtls_modes_of(&service(name)).of_port(port);
+    let rows = [
+        ("shop/api", 9_090, MtlsMode::Permissive),
+        ("shop/ledger", 8_080, MtlsMode::Permissive),
+        ("shop/ledger", 9_090, MtlsMode::Strict),
+        ("office/api", 9_090, MtlsMode::Permissive),
+        ("office/api", 8_080, MtlsMode::Strict),
+    ];
+    for (name, port, want) in rows {
+        assert_eq!(of(name, port), want, "{name} {port}");
+    }
+    let strict = ServiceDefaults { mtls_mode: Some(MtlsMode::Strict), ..ServiceDefaults::new(service("shop/api")) };
+    log.done(write(ConfigContent::ServiceDefaults(strict)));
+    assert_eq!(log.catalog.config.mtls_modes_of(&service("shop/api")).of_port(9_090), MtlsMode::Strict);
+
+    let twice = vec![PortMtlsMode { port: 80, mode: MtlsMode::Strict }; 2];
+    for port_modes in [twice, vec![PortMtlsMode { port: 0, mode: MtlsMode::Strict }]] {
+        let content = ServiceDefaults { port_modes, ..ServiceDefaults::new(service("api")) };
+        let refusal = write(ConfigContent::ServiceDefaults(content)).validate().unwrap_err().to_string();
+        assert!(refusal.contains("mutual_tls_mode_by_port"), "{refusal}");
+    }
 }
 
 /// What holds of calls, with everything that can be said of it.
