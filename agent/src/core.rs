@@ -385,7 +385,8 @@ impl Core {
     fn signed(&mut self, subject: &Subject, result: Result<Box<HeldLeaf>, SignFailed>) {
         match result {
             Ok(leaf) if !self.is_vouched_for(subject, &leaf) => {
-                info!(subject = ?subject, "a leaf came before the root that vouches for it; it is asked for again");
+                self.metrics.signing_failed();
+                tracing::warn!(subject = ?subject, "a leaf came before the root that vouches for it; it is asked for again");
                 self.leaves.failed(subject, None, self.now());
             }
             Ok(leaf) => {

@@ -9,7 +9,8 @@ use serde::{Deserialize, Serialize};
 use crate::http::PermissionError;
 use crate::routing::{PathRule, check_timeout};
 use crate::{
-    Action, HttpMatch, PathMatch, Permission, Protocol, Refusal, ServiceDefaults, ServiceKey, http::check_permission,
+    Action, HttpMatch, PathMatch, Permission, Protocol, ProxyDefaults, Refusal, ServiceDefaults, ServiceKey,
+    http::check_permission,
 };
 
 const OVERRIDES_MAX: usize = 128;
@@ -230,10 +231,24 @@ impl RateLimit {
     }
 }
 
-/// Checks what the `service-defaults` of a service say by themselves.
 /// More ports of a service have no mTLS mode of their own.
 const PORT_MODES_MAX: usize = 64;
 
+/// More namespaces have no mTLS mode of their own: every agent holds them.
+const NAMESPACE_MODES_MAX: usize = 256;
+
+/// Checks what the `proxy-defaults` say by themselves.
+pub(crate) fn check_global(defaults: &ProxyDefaults) -> Result<(), Refusal> {
+    let said = defaults.namespace_modes.len();
+    if said > NAMESPACE_MODES_MAX {
+        let problem =
+            format!("there are {said}: use at most {NAMESPACE_MODES_MAX}, and `mutual_tls_mode` for the rest");
+        return Err(Refusal::invalid("mutual_tls_mode_by_namespace", problem));
+    }
+    Ok(())
+}
+
+/// Checks what the `service-defaults` of a service say by themselves.
 pub(crate) fn check_defaults(defaults: &ServiceDefaults) -> Result<(), Refusal> {
     if defaults.external && defaults.protocol.is_some_and(Protocol::is_http) {
         let problem = "nobody reads what leaves the mesh: leave the protocol out, or say `tcp`";

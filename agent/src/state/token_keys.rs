@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use catalog::{AgentId, Timestamp};
 use serde::{Deserialize, Serialize};
@@ -17,12 +18,17 @@ const FILE: &str = "token-keys.json";
 /// mebibyte.
 const BYTES_MAX: usize = 4 << 20;
 
+/// How long two fetches of one place may have been under way together.
+const DISORDER_MAX: Duration = Duration::from_secs(60);
+
 /// Keeps the keys in a file beside the last good state.
 #[derive(Debug)]
 pub(crate) struct TokenKeys {
     store: Store,
     agent: AgentId,
     kept: Mutex<BTreeMap<String, Kept>>,
+    /// Held over the disk, by those who write and nobody else.
+    writing: Mutex<()>,
 }
 
 /// Is what one issuer published.
@@ -36,7 +42,27 @@ impl TokenKeys {
     /// Reads what this agent has kept.
     pub(crate) fn open(store: Store, agent: AgentId) -> Self {
         let kept = store.read(FILE, Some(&agent)).unwrap_or_default();
-        Self { store, agent, kept: Mutex::new(kept) }
+        Self { store, agent, kept: Mutex::new(kept), writing: Mutex::default() }
+    }
+}
+
+impl TokenKeys {
+    /// Takes what was fetched, unless what is there was fetched later, and returns all that is kept now.
+    fn take(&self, place: &str, new: Kept) -> Option<BTreeMap<String, Kept>> {
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        // By a clock that was far ahead nothing was fetched later: it would keep newer keys out for long.
+        let is_later = |known: &Kept| known.fetched > new.fetched && known.fetched.since(new.fetched) <= DISORDER_MAX;
+        if kept.get(place).is_some_and(is_later) {
+            return None;
+        }
+        let fetched = new.fetched;
+        kept.insert(place.to_owned(), new);
+        kept.retain(|_, kept| fetched.since(kept.fetched) <= KEPT_MAX);
+        while kept.values().map(|kept| kept.keys.len()).sum::<usize>() > BYTES_MAX {
+            let oldest = kept.iter().min_by_key(|(_, kept)| kept.fetched).map(|(place, _)| place.clone());
+            oldest.and_then(|place| kept.remove(&place));
+        }
+        Some(kept.clone())
     }
 }
 
@@ -47,15 +73,10 @@ impl KeptKeys for TokenKeys {
     }
 
     fn keep(&self, place: &str, keys: String, fetched: Timestamp) {
-        // Held while it is written, so that an older content never replaces a newer one.
-        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        kept.insert(place.to_owned(), Kept { fetched, keys });
-        kept.retain(|_, kept| fetched.since(kept.fetched) <= KEPT_MAX);
-        while kept.values().map(|kept| kept.keys.len()).sum::<usize>() > BYTES_MAX {
-            let oldest = kept.iter().min_by_key(|(_, kept)| kept.fetched).map(|(place, _)| place.clone());
-            oldest.and_then(|place| kept.remove(&place));
-        }
-        if let Err(error) = self.store.write(FILE, &self.agent, &*kept) {
+        // One after the other, so that an older content never replaces a newer one in the file.
+        let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(kept) = self.take(place, Kept { fetched, keys }) else { return };
+        if let Err(error) = self.store.write(FILE, &self.agent, &kept) {
             let error = wire::one_line(&error);
             warn!(error, "the keys of a provider of tokens are not kept; after a restart they are fetched anew");
         }
@@ -64,8 +85,6 @@ impl KeptKeys for TokenKeys {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use catalog::CatalogIndex;
 
     use super::*;
@@ -79,6 +98,7 @@ mod tests {
         let first = open(&agent);
         first.keep("okta", "one".to_owned(), at);
         first.keep("okta", "two".to_owned(), Timestamp(at.0 + 1));
+        first.keep("okta", "late".to_owned(), at);
         first.keep("other", "three".to_owned(), at);
         drop(first);
         let second = open(&agent);

@@ -7,7 +7,7 @@ use super::{
 use crate::{
     Action, ConfigContent, HttpMatch, PathMatch, Permission, Refusal, Selector,
     http::{NormalPath, check_permission, expression, is_reserved},
-    traffic::check_defaults,
+    traffic::{check_defaults, check_global},
 };
 
 const ROUTES_MAX: usize = 128;
@@ -26,7 +26,7 @@ const ALL: u32 = 10_000;
 /// Checks what an entry says by itself.
 pub(crate) fn check_content(content: &ConfigContent) -> Result<(), Refusal> {
     match content {
-        ConfigContent::ProxyDefaults(_) => Ok(()),
+        ConfigContent::ProxyDefaults(defaults) => check_global(defaults),
         ConfigContent::ServiceDefaults(defaults) => check_defaults(defaults),
         ConfigContent::ServiceRouter(router) => check_router(router),
         ConfigContent::ServiceSplitter(splitter) => check_splitter(splitter),

@@ -243,7 +243,7 @@ impl Mesh {
         let Some(leaves) = &self.streams.agents[&shown_by].leaves else { return Ok(()) };
         // Who is under a root that was distrusted on purpose is cut on purpose, and so is who knows no other.
         let is_distrusted = |root: &String| self.authority.distrusted.contains(root);
-        let is_left_behind = known.iter().all(is_distrusted);
+        let is_left_behind = !known.is_empty() && known.iter().all(is_distrusted);
         let mut cut = 0;
         // An agent's own leaf is for servers.
         for leaf in leaves.held().iter().filter(|(of, _)| **of != Subject::Agent).map(|(_, leaf)| leaf) {

@@ -116,11 +116,16 @@ fn whom_a_port_takes_is_said_by_the_nearest_and_permissive_needs_the_meshs_leave
     assert_eq!(log.catalog.config.mtls_modes_of(&service("shop/api")).of_port(9_090), MtlsMode::Strict);
 
     let twice = vec![PortMtlsMode { port: 80, mode: MtlsMode::Strict }; 2];
-    for port_modes in [twice, vec![PortMtlsMode { port: 0, mode: MtlsMode::Strict }]] {
+    let many = (1..=65).map(|port| PortMtlsMode { port, mode: MtlsMode::Strict }).collect();
+    for port_modes in [twice, many, vec![PortMtlsMode { port: 0, mode: MtlsMode::Strict }]] {
         let content = ServiceDefaults { port_modes, ..ServiceDefaults::new(service("api")) };
         let refusal = write(ConfigContent::ServiceDefaults(content)).validate().unwrap_err().to_string();
         assert!(refusal.contains("mutual_tls_mode_by_port"), "{refusal}");
     }
+    let namespace_modes = (0..257).map(|number| (format!("n{number}").parse().unwrap(), MtlsMode::Strict)).collect();
+    let content = ConfigContent::ProxyDefaults(ProxyDefaults { namespace_modes, ..ProxyDefaults::default() });
+    let refusal = write(content).validate().unwrap_err().to_string();
+    assert!(refusal.contains("mutual_tls_mode_by_namespace"), "{refusal}");
 }
 
 /// What holds of calls, with everything that can be said of it.
