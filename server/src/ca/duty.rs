@@ -67,8 +67,8 @@ pub fn agents_waited_for<'a>(
     // One that never opened a session holds at most the leaf that it joined with, and hears of the new root before it serves.
     let opened = catalog.agent_records().filter(|record| record.incarnation.is_some());
     // One that was away for so long that its node was removed serves nobody; should it come back, it hears of the new root first.
-    // Where the old root cannot certify the new one, though, it would recognise nobody any more while its last leaf lives, unless
-    // it said that it ends, or will recognise nobody anyway.
+    // Where the old root cannot certify the new one, though, it would recognise nobody any more while its last leaf lives: also one
+    // that took leave, for it may only be restarted. Where the old root is to be distrusted it will recognise nobody anyway.
     let certifies = |root: &CaRoot| root.cross.as_ref().is_some_and(|cross| cross.signed_by == rotation.replaces);
     let is_strange = rotation.step == RotationStep::Distributing
         && !rotation.distrust_replaced
@@ -76,8 +76,7 @@ pub fn agents_waited_for<'a>(
     let leaf_ttl = catalog.longest_leaf_ttl(&rotation.replaces, unset);
     let may_call = move |lost_at: Timestamp| is_strange && lost_at.saturating_add(leaf_ttl) > rotation.started_at;
     let live = opened.filter(move |record| {
-        let is_away = |lost_at| record.presence.draining.is_none() && may_call(lost_at);
-        record.presence.lost_at.is_none_or(|lost_at| is_away(lost_at) || catalog.holds_node(record))
+        record.presence.lost_at.is_none_or(|lost_at| may_call(lost_at) || catalog.holds_node(record))
     });
     live.filter(|record| !catalog.roots_ack(&record.id).is_some_and(|ack| rotation.is_met(ack)))
 }

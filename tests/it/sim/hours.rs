@@ -42,16 +42,20 @@ struct Tally {
 
 impl Tally {
     /// Runs seeds until enough is simulated.
+    #[expect(clippy::print_stdout, reason = "whoever runs hours wants to see what was found")]
     fn work(&self, wanted: Duration) {
         while self.total.lock().unwrap_or_else(PoisonError::into_inner).simulated < wanted {
             let seed = self.next.fetch_add(1, Ordering::Relaxed);
             match run(seed, plan(seed)) {
                 Ok(summary) => self.total.lock().unwrap_or_else(PoisonError::into_inner).add(&summary),
                 Err(violation) => {
-                    let mut findings = self.findings.lock().unwrap_or_else(PoisonError::into_inner);
-                    findings.push(format!(
+                    let found = format!(
                         "seed {seed}: {violation}\nreplay it with WEFT_SIMULATED_HOURS=0.001 SIMULATED_FROM={seed} cargo test --test it sim::hours"
-                    ));
+                    );
+                    // At once: hours may pass before all of them are told, and somebody may not wait for that.
+                    println!("{found}");
+                    let mut findings = self.findings.lock().unwrap_or_else(PoisonError::into_inner);
+                    findings.push(found);
                     if findings.len() >= 5 {
                         return;
                     }
