@@ -39,9 +39,20 @@ pub struct Written {
 /// Explains why a machine is not made ready to join.
 #[derive(Debug, thiserror::Error)]
 pub enum JoiningError {
-    /// Nobody is to get the token's file.
-    #[error("{0}")]
-    User(String),
+    /// The machine does not say which users it has.
+    #[error("cannot read `{}`, where `{user}` would stand", users::LIST)]
+    Users {
+        /// Who was looked for.
+        user: String,
+        /// Why.
+        source: io::Error,
+    },
+    /// There is nobody of that name to get the token's file.
+    #[error("there is no user `{user}`")]
+    NoUser {
+        /// Who was looked for.
+        user: String,
+    },
     /// A file could not be written.
     #[error("cannot write `{}`", path.display())]
     Write {
@@ -74,8 +85,8 @@ impl JoiningError {
     /// Says what to do, where that is known.
     pub fn hint(&self) -> Option<&'static str> {
         match self {
-            Self::User(_) => Some("name the agent's user with --user"),
-            Self::Write { .. } => None,
+            Self::NoUser { .. } => Some("name the agent's user with --user"),
+            Self::Users { .. } | Self::Write { .. } => None,
             Self::Run { .. } | Self::Unit { .. } => Some("start the agent by hand, as `weft join --no-start` says"),
         }
     }
@@ -86,16 +97,26 @@ impl Joining {
     ///
     /// # Errors
     ///
-    /// [`JoiningError::User`] and [`JoiningError::Write`]; what was written before stays.
+    /// [`JoiningError::Users`], [`JoiningError::NoUser`] and [`JoiningError::Write`]; what was written before stays.
     pub fn write(&self) -> Result<Written, JoiningError> {
         let written = Written { settings: self.directory.join("join.hcl"), token: self.directory.join("join-token") };
         let is_root = rustix::process::geteuid().is_root();
         // Whoever is not root can write its own files only.
-        let owner = is_root.then(|| users::numbers_of(&self.user)).transpose().map_err(JoiningError::User)?;
+        let owner = is_root.then(|| self.owner()).transpose()?;
         let token = Secret::new(format!("{}\n", self.token.expose()));
         replace(&written.token, token.expose(), 0o600, owner)?;
         replace(&written.settings, &self.settings(&written.token), 0o644, None)?;
         Ok(written)
+    }
+
+    /// Returns the numbers of the user who is to own the token's file, and of its group.
+    fn owner(&self) -> Result<(u32, u32), JoiningError> {
+        let user = || wire::harmless(&self.user).to_string();
+        match users::numbers_of(&self.user) {
+            Ok(Some(numbers)) => Ok(numbers),
+            Ok(None) => Err(JoiningError::NoUser { user: user() }),
+            Err(source) => Err(JoiningError::Users { user: user(), source }),
+        }
     }
 
     fn settings(&self, token: &Path) -> String {

@@ -134,7 +134,9 @@ pub async fn start(config: Config) -> Result<Agent, StartError> {
         metrics: metrics.proxy.clone(),
         access_log: config.access_log.clone(),
         tracing: config.tracing.clone(),
-        kept_keys: Some(Arc::new(TokenKeys::open(store.clone(), identity.record.id.clone()))),
+        kept_keys: config.data_dir.is_some().then(|| -> Arc<dyn wire::jwt::KeptKeys> {
+            Arc::new(TokenKeys::open(store.clone(), identity.record.id.clone()))
+        }),
     };
     let proxy = Arc::new(Proxy::start(proxy).map_err(StartError::Proxy)?);
 

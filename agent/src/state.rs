@@ -1,9 +1,8 @@
 //! What an agent keeps across restarts, so that it serves again at once even when no server can be reached.
 //!
 //! Six files: the agent's key, its identity, its leaves, the last good state, what was registered over the API, and the keys
-//! of providers of tokens. A
-//! damaged key is an error; any other damaged file is as good as absent: the agent then knows less, and what it does not
-//! know it refuses. Nothing here ever widens policy.
+//! of providers of tokens. A damaged key is an error; any other damaged file is as good as absent: the agent then knows less,
+//! and what it does not know it refuses. Nothing here ever widens policy.
 
 mod data_dir;
 mod token_keys;

@@ -1,7 +1,7 @@
 //! Users of this machine, as its own list names them.
 
 /// Where a machine lists its users.
-const LIST: &str = "/etc/passwd";
+pub(crate) const LIST: &str = "/etc/passwd";
 
 /// Returns the number of a user who is named, or whose number it is.
 ///
@@ -16,14 +16,13 @@ pub(crate) fn number_of(user: &str) -> Result<u32, String> {
     }
 }
 
-/// Returns the numbers of a user who is named, and of its group.
+/// Returns the numbers of a user who is named, and of its group; none where nobody is.
 ///
 /// # Errors
 ///
-/// What is wrong with the name, or with the list.
-pub(crate) fn numbers_of(user: &str) -> Result<(u32, u32), String> {
-    let list = std::fs::read_to_string(LIST).map_err(|error| format!("cannot read {LIST}: {error}"))?;
-    listed(&list, user).ok_or_else(|| format!("there is no user `{}`", wire::harmless(user)))
+/// Why the list cannot be read.
+pub(crate) fn numbers_of(user: &str) -> std::io::Result<Option<(u32, u32)>> {
+    Ok(listed(&std::fs::read_to_string(LIST)?, user))
 }
 
 fn find(list: &str, user: &str) -> Result<u32, String> {

@@ -181,17 +181,20 @@ impl LeaseKeeper {
         let giving = async {
             let mut lease = self.leases.get(&self.name).await?;
             let spec = lease.spec.get_or_insert_default();
-            if spec.holder_identity.as_deref() == Some(&self.leadership.holder) {
+            let is_own = spec.holder_identity.as_deref() == Some(&self.leadership.holder);
+            if is_own {
                 spec.holder_identity = Some(String::new());
                 spec.lease_duration_seconds = Some(1);
                 self.leases.replace(&self.name, &PostParams::default(), &lease).await?;
             }
-            Ok::<(), kube::Error>(())
+            Ok::<bool, kube::Error>(is_own)
         };
         match tokio::time::timeout(BELIEF / 2, giving).await {
-            Ok(Ok(())) => {
+            Ok(Ok(is_own)) => {
                 self.may_hold = false;
-                info!(lease = self.name, "the lease was given back");
+                if is_own {
+                    info!(lease = self.name, "the lease was given back");
+                }
             }
             Ok(Err(error)) => {
                 warn!(lease = self.name, error = wire::one_line(&error), "the lease cannot be given back")

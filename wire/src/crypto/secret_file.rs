@@ -81,7 +81,8 @@ pub enum SecretFileError {
 /// The file must belong to the user that runs weft, or to root, and nobody else may have any right to it: mode 0600
 /// or 0400. One more form is accepted, because a Secret of Kubernetes, and a credential of systemd, comes to a process that is
 /// not root in no other way: mode 0440, owned by root, for the very group that weft runs as, or for root's with an access list
-/// that lets in the very user that weft runs as (that is how systemd does it). Symbolic links are followed, because a Kubernetes secret volume is made of them.
+/// that lets in the very user that weft runs as (that is how systemd does it). Symbolic links are followed, because a Kubernetes
+/// secret volume is made of them.
 ///
 /// # Errors
 ///
