@@ -48,7 +48,7 @@ pub(super) fn routes() -> Vec<Route> {
 
 /// Answers with the roots of the mesh's own trust domain.
 async fn roots(call: Call) -> Result<Response, ApiError> {
-    let reading = call.read(vec![WatchKey::Roots, WatchKey::Mesh]).await?;
+    let reading = call.read_with_authority(vec![WatchKey::Roots, WatchKey::Mesh]).await?;
     let roots =
         consul::CaRoots::new(&reading.catalog).map_err(|error| ApiError::Internal { reason: error.to_string() })?;
     call.answer(&reading, &roots)
@@ -72,7 +72,7 @@ async fn configure(call: Call) -> Result<Response, ApiError> {
 
 /// Answers with how a rotation stands, and whether one would be safe now.
 async fn rotation(call: Call) -> Result<Response, ApiError> {
-    let reading = call.read(vec![WatchKey::CaRotation, WatchKey::Roots, WatchKey::Agents]).await?;
+    let reading = call.read_with_authority(vec![WatchKey::CaRotation, WatchKey::Roots, WatchKey::Agents]).await?;
     let view = call.rotation_view(&reading.catalog, crypto::now())?;
     call.answer(&reading, &view)
 }
@@ -80,7 +80,7 @@ async fn rotation(call: Call) -> Result<Response, ApiError> {
 /// Begins a rotation; the leader takes it through its steps.
 async fn rotate(call: Call) -> Result<Response, ApiError> {
     let request: CaRotateRequest = if call.body.is_empty() { CaRotateRequest::default() } else { call.decode()? };
-    let reading = call.read(vec![WatchKey::Roots]).await?;
+    let reading = call.read_with_authority(vec![WatchKey::Roots]).await?;
     // A repeat would draw another root.
     if call.has_begun_rotation(request.distrust_old, &reading.catalog) {
         return call.json(&call.rotation_view(&reading.catalog, crypto::now())?);
@@ -103,7 +103,7 @@ async fn cancel(call: Call) -> Result<Response, ApiError> {
 /// Has an intermediate of the operator's own sign, once its root is trusted everywhere.
 async fn set_intermediate(call: Call) -> Result<Response, ApiError> {
     let request: CaIntermediateRequest = call.decode()?;
-    let reading = call.read(vec![WatchKey::Roots]).await?;
+    let reading = call.read_with_authority(vec![WatchKey::Roots]).await?;
     if call.has_brought_in(&request.intermediate_cert, &reading.catalog) {
         return call.json(&call.rotation_view(&reading.catalog, crypto::now())?);
     }
@@ -169,6 +169,7 @@ impl Call {
             AuthorityError::Given(_) | AuthorityError::Same { .. } | AuthorityError::Operators { .. } => {
                 self.body_error(&wire::one_line(&error))
             }
+            AuthorityError::NotReady => ApiError::NoAuthority,
             error => ApiError::Internal { reason: wire::one_line(&error) },
         })?;
         self.change_ca(change).await?;
@@ -178,8 +179,7 @@ impl Call {
 
     fn rotation_view(&self, catalog: &Catalog, now: Timestamp) -> Result<CaRotationView, ApiError> {
         let leaf_ttl = catalog.ca_config().leaf_ttl().unwrap_or(self.state.leaf_ttl());
-        let not_ready = || ApiError::Internal { reason: AuthorityError::NotReady.to_string() };
-        let active = catalog.active_root().ok_or_else(not_ready)?;
+        let active = catalog.active_root().ok_or(ApiError::NoAuthority)?;
         let mut reasons = Vec::new();
         if let Some(rotation) = catalog.ca_rotation() {
             reasons.push(format!("a rotation to root {} is under way: wait for it, or cancel it", rotation.root_id));

@@ -109,6 +109,9 @@ pub(crate) enum ApiError {
     /// The read could not be confirmed by a leader.
     #[error(transparent)]
     Read(#[from] ReadError),
+    /// The mesh has no certificate authority yet.
+    #[error("the mesh has no certificate authority yet: try again once a leader is elected")]
+    NoAuthority,
     /// The answer could not be written as JSON, or the catalog lacks what every mesh has.
     #[error("this server cannot answer: {reason}")]
     Internal { reason: String },
@@ -140,6 +143,7 @@ impl ApiError {
             Self::BodyUnread(error) => error.status(),
             Self::NotFound { .. } | Self::NoSuchPath { .. } => StatusCode::NOT_FOUND,
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
+            Self::NoAuthority => StatusCode::SERVICE_UNAVAILABLE,
             Self::TooManyListeners(_) | Self::TooManyTaps(_) => StatusCode::TOO_MANY_REQUESTS,
             Self::SecretGone | Self::OtherCluster { .. } => StatusCode::CONFLICT,
             Self::Refused(refusal) => match refusal.kind() {

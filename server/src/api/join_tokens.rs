@@ -1,14 +1,10 @@
 //! Join tokens: what a new agent is admitted with, once.
 
-use std::sync::Arc;
-use std::time::Duration;
-
 use ::catalog::{AccessorId, Catalog, Command, JoinToken, WatchKey};
 use axum::response::Response;
 use http::Method;
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
-use tokio::time::Instant;
 use wire::api_types::{JoinTokenRequest, JoinTokenView};
 use wire::crypto;
 use wire::join_token::JoinSecret;
@@ -17,9 +13,6 @@ use super::auth::Right;
 use super::call::Call;
 use super::error::ApiError;
 use super::route::{Route, route};
-
-/// How long a mesh that is being born may take to get its CA.
-const AUTHORITY_WAIT_MAX: Duration = Duration::from_secs(5);
 
 pub(super) fn routes() -> Vec<Route> {
     vec![
@@ -34,8 +27,7 @@ async fn create(call: Call) -> Result<Response, ApiError> {
     let request: JoinTokenRequest = call.decode()?;
     let expires_at = request.expires_at(crypto::now()).map_err(|error| call.body_error(&error))?;
     // The text pins the root: it is read as freshly as the token is written.
-    let reading = call.read(vec![WatchKey::Roots]).await?;
-    let catalog = with_authority(&call, reading.catalog).await;
+    let catalog = call.read_with_authority(vec![WatchKey::Roots]).await?.catalog;
     let servers = call.state.consensus().agent_addresses();
     let secret = JoinSecret::generate(active_root(&catalog)?).with_servers(servers.iter().map(String::as_str));
     let token = JoinToken {
@@ -53,23 +45,12 @@ async fn create(call: Call) -> Result<Response, ApiError> {
     call.json(&JoinTokenView::new(&stored, Some(secret.to_text())))
 }
 
-/// Waits for the CA of a mesh that is being born: scripts make join tokens right after they bootstrap the ACL.
-async fn with_authority(call: &Call, catalog: Arc<Catalog>) -> Arc<Catalog> {
-    if catalog.active_root().is_some() {
-        return catalog;
-    }
-    let roots = [WatchKey::Roots];
-    call.state.consensus().changed(&roots, catalog.index_of(&roots), Instant::now() + AUTHORITY_WAIT_MAX).await
-}
-
 /// Returns the SHA-256 of the root that the CA signs with.
 fn active_root(catalog: &Catalog) -> Result<[u8; 32], ApiError> {
-    let missing = |reason: &str| ApiError::Internal { reason: reason.to_owned() };
-    let root = catalog
-        .active_root()
-        .ok_or_else(|| missing("the mesh has no certificate authority yet; try again once a leader is elected"))?;
-    let certificate = CertificateDer::from_pem_slice(root.certificate_pem.as_bytes())
-        .map_err(|_| missing("the active root in the catalog is not a PEM certificate"))?;
+    let root = catalog.active_root().ok_or(ApiError::NoAuthority)?;
+    let certificate = CertificateDer::from_pem_slice(root.certificate_pem.as_bytes()).map_err(|_| {
+        ApiError::Internal { reason: "the active root in the catalog is not a PEM certificate".to_owned() }
+    })?;
     Ok(crypto::sha256(&certificate))
 }
 

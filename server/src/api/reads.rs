@@ -18,6 +18,8 @@ use super::query::{Query, parameter};
 
 const WAIT_DEFAULT: Duration = Duration::from_secs(5 * 60);
 const WAIT_MAX: Duration = Duration::from_secs(10 * 60);
+/// How long a mesh that is being born may take to get its certificate authority.
+const AUTHORITY_WAIT_MAX: Duration = Duration::from_secs(5);
 /// A sixteenth of the wait is added at random, so that clients that began together do not come back together.
 const JITTER_PART: u32 = 16;
 /// What X-Consul-LastContact says where no leader was ever heard: the longest time that Go's clients can hold.
@@ -117,6 +119,22 @@ impl Call {
         }
         let authority = self.authority_by(&catalog)?;
         Ok(Reading { catalog, authority, is_filtered: AtomicBool::new(false), keys, consistency })
+    }
+
+    /// Takes the catalog as [`Call::read`] does, once the mesh has its certificate authority: scripts ask for roots and make join
+    /// tokens right after they bootstrap the ACL, of servers that may be a step behind.
+    ///
+    /// # Errors
+    ///
+    /// As [`Call::read`], and [`ApiError::NoAuthority`] where there is none after five seconds.
+    pub(super) async fn read_with_authority(&self, keys: Vec<WatchKey>) -> Result<Reading, ApiError> {
+        let mut reading = self.read(keys.clone()).await?;
+        if reading.catalog.active_root().is_none() {
+            let (roots, deadline) = ([WatchKey::Roots], Instant::now() + AUTHORITY_WAIT_MAX);
+            self.state.consensus().changed(&roots, reading.catalog.index_of(&roots), deadline.into()).await;
+            reading = self.read(keys).await?;
+        }
+        if reading.catalog.active_root().is_some() { Ok(reading) } else { Err(ApiError::NoAuthority) }
     }
 
     /// Writes a reading's answer, with the headers that Consul's clients look at.

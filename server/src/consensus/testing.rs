@@ -27,8 +27,24 @@ impl Alone {
         Self::start_in(None, ClusterKeys::single(ClusterKey::generate())).await
     }
 
-    /// Starts one with these keys, in a given trust domain.
+    /// Starts one with these keys, in a given trust domain, and waits until it is ready.
     pub(crate) async fn start_in(trust_domain: Option<&str>, cluster_keys: ClusterKeys) -> Self {
+        let alone = Self::newborn_in(trust_domain, cluster_keys).await;
+        let deadline = tokio::time::Instant::now() + std::time::Duration::from_secs(20);
+        alone.consensus.changed(&[WatchKey::Roots], catalog::CatalogIndex(1), deadline).await;
+        assert!(alone.consensus.catalog().active_root().is_some(), "no certificate authority after 20 seconds");
+        alone
+    }
+
+    /// Starts one that leads; it has hardly begun to establish its mesh.
+    pub(crate) async fn newborn() -> Self {
+        let alone = Self::newborn_in(None, ClusterKeys::single(ClusterKey::generate())).await;
+        let mut standing = alone.consensus.shared.standing.subscribe();
+        let _ = standing.wait_for(|standing| standing.role == super::status::Role::Leader).await;
+        alone
+    }
+
+    async fn newborn_in(trust_domain: Option<&str>, cluster_keys: ClusterKeys) -> Self {
         wire::crypto::install_provider();
         let server: ServerId = "a".parse().unwrap();
         let mut config = Config::new(server.clone(), cluster_keys.clone());
@@ -38,9 +54,6 @@ impl Alone {
         let address = listener.local_addr().unwrap().to_string();
         let running = super::start(&config, listener, address, "127.0.0.1:1".to_owned(), Metrics::new()).await.unwrap();
         let consensus = running.consensus.clone();
-        let deadline = tokio::time::Instant::now() + std::time::Duration::from_secs(20);
-        consensus.changed(&[WatchKey::Roots], catalog::CatalogIndex(1), deadline).await;
-        assert!(consensus.catalog().active_root().is_some(), "no certificate authority after 20 seconds");
         Self { consensus, server, cluster_keys, _running: running }
     }
 }

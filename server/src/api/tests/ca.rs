@@ -4,10 +4,19 @@ use wire::api_types::{CaRotationView, CertificateAge, RekeyView};
 use wire::pki::{LocalRoot, LocalSigner};
 
 use super::*;
+use crate::consensus::testing::Alone;
 
 fn view(answer: &harness::Answer) -> CaRotationView {
     assert_eq!(answer.status, StatusCode::OK, "{}", answer.text);
     serde_json::from_str(&answer.text).unwrap()
+}
+
+#[tokio::test]
+async fn a_mesh_that_is_being_born_shows_its_roots_as_soon_as_there_are_any() {
+    let api = Api::over(Alone::newborn().await).await;
+    let roots = api.get("/v1/connect/ca/roots").await;
+    assert_eq!(roots.status, StatusCode::OK, "{}", roots.text);
+    assert_eq!(roots.json()["Roots"][0]["ID"], view(&api.get("/v1/connect/ca/rotation").await).active_root.as_str());
 }
 
 #[tokio::test]
