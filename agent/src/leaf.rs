@@ -16,6 +16,9 @@ use wire::tls::{ExpectedPeer, PeerRejected, SpiffeVerifier, TlsIdentity, TlsIden
 use crate::state::Identity;
 use renewal::Renewable;
 
+/// How many certificates of a chain lead to the root that a leaf is under: its own and its issuer's.
+const OWN_CHAIN: usize = 2;
+
 /// A leaf as it is kept on disk.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct StoredLeaf {
@@ -52,7 +55,7 @@ pub enum LeafError {
 }
 
 impl StoredLeaf {
-    /// Returns the leaf and then its issuer.
+    /// Returns the leaf, its issuer, and while a rotation is young its root as certified by the one before.
     pub(crate) fn chain_pem(&self) -> &[String] {
         &self.chain_pem
     }
@@ -85,11 +88,14 @@ impl HeldLeaf {
         Ok(Self { stored, tls: Arc::new(tls), signer: signer.unwrap_or_default() })
     }
 
-    /// Reports whether one of these roots vouches for it: an agent that shows a leaf of another root recognises nobody who has
-    /// one. What clocks make of its dates does not count.
+    /// Reports whether one of these is the root that it is under: an agent that shows a leaf of another root recognises nobody
+    /// who has one. That an older root certified this one does not count, for it may be retired while the leaf lives; nor does
+    /// what clocks make of its dates.
     pub(crate) fn is_vouched_for(&self, anchors: &Arc<TrustAnchors>, now: Timestamp) -> bool {
         let verifier = SpiffeVerifier::new(Arc::clone(anchors), ExpectedPeer::Anyone);
-        let verdict = verifier.verify_client(&self.tls.certified_key().cert, now);
+        let chain = &self.tls.certified_key().cert;
+        let own = chain.get(..OWN_CHAIN).unwrap_or(chain);
+        let verdict = verifier.verify_client(own, now);
         !matches!(verdict, Err(PeerRejected::UnknownAuthority { .. } | PeerRejected::ForeignTrustDomain { .. }))
     }
 

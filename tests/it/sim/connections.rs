@@ -106,6 +106,8 @@ pub(crate) struct Connection {
     /// The number that the agent's machine knows it by.
     pub(crate) attempt: u64,
     pub(crate) server: u64,
+    /// The server's life that accepted it.
+    pub(crate) taken_by: Option<u64>,
     pub(crate) stage: Stage,
     up: Pipe<Said>,
     down: Pipe<Heard>,
@@ -124,6 +126,7 @@ impl Mesh {
             life,
             attempt,
             server,
+            taken_by: None,
             stage: Stage::Fresh,
             up: Pipe::new(),
             down: Pipe::new(),

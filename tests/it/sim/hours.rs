@@ -50,7 +50,7 @@ impl Tally {
                 Ok(summary) => self.total.lock().unwrap_or_else(PoisonError::into_inner).add(&summary),
                 Err(violation) => {
                     let found = format!(
-                        "seed {seed}: {violation}\nreplay it with WEFT_SIMULATED_HOURS=0.001 SIMULATED_FROM={seed} cargo test --test it sim::hours"
+                        "seed {seed}: {violation}\nreplay it with SEED={seed} cargo test --test it sim::hours::hours -- --nocapture"
                     );
                     // At once: hours may pass before all of them are told, and somebody may not wait for that.
                     println!("{found}");
@@ -100,8 +100,20 @@ impl Tally {
     }
 }
 
+/// Runs one seed of those that hours are made of, where one is to be replayed.
+fn replays() -> bool {
+    let Some(seed) = number("SEED").map(|seed| seed as u64) else { return false };
+    if let Err(violation) = run(seed, plan(seed)) {
+        panic!("seed {seed}: {violation}");
+    }
+    true
+}
+
 #[test]
 fn hours_of_everything_that_can_go_wrong_break_no_promise() {
+    if replays() {
+        return;
+    }
     let hours = number("WEFT_SIMULATED_HOURS").unwrap_or(0.2);
     let first = number("SIMULATED_FROM").unwrap_or(1_000_000.0) as u64;
     let wanted = Duration::from_secs_f64(hours * 3600.0);
@@ -138,11 +150,14 @@ fn hours_of_everything_that_can_go_wrong_break_no_promise() {
 }
 
 /// In the first, clients went on asking a server that was gone for good, or one was asked for what it had not heard of yet; in the
-/// next three, agents took leaves of roots that they did not know, or knew only roots that were distrusted; in the last, an agent
-/// had not heard of the server that was left.
+/// next three, agents took leaves of roots that they did not know, or knew only roots that were distrusted; then an agent had not
+/// heard of the server that was left. In 1012574 an agent knew the root of its leaf only by an older one that was retired before
+/// the leaf expired. In the last four, an agent spoke to a server that had restarted since it took the connection, or said that it
+/// shut down, registered something all the same, and was given up before a slow server had heard of either.
 #[test]
 fn seeds_that_once_found_something_hold() {
-    for seed in [1_001_156, 1_001_205, 1_003_509, 1_008_405, 1_011_214, 1_012_479, 1_000_134, 2_000_166] {
+    let own = [1_001_156, 1_001_205, 1_003_509, 1_008_405, 1_011_214, 1_012_479, 1_000_134, 2_000_166, 1_012_574];
+    for seed in own.into_iter().chain([1_002_502, 1_014_951, 1_014_734, 1_026_486]) {
         if let Err(violation) = run(seed, plan(seed)) {
             panic!("seed {seed}: {violation}");
         }

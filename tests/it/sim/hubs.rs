@@ -227,13 +227,21 @@ impl Mesh {
     }
 
     pub(super) fn server_hears(&mut self, number: u64, said: Said) -> Checked {
-        let Some(Connection { server: id, stage, .. }) = self.streams.connections.get_mut(&number) else {
+        let Some(Connection { server: id, stage, taken_by, .. }) = self.streams.connections.get_mut(&number) else {
             return Ok(());
         };
-        let (id, is_up) = (*id, self.streams.hubs.contains_key(id));
+        let (id, life) = (*id, self.servers.get(id).filter(|_| self.streams.hubs.contains_key(id)).map(|it| it.life));
+        // Nobody is there, or a process that has not heard of this connection: it was made to one that has ended since.
+        if life.is_none() || (*taken_by != life && !matches!(said, Said::Connect)) {
+            *stage = Stage::Ended;
+            self.cut(number, true);
+            return Ok(());
+        }
         match (said, stage) {
-            (_, _) if !is_up => self.cut(number, true),
-            (Said::Connect, Stage::Fresh) => self.send_down(number, Heard::Accepted),
+            (Said::Connect, Stage::Fresh) => {
+                *taken_by = life;
+                self.send_down(number, Heard::Accepted);
+            }
             (Said::Frame(ClientFrame::Hello { .. }), stage @ Stage::Fresh) => {
                 *stage = Stage::Opening(Vec::new());
                 self.opens_session(id, number);

@@ -146,6 +146,7 @@ impl Mesh {
         self.plan_stream(LOOK, StreamEvent::AgentNeedsLeaf { agent: id, life });
         let Some((link, subject)) = asked else { return };
         let number = self.streams.number();
+        self.trace.say(now, || format!("agent {id} asks over {link} for a leaf of {subject:?}: {number}"));
         self.agent(id).asked_leaf = Some((number, link, subject.clone()));
         self.plan_stream(PATIENCE, StreamEvent::AgentHasNoLeaf { agent: id, life, number });
         self.send_up(link, Said::Sign { number, subject });
@@ -181,6 +182,7 @@ impl Mesh {
             "a leaf was signed for {record} after the end of what it is entitled to was acknowledged: {leaf:?}"
         );
         *self.summary.certificates.entry(leaf.is_some()).or_default() += 1;
+        self.trace.say(self.schedule.now(), || format!("server {id} signs for {record}: {leaf:?}"));
         self.send_down(*connection, Heard::Signed { number: asker.number, leaf: leaf.map(Box::new) });
         Ok(())
     }
@@ -188,15 +190,14 @@ impl Mesh {
     /// An agent has the answer to what it asked for, or gave up waiting.
     pub(super) fn agent_is_signed(&mut self, id: u64, number: u64, leaf: Option<SimLeaf>) {
         let (wall, now) = (self.clock(Place::Agent(id)), self.schedule.now());
+        self.trace.say(now, || format!("agent {id} is answered {number}: {leaf:?}"));
         let agent = self.agent(id);
         let Some((_, _, subject)) = agent.asked_leaf.take_if(|(asked, ..)| *asked == number) else { return };
         let Some(leaves) = &mut agent.leaves else { return };
         let roots = agent.published.get(&Topic::Roots).map(|state| &state.items);
-        let is_vouched_for = |leaf: &SimLeaf| {
-            let is_known = |root: &String| roots.is_none_or(|roots| roots.contains_key(root));
-            subject == Subject::Agent || leaf.vouching().any(is_known)
-        };
-        match leaf.filter(is_vouched_for) {
+        let is_under_known_root =
+            |leaf: &SimLeaf| subject == Subject::Agent || roots.is_none_or(|roots| roots.contains_key(&leaf.root));
+        match leaf.filter(is_under_known_root) {
             Some(leaf) => {
                 leaves.signed(&subject, SimLeaf { obtained: wall, ..leaf }, wall);
                 let life = agent.life;

@@ -32,7 +32,7 @@ pub(super) fn machine(id: u64) -> Sessions {
     Sessions::new(server_name(id), PERIODS)
 }
 
-/// What was registered of nodes while their sessions are given up: nothing of it may change.
+/// What is registered on nodes whose sessions were given up: nothing of it may change until another session opens.
 #[derive(Debug, Default)]
 pub(crate) struct GivenUp(BTreeMap<(u64, NodeName), (Incarnation, Vec<Instance>)>);
 
@@ -58,9 +58,13 @@ impl GivenUp {
                 });
                 check!(!is_advertised, "{} is passing on a node whose agent is away", instance.key);
             }
-            let lost = record.presence.lost_at.is_some();
+            // Who only says that it shuts down may register something yet, and be given up before this server looks again.
+            if record.presence.lost_at.is_none() {
+                self.0.remove(&at);
+                continue;
+            }
             let (since, held) = self.0.entry(at).or_insert_with(|| (incarnation, instances.clone()));
-            let is_changed = lost && *since == incarnation && !instances.iter().all(|one| held.contains(one));
+            let is_changed = *since == incarnation && !instances.iter().all(|one| held.contains(one));
             check!(!is_changed, "session {incarnation} of {} was given up and registered {instances:?}", record.node);
             (*since, *held) = (incarnation, instances);
         }
