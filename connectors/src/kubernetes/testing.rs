@@ -27,11 +27,17 @@ pub(crate) async fn client(config: Value) -> Client {
 
 /// Runs a test with the stand-in, and with a real API server where `KUBEBUILDER_ASSETS` says where one is.
 pub(crate) async fn on_each<F: Future<Output = ()>>(test: impl Fn(Client) -> F) {
+    let test = &test;
+    on_each_by(move |config| async move { test(client(config).await).await }).await;
+}
+
+/// Does so with what a client is configured by.
+pub(crate) async fn on_each_by<F: Future<Output = ()>>(test: impl Fn(Value) -> F) {
     let server = ApiServer::start();
-    test(client(server.certificate_config("admin")).await).await;
+    test(server.certificate_config("admin")).await;
     if let Some(assets) = std::env::var_os("KUBEBUILDER_ASSETS") {
         let server = real::RealServer::start(assets.as_ref()).await;
-        test(client(server.config()).await).await;
+        test(server.config()).await;
     }
 }
 

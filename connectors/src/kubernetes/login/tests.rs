@@ -1,14 +1,21 @@
 use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 use std::sync::Arc;
 
 use ::catalog::{AuthConfig, KubernetesConfig};
-use k8s_openapi::api::authentication::v1::TokenReviewStatus;
+use k8s_openapi::api::authentication::v1::{TokenRequest, TokenReviewStatus};
+use k8s_openapi::api::core::v1::{Pod, ServiceAccount};
+use k8s_openapi::api::rbac::v1::ClusterRoleBinding;
+use kube::api::{Api, DeleteParams, PostParams};
 use serde_json::{Value, json};
 use wire::crypto::Secret;
 use wire::login::{Credential, LoginContext, LoginError, LoginMaker, LoginMethod, VerifiedIdentity};
 
 use super::{KubernetesLogins, ReviewerTokens, ShownToken, judge};
-use crate::kubernetes::testing::{ApiServer, Deed, pod};
+use crate::kubernetes::testing::{ApiServer, Deed, client, eventually, on_each_by, pod};
+
+/// Whom an API server's own tokens are for.
+const API: &str = "https://kubernetes.default.svc.cluster.local";
 
 /// A cluster with a pod `web-0` of the account `web`, and a method that takes its tokens.
 struct Rig {
@@ -27,26 +34,34 @@ fn rig() -> Rig {
     server.put(account("reviewer"));
     server.put(pod("default", "web-0"));
     let directory = tempfile::tempdir().unwrap();
-    let file = directory.path().join("token");
-    let own = server.token("default/reviewer", None, &["https://kubernetes.default.svc.cluster.local"]);
+    let own = server.token("default/reviewer", None, &[API]);
+    let method = method(&server.url(), directory.path(), &own, server.ca_pem());
+    Rig { server, method, directory }
+}
+
+/// Makes the method of the cluster at `host`, which is asked with the token `own` and known by `authority`.
+fn method(host: &str, directory: &Path, own: &str, authority: &str) -> Arc<dyn LoginMethod> {
+    let [token_file, authority_file] = ["token", "ca.pem"].map(|name| directory.join(name));
     // As an editor leaves it.
-    std::fs::write(&file, format!("{own}\n")).unwrap();
-    std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o600)).unwrap();
-    let authority = directory.path().join("ca.pem");
-    std::fs::write(&authority, server.ca_pem()).unwrap();
+    std::fs::write(&token_file, format!("{own}\n")).unwrap();
+    std::fs::set_permissions(&token_file, std::fs::Permissions::from_mode(0o600)).unwrap();
+    std::fs::write(&authority_file, authority).unwrap();
     let mut tokens = ReviewerTokens::default();
-    tokens.add(&server.url(), file, Some(authority));
-    let config = KubernetesConfig { host: Some(server.url()), audiences: vec!["weft".to_owned()] };
-    let made = KubernetesLogins::new(tokens).make(&AuthConfig::Kubernetes(Box::new(config)));
-    Rig { server, method: made.unwrap().unwrap(), directory }
+    tokens.add(host, token_file, Some(authority_file));
+    let config = KubernetesConfig { host: Some(host.to_owned()), audiences: vec!["weft".to_owned()] };
+    KubernetesLogins::new(tokens).make(&AuthConfig::Kubernetes(Box::new(config))).unwrap().unwrap()
+}
+
+async fn log_in(method: &dyn LoginMethod, token: &str) -> Result<VerifiedIdentity, LoginError> {
+    let credential = Credential { bearer: Secret::new(token) };
+    method.glance(&credential)?;
+    let context = LoginContext { cluster_id: "c", key: None, now: wire::crypto::now() };
+    method.verify(&credential, context).await
 }
 
 impl Rig {
     async fn log_in(&self, token: &str) -> Result<VerifiedIdentity, LoginError> {
-        let credential = Credential { bearer: Secret::new(token) };
-        self.method.glance(&credential)?;
-        let context = LoginContext { cluster_id: "c", key: None, now: wire::crypto::now() };
-        self.method.verify(&credential, context).await
+        log_in(&*self.method, token).await
     }
 
     async fn refused(&self, token: &str, why: &str) {
@@ -70,6 +85,50 @@ impl Rig {
         change(&mut claims);
         self.server.sign(&claims)
     }
+}
+
+#[tokio::test]
+async fn c10_a_cluster_vouches_for_its_pods_while_they_live() {
+    fn of<K: serde::de::DeserializeOwned>(object: Value) -> K {
+        serde_json::from_value(object).unwrap()
+    }
+    on_each_by(|config| async move {
+        let (api, as_told) = (client(config.clone()).await, PostParams::default());
+        let accounts: Api<ServiceAccount> = Api::namespaced(api.clone(), "default");
+        for name in ["web", "reviewer"] {
+            accounts.create(&as_told, &of(account(name))).await.unwrap();
+        }
+        let pods: Api<Pod> = Api::namespaced(api.clone(), "default");
+        let bound = pods.create(&as_told, &of(pod("default", "web-0"))).await.unwrap();
+        let may = of::<ClusterRoleBinding>(json!({
+            "metadata": {"name": "reviewer"},
+            "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "system:auth-delegator"},
+            "subjects": [{"kind": "ServiceAccount", "name": "reviewer", "namespace": "default"}],
+        }));
+        Api::all(api).create(&as_told, &may).await.unwrap();
+        let token = async |account: &str, spec: Value| {
+            let asked = of::<TokenRequest>(json!({"spec": spec}));
+            accounts.create_token_request(account, &PostParams::default(), &asked).await.unwrap().status.unwrap().token
+        };
+        let own = token("reviewer", json!({"audiences": [API]})).await;
+        let to = json!({"apiVersion": "v1", "kind": "Pod", "name": "web-0", "uid": bound.metadata.uid});
+        let of_pod = token("web", json!({"audiences": ["weft"], "boundObjectRef": to})).await;
+        let cluster = &config["clusters"][0]["cluster"];
+        let authority = cluster["certificate-authority-data"].as_str().unwrap().as_bytes();
+        let authority = String::from_utf8(data_encoding::BASE64.decode(authority).unwrap()).unwrap();
+        let directory = tempfile::tempdir().unwrap();
+        let method = method(cluster["server"].as_str().unwrap(), directory.path(), &own, &authority);
+        // Rights take a moment to count.
+        let identity = eventually("the pod to log in", || async { log_in(&*method, &of_pod).await.ok() }).await;
+        assert_eq!(identity.claims.subject, "default/web");
+        assert_eq!(Some(&identity.claims.facts["pod.uid"]), bound.metadata.uid.as_ref());
+        pods.delete("web-0", &DeleteParams::default().grace_period(0)).await.unwrap();
+        eventually("its token to end with it", || async {
+            matches!(log_in(&*method, &of_pod).await, Err(LoginError::Rejected { .. })).then_some(())
+        })
+        .await;
+    })
+    .await;
 }
 
 #[tokio::test]
