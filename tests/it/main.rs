@@ -37,6 +37,7 @@ mod packaging;
 mod permissions;
 mod processes;
 mod py_consul;
+mod readme;
 mod redirect;
 mod redirected_pod;
 mod redirection;
