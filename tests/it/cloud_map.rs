@@ -3,6 +3,7 @@
 use std::{process::Command, time::Duration};
 
 use serde_json::{Value, json};
+use tempfile::TempDir;
 
 use crate::harness::{Aws, CREDENTIALS, Fault, Mesh, PROMISE_FACTOR, Process, eventually};
 
@@ -73,7 +74,7 @@ fn listed(mesh: &Mesh) -> Value {
 /// twice.
 fn orders_by_boto3(aws: &Aws) -> String {
     aws.boto3(
-        "found = client.discover_instances(NamespaceName='shop', ServiceName='orders', HealthStatus='HEALTHY')['Instances']\n\
+        "found = made('servicediscovery').discover_instances(NamespaceName='shop', ServiceName='orders', HealthStatus='HEALTHY')['Instances']\n\
          print(' '.join(sorted({one['Attributes']['AWS_INSTANCE_IPV4'] for one in found})))",
     )
 }
@@ -96,28 +97,26 @@ fn drop_instance(aws: &Aws, service: &str, id: &str) {
     aws.cloud_map("DeregisterInstance", &json!({"ServiceId": service, "InstanceId": id}));
 }
 
-#[test]
-fn m3_cloud_map_and_the_mesh_stay_in_step_through_throttling_failures_and_lost_answers() {
-    let test = "m3_cloud_map_and_the_mesh_stay_in_step_through_throttling_failures_and_lost_answers";
-    let logs = tempfile::tempdir().unwrap();
-    let Some(aws) = Aws::start(test, logs.path()) else { return };
+/// Starts Cloud Map with a service `payments` of two instances, and a mesh of one server; returns what keeps the logs, too, and the
+/// service's id.
+fn begin(test: &str) -> Option<(TempDir, Aws, Mesh, String)> {
+    let logs = TempDir::new().unwrap();
+    let aws = Aws::start(test, logs.path())?;
     let mesh = Mesh::start(1);
     let payments = shop(&aws);
     add(&aws, &payments, "i-1", "10.9.0.1");
     add(&aws, &payments, "i-2", "10.9.0.2");
+    Some((logs, aws, mesh, payments))
+}
+
+#[test]
+fn m3_cloud_map_and_the_mesh_stay_in_step_through_throttling_failures_and_lost_answers() {
+    let test = "m3_cloud_map_and_the_mesh_stay_in_step_through_throttling_failures_and_lost_answers";
+    let Some((_logs, aws, mesh, payments)) = begin(test) else { return };
     register(&mesh, "vm-1", "10.1.0.1", "passing");
     register(&mesh, "vm-2", "10.1.0.2", "critical");
-
-    // What would change, before anything does.
-    let planned = plan(&mesh, &aws);
-    assert_eq!(planned["Catalog"].as_array().unwrap().len(), 2, "{planned}");
-    assert_eq!(planned["CloudMap"][0]["Action"], "CreateService", "{planned}");
-    assert_eq!(get(&mesh, "/v1/connectors"), json!([]), "a plan changes nothing");
-
-    let mut first = connector(&mesh, &aws, "connector-1");
+    let _connector = connector(&mesh, &aws, "connector-1");
     settles(&mesh, "payments", &["10.9.0.1 passing", "10.9.0.2 passing"]);
-    let holder = listed(&mesh)["Holder"].clone();
-    let second = connector(&mesh, &aws, "connector-2");
     eventually("boto3 to see the healthy instance only", SEEN * PROMISE_FACTOR, || {
         (orders_by_boto3(&aws) == "10.1.0.1").then_some(())
     });
@@ -134,6 +133,27 @@ fn m3_cloud_map_and_the_mesh_stay_in_step_through_throttling_failures_and_lost_a
     an_answer_that_is_lost_is_not_done_twice(&mesh, &aws);
     slow_answers_are_waited_for(&mesh, &aws, &payments);
     expired_credentials_are_said_and_survived(&mesh, &aws);
+}
+
+#[test]
+fn a_plan_is_told_first_another_process_takes_over_and_what_would_go_in_masses_is_held() {
+    let test = "a_plan_is_told_first_another_process_takes_over_and_what_would_go_in_masses_is_held";
+    let Some((_logs, aws, mesh, payments)) = begin(test) else { return };
+    aws.read_about_tasks();
+    register(&mesh, "vm-1", "10.1.0.1", "passing");
+
+    // What would change, before anything does.
+    let planned = plan(&mesh, &aws);
+    assert_eq!(planned["Catalog"].as_array().unwrap().len(), 2, "{planned}");
+    assert_eq!(planned["CloudMap"][0]["Action"], "CreateService", "{planned}");
+    assert_eq!(get(&mesh, "/v1/connectors"), json!([]), "a plan changes nothing");
+
+    let mut first = connector(&mesh, &aws, "connector-1");
+    settles(&mesh, "payments", &["10.9.0.1 passing", "10.9.0.2 passing"]);
+    let holder = listed(&mesh)["Holder"].clone();
+    let second = connector(&mesh, &aws, "connector-2");
+    drop_instance(&aws, &payments, "i-2");
+    settles(&mesh, "payments", &["10.9.0.1 passing"]);
     a_task_that_is_stopped_is_called_no_more(&mesh, &aws, &payments);
 
     first.kill();
@@ -168,6 +188,7 @@ fn degraded(mesh: &Mesh, want: &str) {
 fn lists_that_fail_remove_nothing(mesh: &Mesh, aws: &Aws, payments: &str) {
     let faults = [(Fault::Truncate, "ListInstances"), (Fault::LosePage, "ListInstances"), (Fault::Fail, "Discover")];
     for (fault, call) in faults {
+        is_well(mesh);
         aws.fault(call, fault);
         drop_instance(aws, payments, "i-2");
         degraded(mesh, "has not succeeded");
@@ -223,7 +244,7 @@ fn is_well(mesh: &Mesh) {
 /// Cloud Map still has what ECS registered there, and still calls it healthy.
 fn a_task_that_is_stopped_is_called_no_more(mesh: &Mesh, aws: &Aws, payments: &str) {
     aws.keep_tasks();
-    let ecs = "ecs, ec2 = [boto3.client(name, endpoint_url=client.meta.endpoint_url) for name in ('ecs', 'ec2')]\n";
+    let ecs = "ecs, ec2 = made('ecs'), made('ec2')\n";
     let run = "ecs.create_cluster(clusterName='shop')\n\
         one = {'name': 'pay', 'image': 'pay', 'cpu': 256, 'memory': 512}\n\
         ecs.register_task_definition(family='pay', requiresCompatibilities=['FARGATE'], networkMode='awsvpc', cpu='256', \

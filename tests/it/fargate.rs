@@ -57,7 +57,7 @@ fn roles(machines: &Machines, moto: &Moto, logs: &Path, wanted: &[(&str, &str)])
         command
     };
     let process = moto.serve(on, "127.0.0.1:5555".parse().unwrap(), &[], logs);
-    let credentials = moto.roles(on(), STS, None, wanted);
+    let credentials = moto.converse(on(), STS, None).roles(wanted);
     (process, credentials)
 }
 

@@ -39,7 +39,7 @@ pub(crate) use kubelet::{Kubelet, RunningPod};
 pub(crate) use machines::Machines;
 pub(crate) use mesh::{Mesh, Server, Service, free_port, write_secret};
 pub(crate) use metrics::Metrics;
-pub(crate) use moto::{CREDENTIALS, Moto};
+pub(crate) use moto::{Boto3, CREDENTIALS, Moto};
 pub(crate) use page::{Block, blocks};
 pub(crate) use peers::{Postgres, nghttpd, nginx};
 pub(crate) use platforms::{ADMITTED, AUDIENCE, Platforms};

@@ -75,6 +75,11 @@ impl Workload {
         json!({"name": self.service, "port": 8080, "connect": {"sidecar_service": {"proxy": proxy}}})
     }
 
+    /// Returns what its agent's log and number go by: a pod's containers have their own.
+    fn agent(self) -> &'static str {
+        if self.machine.starts_with("pod") { "weft-agent" } else { "agent" }
+    }
+
     /// Returns where it calls another, by whatever its platform has, and what runs a program as its application does.
     fn way_to(self, other: Self) -> (String, &'static str) {
         match self.machine {
@@ -134,9 +139,12 @@ impl Story {
         of_handshakes.map(|line| line.rsplit(' ').next().unwrap().parse::<u64>().unwrap()).sum()
     }
 
-    /// Has the authority take another root, and waits until that signed every leaf.
+    /// Has the authority take another root, and waits until that signed every leaf; those live longer than the earlier ones.
     #[track_caller]
     fn rotate(&self) {
+        let longer = "curl -sSf -X PUT -H \"X-Consul-Token: $WEFT_HTTP_TOKEN\" --data '{\"Config\": {\"LeafCertTTL\": \"200s\"}}' \
+                      http://127.0.0.1:8500/v1/connect/ca/configuration";
+        self.0.machines.done("s1", longer);
         self.0.weft("ca rotate");
         eventually("every leaf to be signed under another root", ROTATED * PROMISE_FACTOR, || {
             // It ends with status 1 while one is under way.
@@ -169,18 +177,19 @@ impl Story {
     /// Starts a pod as a kubelet does: what the injector made of it, with a token of its service account.
     fn start_pod(&self, workload: Workload, name: &str) {
         let machines = &self.0.machines;
-        self.start_application(workload);
+        machines.write(workload.machine, "/root/application.py", APPLICATION);
         self.0.make_pod(workload.address, name);
         let upstreams = workload.upstreams();
         let upstreams = upstreams.as_array().unwrap().iter();
         let upstreams: Vec<String> = upstreams
             .map(|one| format!("{}:{}", one["destination_name"].as_str().unwrap(), one["local_bind_port"]))
             .collect();
+        let command = ["python3", "/root/application.py", workload.service];
+        let application = json!({"name": "application", "image": "application", "command": command, "ports": [{"containerPort": 8080}]});
         let pod = json!({"apiVersion": "v1", "kind": "Pod",
-            "metadata": {"name": name,
+            "metadata": {"name": name, "namespace": "default",
                 "annotations": {"weft.dev/upstreams": upstreams.join(","), "weft.dev/access-log": "all"}},
-            "spec": {"serviceAccountName": workload.service,
-                "containers": [{"name": "application", "image": "application", "ports": [{"containerPort": 8080}]}]}});
+            "spec": {"serviceAccountName": workload.service, "containers": [application]}});
         machines.write(workload.machine, "/root/pod.yaml", &pod.to_string());
         let servers: String = SERVERS.iter().map(|(_, address)| format!(" --server {address}:8300")).collect();
         let injected = machines.done(
@@ -190,8 +199,7 @@ impl Story {
                 self.0.root
             ),
         );
-        let injected = self.0.read_yaml(&injected);
-        self.0.start_agent_of_pod(workload.machine, workload.address, name, &injected["spec"]);
+        let _running = self.0.kubelet().start(workload.machine, workload.address, self.0.read_yaml(&injected));
     }
 
     /// Starts a machine's agent, with a join token, and has what its application calls in the mesh led there.
@@ -247,7 +255,8 @@ impl Story {
                 String::from_utf8_lossy(&lines).lines().any(is_meant).then_some(())
             });
             let logged = eventually(&format!("{service} to have logged it"), ADMITTED * PROMISE_FACTOR, || {
-                let log = machines.run(to.machine, "grep '\"method\":\"POST\"' $RUN/agent.log | grep inbound").stdout;
+                let grep = format!("grep '\"method\":\"POST\"' $RUN/{}.log | grep inbound", to.agent());
+                let log = machines.run(to.machine, &grep).stdout;
                 String::from_utf8_lossy(&log).lines().find_map(|line| serde_json::from_str::<Value>(line).ok())
             });
             assert_eq!((&logged["status"], &logged["decision"]), (&403.into(), &"deny".into()), "{logged}");
@@ -290,7 +299,7 @@ fn an_ecs_task_a_pod_and_a_vm_are_one_mesh() {
         return;
     }
     let workloads = [TASK, POD, VM, NEW_TASK, NEW_POD].map(|workload| (workload.machine, workload.address));
-    let Some(story) = Platforms::begin(&SERVERS, "--leaf-ttl 200s", &workloads, TEST).map(Story) else { return };
+    let Some(story) = Platforms::begin(&SERVERS, "--leaf-ttl 60s", &workloads, TEST).map(Story) else { return };
     let platforms = &story.0;
     admit(platforms);
     story.start_task(TASK, "0a1b2c3d");
@@ -371,7 +380,7 @@ fn an_ecs_task_a_pod_and_a_vm_are_one_mesh() {
 
     // Whoever ends leaves nothing behind.
     for workload in everybody {
-        platforms.machines.done(workload.machine, "kill -TERM $(cat $RUN/agent.pid)");
+        platforms.machines.done(workload.machine, &format!("kill -TERM $(cat $RUN/{}.pid)", workload.agent()));
     }
     for name in ["web-0", "web-1"] {
         platforms.cluster.remove("pods", "default", name);

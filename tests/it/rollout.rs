@@ -6,12 +6,12 @@ use std::{
     fs,
     os::unix::fs::PermissionsExt,
     path::Path,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
-use crate::harness::{ADMITTED, Block, PROMISE_FACTOR, Platforms, blocks, eventually, tool};
+use crate::harness::{ADMITTED, Block, PROMISE_FACTOR, Platforms, RunningPod, blocks, eventually, tool};
 
 const TEST: &str = "services_move_into_the_mesh_by_the_page_and_no_call_fails";
 
@@ -28,7 +28,7 @@ const APPLICATION: Duration = Duration::from_secs(10);
 /// that it keeps, from when everybody is there. Told to end, it begins no more calls, and takes leave of those who keep
 /// connections to it.
 const SHOP: &str = r#"#!/usr/bin/env python3
-import argparse, http.client, http.server, os, signal, threading, time, urllib.parse
+import argparse, http.client, http.server, os, signal, socketserver, threading, time, urllib.parse
 
 parser = argparse.ArgumentParser()
 parser.add_argument('name')
@@ -56,6 +56,8 @@ class Application(http.server.BaseHTTPRequestHandler):
 
 class Server(http.server.ThreadingHTTPServer):
     request_queue_size = 128
+    # Python's own asks name servers for the machine's name first.
+    server_bind = socketserver.TCPServer.server_bind
 
 def calls():
     lines = open(told.calls).read().split() if told.calls else told.call
@@ -104,6 +106,8 @@ struct Rollout {
     /// How many tasks and pods were started.
     tasks: Cell<usize>,
     pods: Cell<usize>,
+    /// The pod that runs.
+    pod: RefCell<Option<RunningPod>>,
     /// What the cloud was told last of the task.
     definition: RefCell<Value>,
 }
@@ -132,7 +136,13 @@ impl Rollout {
                  ip route add default dev eth0\necho 'nameserver 10.0.0.99' > /etc/resolv.conf",
             );
         }
-        Some(Self { platforms, tasks: Cell::new(0), pods: Cell::new(0), definition: RefCell::default() })
+        Some(Self {
+            platforms,
+            tasks: Cell::new(0),
+            pods: Cell::new(0),
+            pod: RefCell::default(),
+            definition: RefCell::default(),
+        })
     }
 
     /// Starts an application; its calls go to its log.
@@ -167,12 +177,11 @@ impl Rollout {
         }
     }
 
-    /// Ends what ran on a machine before: application and agent together, as the platforms do.
-    fn end(&self, machine: &str) {
-        let machines = &self.platforms.machines;
-        machines.done(machine, "kill -TERM $(cat $RUN/app.pid) $(cat $RUN/agent.pid 2>/dev/null)");
+    /// Waits until a process that was told to end has done so.
+    fn ends(&self, machine: &str, process: &str) {
         eventually(&format!("{machine} to end"), APPLICATION * PROMISE_FACTOR, || {
-            let state = machines.run(machine, "grep State /proc/$(cat $RUN/app.pid)/status");
+            let state =
+                self.platforms.machines.run(machine, &format!("grep State /proc/$(cat $RUN/{process}.pid)/status"));
             // Nobody is left to take leave of what has ended.
             (!state.status.success() || String::from_utf8_lossy(&state.stdout).contains('Z')).then_some(())
         });
@@ -196,33 +205,19 @@ impl Rollout {
     fn deploy_pod(&self, manifest: &Value) {
         let at = self.pods.replace(self.pods.get() + 1);
         let (machine, address) = PODS[at];
-        let spec = &manifest["spec"]["template"]["spec"];
-        let asked = |port: &Value, path: &Value| {
-            let url = format!("http://{address}:{port}{}", path.as_str().unwrap());
-            eventually(&format!("{machine} to be ready at {url}"), ADMITTED * PROMISE_FACTOR, || {
-                let asked = self.platforms.machines.run("cloud", &format!("curl -sf --max-time 2 {url}"));
-                asked.status.success().then_some(())
-            });
-        };
-        let name = format!("web-{at}");
+        let (name, kubelet) = (format!("web-{at}"), self.platforms.kubelet());
         self.platforms.make_pod(address, &name);
-        let containers =
-            [&spec["initContainers"], &spec["containers"]].into_iter().filter_map(Value::as_array).flatten();
-        for container in containers {
-            if container["name"] == "weft-agent" {
-                self.platforms.start_agent_of_pod(machine, address, &name, spec);
-                let startup = &container["startupProbe"]["httpGet"];
-                asked(&startup["port"], &startup["path"]);
-            }
-            if container["name"] == "web" {
-                self.start(machine, &words(container["command"].as_array().unwrap()));
-                let ready = &container["readinessProbe"]["httpGet"];
-                asked(&ready["port"], &ready["path"]);
-            }
-        }
+        let spec = &manifest["spec"]["template"]["spec"];
+        let pod = json!({"metadata": {"name": name, "namespace": "default"}, "spec": spec});
+        let started = kubelet.start(machine, address, pod);
+        eventually(&format!("{machine} to be ready"), ADMITTED * PROMISE_FACTOR, || {
+            (kubelet.probe(&started, "web", "readinessProbe") == 200).then_some(())
+        });
         self.rename("web", address);
-        if at > 0 {
-            self.end(PODS[at - 1].0);
+        if let Some(before) = self.pod.replace(Some(started)) {
+            // Application and agent together.
+            kubelet.terminate(&before);
+            self.ends(PODS[at - 1].0, "web");
         }
     }
 
@@ -257,7 +252,10 @@ impl Rollout {
         });
         self.rename("orders", address);
         if at > 0 {
-            self.end(TASKS[at - 1].0);
+            // Application and agent together.
+            let before = TASKS[at - 1].0;
+            machines.done(before, "kill -TERM $(cat $RUN/app.pid) $(cat $RUN/agent.pid 2>/dev/null)");
+            self.ends(before, "app");
         }
     }
 
@@ -266,6 +264,7 @@ impl Rollout {
     fn run(&self, machine: &str, block: &Block<'_>) {
         let machines = &self.platforms.machines;
         let asked = machines.directory().join("asked");
+        let began = Instant::now();
         let output = std::thread::scope(|scope| {
             let running = scope.spawn(|| machines.run(machine, &block.text));
             while !running.is_finished() {
@@ -284,7 +283,8 @@ impl Rollout {
             running.join().unwrap()
         });
         let said = [&output.stdout[..], &output.stderr[..]].map(String::from_utf8_lossy).concat();
-        eprintln!("--- line {}, on {machine}\n{}{said}", block.line, block.text);
+        let took = began.elapsed().as_secs_f64();
+        eprintln!("--- line {}, on {machine}, {took:.1} s\n{}{said}", block.line, block.text);
         assert!(
             output.status.success(),
             "the block at line {} of the page ended with {} on {machine}\n{}",
@@ -301,8 +301,9 @@ impl Rollout {
 
     /// Returns what became of a workload's calls, one line each.
     fn calls(&self, machine: &str) -> String {
-        let log = self.platforms.machines.directory().join("machines").join(machine).join("run/app.log");
-        fs::read_to_string(log).unwrap_or_default()
+        let log = if machine.starts_with("pod") { "run/web.log" } else { "run/app.log" };
+        let machine = self.platforms.machines.directory().join("machines").join(machine);
+        fs::read_to_string(machine.join(log)).unwrap_or_default()
     }
 
     /// Checks that no call has failed so far, and that those that are running go on calling.

@@ -52,16 +52,18 @@ fn terraform_modules_are_valid_tidy_and_pass_their_own_tests() {
     }
 }
 
-/// Reads a module as data: every block by its type, labels and body; texts and names without the quotes that they are written in.
-fn parsed(python: &Path, module: &Path) -> Value {
+/// Reads modules as data, by their folders: every block by its type, labels and body; texts and names without the quotes that
+/// they are written in.
+fn parsed(python: &Path, modules: &[PathBuf]) -> BTreeMap<PathBuf, Value> {
     let script = "import glob, hcl2, json, sys\n\
         def plain(it):\n \
          if isinstance(it, dict): return {plain(name): plain(value) for name, value in it.items() if not name.startswith('__')}\n \
          if isinstance(it, list): return [plain(one) for one in it]\n \
          return it.strip('\"') if isinstance(it, str) else it\n\
-        print(json.dumps([plain(hcl2.load(open(path))) for path in sorted(glob.glob(sys.argv[1] + '/*.tf'))]))";
-    let output = Command::new(python).args(["-c", script]).arg(module).output().unwrap();
-    assert!(output.status.success(), "{}: {}", module.display(), String::from_utf8_lossy(&output.stderr));
+        def read(module): return [plain(hcl2.load(open(path))) for path in sorted(glob.glob(module + '/*.tf'))]\n\
+        print(json.dumps({module: read(module) for module in sys.argv[1:]}))";
+    let output = Command::new(python).args(["-c", script]).args(modules).output().unwrap();
+    assert!(output.status.success(), "{modules:?}: {}", String::from_utf8_lossy(&output.stderr));
     serde_json::from_slice(&output.stdout).unwrap()
 }
 
@@ -117,11 +119,12 @@ fn labelled(module: &Value, kind: &str) -> BTreeMap<String, Value> {
 fn every_call_of_a_module_says_what_the_module_asks_and_no_more() {
     let test = "every_call_of_a_module_says_what_the_module_asks_and_no_more";
     let Some(python) = python("hcl2", test) else { return };
-    let mut calls = 0;
-    for folder in modules() {
-        for (name, call) in labelled(&parsed(&python, &folder), "module") {
+    let modules: Vec<_> = modules().into_iter().map(|module| module.canonicalize().unwrap()).collect();
+    let (mut calls, modules) = (0, parsed(&python, &modules));
+    for (folder, module) in &modules {
+        for (name, call) in labelled(module, "module") {
             let source = call["source"].as_str().unwrap();
-            let variables = labelled(&parsed(&python, &folder.join(source)), "variable");
+            let variables = labelled(&modules[&folder.join(source).canonicalize().unwrap()], "variable");
             assert!(!variables.is_empty(), "{}: {source}", folder.display());
             let said: BTreeSet<&str> = call.as_object().unwrap().keys().map(String::as_str).collect();
             let about_the_call = ["source", "version", "providers", "count", "for_each", "depends_on"];
@@ -142,14 +145,15 @@ fn every_call_of_a_module_says_what_the_module_asks_and_no_more() {
 fn l9_the_modules_let_in_only_what_is_named_and_grant_no_more_than_they_need() {
     let test = "l9_the_modules_let_in_only_what_is_named_and_grant_no_more_than_they_need";
     let Some(python) = python("hcl2", test) else { return };
-    let of = |module: &str| parsed(&python, &root().join("terraform/modules").join(module));
-    let (task, server) = (of("mesh-task"), of("server"));
+    let [task, server] = ["mesh-task", "server"].map(|module| root().join("terraform/modules").join(module));
+    let modules = parsed(&python, &[task.clone(), server.clone()]);
+    let (task, server) = (&modules[&task], &modules[&server]);
     let named = |grants: &[(&str, &str, &str)]| -> BTreeSet<_> {
         grants.iter().map(|(effect, what, on)| ((*effect).to_owned(), (*what).to_owned(), (*on).to_owned())).collect()
     };
 
     // What is allowed, by name and on what; the only star stands in a denial.
-    assert_eq!(grants(&task), named(&[("Allow", "sts:AssumeRole", "")]));
+    assert_eq!(grants(task), named(&[("Allow", "sts:AssumeRole", "")]));
     let disk = "${aws_efs_file_system.data.arn}";
     let wanted = [
         ("Allow", "sts:AssumeRole", ""),
@@ -159,25 +163,25 @@ fn l9_the_modules_let_in_only_what_is_named_and_grant_no_more_than_they_need() {
         ("Allow", "elasticfilesystem:ClientWrite", disk),
         ("Deny", "*", disk),
     ];
-    assert_eq!(grants(&server), named(&wanted));
+    assert_eq!(grants(server), named(&wanted));
     let attached = |module: &Value| -> Vec<String> {
         let all = blocks(module, "resource", "aws_iam_role_policy_attachment").into_values();
         all.map(|attached| attached["for_each"].as_str().or(attached["policy_arn"].as_str()).unwrap().to_owned())
             .collect()
     };
     let starts_tasks = ":iam::aws:policy/service-role/AmazonECSTaskExecutionRolePolicy";
-    assert!(attached(&server).iter().all(|policy| policy.ends_with(starts_tasks)), "{:?}", attached(&server));
+    assert!(attached(server).iter().all(|policy| policy.ends_with(starts_tasks)), "{:?}", attached(server));
     let of_operators =
         |policy: &String| policy.contains("var.additional_task_role_policies") || policy.contains(starts_tasks);
-    assert!(attached(&task).iter().all(of_operators), "{:?}", attached(&task));
+    assert!(attached(task).iter().all(of_operators), "{:?}", attached(task));
 
     // The role is named as the binding rules of the manual make it the service, and told as the auth method takes it.
-    let roles = blocks(&task, "resource", "aws_iam_role");
+    let roles = blocks(task, "resource", "aws_iam_role");
     let locals = task.as_array().unwrap().iter().filter_map(|file| file["locals"].as_array()).flatten();
     let named_so = locals.filter_map(|locals| locals["role_name"].as_str()).collect::<Vec<_>>();
     assert_eq!(roles["task"]["name"], "${local.role_name}");
     assert!(named_so.len() == 1 && named_so[0].contains("var.agent.service"), "{named_so:?}");
-    let told = &labelled(&task, "output")["principal_arn"]["value"];
+    let told = &labelled(task, "output")["principal_arn"]["value"];
     assert!(told.as_str().unwrap().contains("var.iam_role_path"), "{told}");
 
     // Who is let in, at which port: nothing has an address of its own, and no rule hides in a group.
@@ -202,21 +206,21 @@ fn l9_the_modules_let_in_only_what_is_named_and_grant_no_more_than_they_need() {
     let rules = |rules: &[(&str, &str, &str)]| -> BTreeMap<String, (String, String)> {
         rules.iter().map(|(name, port, from)| ((*name).to_owned(), ((*port).to_owned(), (*from).to_owned()))).collect()
     };
-    assert_eq!(let_in(&task), rules(&[("mesh", "${var.agent.mesh_port}", each)]));
+    assert_eq!(let_in(task), rules(&[("mesh", "${var.agent.mesh_port}", each)]));
     let wanted = [
         ("raft", "${var.group.ports.raft}", servers),
         ("clients", "${each.value.port}", each),
         ("data", "2049", servers),
     ];
-    assert_eq!(let_in(&server), rules(&wanted));
-    for module in [&task, &server] {
+    assert_eq!(let_in(server), rules(&wanted));
+    for module in [task, server] {
         for (name, group) in blocks(module, "resource", "aws_security_group") {
             assert!(group.get("ingress").is_none(), "{name}: {group}");
         }
     }
-    let disk = &blocks(&server, "resource", "aws_efs_file_system")["data"];
+    let disk = &blocks(server, "resource", "aws_efs_file_system")["data"];
     assert_eq!(disk["encrypted"], json!(true));
-    let tasks = &blocks(&server, "resource", "aws_ecs_task_definition")["server"];
+    let tasks = &blocks(server, "resource", "aws_ecs_task_definition")["server"];
     assert_eq!(tasks["volume"][0]["efs_volume_configuration"][0]["transit_encryption"], "ENABLED");
 }
 

@@ -45,12 +45,19 @@ fn every_edit_gap_repeat_and_exchange_of_lines_is_noticed() {
         let mut twice = lines.clone();
         twice.insert(at, lines[at].clone());
         assert!(verify(&twice, Some(head)).is_err(), "line {at} twice");
+        // A line is tied to the one before it and the one after it, and so is the whole chain.
+        let around = at.saturating_sub(1)..(at + 2).min(lines.len());
+        let (before, end) = (at - around.start, verify(&lines[around.clone()], None).unwrap());
         for (position, _) in lines[at].char_indices() {
-            let mut edited = lines.clone();
-            let mut bytes = edited[at].clone().into_bytes();
+            let mut edited = lines[around.clone()].to_vec();
+            let mut bytes = edited[before].clone().into_bytes();
             bytes[position] = if bytes[position] == b'0' { b'1' } else { b'0' };
-            edited[at] = String::from_utf8(bytes).unwrap();
-            assert!(verify(&edited, Some(head)).is_err(), "line {at} changed at {position}");
+            edited[before] = String::from_utf8(bytes).unwrap();
+            assert!(verify(&edited, Some(end)).is_err(), "line {at} changed at {position}");
+            if position % 101 == 0 {
+                let all = [&lines[..around.start], &edited, &lines[around.end..]].concat();
+                assert!(verify(&all, Some(head)).is_err(), "line {at} of all changed at {position}");
+            }
         }
         if at > 0 {
             let mut exchanged = lines.clone();

@@ -117,6 +117,15 @@ impl Kubelet<'_> {
             .collect()
     }
 
+    /// Tells all containers that go on to end, as kubelets do that know of no sidecars.
+    #[track_caller]
+    pub(crate) fn terminate(&self, running: &RunningPod) {
+        let sidecars = running.containers("initContainers").into_iter().filter(|it| it["restartPolicy"] == "Always");
+        for container in running.containers("containers").into_iter().chain(sidecars) {
+            self.signal(running, name(container), "TERM");
+        }
+    }
+
     /// Sends a container's process a signal.
     #[track_caller]
     pub(crate) fn signal(&self, running: &RunningPod, container: &str, signal: &str) {

@@ -26,14 +26,12 @@ const STARTED: Duration = Duration::from_secs(120);
 
 /// Makes roles, assumes each in a session, as ECS does for a task, and prints the credentials by session.
 const ROLES: &str = "
-import boto3, json, sys
-endpoint, authority, *pairs = sys.argv[1:]
-told = dict(endpoint_url=endpoint, region_name='eu-west-1', verify=authority or None, aws_access_key_id='x', aws_secret_access_key='x')
-iam, sts = boto3.client('iam', **told), boto3.client('sts', **told)
+import json
+iam, sts = made('iam'), made('sts')
 trust = {'Version': '2012-10-17', 'Statement': [
     {'Effect': 'Allow', 'Principal': {'Service': 'ecs-tasks.amazonaws.com'}, 'Action': 'sts:AssumeRole'}]}
 found = {}
-for role, session in [pair.split('=') for pair in pairs]:
+for role, session in PAIRS:
     try:
         iam.create_role(RoleName=role, AssumeRolePolicyDocument=json.dumps(trust))
     except iam.exceptions.EntityAlreadyExistsException:
@@ -47,15 +45,16 @@ print(json.dumps(found))
 
 /// Runs what it reads, a text of JSON a line, and answers each with what that printed, or why it failed.
 const CONVERSATION: &str = "
-import boto3, botocore.config, contextlib, io, json, sys, traceback
+import boto3, botocore.config, contextlib, functools, io, json, sys, traceback
+endpoint, authority = sys.argv[1:]
 # Its data plane has a host name of its own, too.
 config = botocore.config.Config(inject_host_prefix=False)
-client = boto3.client('servicediscovery', endpoint_url=sys.argv[1], config=config)
+made = functools.cache(lambda name: boto3.client(name, endpoint_url=endpoint, config=config, verify=authority or None))
 for line in sys.stdin:
     printed, failed = io.StringIO(), None
     try:
         with contextlib.redirect_stdout(printed):
-            exec(json.loads(line), {'boto3': boto3, 'client': client})
+            exec(json.loads(line), {'boto3': boto3, 'endpoint': endpoint, 'made': made})
     except Exception:
         failed = traceback.format_exc()
     print(json.dumps({'printed': printed.getvalue(), 'failed': failed}), flush=True)
@@ -94,28 +93,12 @@ impl Moto {
         process
     }
 
-    /// Has moto make roles and let each be assumed in a session; returns the credentials by session. `authority` is whom to
-    /// trust to know it, where it has a certificate.
-    #[track_caller]
-    pub(crate) fn roles(
-        &self,
-        mut on: Command,
-        endpoint: &str,
-        authority: Option<&Path>,
-        wanted: &[(&str, &str)],
-    ) -> Value {
-        let pairs = wanted.iter().map(|(role, session)| format!("{role}={session}"));
-        on.arg(&self.python).args(["-c", ROLES, endpoint]).arg(authority.unwrap_or(Path::new(""))).args(pairs);
-        let output = on.output().unwrap();
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        serde_json::from_slice(&output.stdout).unwrap()
-    }
-
-    /// Begins to talk with a Python that has `boto3`, and a client of Cloud Map at this endpoint as `client`.
-    pub(crate) fn converse(&self, endpoint: &str) -> Boto3 {
-        let mut command = Command::new(&self.python);
-        command.args(["-c", CONVERSATION, endpoint]).envs(CREDENTIALS).env("AWS_DEFAULT_REGION", "eu-west-1");
-        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    /// Begins to talk with a Python that runs `on` something, and has `boto3` and clients of this endpoint: `made('sts')` is one
+    /// of them. `authority` is whom to trust to know the endpoint, where that has a certificate.
+    pub(crate) fn converse(&self, mut on: Command, endpoint: &str, authority: Option<&Path>) -> Boto3 {
+        on.arg(&self.python).args(["-c", CONVERSATION, endpoint]).arg(authority.unwrap_or(Path::new("")));
+        on.envs(CREDENTIALS).env("AWS_DEFAULT_REGION", "eu-west-1");
+        let mut child = on.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
         let (asked, told) = (child.stdin.take().unwrap(), BufReader::new(child.stdout.take().unwrap()));
         Boto3 { child, asked, told }
     }
@@ -143,6 +126,12 @@ impl Boto3 {
         let told: Value = serde_json::from_str(&told).unwrap_or_else(|_| panic!("it has ended: {lines}"));
         assert!(told["failed"].is_null(), "{lines}: {}", told["failed"].as_str().unwrap_or_default());
         told["printed"].as_str().unwrap().trim().to_owned()
+    }
+
+    /// Has roles made, and each assumed in a session; returns the credentials by session.
+    #[track_caller]
+    pub(crate) fn roles(&mut self, wanted: &[(&str, &str)]) -> Value {
+        serde_json::from_str(&self.run(&format!("PAIRS = {}{ROLES}", json!(wanted)))).unwrap()
     }
 }
 

@@ -2,11 +2,11 @@
 //! what its manifest says and a token, a virtual machine nothing. Beside them stand the servers of one mesh, and on a machine
 //! of its own the clouds that vouch for task and pod.
 
-use std::{ffi::OsString, net::SocketAddr, process::Command, time::Duration};
+use std::{cell::RefCell, ffi::OsString, net::SocketAddr, process::Command, time::Duration};
 
 use serde_json::{Value, json};
 
-use super::{ACCOUNT, Machines, Moto, Process, Task, kubernetes::ApiServer, objects, python, tool};
+use super::{ACCOUNT, Boto3, Kubelet, Machines, Moto, Process, Task, kubernetes::ApiServer, objects, python, tool};
 
 /// Whom the tokens of pods are for.
 pub(crate) const AUDIENCE: &str = "weft/here";
@@ -28,6 +28,8 @@ pub(crate) struct Platforms {
     /// What else the servers are told.
     told: &'static str,
     moto: Moto,
+    /// Whoever makes roles of tasks.
+    cloud: RefCell<Boto3>,
     _clouds: Process,
     /// The fingerprint of the root by which servers are recognised.
     pub(crate) root: String,
@@ -63,13 +65,15 @@ impl Platforms {
         std::fs::write(&certificate, made.cert.pem()).unwrap();
         std::fs::write(&key, made.signing_key.serialize_pem()).unwrap();
         let options = ["-s", "-c"].map(OsString::from).into_iter().chain([
-            certificate.into_os_string(),
+            certificate.clone().into_os_string(),
             "-k".into(),
             key.into_os_string(),
         ]);
         let options: Vec<OsString> = options.collect();
         let on = || machines.on_network_of("cloud");
         let clouds = moto.serve(on, "0.0.0.0:5000".parse().unwrap(), &options, machines.directory());
+        let endpoint = format!("https://{CLOUD}:5000");
+        let cloud = RefCell::new(moto.converse(on(), &endpoint, Some(&certificate)));
         for name in ["web", "reviewer"] {
             cluster.put(objects::account("default", name));
         }
@@ -87,7 +91,7 @@ impl Platforms {
                 ),
             );
         }
-        let platforms = Self { machines, cluster, servers, told, moto, _clouds: clouds, root: String::new() };
+        let platforms = Self { machines, cluster, servers, told, moto, cloud, _clouds: clouds, root: String::new() };
         (0..servers.len()).for_each(|at| platforms.start_server(at));
         platforms.machines.bootstrap();
         let roots: Value = serde_json::from_str(&platforms.weft("ca roots --output json")).unwrap();
@@ -159,10 +163,7 @@ impl Platforms {
     /// Gives a machine what Fargate gives a task: its metadata and its role's credentials are all that it has.
     pub(crate) fn make_task<'a>(&self, machine: &'a str, address: &'a str, family: &'a str, id: &'a str) -> Task<'a> {
         let machines = &self.machines;
-        let authority = machines.directory().join("cloud.pem");
-        let endpoint = format!("https://{CLOUD}:5000");
-        let on = machines.on_network_of("cloud");
-        let credentials = self.moto.roles(on, &endpoint, Some(&authority), &[(family, id)]);
+        let credentials = self.cloud.borrow_mut().roles(&[(family, id)]);
         let task = Task { machine, address, id, family, sts: STS };
         task.prepare(machines, &credentials[id]);
         task
@@ -180,52 +181,8 @@ impl Platforms {
         self.cluster.put(objects::pod("default", name, "weft-agent", address));
     }
 
-    /// Does as a kubelet what an injected pod's `spec` says before its application starts: its volumes, its redirection where it
-    /// has one, its agent.
-    pub(crate) fn start_agent_of_pod(&self, machine: &str, address: &str, name: &str, spec: &Value) {
-        let machines = &self.machines;
-        let container = |name: &str| {
-            let both = [&spec["initContainers"], &spec["containers"]];
-            let mut all = both.into_iter().filter_map(Value::as_array).flatten();
-            all.find(|container| container["name"] == name).cloned()
-        };
-        if let Some(redirect) = container("weft-redirect") {
-            machines.done(machine, &format!("weft {}", arguments(&redirect)));
-        }
-        let agent = container("weft-agent").expect("the pod has an agent");
-        let mut variables = agent["env"].as_array().unwrap().iter();
-        let config = variables.find(|one| one["name"] == "WEFT_CONFIG").unwrap()["value"].as_str().unwrap().to_owned();
-        let config = config.replace("$(POD_NAME)", name).replace("$(POD_NAMESPACE)", "default");
-        machines.write(machine, "/root/config.json", &config.replace("$(POD_IP)", address));
-        let user = &agent["securityContext"]["runAsUser"];
-        let volumes = spec["volumes"].as_array().unwrap().iter();
-        let mut projected = volumes.filter_map(|volume| volume["projected"]["sources"][0].get("serviceAccountToken"));
-        let audience = projected.next().unwrap()["audience"].as_str().unwrap();
-        let account = spec["serviceAccountName"].as_str().unwrap();
-        let token = self.cluster.token(&format!("default/{account}"), Some(name), &[audience]);
-        machines.done(
-            machine,
-            &format!(
-                "mkdir -p /run/weft/token && mount -t tmpfs none /run/weft/token && mount -t tmpfs none /var/lib/weft\n\
-                 chown {user}:{user} /var/lib/weft"
-            ),
-        );
-        machines.write(machine, "/run/weft/token/token", &token);
-        machines.done(
-            machine,
-            &format!(
-                "chmod 755 /run/weft /run/weft/token; chmod 644 /run/weft/token/token\n\
-                 WEFT_CONFIG=\"$(cat /root/config.json)\" KUBERNETES_SERVICE_HOST={CLOUD} setsid \
-                 setpriv --reuid {user} --regid {user} --clear-groups --bounding-set -all --inh-caps -all weft {} \
-                 >> $RUN/agent.log 2>&1 < /dev/null & echo $! > $RUN/agent.pid",
-                arguments(&agent)
-            ),
-        );
+    /// Returns what runs the cluster's pods on the machines; it asks them how they are from where the clouds are.
+    pub(crate) fn kubelet(&self) -> Kubelet<'_> {
+        Kubelet { machines: &self.machines, cluster: &self.cluster, on: "cloud" }
     }
-}
-
-/// Returns a container's arguments, as they are typed.
-fn arguments(container: &Value) -> String {
-    let arguments = container["args"].as_array().unwrap().iter();
-    arguments.map(|one| one.as_str().unwrap()).collect::<Vec<_>>().join(" ")
 }

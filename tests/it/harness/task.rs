@@ -19,7 +19,10 @@ const ENDPOINT_ADDRESS: &str = "169.254.170.2";
 
 /// Answers what is asked for from files.
 const ENDPOINT: &str = r#"
-import http.server, os
+import http.server, os, socketserver
+class Endpoint(http.server.ThreadingHTTPServer):
+    # Python's own asks name servers for the machine's name first.
+    server_bind = socketserver.TCPServer.server_bind
 class Answer(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
         path = "/etc/weft/fargate/" + self.path.strip("/").replace("/", "_")
@@ -29,7 +32,7 @@ class Answer(http.server.BaseHTTPRequestHandler):
         self.end_headers()
         if found:
             self.wfile.write(open(path, "rb").read())
-http.server.ThreadingHTTPServer(("169.254.170.2", 80), Answer).serve_forever()
+Endpoint(("169.254.170.2", 80), Answer).serve_forever()
 "#;
 
 /// Is a task, and the machine that it is.
