@@ -27,8 +27,8 @@ pub(crate) const PORT: HeaderName = HeaderName::from_static("x-weft-port");
 /// Tells the other agent which HTTP the application that calls spoke, where it was not HTTP/2.
 pub(crate) const VERSION: HeaderName = HeaderName::from_static("x-weft-version");
 
-/// The protocols that a connection may change to.
-const UPGRADES: [&str; 1] = ["websocket"];
+/// What the names of protocols begin with over which requests may go that nobody would decide, or which are another CONNECT.
+const NO_UPGRADES: [&str; 9] = ["connect-", "dtls", "h2", "h3", "masque", "quic", "spdy", "ssl", "tls"];
 
 /// Tells the application that a request is a copy of one that went elsewhere.
 pub(crate) const MIRRORED: HeaderName = HeaderName::from_static("x-weft-mirrored");
@@ -171,15 +171,33 @@ pub(crate) fn take_of_trailers(trailers: &mut HeaderMap) {
         .collect();
 }
 
-/// Returns the protocol that a caller over HTTP/1.1 wants to change to, where it is one that is known to carry no requests:
-/// those would be decided by nobody. Of several that it would take, the application is asked for that one only.
+/// Returns the protocol that a caller over HTTP/1.1 wants to change to (RFC 9110 section 7.8), where none of its requests go
+/// over it: those would be decided by nobody. Of several that it would take, the application is asked for the first that may
+/// be: what the rules see is what is granted.
 fn upgrade_of(head: &Parts) -> Option<HeaderValue> {
     let is_named = || tokens(&head.headers, &CONNECTION).any(|token| token.eq_ignore_ascii_case("upgrade"));
     if head.version != Version::HTTP_11 || !head.headers.contains_key(UPGRADE) || !is_named() {
         return None;
     }
-    let is_known = |wanted: &&str| UPGRADES.iter().any(|known| wanted.eq_ignore_ascii_case(known));
-    HeaderValue::from_str(tokens(&head.headers, &UPGRADE).find(is_known)?).ok()
+    tokens(&head.headers, &UPGRADE).find_map(passing_protocol)
+}
+
+/// Returns a protocol in its one form, a name in lower case and perhaps a version, if a connection may change to it.
+fn passing_protocol(wanted: &str) -> Option<HeaderValue> {
+    let (name, version) = wanted.split_once('/').map_or((wanted, None), |(name, version)| (name, Some(version)));
+    let is_token = |text: &str| !text.is_empty() && text.bytes().all(is_token_byte);
+    let name = name.to_ascii_lowercase();
+    let carries_requests = name.contains("http") || NO_UPGRADES.iter().any(|start| name.starts_with(start));
+    if carries_requests || !is_token(&name) || !version.is_none_or(is_token) {
+        return None;
+    }
+    let text = version.map_or_else(|| name.clone(), |version| format!("{name}/{version}"));
+    HeaderValue::try_from(text).ok()
+}
+
+/// Reports whether a byte may stand in a token (RFC 9110 section 5.6.2).
+fn is_token_byte(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
 }
 
 /// Joins cookies into the one line that an application which speaks HTTP/1 expects them in (RFC 9113 section 8.2.3).
@@ -329,17 +347,49 @@ mod tests {
     }
 
     #[test]
-    fn h2_an_upgrade_is_asked_for_where_it_is_known_to_carry_no_requests() {
+    fn h2_an_upgrade_is_asked_for_where_no_requests_go_over_it() {
         let upgrade = |to: &str, connection: &str| {
             let mut head = head(&[("connection", connection), ("upgrade", to)]);
             take(&mut head, Origin::Mesh).upgrade
         };
         assert_eq!(upgrade("websocket", "keep-alive, Upgrade").unwrap(), "websocket");
         assert_eq!(upgrade("websocket", "keep-alive"), None);
-        assert_eq!(upgrade("h2c, WebSocket", "upgrade").unwrap(), "WebSocket", "only what is known is asked for");
-        for to in ["h2c", "h2c-14", "h2-14", "HTTP/2.0", "TLS/1.3", "SPDY/3.1", "websocket/2", "tcp", ""] {
+        assert_eq!(upgrade("h2c, WebSocket, tcp", "upgrade").unwrap(), "websocket", "one, in one form");
+        for (to, asked) in [("tcp", "tcp"), ("TCP, websocket", "tcp"), ("IRC/6.9", "irc/6.9"), ("h2c,,x-own", "x-own")]
+        {
+            assert_eq!(upgrade(to, "upgrade").unwrap(), asked, "{to}");
+        }
+        for to in [
+            "h2c",
+            "H2C",
+            "h2c-14",
+            "h2-14",
+            "h3",
+            "HTTP/2.0",
+            "http",
+            "HTTPS/1.3",
+            "Secure-HTTP/1.4",
+            "TLS/1.3",
+            "dtls",
+            "SSL/3",
+            "SPDY/3.1",
+            "connect-udp",
+            "Connect-IP",
+            "masque",
+            "quic",
+            "",
+            "tcp/",
+            "/1",
+            "tcp/1/2",
+            "t cp",
+            "tcp;a",
+            "h2c, TLS/1.0, connect-udp",
+        ] {
             assert_eq!(upgrade(to, "upgrade"), None, "{to}");
         }
+        let mut http1_0 = head(&[("connection", "upgrade"), ("upgrade", "tcp")]);
+        http1_0.version = Version::HTTP_10;
+        assert_eq!(take(&mut http1_0, Origin::Mesh).upgrade, None);
     }
 
     #[test]

@@ -1,5 +1,5 @@
 //! Connections that change from HTTP to another protocol, such as WebSocket: asked for like a request, then carried as
-//! bytes.
+//! bytes. Which protocols may be asked for is said where heads are read.
 
 use std::future::poll_fn;
 use std::pin::Pin;

@@ -171,10 +171,13 @@ async fn h5_rules_see_the_very_head_that_goes_on_and_what_weft_writes_into_it() 
         {"action": "allow", "http": {"path": {"prefix": "/"}}},
     ]);
     pair.permit(Action::Deny, not_changing).await;
-    let websocket = [("host", "api"), ("connection", "Upgrade"), ("upgrade", "websocket"), ("sec-websocket-key", "x")];
-    for requests in [&mut pair.http1().await, &mut over_http1(pair.dial("web", None).await).await] {
-        let heard = hear(requests.send_request(get("/chat", &websocket)).await.unwrap()).await;
-        assert_eq!(heard.status, StatusCode::FORBIDDEN);
+    // However it is written, and among whatever else.
+    for to in ["websocket", "WebSocket", "h2c, WEBSOCKET, tcp"] {
+        let websocket = [("host", "api"), ("connection", "Upgrade"), ("upgrade", to), ("sec-websocket-key", "x")];
+        for requests in [&mut pair.http1().await, &mut over_http1(pair.dial("web", None).await).await] {
+            let heard = hear(requests.send_request(get("/chat", &websocket)).await.unwrap()).await;
+            assert_eq!(heard.status, StatusCode::FORBIDDEN, "{to}");
+        }
     }
     assert_eq!(pair.application.accepted(), 0);
     check(&pair, asks(Method::GET, "/", &[]), StatusCode::OK, None).await;

@@ -82,8 +82,49 @@ async fn h2_nobody_changes_to_http2_behind_the_engines_back() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_carries_no_requests_passes_and_what_does_is_never_asked_for() {
+    let mut pair = HttpPair::start(&["allow web api"]).await;
+    let asking = |to: &'static str| get("/attach", &[("host", "api"), ("connection", "Upgrade"), ("upgrade", to)]);
+    let mut upgraded = Vec::new();
+    for (to, asked) in [("tcp", "tcp"), ("TLS/1.3, h2c, Own-Bytes/1.0, websocket", "own-bytes/1.0")] {
+        for requests in [&mut pair.http1().await, &mut over_http1(pair.dial("web", None).await).await] {
+            let mut response = requests.send_request(asking(to)).await.unwrap();
+            assert_eq!(
+                (response.status(), &response.headers()["upgrade"]),
+                (StatusCode::SWITCHING_PROTOCOLS, &asked.parse().unwrap()),
+                "{to}"
+            );
+            let mut stream = TokioIo::new(hyper::upgrade::on(&mut response).await.unwrap());
+            let mut heard = [0; 4];
+            stream.write_all(b"\0\xff\r\n").await.unwrap();
+            stream.read_exact(&mut heard).await.unwrap();
+            assert_eq!(&heard, b"\0\xff\r\n");
+            assert_eq!(pair.application.asked().last().unwrap().header("upgrade"), asked);
+            upgraded.push(stream);
+        }
+    }
+    let connections: std::collections::BTreeSet<usize> =
+        pair.application.asked().into_iter().map(|asked| asked.connection).collect();
+    assert_eq!(connections.len(), 4, "each has a connection of its own to the application");
+    for to in ["TLS/1.0", "HTTP/2.0, h2c", "connect-udp"] {
+        let heard = hear(pair.http1().await.send_request(asking(to)).await.unwrap()).await;
+        assert_eq!(heard.status, StatusCode::OK, "{to}");
+        let asked = pair.application.asked();
+        assert!(asked.last().is_some_and(|asked| !asked.headers.contains_key("upgrade")), "{to}: {asked:?}");
+    }
+    pair.rule(&["deny web api"]).await;
+    for mut stream in upgraded {
+        let mut rest = Vec::new();
+        let _ = tokio::time::timeout(DEADLINE, stream.read_to_end(&mut rest)).await.expect("closed in time");
+        assert_eq!(rest, b"");
+    }
+    let heard = hear(pair.http1().await.send_request(asking("tcp")).await.unwrap()).await;
+    assert_eq!(heard.status, StatusCode::FORBIDDEN);
+}
+
 /// What asks for another protocol, with more behind it than its sender may say yet.
-const AND_MORE: &str = "GET /chat HTTP/1.1\r\nhost: api\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n";
+const AND_MORE: &str = "GET /chat HTTP/1.1\r\nhost: api\r\nconnection: upgrade\r\nupgrade: tcp\r\n\r\n";
 
 /// Answers requests one at a time and grants nothing; notes what it took over each connection.
 async fn never_granting(stream: TcpStream, number: usize, taken: Arc<Mutex<Vec<(usize, String)>>>) {
