@@ -26,6 +26,8 @@ use crate::user_tokens::{
 const FELT: Duration = Duration::from_secs(2);
 /// How long an instance that failed is left alone.
 const EJECTED: Duration = Duration::from_secs(3);
+/// The id of the request that begins a conversation.
+const CONVERSATION: &str = "conversation-1";
 /// How long what happened to a request may take to be told: spans are sent in batches.
 const TOLD: Duration = Duration::from_secs(5);
 
@@ -50,15 +52,35 @@ fn line_that(mesh: &Mesh, agent: usize, id: &str, is_meant: impl Fn(&Value) -> b
 fn told(mesh: &Mesh, collector: &Collector, [caller, called]: [usize; 2], id: &str) -> Value {
     let deadline = TOLD * PROMISE_FACTOR;
     eventually(&format!("the caller's line of {id}"), deadline, || line(mesh, caller, "outbound", id));
-    let line = eventually(&format!("the line of {id}"), deadline, || line(mesh, called, "inbound", id));
+    told_by_the_called(mesh, collector, called, id, |_| true)
+}
+
+/// Waits until the side that was called has told of a request, or of a copy of it: a line and a span that say the same, in the
+/// trace that the caller's span is of. Returns the line.
+#[track_caller]
+fn told_by_the_called(
+    mesh: &Mesh,
+    collector: &Collector,
+    called: usize,
+    id: &str,
+    is_meant: impl Fn(&Value) -> bool,
+) -> Value {
+    let deadline = TOLD * PROMISE_FACTOR;
+    let line = eventually(&format!("the line of {id}"), deadline, || {
+        line_that(mesh, called, id, |line| line["direction"] == "inbound" && is_meant(line))
+    });
     assert!(line["rule"].as_str().is_some_and(|rule| rule.contains("default/web")), "{line}");
     let status = line["status"].to_string();
     eventually(&format!("the trace of {id}"), deadline, || {
         let spans = collector.of(id);
         let client = spans.iter().find(|span| span.kind == SpanKind::Client)?;
         let tells_the_same = |span: &&Seen| {
-            let rule = span.attribute("weft.rule");
-            span.attribute("http.response.status_code") == status && Some(rule.as_str()) == line["rule"].as_str()
+            let says = |key: &str, field: &str| Some(span.attribute(key).as_str()) == line[field].as_str();
+            span.attribute("http.response.status_code") == status
+                && says("weft.rule", "rule")
+                && says("weft.destination", "destination")
+                && says("weft.source", "source")
+                && says("url.path", "path")
         };
         let server = spans.iter().filter(|span| span.kind == SpanKind::Server).find(tells_the_same)?;
         (client.trace == server.trace).then_some(())
@@ -120,14 +142,14 @@ fn a_new_version_is_tried_and_what_fails_is_left_alone_for_a_while() {
     let mut story = Story { runtime, mesh, collector, web, v1, v2, others, to_api };
     eventually("the old version to answer", FELT * PROMISE_FACTOR, || story.answer("served by nginx", &[]));
     story.a_tenth_goes_to_the_new_version_and_copies_to_nobody();
-    let mut conversation = story.everything_else_goes_its_way(&served, to_health, to_echo);
+    let conversation = story.everything_else_goes_its_way(&served, to_health, to_echo);
     eventually("the database to answer", FELT * PROMISE_FACTOR, || postgres.ask(to_db.port(), "select 1"));
     story.is_counted();
     story.mesh.done(&["config", "delete", "service-splitter", "api"]);
     eventually("the split to end", FELT * PROMISE_FACTOR, || (tally(to_api, 50, "/").len() == 1).then_some(()));
     story.users_show_tokens_where_the_rules_ask_for_them(&issuer);
     story.what_fails_is_left_alone_until_it_is_well_again();
-    story.runtime.block_on(conversation.exchange(Message::text("still there"))).unwrap();
+    story.the_conversation_is_told_of(conversation);
 }
 
 impl Story {
@@ -170,6 +192,7 @@ impl Story {
         // Five times the deviation that so many draws have.
         let tolerance = 5.0 * (0.1 * 0.9 / requests as f64).sqrt();
         assert!((share - 0.1).abs() < tolerance && counted.values().sum::<usize>() == requests, "{counted:?}");
+        self.both_sides_of_the_split_are_told_of();
         let copied = || {
             self.mesh.agents[self.web].metrics().sum("weft_proxy_requests_mirrored_total", &[("outcome", "answered")])
         };
@@ -181,10 +204,28 @@ impl Story {
         );
         eventually("the copy to be answered", deadline, || (copied() == 1).then_some(()));
         // One request in ten goes to the new version, whose agent then tells of the request and of its copy.
-        let copy = eventually("the copy's line", TOLD * PROMISE_FACTOR, || {
-            line_that(&self.mesh, self.v2, "copied-1", |line| line["destination"] == "default/shadow")
-        });
-        assert_eq!((&copy["direction"], &copy["path"]), (&"inbound".into(), &"/copied".into()), "{copy}");
+        let is_of_copy = |line: &Value| line["destination"] == "default/shadow";
+        let copy = told_by_the_called(&self.mesh, &self.collector, self.v2, "copied-1", is_of_copy);
+        assert_eq!((&copy["status"], &copy["path"]), (&200.into(), &"/copied".into()), "{copy}");
+    }
+
+    /// Of one request that went to either version there are a line, a span and a count where it went.
+    fn both_sides_of_the_split_are_told_of(&self) {
+        for (version, says, agent, destination) in [
+            ("old", "served by nginx", self.v1, "default/api"),
+            ("new", "the new version", self.v2, "default/api-next"),
+        ] {
+            let mut asked = 0;
+            let id = eventually("either version to be drawn", FELT * PROMISE_FACTOR, || {
+                asked += 1;
+                let id = format!("split-{version}-{asked}");
+                self.answer(says, &[("x-request-id", &id)]).map(|_| id)
+            });
+            let line = told(&self.mesh, &self.collector, [self.web, agent], &id);
+            assert_eq!((&line["destination"], &line["status"]), (&destination.into(), &200.into()), "{line}");
+            let labels = [("direction", "inbound"), ("source", "default/web"), ("destination", destination)];
+            assert!(self.mesh.agents[agent].metrics().sum("weft_proxy_requests_total", &labels) > 0, "{destination}");
+        }
     }
 
     /// gRPC is called, and a conversation begun that goes on over all that follows.
@@ -196,11 +237,38 @@ impl Story {
     ) -> Conversation {
         let deadline = FELT * PROMISE_FACTOR;
         eventually("gRPC to be carried", deadline, || self.runtime.block_on(served.call_all(to_health)).ok());
+        // A call of gRPC's own client, which the mesh gave its id.
+        let log = |line: &Value| line["path"] == "/grpc.health.v1.Health/Check" && line["status"] == 200;
+        let id = eventually("the line of a call", TOLD * PROMISE_FACTOR, || {
+            let log_of_others = self.mesh.agents[self.others].log();
+            let mut lines = log_of_others.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+            Some(lines.find(log)?["request_id"].as_str()?.to_owned())
+        });
+        let line = told(&self.mesh, &self.collector, [self.web, self.others], &id);
+        assert_eq!((&line["destination"], &line["decision"]), (&"default/health".into(), &"allow".into()), "{line}");
         let mut conversation = eventually("the upgrade to be allowed", deadline, || {
-            self.runtime.block_on(Conversation::open(to_echo)).ok()
+            self.runtime.block_on(Conversation::open_as(to_echo, CONVERSATION)).ok()
         });
         self.runtime.block_on(conversation.exchange(Message::text("hello"))).unwrap();
         conversation
+    }
+
+    /// A conversation that is over is told of like a request: what it was, and what went over it.
+    fn the_conversation_is_told_of(&self, mut conversation: Conversation) {
+        self.runtime.block_on(async {
+            conversation.exchange(Message::text("still there")).await.unwrap();
+            conversation.end().await;
+        });
+        let has_changed = |line: &Value| line["status"] == 101;
+        let line = told_by_the_called(&self.mesh, &self.collector, self.others, CONVERSATION, has_changed);
+        assert_eq!((&line["destination"], &line["path"]), (&"default/echo".into(), &"/echo".into()), "{line}");
+        assert!(line["bytes_sent"].as_u64().is_some_and(|bytes| bytes >= "hellostill there".len() as u64), "{line}");
+        eventually("the caller's line of it", TOLD * PROMISE_FACTOR, || {
+            line_that(&self.mesh, self.web, CONVERSATION, |line| line["direction"] == "outbound" && has_changed(line))
+        });
+        let labels = [("direction", "inbound"), ("destination", "default/echo")];
+        let counted = || self.mesh.agents[self.others].metrics().sum("weft_proxy_requests_total", &labels);
+        eventually("it to be counted", FELT * PROMISE_FACTOR, || (counted() > 0).then_some(()));
     }
 
     /// What was carried stands in the metrics of those who were called.
@@ -240,6 +308,11 @@ impl Story {
             assert_eq!((&line["status"], &line["decision"]), (&status.into(), &decision.into()), "{line}");
             assert_eq!(line["reason"], reason, "{line}");
         }
+        let judged = |outcome| {
+            let labels = [("provider", "okta"), ("outcome", outcome)];
+            self.mesh.agents[self.v1].metrics().sum("weft_proxy_tokens_total", &labels)
+        };
+        assert!(judged("valid") >= 2 && judged("token_expired") >= 1 && judged("token_signature") >= 1);
         let log = self.mesh.agents[self.v1].log();
         assert!(!log.contains(&good.unwrap()), "a token stands in the log");
     }
@@ -276,11 +349,32 @@ impl Story {
                 EJECTED.as_secs()
             ),
         );
+        self.who_fails_is_ejected_and_told_of(second_agent);
+        second.answers(200);
+        let mut asked = 0;
+        let back = eventually("the second to come back", EJECTED * PROMISE_FACTOR, || {
+            asked += 1;
+            let id = format!("back-{asked}");
+            self.answer("second", &[("x-request-id", &id)]).map(|_| id)
+        });
+        let line = told(&self.mesh, &self.collector, [self.web, second_agent], &back);
+        assert_eq!(line["status"], 200, "{line}");
+    }
+
+    /// The failures that eject it are told of by both sides, and it is not asked while it is away.
+    fn who_fails_is_ejected_and_told_of(&self, second_agent: usize) {
         let failing = [("reason", "failures")];
         let ejected = || self.mesh.agents[self.web].metrics().sum("weft_proxy_endpoints_ejected_total", &failing);
-        let since = eventually("the second to be ejected", deadline, || {
+        let (mut asked, mut failed) = (0, String::new());
+        let since = eventually("the second to be ejected", FELT * PROMISE_FACTOR, || {
             let before = Instant::now();
-            let _some_fail = tally(self.to_api, 20, "/");
+            for _ in 0..20 {
+                asked += 1;
+                let id = format!("failing-{asked}");
+                if ask(self.to_api, "/", &[("x-request-id", &id)]).is_some_and(|answer| answer.status == 503) {
+                    failed = id;
+                }
+            }
             (ejected() >= 1).then_some(before)
         });
         let asked = tally(self.to_api, 20, "/");
@@ -288,10 +382,10 @@ impl Story {
         if since.elapsed() < EJECTED {
             assert!(!asked.contains_key("503"), "it is asked while it is away: {asked:?}");
         }
-        second.answers(200);
-        eventually("the second to come back", EJECTED * PROMISE_FACTOR, || {
-            tally(self.to_api, 20, "/").contains_key("second").then_some(())
-        });
+        let line = told(&self.mesh, &self.collector, [self.web, second_agent], &failed);
+        assert_eq!((&line["status"], &line["decision"]), (&503.into(), &"allow".into()), "{line}");
+        let callers = line_that(&self.mesh, self.web, &failed, |line| line["status"] == 503);
+        assert!(callers.is_some_and(|line| line["destination"] == "default/api"));
     }
 }
 

@@ -6,7 +6,7 @@ use futures_util::{SinkExt as _, StreamExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_tungstenite::{
     MaybeTlsStream, WebSocketStream, accept_async, connect_async,
-    tungstenite::{Error, Message},
+    tungstenite::{Error, Message, client::IntoClientRequest as _, http::HeaderValue},
 };
 
 /// How long one message may take there and back.
@@ -38,7 +38,19 @@ impl Conversation {
     /// # Errors
     /// Where the upgrade is refused.
     pub(crate) async fn open(address: SocketAddr) -> Result<Self, Error> {
-        let (socket, _) = connect_async(format!("ws://{address}/echo")).await?;
+        Self::open_as(address, "").await
+    }
+
+    /// Upgrades a connection with a request of this id; where it is empty, the mesh gives it one.
+    ///
+    /// # Errors
+    /// Where the upgrade is refused.
+    pub(crate) async fn open_as(address: SocketAddr, id: &str) -> Result<Self, Error> {
+        let mut request = format!("ws://{address}/echo").into_client_request()?;
+        if !id.is_empty() {
+            request.headers_mut().insert("x-request-id", HeaderValue::from_str(id)?);
+        }
+        let (socket, _) = connect_async(request).await?;
         Ok(Self(socket))
     }
 
@@ -51,6 +63,13 @@ impl Conversation {
         let heard = tokio::time::timeout(PATIENCE, self.0.next()).await.expect("an echo in time");
         assert_eq!(heard.ok_or(Error::ConnectionClosed)??, message);
         Ok(())
+    }
+
+    /// Ends it, and waits until the other side has.
+    pub(crate) async fn end(mut self) {
+        // Whoever is gone already has ended it, too.
+        let _said = self.0.close(None).await;
+        self.closed().await;
     }
 
     /// Waits until the other side or the mesh ends it.
