@@ -387,7 +387,7 @@ impl Core {
             Ok(leaf) if !self.is_vouched_for(subject, &leaf) => {
                 self.metrics.signing_failed();
                 tracing::warn!(subject = ?subject, "a leaf came before the root that vouches for it; it is asked for again");
-                self.leaves.failed(subject, None, self.now());
+                self.leaves.unvouched(subject, self.now());
             }
             Ok(leaf) => {
                 info!(subject = ?subject, not_after = leaf.not_after().0, "leaf signed");

@@ -121,6 +121,8 @@ pub(super) struct Publisher {
     status: watch::Sender<Arc<Status>>,
     server: watch::Sender<Reach>,
     anchors: Option<(Arc<TopicState>, Arc<TrustAnchors>)>,
+    /// The roots that the proxy was told last.
+    in_force: Option<Arc<TrustAnchors>>,
     /// Every root that was trusted since the start and is not distrusted: one that was merely retired closes nothing that
     /// was opened under it.
     known_roots: BTreeMap<String, String>,
@@ -133,7 +135,8 @@ impl Publisher {
     pub(super) fn new(proxy: Arc<Proxy>, first: Status) -> (Self, Observers) {
         let (status, seen) = watch::channel(Arc::new(first));
         let (server, reached) = watch::channel(Reach::Away(Instant::now()));
-        let publisher = Self { proxy, status, server, anchors: None, known_roots: BTreeMap::new(), distrust: None };
+        let known_roots = BTreeMap::new();
+        let publisher = Self { proxy, status, server, anchors: None, in_force: None, known_roots, distrust: None };
         (publisher, (seen, reached))
     }
 
@@ -215,6 +218,7 @@ impl Core {
         if std::mem::take(&mut self.rules_changed)
             && let Some(snapshot) = self.snapshot()
         {
+            self.follow_roots(&snapshot.anchors);
             self.publisher.proxy.publish(Arc::new(snapshot));
             self.follow_signer();
             self.step(Input::Enforced { renewed: self.leaves.are_renewed() });
@@ -225,6 +229,15 @@ impl Core {
         let status = self.status();
         self.metrics.leaves(self.leaves.held().iter().map(|(subject, leaf)| (subject, leaf.not_after())));
         self.publisher.status.send_replace(Arc::new(status));
+    }
+
+    /// Has leaves asked for again that came before the roots that vouch for them.
+    fn follow_roots(&mut self, anchors: &Arc<TrustAnchors>) {
+        let known = self.publisher.in_force.replace(Arc::clone(anchors));
+        if known.is_none_or(|known| !Arc::ptr_eq(&known, anchors)) {
+            let now = self.now();
+            self.leaves.roots_came(now);
+        }
     }
 
     /// Has leaves renewed that were signed by another intermediate than the one that signs now.

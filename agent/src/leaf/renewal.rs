@@ -51,6 +51,15 @@ struct Plan {
     /// By the monotonic clock: setting the wall clock back must not put retries off.
     not_before: Duration,
     failures: u32,
+    /// Whether what was signed last was under a root that is not known here yet.
+    wants_root: bool,
+}
+
+impl Plan {
+    /// Returns the plan of a leaf of which nothing has failed.
+    fn at(renew_at: Timestamp) -> Self {
+        Self { renew_at, not_before: Duration::ZERO, failures: 0, wants_root: false }
+    }
 }
 
 /// Is the leaves that an agent needs and holds, and when each is asked for next.
@@ -83,8 +92,7 @@ impl<L: Renewable> Leaves<L> {
         for subject in subjects {
             if !self.plans.contains_key(subject) {
                 let renew_at = self.held.get(subject).map(|leaf| renew_at(leaf, &mut self.jitter)).unwrap_or_default();
-                let plan = Plan { renew_at, not_before: Duration::ZERO, failures: 0 };
-                self.plans.insert(subject.clone(), plan);
+                self.plans.insert(subject.clone(), Plan::at(renew_at));
             }
         }
         self.held.len() != before
@@ -147,7 +155,7 @@ impl<L: Renewable> Leaves<L> {
     pub fn signed(&mut self, subject: &Subject, leaf: L, wall: Timestamp) {
         self.finished(subject);
         if let Some(plan) = self.plans.get_mut(subject) {
-            *plan = Plan { renew_at: renew_at(&leaf, &mut self.jitter), not_before: Duration::ZERO, failures: 0 };
+            *plan = Plan::at(renew_at(&leaf, &mut self.jitter));
             self.held.insert(subject.clone(), leaf);
             // A server that is behind may have signed with the intermediate of before.
             self.renew_early(subject, wall, false);
@@ -158,7 +166,7 @@ impl<L: Renewable> Leaves<L> {
     pub fn renew_all(&mut self) {
         for (subject, plan) in &mut self.plans {
             if *subject != Subject::Agent {
-                *plan = Plan { renew_at: Timestamp::default(), not_before: Duration::ZERO, failures: 0 };
+                *plan = Plan::at(Timestamp::default());
             }
         }
     }
@@ -170,6 +178,24 @@ impl<L: Renewable> Leaves<L> {
             let least = retry_after.unwrap_or_default().min(RETRY_AFTER_MAX);
             plan.not_before = now + least + self.jitter.backoff(plan.failures, BACKOFF_BASE, BACKOFF_MAX);
             plan.failures = plan.failures.saturating_add(1);
+            plan.wants_root = false;
+        }
+    }
+
+    /// Takes the news that a leaf was signed under a root that is not known here yet; it is asked for again later, and soon
+    /// after that root has come.
+    pub fn unvouched(&mut self, subject: &Subject, now: Duration) {
+        self.failed(subject, None, now);
+        if let Some(plan) = self.plans.get_mut(subject) {
+            plan.wants_root = true;
+        }
+    }
+
+    /// Takes the news that other roots are in force: what waited for one is asked for again soon.
+    pub fn roots_came(&mut self, now: Duration) {
+        for plan in self.plans.values_mut().filter(|plan| plan.wants_root) {
+            plan.wants_root = false;
+            plan.not_before = plan.not_before.min(now + self.jitter.up_to(BACKOFF_BASE));
         }
     }
 

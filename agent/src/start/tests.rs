@@ -271,6 +271,37 @@ async fn leaves_are_renewed_also_after_they_have_expired() {
 }
 
 #[tokio::test]
+async fn a_services_leaf_waits_for_the_root_above_it_and_the_agents_own_does_not() {
+    let shared = Shared::new(&["web"]);
+    shared.sign_by_successor();
+    let server = ModelServer::start(shared.clone()).await;
+    // The agent's own leaf is renewed at once; what is signed from then on lives long.
+    shared.set_leaf_ttl(Duration::from_millis(1500));
+    let agent = joined(&server, &["web"], None).await;
+    shared.set_leaf_ttl(Duration::from_secs(3600));
+    assert_eq!(put(&agent, "/v1/agent/service/register", r#"{"Name": "web", "Port": 8080}"#).await.status, 200);
+    let signed = |subject: &Subject| shared.leaves_signed().iter().filter(|it| *it == subject).count();
+    let web = Subject::Service("web".parse().unwrap());
+    let metric = async |start: &str| {
+        let text = admin(&agent, "/metrics").await.text;
+        let line = text.lines().find(|line| line.starts_with(start)).unwrap_or_default().to_owned();
+        line.rsplit(' ').next().unwrap_or_default().parse::<f64>().unwrap_or(0.0)
+    };
+    eventually(async || signed(&web) >= 1 && metric("weft_leaf_signings_failed_total").await >= 1.0).await;
+    assert!(!agent.core.status().leaves.contains_key(&"web".parse().unwrap()), "nobody here knows its root");
+    // Servers know all roots: the agent's own is held, and shown to them.
+    eventually(async || signed(&Subject::Agent) >= 1 && agent.core.status().server.is_some()).await;
+    let in_half_an_hour = wire::crypto::now().0 / 1000 + 1800;
+    eventually(async || {
+        metric("weft_leaf_certificate_expiry_timestamp_seconds{subject=\"agent\"").await > in_half_an_hour as f64
+    })
+    .await;
+    shared.announce_successor();
+    eventually(async || agent.missing().is_empty()).await;
+    assert!(agent.core.status().leaves.contains_key(&"web".parse().unwrap()));
+}
+
+#[tokio::test]
 async fn a_draining_agent_leaves_the_catalog_first() {
     let server = ModelServer::start(Shared::new(&["web"])).await;
     let dir = tempfile::tempdir().unwrap();

@@ -6,9 +6,9 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use catalog::{
-    Action, Actor, AgentRecord, CaIntermediate, CaRoot, Catalog, CatalogIndex, Command, Envelope, Event, Incarnation,
-    Item, JoinToken, KeyFingerprint, Mesh, Outcome, PathTemplate, Platform, RequestId, RootsAck, SealedSecret,
-    SecretHash, ServerId, ServiceKey, Timestamp, Topic,
+    Action, Actor, AgentRecord, CaChange, CaIntermediate, CaRoot, Catalog, CatalogIndex, Command, Envelope, Event,
+    Incarnation, Item, JoinToken, KeyFingerprint, Mesh, Outcome, PathTemplate, Platform, RequestId, RootsAck,
+    SealedSecret, SecretHash, ServerId, ServiceKey, Timestamp, Topic,
 };
 use wire::agent_protocol::{Capabilities, Capability, ClientFrame, GroupEpoch, ServerFrame, WriteRequest};
 
@@ -58,7 +58,48 @@ fn sealed() -> SealedSecret {
     SealedSecret { key_id: String::new(), nonce: String::new(), ciphertext: String::new() }
 }
 
+/// Returns an authority as the catalog keeps it.
+fn records(mesh: &TestMesh, active: bool) -> (CaRoot, CaIntermediate) {
+    let (root, intermediate) = (&mesh.root, &mesh.signer);
+    let root_record = CaRoot {
+        id: root.id(),
+        certificate_pem: root.certificate_pem().to_owned(),
+        sealed_key: Some(sealed()),
+        active,
+        cross: None,
+        replaced_at: None,
+        retired: false,
+        not_before: root.not_before(),
+        not_after: root.not_after(),
+        created: CatalogIndex(0),
+        modified: CatalogIndex(0),
+    };
+    let intermediate = CaIntermediate {
+        id: intermediate.id(),
+        root_id: root.id(),
+        certificate_pem: intermediate.certificate_pem().to_owned(),
+        sealed_key: Some(sealed()),
+        active,
+        not_before: intermediate.not_before(),
+        not_after: intermediate.not_after(),
+        created: CatalogIndex(0),
+        modified: CatalogIndex(0),
+    };
+    (root_record, intermediate)
+}
+
 impl Cluster {
+    /// Brings a second root into the bundle, which is to take over.
+    pub(crate) fn start_rotation(&mut self, successor: &TestMesh) {
+        let (root, intermediate) = records(successor, false);
+        let (root, intermediate) = (Box::new(root), Box::new(intermediate));
+        let replaces = self.mesh.root.id();
+        let change = CaChange::StartRotation { root, intermediate, replaces, distrust_replaced: false };
+        self.commit(Command::Ca { change, not_before: None });
+        let bundle = self.leader().view(&Topic::Roots);
+        assert!(bundle.len() >= 2, "{bundle:?}");
+    }
+
     /// Returns a bootstrapped cluster in which the node `vm-1` is enrolled for `services`.
     pub(crate) fn new(servers: usize, services: &[ServiceKey]) -> Self {
         let empty = || Server { catalog: Catalog::default(), applied: 0, lags: false, session: None };
@@ -134,32 +175,8 @@ impl Cluster {
             servers: Vec::new(),
         };
         self.commit(Command::Bootstrap { mesh });
-        let (root, intermediate) = (&self.mesh.root, &self.mesh.signer);
-        let root_record = CaRoot {
-            id: root.id(),
-            certificate_pem: root.certificate_pem().to_owned(),
-            sealed_key: Some(sealed()),
-            active: true,
-            cross: None,
-            replaced_at: None,
-            retired: false,
-            not_before: root.not_before(),
-            not_after: root.not_after(),
-            created: CatalogIndex(0),
-            modified: CatalogIndex(0),
-        };
-        let intermediate = CaIntermediate {
-            id: intermediate.id(),
-            root_id: root.id(),
-            certificate_pem: intermediate.certificate_pem().to_owned(),
-            sealed_key: Some(sealed()),
-            active: true,
-            not_before: intermediate.not_before(),
-            not_after: intermediate.not_after(),
-            created: CatalogIndex(0),
-            modified: CatalogIndex(0),
-        };
-        self.commit(Command::InstallCa { root: Box::new(root_record), intermediate: Box::new(intermediate) });
+        let (root, intermediate) = records(&self.mesh, true);
+        self.commit(Command::InstallCa { root: Box::new(root), intermediate: Box::new(intermediate) });
         let secret = SecretHash("0".repeat(64));
         self.join_token(&secret, services);
         self.enrol(&secret, &KeyFingerprint("key".to_owned()));

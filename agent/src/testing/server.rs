@@ -28,7 +28,7 @@ use wire::join_token::JoinSecret;
 use wire::pki::{LeafKey, parse_csr};
 use wire::tls::{TlsIdentity, TrustAnchors, agent_port_server_config};
 
-use super::HOUR;
+use super::{HOUR, TestMesh};
 use crate::sync::model::Cluster;
 
 /// The management token that the server knows.
@@ -49,6 +49,8 @@ pub(crate) struct Shared {
     /// The join tokens that were used, with the key that used each.
     used: Mutex<Vec<(catalog::SecretHash, catalog::KeyFingerprint)>>,
     leaves_signed: Mutex<Vec<Subject>>,
+    /// The authority that is to take over, and signs already whatever joins nothing.
+    successor: Mutex<Option<TestMesh>>,
 }
 
 /// A server for agents on loopback; dropping it is its death.
@@ -67,6 +69,7 @@ impl Shared {
             leaf_ttl: Mutex::new(HOUR),
             used: Mutex::default(),
             leaves_signed: Mutex::default(),
+            successor: Mutex::default(),
         })
     }
 
@@ -82,6 +85,24 @@ impl Shared {
 
     pub(crate) fn leaves_signed(&self) -> Vec<Subject> {
         self.leaves_signed.lock().unwrap().clone()
+    }
+
+    /// Has another authority sign leaves from now on, of which agents do not know yet. To be called before servers start, which
+    /// trust it.
+    pub(crate) fn sign_by_successor(&self) {
+        *self.successor.lock().unwrap() = Some(TestMesh::new());
+    }
+
+    /// Tells agents of that authority's root.
+    pub(crate) fn announce_successor(&self) {
+        let mut cluster = self.cluster();
+        cluster.start_rotation(self.successor.lock().unwrap().as_ref().unwrap());
+    }
+
+    fn roots_pem(&self, cluster: &Cluster) -> Vec<String> {
+        let successor = self.successor.lock().unwrap();
+        let successor = successor.as_ref().map(TestMesh::roots_pem).unwrap_or_default();
+        cluster.mesh.roots_pem().into_iter().chain(successor).collect()
     }
 
     /// Makes a join token.
@@ -110,7 +131,7 @@ impl ModelServer {
             let mut leaf = cluster.mesh.sign(&key.csr_der(None), &id, wire::crypto::now(), HOUR);
             leaf.chain_pem.push(cluster.mesh.root.certificate_pem().to_owned());
             let identity = TlsIdentity::new(&leaf.chain_pem, &key).unwrap();
-            let anchors = TrustAnchors::from_pem(&cluster.mesh.roots_pem()).unwrap();
+            let anchors = TrustAnchors::from_pem(&shared.roots_pem(&cluster)).unwrap();
             agent_port_server_config(Arc::new(anchors), identity.resolver())
         };
         let serving = serve(listener, TlsAcceptor::from(Arc::new(tls)), Arc::clone(&shared), address);
@@ -196,7 +217,8 @@ fn sign(shared: &Shared, request: SignRequest) -> Response<Body> {
         Subject::Service(service) => scheme.workload(service),
     };
     let ttl = *shared.leaf_ttl.lock().unwrap();
-    let leaf = cluster.mesh.sign(&request.csr, &id, wire::crypto::now(), ttl);
+    let successor = shared.successor.lock().unwrap();
+    let leaf = successor.as_ref().unwrap_or(&cluster.mesh).sign(&request.csr, &id, wire::crypto::now(), ttl);
     shared.leaves_signed.lock().unwrap().push(request.subject);
     json(StatusCode::OK, &SignResponse { leaf })
 }

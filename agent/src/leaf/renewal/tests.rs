@@ -161,3 +161,26 @@ fn a_leaf_under_a_distrusted_root_is_renewed_within_seconds() {
         leaves.plans.get_mut(&subject).unwrap().not_before = HOUR;
     }
 }
+
+#[test]
+fn what_waits_for_its_root_is_asked_for_when_that_has_come_and_nothing_else_is() {
+    let mut leaves = Leaves::<HeldLeaf>::new(BTreeMap::new(), 1);
+    let api = Subject::Service("api".parse().unwrap());
+    leaves.need(&needed(&[web(), api.clone()]));
+    let wall = wire::crypto::now();
+    // The one is put off by a server for minutes, the other waits longer each time.
+    let mut now = Duration::ZERO;
+    for _ in 0..20 {
+        now += BACKOFF_MAX;
+        leaves.unvouched(&web(), now);
+    }
+    leaves.failed(&api, Some(RETRY_AFTER_MAX), now);
+    leaves.roots_came(now);
+    assert!(leaves.next_in(wall, now).is_some_and(|wait| wait <= BACKOFF_BASE));
+    now += BACKOFF_BASE;
+    assert_eq!(leaves.ask(wall, now), Some(web()));
+    // It is refused once more for another reason, and no further root has anything to do with that.
+    leaves.failed(&web(), Some(RETRY_AFTER_MAX), now);
+    leaves.roots_came(now);
+    assert!(leaves.next_in(wall, now).is_some_and(|wait| wait >= RETRY_AFTER_MAX - BACKOFF_BASE));
+}
