@@ -101,8 +101,13 @@ fn judge(
 
 /// Finds the service that a TLS client asks for by its server name.
 ///
-/// The name only routes; identity decides later. A client without one, as a ztunnel is, gets the only service there is.
-pub(crate) fn asked_for<'a>(snapshot: &'a Snapshot, server_name: Option<&str>) -> Option<&'a ServiceKey> {
+/// The name only routes; identity decides later. A client without one, as a ztunnel is, gets the only service there is, or
+/// the only one at the address and port that it dialled.
+pub(crate) fn asked_for<'a>(
+    snapshot: &'a Snapshot,
+    server_name: Option<&str>,
+    dialled: Option<SocketAddr>,
+) -> Option<&'a ServiceKey> {
     match server_name {
         Some(name) => {
             // Which instance a gateway was asked for says nothing here: the stream names it again.
@@ -110,8 +115,22 @@ pub(crate) fn asked_for<'a>(snapshot: &'a Snapshot, server_name: Option<&str>) -
             snapshot.locals.get_key_value(&asked.service).map(|(known, _)| known)
         }
         None if snapshot.locals.len() == 1 => snapshot.locals.keys().next(),
-        None => None,
+        None => advertised_at(snapshot, dialled?),
     }
+}
+
+/// Finds the one service that callers were told to find at an address: by its port where that is an application's, as it is
+/// where the kernel led the connection here, and else by the address alone. Nothing where several are meant by it.
+fn advertised_at(snapshot: &Snapshot, dialled: SocketAddr) -> Option<&ServiceKey> {
+    let address = dialled.ip().to_canonical();
+    let is_there = |local: &LocalInstance| {
+        local.advertised_address.parse::<IpAddr>().is_ok_and(|advertised| advertised.to_canonical() == address)
+    };
+    let only = |is_meant: &dyn Fn(&LocalInstance) -> bool| {
+        let mut found = snapshot.locals.iter().filter(|(_, locals)| locals.iter().any(is_meant)).map(|(key, _)| key);
+        found.next().filter(|_| found.next().is_none())
+    };
+    only(&|local| is_there(local) && local.has_port(dialled.port())).or_else(|| only(&is_there))
 }
 
 /// Finds the address of the application that a CONNECT asks for.
@@ -212,5 +231,59 @@ fn is_address(host: &str, registered: &str) -> bool {
         (Ok(wire), Ok(registered)) => wire.to_canonical() == registered.to_canonical(),
         (Err(_), Err(_)) => bare.eq_ignore_ascii_case(registered),
         _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::proxy::tests::bare_snapshot;
+
+    fn local(service: &str, advertised_address: &str, port: u16) -> (ServiceKey, Vec<LocalInstance>) {
+        let service: ServiceKey = service.parse().unwrap();
+        let key = catalog::InstanceKey {
+            node: "vm-1".parse().unwrap(),
+            namespace: service.namespace.clone(),
+            id: format!("{}-1", service.name).parse().unwrap(),
+        };
+        let instance = LocalInstance {
+            key,
+            advertised_address: advertised_address.to_owned(),
+            local_address: [127, 0, 0, 1].into(),
+            port,
+            ports: Default::default(),
+            takes_proxy_header: false,
+        };
+        (service, vec![instance])
+    }
+
+    #[track_caller]
+    fn check(locals: &[(&str, &str, u16)], dialled: &str, want: Option<&str>) {
+        let mut snapshot = bare_snapshot();
+        snapshot.locals = locals.iter().map(|(service, address, port)| local(service, address, *port)).collect();
+        let found = asked_for(&snapshot, None, Some(dialled.parse().unwrap()));
+        assert_eq!(found.cloned(), want.map(|service| service.parse().unwrap()), "{locals:?} at {dialled}");
+    }
+
+    #[test]
+    fn l3_without_a_server_name_the_one_service_at_what_was_dialled_answers() {
+        let apart = [("api", "10.0.0.7", 80), ("db", "10.0.0.8", 5432), ("log", "log.example", 80)];
+        check(&apart, "10.0.0.7:15008", Some("api"));
+        check(&apart, "[::ffff:10.0.0.8]:20000", Some("db"));
+        check(&apart, "10.0.0.9:15008", None);
+        // One address: the mesh port tells nothing, an application's own port does.
+        let together = [("api", "10.0.0.7", 80), ("db", "10.0.0.7", 5432), ("old", "10.0.0.7", 80)];
+        check(&together, "10.0.0.7:15008", None);
+        check(&together, "10.0.0.7:5432", Some("db"));
+        check(&together, "10.0.0.7:80", None);
+        check(&together, "10.0.0.8:5432", None);
+        // The only service there is answers wherever it was found.
+        check(&apart[..1], "192.0.2.1:15008", Some("api"));
+        check(&[], "10.0.0.7:15008", None);
+        let mut snapshot = bare_snapshot();
+        snapshot.locals = together.iter().map(|(service, address, port)| local(service, address, *port)).collect();
+        assert_eq!(asked_for(&snapshot, None, None), None);
+        let unknown = Some("10.0.0.7:5432".parse().unwrap());
+        assert_eq!(asked_for(&snapshot, Some("nobody.default.dc1.internal.mesh.test"), unknown), None, "a name counts");
     }
 }

@@ -32,7 +32,7 @@ pub(crate) enum HandshakeError {
     /// It took too long.
     #[error("handshake not done within {0:?}")]
     Timeout(Duration),
-    /// The server name is none of ours, or there is none and several services are here.
+    /// The server name is none of ours, or there is none and several services are where the caller dialled.
     #[error("no local service for server name {0:?}")]
     UnknownServerName(Option<String>),
     /// The service that is asked for has no leaf yet.
@@ -107,19 +107,22 @@ pub(crate) struct Connection {
     pub(crate) ingress: Option<Arc<Ingress>>,
 }
 
-/// Completes the handshake of a connection, whose caller may give up so many requests. Returns whether the caller speaks
-/// the tunnel's protocol beside it.
+/// Completes the handshake of a connection, whose caller may give up so many requests and was going to `redirected`, where
+/// the kernel led it here. Returns whether the caller speaks the tunnel's protocol beside it.
 pub(crate) async fn identify(
     current: &Current,
     stream: TcpStream,
     from: SocketAddr,
+    redirected: Option<SocketAddr>,
     given_up_max: u32,
 ) -> Result<(Connection, TlsStream<TcpStream>, bool), HandshakeError> {
     let start = LazyConfigAcceptor::new(Acceptor::default(), stream).await?;
     let hello = start.client_hello();
     let speaks_tunnel = hello.alpn().is_some_and(|mut offered| offered.any(|name| name == ALPN_MESH));
     let server_name = hello.server_name().map(str::to_owned);
-    let Some(destination) = asked_for(&current.snapshot, server_name.as_deref()).cloned() else {
+    let dialled = || redirected.or_else(|| start.io.local_addr().ok());
+    let dialled = if server_name.is_none() { dialled() } else { None };
+    let Some(destination) = asked_for(&current.snapshot, server_name.as_deref(), dialled).cloned() else {
         refuse(start, current).await;
         return Err(HandshakeError::UnknownServerName(server_name));
     };

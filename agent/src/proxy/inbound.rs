@@ -59,7 +59,7 @@ async fn serve(room: Arc<Room>, accepted: Accepted) {
     }
     let Accepted { stream, from, permit: _permit } = accepted;
     let started = Instant::now();
-    let (connection, stream, speaks_tunnel) = match shake_hands(&room, stream, from).await {
+    let (connection, stream, speaks_tunnel) = match shake_hands(&room, stream, from, dialled).await {
         Ok(identified) => identified,
         Err(error) => {
             room.metrics.refused(Direction::Inbound, Phase::Handshake, error.label());
@@ -92,11 +92,13 @@ async fn shake_hands(
     room: &Room,
     stream: TcpStream,
     from: SocketAddr,
+    redirected: Option<SocketAddr>,
 ) -> Result<(Connection, TlsStream<TcpStream>, bool), HandshakeError> {
     let current = room.current.load_full().ok_or(HandshakeError::NotReady)?;
     let deadline = room.limits.handshake_timeout;
+    let identifying = identify(&current, stream, from, redirected, room.limits.given_up_max);
     tokio::select! {
-        identified = tokio::time::timeout(deadline, identify(&current, stream, from, room.limits.given_up_max)) => {
+        identified = tokio::time::timeout(deadline, identifying) => {
             identified.unwrap_or(Err(HandshakeError::Timeout(deadline)))
         }
         () = room.inbound.cut.cancelled() => Err(HandshakeError::Stopping),

@@ -158,8 +158,15 @@ async fn l3_without_a_server_name_the_only_service_answers_and_of_several_none()
     let config = config();
     pair.api.serve(&pair.authority, "db", pair.echo.address);
     pair.api.publish().await;
-    assert!(dial(config, API, pair.api.proxy.mesh_address()).await.is_err());
+    assert!(dial(config.clone(), API, pair.api.proxy.mesh_address()).await.is_err());
     assert_eq!(pair.api.refused("inbound", "handshake", "unknown_server_name"), 1);
+
+    // Where the other has an address of its own, what was dialled says which is meant.
+    pair.api.snapshot.locals.get_mut(&service_key("db")).unwrap()[0].advertised_address = "10.1.2.3".to_owned();
+    pair.api.publish().await;
+    let mut stream = dial(config, API, pair.api.proxy.mesh_address()).await.unwrap();
+    stream.write_all(b"hello").await.unwrap();
+    stream.read_exact(&mut [0; 5]).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
