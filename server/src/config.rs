@@ -253,7 +253,7 @@ impl Default for RaftTiming {
             election_ticks: 10,
             join_retry: Duration::from_millis(500),
             write_deadline: Duration::from_secs(10),
-            read_deadline: Duration::from_secs(5),
+            read_deadline: Duration::from_secs(10),
         }
     }
 }

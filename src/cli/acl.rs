@@ -5,17 +5,26 @@ mod policy;
 mod role;
 mod token;
 
-use std::{path::PathBuf, process::ExitCode};
+use std::{path::PathBuf, process::ExitCode, time::Duration};
 
 use anyhow::Context;
 use clap::{Args, Subcommand};
+use http::StatusCode;
 use wire::{
     acl::TokenView,
     api_types::{BootstrapChallenge, BootstrapProof},
+    client::ApiError,
     cluster_key::ClusterKey,
+    crypto::{Secret, random_hex},
 };
 
 use super::{ApiOptions, api::Api, auth_method, binding_rule, ca, output::Output};
+
+/// A secret of 256 bits.
+const SECRET_BYTES: usize = 32;
+/// How long a token whose making was not answered may take to be there.
+const MADE_MAX: Duration = Duration::from_secs(15);
+const MADE_PAUSE: Duration = Duration::from_millis(500);
 
 /// Say who may use the API, and for what.
 #[derive(Debug, Subcommand)]
@@ -86,8 +95,36 @@ async fn found(bootstrap: &Bootstrap, options: &ApiOptions) -> anyhow::Result<()
 }
 
 /// Makes the first management token with a cluster key.
+///
+/// Its secret is drawn here, so that an answer that is lost loses no token: whether it was made is asked under that secret.
 pub(super) async fn prove(api: &Api, key: &ClusterKey) -> anyhow::Result<TokenView> {
     let BootstrapChallenge { challenge, .. } = api.get("/v1/acl/bootstrap", &[]).await?;
-    let proof = BootstrapProof { proof: key.acl_bootstrap_mac(&challenge).to_vec(), challenge, bootstrap_secret: None };
-    api.put("/v1/acl/bootstrap", &[], &proof).await
+    let secret = Secret::new(random_hex(SECRET_BYTES));
+    let proof = key.acl_bootstrap_mac(&challenge).to_vec();
+    let proof = BootstrapProof { proof, challenge, bootstrap_secret: Some(secret.clone()) };
+    let failed = match api.put("/v1/acl/bootstrap", &[], &proof).await {
+        Ok(token) => return Ok(token),
+        Err(error) if !is_outcome_unknown(&error) => return Err(error),
+        Err(error) => error,
+    };
+    let own = api.as_caller(secret.clone());
+    let deadline = tokio::time::Instant::now() + MADE_MAX;
+    loop {
+        if let Ok(token) = own.get::<TokenView>("/v1/acl/token/self", &[]).await {
+            return Ok(TokenView { secret: Some(secret), ..token });
+        }
+        if tokio::time::Instant::now() >= deadline {
+            return Err(failed);
+        }
+        tokio::time::sleep(MADE_PAUSE).await;
+    }
+}
+
+/// Reports whether a write that failed may have been carried out all the same.
+fn is_outcome_unknown(error: &anyhow::Error) -> bool {
+    match error.downcast_ref::<ApiError>() {
+        Some(ApiError::OutcomeUnknown { .. }) => true,
+        Some(error) => error.status() == Some(StatusCode::GATEWAY_TIMEOUT),
+        None => false,
+    }
 }

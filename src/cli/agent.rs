@@ -397,6 +397,7 @@ pub(super) fn read(sources: &[DefinitionSource]) -> anyhow::Result<Settings> {
 
 pub(super) async fn run(arguments: Agent) -> anyhow::Result<ExitCode> {
     daemon::prepare(&arguments.log)?;
+    let hangups = daemon::Hangups::heard()?;
     // As they were named, so that a file that is put into a directory later is found on reload.
     let sources = config_file::sources(&arguments.config);
     let settings = read(&sources)?.under(arguments.settings);
@@ -416,7 +417,7 @@ pub(super) async fn run(arguments: Agent) -> anyhow::Result<ExitCode> {
         [] => "serving".to_owned(),
         missing => format!("not ready: {}", missing.join("; ")),
     };
-    daemon::until_stopped_or(agent.asked_to_leave(), reload, status).await?;
+    daemon::until_stopped_or(hangups, agent.asked_to_leave(), reload, status).await?;
     supervisor::stopping("draining");
     agent.drain().await;
     Ok(ExitCode::SUCCESS)

@@ -48,6 +48,11 @@ impl Api {
         self
     }
 
+    /// Prepares calls to the same address with another token.
+    pub(super) fn as_caller(&self, token: Secret) -> Self {
+        Self { client: self.client.clone().with_token(token) }
+    }
+
     /// Prepares calls to one address with one token.
     pub(super) fn at(address: &str, token: Option<Secret>) -> anyhow::Result<Self> {
         let client = ApiClient::new(address)?;

@@ -81,14 +81,24 @@ pub(super) async fn stop_signal() -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Is every SIGHUP since it was made: before, one ends the process.
+pub(super) struct Hangups(tokio::signal::unix::Signal);
+
+impl Hangups {
+    /// Takes them from now on; what comes while a daemon starts is heard once it runs.
+    pub(super) fn heard() -> anyhow::Result<Self> {
+        use tokio::signal::unix::{SignalKind, signal};
+        Ok(Self(signal(SignalKind::hangup()).context("listening for SIGHUP")?))
+    }
+}
+
 /// Waits for a signal to stop, or for `leave`; meanwhile every SIGHUP has `reload` done, and the supervisor hears `status`.
 pub(super) async fn until_stopped_or(
+    Hangups(mut hangup): Hangups,
     leave: impl Future<Output = ()>,
     reload: impl AsyncFn(),
     status: impl Fn() -> String,
 ) -> anyhow::Result<()> {
-    use tokio::signal::unix::{SignalKind, signal};
-    let mut hangup = signal(SignalKind::hangup()).context("listening for SIGHUP")?;
     supervisor::ready(&status());
     let (stop, telling) = (stop_signal(), supervisor::keep_telling(&status));
     tokio::pin!(stop, leave, telling);
@@ -108,6 +118,7 @@ pub(super) async fn until_stopped_or(
 
 /// Waits for a signal to stop, or for `failed` to say why it must end; meanwhile the supervisor hears `status`.
 pub(super) async fn until_stopped<E>(
+    hangups: Hangups,
     failed: impl Future<Output = E>,
     status: impl Fn() -> String,
 ) -> anyhow::Result<ExitCode>
@@ -117,6 +128,6 @@ where
     let mut failure = None;
     let failed = async { failure = Some(failed.await) };
     let reload = async || tracing::info!("a server reads its files when it starts, and nothing again");
-    until_stopped_or(failed, reload, status).await?;
+    until_stopped_or(hangups, failed, reload, status).await?;
     failure.map_or(Ok(ExitCode::SUCCESS), |error| Err(error.into()))
 }

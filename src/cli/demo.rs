@@ -35,10 +35,11 @@ pub(crate) async fn run(arguments: Demo) -> anyhow::Result<ExitCode> {
         tempfile::Builder::new().prefix("weft-demo-").tempdir().context("making a temporary directory")?;
     directory.disable_cleanup(arguments.keep);
     let mut mesh = mesh::Mesh::new(directory.path());
-    // One signal ends whatever is going on; what was started is always stopped in order.
+    // One signal ends whatever is going on, from before anything was started; what was is always stopped in order.
     let ending = tokio::select! {
-        told = tell(&mut mesh, arguments.exit) => told,
+        biased;
         stopped = stop_signal() => stopped,
+        told = tell(&mut mesh, arguments.exit) => told,
     };
     story::say("\nStopping.");
     let as_told = mesh.is_as_told;

@@ -104,7 +104,7 @@ pub(super) async fn run(arguments: Dev) -> anyhow::Result<ExitCode> {
         token.expose(),
     ))?;
     let ended = tokio::select! {
-        ended = daemon::until_stopped(server.failed(), || server.standing()) => ended,
+        ended = daemon::until_stopped(daemon::Hangups::heard()?, server.failed(), || server.standing()) => ended,
         () = agent.asked_to_leave() => Ok(ExitCode::SUCCESS),
     };
     agent.drain().await;

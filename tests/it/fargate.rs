@@ -110,7 +110,13 @@ fn c11_a_task_of_fargate_logs_in_without_a_secret_and_is_called_by_name() {
     eventually("the stranger to be refused", ADMITTED * PROMISE_FACTOR, || {
         machines.logs(web.machine).contains("the login was not accepted").then_some(())
     });
-    assert!(machines.logs("s1").contains("is not among BoundIAMPrincipalARNs"), "{}", machines.logs("s1"));
+    eventually("the server to say why", ADMITTED * PROMISE_FACTOR, || {
+        machines
+            .run("s1", "grep -q 'is not among BoundIAMPrincipalARNs' $RUN/server.log")
+            .status
+            .success()
+            .then_some(())
+    });
     web.is_given(&machines, &credentials[web.id]);
     start_agent(&web, &machines, root, &calls_api);
     web.is_ready(&machines);

@@ -156,9 +156,8 @@ fn fault_19_a_server_whose_disk_was_lost_is_refused_under_its_old_name() {
     let process = mesh.servers[lost].process();
     assert_eq!(process.wait(Duration::from_secs(30)), Some(2));
     let log = process.log();
-    let last: Vec<&str> = log.lines().rev().take(5).collect();
-    assert!(last.iter().any(|line| line.contains("data directory was lost or replaced")), "{last:?}");
-    assert!(last.iter().any(|line| line.contains("`weft operator raft remove-peer")), "it says what to do: {last:?}");
+    assert!(log.contains("data directory was lost or replaced"), "{log}");
+    assert!(log.contains("`weft operator raft remove-peer"), "it says what to do: {log}");
     // It has ended by itself, and is not to be asked.
     mesh.servers[lost].kill();
     mesh.done(&["intention", "create", "--allow", "web", "api"]);

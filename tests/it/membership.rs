@@ -108,6 +108,12 @@ fn r9_fault_19_fault_21_servers_are_restarted_added_replaced_and_removed_without
         assert_eq!(mesh.servers[at].process().terminate(CHANGED * PROMISE_FACTOR), Some(0));
         mesh.servers[at].kill();
         mesh.start_server(at);
+        // The leader's view is a second old: until then it may take the one that was stopped for well.
+        let restarted = &mesh.servers[at];
+        eventually("the restarted server to answer a consistent read", CHANGED * PROMISE_FACTOR, || {
+            let answer = restarted.request("GET", "/v1/catalog/nodes?consistent", &mesh.token, "").ok()?;
+            (answer.status == 200).then_some(())
+        });
         settled(&mesh, 3);
     }
 

@@ -59,8 +59,9 @@ fn what_users_call_goes_to_their_agent_and_nothing_else_does() {
     for (host, port) in [("127.0.0.1", 15_101), ("::1", 15_101), ("127.0.0.1", 15_110), ("0.0.0.0", 20_000)] {
         let start = format!("setsid python3 /root/taker.py {host} {port} > /dev/null 2>&1 < /dev/null &");
         machines.done("m1", &start);
-        eventually(&format!("port {port} to be taken"), STARTED, || {
-            machines.run("m1", &format!("ss -ltn | grep -q ':{port} '")).status.success().then_some(())
+        let place = if host.contains(':') { format!("[{host}]:{port} ") } else { format!("{host}:{port} ") };
+        eventually(&format!("{place}to be taken"), STARTED, || {
+            machines.run("m1", &format!("ss -ltn | grep -qF '{place}'")).status.success().then_some(())
         });
     }
     let call = |from: &str, user: u32, address: &str, port: u16| {

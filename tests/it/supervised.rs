@@ -132,7 +132,10 @@ fn an_agent_joins_reloads_and_drains(directory: &Path, at: &str, join_token: &st
         "--no-dns",
     ]);
     agent.hears(&["STATUS=joining the mesh"]);
+    // What is asked for while it joins is done once it has.
+    signal(&beside, Signal::HUP);
     agent.hears(&["READY=1"]);
+    agent.hears(&["RELOADING=1"]);
     agent.hears(&["WATCHDOG=1", "STATUS=serving"]);
 
     // What cannot be read changes nothing, and the reload is over all the same.

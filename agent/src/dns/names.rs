@@ -15,8 +15,10 @@ use super::question::Asked;
 use crate::api::ApiState;
 use crate::core::{Handle, Request, Sought, Status, endpoints, number_of};
 
-/// How long a question waits until servers have said what is behind a name.
-const PATIENCE: Duration = Duration::from_secs(1);
+/// How long a question waits until servers have said what is behind a name: resolvers give up after five seconds.
+const PATIENCE: Duration = Duration::from_secs(4);
+/// How long it waits where the agent has no server to ask.
+const PATIENCE_ALONE: Duration = Duration::from_secs(1);
 /// How many questions wait for that at once.
 const WAITING_MAX: usize = 256;
 /// How often the agent hears that a name is still asked for.
@@ -111,7 +113,9 @@ impl Names {
         }
         let _waiting = self.waiting.try_acquire().map_err(|_| Unknown)?;
         let mut status = self.core.watch();
-        let told = tokio::time::timeout(PATIENCE, status.wait_for(|status| find(status).is_some())).await;
+        let is_alone = status.borrow().server.is_none();
+        let patience = if is_alone { PATIENCE_ALONE } else { PATIENCE };
+        let told = tokio::time::timeout(patience, status.wait_for(|status| find(status).is_some())).await;
         let status = told.map_err(|_| Unknown)?.map_err(|_| Unknown)?;
         find(&status).ok_or(Unknown)
     }

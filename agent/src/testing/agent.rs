@@ -23,7 +23,7 @@ pub(crate) fn config(servers: &[SocketAddr], token: Option<JoinSecret>, data_dir
     let mut config = Config::in_memory("vm-1".parse().unwrap(), servers);
     config.join_token = token;
     config.data_dir = data_dir.map(Path::to_owned);
-    config.drain_deadline = Duration::from_secs(5);
+    config.drain_deadline = Duration::from_secs(20);
     config
 }
 

@@ -47,6 +47,10 @@ pub(super) fn routes() -> Vec<Route> {
 async fn configuration(call: Call) -> Result<Response, ApiError> {
     let consensus = call.state.consensus();
     let asked = if call.query.has("stale") { None } else { Some(call.ask(Question::Health).await?) };
+    if asked.is_some() {
+        // Who is listed is as new as how they do.
+        consensus.read_index().await?;
+    }
     let health = match asked {
         Some(Answer::Health(health)) => Some(health),
         _ => None,
@@ -182,6 +186,7 @@ impl Call {
         let Answer::Health(health) = self.ask(Question::Health).await? else {
             return Err(ApiError::Internal { reason: "the leader answered something else".to_owned() });
         };
+        self.state.consensus().read_index().await?;
         let catalog = self.state.consensus().catalog();
         let now = crypto::now();
         let servers = catalog.membership().members.values().map(|member| {

@@ -75,7 +75,7 @@ pub(crate) enum Answer {
         /// What is lacking.
         needs: String,
     },
-    /// Whoever was asked does not lead.
+    /// Whoever was asked does not lead, or too short to know how the others do.
     NotLeader,
 }
 
@@ -162,12 +162,16 @@ impl Consensus {
         if self.shared.standing.borrow().role != Role::Leader {
             return Answer::NotLeader;
         }
+        let is_known = health.is_known_since(self.shared.timing.election_timeout());
         match question {
             Question::Health => Answer::Health(Box::new(GroupHealth::clone(&health))),
-            Question::TransferLeader { to, by } => self.transfer(&health, to, by).await,
+            Question::TransferLeader { to, by } => match self.transfer(&health, to, by).await {
+                Answer::Refused { .. } if !is_known => Answer::NotLeader,
+                answer => answer,
+            },
             Question::Remove { raft_id, by } => {
                 if let Some(reason) = health.objection_to_removing(raft_id) {
-                    return Answer::Refused { reason };
+                    return if is_known { Answer::Refused { reason } } else { Answer::NotLeader };
                 }
                 self.propose_for(by, MembershipChange::Remove { raft_id })
                     .await

@@ -71,9 +71,17 @@ pub struct GroupHealth {
     pub servers: Vec<ServerHealth>,
     /// Why a change that is wanted is not made now.
     pub held: Option<String>,
+    /// For how long it has looked since it leads, in milliseconds.
+    #[serde(default)]
+    pub seen_for_ms: u64,
 }
 
 impl GroupHealth {
+    /// Reports whether the leader has looked for this long: before, whoever was not heard may just not have spoken yet.
+    pub fn is_known_since(&self, patience: Duration) -> bool {
+        Duration::from_millis(self.seen_for_ms) >= patience
+    }
+
     /// Returns how many more servers may fail before the group stops.
     pub fn tolerance(&self) -> usize {
         let voters = self.servers.iter().filter(|server| server.votes).count();
@@ -180,7 +188,13 @@ impl Steward {
             is_healthy: *is_healthy,
             stable_ms: in_ms(now.saturating_sub(*since)),
         });
-        GroupHealth { leader: view.own, term: view.term, servers: servers.collect(), held: self.held.clone() }
+        GroupHealth {
+            leader: view.own,
+            term: view.term,
+            servers: servers.collect(),
+            held: self.held.clone(),
+            seen_for_ms: in_ms(sight.leads_for),
+        }
     }
 
     fn decide(&mut self, sight: &Sight<'_>, now: Duration) -> Option<Output> {

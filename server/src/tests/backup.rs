@@ -36,6 +36,7 @@ async fn p10_without_a_leader_a_backup_is_taken_from_what_one_server_has_and_cou
         let response = router.clone().oneshot(request.body(Body::empty()).unwrap()).await.unwrap();
         (response.status(), response.into_body().collect().await.unwrap().to_bytes())
     };
+    cluster.leader().await;
     assert_eq!(ask("/v1/snapshot?stale").await.0, StatusCode::BAD_REQUEST, "there is a leader");
     let others: Vec<String> = cluster.servers.keys().filter(|name| **name != left).cloned().collect();
     for other in others {

@@ -29,7 +29,13 @@ async fn three_servers_make_one_cluster_and_each_takes_writes_and_reads_its_own(
         let consensus = cluster.consensus(name);
         consensus.read_index().await.unwrap();
         assert_eq!(consensus.catalog().nodes().count(), 3, "server {name} reads less than was acknowledged");
-        assert_eq!(consensus.agent_addresses().len(), 3);
+        // Servers tell each other in their own time.
+        soon(async {
+            while consensus.agent_addresses().len() < 3 {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        })
+        .await;
     }
 }
 
@@ -78,8 +84,9 @@ async fn fault_1_writes_go_on_when_the_leader_stops() {
     register(&cluster.consensus(&survivor), "after").await.unwrap();
     let leader = cluster.leader().await;
     assert_ne!(leader, stopped);
-    let catalog = cluster.consensus(&leader).catalog();
-    assert!(has(&catalog, "before") && has(&catalog, "after"));
+    let leading = cluster.consensus(&leader);
+    leading.read_index().await.unwrap();
+    assert!(has(&leading.catalog(), "before") && has(&leading.catalog(), "after"));
 
     // It comes back under another port, and the others learn the new one.
     cluster.start(&stopped, |_| ()).await;
@@ -131,7 +138,18 @@ async fn fault_2_a_follower_that_was_away_for_long_catches_up_by_a_snapshot() {
     consensus.read_index().await.unwrap();
     // The log of the others begins beyond what it has, so nothing else than a snapshot can have brought it here.
     assert!(leader.catalog().index().0 - last.0 > 16 + 16 / 2);
-    assert_eq!(consensus.catalog().snapshot(), leader.catalog().snapshot());
+    // Each says where it is now in its own time, so the two are looked at until nothing is under way.
+    let equal = async {
+        loop {
+            leader.read_index().await.unwrap();
+            consensus.read_index().await.unwrap();
+            if consensus.catalog().snapshot() == leader.catalog().snapshot() {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    soon(equal).await;
     register(&consensus, "after").await.unwrap();
 }
 

@@ -47,7 +47,7 @@ impl Cluster {
         let directory = self.directories.entry(name.to_owned()).or_insert_with(|| tempfile::tempdir().unwrap());
         let mut config = Config::new(name.parse().unwrap(), self.keys.clone());
         config.data_dir = Some(directory.path().join("data"));
-        config.timing = RaftTiming::fast();
+        config.timing = RaftTiming { read_deadline: PATIENCE, write_deadline: PATIENCE, ..RaftTiming::fast() };
         config.retry_join = self.servers.values().map(|server| server.raft_address().to_string()).collect();
         config
     }

@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use super::{Metrics, Output, Process, Response, eventually, exchange, log_of, weft};
+use super::{Metrics, Output, Process, Response, eventually, exchange, log_of, weft, within};
 
 /// How long a mesh of processes may take to settle on a busy machine.
 const SETTLE: Duration = Duration::from_secs(60);
@@ -247,9 +247,16 @@ impl Mesh {
     /// Runs a `weft` command that must succeed; returns what it printed.
     #[track_caller]
     pub(crate) fn done(&self, arguments: &[&str]) -> String {
-        let output = self.weft(arguments);
-        assert_eq!(output.status, Some(0), "weft {}: {}", arguments.join(" "), output.stderr);
-        output.stdout
+        let mut said = String::new();
+        let done = within(SETTLE, || {
+            let output = self.weft(arguments);
+            // Then nothing was done: on a busy machine servers elect another leader now and then.
+            let again = output.stderr.contains("No cluster leader");
+            said.clone_from(&output.stderr);
+            (!again).then_some(output)
+        });
+        let output = done.filter(|output| output.status == Some(0));
+        output.unwrap_or_else(|| panic!("weft {}: {said}", arguments.join(" "))).stdout
     }
 
     /// Returns the position of the leader among the servers, by the word of one that is running.
@@ -265,7 +272,8 @@ impl Mesh {
         })
     }
 
-    /// Makes a join token, starts an agent with it and waits until it is ready; returns its position.
+    /// Makes a join token, starts an agent with it and waits until it is ready and everybody may know of it; returns its
+    /// position.
     #[track_caller]
     pub(crate) fn join(&mut self, node: &str, services: &[Service<'_>]) -> usize {
         let mut create = vec!["join-token", "create", "--output", "json"];
@@ -277,7 +285,20 @@ impl Mesh {
         write_secret(&token_file, answer["Token"].as_str().unwrap());
         let at = self.start_agent(node, services, &["--join-token-file", &token_file.display().to_string()]);
         self.agents[at].wait_until_ready(SETTLE);
+        // It is ready when it serves. That it is in the catalog is another thing.
+        eventually(&format!("{node} to be in the catalog"), SETTLE, || {
+            services.iter().all(|service| self.has_registered(node, service.name)).then_some(())
+        });
         at
+    }
+
+    fn has_registered(&self, node: &str, service: &str) -> bool {
+        let (namespace, name) = service.split_once('/').unwrap_or(("default", service));
+        let path = format!("/v1/catalog/service/{name}?ns={namespace}");
+        let server = self.servers.iter().find(|server| server.is_running()).expect("a server is running");
+        let answer = server.request("GET", &path, &self.token, "");
+        let Some(listed) = answer.ok().filter(|answer| answer.status == 200) else { return false };
+        listed.json().as_array().is_some_and(|listed| listed.iter().any(|one| one["Node"] == node))
     }
 
     /// Starts an agent that shows what `proof` says to be let in, and returns its position at once.

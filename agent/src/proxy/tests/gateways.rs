@@ -148,7 +148,7 @@ async fn a_gateway_leads_to_the_very_instance_that_its_caller_chose() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_agent_that_says_nothing_holds_a_gateway_no_longer_than_a_handshake_may_take() {
-    let limits = Limits { handshake_timeout: Duration::from_millis(300), ..Limits::default() };
+    let limits = Limits { handshake_timeout: Duration::from_secs(2), ..Limits::default() };
     let mut far = Far::start(limits).await;
     let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let endpoint = &mut far.gateway.snapshot.endpoints.get_mut(&service_key("api")).unwrap()[0];

@@ -159,7 +159,8 @@ async fn l3_without_a_server_name_the_only_service_answers_and_of_several_none()
     pair.api.serve(&pair.authority, "db", pair.echo.address);
     pair.api.publish().await;
     assert!(dial(config.clone(), API, pair.api.proxy.mesh_address()).await.is_err());
-    assert_eq!(pair.api.refused("inbound", "handshake", "unknown_server_name"), 1);
+    eventually("the refusal to be counted", || pair.api.refused("inbound", "handshake", "unknown_server_name") == 1)
+        .await;
 
     // Where the other has an address of its own, what was dialled says which is meant.
     pair.api.snapshot.locals.get_mut(&service_key("db")).unwrap()[0].advertised_address = "10.1.2.3".to_owned();
