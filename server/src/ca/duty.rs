@@ -67,14 +67,20 @@ pub fn agents_waited_for<'a>(
     // One that never opened a session holds at most the leaf that it joined with, and hears of the new root before it serves.
     let opened = catalog.agent_records().filter(|record| record.incarnation.is_some());
     // One that was away for so long that its node was removed serves nobody; should it come back, it hears of the new root first.
-    // Where the old root cannot certify the new one, though, it would recognise nobody any more while its last leaf lives: also one
-    // that took leave, for it may only be restarted. Where the old root is to be distrusted it will recognise nobody anyway.
+    // Where it knows no root that certifies the new one, though, it would recognise nobody any more while its last leaf lives:
+    // also one that took leave, for it may only be restarted. It knows none where the old root certifies nothing, or where it
+    // went before that one took over. Where the old root is to be distrusted it will recognise nobody anyway.
     let certifies = |root: &CaRoot| root.cross.as_ref().is_some_and(|cross| cross.signed_by == rotation.replaces);
-    let is_strange = rotation.step == RotationStep::Distributing
-        && !rotation.distrust_replaced
-        && !catalog.root(&rotation.root_id).is_some_and(certifies);
-    let leaf_ttl = catalog.longest_leaf_ttl(&rotation.replaces, unset);
-    let may_call = move |lost_at: Timestamp| is_strange && lost_at.saturating_add(leaf_ttl) > rotation.started_at;
+    let is_certified = catalog.root(&rotation.root_id).is_some_and(certifies);
+    let waits = rotation.step == RotationStep::Distributing && !rotation.distrust_replaced;
+    let older = || catalog.roots().filter(|root| !root.retired && root.id != rotation.replaces);
+    let took_over_at = older().filter_map(|root| root.replaced_at).max();
+    let leaf_ttl = older().map(|root| &root.id).chain([&rotation.replaces]);
+    let leaf_ttl = leaf_ttl.map(|root| catalog.longest_leaf_ttl(root, unset)).fold(Duration::ZERO, Duration::max);
+    let may_call = move |lost_at: Timestamp| {
+        let is_strange = !is_certified || took_over_at.is_some_and(|at| lost_at <= at);
+        waits && is_strange && lost_at.saturating_add(leaf_ttl) > rotation.started_at
+    };
     let live = opened.filter(move |record| {
         record.presence.lost_at.is_none_or(|lost_at| may_call(lost_at) || catalog.holds_node(record))
     });

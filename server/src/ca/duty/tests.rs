@@ -74,15 +74,23 @@ impl Mesh {
 
     /// Gives up the session of an agent, whose node is not registered.
     fn lose(&mut self, number: usize) {
-        let gone = self.catalog.agent_records().nth(number).unwrap();
-        let session = catalog::SessionRef { agent: gone.id.clone(), incarnation: gone.incarnation.unwrap() };
-        let change = catalog::SessionChange::Lost { sessions: vec![session] };
-        write(&mut self.catalog, Command::Sessions { change });
+        let gone = lost(&self.record(number));
+        write(&mut self.catalog, gone);
+    }
+
+    fn record(&self, number: usize) -> AgentRecord {
+        self.catalog.agent_records().nth(number).unwrap().clone()
     }
 
     fn active(&self) -> &str {
         &self.catalog.active_root().unwrap().id
     }
+}
+
+/// Says that nobody holds an agent's session.
+fn lost(record: &AgentRecord) -> Command {
+    let session = catalog::SessionRef { agent: record.id.clone(), incarnation: record.incarnation.unwrap() };
+    Command::Sessions { change: catalog::SessionChange::Lost { sessions: vec![session] } }
 }
 
 #[test]
@@ -99,7 +107,7 @@ fn p6_nobody_waits_for_an_agent_that_is_gone() {
 fn p6_an_agent_that_is_away_is_waited_for_while_it_calls_where_the_old_root_does_not_certify_the_new_one() {
     let mut mesh = Mesh::new(2);
     mesh.lose(1);
-    let lost_at = mesh.catalog.agent_records().nth(1).unwrap().presence.lost_at.unwrap();
+    let lost_at = mesh.record(1).presence.lost_at.unwrap();
     let begin = |mesh: &mut Mesh, after: Duration| {
         let change = rotation(&mesh.keys, &mesh.catalog, false, mesh.now).unwrap();
         let CaChange::StartRotation { root, intermediate, replaces, .. } = change else { panic!("it begins none") };
@@ -122,6 +130,40 @@ fn p6_an_agent_that_is_away_is_waited_for_while_it_calls_where_the_old_root_does
     mesh.change(CaChange::CancelRotation { root: first.root_id });
     let second = begin(&mut mesh, DAY);
     assert_eq!(mesh.duty(), Duty::Activate { root: second.root_id, not_before: None });
+}
+
+#[test]
+fn p6_an_agent_that_went_before_the_last_rotation_is_waited_for_in_the_next_while_it_calls() {
+    let mut mesh = Mesh::new(2);
+    mesh.lose(1);
+    let rotate = |mesh: &mut Mesh| {
+        let root = mesh.rotate(false);
+        mesh.acknowledge(1, false);
+        root
+    };
+    // It knows the root that certifies this one, and is not waited for.
+    let second = rotate(&mut mesh);
+    assert_eq!(mesh.duty(), Duty::Activate { root: second.clone(), not_before: None });
+    mesh.change(CaChange::Activate { root: second.clone() });
+    mesh.acknowledge(1, true);
+    mesh.change(CaChange::Finish { root: second.clone() });
+
+    // It has never heard of the one that certifies the next, and its leaf may live for as long as this waits.
+    let third = rotate(&mut mesh);
+    let deadline = mesh.catalog.ca_rotation().unwrap().started_at.saturating_add(DAY);
+    assert_eq!(mesh.duty(), Duty::Wait { until: Some(deadline) });
+    mesh.change(CaChange::CancelRotation { root: third });
+
+    // Who is back has heard of it, and who goes only now has, too.
+    let (back, gone) = (mesh.record(1), mesh.record(0));
+    let later = mesh.catalog.clock().saturating_add(Duration::from_secs(60));
+    let open = Command::OpenSession { agent: back.id, server: "s1".parse().unwrap() };
+    assert!(matches!(outcome_at(&mut mesh.catalog, later, open), Outcome::SessionOpened { .. }));
+    assert_eq!(outcome_at(&mut mesh.catalog, later, lost(&gone)), Outcome::Done);
+    let third = mesh.rotate(false);
+    let ack = RootsAck { roots: mesh.catalog.index(), renewed: false };
+    mesh.change(CaChange::Acknowledge { acks: [(mesh.record(1).id, ack)].into() });
+    assert_eq!(mesh.duty(), Duty::Activate { root: third, not_before: None });
 }
 
 #[test]
