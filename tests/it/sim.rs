@@ -17,6 +17,7 @@ mod hours;
 mod hubs;
 mod lasting;
 mod leaves;
+mod logins;
 mod machines;
 mod mesh;
 mod network;
@@ -291,6 +292,24 @@ fn p5_p7_c14_policy_is_never_wider_and_every_leaf_is_entitled_whatever_fails() {
         "a rotation ends",
     ];
     let happened = steps.iter().all(|step| total.steps.contains_key(step)) && total.streams.decided > 0;
+    assert!(std::env::var_os("SEED").is_some() || happened, "{total:?}");
+}
+
+/// As before, with agents that their platform vouches for.
+const LOGGING_IN: Plan = Plan { logs_in: true, ..EVERYTHING };
+
+#[test]
+fn agents_that_their_platform_vouches_for_log_in_again_whatever_fails() {
+    let mut total = Summary::default();
+    for seed in seeds(2) {
+        let summary = holds(seed, LOGGING_IN);
+        if seed % 100 == 0 {
+            assert_eq!(summary, holds(seed, LOGGING_IN), "seed {seed} is not repeatable");
+        }
+        total.add(&summary);
+    }
+    let steps = ["records end whose agents stay away", "an agent logs in again"];
+    let happened = steps.iter().all(|step| total.steps.contains_key(step));
     assert!(std::env::var_os("SEED").is_some() || happened, "{total:?}");
 }
 

@@ -38,6 +38,8 @@ pub(crate) enum Said {
 #[derive(Debug)]
 pub(crate) enum Heard {
     Accepted,
+    /// The server knows no record of the agent, and would have heard of it.
+    Unknown,
     /// A frame as it goes over the wire; what a session's hub sent counts as waiting until it is read.
     Frame {
         bytes: Bytes,

@@ -73,7 +73,7 @@ impl Mesh {
             servers: Vec::new(),
             acks: Acks::default(),
             is_acknowledging: false,
-            watch: sessions::machine(id),
+            watch: sessions::machine(id, self.authority.leaf_ttl),
             is_reporting: false,
         };
         self.streams.hubs.insert(id, here);
@@ -292,7 +292,15 @@ impl Mesh {
     }
 
     fn opens_session(&mut self, id: u64, connection: u64) {
-        let Ok(record) = self.record(id, connection) else { return self.stream_ends(connection) };
+        let record = match self.record(id, connection) {
+            Ok(record) => record,
+            Err(is_early) => {
+                if self.plan.logs_in && !is_early {
+                    self.send_down(connection, Heard::Unknown);
+                }
+                return self.stream_ends(connection);
+            }
+        };
         let command = Command::OpenSession { agent: record.id.clone(), server: server_name(id) };
         let purpose = Purpose::Open { connection, services: record.services };
         self.run_errand(Place::Server(id), format!("open-{connection}"), Actor::Agent(record.id), command, purpose);

@@ -83,7 +83,7 @@ impl Mesh {
             }
             sync::Output::Refused { error } => {
                 self.summary.streams.refused += 1;
-                check!(self.agent(id).is_replaced, "agent {id} may not register what it may: {error}");
+                check!(self.is_without_record(id), "agent {id} may not register what it may: {error}");
             }
             sync::Output::Left => {
                 self.summary.streams.left += 1;
@@ -184,6 +184,10 @@ impl Mesh {
                     leaves.retry_now(now);
                 }
                 self.agent_step(id, sync::Input::Connected { attempt })
+            }
+            Heard::Unknown => {
+                self.agent_is_unknown(id);
+                Ok(())
             }
             Heard::Signed { number, leaf } => {
                 self.agent_is_signed(id, number, leaf.map(|leaf| *leaf));

@@ -11,6 +11,7 @@ use catalog::{
 
 use super::agents::node_name;
 use super::errands::Purpose;
+use super::logins;
 use super::mesh::Mesh;
 use super::network::Place;
 use super::streams::StreamEvent;
@@ -57,13 +58,16 @@ pub(crate) struct Operator {
     pub(super) is_done: bool,
     errands: u64,
     enrolments: u64,
+    /// Whether platforms vouch for some agents.
+    logs_in: bool,
 }
 
 impl Operator {
-    pub(super) fn new(servers: u64, agents: u64) -> Operator {
+    pub(super) fn new(servers: u64, agents: u64, logs_in: bool) -> Operator {
         let mut operator =
-            Operator { queue: VecDeque::new(), is_busy: false, is_done: false, errands: 0, enrolments: 0 };
+            Operator { queue: VecDeque::new(), is_busy: false, is_done: false, errands: 0, enrolments: 0, logs_in };
         operator.queue.extend(founding(servers));
+        operator.queue.extend(logs_in.then(logins::write_method));
         for agent in 1..=agents {
             operator.enrol(agent);
         }
@@ -78,6 +82,9 @@ impl Operator {
     pub(super) fn enrol(&mut self, agent: u64) {
         self.enrolments += 1;
         let number = self.enrolments;
+        if self.logs_in && logins::is_vouched_for(agent) {
+            return self.queue.push_back(logins::log_in(agent, number));
+        }
         let secret = SecretHash(format!("{number:064x}"));
         let token = JoinToken {
             replace_node: true,

@@ -59,6 +59,8 @@ pub(crate) struct Plan {
     pub(crate) gives_up: bool,
     /// Whether policy is more than intentions: guardrails, relaxations and revoked services.
     pub(crate) has_policy: bool,
+    /// Whether platforms vouch for some agents: these log in, and again once their records have ended.
+    pub(crate) logs_in: bool,
     pub(crate) has_honest_disks: bool,
     pub(crate) lasting: Lasting,
     /// How long things go wrong.
@@ -81,6 +83,7 @@ impl Plan {
         rotates: false,
         gives_up: false,
         has_policy: false,
+        logs_in: false,
         has_honest_disks: true,
         lasting: Lasting::Nothing,
         trouble: Duration::from_secs(20),

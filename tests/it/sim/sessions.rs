@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use catalog::{
-    AGENT_CHECK, Actor, Catalog, CheckStatus, Command, Incarnation, Instance, NodeName, Outcome, ServerId,
+    AGENT_CHECK, Actor, AgentId, Catalog, CheckStatus, Command, Incarnation, Instance, NodeName, Outcome, ServerId,
     SessionChange, Topic,
 };
 use server::raft::Role;
@@ -14,6 +14,7 @@ use server::sessions::{Periods, Seen, Sessions};
 use super::checks::{Checked, check};
 use super::errands::Purpose;
 use super::hubs::server_name;
+use super::logins;
 use super::mesh::Mesh;
 use super::network::Place;
 use super::plan::Planted;
@@ -22,14 +23,15 @@ use super::streams::StreamEvent;
 /// How often a server looks at its sessions.
 const LOOK: Duration = Duration::from_millis(400);
 /// How long agents may be away here: seconds, so that much happens in a run.
-const PERIODS: Periods =
-    Periods { grace: Duration::from_secs(3), reap: Duration::from_secs(5), leaf_ttl: Duration::from_secs(3600) };
+const GRACE: Duration = Duration::from_secs(3);
+/// How long their nodes stay after that.
+const REAP: Duration = Duration::from_secs(5);
 /// How long a node may stay in the catalog whose agent has gone for good: a silent end is found out first.
 const GONE_WITHIN: Duration = Duration::from_secs(60);
 
 /// Returns the machine of a server that starts.
-pub(super) fn machine(id: u64) -> Sessions {
-    Sessions::new(server_name(id), PERIODS)
+pub(super) fn machine(id: u64, leaf_ttl: Duration) -> Sessions {
+    Sessions::new(server_name(id), Periods { grace: GRACE, reap: REAP, leaf_ttl })
 }
 
 /// What is registered on nodes whose sessions were given up: nothing of it may change until another session opens.
@@ -136,7 +138,17 @@ impl Mesh {
             "server {id} said of sessions what was refused: {outcome:?}"
         );
         self.count_sessions(command, outcome);
+        self.records_end(command);
         Ok(())
+    }
+
+    /// Records that agents stayed away from are gone: nothing is signed for them any more.
+    fn records_end(&mut self, command: &Command) {
+        let Command::Sessions { change: SessionChange::Ended { sessions } } = command else { return };
+        let Some(newest) = self.streams.newest() else { return };
+        let gone = |agent: &AgentId| newest.agent_record(agent).is_none();
+        let ended: Vec<AgentId> = sessions.iter().map(|it| it.agent.clone()).filter(gone).collect();
+        ended.iter().for_each(|agent| self.checks.revoked(agent));
     }
 
     pub(super) fn count_sessions(&mut self, command: &Command, outcome: Option<&Outcome>) {
@@ -157,9 +169,10 @@ impl Mesh {
         if !self.plan.gives_up {
             return Ok(());
         }
-        let Some((id, node)) = self.streams.agents.iter().next().map(|(id, agent)| (*id, agent.node.clone())) else {
-            return Ok(());
-        };
+        // The record of one that its platform vouches for ends as well.
+        let may_go = |id: &u64| !self.plan.logs_in || logins::is_vouched_for(*id);
+        let goes = self.streams.agents.iter().find(|(id, _)| may_go(id));
+        let Some((id, node)) = goes.map(|(id, agent)| (*id, agent.node.clone())) else { return Ok(()) };
         self.agent_is_away(id, GONE_WITHIN * 2);
         let deadline = self.schedule.now() + GONE_WITHIN;
         while self.streams.newest().is_none_or(|catalog| catalog.node(&node).is_some()) {

@@ -144,7 +144,7 @@ impl Streams {
             connections: BTreeMap::new(),
             agents: (1..=plan.agents).map(|id| (id, Agent::new(id))).collect(),
             errands: BTreeMap::new(),
-            operator: Operator::new(plan.servers, plan.agents),
+            operator: Operator::new(plan.servers, plan.agents, plan.logs_in),
             truth: Truth::default(),
             given_up: GivenUp::default(),
             committed: Committed::default(),
