@@ -1,7 +1,7 @@
 //! How many requests an instance of a service takes: buckets of tokens, for all callers together and for each one.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use catalog::{Rate, RateLimit, RateLimits, RoutesOfRates, SpiffeId};
@@ -24,7 +24,8 @@ pub(crate) struct RateLimiter {
 struct PerSource {
     limit: RateLimit,
     routes: RoutesOfRates,
-    buckets: Mutex<HashMap<SpiffeId, Arc<Buckets>>>,
+    /// Written once for each caller: requests read side by side.
+    buckets: RwLock<HashMap<SpiffeId, Arc<Buckets>>>,
     others: Arc<Buckets>,
 }
 
@@ -45,7 +46,7 @@ impl RateLimiter {
         let instance = limits.instance.as_ref().map(|limit| Some((limit.routes().ok()?, Buckets::new(limit))));
         let source = limits.source.as_ref().map(|limit| {
             let (routes, others) = (limit.routes().ok()?, Arc::new(Buckets::new(limit)));
-            Some(PerSource { limit: limit.clone(), routes, buckets: Mutex::default(), others })
+            Some(PerSource { limit: limit.clone(), routes, buckets: RwLock::default(), others })
         });
         let (instance, source) = (instance.flatten(), source.flatten());
         Some(Arc::new(Self { limits: limits.clone(), instance, source, clock: DefaultClock::default() }))
@@ -70,16 +71,20 @@ impl RateLimiter {
 
 impl PerSource {
     fn of(&self, source: &SpiffeId) -> Arc<Buckets> {
-        let mut buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(own) = buckets.get(source) {
+        let known = self.buckets.read().unwrap_or_else(PoisonError::into_inner);
+        if let Some(own) = known.get(source) {
             return Arc::clone(own);
         }
-        if buckets.len() >= SOURCES_MAX {
+        if known.len() >= SOURCES_MAX {
             return Arc::clone(&self.others);
         }
-        let own = Arc::new(Buckets::new(&self.limit));
-        buckets.insert(source.clone(), Arc::clone(&own));
-        own
+        drop(known);
+        let mut buckets = self.buckets.write().unwrap_or_else(PoisonError::into_inner);
+        // Another request of the same caller, or the last caller that there was room for, may have come first.
+        if buckets.len() >= SOURCES_MAX && !buckets.contains_key(source) {
+            return Arc::clone(&self.others);
+        }
+        Arc::clone(buckets.entry(source.clone()).or_insert_with(|| Arc::new(Buckets::new(&self.limit))))
     }
 }
 
@@ -146,6 +151,19 @@ mod tests {
     }
 
     #[test]
+    fn a_caller_whose_first_requests_come_at_once_has_one_set_of_buckets() {
+        let limits =
+            RateLimits { instance: None, source: Some(RateLimit { general: Some(rate(1, 5)), routes: vec![] }) };
+        let limiter = RateLimiter::renewed(None, &limits).unwrap();
+        let of = |name: &str| limiter.source.as_ref().unwrap().of(&caller(name));
+        let all: Vec<Arc<Buckets>> = std::thread::scope(|scope| {
+            let asking: Vec<_> = (0..8).map(|_| scope.spawn(|| of("web"))).collect();
+            asking.into_iter().map(|asked| asked.join().unwrap()).collect()
+        });
+        assert!(all.iter().all(|one| Arc::ptr_eq(one, &all[0])) && !Arc::ptr_eq(&of("app"), &all[0]));
+    }
+
+    #[test]
     fn the_number_of_buckets_is_bounded() {
         let limits =
             RateLimits { instance: None, source: Some(RateLimit { general: Some(rate(1, 1)), routes: vec![] }) };
@@ -153,6 +171,6 @@ mod tests {
         let each = (0..SOURCES_MAX).filter(|number| taken(&limiter, &format!("s{number}"), "/", 2) == 1).count();
         assert_eq!(each, SOURCES_MAX);
         assert_eq!(taken(&limiter, "one-more", "/", 1) + taken(&limiter, "and-more", "/", 1), 1, "these two share one");
-        assert_eq!(limiter.source.as_ref().unwrap().buckets.lock().unwrap().len(), SOURCES_MAX);
+        assert_eq!(limiter.source.as_ref().unwrap().buckets.read().unwrap().len(), SOURCES_MAX);
     }
 }
