@@ -149,6 +149,7 @@ fn a_new_version_is_tried_and_what_fails_is_left_alone_for_a_while() {
     eventually("the split to end", FELT * PROMISE_FACTOR, || (tally(to_api, 50, "/").len() == 1).then_some(()));
     story.users_show_tokens_where_the_rules_ask_for_them(&issuer);
     story.what_fails_is_left_alone_until_it_is_well_again();
+    story.a_call_is_told_of();
     story.the_conversation_is_told_of(conversation);
 }
 
@@ -183,8 +184,6 @@ impl Story {
             eventually("the canary to be routed", deadline, || self.answer("the new version", &[("x-canary", "true")]));
         }
         assert!(ask(self.to_api, "/", &[("x-canary", "true"), ("x-request-id", "canary-1")]).is_some());
-        let told_of = told(&self.mesh, &self.collector, [self.web, self.v2], "canary-1");
-        assert_eq!((&told_of["destination"], &told_of["decision"]), (&"default/api-next".into(), &"allow".into()));
         eventually("the split to be felt", deadline, || (tally(self.to_api, 50, "/").len() == 2).then_some(()));
         let requests = if std::env::var("WEFT_TEST_SCALE").is_ok_and(|scale| scale == "full") { 10_000 } else { 2_000 };
         let counted = tally(self.to_api, requests, "/");
@@ -192,7 +191,7 @@ impl Story {
         // Five times the deviation that so many draws have.
         let tolerance = 5.0 * (0.1 * 0.9 / requests as f64).sqrt();
         assert!((share - 0.1).abs() < tolerance && counted.values().sum::<usize>() == requests, "{counted:?}");
-        self.both_sides_of_the_split_are_told_of();
+        let drawn = self.both_sides_of_the_split();
         let copied = || {
             self.mesh.agents[self.web].metrics().sum("weft_proxy_requests_mirrored_total", &[("outcome", "answered")])
         };
@@ -203,29 +202,31 @@ impl Story {
             "nginx has no such page"
         );
         eventually("the copy to be answered", deadline, || (copied() == 1).then_some(()));
+        let canary = told(&self.mesh, &self.collector, [self.web, self.v2], "canary-1");
+        assert_eq!((&canary["destination"], &canary["decision"]), (&"default/api-next".into(), &"allow".into()));
+        for ((id, agent), destination) in drawn.iter().zip(["default/api", "default/api-next"]) {
+            let line = told(&self.mesh, &self.collector, [self.web, *agent], id);
+            assert_eq!((&line["destination"], &line["status"]), (&destination.into(), &200.into()), "{line}");
+            let labels = [("direction", "inbound"), ("source", "default/web"), ("destination", destination)];
+            assert!(self.mesh.agents[*agent].metrics().sum("weft_proxy_requests_total", &labels) > 0, "{destination}");
+        }
         // One request in ten goes to the new version, whose agent then tells of the request and of its copy.
         let is_of_copy = |line: &Value| line["destination"] == "default/shadow";
         let copy = told_by_the_called(&self.mesh, &self.collector, self.v2, "copied-1", is_of_copy);
         assert_eq!((&copy["status"], &copy["path"]), (&200.into(), &"/copied".into()), "{copy}");
     }
 
-    /// Of one request that went to either version there are a line, a span and a count where it went.
-    fn both_sides_of_the_split_are_told_of(&self) {
-        for (version, says, agent, destination) in [
-            ("old", "served by nginx", self.v1, "default/api"),
-            ("new", "the new version", self.v2, "default/api-next"),
-        ] {
+    /// Returns a request that went to either version, by its id, and the agent that it went to.
+    fn both_sides_of_the_split(&self) -> [(String, usize); 2] {
+        [("old", "served by nginx", self.v1), ("new", "the new version", self.v2)].map(|(version, says, agent)| {
             let mut asked = 0;
             let id = eventually("either version to be drawn", FELT * PROMISE_FACTOR, || {
                 asked += 1;
                 let id = format!("split-{version}-{asked}");
                 self.answer(says, &[("x-request-id", &id)]).map(|_| id)
             });
-            let line = told(&self.mesh, &self.collector, [self.web, agent], &id);
-            assert_eq!((&line["destination"], &line["status"]), (&destination.into(), &200.into()), "{line}");
-            let labels = [("direction", "inbound"), ("source", "default/web"), ("destination", destination)];
-            assert!(self.mesh.agents[agent].metrics().sum("weft_proxy_requests_total", &labels) > 0, "{destination}");
-        }
+            (id, agent)
+        })
     }
 
     /// gRPC is called, and a conversation begun that goes on over all that follows.
@@ -237,7 +238,15 @@ impl Story {
     ) -> Conversation {
         let deadline = FELT * PROMISE_FACTOR;
         eventually("gRPC to be carried", deadline, || self.runtime.block_on(served.call_all(to_health)).ok());
-        // A call of gRPC's own client, which the mesh gave its id.
+        let mut conversation = eventually("the upgrade to be allowed", deadline, || {
+            self.runtime.block_on(Conversation::open_as(to_echo, CONVERSATION)).ok()
+        });
+        self.runtime.block_on(conversation.exchange(Message::text("hello"))).unwrap();
+        conversation
+    }
+
+    /// A call of gRPC's own client, which the mesh gave its id, is told of.
+    fn a_call_is_told_of(&self) {
         let log = |line: &Value| line["path"] == "/grpc.health.v1.Health/Check" && line["status"] == 200;
         let id = eventually("the line of a call", TOLD * PROMISE_FACTOR, || {
             let log_of_others = self.mesh.agents[self.others].log();
@@ -246,11 +255,6 @@ impl Story {
         });
         let line = told(&self.mesh, &self.collector, [self.web, self.others], &id);
         assert_eq!((&line["destination"], &line["decision"]), (&"default/health".into(), &"allow".into()), "{line}");
-        let mut conversation = eventually("the upgrade to be allowed", deadline, || {
-            self.runtime.block_on(Conversation::open_as(to_echo, CONVERSATION)).ok()
-        });
-        self.runtime.block_on(conversation.exchange(Message::text("hello"))).unwrap();
-        conversation
     }
 
     /// A conversation that is over is told of like a request: what it was, and what went over it.
@@ -338,7 +342,6 @@ impl Story {
             asked += 1;
             saved_by_a_retry(format!("saved-{asked}"))
         });
-        told(&self.mesh, &self.collector, [self.web, self.v1], &saved);
         assert!(self.mesh.agents[self.web].metrics().sum("weft_proxy_requests_repeated_total", &[]) > 0);
         write(
             &self.mesh,
@@ -349,7 +352,7 @@ impl Story {
                 EJECTED.as_secs()
             ),
         );
-        self.who_fails_is_ejected_and_told_of(second_agent);
+        let failed = self.who_fails_is_ejected();
         second.answers(200);
         let mut asked = 0;
         let back = eventually("the second to come back", EJECTED * PROMISE_FACTOR, || {
@@ -357,12 +360,17 @@ impl Story {
             let id = format!("back-{asked}");
             self.answer("second", &[("x-request-id", &id)]).map(|_| id)
         });
-        let line = told(&self.mesh, &self.collector, [self.web, second_agent], &back);
-        assert_eq!(line["status"], 200, "{line}");
+        told(&self.mesh, &self.collector, [self.web, self.v1], &saved);
+        for (id, status) in [(failed, 503), (back, 200)] {
+            let line = told(&self.mesh, &self.collector, [self.web, second_agent], &id);
+            assert_eq!((&line["status"], &line["decision"]), (&status.into(), &"allow".into()), "{line}");
+            let callers = line_that(&self.mesh, self.web, &id, |line| line["status"] == status);
+            assert!(callers.is_some_and(|line| line["destination"] == "default/api"), "{id}");
+        }
     }
 
-    /// The failures that eject it are told of by both sides, and it is not asked while it is away.
-    fn who_fails_is_ejected_and_told_of(&self, second_agent: usize) {
+    /// Returns a request that failed before the second instance was ejected; while it is away, it is not asked.
+    fn who_fails_is_ejected(&self) -> String {
         let failing = [("reason", "failures")];
         let ejected = || self.mesh.agents[self.web].metrics().sum("weft_proxy_endpoints_ejected_total", &failing);
         let (mut asked, mut failed) = (0, String::new());
@@ -382,10 +390,7 @@ impl Story {
         if since.elapsed() < EJECTED {
             assert!(!asked.contains_key("503"), "it is asked while it is away: {asked:?}");
         }
-        let line = told(&self.mesh, &self.collector, [self.web, second_agent], &failed);
-        assert_eq!((&line["status"], &line["decision"]), (&503.into(), &"allow".into()), "{line}");
-        let callers = line_that(&self.mesh, self.web, &failed, |line| line["status"] == 503);
-        assert!(callers.is_some_and(|line| line["destination"] == "default/api"));
+        failed
     }
 }
 
