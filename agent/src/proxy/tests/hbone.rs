@@ -118,7 +118,7 @@ async fn serve_one(authority: &Authority, listener: &TcpListener, status: Status
     let (stream, _) = listener.accept().await.unwrap();
     let stream = TlsAcceptor::from(Arc::new(config)).accept(stream).await.unwrap();
     assert_eq!(stream.get_ref().1.alpn_protocol(), Some(b"h2".as_slice()));
-    let mut tunnel = h2::server::handshake(stream).await.unwrap();
+    let mut tunnel = ztunnels_settings().handshake::<_, Bytes>(stream).await.unwrap();
     let (request, mut respond) = tunnel.accept().await.unwrap().unwrap();
     let (head, body) = request.into_parts();
     let response = Response::builder().status(status).body(()).unwrap();
@@ -128,6 +128,13 @@ async fn serve_one(authority: &Authority, listener: &TcpListener, status: Status
     }
     tokio::spawn(async move { while tunnel.accept().await.is_some() {} });
     head
+}
+
+/// What a ztunnel grants: windows of 4 MiB for a stream and 16 MiB for all, and frames up to 1 MiB.
+fn ztunnels_settings() -> h2::server::Builder {
+    let mut settings = h2::server::Builder::new();
+    settings.initial_window_size(4 << 20).initial_connection_window_size(16 << 20).max_frame_size(1 << 20);
+    settings
 }
 
 async fn echo(mut body: RecvStream, mut send: h2::SendStream<Bytes>) {
@@ -149,6 +156,7 @@ async fn an_agent_calls_a_service_behind_a_ztunnel() {
     let calling = async {
         let mut stream = web.connect().await;
         say(&mut stream, "hello").await;
+        say(&mut stream, &"all that its windows hold. ".repeat(40_000)).await;
         stream.shutdown().await.unwrap();
         let mut heard = String::new();
         stream.read_to_string(&mut heard).await.unwrap();
