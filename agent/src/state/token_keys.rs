@@ -81,6 +81,20 @@ impl KeptKeys for TokenKeys {
             warn!(error, "the keys of a provider of tokens are not kept; after a restart they are fetched anew");
         }
     }
+
+    fn forget(&self, place: &str) {
+        let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        let left = {
+            let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+            kept.remove(place).map(|_| kept.clone())
+        };
+        if let Some(left) = left
+            && let Err(error) = self.store.write(FILE, &self.agent, &left)
+        {
+            let error = wire::one_line(&error);
+            warn!(error, "the keys of a provider of tokens that nobody asks for any more are still on disk");
+        }
+    }
 }
 
 #[cfg(test)]
@@ -104,6 +118,12 @@ mod tests {
         let second = open(&agent);
         assert_eq!(second.load("okta"), Some(("two".to_owned(), Timestamp(at.0 + 1))));
         assert_eq!(second.load("elsewhere"), None);
+        second.keep("gone", "five".to_owned(), at);
+        second.forget("gone");
+        second.forget("elsewhere");
+        drop(second);
+        let second = open(&agent);
+        assert_eq!((second.load("gone"), second.load("other").is_some()), (None, true), "it is forgotten on disk, too");
         let later = Timestamp(at.0 + 1).saturating_add(KEPT_MAX);
         second.keep("new", "four".to_owned(), later);
         assert_eq!((second.load("other"), second.load("okta").is_some()), (None, true), "a day and more is too old");

@@ -13,4 +13,7 @@ pub trait KeptKeys: fmt::Debug + Send + Sync {
 
     /// Keeps the key set that was fetched then. It may wait for a disk.
     fn keep(&self, place: &str, keys: String, fetched: Timestamp);
+
+    /// Forgets what was kept under a name. It may wait for a disk.
+    fn forget(&self, place: &str);
 }

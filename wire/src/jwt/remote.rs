@@ -1,6 +1,7 @@
 //! Keys that an issuer publishes: kept while they are young, fetched by one for all, and by nobody too often.
 
 use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -61,6 +62,8 @@ struct Shared {
     /// The name of the place, with whose word counts there: of another place's keys nothing is taken over.
     name: String,
     kept: Option<Arc<dyn KeptKeys>>,
+    /// Whether nothing of it is to be kept any more.
+    is_forgotten: AtomicBool,
     issuer: String,
     freshness: Freshness,
     told: Option<Told>,
@@ -173,7 +176,8 @@ impl RemoteKeys {
         let (held, fetched) = (Mutex::default(), Notify::new());
         let name = serde_json::to_vec(&(keys, issuer)).expect("texts are JSON");
         let (name, issuer) = (crypto::sha256_hex(&name), issuer.to_owned());
-        let shared = Shared { fetcher, place, name, kept: None, issuer, freshness, told, held, fetched };
+        let (kept, is_forgotten) = (None, AtomicBool::new(false));
+        let shared = Shared { fetcher, place, name, kept, is_forgotten, issuer, freshness, told, held, fetched };
         Ok(Some(Self { shared: Arc::new(shared) }))
     }
 
@@ -189,6 +193,26 @@ impl RemoteKeys {
         });
         shared.kept = Some(kept);
         (self, found)
+    }
+
+    /// Returns the name that its keys are kept under.
+    #[must_use]
+    pub fn kept_as(&self) -> &str {
+        &self.shared.name
+    }
+
+    /// Has what is kept of its keys forgotten, and what is fetched from now on not kept.
+    ///
+    /// # Panics
+    ///
+    /// If it is called outside of a runtime.
+    pub fn forget(&self) {
+        self.shared.is_forgotten.store(true, Ordering::SeqCst);
+        if self.shared.kept.is_some() {
+            let shared = Arc::clone(&self.shared);
+            // Nobody waits for the disk.
+            tokio::task::spawn_blocking(move || shared.forget());
+        }
     }
 
     /// Returns the keys if no others can be had for now, without asking anybody.
@@ -276,11 +300,30 @@ impl RemoteKeys {
             };
             fetching.end(result);
             // Nobody waits for the disk.
-            if let (Some(kept), Some(text)) = (shared.kept.clone(), text) {
+            if let Some(text) = text {
                 let fetched = crypto::now();
-                tokio::task::spawn_blocking(move || kept.keep(&shared.name, text, fetched));
+                tokio::task::spawn_blocking(move || shared.keep(text, fetched));
             }
         });
+    }
+}
+
+impl Shared {
+    fn keep(&self, text: String, fetched: Timestamp) {
+        let Some(kept) = &self.kept else { return };
+        if !self.is_forgotten.load(Ordering::SeqCst) {
+            kept.keep(&self.name, text, fetched);
+        }
+        // It may have been forgotten meanwhile.
+        if self.is_forgotten.load(Ordering::SeqCst) {
+            self.forget();
+        }
+    }
+
+    fn forget(&self) {
+        if let Some(kept) = &self.kept {
+            kept.forget(&self.name);
+        }
     }
 }
 

@@ -74,6 +74,26 @@ impl KeySource {
         }
     }
 
+    /// Returns the name that its keys are kept under; none of keys that nobody fetches.
+    #[must_use]
+    pub fn kept_as(&self) -> Option<&str> {
+        match self {
+            Self::Fixed(_) => None,
+            Self::Remote(remote) => Some(remote.kept_as()),
+        }
+    }
+
+    /// Has what is kept of its keys forgotten, and what is fetched from now on not kept.
+    ///
+    /// # Panics
+    ///
+    /// If it is called outside of a runtime.
+    pub fn forget(&self) {
+        if let Self::Remote(remote) = self {
+            remote.forget();
+        }
+    }
+
     /// Returns the keys if no others can be had for now, without asking anybody.
     #[must_use]
     pub fn all_there_are(&self, now: Instant) -> Option<Arc<KeySet>> {

@@ -29,7 +29,14 @@ pub(crate) struct Providers {
     reach: Reach,
     metrics: ProxyMetrics,
     kept: Option<Arc<dyn KeptKeys>>,
-    known: Mutex<Vec<Arc<Provider>>>,
+    known: Mutex<Followed>,
+}
+
+/// Is what was made ready last.
+#[derive(Debug, Default)]
+struct Followed {
+    all: Vec<Arc<Provider>>,
+    of: BTreeMap<ServiceKey, ProvidersOf>,
 }
 
 impl Providers {
@@ -39,7 +46,8 @@ impl Providers {
     }
 
     /// Makes ready what rules ask for now. A provider that says what it said goes on with its keys and tokens, and one whose
-    /// keys come from where they came goes on with these.
+    /// keys come from where they came goes on with these. What is kept of one that no rule asks for any more is forgotten; the
+    /// rules of a service that is not here for now still count.
     pub(crate) fn follow(
         &self,
         asked: &BTreeMap<ServiceKey, Vec<Arc<TokenProvider>>>,
@@ -51,18 +59,26 @@ impl Providers {
             if let Some(found) = kept.iter().find(same) {
                 return Arc::clone(found);
             }
-            let provider = match known.iter().find(same) {
+            let provider = match known.all.iter().find(same) {
                 Some(found) => Arc::clone(found),
-                None => Arc::new(self.made(entry, &known)),
+                None => Arc::new(self.made(entry, &known.all)),
             };
             kept.push(Arc::clone(&provider));
             provider
         };
         let followed =
             asked.iter().map(|(service, entries)| (service.clone(), entries.iter().map(&mut find).collect()));
-        let followed = followed.collect();
+        let followed: BTreeMap<ServiceKey, ProvidersOf> = followed.collect();
         self.metrics.tokens().retain(kept.iter().map(|provider| provider.name()));
-        *known = kept;
+        let asked_before = known.of.iter().filter(|(service, _)| asked.contains_key(*service));
+        for before in asked_before.flat_map(|(_, providers)| providers.iter()) {
+            if let Ok(source) = &*before.source
+                && kept.iter().all(|provider| provider.kept_as() != source.kept_as())
+            {
+                source.forget();
+            }
+        }
+        *known = Followed { all: kept, of: followed.clone() };
         followed
     }
 
@@ -180,6 +196,11 @@ impl Provider {
     /// Reports whether a token that another one took would be taken here for the same reasons.
     pub(crate) fn trusts_as(&self, other: &Self) -> bool {
         self.rules == other.rules && self.entry.keys == other.entry.keys
+    }
+
+    /// Returns the name that its keys are kept under.
+    fn kept_as(&self) -> Option<&str> {
+        self.source.as_ref().as_ref().ok().and_then(KeySource::kept_as)
     }
 
     fn has_keys_of(&self, entry: &TokenProvider) -> bool {

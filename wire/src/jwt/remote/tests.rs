@@ -180,6 +180,10 @@ impl KeptKeys for Shelf {
         self.kept.lock().unwrap().insert(place.to_owned(), (keys, fetched));
         self.done.send(()).unwrap();
     }
+
+    fn forget(&self, place: &str) {
+        self.kept.lock().unwrap().remove(place);
+    }
 }
 
 #[tokio::test]

@@ -332,6 +332,44 @@ impl wire::jwt::KeptKeys for Disk {
     fn keep(&self, place: &str, keys: String, fetched: catalog::Timestamp) {
         self.0.lock().unwrap().insert(place.to_owned(), (keys, fetched));
     }
+
+    fn forget(&self, place: &str) {
+        self.0.lock().unwrap().remove(place);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn j4_keys_of_a_provider_that_no_rule_asks_for_any_more_are_kept_no_longer() {
+    let issuer = Issuer::new();
+    let keys = issuer.jwks("k1");
+    let site = Website::start(move |_, _| ok(&keys)).await;
+    let (disk, token) = (Arc::new(Disk::default()), signed(&issuer, &json!({})));
+    let kept = || disk.0.lock().unwrap().len();
+    let mut pair = HttpPair::start_keeping(&[], Some(disk.clone())).await;
+    let asking = || (vec![published("okta", &site)], vec![of_all_requests(asks_for("okta", &[]))]);
+    let (providers, rules) = asking();
+    pair.protect(providers, rules).await;
+    assert_eq!(pair.ask_with(&token).await.status, StatusCode::OK);
+    eventually("kept", || kept() == 1).await;
+
+    // A provider that says something else of its tokens has the same keys, and so has one of another name.
+    let (_, rules) = asking();
+    let other = TokenProvider { fresh_seconds: 77, ..published("okta", &site) };
+    pair.protect(vec![other, published("second", &site)], rules).await;
+    assert_eq!(pair.ask_with(&token).await.status, StatusCode::OK);
+    // The service is not here for now: it may come back while the issuer is away.
+    let mut services = std::mem::take(&mut pair.api.snapshot.providers);
+    pair.api.publish().await;
+    assert_eq!(kept(), 1);
+    pair.api.snapshot.providers.append(&mut services);
+    pair.api.publish().await;
+
+    pair.protect(Vec::new(), Vec::new()).await;
+    eventually("forgotten", || kept() == 0).await;
+    let (providers, rules) = asking();
+    pair.protect(providers, rules).await;
+    assert_eq!(pair.ask_with(&token).await.status, StatusCode::OK, "whoever is asked for again is fetched again");
+    eventually("kept again", || kept() == 1).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
