@@ -100,7 +100,9 @@ async fn entries(call: Call, is_wanted: fn(&Instance) -> bool) -> Result<Respons
         .filter(|instance| !is_passing_asked || catalog.health(&instance.key) == CheckStatus::Passing)
         .filter_map(|instance| {
             let node = catalog.node(&instance.key.node)?;
-            Some(consul::HealthEntry::new(node, instance, &catalog.checks_of(&instance.key), datacenter))
+            let mut entry = consul::HealthEntry::new(node, instance, &catalog.checks_of(&instance.key), datacenter);
+            entry.service = entry.service.with_virtual(instance, catalog.address_number(&service));
+            Some(entry)
         })
         .collect();
     call.answer(&reading, &entries)

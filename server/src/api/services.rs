@@ -61,7 +61,8 @@ async fn instances(call: Call, is_wanted: fn(&Instance) -> bool) -> Result<Respo
         .filter(|instance| is_wanted(instance) && call.has_asked_tags(instance) && reading.shows_instance(instance))
         .filter_map(|instance| {
             let node = reading.catalog.node(&instance.key.node)?;
-            Some(consul::CatalogService::new(node, instance, datacenter))
+            let shown = consul::CatalogService::new(node, instance, datacenter);
+            Some(shown.with_virtual(instance, reading.catalog.address_number(&service)))
         })
         .collect();
     call.answer(&reading, &instances)

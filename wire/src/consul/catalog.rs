@@ -134,6 +134,22 @@ fn proxy(instance: &Instance) -> ServiceProxy {
     ServiceProxy { upstreams: instance.upstreams.iter().map(ServiceUpstream::from).collect() }
 }
 
+/// The name of the address that stands for a service, among the others of each of its instances.
+const VIRTUAL: &str = "consul-virtual";
+
+/// Adds the address that stands for a service, as Consul does to instances that are called over the mesh; one that was registered
+/// under its name stays.
+fn add_virtual(
+    addresses: &mut BTreeMap<String, ServiceAddress>,
+    instance: &Instance,
+    number: Option<::catalog::AddressNumber>,
+) {
+    if let (Some(number), Some(_)) = (number, instance.mesh_port) {
+        let address = || ServiceAddress { address: number.virtual_v4().to_string(), port: instance.port };
+        addresses.entry(VIRTUAL.to_owned()).or_insert_with(address);
+    }
+}
+
 fn addresses(instance: &Instance) -> BTreeMap<String, ServiceAddress> {
     let shown =
         |tagged: &::catalog::TaggedAddress| ServiceAddress { address: tagged.address.clone(), port: tagged.port };
@@ -208,6 +224,13 @@ impl AgentService {
             create_index: instance.created,
             modify_index: instance.modified,
         }
+    }
+
+    /// Adds the virtual address of the service with this number; `instance` is what is shown.
+    #[must_use]
+    pub fn with_virtual(mut self, instance: &Instance, number: Option<::catalog::AddressNumber>) -> Self {
+        add_virtual(&mut self.tagged_addresses, instance, number);
+        self
     }
 
     /// Returns the key of an instance in an object of Consul's, which knows ids only.
@@ -368,6 +391,13 @@ impl CatalogService {
             create_index: instance.created,
             modify_index: instance.modified,
         }
+    }
+
+    /// Adds the virtual address of the service with this number; `instance` is what is shown.
+    #[must_use]
+    pub fn with_virtual(mut self, instance: &Instance, number: Option<::catalog::AddressNumber>) -> Self {
+        add_virtual(&mut self.service_tagged_addresses, instance, number);
+        self
     }
 }
 

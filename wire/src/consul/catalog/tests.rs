@@ -101,6 +101,26 @@ fn a_service_is_shown_as_consul_shows_it() {
 }
 
 #[test]
+fn an_instance_in_the_mesh_has_its_services_virtual_address_unless_it_says_another() {
+    let number = ::catalog::AddressNumber::new(5);
+    let shown = |instance: &Instance, number| {
+        let of_catalog = CatalogService::new(&node(), instance, "dc1").with_virtual(instance, number);
+        let of_health = AgentService::new(instance, "dc1").with_virtual(instance, number);
+        assert_eq!(of_catalog.service_tagged_addresses, of_health.tagged_addresses);
+        of_health.tagged_addresses.get("consul-virtual").map(|one| (one.address.clone(), one.port))
+    };
+    let mut instance = instance("default");
+    assert_eq!(shown(&instance, number), Some(("240.0.0.5".to_owned(), 8080)));
+    assert_eq!(shown(&instance, None), None);
+    let own = ::catalog::TaggedAddress { address: "10.9.9.9".to_owned(), port: 1 };
+    instance.tagged_addresses.insert("consul-virtual".to_owned(), own);
+    assert_eq!(shown(&instance, number), Some(("10.9.9.9".to_owned(), 1)));
+    instance.tagged_addresses.clear();
+    instance.mesh_port = None;
+    assert_eq!(shown(&instance, number), None, "nobody calls it by the mesh");
+}
+
+#[test]
 fn a_node_is_shown_as_consul_shows_it() {
     assert_eq!(
         shown(Node::new(&node(), "dc1")),
