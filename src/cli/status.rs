@@ -111,6 +111,14 @@ fn text(shown: &Shown) -> String {
             text += &format!("\n{} in all", mesh.bypassable_count);
         }
     }
+    if !mesh.shared.is_empty() {
+        let rows = mesh.shared.iter().map(|shared| vec![shared.service.clone(), shared.methods.join(", ")]);
+        let listed = table(&["Granted by several auth methods", "Methods"], rows.collect(), "");
+        text = format!("{text}\n\n{listed}");
+        if mesh.shared_count > mesh.shared.len() {
+            text += &format!("\n{} in all", mesh.shared_count);
+        }
+    }
     text
 }
 

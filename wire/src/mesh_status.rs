@@ -1,8 +1,11 @@
 //! How a whole mesh stands, as `weft status` shows it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use catalog::{Catalog, CatalogIndex, CheckStatus, Lifetime, MemberRole, Owner, Platform, ServerId, Timestamp};
+use catalog::{
+    AgentRecord, Attestation, AuthMethodName, Catalog, CatalogIndex, CheckStatus, Lifetime, MemberRole, Owner,
+    Platform, ServerId, ServiceKey, Timestamp,
+};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -51,6 +54,12 @@ pub struct MeshStatus {
     /// How many there are.
     #[serde(default)]
     pub bypassable_count: usize,
+    /// The services that agents of several auth methods may stand before; the first hundred of them.
+    #[serde(default)]
+    pub shared: Vec<SharedService>,
+    /// How many there are.
+    #[serde(default)]
+    pub shared_count: usize,
     /// How the disk of the server that answers does.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub disk: Option<DiskStatus>,
@@ -69,6 +78,16 @@ pub struct BypassableInstance {
     pub node: String,
     /// Whether no caller is told of it, for its namespace refuses such.
     pub withheld: bool,
+}
+
+/// Names a service that several auth methods grant: it is one by consent of whoever wrote their rules.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "PascalCase")]
+pub struct SharedService {
+    /// The service, as `namespace/name`.
+    pub service: String,
+    /// The auth methods that let agents in that may stand before it.
+    pub methods: Vec<String>,
 }
 
 /// Says how long a server's disk takes to sync its log, by the last few seconds.
@@ -200,7 +219,7 @@ impl MeshStatus {
             }
         }
         let unwell = health.into_iter().filter(|service| service.status() != CheckStatus::Passing);
-        let bypassable = bypassable(catalog);
+        let (bypassable, shared) = (bypassable(catalog), shared(catalog.agent_records()));
         Self {
             server,
             leader,
@@ -216,6 +235,8 @@ impl MeshStatus {
             services: counts,
             bypassable_count: bypassable.len(),
             bypassable: bypassable.into_iter().take(LISTED_MAX).collect(),
+            shared_count: shared.len(),
+            shared: shared.into_iter().take(LISTED_MAX).collect(),
             disk: None,
             address_numbers_left: Some(catalog.address_numbers_left()),
         }
@@ -285,6 +306,23 @@ fn bypassable(catalog: &Catalog) -> Vec<BypassableInstance> {
     shown.collect()
 }
 
+fn shared<'a>(records: impl Iterator<Item = &'a AgentRecord>) -> Vec<SharedService> {
+    let mut granted: BTreeMap<&ServiceKey, BTreeSet<&AuthMethodName>> = BTreeMap::new();
+    for record in records {
+        if let Attestation::Login { method, .. } = &record.attestation {
+            for service in &record.services {
+                granted.entry(service).or_default().insert(method);
+            }
+        }
+    }
+    let shared = granted.into_iter().filter(|(_, methods)| methods.len() > 1);
+    let shown = |(service, methods): (&ServiceKey, BTreeSet<&AuthMethodName>)| SharedService {
+        service: service.to_string(),
+        methods: methods.into_iter().map(ToString::to_string).collect(),
+    };
+    shared.map(shown).collect()
+}
+
 fn services(catalog: &Catalog) -> Vec<ServiceHealth> {
     let mut found: BTreeMap<String, ServiceHealth> = BTreeMap::new();
     for instance in catalog.nodes().flat_map(|node| catalog.instances_on(&node.name)) {
@@ -319,6 +357,37 @@ mod tests {
             assert_eq!(age.status, status, "at {now}: {age:?}");
             assert!(age.left_percent.abs_diff(percent) <= 1, "at {now}: {age:?}");
         }
+    }
+
+    #[test]
+    fn a_service_is_shared_where_agents_of_several_auth_methods_may_stand_before_it() {
+        let record = |index: u64, method: Option<&str>, services: &[&str]| AgentRecord {
+            id: catalog::AgentId::enrolled_at(CatalogIndex(index)),
+            node: format!("n{index}").parse().unwrap(),
+            platform: Platform::Kubernetes,
+            key: catalog::KeyFingerprint(format!("key-{index}")),
+            services: services.iter().map(|service| service.parse().unwrap()).collect(),
+            gateway: None,
+            attestation: method.map_or_else(
+                || Attestation::JoinToken("00000000-0000-4000-8000-000000000000".parse().unwrap()),
+                |method| Attestation::Login { method: method.parse().unwrap(), subject: "s".to_owned() },
+            ),
+            earlier: Vec::new(),
+            enrolled: CatalogIndex(index),
+            incarnation: None,
+            server: None,
+            presence: catalog::Presence::default(),
+            modified: CatalogIndex(index),
+        };
+        let records = [
+            record(1, Some("east"), &["api", "web"]),
+            record(2, Some("west"), &["api"]),
+            record(3, Some("east"), &["api"]),
+            record(4, Some("east"), &["web"]),
+            record(5, None, &["web"]),
+        ];
+        let methods = ["east", "west"].map(str::to_owned).to_vec();
+        assert_eq!(shared(records.iter()), [SharedService { service: "default/api".to_owned(), methods }]);
     }
 
     #[test]

@@ -200,6 +200,8 @@ mod tests {
             services: ServiceCounts::default(),
             bypassable: Vec::new(),
             bypassable_count: 0,
+            shared: Vec::new(),
+            shared_count: 0,
             disk: Some(DiskStatus { slow: false, typical_ms: Some(4), limit_ms: 300 }),
             address_numbers_left: Some(4_000_000),
         }
