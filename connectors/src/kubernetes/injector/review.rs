@@ -79,7 +79,7 @@ fn answer(request: &AdmissionRequest<DynamicObject>, object: Value, settings: &S
     let is_pod = resource.group.is_empty() && resource.version == "v1" && resource.resource == "pods";
     let part = request.sub_resource.as_deref().unwrap_or_default();
     let (verdict, response) = match (&request.operation, part) {
-        (Operation::Create, "") if is_pod => create(object, settings, knobs),
+        (Operation::Create, "") if is_pod => create(within(object, request.namespace.as_deref()), settings, knobs),
         (Operation::Update, "ephemeralcontainers") if is_pod => {
             match inject::check_added_containers(&object, settings, knobs) {
                 Ok(()) => (Verdict::LeftAlone, json!({ "allowed": true })),
@@ -92,6 +92,14 @@ fn answer(request: &AdmissionRequest<DynamicObject>, object: Value, settings: &S
     response["uid"] = json!(request.uid);
     let answer = json!({ "apiVersion": META_API_VERSION_V1, "kind": META_KIND, "response": response });
     Reviewed { answer, verdict, pod }
+}
+
+/// Says in which namespace a pod is made, where its author left that to the request: it is named by both.
+fn within(mut object: Value, namespace: Option<&str>) -> Value {
+    if let (Some(namespace), Some(metadata)) = (namespace, object.get_mut("metadata").and_then(Value::as_object_mut)) {
+        metadata.entry("namespace").or_insert_with(|| json!(namespace));
+    }
+    object
 }
 
 fn create(object: Value, settings: &Settings, knobs: Knobs) -> (Verdict, Value) {
@@ -183,6 +191,22 @@ mod tests {
         let granted = review(&question(&host, |_| {}), &settings(), Knobs::Granted).unwrap();
         let warning = granted.answer["response"]["warnings"][0].as_str().unwrap();
         assert!(warning.contains("not in the mesh") && warning.len() <= WARNING_BYTES_MAX, "{warning}");
+    }
+
+    #[test]
+    fn k1_a_pod_is_named_by_the_namespace_of_the_request_where_it_names_none() {
+        let mut short = pod();
+        short["metadata"].as_object_mut().unwrap().remove("namespace");
+        let found = reviewed(&short, |_| {});
+        assert_eq!(found.verdict, Verdict::Injected);
+        let patch = BASE64.decode(found.answer["response"]["patch"].as_str().unwrap().as_bytes()).unwrap();
+        let patch: Vec<Value> = serde_json::from_slice(&patch).unwrap();
+        assert!(patch.iter().all(|it| it["path"] != "/metadata/namespace"), "{patch:?}");
+        let mut long = short;
+        long["metadata"]["name"] = json!("n".repeat(125));
+        assert_eq!(reviewed(&long, |_| {}).verdict, Verdict::Refused, "with the namespace it is too long for a node");
+        long["metadata"]["name"] = json!("n".repeat(120));
+        assert_eq!(reviewed(&long, |_| {}).verdict, Verdict::Injected);
     }
 
     #[test]
