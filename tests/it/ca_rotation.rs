@@ -13,7 +13,7 @@ use std::{
 
 use serde_json::Value;
 
-use crate::harness::{Mesh, PROMISE_FACTOR, Service, eventually, free_port};
+use crate::harness::{BY_CERTIFICATES, Mesh, PROMISE_FACTOR, Service, eventually, free_port};
 
 /// A step takes a failover, and the quarter of a leaf's life within which leaves are renewed.
 const STEP: Duration = Duration::from_secs(16);
@@ -123,8 +123,14 @@ fn p6_fault_23_a_rotation_under_traffic_survives_its_leaders_and_a_distrusted_ro
     assert!(calls > 20, "only {calls} calls were made");
     say(&mut held).unwrap();
     for at in [api, web] {
-        let refused = mesh.agents[at].metrics().sum("weft_proxy_refused_total", &[("phase", "handshake")]);
-        assert_eq!(refused, 0, "handshakes were refused during the rotation:\n{}", mesh.agents[at].log());
+        let metrics = mesh.agents[at].metrics();
+        let of = |reason| metrics.sum("weft_proxy_refused_total", &[("phase", "handshake"), ("reason", reason)]);
+        assert_eq!(
+            BY_CERTIFICATES.map(of),
+            [0; 6],
+            "handshakes were refused during the rotation:\n{}",
+            mesh.agents[at].log()
+        );
     }
     let roots: Value = serde_json::from_str(&mesh.done(&["ca", "roots", "--output", "json"])).unwrap();
     assert_eq!(roots["ActiveRootID"], begun["ActiveRootID"]);

@@ -191,12 +191,15 @@ fn every_reading_verb_prints_json_that_a_program_can_read() {
         let printed = mesh.done(&[arguments, &["--output", "json"]].concat());
         serde_json::from_str(&printed).unwrap_or_else(|error| panic!("{arguments:?}: {error}: {printed}"))
     };
+    // An agent is ready before the servers have its word.
+    eventually("the service to be in the catalog", FELT * PROMISE_FACTOR, || {
+        json(&["catalog", "services"]).get("api").map(drop)
+    });
     let status = json(&["status"]);
     assert_eq!((&status["Leader"], &status["Mesh"]["Servers"][0]["ID"]), (&"s1".into(), &"s1".into()), "{status}");
     let versions = mesh.weft(&["status", "--versions"]);
     assert!(versions.stdout.starts_with("Release") && versions.stdout.contains("s1"), "{versions:?}");
     assert_eq!(json(&["catalog", "nodes"])[0]["Node"], "vm-1");
-    assert!(json(&["catalog", "services"]).get("api").is_some());
     assert_eq!(json(&["intention", "list"])[0]["SourceName"], "web");
     assert_eq!(json(&["intention", "get", "web", "api"])["Description"], "for the shop");
     assert_eq!(json(&["intention", "match", "--destination", "api"])["api"][0]["Action"], "allow");

@@ -38,7 +38,7 @@ pub(crate) use http::{Response, exchange};
 pub(crate) use kubelet::{Kubelet, RunningPod};
 pub(crate) use machines::Machines;
 pub(crate) use mesh::{Mesh, Server, Service, free_port, write_secret};
-pub(crate) use metrics::Metrics;
+pub(crate) use metrics::{BY_CERTIFICATES, Metrics};
 pub(crate) use moto::{Boto3, CREDENTIALS, Moto};
 pub(crate) use page::{Block, blocks};
 pub(crate) use peers::{Postgres, nghttpd, nginx};

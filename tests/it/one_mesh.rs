@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::harness::{ADMITTED, AUDIENCE, PROMISE_FACTOR, Platforms, VOLUME, eventually, objects, tool};
+use crate::harness::{
+    ADMITTED, AUDIENCE, BY_CERTIFICATES, PROMISE_FACTOR, Platforms, VOLUME, eventually, objects, tool,
+};
 
 const TEST: &str = "an_ecs_task_a_pod_and_a_vm_are_one_mesh";
 
@@ -131,11 +133,14 @@ impl Story {
         self.0.machines.done(of.machine, &format!("cat $RUN/{name}.log"))
     }
 
-    /// Returns how many handshakes a workload's agent has refused, or was refused.
+    /// Returns how many handshakes a workload's agent has refused for the other's certificate.
     fn handshakes_refused(&self, of: Workload) -> u64 {
         let metrics = self.0.machines.done(of.machine, "curl -sf http://127.0.0.1:19000/metrics");
         let refused = metrics.lines().filter(|line| line.starts_with("weft_proxy_refused_total{"));
-        let of_handshakes = refused.filter(|line| line.contains("phase=\"handshake\""));
+        let of_handshakes = refused.filter(|line| {
+            line.contains("phase=\"handshake\"")
+                && BY_CERTIFICATES.iter().any(|reason| line.contains(&format!("reason=\"{reason}\"")))
+        });
         of_handshakes.map(|line| line.rsplit(' ').next().unwrap().parse::<u64>().unwrap()).sum()
     }
 

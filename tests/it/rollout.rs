@@ -23,6 +23,8 @@ const PODS: [(&str, &str); 2] = [("pod", "10.0.0.21"), ("pod-2", "10.0.0.22")];
 
 /// How soon an application is there.
 const APPLICATION: Duration = Duration::from_secs(10);
+/// Callers' agents know within this time that somebody takes leave.
+const TOLD: Duration = Duration::from_secs(2);
 
 /// The application: it answers with its name, and calls others all the time, over a new connection for each call and over one
 /// that it keeps, from when everybody is there. Told to end, it begins no more calls, and takes leave of those who keep
@@ -88,7 +90,7 @@ def call(name, keeps):
 
 def end(*about):
     ending.set()
-    threading.Timer(4.0, os._exit, [0]).start()
+    threading.Timer(LEAVES-AFTER, os._exit, [0]).start()
 
 signal.signal(signal.SIGTERM, end)
 server = Server((told.listen, 8080), Application)
@@ -108,6 +110,8 @@ struct Rollout {
     pods: Cell<usize>,
     /// The pod that runs.
     pod: RefCell<Option<RunningPod>>,
+    /// The applications that were told to end: the machine, and the process.
+    ending: RefCell<Vec<(&'static str, &'static str)>>,
     /// What the cloud was told last of the task.
     definition: RefCell<Value>,
 }
@@ -125,6 +129,7 @@ impl Rollout {
         let bin = machines.directory().join("bin");
         let everybody = machines.directory().join("everybody");
         let shop = SHOP.replace("EVERYBODY-IS-THERE", &everybody.display().to_string());
+        let shop = shop.replace("LEAVES-AFTER", &(TOLD * PROMISE_FACTOR).as_secs().to_string());
         for (name, script) in [("shop", &*shop), ("kubectl", CLOUD), ("aws", CLOUD)] {
             fs::write(bin.join(name), script).unwrap();
             fs::set_permissions(bin.join(name), fs::Permissions::from_mode(0o755)).unwrap();
@@ -141,6 +146,7 @@ impl Rollout {
             tasks: Cell::new(0),
             pods: Cell::new(0),
             pod: RefCell::default(),
+            ending: RefCell::default(),
             definition: RefCell::default(),
         })
     }
@@ -177,14 +183,16 @@ impl Rollout {
         }
     }
 
-    /// Waits until a process that was told to end has done so.
-    fn ends(&self, machine: &str, process: &str) {
-        eventually(&format!("{machine} to end"), APPLICATION * PROMISE_FACTOR, || {
-            let state =
-                self.platforms.machines.run(machine, &format!("grep State /proc/$(cat $RUN/{process}.pid)/status"));
-            // Nobody is left to take leave of what has ended.
-            (!state.status.success() || String::from_utf8_lossy(&state.stdout).contains('Z')).then_some(())
-        });
+    /// Waits until whoever was told to end has done so.
+    fn all_end(&self) {
+        for (machine, process) in self.ending.take() {
+            eventually(&format!("{process} on {machine} to end"), APPLICATION * PROMISE_FACTOR, || {
+                let state = format!("grep State /proc/$(cat $RUN/{process}.pid)/status");
+                let state = self.platforms.machines.run(machine, &state);
+                // Nobody is left to take leave of what has ended.
+                (!state.status.success() || String::from_utf8_lossy(&state.stdout).contains('Z')).then_some(())
+            });
+        }
     }
 
     /// Carries out what was typed for a cloud.
@@ -217,7 +225,7 @@ impl Rollout {
         if let Some(before) = self.pod.replace(Some(started)) {
             // Application and agent together.
             kubelet.terminate(&before);
-            self.ends(PODS[at - 1].0, "web");
+            self.ending.borrow_mut().push((PODS[at - 1].0, "web"));
         }
     }
 
@@ -255,7 +263,7 @@ impl Rollout {
             // Application and agent together.
             let before = TASKS[at - 1].0;
             machines.done(before, "kill -TERM $(cat $RUN/app.pid) $(cat $RUN/agent.pid 2>/dev/null)");
-            self.ends(before, "app");
+            self.ending.borrow_mut().push((before, "app"));
         }
     }
 
@@ -359,6 +367,9 @@ fn services_move_into_the_mesh_by_the_page_and_no_call_fails() {
             rollout.assert_steady(&format!("after line {} of the page", block.line));
         }
     }
+
+    rollout.all_end();
+    rollout.assert_steady("when whoever was replaced has gone");
 
     // Everybody calls everybody by the mesh, and nobody gets past it.
     for (machine, urls) in [

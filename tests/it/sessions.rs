@@ -37,9 +37,14 @@ fn echo() -> u16 {
 fn call(listener: u16) -> Option<TcpStream> {
     let mut stream = TcpStream::connect(SocketAddr::from(([127, 0, 0, 1], listener))).ok()?;
     stream.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
-    stream.write_all(b"ping").ok()?;
-    stream.read_exact(&mut [0; 4]).ok()?;
+    say(&mut stream)?;
     Some(stream)
+}
+
+/// Says something over a connection; nothing where nobody answers.
+fn say(stream: &mut TcpStream) -> Option<()> {
+    stream.write_all(b"ping").ok()?;
+    stream.read_exact(&mut [0; 4]).ok()
 }
 
 /// Returns the status of the check that says how a node's agent stands; none where all is well.
@@ -53,12 +58,16 @@ fn agent_check(mesh: &Mesh, node: &str) -> Option<String> {
 #[test]
 fn c14_fault_26_an_agent_that_vanishes_is_critical_and_back_with_it_and_a_revoked_one_is_out_within_seconds() {
     let mut mesh = Mesh::start_with(1, &["--session-grace", "1s", "--session-reap", "1h"]);
-    let listener = free_port();
+    let (listener, of_db) = (free_port(), free_port());
     let api = mesh.join("api-1", &[Service { name: "api", port: echo(), upstreams: vec![] }]);
-    let web = Service { name: "web", port: free_port(), upstreams: vec![("api", listener)] };
+    mesh.join("other-1", &["api", "db"].map(|name| Service { name, port: echo(), upstreams: vec![] }));
+    let web = Service { name: "web", port: free_port(), upstreams: vec![("api", listener), ("db", of_db)] };
     let web = mesh.join("web-1", &[web]);
-    mesh.done(&["intention", "create", "--allow", "web", "api"]);
+    for destination in ["api", "db"] {
+        mesh.done(&["intention", "create", "--allow", "web", destination]);
+    }
     eventually("the call to be allowed", REVOKED * PROMISE_FACTOR, || call(listener));
+    let mut to_db = eventually("the other call to be allowed", REVOKED * PROMISE_FACTOR, || call(of_db));
 
     // It is there after all, and goes on in another session.
     mesh.done(&["force-leave", "web-1"]);
@@ -67,7 +76,11 @@ fn c14_fault_26_an_agent_that_vanishes_is_critical_and_back_with_it_and_a_revoke
     });
     eventually("the node to be well", LOST * PROMISE_FACTOR, || agent_check(&mesh, "web-1").is_none().then_some(()));
 
+    // Whoever else serves it answers, and what has nothing to do with it goes on.
     mesh.agents[api].kill();
+    eventually("the other instance to answer", LOST * PROMISE_FACTOR, || call(listener));
+    to_db.set_read_timeout(Some(LOST * PROMISE_FACTOR)).unwrap();
+    say(&mut to_db).expect("a connection to another service goes on");
     let lost = eventually("the session to be lost", LOST * PROMISE_FACTOR, || agent_check(&mesh, "api-1"));
     assert_eq!(lost, "critical");
     eventually("the other to be well", LOST * PROMISE_FACTOR, || agent_check(&mesh, "web-1").is_none().then_some(()));

@@ -2,6 +2,11 @@
 
 use super::Response;
 
+/// Why handshakes are refused where a side does not know the other's root, or has a certificate that counts no more; what is
+/// late on a busy machine is none of it.
+pub(crate) const BY_CERTIFICATES: [&str; 6] =
+    ["unknown_authority", "expired", "not_yet_valid", "foreign_trust_domain", "name_constraints", "wrong_identity"];
+
 /// Is one answer of `/metrics`.
 #[derive(Debug)]
 pub(crate) struct Metrics {
