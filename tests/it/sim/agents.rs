@@ -64,6 +64,8 @@ pub(crate) struct Agent {
     pub(super) asked_leaf: Option<(u64, u64, Subject)>,
     /// How many roots are distrusted, as far as it enforces it.
     pub(super) distrusted: usize,
+    /// The roots by which it recognises others.
+    pub(super) roots_in_force: BTreeSet<String>,
 }
 
 pub(super) fn node_name(id: u64) -> NodeName {
@@ -113,6 +115,7 @@ impl Agent {
             leaves: None,
             asked_leaf: None,
             distrusted: 0,
+            roots_in_force: BTreeSet::new(),
         }
     }
 

@@ -1,7 +1,7 @@
 //! The leaves of simulated agents: asked for as the agent's machine says, signed by whoever is entitled, and shown to each
 //! other in handshakes that must not fail.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use agent::renewal::{Leaves, Renewable};
@@ -102,6 +102,7 @@ impl Mesh {
         let agent = self.agent(id);
         agent.leaves = Some(leaves);
         agent.distrusted = 0;
+        agent.roots_in_force.clear();
         let life = agent.life;
         self.plan_stream(LOOK, StreamEvent::AgentNeedsLeaf { agent: id, life });
         self.agent_has_news(id);
@@ -117,7 +118,7 @@ impl Mesh {
 
     /// An agent puts into force what it was told.
     pub(super) fn agent_enforces(&mut self, id: u64, life: u64) -> Checked {
-        let wall = self.clock(Place::Agent(id));
+        let (wall, now) = (self.clock(Place::Agent(id)), self.schedule.now());
         let agent = self.agent(id);
         let Some(leaves) = agent.leaves.as_mut().filter(|_| agent.life == life) else { return Ok(()) };
         let items = |topic| agent.published.get(topic).into_iter().flat_map(|state| state.items.values());
@@ -126,6 +127,12 @@ impl Mesh {
             _ => None,
         });
         let distrusted = items(&Topic::Revocations).filter(|item| matches!(item, Item::DistrustedRoot { .. })).count();
+        let roots: BTreeSet<String> =
+            agent.published.get(&Topic::Roots).into_iter().flat_map(|state| state.items.keys().cloned()).collect();
+        if agent.roots_in_force != roots {
+            agent.roots_in_force = roots;
+            leaves.roots_came(now);
+        }
         if let Some(signer) = signer {
             let is_urgent = distrusted > std::mem::replace(&mut agent.distrusted, distrusted);
             leaves.follow(&signer, wall, is_urgent);
@@ -197,7 +204,8 @@ impl Mesh {
         let roots = agent.published.get(&Topic::Roots).map(|state| &state.items);
         let is_under_known_root =
             |leaf: &SimLeaf| subject == Subject::Agent || roots.is_none_or(|roots| roots.contains_key(&leaf.root));
-        match leaf.filter(is_under_known_root) {
+        match leaf {
+            Some(leaf) if !is_under_known_root(&leaf) => leaves.unvouched(&subject, now),
             Some(leaf) => {
                 leaves.signed(&subject, SimLeaf { obtained: wall, ..leaf }, wall);
                 let life = agent.life;
