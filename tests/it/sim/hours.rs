@@ -153,11 +153,12 @@ fn hours_of_everything_that_can_go_wrong_break_no_promise() {
 /// next three, agents took leaves of roots that they did not know, or knew only roots that were distrusted; then an agent had not
 /// heard of the server that was left. In 1012574 an agent knew the root of its leaf only by an older one that was retired before
 /// the leaf expired. In the last four, an agent spoke to a server that had restarted since it took the connection, or said that it
-/// shut down, registered something all the same, and was given up before a slow server had heard of either.
+/// shut down, registered something all the same, and was given up before a slow server had heard of either. In 2003750 all servers
+/// that an agent knew of were replaced while it was out of reach.
 #[test]
 fn seeds_that_once_found_something_hold() {
     let own = [1_001_156, 1_001_205, 1_003_509, 1_008_405, 1_011_214, 1_012_479, 1_000_134, 2_000_166, 1_012_574];
-    for seed in own.into_iter().chain([1_002_502, 1_014_951, 1_014_734, 1_026_486]) {
+    for seed in own.into_iter().chain([1_002_502, 1_014_951, 1_014_734, 1_026_486, 2_003_750]) {
         if let Err(violation) = run(seed, plan(seed)) {
             panic!("seed {seed}: {violation}");
         }

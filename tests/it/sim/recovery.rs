@@ -1,12 +1,13 @@
 //! What goes wrong between agents and servers, and what must be true once nothing does any more.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use catalog::{Catalog, CatalogIndex, Check, Instance};
 
 use super::agents::Agent;
 use super::checks::{Checked, check};
+use super::hubs::agent_address;
 use super::mesh::Mesh;
 use super::network::Place;
 use super::plan::Planted;
@@ -112,6 +113,7 @@ impl Mesh {
         }
         self.streams.operator.is_done = true;
         self.authority.calms_down();
+        self.strayed_agents_are_started_anew();
         if self.plan.planted == Planted::Nothing {
             self.come_into_step(RECOVERY)?;
         }
@@ -128,6 +130,24 @@ impl Mesh {
             _ => RECOVERY,
         };
         self.come_into_step(patience)
+    }
+
+    /// Who was out of reach while every server that it knew of was replaced finds nobody: an operator starts it anew, with the
+    /// addresses of those that are there.
+    fn strayed_agents_are_started_anew(&mut self) {
+        if !self.plan.has_membership {
+            return;
+        }
+        let there: BTreeSet<String> =
+            self.servers.values().filter(|it| !it.is_lost).map(|it| agent_address(it.id)).collect();
+        let has_strayed = |agent: &Agent| {
+            agent.process.as_ref().is_some_and(|machine| machine.servers().iter().all(|known| !there.contains(known)))
+        };
+        let strayed = self.streams.agents.iter().filter(|(_, agent)| has_strayed(agent)).map(|(id, _)| *id);
+        for id in strayed.collect::<Vec<_>>() {
+            self.agent_crashes(id, true);
+            *self.summary.steps.entry("an agent that knows no server any more is started anew").or_default() += 1;
+        }
     }
 
     /// The last rotation is refused while another one is under way, and nothing takes its place.
