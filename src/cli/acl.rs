@@ -18,13 +18,19 @@ use wire::{
     crypto::{Secret, random_hex},
 };
 
-use super::{ApiOptions, api::Api, auth_method, binding_rule, ca, output::Output};
+use super::{
+    ApiOptions,
+    api::Api,
+    auth_method, binding_rule, ca,
+    output::{self, Output},
+};
 
 /// A secret of 256 bits.
 const SECRET_BYTES: usize = 32;
 /// How long a token whose making was not answered may take to be there.
-const MADE_MAX: Duration = Duration::from_secs(15);
-const MADE_PAUSE: Duration = Duration::from_millis(500);
+const ANSWER_PATIENCE: Duration = Duration::from_secs(15);
+/// How often that is looked at.
+const ANSWER_PAUSE: Duration = Duration::from_millis(500);
 
 /// Say who may use the API, and for what.
 #[derive(Debug, Subcommand)]
@@ -107,8 +113,9 @@ pub(super) async fn prove(api: &Api, key: &ClusterKey) -> anyhow::Result<TokenVi
         Err(error) if !is_outcome_unknown(&error) => return Err(error),
         Err(error) => error,
     };
-    let own = api.as_caller(secret.clone());
-    let deadline = tokio::time::Instant::now() + MADE_MAX;
+    output::note("no answer came: asking whether the token was made all the same")?;
+    let own = api.clone().with_token(secret.clone());
+    let deadline = tokio::time::Instant::now() + ANSWER_PATIENCE;
     loop {
         if let Ok(token) = own.get::<TokenView>("/v1/acl/token/self", &[]).await {
             return Ok(TokenView { secret: Some(secret), ..token });
@@ -116,7 +123,7 @@ pub(super) async fn prove(api: &Api, key: &ClusterKey) -> anyhow::Result<TokenVi
         if tokio::time::Instant::now() >= deadline {
             return Err(failed);
         }
-        tokio::time::sleep(MADE_PAUSE).await;
+        tokio::time::sleep(ANSWER_PAUSE).await;
     }
 }
 

@@ -16,6 +16,7 @@ use super::{ApiOptions, error::hinted};
 const TOKEN_BYTES_MAX: u64 = 1024;
 
 /// Calls the API as the command line was told to.
+#[derive(Clone)]
 pub(super) struct Api {
     client: ApiClient,
 }
@@ -46,11 +47,6 @@ impl Api {
     pub(super) fn with_token(mut self, token: Secret) -> Self {
         self.client = self.client.with_token(token);
         self
-    }
-
-    /// Prepares calls to the same address with another token.
-    pub(super) fn as_caller(&self, token: Secret) -> Self {
-        Self { client: self.client.clone().with_token(token) }
     }
 
     /// Prepares calls to one address with one token.

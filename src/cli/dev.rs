@@ -67,6 +67,7 @@ pub(super) async fn run(arguments: Dev) -> anyhow::Result<ExitCode> {
     }
     agent::check_definitions(&files)?;
     daemon::prepare(&arguments.log)?;
+    let hangups = daemon::Hangups::heard()?;
 
     let key = ClusterKey::generate();
     let id: ServerId = "dev".parse()?;
@@ -104,7 +105,7 @@ pub(super) async fn run(arguments: Dev) -> anyhow::Result<ExitCode> {
         token.expose(),
     ))?;
     let ended = tokio::select! {
-        ended = daemon::until_stopped(daemon::Hangups::heard()?, server.failed(), || server.standing()) => ended,
+        ended = daemon::until_stopped(hangups, server.failed(), || server.standing()) => ended,
         () = agent.asked_to_leave() => Ok(ExitCode::SUCCESS),
     };
     agent.drain().await;

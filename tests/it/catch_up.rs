@@ -98,8 +98,9 @@ fn fault_2_a_follower_away_for_longer_than_the_log_reaches_gets_a_snapshot() {
     mesh.start_server(follower);
     caught_up(&mesh, follower, leader);
     // A new leader's own entries would take the place of those that are kept.
-    if term(&mesh) == before.1 {
-        assert_eq!(snapshots_sent(&mesh), before.0, "the log was enough");
+    match term(&mesh) == before.1 {
+        true => assert_eq!(snapshots_sent(&mesh), before.0, "the log was enough"),
+        false => eprintln!("not looked at: whether the log is enough, for the leader changed meanwhile"),
     }
 }
 

@@ -329,7 +329,7 @@ fn an_ecs_task_a_pod_and_a_vm_are_one_mesh() {
     // The authority takes another root meanwhile, and no call fails, nor a handshake.
     let pairs = [(TASK, POD), (POD, VM), (VM, TASK)];
     for (from, to) in pairs {
-        let calls = "while curl -sf --max-time 10 -o /dev/null BASE/public/x; do echo .; done; echo FAILED";
+        let calls = "while curl -sSf --max-time 10 -o /dev/null BASE/public/x 2>> $RUN/steady.err; do echo .; done; echo FAILED";
         story.meanwhile(from, to, "steady", calls);
     }
     let refused = all.map(|workload| story.handshakes_refused(workload));

@@ -113,10 +113,24 @@ impl Names {
         }
         let _waiting = self.waiting.try_acquire().map_err(|_| Unknown)?;
         let mut status = self.core.watch();
-        let is_alone = status.borrow().server.is_none();
-        let patience = if is_alone { PATIENCE_ALONE } else { PATIENCE };
-        let told = tokio::time::timeout(patience, status.wait_for(|status| find(status).is_some())).await;
-        let status = told.map_err(|_| Unknown)?.map_err(|_| Unknown)?;
+        // Whoever has no server for a while, from now on or later, has nobody to wait for.
+        let mut reached = self.core.watch();
+        let alone = async {
+            loop {
+                let is_reached = reached.wait_for(|status| status.server.is_some());
+                if !matches!(tokio::time::timeout(PATIENCE_ALONE, is_reached).await, Ok(Ok(_))) {
+                    return;
+                }
+                if reached.wait_for(|status| status.server.is_none()).await.is_err() {
+                    return;
+                }
+            }
+        };
+        let told = tokio::time::timeout(PATIENCE, status.wait_for(|status| find(status).is_some()));
+        let status = tokio::select! {
+            told = told => told.map_err(|_| Unknown)?.map_err(|_| Unknown)?,
+            () = alone => return Err(Unknown),
+        };
         find(&status).ok_or(Unknown)
     }
 

@@ -122,10 +122,7 @@ pub(crate) fn asked_for<'a>(
 /// Finds the one service that callers were told to find at an address: by its port where that is an application's, as it is
 /// where the kernel led the connection here, and else by the address alone. Nothing where several are meant by it.
 fn advertised_at(snapshot: &Snapshot, dialled: SocketAddr) -> Option<&ServiceKey> {
-    let address = dialled.ip().to_canonical();
-    let is_there = |local: &LocalInstance| {
-        local.advertised_address.parse::<IpAddr>().is_ok_and(|advertised| advertised.to_canonical() == address)
-    };
+    let is_there = |local: &LocalInstance| local.is_advertised_at(dialled.ip());
     let only = |is_meant: &dyn Fn(&LocalInstance) -> bool| {
         let mut found = snapshot.locals.iter().filter(|(_, locals)| locals.iter().any(is_meant)).map(|(key, _)| key);
         found.next().filter(|_| found.next().is_none())

@@ -211,6 +211,12 @@ impl LocalInstance {
         default_port(self.port, &self.ports)
     }
 
+    /// Reports whether callers were told to find the instance at this address.
+    pub(crate) fn is_advertised_at(&self, address: IpAddr) -> bool {
+        let advertised = self.advertised_address.parse::<IpAddr>();
+        advertised.is_ok_and(|advertised| advertised.to_canonical() == address.to_canonical())
+    }
+
     /// Reports whether the instance has registered this port.
     pub(crate) fn has_port(&self, port: u16) -> bool {
         port != 0 && (self.port == port || self.ports.values().any(|named| *named == port))

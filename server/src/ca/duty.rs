@@ -72,19 +72,29 @@ pub fn agents_waited_for<'a>(
     // went before that one took over. Where the old root is to be distrusted it will recognise nobody anyway.
     let certifies = |root: &CaRoot| root.cross.as_ref().is_some_and(|cross| cross.signed_by == rotation.replaces);
     let is_certified = catalog.root(&rotation.root_id).is_some_and(certifies);
+    let took_over_at = older_roots(catalog, rotation).filter_map(|root| root.replaced_at).max();
+    let is_lost_to_it = move |lost_at: Timestamp| !is_certified || took_over_at.is_some_and(|at| lost_at <= at);
     let waits = rotation.step == RotationStep::Distributing && !rotation.distrust_replaced;
-    let older = || catalog.roots().filter(|root| !root.retired && root.id != rotation.replaces);
-    let took_over_at = older().filter_map(|root| root.replaced_at).max();
-    let leaf_ttl = older().map(|root| &root.id).chain([&rotation.replaces]);
-    let leaf_ttl = leaf_ttl.map(|root| catalog.longest_leaf_ttl(root, unset)).fold(Duration::ZERO, Duration::max);
+    let leaf_ttl = longest_leaf_ttl(catalog, rotation, unset);
     let may_call = move |lost_at: Timestamp| {
-        let is_strange = !is_certified || took_over_at.is_some_and(|at| lost_at <= at);
-        waits && is_strange && lost_at.saturating_add(leaf_ttl) > rotation.started_at
+        waits && is_lost_to_it(lost_at) && lost_at.saturating_add(leaf_ttl) > rotation.started_at
     };
     let live = opened.filter(move |record| {
         record.presence.lost_at.is_none_or(|lost_at| may_call(lost_at) || catalog.holds_node(record))
     });
     live.filter(|record| !catalog.roots_ack(&record.id).is_some_and(|ack| rotation.is_met(ack)))
+}
+
+/// Returns the roots that were replaced before the one that this rotation replaces, and under which leaves may live yet.
+fn older_roots<'a>(catalog: &'a Catalog, rotation: &'a CaRotation) -> impl Iterator<Item = &'a CaRoot> {
+    catalog.roots().filter(|root| !root.retired && root.id != rotation.replaces && root.id != rotation.root_id)
+}
+
+/// Returns how long the last leaf lives that somebody may hold who is waited for in the present step.
+fn longest_leaf_ttl(catalog: &Catalog, rotation: &CaRotation, unset: Duration) -> Duration {
+    let of = |root: &str| catalog.longest_leaf_ttl(root, unset);
+    let older = older_roots(catalog, rotation).filter(|_| rotation.step == RotationStep::Distributing);
+    older.map(|root| of(&root.id)).fold(of(&rotation.replaces), Duration::max)
 }
 
 /// Returns how long after a root was replaced the last leaf under it has expired.
@@ -149,7 +159,7 @@ fn step(rotation: &CaRotation, not_before: Option<Timestamp>) -> Duty {
 /// Returns when a step no longer waits for agents that stay silent: their leaves have expired by then, and they hear of the
 /// new root before they get another. Nobody is waited for under a root that has expired itself.
 pub fn deadline(catalog: &Catalog, rotation: &CaRotation, unset: Duration) -> Timestamp {
-    let leaf_ttl = catalog.longest_leaf_ttl(&rotation.replaces, unset);
+    let leaf_ttl = longest_leaf_ttl(catalog, rotation, unset);
     let patience = if rotation.distrust_replaced { leaf_ttl.min(DISTRUST_PATIENCE) } else { leaf_ttl };
     let since = rotation.activated_at.unwrap_or(rotation.started_at);
     let expired = catalog.root(&rotation.replaces).map_or(Timestamp(u64::MAX), |root| root.not_after);

@@ -75,7 +75,7 @@ pub(crate) enum Answer {
         /// What is lacking.
         needs: String,
     },
-    /// Whoever was asked does not lead, or too short to know how the others do.
+    /// Whoever was asked does not lead, or has led for too short a time to know how the others do.
     NotLeader,
 }
 
@@ -115,7 +115,7 @@ impl Consensus {
                 asked.unwrap_or_else(|_| Err("it took too long".to_owned()))
             };
             let reason = match answer {
-                Ok(Answer::NotLeader) => "it has just changed".to_owned(),
+                Ok(Answer::NotLeader) => "it has just changed, or has not heard the others yet".to_owned(),
                 Ok(answer) => return Ok(answer),
                 Err(reason) => reason,
             };
@@ -165,10 +165,7 @@ impl Consensus {
         let is_known = health.is_known_since(self.shared.timing.election_timeout());
         match question {
             Question::Health => Answer::Health(Box::new(GroupHealth::clone(&health))),
-            Question::TransferLeader { to, by } => match self.transfer(&health, to, by).await {
-                Answer::Refused { .. } if !is_known => Answer::NotLeader,
-                answer => answer,
-            },
+            Question::TransferLeader { to, by } => self.transfer(&health, is_known, to, by).await,
             Question::Remove { raft_id, by } => {
                 if let Some(reason) = health.objection_to_removing(raft_id) {
                     return if is_known { Answer::Refused { reason } } else { Answer::NotLeader };
@@ -207,15 +204,16 @@ impl Consensus {
         }
     }
 
-    async fn transfer(&self, health: &GroupHealth, to: Option<u64>, by: Asker) -> Answer {
+    async fn transfer(&self, health: &GroupHealth, is_known: bool, to: Option<u64>, by: Asker) -> Answer {
         let refused = |reason: &str| Answer::Refused { reason: reason.to_owned() };
+        let unheard = |reason: &str| if is_known { refused(reason) } else { Answer::NotLeader };
         let to = match to {
             None => health.best_successor(),
             Some(to) if to == health.leader => return Answer::Done,
             Some(to) if health.could_lead(to) => Some(to),
-            Some(_) => return refused("that server does not vote, or has not been heard of lately: choose another"),
+            Some(_) => return unheard("that server does not vote, or has not been heard of lately: choose another"),
         };
-        let Some(to) = to else { return refused("no other server that votes is reachable") };
+        let Some(to) = to else { return unheard("no other server that votes is reachable") };
         if let Err(answer) = self.propose_for(by, MembershipChange::HandOver { to: Some(to) }).await {
             return answer;
         }

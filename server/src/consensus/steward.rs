@@ -72,7 +72,7 @@ pub struct GroupHealth {
     /// Why a change that is wanted is not made now.
     pub held: Option<String>,
     /// For how long it has looked since it leads, in milliseconds.
-    #[serde(default)]
+    #[serde(skip)]
     pub seen_for_ms: u64,
 }
 

@@ -39,8 +39,14 @@ fn raft_id(cluster: &Cluster, by: &str, server: &str) -> u64 {
 
 /// Has a server taken out. A leader that has not heard the others for a second refuses: it is asked again.
 async fn removed(through: &Consensus, raft_id: u64, by: Asker) {
+    let is_going = || {
+        let catalog = through.catalog();
+        catalog.membership().member(raft_id).is_none_or(|member| member.role == MemberRole::Leaving)
+    };
     let asking = async {
-        while through.ask_leader(Question::Remove { raft_id, by: by.clone() }).await != Ok(Answer::Done) {
+        // An answer may be lost with the leader that gave it.
+        while through.ask_leader(Question::Remove { raft_id, by: by.clone() }).await != Ok(Answer::Done) && !is_going()
+        {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     };
@@ -168,18 +174,17 @@ async fn leadership_goes_where_it_is_sent() {
     let to = raft_id(&cluster, &leader, &follower);
     let asked = cluster.consensus(&follower);
     let by = operator(&asked).await;
-    let answer = soon(async {
+    soon(async {
         loop {
             // A follower that was never heard by this leader cannot take over.
             let answer = asked.ask_leader(Question::TransferLeader { to: Some(to), by: by.clone() }).await;
-            if asked.status().role == Role::Leader {
-                break answer.unwrap();
+            if answer == Ok(Answer::Done) && asked.status().role == Role::Leader {
+                break;
             }
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     })
     .await;
-    assert_eq!(answer, Answer::Done);
     asked.read_index().await.unwrap();
     let catalog = asked.catalog();
     let asked_for = |line: &catalog::AuditLine| {

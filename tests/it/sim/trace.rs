@@ -24,6 +24,7 @@ impl Trace {
             println!("{:>12.6} {what} {numbers:?}", now.as_secs_f64());
         }
     }
+
     /// Says in words what a number cannot, where one seed is replayed; nothing depends on it.
     #[expect(clippy::print_stdout, reason = "who replays a seed wants to see it")]
     pub(crate) fn say(&self, now: Duration, what: impl FnOnce() -> String) {

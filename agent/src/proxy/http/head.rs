@@ -28,7 +28,7 @@ pub(crate) const PORT: HeaderName = HeaderName::from_static("x-weft-port");
 pub(crate) const VERSION: HeaderName = HeaderName::from_static("x-weft-version");
 
 /// What the names of protocols begin with over which requests may go that nobody would decide, or which are another CONNECT.
-const NO_UPGRADES: [&str; 9] = ["connect-", "dtls", "h2", "h3", "masque", "quic", "spdy", "ssl", "tls"];
+const NO_UPGRADES: [&str; 10] = ["connect", "dtls", "h2", "h3", "masque", "ptth", "quic", "spdy", "ssl", "tls"];
 
 /// Tells the application that a request is a copy of one that went elsewhere.
 pub(crate) const MIRRORED: HeaderName = HeaderName::from_static("x-weft-mirrored");

@@ -46,8 +46,8 @@ impl Providers {
     }
 
     /// Makes ready what rules ask for now. A provider that says what it said goes on with its keys and tokens, and one whose
-    /// keys come from where they came goes on with these. What is kept of one that no rule asks for any more is forgotten; the
-    /// rules of a service that is not here for now still count.
+    /// keys come from where they came goes on with these. What is kept of one that the rules of a service no longer ask for,
+    /// nor those of another that is here, is forgotten; what was asked for a service that is gone ages.
     pub(crate) fn follow(
         &self,
         asked: &BTreeMap<ServiceKey, Vec<Arc<TokenProvider>>>,

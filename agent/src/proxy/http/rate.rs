@@ -156,11 +156,18 @@ mod tests {
             RateLimits { instance: None, source: Some(RateLimit { general: Some(rate(1, 5)), routes: vec![] }) };
         let limiter = RateLimiter::renewed(None, &limits).unwrap();
         let of = |name: &str| limiter.source.as_ref().unwrap().of(&caller(name));
-        let all: Vec<Arc<Buckets>> = std::thread::scope(|scope| {
-            let asking: Vec<_> = (0..8).map(|_| scope.spawn(|| of("web"))).collect();
-            asking.into_iter().map(|asked| asked.join().unwrap()).collect()
-        });
-        assert!(all.iter().all(|one| Arc::ptr_eq(one, &all[0])) && !Arc::ptr_eq(&of("app"), &all[0]));
+        for number in 0..200 {
+            let (name, together) = (format!("web-{number}"), std::sync::Barrier::new(4));
+            let all: Vec<Arc<Buckets>> = std::thread::scope(|scope| {
+                let ask = || {
+                    together.wait();
+                    of(&name)
+                };
+                let asking: Vec<_> = (0..4).map(|_| scope.spawn(ask)).collect();
+                asking.into_iter().map(|asked| asked.join().unwrap()).collect()
+            });
+            assert!(all.iter().all(|one| Arc::ptr_eq(one, &all[0])) && !Arc::ptr_eq(&of("app"), &all[0]), "{name}");
+        }
     }
 
     #[test]

@@ -76,8 +76,7 @@ fn application(snapshot: &Snapshot, dialled: SocketAddr) -> Option<(&ServiceKey,
     let all = snapshot.locals.iter().flat_map(|(service, locals)| locals.iter().map(move |local| (service, local)));
     let mut with_port = all.filter(|(_, local)| local.has_port(dialled.port())).peekable();
     let first = with_port.peek().copied();
-    let is_there = |local: &LocalInstance| local.advertised_address.parse() == Ok(dialled.ip());
-    with_port.find(|(_, local)| is_there(local)).or(first)
+    with_port.find(|(_, local)| local.is_advertised_at(dialled.ip())).or(first)
 }
 
 /// Carries a connection that was going to `dialled`, where it may pass.

@@ -156,7 +156,7 @@ async fn an_agent_calls_a_service_behind_a_ztunnel() {
     let calling = async {
         let mut stream = web.connect().await;
         say(&mut stream, "hello").await;
-        say(&mut stream, &"all that its windows hold. ".repeat(40_000)).await;
+        say(&mut stream, &"more than a frame holds. ".repeat(40_000)).await;
         stream.shutdown().await.unwrap();
         let mut heard = String::new();
         stream.read_to_string(&mut heard).await.unwrap();

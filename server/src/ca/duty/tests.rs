@@ -141,6 +141,8 @@ fn p6_an_agent_that_went_before_the_last_rotation_is_waited_for_in_the_next_whil
         mesh.acknowledge(1, false);
         root
     };
+    let config = catalog::CaConfig { leaf_ttl_ms: Some(3_600_000), ..catalog::CaConfig::default() };
+    mesh.change(CaChange::Configure { config, compare: None });
     // It knows the root that certifies this one, and is not waited for.
     let second = rotate(&mut mesh);
     assert_eq!(mesh.duty(), Duty::Activate { root: second.clone(), not_before: None });
@@ -148,7 +150,8 @@ fn p6_an_agent_that_went_before_the_last_rotation_is_waited_for_in_the_next_whil
     mesh.acknowledge(1, true);
     mesh.change(CaChange::Finish { root: second.clone() });
 
-    // It has never heard of the one that certifies the next, and its leaf may live for as long as this waits.
+    // It has never heard of the one that certifies the next, and its leaf may live for as long as this waits, whatever leaves
+    // live for by now.
     let third = rotate(&mut mesh);
     let deadline = mesh.catalog.ca_rotation().unwrap().started_at.saturating_add(DAY);
     assert_eq!(mesh.duty(), Duty::Wait { until: Some(deadline) });
