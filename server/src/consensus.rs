@@ -182,6 +182,9 @@ pub(crate) struct Shared {
     clock: clock::SeenClock,
     /// How long syncs of the log take.
     disk: ArcSwapOption<DiskStatus>,
+    /// Whether syncs look slow, however long they took.
+    #[cfg(test)]
+    looks_slow: std::sync::atomic::AtomicBool,
     metrics: Metrics,
 }
 

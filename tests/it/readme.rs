@@ -49,7 +49,7 @@ fn succeeds(machines: &Machines, machine: &str, lines: &str) -> String {
 /// Does the first two blocks: the mesh of one process, and the call that is refused, answered and refused again.
 fn one_process(machines: &Machines, start: &str, by_hand: &str) {
     // What was built is there already.
-    let start = start.strip_prefix("cargo build\nalias weft=\"$PWD/target/debug/weft\"\n").expect("how it is built");
+    let start = start.strip_prefix("cargo build\nexport PATH=\"$PWD/target/debug:$PATH\"\n").expect("how it is built");
     leave_running(machines, LAPTOP, "dev", start);
     let exports = eventually("the mesh to be up", THERE * PROMISE_FACTOR, || {
         let said = machines.done(LAPTOP, "cat $RUN/dev.log");

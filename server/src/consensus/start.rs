@@ -327,6 +327,8 @@ pub(super) fn new_consensus(config: &Config, agent_address: String, inbox: Inbox
         taps: Arc::default(),
         clock: Default::default(),
         disk: Default::default(),
+        #[cfg(test)]
+        looks_slow: Default::default(),
         metrics,
     };
     Consensus { shared: Arc::new(shared) }

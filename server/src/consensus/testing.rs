@@ -1,6 +1,8 @@
 //! Consensus for tests of what uses it: one server in memory.
 
 use std::collections::BTreeSet;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use catalog::{Mesh, ServerId, WatchKey};
 use tokio::net::TcpListener;
@@ -8,7 +10,7 @@ use wire::cluster_key::{ClusterKey, ClusterKeys};
 use wire::one_line;
 
 use super::transport::hello::Purpose;
-use super::{Consensus, Running};
+use super::{Consensus, Running, Shared};
 use crate::config::{Config, RaftTiming};
 use crate::metrics::Metrics;
 
@@ -30,7 +32,7 @@ impl Alone {
     /// Starts one with these keys, in a given trust domain, and waits until it is ready.
     pub(crate) async fn start_in(trust_domain: Option<&str>, cluster_keys: ClusterKeys) -> Self {
         let alone = Self::newborn_in(trust_domain, cluster_keys).await;
-        let deadline = tokio::time::Instant::now() + std::time::Duration::from_secs(20);
+        let deadline = tokio::time::Instant::now() + Duration::from_secs(20);
         alone.consensus.changed(&[WatchKey::Roots], catalog::CatalogIndex(1), deadline).await;
         assert!(alone.consensus.catalog().active_root().is_some(), "no certificate authority after 20 seconds");
         alone
@@ -95,8 +97,20 @@ impl Consensus {
         self.shared.group.borrow().as_ref().map(|status| status.group.clone())
     }
 
+    /// Has this server take its disk for one whose syncs last long.
+    pub(crate) fn disk_looks_slow_for_tests(&self) {
+        self.shared.looks_slow.store(true, Ordering::SeqCst);
+    }
+
     /// Has this server believe that its state was this at an index.
     pub(crate) fn found_for_tests(&self, index: catalog::CatalogIndex, digest: &str) {
         self.shared.states.found(index, digest.to_owned());
+    }
+}
+
+impl Shared {
+    /// Returns how long a sync took, by what tests want.
+    pub(super) fn as_it_looks(&self, sync: Duration) -> Duration {
+        if self.looks_slow.load(Ordering::SeqCst) { sync.max(Duration::from_millis(400)) } else { sync }
     }
 }

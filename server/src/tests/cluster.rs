@@ -117,6 +117,32 @@ async fn a_leader_that_stops_hands_over_and_does_not_wait_for_an_election() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn fault_12_a_leader_whose_disk_turns_slow_has_another_one_lead_while_writes_go_on() {
+    let mut cluster = Cluster::new();
+    for name in ["a", "b", "c"] {
+        cluster.start(name, |config| (config.bootstrap_expect, config.timing.election_ticks) = (3, 50)).await;
+    }
+    cluster.established().await;
+    let slow = cluster.leader().await;
+    cluster.consensus(&slow).disk_looks_slow_for_tests();
+    let through = cluster.consensus(&cluster.follower().await);
+    let writing = async {
+        // It judges by the syncs of the last seconds, so there have to be some.
+        for number in 0.. {
+            register(&through, &format!("n{number}")).await.unwrap();
+            if through.status().leader.is_some_and(|leader| leader.id.as_str() != slow) {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    soon(writing).await;
+    assert!(cluster.consensus(&slow).metrics_text().contains("weft_raft_disk_slow 1"), "that is why");
+    assert_ne!(cluster.leader().await, slow);
+    register(&through, "after").await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn fault_2_a_follower_that_was_away_for_long_catches_up_by_a_snapshot() {
     let mut cluster = Cluster::new();
     let few_entries = |config: &mut Config| (config.bootstrap_expect, config.snapshot_entries) = (3, 16);

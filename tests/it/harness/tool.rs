@@ -7,8 +7,13 @@ use std::{
     process::Command,
 };
 
-/// Finds a program; where it is missing the test is skipped, loudly, or fails if `WEFT_TEST_REQUIRE=all`.
+/// Finds a program; where it is missing the test is skipped, loudly, or fails if `WEFT_TEST_REQUIRE=all`. So it is where one that
+/// makes and enters namespaces is of no use, for want of root.
 pub(crate) fn tool(name: &str, test: &str) -> Option<PathBuf> {
+    if ["unshare", "nsenter"].contains(&name) && !rustix::process::geteuid().is_root() {
+        missing(test, "machines of namespaces take root");
+        return None;
+    }
     let found = find(name);
     if found.is_none() {
         missing(test, &format!("`{name}` is not installed"));

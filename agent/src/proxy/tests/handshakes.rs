@@ -32,11 +32,15 @@ async fn expect_refused(config: ClientConfig, name: &str, pair: &Pair, reason: &
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn l1_plaintext_is_refused() {
     let pair = Pair::start(&["allow */* api"]).await;
-    for greeting in
-        ["GET / HTTP/1.1\r\nhost: api\r\n\r\n", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", "\u{80}.\u{1}\u{3}\u{1}"]
-    {
+    // The last is how clients of SSL 2 begin.
+    let greetings: [&[u8]; 3] = [
+        b"GET / HTTP/1.1\r\nhost: api\r\n\r\n",
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+        b"\x80\x2e\x01\x03\x01\x00\x15\x00\x00\x00\x10",
+    ];
+    for greeting in greetings {
         let mut stream = TcpStream::connect(pair.api.proxy.mesh_address()).await.unwrap();
-        stream.write_all(greeting.as_bytes()).await.unwrap();
+        stream.write_all(greeting).await.unwrap();
         let mut heard = Vec::new();
         let read = tokio::time::timeout(DEADLINE, stream.read_to_end(&mut heard)).await.unwrap();
         assert!(read.is_ok() || read.is_err_and(|error| error.kind() == ErrorKind::ConnectionReset));

@@ -87,6 +87,23 @@ async fn h1_a_length_beside_chunks_counts_for_nothing_and_ends_the_connection() 
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn h1_an_extension_of_a_chunk_without_end_ends_its_connection() {
+    let pair = HttpPair::start(&["allow web api"]).await;
+    let extension = "x".repeat(1 << 20);
+    let bytes = format!(
+        "POST /x HTTP/1.1\r\nhost: api\r\ntransfer-encoding: chunked\r\n\r\n5;{extension}\r\nhello\r\n0\r\n\r\n\
+         GET /smuggled HTTP/1.1\r\nhost: api\r\n\r\n"
+    );
+    let mut outbound = TcpStream::connect(pair.web.upstream()).await.unwrap();
+    let heard = statuses(&mut outbound, bytes.as_bytes()).await;
+    assert!(!heard.iter().any(|status| status == "200"), "outbound: {heard:?}");
+    let mut inbound = pair.dial("web", None).await;
+    let heard = statuses(&mut inbound, bytes.as_bytes()).await;
+    assert!(!heard.iter().any(|status| status == "200"), "inbound: {heard:?}");
+    assert!(pair.application.asked().iter().all(|asked| asked.target != "/smuggled"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn h4_headers_beyond_the_bounds_are_refused() {
     let pair = HttpPair::start(&["allow web api"]).await;
     let many: String = (0..120).map(|index| format!("x-{index}: 1\r\n")).collect();
