@@ -133,6 +133,21 @@ impl Story {
         self.0.machines.done(of.machine, &format!("cat $RUN/{name}.log"))
     }
 
+    /// Checks that no steady call of a workload failed; says otherwise what agents say of it.
+    #[track_caller]
+    fn assert_no_call_failed(&self, of: Workload) {
+        let log = self.log(of, "steady");
+        if !log.contains("FAILED") {
+            return;
+        }
+        let how: Vec<&str> = log.lines().filter(|line| *line != ".").collect();
+        let told = [TASK, POD, VM].map(|one| {
+            let lines = "grep -E '\"status\":5|WARN|ERROR' $RUN/agent.log | tail -n 12";
+            format!("{}:\n{}", one.machine, String::from_utf8_lossy(&self.0.machines.run(one.machine, lines).stdout))
+        });
+        panic!("{}: a call failed: {how:?}\n{}", of.machine, told.join("\n"));
+    }
+
     /// Returns how many handshakes a workload's agent has refused for the other's certificate.
     fn handshakes_refused(&self, of: Workload) -> u64 {
         let metrics = self.0.machines.done(of.machine, "curl -sf http://127.0.0.1:19000/metrics");
@@ -269,11 +284,6 @@ impl Story {
     }
 }
 
-/// Returns what a log ends with.
-fn end(log: &str) -> &str {
-    log.char_indices().rev().nth(400).map_or(log, |(at, _)| &log[at..])
-}
-
 /// Says who may log in, and how requests are read.
 fn admit(story: &Platforms) {
     let machines = &story.machines;
@@ -340,8 +350,8 @@ fn an_ecs_task_a_pod_and_a_vm_are_one_mesh() {
     let refused = all.map(|workload| story.handshakes_refused(workload));
     story.rotate();
     for (from, _) in pairs {
+        story.assert_no_call_failed(from);
         let log = story.log(from, "steady");
-        assert!(!log.contains("FAILED"), "{}: no call failed meanwhile: {}", from.machine, end(&log));
         assert!(log.lines().count() > 5, "{}: there were calls", from.machine);
     }
     assert_eq!(all.map(|workload| story.handshakes_refused(workload)), refused);
@@ -372,8 +382,7 @@ fn an_ecs_task_a_pod_and_a_vm_are_one_mesh() {
         });
     }
     for (from, _) in pairs {
-        let log = story.log(from, "steady");
-        assert!(!log.contains("FAILED"), "{}: no call failed meanwhile: {}", from.machine, end(&log));
+        story.assert_no_call_failed(from);
         assert!(!story.log(from, "open").contains("ENDED"), "{}: what is open stays so", from.machine);
     }
     for workload in all {

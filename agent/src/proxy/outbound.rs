@@ -42,7 +42,7 @@ use crate::metrics::{Direction, Phase};
 use crate::sockets::user_of;
 
 /// How many tunnels that had been there before may turn out dead before the instance itself is blamed.
-const STALE_TUNNELS_MAX: usize = 3;
+pub(crate) const STALE_TUNNELS_MAX: usize = 3;
 
 /// Says what a call wants of a tunnel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

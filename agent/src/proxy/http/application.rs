@@ -17,7 +17,7 @@ use tokio::time::Instant;
 use super::body::Received;
 use super::carried::Question;
 use super::head;
-use super::send::{self, Pump};
+use super::send::{self, Pump, Unanswered};
 use super::{CONNECTION_WINDOW, HEADER_BYTES_MAX, STREAM_WINDOW, STREAMS_MAX};
 use crate::proxy::inbound::dial;
 use crate::proxy::proxy_header::Opener;
@@ -211,11 +211,11 @@ async fn send_http2(
             }
             Ok((answer, Held::Http2 { shared: lease, pump }))
         }
-        Err(source) => {
-            if !source.is_reset() {
+        Err(Unanswered { error, .. }) => {
+            if !error.is_reset() {
                 lease.0.is_over.store(true, Ordering::Release);
             }
-            Err(no_answer(source))
+            Err(no_answer(error))
         }
     }
 }

@@ -23,7 +23,7 @@ use super::mirror;
 use super::normal::Lines;
 use super::refusal::{Manner, NotCarried};
 use super::route;
-use super::send::{self, Pump};
+use super::send::{self, Pump, Unanswered};
 use super::server::{self, Reader};
 use super::story::Story;
 use super::tunnel_io::TunnelIo;
@@ -34,7 +34,7 @@ use crate::proxy::outbound::call_error::CallError;
 use crate::proxy::outbound::door::Door;
 use crate::proxy::outbound::endpoints::{Chosen, Tried};
 use crate::proxy::outbound::hashing::{self, HashedRequest};
-use crate::proxy::outbound::{Call, Course, Opened, Wanted, identify, note, open};
+use crate::proxy::outbound::{Call, Course, Opened, STALE_TUNNELS_MAX, Wanted, identify, note, open};
 use crate::proxy::room::Room;
 
 /// Answers the requests of a local application's connection until it ends.
@@ -236,36 +236,47 @@ async fn ask_once(
     room: &Arc<Room>,
     call: &Call,
     course: Course,
-    mut head: Parts,
-    question: Question,
+    head: Parts,
+    mut question: Question,
     tried: &mut Tried,
 ) -> Result<Forwarded, NotCarried> {
-    let allowed = call.called.allow(Counted::Requests)?;
-    let (Opened::Ready(ready, lease), mut endpoint) = open(room, call, course, tried, Wanted::Request).await? else {
-        // What is opened is what is wanted.
-        return Err(NotCarried::Call(CallError::NoUpstream(call.called.upstream.address)));
-    };
-    tried.add(&endpoint);
-    endpoint.hold(allowed);
-    let port = endpoint.authority.rsplit_once(':').and_then(|(_, port)| HeaderValue::from_str(port).ok());
-    head.headers.extend(port.map(|port| (PORT, port)));
-    let waiting = Waiting { room, call, endpoint: &endpoint, deadline: course.deadline, is_over: false };
-    match send::request(ready, Request::from_parts(head, ()), question).await {
-        Ok((answer, pump)) => {
-            waiting.end();
-            judge(room, call, &endpoint, &answer);
-            Ok(Forwarded { answer, way: Way::Tunnel { lease, endpoint, pump }, granted: None })
-        }
-        Err(error) => {
-            waiting.end();
-            let now = Instant::now();
-            endpoint.answered(now, true);
-            note(room, call, &endpoint, true);
-            if !error.is_reset() {
-                lease.retire();
-                endpoint.failed(now);
+    let mut stale = 0;
+    loop {
+        let allowed = call.called.allow(Counted::Requests)?;
+        let (Opened::Ready(ready, lease), mut endpoint) = open(room, call, course, tried, Wanted::Request).await?
+        else {
+            // What is opened is what is wanted.
+            return Err(NotCarried::Call(CallError::NoUpstream(call.called.upstream.address)));
+        };
+        endpoint.hold(allowed);
+        let port = endpoint.authority.rsplit_once(':').and_then(|(_, port)| HeaderValue::from_str(port).ok());
+        let mut asked = Request::from_parts(head.clone(), ());
+        asked.headers_mut().extend(port.map(|port| (PORT, port)));
+        let waiting = Waiting { room, call, endpoint: &endpoint, deadline: course.deadline, is_over: false };
+        let answered = send::request(ready, asked, question).await;
+        waiting.end();
+        match answered {
+            Ok((answer, pump)) => {
+                tried.add(&endpoint);
+                judge(room, call, &endpoint, &answer);
+                return Ok(Forwarded { answer, way: Way::Tunnel { lease, endpoint, pump }, granted: None });
             }
-            Err(NotCarried::Tunnel(error))
+            // The other side was taking a new leaf just then, and has not taken the request up: another tunnel does.
+            Err(Unanswered { untaken: Some(untaken), .. }) if stale < STALE_TUNNELS_MAX => {
+                lease.retire();
+                (question, stale) = (untaken, stale + 1);
+            }
+            Err(Unanswered { error, .. }) => {
+                tried.add(&endpoint);
+                let now = Instant::now();
+                endpoint.answered(now, true);
+                note(room, call, &endpoint, true);
+                if !error.is_reset() {
+                    lease.retire();
+                    endpoint.failed(now);
+                }
+                return Err(NotCarried::Tunnel(error));
+            }
         }
     }
 }

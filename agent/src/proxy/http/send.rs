@@ -51,26 +51,49 @@ impl Drop for Pump {
     }
 }
 
+/// Is a request that was not answered.
+#[derive(Debug)]
+pub(crate) struct Unanswered<B> {
+    /// Why not.
+    pub(crate) error: h2::Error,
+    /// Its body, where the other side has not taken the request up and nothing of the body was sent: whoever asks again asks
+    /// once.
+    pub(crate) untaken: Option<B>,
+}
+
 /// Sends a request on a connection that takes one now, and waits for the head of the answer.
 pub(crate) async fn request<B>(
     mut ready: SendRequest<Bytes>,
     head: Request<()>,
     body: B,
-) -> Result<(Response<Received>, Option<Pump>), h2::Error>
+) -> Result<(Response<Received>, Option<Pump>), Unanswered<B>>
 where
     B: Closes + Send + 'static,
 {
     let is_whole = body.is_end_stream();
-    let (answer, send) = ready.send_request(head, is_whole)?;
-    let pump = (!is_whole).then(|| {
+    let (answer, send) = match ready.send_request(head, is_whole) {
+        Ok(sent) => sent,
+        Err(error) => return Err(Unanswered { error, untaken: Some(body) }),
+    };
+    let (pump, whole) = if is_whole {
+        (None, Some(body))
+    } else {
         let sending = async move {
             if let Err(error) = send_body(body, send).await {
                 tracing::debug!(error = %wire::one_line(&error), "request cut short");
             }
         };
-        Pump(tokio::spawn(sending).abort_handle())
-    });
-    Ok((answer.await?.map(Received::of_stream), pump))
+        (Some(Pump(tokio::spawn(sending).abort_handle())), None)
+    };
+    match answer.await {
+        Ok(answer) => Ok((answer.map(Received::of_stream), pump)),
+        Err(error) => {
+            // A side that takes no more streams says which was the last that it took up (RFC 9113 section 6.8), and this one
+            // came after that.
+            let is_too_late = error.is_go_away() && error.is_remote() && error.reason() == Some(Reason::NO_ERROR);
+            Err(Unanswered { error, untaken: whole.filter(|_| is_too_late) })
+        }
+    }
 }
 
 /// Sends a body and ends the stream; resets it if the body fails.

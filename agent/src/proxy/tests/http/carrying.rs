@@ -1,5 +1,8 @@
 //! What is carried, and how it looks where it arrives.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
 use bytes::Bytes;
 use catalog::Protocol;
 use http::header::{HeaderMap, HeaderValue};
@@ -230,4 +233,36 @@ async fn bytes_of_a_tcp_service_stay_bytes_beside_requests() {
     let shop = *caller.proxy.status().upstreams[1].outcome.as_ref().unwrap();
     let mut requests = over_http1(TcpStream::connect(shop).await.unwrap()).await;
     check_answered(hear(requests.send_request(get("/", &[("host", "shop")])).await.unwrap()).await);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn p6_no_request_fails_while_the_called_agent_takes_one_leaf_after_the_other() {
+    const LEAVES: u64 = 40;
+    let mut pair = HttpPair::start(&["allow web api"]).await;
+    let (over, answered) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
+    let mut asking = Vec::new();
+    for _ in 0..4 {
+        let (mut sender, over, answered) = (pair.http1().await, Arc::clone(&over), Arc::clone(&answered));
+        asking.push(tokio::spawn(async move {
+            while !over.load(Ordering::Relaxed) {
+                sender.ready().await.unwrap();
+                let heard = hear(sender.send_request(get("/", &[("host", "api")])).await.unwrap()).await;
+                assert_eq!(heard.status, StatusCode::OK, "{:?}", heard.headers);
+                answered.fetch_add(1, Ordering::Relaxed);
+            }
+        }));
+    }
+    let handshakes = || pair.web.metric("weft_proxy_handshakes_total{direction=\"outbound\"}");
+    for number in 1..=LEAVES {
+        // All call under each before the next one comes.
+        eventually("a tunnel under this leaf", || handshakes() >= number).await;
+        let before = answered.load(Ordering::Relaxed);
+        eventually("all to be answered", || answered.load(Ordering::Relaxed) >= before + 20).await;
+        pair.api.snapshot.identities.insert(service_key("api"), pair.authority.leaf("api"));
+        pair.api.publish().await;
+    }
+    over.store(true, Ordering::Relaxed);
+    for asked in asking {
+        asked.await.unwrap();
+    }
 }
