@@ -8,6 +8,7 @@ mod http;
 mod tcp;
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -63,6 +64,9 @@ pub(crate) struct HttpProbe {
     /// How long one request may take.
     pub(crate) timeout: Duration,
 }
+
+/// Tells at which addresses the agent takes calls of local services, to carry them on.
+pub(crate) type LeadsOn = Arc<dyn Fn(SocketAddr) -> bool + Send + Sync>;
 
 /// What one check found.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -148,14 +152,19 @@ fn permitted(address: SocketAddr) -> Result<SocketAddr, ProbeError> {
 
 /// Finds `host` and connects to the first of its addresses that answers.
 ///
-/// The address that was judged is the address that is dialled: asking for the name again could bring another one.
-async fn connect(host: &str, port: u16) -> Result<tokio::net::TcpStream, ProbeError> {
+/// The address that was judged is the address that is dialled: asking for the name again could bring another one. Where the
+/// agent takes the calls of a service, it would make one in that service's name for whoever registered the check.
+pub(crate) async fn connect(host: &str, port: u16, leads_on: &LeadsOn) -> Result<tokio::net::TcpStream, ProbeError> {
     let found = tokio::net::lookup_host((host, port))
         .await
         .map_err(|source| ProbeError::Resolve { host: host.to_owned(), source })?;
     let mut failure = ProbeError::Unresolved { host: host.to_owned() };
     for address in found {
         let address = permitted(address)?;
+        if leads_on(address) {
+            let reason = "it is the agent's own, and leads on in the name of a service";
+            return Err(ProbeError::Forbidden { address, reason });
+        }
         match tokio::net::TcpStream::connect(address).await {
             Ok(stream) => return Ok(stream),
             Err(source) => failure = ProbeError::Connect { address, source },
@@ -183,16 +192,22 @@ struct Running {
 }
 
 /// The checks of one agent, each in a task of its own that ends with it.
-#[derive(Debug)]
 pub(crate) struct Checks {
     running: BTreeMap<CheckKey, Running>,
     results: mpsc::Sender<CheckResult>,
     jitter: Seeded,
+    leads_on: LeadsOn,
+}
+
+impl fmt::Debug for Checks {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("Checks").field("running", &self.running).finish_non_exhaustive()
+    }
 }
 
 impl Checks {
-    pub(crate) fn new(results: mpsc::Sender<CheckResult>, jitter: Seeded) -> Self {
-        Self { running: BTreeMap::new(), results, jitter }
+    pub(crate) fn new(results: mpsc::Sender<CheckResult>, jitter: Seeded, leads_on: LeadsOn) -> Self {
+        Self { running: BTreeMap::new(), results, jitter, leads_on }
     }
 
     /// Makes exactly these checks from now on; one that is made already goes on undisturbed.
@@ -234,7 +249,7 @@ impl Checks {
         results: mpsc::Sender<CheckResult>,
     ) -> JoinHandle<()> {
         let initial = self.jitter.up_to(interval);
-        tokio::spawn(repeat(key, probe.clone(), initial, interval, results))
+        tokio::spawn(repeat(key, probe.clone(), initial, interval, results, Arc::clone(&self.leads_on)))
     }
 }
 
@@ -245,14 +260,15 @@ async fn repeat(
     initial: Duration,
     interval: Duration,
     results: mpsc::Sender<CheckResult>,
+    leads_on: LeadsOn,
 ) {
     let mut ticks = tokio::time::interval_at(tokio::time::Instant::now() + initial, interval.max(INTERVAL_MIN));
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
         let (status, output) = match &probe {
-            Probe::Http(check) => http::probe(check).await,
-            Probe::Tcp { address, timeout, .. } => tcp::probe(address, *timeout).await,
+            Probe::Http(check) => http::probe(check, &leads_on).await,
+            Probe::Tcp { address, timeout, .. } => tcp::probe(address, *timeout, &leads_on).await,
             Probe::Ttl(_) | Probe::Fixed => return,
         };
         let result = CheckResult { key: key.clone(), status, output: truncated(output) };

@@ -29,7 +29,7 @@ use wire::agent_protocol::Subject;
 use wire::pki::LeafKey;
 
 use crate::bypass::Bypassable;
-use crate::checks::{CheckResult, Checks};
+use crate::checks::{CheckResult, Checks, LeadsOn};
 use crate::config::Config;
 use crate::leaf::HeldLeaf;
 use crate::leaf::renewal::Leaves;
@@ -38,7 +38,7 @@ use crate::metrics::ControlMetrics;
 use crate::proxy::Proxy;
 use crate::state::{Identity, Saved, Store};
 use crate::sync::connection::{CallError, Connection};
-use crate::sync::{Input, Start, Sync, WriteResult};
+use crate::sync::{Input, Start, Sync, View, WriteResult};
 use wire::random::Seeded;
 
 use link::{Link, LinkEvent};
@@ -232,6 +232,8 @@ struct Core {
     /// Where calls of local services go.
     routing: routing::Routing,
     sought: SoughtAfter,
+    /// What was in force when it was looked at last.
+    followed: View,
     upstreams_looked_at: Instant,
     last_failure: Option<String>,
     login: login::Standing,
@@ -262,6 +264,8 @@ pub(crate) fn start(setup: Setup) -> (Handle, JoinHandle<()>) {
     let sync = Sync::new(start);
     let sought = SoughtAfter::kept(sync.view(), Instant::now());
     let first = Status::initial(&setup.identity, setup.advertise, setup.mesh_port);
+    let proxy = Arc::clone(&setup.proxy);
+    let leads_on: LeadsOn = Arc::new(move |address| proxy.leads_on(address));
     let (publisher, (status, server)) = Publisher::new(setup.proxy, first);
     let mut core = Core {
         config: setup.config,
@@ -279,7 +283,7 @@ pub(crate) fn start(setup: Setup) -> (Handle, JoinHandle<()>) {
         local: setup.local,
         bypassable: Bypassable::new(),
         registering: registering::Registering::default(),
-        checks: Checks::new(results, Seeded::new(jitter.next())),
+        checks: Checks::new(results, Seeded::new(jitter.next()), leads_on),
         jitter,
         statuses,
         link: None,
@@ -290,6 +294,7 @@ pub(crate) fn start(setup: Setup) -> (Handle, JoinHandle<()>) {
         rules_changed: true,
         routing: routing::Routing::default(),
         sought,
+        followed: View::new(),
         upstreams_looked_at: Instant::now(),
         last_failure: None,
         login: login::Standing::default(),

@@ -24,7 +24,7 @@ use wire::accept::{Accepted, accept_all};
 
 use crate::core::Handle;
 use crate::dns::Zones;
-use crate::proxy::Proxy;
+use crate::proxy::{Forwarded, ForwardedPlace, Proxy};
 use crate::sockets::user_of;
 
 /// Connections held at once; the next ones wait in the kernel's queue.
@@ -33,8 +33,16 @@ const CONNECTIONS_MAX: usize = 4096;
 const HEAD_READ_TIMEOUT: Duration = Duration::from_secs(30);
 /// A listener of this very process answers at once.
 const DIAL_TIMEOUT: Duration = Duration::from_secs(3);
-/// Headers that are between the application and this proxy.
-const OWN_HEADERS: [&str; 4] = ["proxy-connection", "proxy-authorization", "proxy-authenticate", "keep-alive"];
+/// Headers that are between the application and this proxy. A change of protocol is nothing that it passes on, but by CONNECT.
+const OWN_HEADERS: [&str; 7] = [
+    "proxy-connection",
+    "proxy-authorization",
+    "proxy-authenticate",
+    "keep-alive",
+    "connection",
+    "upgrade",
+    "http2-settings",
+];
 
 type Body = UnsyncBoxBody<Bytes, hyper::Error>;
 
@@ -98,8 +106,8 @@ async fn answer(ways: &Ways, user: Option<u32>, place: Place, request: Request<I
     let found = destination(&ways.zones, &status.datacenter, request.uri());
     let found = found.and_then(|service| listener(&ways.proxy, user, &service));
     let answered = match found {
-        Ok(listener) if is_tunnel => tunnel(listener, place, request).await,
-        Ok(listener) => pass_on(listener, request).await,
+        Ok(listener) if is_tunnel => tunnel(ways.proxy.forwarded(), listener, place, request).await,
+        Ok(listener) => pass_on(ways.proxy.forwarded(), listener, request).await,
         Err(refused) => Err(refused),
     };
     answered.unwrap_or_else(|(status, reason)| {
@@ -154,30 +162,39 @@ fn listener(proxy: &Proxy, user: Option<u32>, service: &ServiceKey) -> Result<So
     first.outcome.clone().map_err(|reason| (StatusCode::SERVICE_UNAVAILABLE, reason))
 }
 
-async fn dial(listener: SocketAddr) -> Result<TcpStream, Refused> {
+async fn dial(made: &Arc<Forwarded>, listener: SocketAddr) -> Result<(TcpStream, ForwardedPlace), Refused> {
     let failed = |reason: String| (StatusCode::BAD_GATEWAY, format!("the upstream's listener at {listener}: {reason}"));
-    match tokio::time::timeout(DIAL_TIMEOUT, TcpStream::connect(listener)).await {
-        Ok(stream) => stream.map_err(|error| failed(error.to_string())),
+    match tokio::time::timeout(DIAL_TIMEOUT, made.dial(listener)).await {
+        Ok(dialled) => dialled.map_err(|error| failed(error.to_string())),
         Err(_) => Err(failed("it did not answer".to_owned())),
     }
 }
 
 /// Carries whatever the application speaks to the service.
-async fn tunnel(listener: SocketAddr, place: Place, request: Request<Incoming>) -> Result<Response<Body>, Refused> {
-    let mut upstream = dial(listener).await?;
+async fn tunnel(
+    made: &Arc<Forwarded>,
+    listener: SocketAddr,
+    place: Place,
+    request: Request<Incoming>,
+) -> Result<Response<Body>, Refused> {
+    let (mut upstream, forwarded) = dial(made, listener).await?;
     let stopping = place.stopping.clone();
     tokio::spawn(stopping.run_until_cancelled_owned(async move {
         if let Ok(upgraded) = hyper::upgrade::on(request).await {
             // Either side ends it, and sees how.
             let _ = tokio::io::copy_bidirectional(&mut TokioIo::new(upgraded), &mut upstream).await;
         }
-        drop(place);
+        drop((forwarded, place));
     }));
     Ok(Response::new(Full::default().map_err(never).boxed_unsync()))
 }
 
 /// Sends one request to the service, as an application would that had called it directly.
-async fn pass_on(listener: SocketAddr, request: Request<Incoming>) -> Result<Response<Body>, Refused> {
+async fn pass_on(
+    made: &Arc<Forwarded>,
+    listener: SocketAddr,
+    request: Request<Incoming>,
+) -> Result<Response<Body>, Refused> {
     let failed = |error: &dyn std::error::Error| (StatusCode::BAD_GATEWAY, wire::one_line(&error));
     let (mut parts, body) = request.into_parts();
     let authority = parts.uri.authority().map(|authority| authority.as_str().to_owned()).unwrap_or_default();
@@ -189,10 +206,10 @@ async fn pass_on(listener: SocketAddr, request: Request<Incoming>) -> Result<Res
     for name in OWN_HEADERS {
         parts.headers.remove(name);
     }
-    let stream = dial(listener).await?;
+    let (stream, forwarded) = dial(made, listener).await?;
     let (mut sender, connection) = client::handshake(TokioIo::new(stream)).await.map_err(|error| failed(&error))?;
     // How it ended is told to whoever reads the answer.
-    tokio::spawn(async move { drop(connection.await) });
+    tokio::spawn(async move { drop((connection.await, forwarded)) });
     let answer = sender.send_request(Request::from_parts(parts, body)).await.map_err(|error| failed(&error))?;
     Ok(answer.map(|body| body.boxed_unsync()))
 }
@@ -217,6 +234,31 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_change_of_protocol_is_asked_for_by_a_tunnel_and_not_passed_on() {
+        let upstream = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = upstream.local_addr().unwrap();
+        let (mut client, server) = tokio::io::duplex(4096);
+        let answer = service_fn(move |request| async move {
+            Ok::<_, Infallible>(pass_on(&Arc::default(), address, request).await.unwrap())
+        });
+        tokio::spawn(http1::Builder::new().serve_connection(TokioIo::new(server), answer));
+        let asked =
+            "GET http://api.virtual.mesh/ HTTP/1.1\r\nhost: x\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n";
+        client.write_all(asked.as_bytes()).await.unwrap();
+        let (mut called, _) = upstream.accept().await.unwrap();
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            head.push(called.read_u8().await.unwrap());
+        }
+        let head = String::from_utf8(head).unwrap().to_lowercase();
+        assert!(head.contains("host: api.virtual.mesh\r\n") && !head.contains("upgrade"), "{head}");
+        called.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await.unwrap();
+        let mut answered = [0; 15];
+        client.read_exact(&mut answered).await.unwrap();
+        assert_eq!(&answered, b"HTTP/1.1 200 OK");
+    }
+
+    #[tokio::test]
     async fn l6_a_tunnel_counts_until_it_ends_and_ends_with_the_agent() {
         let upstream = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = upstream.local_addr().unwrap();
@@ -227,7 +269,7 @@ mod tests {
             let (mut client, server) = tokio::io::duplex(4096);
             let answer = service_fn(move |request| {
                 let place = place.clone();
-                async move { Ok::<_, Infallible>(tunnel(address, place, request).await.unwrap()) }
+                async move { Ok::<_, Infallible>(tunnel(&Arc::default(), address, place, request).await.unwrap()) }
             });
             tokio::spawn(http1::Builder::new().serve_connection(TokioIo::new(server), answer).with_upgrades());
             client.write_all(b"CONNECT api.virtual.mesh:80 HTTP/1.1\r\nhost: api\r\n\r\n").await.unwrap();

@@ -152,7 +152,31 @@ impl Drop for GaugeGuard {
 
 #[cfg(test)]
 mod tests {
+    use catalog::{AuditCause, Reason};
+
     use super::*;
+
+    #[test]
+    fn intentions_that_would_deny_are_named_up_to_a_bound_and_counted_under_one_name_beyond_it() {
+        let metrics = Metrics::new();
+        let denied_by = |number: usize| {
+            let key = catalog::IntentionKey {
+                source: format!("default/web-{number:03}").parse().unwrap(),
+                destination: "default/api".parse().unwrap(),
+            };
+            metrics.proxy.audited(&Reason::Intention { key, precedence: 9 }, &AuditCause::Mesh);
+        };
+        (0..300).for_each(denied_by);
+        denied_by(0);
+        let text = metrics.text();
+        let lines: Vec<&str> = text.lines().filter(|line| line.starts_with("weft_proxy_audited_total{")).collect();
+        assert_eq!(lines.len(), 201, "two hundred names, and one for the others");
+        assert!(lines.iter().any(|line| line.contains("rule=\"other\"") && line.ends_with(" 100")), "{text}");
+        assert!(
+            lines.iter().any(|line| line.contains("default/web-000 ") && line.ends_with(" 2")),
+            "a known one is counted by its name: {text}"
+        );
+    }
 
     #[test]
     fn the_list_of_metrics_is_this_one() {

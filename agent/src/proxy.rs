@@ -9,6 +9,7 @@ mod current;
 mod decide;
 mod distrust;
 mod forbidden;
+mod forwarded;
 mod gateway;
 mod handshake;
 mod http;
@@ -55,6 +56,7 @@ use crate::metrics::Direction;
 use crate::spans::{Spans, TracingError, TracingSettings};
 
 pub use self::distrust::Distrust;
+pub(crate) use self::forwarded::{Forwarded, ForwardedPlace};
 pub use self::inbound::ingress::{INGRESS_NAMESPACE, Ingress};
 pub use self::limits::Limits;
 pub use self::open_streams::OpenConnection;
@@ -161,7 +163,7 @@ impl Proxy {
             mesh_listener,
             gateway_listener,
             ingress,
-            mut own_listeners,
+            own_listeners,
             runtime,
             limits,
             clock,
@@ -176,14 +178,15 @@ impl Proxy {
         let observers = Observers { access_log, spans, taps: Arc::default() };
         let mesh_address = mesh_listener.local_addr().map_err(ProxyStartError::Listener)?;
         prepare(&mesh_listener)?;
+        let mut carrying = Vec::new();
         if let Some(listener) = &gateway_listener {
             prepare(listener)?;
             // A tunnel that came back would be passed on again, without end.
-            own_listeners.push(listener.local_addr().map_err(ProxyStartError::Listener)?);
+            carrying.push(listener.local_addr().map_err(ProxyStartError::Listener)?);
         }
         for (listener, _) in &ingress {
             prepare(listener)?;
-            own_listeners.push(listener.local_addr().map_err(ProxyStartError::Listener)?);
+            carrying.push(listener.local_addr().map_err(ProxyStartError::Listener)?);
         }
         let (handle, runtime) = match runtime {
             Some(handle) => (handle, None),
@@ -192,7 +195,7 @@ impl Proxy {
                 (runtime.handle().clone(), Some(runtime))
             }
         };
-        let forbidden = Forbidden::new(mesh_address, own_listeners);
+        let forbidden = Forbidden::new(mesh_address, own_listeners, carrying);
         let room = Arc::new(Room::new(forbidden, limits, clock, metrics, observers, kept_keys));
         let (status, upstreams) = watch::channel(UpstreamsStatus::default());
         let _entered = handle.enter();
@@ -265,6 +268,16 @@ impl Proxy {
             // The proxy has stopped.
             Err(_) => Vec::new(),
         }
+    }
+
+    /// Reports whether a connection to this address would be carried on, as the call of a local service or of somebody outside.
+    pub(crate) fn leads_on(&self, address: SocketAddr) -> bool {
+        self.room.forbidden.leads_on(address)
+    }
+
+    /// Returns what connects to the listeners of upstreams for processes that it has asked whose they are.
+    pub(crate) fn forwarded(&self) -> &Arc<Forwarded> {
+        &self.room.forwarded
     }
 
     /// Returns why redirected connections of local services are not taken, one line each; nothing where all are.

@@ -5,11 +5,12 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::net::{IpAddr, Ipv6Addr};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use catalog::{IntentionKey, Policy, ServiceKey, Timestamp};
-use wire::report::{AgentReport, Link, PAIRS_MAX, Pair, PairUse, RULES_MAX, RuleName, RuleUse};
+use wire::report::{AgentReport, Link, PAIRS_MAX, Pair, PairSource, PairUse, RULES_MAX, RuleName, RuleUse};
 
 /// The numbers of one rule at one destination.
 #[derive(Debug, Default)]
@@ -79,12 +80,19 @@ impl Tally {
         Arc::clone(rules.entry(name).or_default())
     }
 
-    /// Counts a connection that was opened.
+    /// Counts a connection that was opened. Where there is no room, another makes some: one of the same network's addresses,
+    /// else of any address, else any; of these the one that was not seen for longest.
     pub(crate) fn opened(&self, pair: Pair, now: Timestamp) {
         let mut pairs = self.pairs.lock().unwrap_or_else(PoisonError::into_inner);
         if pairs.len() >= PAIRS_MAX && !pairs.contains_key(&pair) {
+            let network = network_of(&pair.source);
+            let worth = |known: &Pair, count: &PairCount| {
+                let known = network_of(&known.source);
+                (known.is_none() || known != network, known.is_none(), count.last)
+            };
+            let least = pairs.iter().min_by_key(|(known, count)| worth(known, count)).map(|(known, _)| known.clone());
+            least.and_then(|least| pairs.remove(&least));
             self.pairs_left_out.fetch_add(1, Ordering::Relaxed);
-            return;
         }
         let count = pairs.entry(pair).or_default();
         count.opened += 1;
@@ -123,6 +131,18 @@ impl Tally {
 
     fn rules(&self) -> MutexGuard<'_, BTreeMap<(ServiceKey, RuleName), Arc<RuleCount>>> {
         self.rules.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Returns the network of a caller that is known by its address alone: of IPv6, whoever has one address there has all.
+fn network_of(source: &PairSource) -> Option<IpAddr> {
+    match source {
+        PairSource::Address(IpAddr::V6(address)) => {
+            let network = u128::from(*address) >> 64 << 64;
+            Some(Ipv6Addr::from(network).into())
+        }
+        PairSource::Address(address) => Some(*address),
+        PairSource::Service(_) | PairSource::Identity(_) => None,
     }
 }
 
@@ -180,5 +200,74 @@ impl RuleCounts {
     /// Returns the numbers of what no rule decided.
     pub(crate) fn default(&self) -> &RuleCount {
         &self.default
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn guardrail(number: usize) -> RuleName {
+        RuleName::Guardrail(format!("rule-{number}"))
+    }
+
+    #[test]
+    fn rules_beyond_the_bound_are_counted_together_and_those_that_never_decided_make_room() {
+        let (tally, api) = (Tally::default(), "default/api".parse::<ServiceKey>().unwrap());
+        let in_force: Vec<Arc<RuleCount>> = (0..RULES_MAX).map(|number| tally.rule(&api, guardrail(number))).collect();
+        in_force.iter().skip(1).for_each(|count| count.decided(true, Timestamp(1)));
+        tally.rule(&api, guardrail(RULES_MAX)).decided(false, Timestamp(2));
+        tally.rule(&api, guardrail(RULES_MAX + 1)).decided(true, Timestamp(2));
+        assert_eq!(tally.other(), (1, 1), "no room for either");
+        assert_eq!(tally.rule_uses().len(), RULES_MAX - 1);
+        let report = tally.report(Timestamp(0), vec![api.clone()]);
+        assert_eq!(
+            (report.rules.len(), report.left_out),
+            (RULES_MAX - 1, 2),
+            "servers are told that something is left out"
+        );
+
+        tally.rule(&api, guardrail(5)).decided(true, Timestamp(3));
+        assert!(
+            tally.rule_uses().iter().any(|used| (used.allowed, used.last) == (2, Timestamp(3))),
+            "a known one is found"
+        );
+
+        // Out of force, the one that never decided is forgotten; the others stay, for what they decided is to be told.
+        drop(in_force);
+        tally.rule(&api, guardrail(RULES_MAX)).decided(false, Timestamp(4));
+        tally.rule(&api, guardrail(RULES_MAX + 1)).decided(true, Timestamp(4));
+        assert_eq!((tally.rule_uses().len(), tally.other()), (RULES_MAX, (2, 1)), "one took the room of the idle one");
+    }
+
+    fn pair(source: PairSource, link: Link) -> Pair {
+        Pair { destination: "api".parse().unwrap(), source, link }
+    }
+
+    #[test]
+    fn p11_strangers_push_nobody_out_of_the_list_of_callers_but_one_another() {
+        let tally = Tally::default();
+        let stranger = |address: Ipv6Addr| pair(PairSource::Address(address.into()), Link::Plaintext);
+        let honest = stranger("2001:db8:1::7".parse().unwrap());
+        let web = pair(PairSource::Service("web".parse().unwrap()), Link::Hybrid);
+        tally.opened(honest.clone(), Timestamp(1));
+        tally.opened(web.clone(), Timestamp(1));
+        for number in 0..3 * PAIRS_MAX as u128 {
+            tally.opened(stranger(Ipv6Addr::from(0x2001_0db8_0002 << 80 | number)), Timestamp(2));
+        }
+        let db = pair(PairSource::Service("db".parse().unwrap()), Link::Hybrid);
+        tally.opened(db.clone(), Timestamp(3));
+        let report = tally.report(Timestamp(0), vec!["api".parse().unwrap()]);
+        assert_eq!(report.pairs.len(), PAIRS_MAX);
+        for known in [&web, &db] {
+            assert!(report.pairs.iter().any(|used| used.pair == *known), "{known:?}");
+        }
+        assert_eq!(report.left_out, 2 * PAIRS_MAX as u64 + 3);
+        // One that comes from elsewhere makes room by whoever was not seen for longest, and is there.
+        let late = stranger("2001:db8:3::1".parse().unwrap());
+        tally.opened(late.clone(), Timestamp(4));
+        let report = tally.report(Timestamp(0), vec!["api".parse().unwrap()]);
+        assert!(report.pairs.iter().any(|used| used.pair == late));
+        assert!(report.pairs.iter().any(|used| used.pair == web));
     }
 }

@@ -49,4 +49,11 @@ impl MtlsModes {
     }
 }
 
+impl fmt::Display for MtlsModes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.of_service)?;
+        self.of_ports.iter().try_for_each(|one| write!(f, ", port {} {}", one.port, one.mode))
+    }
+}
+
 words!(MtlsMode, "mTLS mode", "`strict` or `permissive`", { Strict = "strict", Permissive = "permissive" });

@@ -8,7 +8,7 @@ use wire::agent_protocol::{JoinResponse, LoginRequest, MeshName, Subject};
 use wire::crypto;
 use wire::pki::{Csr, parse_csr};
 
-use crate::agent_port::{AgentPort, Call, PortError, Turn, fresh_request_id, json, read_json};
+use crate::agent_port::{AgentPort, Call, PortError, Turn, fresh_request_id, json, read_unproven};
 use crate::ca::SignError;
 use crate::consensus::{ProposeError, ReadError};
 use crate::enrol::mesh_item;
@@ -23,7 +23,7 @@ const ATTEMPTS_MAX: usize = 3;
 /// The credential is checked before anything is written, so that nobody fills the log without one.
 pub(crate) async fn log_in(call: Call) -> Result<Response<Body>, PortError> {
     let Call { port, connection, request, .. } = call;
-    let request: LoginRequest = read_json("login request", request.into_body()).await?;
+    let request: LoginRequest = read_unproven(&port, "login request", request.into_body()).await?;
     let csr = parse_csr(&request.csr).map_err(|error| PortError::Sign(SignError::Csr(error)))?;
     let source = connection.source();
     let result = match admit(&port, source, &request, &csr).await {
@@ -110,7 +110,7 @@ async fn admit_alone(
     port.take_turn(Turn::Joining)?;
     let admission = admission(&verified, request, csr);
     let applicant = Applicant { admission, claims: verified.claims, now: crypto::now(), source: source.to_string() };
-    let record = port.admit_alone(applicant).map_err(PortError::Refused)?;
+    let record = port.admit_alone(applicant).await?;
     warn!(agent = %record.id, node = %record.node, method = %request.method, src.addr = %source,
         "agent admitted without a quorum; the mesh is asked when it can be");
     Ok(record)

@@ -24,12 +24,13 @@ mod write;
 
 use std::fmt;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
 use axum::Router;
-use catalog::{Actor, AgentId, AgentRecord, Command, Envelope, NodeName, Refusal, RequestId, ServerId};
+use catalog::{Actor, AgentId, AgentRecord, Command, Envelope, NodeName, RequestId, ServerId};
 use tokio::net::TcpListener;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -47,7 +48,8 @@ use crate::metrics::Metrics;
 use crate::outage::{self, Applicant, Outage};
 use crate::sessions::{self, Periods};
 
-pub(crate) use body::read_json;
+use body::read_json;
+pub(crate) use body::{UNPROVEN, read_unproven};
 use bounds::WriteUnderWay;
 pub(crate) use bounds::{Bounds, Turn};
 pub(crate) use refusal::PortError;
@@ -69,6 +71,8 @@ pub(crate) struct Settings {
     pub(crate) api: Router,
     /// What the port does at most.
     pub(crate) bounds: Bounds,
+    /// Where it is written down whom this server admits alone; nowhere where nothing is kept.
+    pub(crate) data_dir: Option<PathBuf>,
 }
 
 /// What the port's handlers work with.
@@ -108,19 +112,21 @@ pub(crate) async fn serve(
         server: settings.server,
         api: settings.api,
         logins: settings.logins,
-        outage: Outage::default(),
+        outage: Outage::open(settings.data_dir),
         hub,
         bounds: settings.bounds,
         signing: signing::InProgress::default(),
         started: Instant::now(),
         tls: ArcSwapOption::empty(),
     });
+    port.metrics.agents_provisional(port.outage.len());
     tokio::select! {
         () = tls_identity::keep(&port) => {}
         () = sessions::shell::watch(
             port.server.clone(), periods, port.hub.clone(), port.consensus.clone(), port.metrics.clone(),
         ) => {}
         () = port.acks.keep(&port.consensus) => {}
+        () = outage::keep(&port.outage) => {}
         () = outage::settle(&port.outage, &port.consensus, &port.server, &port.metrics) => {}
         () = listener::run(listener, Arc::clone(&port), stop) => {}
     }
@@ -160,6 +166,14 @@ impl AgentPort {
         let own = self.bounds.sessions_of_one.take(agent, self.started.elapsed(), jitter());
         own.map_err(|retry_after| PortError::Busy { turn: Turn::Session, retry_after })?;
         self.take_turn(Turn::Session)
+    }
+
+    /// Waits for a turn of the agent's own at being told of a topic.
+    async fn turn_at_topic(&self, agent: &AgentId, is_gateway: bool) {
+        let turns = if is_gateway { &self.bounds.topics_of_gateway } else { &self.bounds.topics_of_one };
+        while let Err(later) = turns.take(agent, self.started.elapsed(), jitter()) {
+            tokio::time::sleep(later).await;
+        }
     }
 
     /// Takes a turn at having a leaf signed: first one of the agent's own, then one of all.
@@ -242,11 +256,16 @@ impl AgentPort {
         outage::stands_in(&self.consensus.status())
     }
 
-    /// Admits an agent by what this server knows.
-    pub(crate) fn admit_alone(&self, applicant: Applicant) -> Result<AgentRecord, Refusal> {
+    /// Admits an agent by what this server knows, and writes that down: nobody is told of what a crash would make forgotten.
+    pub(crate) async fn admit_alone(&self, applicant: Applicant) -> Result<AgentRecord, PortError> {
+        if self.outage.is_closed() {
+            return self.outage.record(&applicant.admission.key).ok_or_else(|| outage::NotKept.into());
+        }
         let record = self.outage.admit(&self.consensus.catalog(), &self.server, applicant);
         self.metrics.agents_provisional(self.outage.len());
-        record
+        let record = record.map_err(PortError::Refused)?;
+        self.outage.until_kept(&record.key).await?;
+        Ok(record)
     }
 
     /// Returns what checks logins.

@@ -57,6 +57,7 @@ use steward::GroupHealth;
 use watch::Watches;
 
 pub(crate) use ask::{Answer, AskError, Asker, Question};
+pub(crate) use budget::ByteBudget;
 pub use identity::IdentityError;
 pub use start::{ConsensusError, FatalError};
 pub(crate) use start::{Running, start};

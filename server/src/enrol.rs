@@ -10,7 +10,7 @@ use wire::agent_protocol::{JoinRequest, JoinResponse, Subject};
 use wire::crypto;
 use wire::pki::parse_csr;
 
-use crate::agent_port::{AgentPort, Call, PortError, Turn, fresh_request_id, json, read_json};
+use crate::agent_port::{AgentPort, Call, PortError, Turn, fresh_request_id, json, read_unproven};
 use crate::ca::SignError;
 
 /// `POST /v1/join`: enrols the sender and signs its first certificate.
@@ -19,7 +19,7 @@ use crate::ca::SignError;
 /// is answered with the same record. Who has no token that counts takes nobody's turn.
 pub(crate) async fn join(call: Call) -> Result<Response<Body>, PortError> {
     let Call { port, connection, request, .. } = call;
-    let request: JoinRequest = read_json("join request", request.into_body()).await?;
+    let request: JoinRequest = read_unproven(&port, "join request", request.into_body()).await?;
     let csr = parse_csr(&request.csr).map_err(|error| PortError::Sign(SignError::Csr(error)))?;
     let secret = crypto::secret_hash(&request.secret);
     check_token(&port, &secret, csr.fingerprint()).await?;

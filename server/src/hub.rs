@@ -366,8 +366,9 @@ impl Hub {
     /// Ends a session whose record is gone or whose agent has opened a newer session elsewhere.
     fn check_record(&mut self, session: SessionId, out: &mut dyn FnMut(Output)) {
         let Some(open) = self.sessions.get(&session) else { return };
-        // A catalog older than the session's own opening says nothing about it yet.
-        if self.catalog.index().0 < open.incarnation.0 {
+        // A catalog older than the session's own opening says nothing about it yet. Sessions are numbered as records are, and
+        // numbers run ahead of the log's indexes once a group was rebuilt or a backup restored.
+        if self.catalog.number_at(self.catalog.index()).0 < open.incarnation.0 {
             return;
         }
         match self.catalog.agent_record(&open.agent) {

@@ -143,6 +143,7 @@ async fn start_within(config: Config, bounds: agent_port::Bounds) -> Result<Serv
         api: api::passed_on_router(state.clone()),
         logins: state.logins().clone(),
         bounds,
+        data_dir: config.data_dir.clone(),
     };
     let https_address = https.as_ref().map(|(_, address)| *address);
     if let (Some((listener, _)), Some(doors)) = (https, doors) {

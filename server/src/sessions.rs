@@ -1,5 +1,5 @@
 //! Watches over agents' sessions, as a `step(seen, now)` machine: what was lost is reported, what stays away leaves the
-//! catalog, and revocations that no certificate is left for are forgotten.
+//! catalog, and revocations that neither a certificate nor a record is left for are forgotten.
 //!
 //! It compares the catalog with what this server sees, anew at every step, so that nothing has to be handed on when a server
 //! starts or another one leads. Each server speaks for the sessions that it holds; the leader speaks for those of servers
@@ -203,7 +203,14 @@ impl Sessions {
         };
         let agents = seen.catalog.revoked_agents().filter(|(_, at)| at.is_some_and(is_over));
         let agents: Vec<AgentId> = agents.map(|(id, _)| id.clone()).take(FORGOTTEN_MAX).collect();
+        // A record of then would be signed new certificates for the service: it is kept out for as long as it lives. No record
+        // that comes later is of then, so that nothing overtakes this look.
+        let is_of_then = |record: &AgentRecord, revoked: &RevokedService| {
+            record.enrolled < revoked.below && record.entitles(&revoked.service)
+        };
         let services = seen.catalog.revoked_services().filter(|revoked| is_over(revoked.revoked_at));
+        let services =
+            services.filter(|revoked| !seen.catalog.agent_records().any(|record| is_of_then(record, revoked)));
         let services: Vec<RevokedService> = services.take(FORGOTTEN_MAX - agents.len()).cloned().collect();
         let is_any = !agents.is_empty() || !services.is_empty();
         is_any.then_some(Command::Revoke { change: RevocationChange::Forget { agents, services } })

@@ -119,6 +119,12 @@ impl Api {
         Ok(asking(self.client.put(path), query).json().await?)
     }
 
+    /// Sends a write of which the path says all; its answer says nothing but that it was done.
+    pub(super) async fn tell(&self, path: &str, query: &[(&str, &str)]) -> anyhow::Result<()> {
+        asking(self.client.put(path), query).send().await?;
+        Ok(())
+    }
+
     /// Sends a write to what `id` names below `path`; the path says it all.
     pub(super) async fn write_to(&self, path: &str, id: &str, query: &[(&str, &str)]) -> anyhow::Result<()> {
         asking(self.client.put(path).segment(id), query).send().await?;

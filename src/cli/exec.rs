@@ -12,7 +12,12 @@ use catalog::ServiceKey;
 use clap::Args;
 use wire::{api_types::UpstreamView, decode::parse_duration};
 
-use super::{api::Api, output::Output, ready::until_ready};
+use super::{
+    api::Api,
+    error::tell,
+    output::Output,
+    ready::{until_ready, until_started},
+};
 
 /// Where a container finds what only its platform may tell it; none of it goes through a proxy.
 const NO_PROXY: &str = "localhost,127.0.0.1,169.254.169.254,169.254.170.2";
@@ -44,13 +49,19 @@ pub(super) struct Exec {
     /// Print the variables, and start nothing
     #[arg(long)]
     print: bool,
+    /// Only ask whether the agent has been ready once, as a startup probe does: 0 says yes, 1 no
+    ///
+    /// Yes is not taken back while the agent runs and answers, whatever it lacks later. So this is what a container's health check
+    /// asks that may end the agent: `weft exec --started --wait 2s`. What is missing now says /ready of the admin listener.
+    #[arg(long, conflicts_with_all = ["print", "command", "service", "http_proxy"])]
+    started: bool,
     #[command(flatten)]
     output: Output,
     /// The application and its arguments
     #[arg(
         trailing_var_arg = true,
         allow_hyphen_values = true,
-        required_unless_present = "print",
+        required_unless_present_any = ["print", "started"],
         value_name = "COMMAND"
     )]
     command: Vec<String>,
@@ -59,6 +70,12 @@ pub(super) struct Exec {
 pub(super) async fn run(exec: Exec) -> anyhow::Result<ExitCode> {
     let api = Api::at(&format!("http://127.0.0.1:{}", exec.admin_port), None)?;
     let advice = "see the agent's log; its admin listener answers /ready with what is missing, at --admin-port";
+    if exec.started {
+        let Err(error) = until_started(&api, exec.wait, advice).await else { return Ok(ExitCode::SUCCESS) };
+        tell(&error);
+        // Of a health check 2 is reserved, and an agent that does not answer is one that does not run.
+        return Ok(ExitCode::from(1));
+    }
     until_ready(&api, exec.wait, advice).await?;
     let upstreams: Vec<UpstreamView> =
         api.get("/upstreams", &[]).await.context("asking the agent for its upstreams")?;

@@ -3,7 +3,6 @@
 use std::process::ExitCode;
 
 use clap::Args;
-use serde_json::Value;
 
 use super::{ApiOptions, api::Api, output};
 
@@ -16,7 +15,7 @@ use super::{ApiOptions, api::Api, output};
 pub(super) struct Leave {}
 
 pub(super) async fn run(_: Leave, options: &ApiOptions) -> anyhow::Result<ExitCode> {
-    let _: Value = Api::new(options)?.act("/v1/agent/leave", &[]).await?;
+    Api::new(options)?.tell("/v1/agent/leave", &[]).await?;
     output::line("it is leaving, and ends by itself")?;
     Ok(ExitCode::SUCCESS)
 }

@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
 use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
 use wire::api_types::{ProxyConfigView, ProxyEndpoint, ProxyEndpoints, ProxyRoutes};
 
 use super::{
@@ -64,30 +65,50 @@ fn routes(shown: &ProxyRoutes) -> String {
     let nodes = shown.chain.iter().flat_map(|chain| chain.nodes.values()).flat_map(|node| {
         let rules = node.routes.iter().map(|rule| {
             let all = "everything else".to_owned();
-            let when = rule.definition.as_ref().and_then(|rule| rule.get("Match"));
-            vec![node.name.clone(), when.map_or(all, ToString::to_string), rule.next_node.clone()]
+            let part = |name: &str| rule.definition.as_ref().and_then(|rule| rule.get(name));
+            let (when, does) = (part("Match"), part("Destination").map(does).unwrap_or_default());
+            vec![node.name.clone(), when.map_or(all, ToString::to_string), rule.next_node.clone(), does]
         });
-        let splits = node
-            .splits
-            .iter()
-            .map(|split| vec![node.name.clone(), format!("{} %", split.weight), split.next_node.clone()]);
+        let splits = node.splits.iter().map(|split| {
+            let does: Vec<String> = split.edits.iter().map(does).collect();
+            vec![node.name.clone(), format!("{} %", split.weight), split.next_node.clone(), does.join(" ")]
+        });
         let resolved = node.resolver.iter().map(|resolver| {
             let others = resolver.failover.iter().flat_map(|failover| failover.targets.iter());
             let targets: Vec<&str> = std::iter::once(&resolver.target).chain(others).map(String::as_str).collect();
-            vec![node.name.clone(), "resolves to".to_owned(), targets.join(", then ")]
+            let does = [
+                Some(format!("ConnectTimeout={}", resolver.connect_timeout)),
+                resolver.request_timeout.as_ref().map(|timeout| format!("RequestTimeout={timeout}")),
+                Some(does(&resolver.balancing.clone().into())),
+            ];
+            let does: Vec<String> = does.into_iter().flatten().collect();
+            vec![node.name.clone(), "resolves to".to_owned(), targets.join(", then "), does.join(" ")]
         });
         rules.chain(splits).chain(resolved).collect::<Vec<_>>()
     });
+    let behind = "\n\nNewer entries are known, and not in force yet: what they lead to is not known.";
     format!(
-        "{}\n\nListeners\n{}\n\nRoutes\n{}",
+        "{}\n\nListeners\n{}\n\nRoutes in force\n{}{}",
         pairs(&[
             ("Service:", shown.service.to_string()),
             ("Protocol:", shown.protocol.to_string()),
             ("Targets in force:", shown.targets.join(", ")),
         ]),
         table(&["Caller", "Address", "Error"], listeners.collect(), "none"),
-        table(&["At", "What", "To"], nodes.collect(), "not known yet"),
+        table(&["At", "What", "To", "Does"], nodes.collect(), "none: nobody here calls it, or nothing is known yet"),
+        if shown.is_behind { behind } else { "" },
     )
+}
+
+/// Writes in one line what a part of an entry says, but for where it leads.
+fn does(says: &Value) -> String {
+    let fields = says.as_object().into_iter().flatten();
+    let fields = fields.filter(|(name, _)| !["Service", "Namespace", "ServiceSubset"].contains(&name.as_str()));
+    let fields = fields.map(|(name, value)| match value {
+        Value::String(text) => format!("{name}={text}"),
+        value => format!("{name}={value}"),
+    });
+    fields.collect::<Vec<String>>().join(" ")
 }
 
 fn endpoints(shown: &ProxyEndpoints) -> String {
@@ -131,25 +152,37 @@ fn config(shown: &ProxyConfigView) -> String {
         let ports: Vec<String> = instance.ports.iter().map(|(name, port)| format!("{name}={port}")).collect();
         vec![instance.instance.to_string(), instance.address.clone(), ports.join(" ")]
     });
-    let rules =
-        shown.rules.iter().flat_map(|rules| &rules.rules).map(|rule| {
-            vec![rule.rule.clone(), rule.effect.clone(), rule.allowed.to_string(), rule.denied.to_string()]
+    let rules = shown.rules.iter().flat_map(|rules| &rules.rules).flat_map(|rule| {
+        let (allowed, denied) = (rule.allowed.to_string(), rule.denied.to_string());
+        let asks = rule.jwt.as_ref().map(|jwt| format!(" JWT={}", json!(jwt))).unwrap_or_default();
+        let whole = vec![rule.rule.clone(), format!("{}{asks}", rule.effect), allowed, denied];
+        let permissions = rule.permissions.iter().enumerate().map(|(number, permission)| {
+            vec![format!("  {}", number + 1), does(&json!(permission)), String::new(), String::new()]
         });
-    let upstreams = shown.upstreams.iter().map(|upstream| {
-        vec![upstream.destination.to_string(), upstream.address.clone(), upstream.error.clone().unwrap_or_default()]
+        std::iter::once(whole).chain(permissions)
     });
+    let providers = shown.token_providers.iter().map(|it| vec![it.name.clone(), it.issuer.clone()]);
+    let upstreams = shown.upstreams.iter().map(|upstream| {
+        let error = upstream.error.clone().unwrap_or_default();
+        let address = if upstream.address.is_empty() { "by name" } else { &upstream.address };
+        vec![upstream.destination.to_string(), address.to_owned(), does(&upstream.settings), error]
+    });
+    let rates = if shown.rate_limits.is_null() { "none".to_owned() } else { does(&shown.rate_limits) };
     format!(
-        "{}\n\nInstances\n{}\n\nRules\n{}\n\nUpstreams\n{}",
+        "{}\n\nInstances\n{}\n\nRules\n{}\n\nToken providers\n{}\n\nUpstreams\n{}",
         pairs(&[
             ("Service:", shown.service.to_string()),
             ("Protocol:", shown.protocol.to_string()),
             ("Certificate:", certificate),
             ("Mesh listener:", shown.mesh_listener.clone()),
             ("Least key exchange:", shown.min_key_exchange.to_string()),
+            ("mTLS mode:", shown.mtls_mode.clone()),
+            ("Rate limits:", rates),
             ("Generation:", shown.generation.to_string()),
         ]),
         table(&["Instance", "Application", "Ports"], instances.collect(), "none here"),
         table(&["Rule", "Effect", "Allowed", "Denied"], rules.collect(), "none known: everybody is refused"),
-        table(&["Destination", "Address", "Error"], upstreams.collect(), "none"),
+        table(&["Name", "Issuer"], providers.collect(), "none"),
+        table(&["Destination", "Address", "Settings", "Error"], upstreams.collect(), "none"),
     )
 }

@@ -99,7 +99,7 @@ mod tests {
     /// Checks that a table of the manual, which follows `heading`, names the settings that there are.
     #[track_caller]
     fn check<S: Settings>(heading: &str) {
-        let manual = include_str!("../../docs/operations.md");
+        let manual = include_str!("../../docs/settings.md");
         let (_, table) = manual.split_once(heading).unwrap_or_else(|| panic!("{heading} is in the manual"));
         let rows = table.trim_start().lines().take_while(|line| line.starts_with('|'));
         let told: BTreeSet<&str> =

@@ -51,21 +51,21 @@ fn every_alert_says_when_how_bad_and_what_it_is() {
     let alerts: Vec<&str> = rules.split("- alert: ").skip(1).collect();
     let names: BTreeSet<&str> = alerts.iter().filter_map(|alert| alert.lines().next()).collect();
     assert_eq!(names.len(), alerts.len(), "two alerts have one name");
-    let manual = read("docs/operations.md");
+    let manual = read("docs/telemetry.md");
     for alert in alerts {
         let name = alert.lines().next().unwrap();
         for part in ["expr: ", "labels: { severity: ", "annotations: { summary: \""] {
             assert_eq!(alert.matches(part).count(), 1, "`{name}` needs one `{part}`");
         }
-        assert!(manual.contains(&format!("`{name}`")), "docs/operations.md does not say what to do about `{name}`");
+        assert!(manual.contains(&format!("`{name}`")), "docs/telemetry.md does not say what to do about `{name}`");
     }
 }
 
 #[test]
 fn the_manual_describes_every_metric() {
-    let manual = named_metrics(&read("docs/operations.md"));
+    let manual = named_metrics(&read("docs/telemetry.md"));
     for metric in written_metrics() {
         let base = ["_bucket", "_sum", "_count"].iter().find_map(|part| metric.strip_suffix(part)).unwrap_or(&metric);
-        assert!(manual.contains(&metric) || manual.contains(base), "docs/operations.md does not describe `{metric}`");
+        assert!(manual.contains(&metric) || manual.contains(base), "docs/telemetry.md does not describe `{metric}`");
     }
 }

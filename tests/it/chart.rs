@@ -14,9 +14,17 @@ use serde_json::{Value, json};
 
 use crate::harness::{python, root, weft};
 
+/// Returns the values that the manual has for agents outside the cluster, as they stand there, and an image.
+fn outside() -> String {
+    let page = fs::read_to_string(root().join("docs/kubernetes.md")).unwrap();
+    let block = page.split("```yaml\n# outside.yaml\n").nth(1).and_then(|rest| rest.split("```").next());
+    format!("{}image: {{ repository: r/weft }}\n", block.expect("the page has values for agents outside"))
+}
+
 /// What the chart is rendered with: what is kept as golden files, and what must be refused.
 fn cases() -> Value {
     json!({
+        "outside": outside(),
         "default": { "image": { "repository": "registry.example/weft" } },
         "everything": {
             "image": { "repository": "registry.example/weft", "digest": format!("sha256:{}", "ab".repeat(32)), "pullSecrets": ["pull"] },
@@ -26,8 +34,13 @@ fn cases() -> Value {
             "clusterName": "east",
             "api": { "names": ["weft.example"] },
             "networkPolicy": { "apiFrom": [{ "podSelector": { "matchLabels": { "app": "ci" } } }], "metricsFrom": [{ "namespaceSelector": {} }] },
-            "agents": { "service": { "type": "LoadBalancer", "annotations": { "example.com/internal": "true" } } },
-            "injector": { "redirectImage": "registry.example/weft-redirect:1", "clusterDns": ["10.96.0.10:53", "[fd00::a]:53"], "sidecar": "plain", "rootFingerprints": ["ab".repeat(32)], "agent": { "accessLog": 0.01 } },
+            "agents": { "service": {
+                "type": "LoadBalancer", "annotations": { "example.com/internal": "true" }, "loadBalancerSourceRanges": ["10.0.0.0/8", "fd00::/8"],
+            } },
+            "priorityClassName": "critical", "podLabels": { "team": "mesh" }, "podAnnotations": { "example.com/scrape": "true" },
+            "serviceAccountAnnotations": { "example.com/role": "servers" },
+            "connector": { "serviceAccountAnnotations": { "example.com/role": "connector" } },
+            "injector": { "serviceAccountAnnotations": { "example.com/role": "injector" }, "redirectImage": "registry.example/weft-redirect:1", "clusterDns": ["10.96.0.10:53", "[fd00::a]:53"], "sidecar": "plain", "rootFingerprints": ["ab".repeat(32)], "agent": { "accessLog": 0.01 } },
             "nodeSelector": { "pool": "mesh" },
             "tolerations": [{ "key": "mesh", "operator": "Exists", "effect": "NoSchedule" }],
         },
@@ -58,6 +71,7 @@ fn cases() -> Value {
         "even": { "image": { "repository": "r/weft" }, "replicas": 2 },
         "misspelled": { "image": { "repository": "r/weft" }, "injektor": {} },
         "misspelled_within": { "image": { "repository": "r/weft" }, "injector": { "replica": 1 } },
+        "own_label": { "image": { "repository": "r/weft" }, "podLabels": { "app.kubernetes.io/component": "server" } },
         "no_fingerprint": { "image": { "repository": "r/weft" }, "injector": { "rootFingerprints": ["beef"] } },
     })
 }
@@ -127,6 +141,7 @@ fn f1_values_that_make_no_sense_are_refused_and_say_why() {
         ("misspelled", "injektor"),
         ("misspelled_within", "replica"),
         ("no_fingerprint", "rootFingerprints"),
+        ("own_label", "app.kubernetes.io/component"),
         ("for_nobody", "injector.audience"),
         ("silent", "injector.audience"),
         ("talkative", "accessLog"),
@@ -239,6 +254,59 @@ fn the_connector_calls_the_servers_by_the_name_and_the_port_that_they_serve_it_a
         assert_eq!(volumes[1]["configMap"]["name"], told(&containers(&servers)[1], "roots")[0].as_str());
         named("Secret", secret);
     }
+}
+
+#[test]
+fn pods_of_the_chart_are_evicted_one_at_a_time_and_marked_as_the_values_say() {
+    let test = "pods_of_the_chart_are_evicted_one_at_a_time_and_marked_as_the_values_say";
+    let Some(all) = rendered(test) else { return };
+    for (case, count) in [("default", 3), ("everything", 3), ("external", 2)] {
+        let workloads = of_kind(all, case, &["StatefulSet", "Deployment"]);
+        assert_eq!(workloads.len(), count, "{case}");
+        for workload in workloads {
+            let selector = &workload["spec"]["selector"];
+            let budgets = of_kind(all, case, &["PodDisruptionBudget"]).into_iter();
+            let own: Vec<&Value> = budgets.filter(|budget| budget["spec"]["selector"] == *selector).collect();
+            let [budget] = own[..] else { panic!("{case}: {} has {own:?}", workload["metadata"]["name"]) };
+            assert_eq!(budget["spec"]["maxUnavailable"], 1, "{budget}");
+            let pod = &workload["spec"]["template"];
+            for (label, value) in selector["matchLabels"].as_object().unwrap() {
+                assert_eq!(pod["metadata"]["labels"][label], *value, "{case}: no other value hides it");
+            }
+            let (team, scrape, class) = match case {
+                "everything" => (json!("mesh"), json!("true"), json!("critical")),
+                _ => Default::default(),
+            };
+            assert_eq!(pod["metadata"]["labels"]["team"], team);
+            assert_eq!(pod["metadata"]["annotations"]["example.com/scrape"], scrape);
+            assert_eq!(pod["spec"]["priorityClassName"], class);
+        }
+    }
+    let accounts = of_kind(all, "everything", &["ServiceAccount"]).into_iter();
+    let roles: BTreeSet<&str> =
+        accounts.filter_map(|account| account["metadata"]["annotations"]["example.com/role"].as_str()).collect();
+    assert_eq!(roles, BTreeSet::from(["connector", "injector", "servers"]));
+}
+
+#[test]
+fn agents_outside_the_cluster_reach_the_servers_by_the_values_of_the_page() {
+    let Some(all) = rendered("agents_outside_the_cluster_reach_the_servers_by_the_values_of_the_page") else { return };
+    let found = &all["outside"];
+    assert_eq!((&found["refused"], &found["lint"], &found["invalid"]), (&Value::Null, &json!([]), &json!([])));
+    let named = |kind: &str, name: &str| {
+        let all = of_kind(all, "outside", &[kind]).into_iter();
+        all.filter(|it| it["metadata"]["name"] == name).collect::<Vec<_>>()[0]
+    };
+    let service = named("Service", "weft-agents");
+    assert_eq!(
+        (&service["spec"]["type"], &service["spec"]["ports"][0]["port"]),
+        (&json!("LoadBalancer"), &json!(8300))
+    );
+    let scheme = &service["metadata"]["annotations"]["service.beta.kubernetes.io/aws-load-balancer-scheme"];
+    assert_eq!(scheme, "internal");
+    let rule = &named("NetworkPolicy", "weft")["spec"]["ingress"][0];
+    assert_eq!(rule["ports"][0]["port"], "agents");
+    assert!(rule["from"].as_array().unwrap().iter().any(|peer| peer["ipBlock"]["cidr"].is_string()), "{rule}");
 }
 
 #[test]

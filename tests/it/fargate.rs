@@ -105,7 +105,8 @@ fn c11_a_task_of_fargate_logs_in_without_a_secret_and_is_called_by_name() {
 
     // A role that no rule and no method knows is nobody, and does not learn why.
     web.prepare(&machines, &credentials[&stranger]);
-    let calls_api = json!({"name": "web", "port": 9090, "proxy": {"upstreams": [{"destination_name": "api"}]}});
+    let upstreams = json!([{"destination_name": "api"}, {"destination_name": "cache"}]);
+    let calls_api = json!({"name": "web", "port": 9090, "proxy": {"upstreams": upstreams}});
     start_agent(&web, &machines, root, &calls_api);
     eventually("the stranger to be refused", ADMITTED * PROMISE_FACTOR, || {
         machines.logs(web.machine).contains("the login was not accepted").then_some(())
@@ -137,7 +138,8 @@ fn c11_a_task_of_fargate_logs_in_without_a_secret_and_is_called_by_name() {
     });
     assert_eq!(answer, "served by api\n");
     let told = machines.done(web.machine, &web.contained("", "weft exec --print"));
-    assert!(told.lines().any(|line| line.starts_with("WEFT_UPSTREAM_API_URL=http://127.64.")), "{told}");
+    let url = told.lines().find_map(|line| line.strip_prefix("WEFT_UPSTREAM_API_URL=")).unwrap_or_default();
+    assert!(url.starts_with("http://127.64."), "{told}");
 
     // By the forward proxy, too, and to nobody else.
     let by_proxy = "curl -s --max-time 5 -x http://127.0.0.1:15002";
@@ -153,12 +155,38 @@ fn c11_a_task_of_fargate_logs_in_without_a_secret_and_is_called_by_name() {
     });
     assert_eq!(check(&found, "_platform:app").as_deref(), Some("passing"));
 
+    a_taken_port_costs_its_upstream_and_not_the_task(&machines, &web, url);
     as_well_as_its_containers(&machines, &api);
     machines.done("s1", "weft intention delete web api");
     eventually("the call to be refused again", SETTLED * PROMISE_FACTOR, || {
         (!machines.run(web.machine, &call).status.success()).then_some(())
     });
     killed_it_is_called_no_more(&machines, &web);
+}
+
+/// A container has a port on every address when an upstream comes there: that one is not opened, the others go on, and the
+/// health check by which the platform would end the task still passes.
+fn a_taken_port_costs_its_upstream_and_not_the_task(machines: &Machines, web: &Task<'_>, api: &str) {
+    let health_check = web.contained("", "weft exec --started --wait 20s");
+    machines.done(web.machine, &health_check);
+    let take = "import socket, time; taken = socket.create_server(('0.0.0.0', 6379)); time.sleep(600)";
+    machines.done(web.machine, &format!("setsid python3 -c \"{take}\" > $RUN/taker.log 2>&1 < /dev/null &"));
+    eventually("the port to be taken", SETTLED * PROMISE_FACTOR, || {
+        machines.run(web.machine, "exec 3<>/dev/tcp/127.0.0.1/6379").status.success().then_some(())
+    });
+    let cache = json!({"Node": "cache-1", "Address": "10.0.77.21", "Service": {"Service": "cache", "Port": 6379}});
+    let put = "curl -sf -X PUT -H \"X-Consul-Token: $WEFT_HTTP_TOKEN\" http://127.0.0.1:8500/v1/catalog";
+    machines.done("s1", &format!("{put}/register --data '{cache}'"));
+    let missing = eventually("the agent to name the port", SETTLED * PROMISE_FACTOR, || {
+        let missing = machines.done(web.machine, "curl -s http://127.0.0.1:19000/ready");
+        // And nothing else, once the listeners have followed.
+        (missing.contains("cannot listen on 127.64.") && missing.lines().count() == 1).then_some(missing)
+    });
+    assert!(missing.contains(":6379, where `default/web` calls `default/cache`"), "{missing}");
+    machines.done(web.machine, &health_check);
+    assert_eq!(machines.done(web.machine, &format!("curl -sf --max-time 5 {api}/")), "served by api");
+    machines.done("s1", &format!("{put}/deregister --data '{{\"Node\": \"cache-1\"}}'"));
+    web.is_ready(machines);
 }
 
 /// Nobody says that a task was killed: it is not heard any more.

@@ -161,8 +161,10 @@ fn fault_11_an_agent_that_its_platform_vouches_for_is_let_in_with_one_of_three_s
     assert!(mesh.agents[refused].log().contains("the login was not accepted"), "{}", mesh.agents[refused].log());
     said(&mesh, left, "no binding rule");
 
-    // The others come back: the mesh agrees, and the agent is advertised.
-    for at in [leader, (leader + 2) % 3] {
+    // The last server crashes, too. All of them come back: the mesh is asked, agrees, and the agent is advertised.
+    mesh.servers[left].kill();
+    assert!(mesh.servers[left].data.join("admissions").exists());
+    for at in 0..3 {
         mesh.start_server(at);
     }
     mesh.leader();
@@ -175,4 +177,8 @@ fn fault_11_an_agent_that_its_platform_vouches_for_is_let_in_with_one_of_three_s
     said(&mesh, left, "the mesh has agreed");
     eventually("the agent to call on", FAILOVER * PROMISE_FACTOR, || call(listener_2));
     mesh.agents[web_2].wait_until_ready(FAILOVER * PROMISE_FACTOR);
+
+    // What it was given by a server that forgot everything since is revoked by its name.
+    mesh.done(&["revoke", "login", "platform", "--subject", "web-2"]);
+    eventually("the agent to be kept out", FAILOVER * PROMISE_FACTOR, || call(listener_2).is_none().then_some(()));
 }

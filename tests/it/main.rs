@@ -12,6 +12,7 @@ mod ca_rotation;
 mod canary;
 mod catch_up;
 mod chart;
+mod choosing;
 mod cli;
 mod cloud_map;
 mod debian;

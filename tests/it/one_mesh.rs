@@ -142,8 +142,8 @@ impl Story {
         }
         let how: Vec<&str> = log.lines().filter(|line| *line != ".").collect();
         let told = [TASK, POD, VM].map(|one| {
-            let lines = "grep -E '\"status\":5|WARN|ERROR' $RUN/agent.log | tail -n 12";
-            format!("{}:\n{}", one.machine, String::from_utf8_lossy(&self.0.machines.run(one.machine, lines).stdout))
+            let lines = format!("grep -E '\"status\":5|WARN|ERROR' $RUN/{}.log | tail -n 12", one.agent());
+            format!("{}:\n{}", one.machine, String::from_utf8_lossy(&self.0.machines.run(one.machine, &lines).stdout))
         });
         panic!("{}: a call failed: {how:?}\n{}", of.machine, told.join("\n"));
     }

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::harness::{Mesh, PROMISE_FACTOR, Service, application, eventually, exchange, free_port, weft};
 
@@ -60,19 +60,48 @@ fn who_calls_whom_and_by_which_rule_is_known_at_every_server() {
     let plaintext = mesh.done(&["mesh", "plaintext"]);
     assert!(plaintext.contains("nobody was seen to speak plaintext"), "{plaintext}");
 
-    // Each agent shows what its proxy does; one that has nothing to do with a service says so.
+    // Each agent shows what its proxy goes by; one that has nothing to do with a service says so.
+    shape(&mesh);
     let [api, web] = [mesh.agents[0].http.to_string(), mesh.agents[1].http.to_string()];
     let shown = |at: &str, what: &str, service: &str| {
         weft(&["proxy", what, service], &[("WEFT_HTTP_ADDR", at), ("WEFT_HTTP_TOKEN", &mesh.token)])
     };
-    let routes = shown(&web, "routes", "api");
-    assert!(routes.stdout.contains(&listener.to_string()) && routes.stdout.contains("resolves to"), "{routes:?}");
+    let soon = |at: &str, what: &str, service: &str, wanted: &[&str]| {
+        eventually(&format!("{what} of {service} to show {wanted:?}"), Duration::from_secs(20), || {
+            let told = shown(at, what, service).stdout;
+            wanted.iter().all(|wanted| told.contains(wanted)).then_some(told)
+        })
+    };
+    let does = ["PrefixRewrite=/v1/", "RequestTimeout=2s", "NumRetries=2", "RetryOn=[\"5xx\"]", "x-way", "Abort"];
+    let routes = soon(
+        &web,
+        "routes",
+        "api",
+        &[&does[..], &["x-split", "\"Policy\":\"random\"", "ConnectTimeout=1500ms"]].concat(),
+    );
+    assert!(routes.contains(&listener.to_string()) && routes.contains("resolves to"), "{routes}");
+    assert!(!routes.contains("Newer entries"), "{routes}");
+    let told = weft(
+        &["proxy", "routes", "api", "--output", "json"],
+        &[("WEFT_HTTP_ADDR", &web), ("WEFT_HTTP_TOKEN", &mesh.token)],
+    );
+    let told: Value = serde_json::from_str(&told.stdout).unwrap();
+    let destination = &told["Chain"]["Nodes"]["router:api.default"]["Routes"][0]["Definition"]["Destination"];
+    assert_eq!((&destination["NumRetries"], &told["IsBehind"]), (&2.into(), &false.into()), "{told}");
+    let limits = ["\"MaxConcurrentRequests\":77", "\"MaxFailures\":3", "ConnectTimeoutMs=900"];
+    soon(&web, "config", "web", &limits);
+    soon(
+        &api,
+        "config",
+        "api",
+        &["RequestsPerSecond", "500", "strict", "PathPrefix", "/public", "own-issuer", "https://issuer.example"],
+    );
     let endpoints = shown(&web, "endpoints", "api");
     let dialled = mesh.agents[0].mesh.to_string();
     assert!(endpoints.stdout.contains(&dialled) && endpoints.stdout.contains("passing"), "{endpoints:?}");
     let config = shown(&api, "config", "api");
     let rule = config.stdout.lines().find(|line| line.contains("default/web => default/api")).unwrap_or_default();
-    assert!(rule.contains("allow") && config.stdout.contains("/ns/default/sa/api until"), "{config:?}");
+    assert!(rule.contains("2 permissions") && config.stdout.contains("/ns/default/sa/api until"), "{config:?}");
     let stranger = shown(&api, "config", "db");
     assert_eq!(stranger.status, Some(2), "{stranger:?}");
     assert!(stranger.stderr.contains("ask the agent that stands before it"), "{stranger:?}");
@@ -160,6 +189,32 @@ fn requests_are_watched_through_any_server_by_whoever_may_change_the_service() {
     let refused = weft(&["tap", "api"], &environment);
     assert_eq!(refused.status, Some(2), "{refused:?}");
     assert!(refused.stderr.contains("service:write"), "{refused:?}");
+}
+
+/// Has calls of `api` go a way on which much happens.
+fn shape(mesh: &Mesh) {
+    let entries = [
+        json!({"Kind": "jwt-provider", "Name": "own-issuer", "Issuer": "https://issuer.example",
+            "JSONWebKeySet": {"Remote": {"URI": "https://127.0.0.1:1/keys"}}}),
+        json!({"Kind": "service-defaults", "Name": "api", "Protocol": "http",
+            "RateLimits": {"InstanceLevel": {"RequestsPerSecond": 500}}}),
+        json!({"Kind": "service-defaults", "Name": "web", "UpstreamConfig": {"Defaults": {"ConnectTimeoutMs": 900,
+            "Limits": {"MaxConcurrentRequests": 77}, "PassiveHealthCheck": {"MaxFailures": 3}}}}),
+        json!({"Kind": "service-resolver", "Name": "api", "ConnectTimeout": "1500ms",
+            "LoadBalancer": {"Policy": "random"}}),
+        json!({"Kind": "service-splitter", "Name": "api", "Splits": [
+            {"Weight": 100, "ResponseHeaders": {"Set": {"x-split": "1"}}}]}),
+        json!({"Kind": "service-router", "Name": "api", "Routes": [{"Match": {"HTTP": {"PathPrefix": "/old/"}},
+            "Destination": {"PrefixRewrite": "/v1/", "RequestTimeout": "2s", "NumRetries": 2, "RetryOn": ["5xx"],
+                "RequestHeaders": {"Add": {"x-way": "old"}}, "Fault": {"Abort": {"Status": 503, "Percent": 1}}}}]}),
+        json!({"Kind": "service-intentions", "Name": "api", "Sources": [{"Name": "web", "Permissions": [
+            {"Action": "allow", "HTTP": {"PathPrefix": "/public"}},
+            {"Action": "allow", "HTTP": {"PathPrefix": "/own"}, "JWT": {"Providers": [{"Name": "own-issuer"}]}}]}]}),
+    ];
+    for entry in entries {
+        let answer = mesh.servers[0].request("PUT", "/v1/config", &mesh.token, &entry.to_string()).unwrap();
+        assert_eq!(answer.status, 200, "{entry}: {}", answer.body);
+    }
 }
 
 /// Has the requests to `api` read.

@@ -222,6 +222,70 @@ fn l9_the_modules_let_in_only_what_is_named_and_grant_no_more_than_they_need() {
     assert_eq!(disk["encrypted"], json!(true));
     let tasks = &blocks(server, "resource", "aws_ecs_task_definition")["server"];
     assert_eq!(tasks["volume"][0]["efs_volume_configuration"][0]["transit_encryption"], "ENABLED");
+    for module in [task, server] {
+        let assume = &blocks(module, "data", "aws_iam_policy_document")["assume"]["statement"][0];
+        assert_eq!(assume["principals"][0]["identifiers"], json!(["ecs-tasks.amazonaws.com"]));
+        let condition = &assume["condition"][0];
+        assert_eq!((&condition["test"], &condition["variable"]), (&json!("StringEquals"), &json!("aws:SourceAccount")));
+        assert_eq!(condition["values"], json!(["${data.aws_caller_identity.current.account_id}"]));
+    }
+}
+
+#[test]
+fn servers_on_fargate_lie_apart_and_are_changed_one_by_one() {
+    let test = "servers_on_fargate_lie_apart_and_are_changed_one_by_one";
+    let Some(python) = python("hcl2", test) else { return };
+    let server = root().join("terraform/modules/server");
+    let server = &parsed(&python, std::slice::from_ref(&server))[&server];
+    let service = &blocks(server, "resource", "aws_ecs_service")["server"];
+    assert_eq!(service["wait_for_steady_state"], json!(true));
+    assert_eq!(service["network_configuration"][0]["subnets"], json!(["${local.subnet_of[each.key]}"]));
+    // Never two tasks on one disk.
+    assert_eq!(service["deployment_maximum_percent"], json!(100));
+
+    // The one line that places them, computed by terraform itself.
+    let Some(program) = optional_tool("terraform", test) else { return };
+    let text = fs::read_to_string(root().join("terraform/modules/server/main.tf")).unwrap();
+    let line = text.lines().find(|line| line.trim_start().starts_with("subnet_of =")).unwrap();
+    let module = "variable \"group\" { type = object({ names = list(string) }) }\n\
+        variable \"subnet_ids\" { type = list(string) }\n\
+        output \"subnet_of\" { value = local.subnet_of }\n";
+    for (subnets, want) in [
+        (json!(["a", "b", "c"]), json!({"weft-1": "a", "weft-2": "b", "weft-3": "c"})),
+        (json!(["a", "b"]), json!({"weft-1": "a", "weft-2": "b", "weft-3": "a"})),
+    ] {
+        let directory = tempfile::tempdir().unwrap();
+        let rooted = directory.path().join("root");
+        fs::create_dir(&rooted).unwrap();
+        fs::write(rooted.join("main.tf"), format!("{module}locals {{\n{line}\n}}\n")).unwrap();
+        let inputs = json!({"group": {"names": ["weft-1", "weft-2", "weft-3"]}, "subnet_ids": subnets});
+        assert_eq!(applied(&program, &rooted, &inputs)["subnet_of"]["value"], want);
+    }
+}
+
+#[test]
+fn every_example_keeps_a_log_and_lets_agents_reach_the_servers() {
+    let test = "every_example_keeps_a_log_and_lets_agents_reach_the_servers";
+    let Some(python) = python("hcl2", test) else { return };
+    let examples = entries(&root().join("terraform/examples"));
+    let mut containers = 0;
+    let parsed = parsed(&python, &examples);
+    for (folder, example) in &parsed {
+        assert!(blocks(example, "resource", "aws_cloudwatch_log_group").contains_key("this"), "{}", folder.display());
+        for (name, call) in labelled(example, "module") {
+            if call["source"].as_str().unwrap().ends_with("-container") {
+                containers += 1;
+                assert_eq!(call["log_configuration"], "${local.log}", "{}: {name}", folder.display());
+                let others = call["container_definitions"].as_array().into_iter().flatten();
+                assert!(others.into_iter().all(|it| it["logConfiguration"] == "${local.log}"), "{name}: {call}");
+            }
+        }
+    }
+    assert_eq!(containers, 4);
+    let beside_eks = parsed.iter().find(|(folder, _)| folder.ends_with("ecs-beside-eks")).unwrap().1;
+    let rules = blocks(beside_eks, "resource", "aws_vpc_security_group_ingress_rule");
+    let port = |name: &str| rules[name]["from_port"].clone();
+    assert_eq!((port("servers"), port("pods")), (json!(8300), json!("${module.orders.mesh_port}")));
 }
 
 /// Has terraform compute a module's outputs, which needs no account.
@@ -229,10 +293,15 @@ fn outputs(program: &Path, module: &str, inputs: &Value) -> Value {
     let directory = tempfile::tempdir().unwrap();
     let rooted = directory.path().join("root");
     copy(&root().join("terraform/modules").join(module), &rooted);
+    applied(program, &rooted, inputs)
+}
+
+/// Has terraform compute the outputs of a copied module, beside which it may write.
+fn applied(program: &Path, rooted: &Path, inputs: &Value) -> Value {
     fs::write(rooted.join("inputs.auto.tfvars.json"), inputs.to_string()).unwrap();
-    succeed(&mut terraform(program, &rooted, "init -input=false"));
-    succeed(&mut terraform(program, &rooted, "apply -auto-approve -input=false"));
-    let output = terraform(program, &rooted, "output -json").output().unwrap();
+    succeed(&mut terraform(program, rooted, "init -input=false"));
+    succeed(&mut terraform(program, rooted, "apply -auto-approve -input=false"));
+    let output = terraform(program, rooted, "output -json").output().unwrap();
     serde_json::from_slice(&output.stdout).unwrap()
 }
 
@@ -246,6 +315,9 @@ fn rendered(program: &Path) -> Value {
         &json!({
             "image": image, "servers": ["weft.internal:8300"], "root_fingerprints": ["a".repeat(64)], "service_name": "web",
             "service_port": 8080, "upstreams": [{"destination_name": "api", "local_bind_port": 9191}], "volume_name": "weft",
+            "settings": {"access_log": "-", "drain_deadline": "60s"}, "stop_timeout": 70, "memory": 128, "cpu": 64,
+            "service_settings": {"checks": [{"name": "up", "http": "http://127.0.0.1:8080/", "interval": "5s"}]},
+            "environment": {"WEFT_LOG_FORMAT": "json"},
             "log_configuration": log, "container_definitions": [{"name": "web", "image": "registry.example/web", "essential": true}],
         }),
     );
@@ -303,16 +375,19 @@ fn what_the_modules_make_of_a_task_registers_through_the_sdk_of_ecs() {
     // It has the containers whole, and each starts after the agent.
     let [agent, application] = made[0].container_definitions() else { panic!("two containers: {:?}", made[0]) };
     assert_eq!(agent.port_mappings()[0].container_port(), Some(20000));
-    assert_eq!(agent.health_check().unwrap().command()[..2], ["CMD", "weft"]);
+    assert_eq!(agent.health_check().unwrap().command()[..4], ["CMD", "weft", "exec", "--started"]);
     assert_eq!(agent.readonly_root_filesystem(), Some(true));
     assert_eq!(application.depends_on()[0].container_name(), agent.name().unwrap());
     assert_eq!(made[0].volumes()[0].name(), agent.mount_points()[0].source_volume());
+    assert_eq!((agent.memory(), agent.cpu(), agent.stop_timeout()), (Some(128), 64, Some(70)));
+    assert_eq!(agent.environment()[1].value(), Some("json"));
     assert_eq!(made[1].container_definitions()[0].secrets()[0].name(), "WEFT_CLUSTER_KEY");
 
     // And the agent takes what it is told.
     let config = agent.environment()[0].value().unwrap();
     let told: Value = serde_json::from_str(config).unwrap();
     assert_eq!((&told["service"]["name"], &told["auth_method"]), (&json!("web"), &json!("aws")));
+    assert_eq!((&told["access_log"], &told["service"]["checks"][0]["name"]), (&json!("-"), &json!("up")));
     let file = logs.path().join("agent.json");
     fs::write(&file, config).unwrap();
     let judged = weft(&["validate", "--as", "agent", &file.display().to_string()], &[]);

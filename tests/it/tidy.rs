@@ -128,24 +128,58 @@ fn the_papers_name_every_room_and_the_rooms_are_there() {
     }
 }
 
+/// Returns how a heading is pointed at, as GitHub makes it: lower case, words joined by hyphens, nothing else.
+fn anchor(heading: &str) -> String {
+    let kept = heading.trim().to_lowercase();
+    kept.chars().filter(|c| c.is_alphanumeric() || "-_ ".contains(*c)).map(|c| if c == ' ' { '-' } else { c }).collect()
+}
+
+/// Returns the headings of a paper, as they are pointed at.
+fn anchors(text: &str) -> BTreeSet<String> {
+    let mut is_block = false;
+    let mut found = BTreeSet::new();
+    for line in text.lines() {
+        is_block ^= line.starts_with("```");
+        if let Some((_, heading)) =
+            line.split_once("# ").filter(|(hashes, _)| !is_block && hashes.chars().all(|c| c == '#'))
+        {
+            found.insert(anchor(heading));
+        }
+    }
+    found
+}
+
 #[test]
 fn what_the_papers_point_at_is_there() {
-    let mut papers: Vec<PathBuf> =
-        ["README.md", "ARCHITECTURE.md", "SECURITY.md", "CHANGELOG.md"].map(|paper| root().join(paper)).into();
+    let mut papers: Vec<PathBuf> = [
+        "README.md",
+        "ARCHITECTURE.md",
+        "SECURITY.md",
+        "CHANGELOG.md",
+        "packaging/README.md",
+        "benches/side_by_side/README.md",
+    ]
+    .map(|paper| root().join(paper))
+    .into();
     papers.extend(std::fs::read_dir(root().join("docs")).unwrap().map(|entry| entry.unwrap().path()));
     let mut checked = 0;
     for paper in papers.iter().filter(|paper| paper.extension().is_some_and(|extension| extension == "md")) {
         let text = std::fs::read_to_string(paper).unwrap();
         for target in text.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
-            if target.contains("://") || target.starts_with('#') {
+            if target.contains("://") {
                 continue;
             }
-            let file = target.split('#').next().unwrap();
-            assert!(paper.parent().unwrap().join(file).exists(), "{} points at {target}", paper.display());
+            let (file, heading) = target.split_once('#').unwrap_or((target, ""));
+            let file = if file.is_empty() { paper.clone() } else { paper.parent().unwrap().join(file) };
+            assert!(file.exists(), "{} points at {target}", paper.display());
+            if !heading.is_empty() {
+                let known = anchors(&std::fs::read_to_string(&file).unwrap());
+                assert!(known.contains(heading), "{} points at {target}, where only {known:?} are", paper.display());
+            }
             checked += 1;
         }
     }
-    assert!(checked > 3, "found only {checked} links");
+    assert!(checked > 30, "found only {checked} links");
 }
 
 #[test]

@@ -56,7 +56,7 @@ pub use connector_request::{ConnectorNodeView, ConnectorRequest, RefusedWriteVie
 pub use explained_request::{ExplainedRequest, WeighedRule};
 pub use proxy::{
     ProxyCertificate, ProxyConfigView, ProxyEndpoint, ProxyEndpoints, ProxyInstance, ProxyListener, ProxyRoutes,
-    ProxyRule, ProxyRules, ProxyUpstream,
+    ProxyRule, ProxyRules, ProxyTokenProvider, ProxyUpstream,
 };
 pub use relaxation::{RelaxRequest, RelaxationView};
 pub use revocation::{RevocationView, Revoked};

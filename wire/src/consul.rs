@@ -33,6 +33,7 @@ mod usage;
 
 pub use agent::{AgentConfig, AgentMember, AgentSelf, AgentVersion};
 pub use ca::{CaRoot, CaRoots, CaRootsError};
+pub use call_settings::{shown_rate_limits, shown_settings};
 pub use catalog::{
     AgentService, CatalogService, Node, NodeServiceList, NodeServices, ServiceAddress, ServiceProxy, ServiceUpstream,
     ServiceWeights,

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use axum::Router;
 use axum::extract::State;
@@ -35,12 +36,15 @@ pub(crate) struct Ready(watch::Sender<Phase>);
 
 /// Sees how far the agent is.
 #[derive(Clone)]
-pub(crate) struct Readiness(watch::Receiver<Phase>);
+pub(crate) struct Readiness {
+    phase: watch::Receiver<Phase>,
+    was_ready: Arc<AtomicBool>,
+}
 
 /// Returns the two ends by which the admin listener, which serves first, learns of the agent, which may take long.
 pub(crate) fn readiness() -> (Ready, Readiness) {
     let (ready, seen) = watch::channel(Phase::Joining);
-    (Ready(ready), Readiness(seen))
+    (Ready(ready), Readiness { phase: seen, was_ready: Arc::default() })
 }
 
 impl Ready {
@@ -56,23 +60,32 @@ impl Ready {
 impl Readiness {
     /// Returns what is missing before every local service is served, one line each.
     pub(super) fn missing(&self) -> Vec<String> {
-        match &*self.0.borrow() {
+        let missing = match &*self.phase.borrow() {
             Phase::Joining => vec!["the agent is joining the mesh".to_owned()],
             Phase::Running(core, proxy) => missing(core, proxy),
             Phase::Draining(_) => vec!["the agent is draining".to_owned()],
+        };
+        if missing.is_empty() {
+            self.was_ready.store(true, Ordering::Relaxed);
         }
+        missing
     }
 
-    fn status(&self) -> Option<Arc<Status>> {
-        match &*self.0.borrow() {
-            Phase::Running(core, _) => Some(core.status()),
+    /// Returns what is missing while the agent has never been seen ready; nothing ever after.
+    pub(super) fn missing_at_first(&self) -> Vec<String> {
+        if self.was_ready.load(Ordering::Relaxed) { Vec::new() } else { self.missing() }
+    }
+
+    fn running(&self) -> Option<(Arc<Status>, Arc<Proxy>)> {
+        match &*self.phase.borrow() {
+            Phase::Running(core, proxy) => Some((core.status(), Arc::clone(proxy))),
             Phase::Joining | Phase::Draining(_) => None,
         }
     }
 
     /// Lists where local services call others, and why they cannot where they cannot.
     fn upstreams(&self) -> Vec<UpstreamView> {
-        let (core, proxy) = match &*self.0.borrow() {
+        let (core, proxy) = match &*self.phase.borrow() {
             Phase::Running(core, proxy) => (core.status(), proxy.status()),
             Phase::Joining | Phase::Draining(_) => return Vec::new(),
         };
@@ -94,7 +107,7 @@ impl Readiness {
     }
 
     fn connections(&self) -> Vec<OpenConnection> {
-        match &*self.0.borrow() {
+        match &*self.phase.borrow() {
             Phase::Joining => Vec::new(),
             Phase::Running(_, proxy) | Phase::Draining(proxy) => proxy.connections(),
         }
@@ -124,14 +137,16 @@ pub(crate) fn missing(core: &Handle, proxy: &Proxy) -> Vec<String> {
     missing
 }
 
-/// Serves `/live`, `/ready`, `/connections`, `/upstreams` and `/metrics` until the agent has stopped. None of them needs a token: they
-/// are reached from this machine only and tell nothing that a process beside the agent could not see.
+/// Serves `/live`, `/ready`, `/started`, `/connections`, `/upstreams` and `/metrics` until the agent has stopped. None of them needs a
+/// token: they are reached from this machine only and tell nothing that a process beside the agent could not see.
 pub(crate) async fn serve_admin(listener: TcpListener, readiness: Readiness, metrics: Metrics) {
     type Of = State<Readiness>;
-    let metrics = async move |State(it): Of| applications::answer(metrics.text(), it.status().as_deref()).await;
+    let metrics = async move |State(it): Of| applications::answer(metrics.text(), it.running()).await;
     let router = Router::new()
         .route("/live", get(async || text(StatusCode::OK, "live\n")))
-        .route("/ready", get(async |State(it): Of| answer(&it.missing())))
+        .route("/ready", get(async |State(it): Of| answer(&it.missing(), "ready\n")))
+        // For whoever would end the agent by its answer: what an upstream or a server lacks later is no reason to.
+        .route("/started", get(async |State(it): Of| answer(&it.missing_at_first(), "started\n")))
         .route("/connections", get(async |State(it): Of| axum::Json(it.connections())))
         .route("/upstreams", get(async |State(it): Of| axum::Json(it.upstreams())))
         .route("/metrics", get(metrics))
@@ -139,9 +154,9 @@ pub(crate) async fn serve_admin(listener: TcpListener, readiness: Readiness, met
     listener::serve(listener, guarded(router), CancellationToken::new()).await;
 }
 
-fn answer(missing: &[String]) -> Response {
+fn answer(missing: &[String], well: &'static str) -> Response {
     if missing.is_empty() {
-        return text(StatusCode::OK, "ready\n");
+        return text(StatusCode::OK, well);
     }
     let mut lines = missing.join("\n");
     lines.push('\n');

@@ -1,5 +1,6 @@
 //! The metrics of applications, fetched when somebody asks for the agent's and appended to them.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::response::{IntoResponse, Response};
@@ -9,10 +10,11 @@ use http::header::{ACCEPT, CONNECTION, HOST};
 use http::{Request, Uri};
 use http_body_util::{BodyExt, Empty, Limited};
 use hyper_util::rt::TokioIo;
-use tokio::net::TcpStream;
 
 use super::admin::OPENMETRICS;
+use crate::checks::{LeadsOn, connect};
 use crate::core::Status;
+use crate::proxy::Proxy;
 
 /// What one application tells may take this long, and be this large.
 const TIMEOUT: Duration = Duration::from_secs(2);
@@ -20,16 +22,21 @@ const BYTES_MAX: usize = 1024 * 1024;
 /// What text of several processes is, since applications may write the older form.
 const PROMETHEUS: &str = "text/plain; version=0.0.4; charset=utf-8";
 
-/// Answers with the agent's own metrics, and after them those of the applications that are asked for.
-pub(super) async fn answer(own: String, status: Option<&Status>) -> Response {
-    let services = status.into_iter().flat_map(|status| &status.services);
+/// Answers with the agent's own metrics, and after them those of the applications that are asked for, none of them
+/// where the agent's own calls would be carried on.
+pub(super) async fn answer(own: String, running: Option<(Arc<Status>, Arc<Proxy>)>) -> Response {
+    let only_own = |own: String| ([(http::header::CONTENT_TYPE, OPENMETRICS)], own).into_response();
+    let Some((status, proxy)) = running else { return only_own(own) };
+    let services = status.services.iter();
     let asked: Vec<(ServiceKey, &Uri)> =
         services.filter_map(|it| Some((it.instance.service_key(), it.metrics_url.as_ref()?))).collect();
     if asked.is_empty() {
-        return ([(http::header::CONTENT_TYPE, OPENMETRICS)], own).into_response();
+        return only_own(own);
     }
+    let leads_on: LeadsOn = Arc::new(move |address| proxy.leads_on(address));
     let fetched =
-        join_all(asked.iter().map(|(_, url)| async { tokio::time::timeout(TIMEOUT, fetch(url)).await })).await;
+        join_all(asked.iter().map(|(_, url)| async { tokio::time::timeout(TIMEOUT, fetch(url, &leads_on)).await }))
+            .await;
     let mut text = without_end(&own).to_owned();
     text.push_str("# HELP weft_application_metrics_up Whether the application's own metrics follow\n");
     text.push_str("# TYPE weft_application_metrics_up gauge\n");
@@ -53,10 +60,10 @@ fn without_end(text: &str) -> &str {
 }
 
 /// Asks one application; none where it does not answer as it should.
-async fn fetch(url: &Uri) -> Option<String> {
+async fn fetch(url: &Uri, leads_on: &LeadsOn) -> Option<String> {
     let authority = url.authority()?;
     let host = authority.host().trim_start_matches('[').trim_end_matches(']');
-    let stream = TcpStream::connect((host, authority.port_u16().unwrap_or(80))).await.ok()?;
+    let stream = connect(host, authority.port_u16().unwrap_or(80), leads_on).await.ok()?;
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.ok()?;
     let request = Request::builder()
         .uri(url.path_and_query().map_or("/", |path| path.as_str()))

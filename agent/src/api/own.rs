@@ -84,8 +84,8 @@ async fn metrics(call: Call) -> Result<Response, ApiError> {
             return Err(ApiError::Parameter { name: "format", value, expected: "use `prometheus` or leave it out" });
         }
     }
-    let status = call.state.core.status();
-    Ok(applications::answer(call.state.metrics.text(), Some(&status)).await)
+    let running = (call.state.core.status(), std::sync::Arc::clone(&call.state.proxy));
+    Ok(applications::answer(call.state.metrics.text(), Some(running)).await)
 }
 
 /// Answers with the roots that the agent trusts.

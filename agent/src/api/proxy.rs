@@ -1,5 +1,7 @@
 //! `/v1/agent/proxy/...`: what the agent's proxy really does.
 
+use std::sync::Arc;
+
 use axum::response::Response;
 use catalog::{IdentityScheme, Item, ServiceKey, Topic};
 use http::Method;
@@ -42,15 +44,17 @@ async fn routes_of(call: Call) -> Result<Response, ApiError> {
             _ => None,
         })
     });
-    let entries = status.view.get(&Topic::Config(service.clone())).map(|state| config_entries(state));
+    let (in_force, newest) = (status.routed_by.get(&service), status.view.get(&Topic::Config(service.clone())));
+    let is_behind = in_force.zip(newest).is_some_and(|(in_force, newest)| !Arc::ptr_eq(in_force, newest));
+    let entries = in_force.map(|state| config_entries(state));
     let compiled = |(entries, scheme): (catalog::ConfigEntries, IdentityScheme)| {
         DiscoveryChain::compiled(&service, &entries, &status.datacenter, &scheme).ok()
     };
-    let protocol = entries.as_ref().map(|entries| entries.protocol_of(&service)).unwrap_or_default();
     call.json(&ProxyRoutes {
-        protocol,
+        protocol: call.state.proxy.protocol_of(&service),
         listeners: call.state.proxy.listeners_to(&service),
         chain: entries.zip(scheme).and_then(compiled),
+        is_behind,
         targets: call.state.proxy.targets_of(&service).iter().map(name_of).collect(),
         service: service.clone(),
     })

@@ -92,12 +92,51 @@ async fn a4_the_agents_own_routes_follow_the_rules_on_its_services_and_node() {
 async fn a3_only_liveness_readiness_connections_and_metrics_are_open_on_the_admin_listener() {
     let (_server, agent) = agent().await;
     eventually(async || agent.missing().is_empty()).await;
-    for path in ["/live", "/ready", "/connections", "/metrics"] {
+    for path in ["/live", "/ready", "/started", "/connections", "/metrics"] {
         assert_eq!(admin(&agent, path).await.status, StatusCode::OK, "{path}");
     }
     for path in ["/", "/v1/agent/self", "/debug", "/live/x"] {
         assert_eq!(admin(&agent, path).await.status, StatusCode::NOT_FOUND, "{path}");
     }
+}
+
+#[tokio::test]
+async fn l10_an_agent_that_was_ready_once_has_started_whatever_it_lacks_later() {
+    let (_ready, joining) = readiness();
+    assert_eq!(joining.missing_at_first(), ["the agent is joining the mesh"]);
+    assert_eq!(joining.missing_at_first(), joining.missing(), "nothing makes it so but having been ready");
+
+    let (_server, agent) = agent().await;
+    let held = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let taken = json!({ "DestinationName": "db", "LocalBindPort": held.local_addr().unwrap().port() });
+    let with_upstream = json!({ "Name": "web", "Port": 8080, "Proxy": { "Upstreams": [taken] } });
+    let register = async || register(&agent, with_upstream.clone()).await;
+    let deregister = async || assert_eq!(put(&agent, "/v1/agent/service/deregister/web", "").await.status, 200);
+    let asked = async |path: &str| {
+        let answer = admin(&agent, path).await;
+        (answer.status.as_u16(), answer.text)
+    };
+    let lacks = async |line: &str| {
+        eventually(async || {
+            let (status, text) = asked("/ready").await;
+            status == 503 && text.contains(line)
+        })
+        .await;
+    };
+    register().await;
+    lacks("cannot listen").await;
+    let (status, text) = asked("/started").await;
+    assert!(status == 503 && text.contains("cannot listen"), "{status}: {text}");
+
+    // Whoever asks this alone is told as soon as it is so.
+    deregister().await;
+    eventually(async || asked("/started").await == (200, "started\n".to_owned())).await;
+    register().await;
+    lacks("cannot listen").await;
+    assert_eq!(asked("/started").await.0, 200, "a port that is taken later");
+    agent.ready.draining(Arc::clone(&agent.proxy));
+    lacks("the agent is draining").await;
+    assert_eq!(asked("/started").await.0, 200, "an agent that drains");
 }
 
 #[tokio::test]

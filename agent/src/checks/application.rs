@@ -4,6 +4,7 @@
 //! So it asks the agent, and the agent asks the application, on loopback and nowhere else.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use ::http::header::{CONTENT_TYPE, HeaderName, HeaderValue, TE};
@@ -12,7 +13,7 @@ use bytes::{Buf, Bytes};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 
-use super::{HttpProbe, INTERVAL_MIN, ProbeError, connect, http, truncated};
+use super::{HttpProbe, INTERVAL_MIN, LeadsOn, ProbeError, connect, http, truncated};
 
 /// The answer of a gRPC health service is a few bytes.
 const GRPC_BYTES_MAX: usize = 4096;
@@ -140,13 +141,14 @@ impl ApplicationProbe {
     pub(crate) async fn ask(self) -> Result<(), String> {
         let asked = async {
             match &self.question {
-                Question::Http(probe) => match http::ask(probe).await {
+                Question::Http(probe) => match http::ask(probe, &nowhere()).await {
                     Ok((status, _)) if (200..400).contains(&status.as_u16()) => Ok(()),
                     Ok((status, body)) => Err(format!("the application answers {status}: {}", truncated(body))),
                     Err(error) => Err(one_line(&error)),
                 },
                 Question::Tcp(address) => {
-                    connect(&address.ip().to_string(), address.port()).await.map(drop).map_err(|error| one_line(&error))
+                    let connected = connect(&address.ip().to_string(), address.port(), &nowhere()).await;
+                    connected.map(drop).map_err(|error| one_line(&error))
                 }
                 Question::Grpc { address, service } => grpc(*address, service).await,
             }
@@ -156,6 +158,11 @@ impl ApplicationProbe {
             Err(_) => Err(one_line(&ProbeError::Timeout { timeout: self.timeout })),
         }
     }
+}
+
+/// No address leads on to anybody else: a pod's probes are of its own author, as its calls are.
+pub(super) fn nowhere() -> LeadsOn {
+    Arc::new(|_| false)
 }
 
 fn one_line(error: &ProbeError) -> String {
@@ -170,7 +177,8 @@ fn local(address: &str) -> Result<SocketAddr, ApplicationProbeError> {
 
 /// Asks the health service of gRPC, as its protocol document has it: one message, one answer, a status behind it.
 async fn grpc(address: SocketAddr, service: &str) -> Result<(), String> {
-    let stream = connect(&address.ip().to_string(), address.port()).await.map_err(|error| one_line(&error))?;
+    let stream =
+        connect(&address.ip().to_string(), address.port(), &nowhere()).await.map_err(|error| one_line(&error))?;
     let failed = |error: hyper::Error| format!("{address} speaks no gRPC: {error}");
     let (mut sender, connection) =
         hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.map_err(failed)?;

@@ -8,7 +8,7 @@ use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
 
-use super::{HttpProbe, OUTPUT_BYTES_MAX, ProbeError, connect};
+use super::{HttpProbe, LeadsOn, OUTPUT_BYTES_MAX, ProbeError, connect};
 
 /// The bound on what an answer's head may take.
 const HEAD_BYTES_MAX: usize = 32 * 1024;
@@ -30,8 +30,8 @@ pub(super) fn target(url: &Uri) -> Result<(String, u16), ProbeError> {
     Ok((host.to_owned(), authority.port_u16().unwrap_or(80)))
 }
 
-pub(super) async fn probe(check: &HttpProbe) -> (CheckStatus, String) {
-    let result = match tokio::time::timeout(check.timeout, ask(check)).await {
+pub(super) async fn probe(check: &HttpProbe, leads_on: &LeadsOn) -> (CheckStatus, String) {
+    let result = match tokio::time::timeout(check.timeout, ask(check, leads_on)).await {
         Ok(result) => result,
         Err(_) => Err(ProbeError::Timeout { timeout: check.timeout }),
     };
@@ -55,10 +55,10 @@ fn judged(status: StatusCode) -> CheckStatus {
 }
 
 /// Asks once; returns the status and the beginning of the body.
-pub(super) async fn ask(check: &HttpProbe) -> Result<(StatusCode, String), ProbeError> {
+pub(super) async fn ask(check: &HttpProbe, leads_on: &LeadsOn) -> Result<(StatusCode, String), ProbeError> {
     let (host, port) = target(&check.url)?;
     let request = request(check)?;
-    let stream = connect(&host, port).await?;
+    let stream = connect(&host, port, leads_on).await?;
     let failed = |source| ProbeError::Http { url: check.url.clone(), source };
     let (mut sender, connection) = hyper::client::conn::http1::Builder::new()
         .max_buf_size(HEAD_BYTES_MAX)

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use catalog::CheckStatus;
 
-use super::{ProbeError, connect};
+use super::{LeadsOn, ProbeError, connect};
 
 /// Splits `host:port`; a host that is an IPv6 address stands in brackets.
 pub(super) fn target(address: &str) -> Result<(String, u16), ProbeError> {
@@ -22,10 +22,10 @@ pub(super) fn target(address: &str) -> Result<(String, u16), ProbeError> {
     Ok((host.to_owned(), port))
 }
 
-pub(super) async fn probe(address: &str, timeout: Duration) -> (CheckStatus, String) {
+pub(super) async fn probe(address: &str, timeout: Duration, leads_on: &LeadsOn) -> (CheckStatus, String) {
     let attempt = async {
         let (host, port) = target(address)?;
-        connect(&host, port).await
+        connect(&host, port, leads_on).await
     };
     let result = match tokio::time::timeout(timeout, attempt).await {
         Ok(result) => result.map(drop),

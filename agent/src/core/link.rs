@@ -164,7 +164,10 @@ impl Core {
                 self.last_failure = None;
                 self.changed = true;
             }
-            Output::Publish(_) => self.rules_changed = true,
+            Output::Publish(view) => match self.sought_nothing(view) {
+                true => self.changed = true,
+                false => self.rules_changed = true,
+            },
             Output::Persist => self.saver.state_changed(),
             Output::Dropped { topic, error } => {
                 self.metrics.event_dropped();

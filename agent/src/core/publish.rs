@@ -42,6 +42,8 @@ pub(crate) struct Status {
     /// Definitions that are not served, each with the reason.
     pub(crate) refused: Vec<String>,
     pub(crate) view: View,
+    /// What is said of each service that is called, by what calls go by: it may be older than the view.
+    pub(crate) routed_by: BTreeMap<ServiceKey, Arc<TopicState>>,
     /// When the leaf of each service ends.
     pub(crate) leaves: BTreeMap<ServiceKey, Timestamp>,
     /// What would be there after a restart without servers.
@@ -66,6 +68,7 @@ impl Status {
             unplaced: Vec::new(),
             refused: Vec::new(),
             view: View::new(),
+            routed_by: BTreeMap::new(),
             leaves: BTreeMap::new(),
             kept: Kept::default(),
             unsaved: Vec::new(),
@@ -390,6 +393,7 @@ impl Core {
             unplaced: self.placed().1,
             refused: self.local.refused().to_vec(),
             view: self.sync.view().clone(),
+            routed_by: self.routing.entries_in_force(),
             leaves: leaves.collect(),
             kept: self.saver.kept().clone(),
             unsaved: self.saver.unsaved(),

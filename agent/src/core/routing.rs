@@ -21,6 +21,8 @@ struct Held {
     newest: Arc<Routes>,
     /// What calls go by: older ones as long as the instances of the newest are not known.
     in_force: Arc<Routes>,
+    /// What these were compiled from.
+    in_force_from: Arc<TopicState>,
     /// Those of the services that calls may end at by the newest that are outside the mesh.
     external: BTreeSet<ServiceKey>,
 }
@@ -42,15 +44,24 @@ impl Routing {
                     }
                     if is_known(&held.newest, view) {
                         held.in_force = Arc::clone(&held.newest);
+                        held.in_force_from = Arc::clone(&held.from);
                     }
                 }
                 (None, Some((newest, external))) => {
-                    let held = Held { from: Arc::clone(from), in_force: Arc::clone(&newest), newest, external };
+                    let (in_force, in_force_from) = (Arc::clone(&newest), Arc::clone(from));
+                    let held = Held { from: Arc::clone(from), newest, in_force, in_force_from, external };
                     self.held.insert(service.clone(), held);
                 }
                 (None, None) => {}
             }
         }
+    }
+
+    /// Reports whether the routes of another service lead to this one.
+    pub(super) fn lead_to(&self, service: &ServiceKey) -> bool {
+        let others = self.held.iter().filter(|(called, _)| *called != service);
+        let routes = others.flat_map(|(_, held)| [&held.newest, &held.in_force]);
+        routes.flat_map(|routes| routes.targets()).any(|target| target.key.service == *service)
     }
 
     /// Returns the services whose instances calls may end at, now or as soon as they are known.
@@ -67,6 +78,11 @@ impl Routing {
     /// Returns what calls go by.
     pub(super) fn in_force(&self) -> BTreeMap<ServiceKey, Arc<Routes>> {
         self.held.iter().map(|(service, held)| (service.clone(), Arc::clone(&held.in_force))).collect()
+    }
+
+    /// Returns what is said of each upstream by what calls go by.
+    pub(super) fn entries_in_force(&self) -> BTreeMap<ServiceKey, Arc<TopicState>> {
+        self.held.iter().map(|(service, held)| (service.clone(), Arc::clone(&held.in_force_from))).collect()
     }
 
     /// Returns the instances of each subset that calls may end at.
@@ -137,11 +153,13 @@ mod tests {
         view.insert(Topic::Config(key("api")), config(Some("next")));
         routing.follow(&called, &view);
         assert_eq!(goes_to(&routing), "default/api");
+        assert!(routing.entries_in_force()[&key("api")].items.is_empty(), "nor do the entries hold yet");
         assert_eq!(routing.targets(), BTreeSet::from([key("api"), key("next")]), "both are followed meanwhile");
         view.insert(Topic::Endpoints(key("next")), nothing);
         routing.follow(&called, &view);
         assert_eq!(goes_to(&routing), "default/next");
         assert_eq!(routing.targets(), BTreeSet::from([key("next")]));
+        assert!(Arc::ptr_eq(&routing.entries_in_force()[&key("api")], &view[&Topic::Config(key("api"))]));
         routing.follow(&BTreeSet::new(), &view);
         assert!(routing.in_force().is_empty());
     }

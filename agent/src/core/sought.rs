@@ -2,6 +2,7 @@
 //! it is known while no server can be reached.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use catalog::{NodeName, ServiceKey, Topic};
@@ -84,18 +85,46 @@ impl SoughtAfter {
 impl Core {
     /// Follows what an application asks for.
     pub(super) fn seek(&mut self, sought: Sought) {
+        let is_known = self.sync.view().get(&sought.topic()).is_some_and(|state| !state.items.is_empty());
         if self.sought.seek(sought, self.sync.view(), Instant::now()) {
             self.follow_topics();
             self.follow_routes();
-            self.rules_changed = true;
+            self.rules_changed |= is_known;
         }
+    }
+
+    /// Takes over what is in force now; reports whether all that is new of it is that names which applications asked for are
+    /// nothing, or are forgotten for that. Nothing is decided by that, and whoever asks for names without end costs others
+    /// nothing.
+    pub(super) fn sought_nothing(&mut self, now: View) -> bool {
+        let upstreams = self.local.services().flat_map(|service| &service.upstreams);
+        let declared: BTreeSet<&ServiceKey> = upstreams.map(|upstream| &upstream.destination).collect();
+        let is_local = |service: &ServiceKey| self.local.services().any(|it| it.instance.service_key() == *service);
+        let before = &self.followed;
+        let is_nothing = |service: &ServiceKey| {
+            let topic = Topic::Endpoints(service.clone());
+            let is_empty = |view: &View| view.get(&topic).is_none_or(|state| state.items.is_empty());
+            let is_asked_for = !declared.contains(service) && !self.routing.lead_to(service) && !is_local(service);
+            is_asked_for && is_empty(before) && is_empty(&now)
+        };
+        let is_new = |topic: &&Topic| match (before.get(*topic), now.get(*topic)) {
+            (Some(before), Some(now)) => !Arc::ptr_eq(before, now),
+            (before, now) => before.is_some() != now.is_some(),
+        };
+        let says_nothing = |topic: &Topic| match topic {
+            Topic::Endpoints(service) | Topic::Config(service) => is_nothing(service),
+            // Addresses for those who look them up.
+            Topic::Node(_) => true,
+            _ => false,
+        };
+        let is_news = now.keys().chain(before.keys()).filter(is_new).any(|topic| !says_nothing(topic));
+        self.followed = now;
+        !is_news
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use catalog::{AddressNumber, CatalogIndex, Item};
 
     use super::*;

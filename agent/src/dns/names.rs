@@ -3,10 +3,12 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::num::NonZeroU32;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use catalog::{Item, NodeName, ServiceKey, Topic};
+use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
 use tokio::sync::Semaphore;
 use wire::crypto::Secret;
 
@@ -25,6 +27,10 @@ const WAITING_MAX: usize = 256;
 const TOUCH_INTERVAL: Duration = Duration::from_secs(60);
 /// Of how many names it is remembered when that was.
 const TOUCHED_MAX: usize = 4096;
+/// So many names that nothing is known of are asked for at once, whoever looks them up, and so many a second from then on: each is
+/// two topics of a server, which in the long run tells an agent of fifty a second.
+const UNKNOWN_BURST: NonZeroU32 = NonZeroU32::new(200).unwrap();
+const UNKNOWN_A_SECOND: NonZeroU32 = NonZeroU32::new(20).unwrap();
 
 /// Says why nothing is known: nobody could be asked in time, or too many ask.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,11 +43,14 @@ pub(super) struct Names {
     rights: Option<(ApiState, Secret)>,
     touched: Mutex<BTreeMap<Sought, Instant>>,
     waiting: Semaphore,
+    /// Paces those that nothing is known of.
+    asked: DefaultDirectRateLimiter,
 }
 
 impl Names {
     pub(super) fn new(core: Handle, rights: Option<(ApiState, Secret)>) -> Self {
-        Self { core, rights, touched: Mutex::default(), waiting: Semaphore::new(WAITING_MAX) }
+        let asked = RateLimiter::direct(Quota::per_second(UNKNOWN_A_SECOND).allow_burst(UNKNOWN_BURST));
+        Self { core, rights, touched: Mutex::default(), waiting: Semaphore::new(WAITING_MAX), asked }
     }
 
     pub(super) fn datacenter(&self) -> String {
@@ -105,6 +114,9 @@ impl Names {
     /// Returns what is known of something, or becomes known before long.
     async fn follow(&self, sought: Sought, find: impl Fn(&Status) -> Option<Known>) -> Result<Known, Unknown> {
         let found = find(&self.core.status());
+        if found.is_none() && !self.is_paced() {
+            return Err(Unknown);
+        }
         if found.is_none() || self.is_due(&sought) {
             self.core.send(Request::Seek(sought)).await;
         }
@@ -132,6 +144,11 @@ impl Names {
             () = alone => return Err(Unknown),
         };
         find(&status).ok_or(Unknown)
+    }
+
+    /// Reports whether one more name may be asked for that nothing is known of, and counts it.
+    fn is_paced(&self) -> bool {
+        self.asked.check().is_ok()
     }
 
     /// Reports whether it is time to say again that something is asked for, and notes that it was said.

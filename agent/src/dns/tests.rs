@@ -197,6 +197,23 @@ async fn d4_names_are_answered_from_what_is_known_and_go_on_being_with_every_ser
 }
 
 #[tokio::test]
+async fn d4_names_that_are_nothing_change_nothing_that_the_proxy_decides_by() {
+    let server = mesh().await;
+    let agent = agent(&server, DnsSettings::default()).await;
+    let generation = || agent.proxy.status().generation;
+    let before = generation();
+    for number in 0..40 {
+        let missing = (ResponseCode::NXDomain, Vec::new());
+        assert_eq!(ask(&agent, &format!("x{number}.service.mesh."), RecordType::A).await, missing);
+    }
+    assert!(generation() - before < 10, "{} times for 40 names", generation() - before);
+    // One that is something does.
+    let before = generation();
+    assert_eq!(ask(&agent, "api.service.mesh.", RecordType::A).await.1, ["10.0.0.7"]);
+    eventually(async || generation() > before).await;
+}
+
+#[tokio::test]
 async fn d4_names_are_answered_on_the_loopback_of_both_families() {
     let server = mesh().await;
     let agent = agent(&server, DnsSettings::default()).await;

@@ -1,6 +1,6 @@
 //! Addresses that the proxy never dials for anybody: its own, and those that are no application's.
 
-use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
@@ -11,14 +11,17 @@ use wire::AddressKind;
 pub(crate) struct Forbidden {
     mesh: SocketAddr,
     others: Vec<SocketAddr>,
+    /// Those of the others that carry calls: of a gateway, and for load balancers.
+    carrying: Vec<SocketAddr>,
     upstreams: ArcSwap<Vec<SocketAddr>>,
     outbound: ArcSwap<Vec<SocketAddr>>,
 }
 
 impl Forbidden {
-    /// Takes the mesh listener's address and those of the process's other listeners.
-    pub(crate) fn new(mesh: SocketAddr, others: Vec<SocketAddr>) -> Self {
-        Self { mesh, others, upstreams: ArcSwap::default(), outbound: ArcSwap::default() }
+    /// Takes the mesh listener's address, those of the process's other listeners, and which of these carry calls.
+    pub(crate) fn new(mesh: SocketAddr, mut others: Vec<SocketAddr>, carrying: Vec<SocketAddr>) -> Self {
+        others.extend(&carrying);
+        Self { mesh, others, carrying, upstreams: ArcSwap::default(), outbound: ArcSwap::default() }
     }
 
     /// Replaces the addresses of the upstream listeners.
@@ -41,9 +44,26 @@ impl Forbidden {
     pub(crate) fn forbids_agent(&self, address: SocketAddr) -> bool {
         is_no_application(address.ip())
             || self.others.iter().any(|own| reaches(address, *own))
-            || self.upstreams.load().iter().any(|own| reaches(address, *own))
-            || self.outbound.load().iter().any(|own| reaches(address, *own))
+            || self.leads_on(address)
             || catalog::AddressNumber::is_virtual(address.ip())
+    }
+
+    /// Reports whether a connection to this address would be carried on, as the call of whichever service the listener there
+    /// is for. What the agent asks by itself is nobody's call.
+    pub(crate) fn leads_on(&self, address: SocketAddr) -> bool {
+        let address = SocketAddr::new(connected_to(address.ip()), address.port());
+        let (upstreams, outbound) = (self.upstreams.load(), self.outbound.load());
+        let mut own = self.carrying.iter().chain(upstreams.iter()).chain(outbound.iter());
+        own.any(|own| reaches(address, *own))
+    }
+}
+
+/// Returns where a connection to an address ends: to nobody's is to this machine itself.
+fn connected_to(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V4(address) if address.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(address) if address.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+        address => address,
     }
 }
 
@@ -76,7 +96,8 @@ mod tests {
 
     #[test]
     fn l8_own_listeners_link_local_and_metadata_addresses_are_not_dialled() {
-        let forbidden = Forbidden::new(at("0.0.0.0:20000"), vec![at("127.0.0.1:8500"), at("127.0.0.1:19000")]);
+        let forbidden =
+            Forbidden::new(at("0.0.0.0:20000"), vec![at("127.0.0.1:8500"), at("127.0.0.1:19000")], Vec::new());
         forbidden.set_upstreams(vec![at("127.0.0.1:9191")]);
         for address in [
             "127.0.0.1:20000",
@@ -108,9 +129,35 @@ mod tests {
 
     #[test]
     fn l8_the_own_mesh_listener_may_be_called_and_an_own_upstream_listener_may_not() {
-        let forbidden = Forbidden::new(at("127.0.0.1:20000"), Vec::new());
+        let forbidden = Forbidden::new(at("127.0.0.1:20000"), Vec::new(), Vec::new());
         forbidden.set_upstreams(vec![at("127.0.0.1:9191")]);
         assert!(!forbidden.forbids_agent(at("127.0.0.1:20000")));
         assert!(forbidden.forbids_agent(at("127.0.0.1:9191")));
+    }
+
+    #[test]
+    fn l8_what_carries_calls_on_is_known_in_every_spelling() {
+        let (others, carrying) = (vec![at("127.0.0.1:8500")], vec![at("0.0.0.0:8443")]);
+        let forbidden = Forbidden::new(at("0.0.0.0:20000"), others, carrying);
+        forbidden.set_upstreams(vec![at("127.0.0.1:9191"), at("[::1]:9192")]);
+        forbidden.set_outbound(vec![at("127.0.0.1:15101")]);
+        for address in [
+            "127.0.0.1:9191",
+            "0.0.0.0:9191",
+            "[::ffff:127.0.0.1]:9191",
+            "[::ffff:0.0.0.0]:9191",
+            "[::1]:9192",
+            "[::]:9192",
+            "127.0.0.1:15101",
+            "127.0.0.1:8443",
+            "0.0.0.0:8443",
+        ] {
+            assert!(forbidden.leads_on(at(address)), "{address}");
+            assert!(forbidden.forbids_application(at(address)), "{address}");
+        }
+        // The agent's own state, and the mesh listener, which lets nobody in without a certificate, may be looked at.
+        for address in ["127.0.0.1:8500", "127.0.0.1:20000", "127.0.0.1:8080", "10.0.0.1:9191"] {
+            assert!(!forbidden.leads_on(at(address)), "{address}");
+        }
     }
 }

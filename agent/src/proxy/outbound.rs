@@ -34,15 +34,16 @@ use self::tunnel::{Lease, Plan};
 use super::accept::Accepted;
 use super::copy::{CopyError, Ending, Meter, TunnelStream, reset, splice_plain, splice_tunnel};
 use super::current::{Called, Current};
-use super::http;
+use super::http::{self, send};
 use super::open_streams::Closing;
 use super::room::Room;
 use super::snapshot::UpstreamListener;
 use crate::metrics::{Direction, Phase};
 use crate::sockets::user_of;
 
-/// How many tunnels that had been there before may turn out dead before the instance itself is blamed.
-pub(crate) const STALE_TUNNELS_MAX: usize = 3;
+/// What an instance gets at least of the time of a request that must be answered soon, where it has that much: a connection to
+/// one in good health may need it.
+const REACHED_WITHIN_MIN: Duration = Duration::from_secs(1);
 
 /// Says what a call wants of a tunnel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -86,7 +87,7 @@ async fn serve_by(room: Arc<Room>, door: Door, accepted: Accepted) {
         Ok(call) => call,
         Err(error) => return refuse(&room, caller, &door, from, &NotOpened::Failed(error)),
     };
-    if let Err(error) = check_user(&call.called.upstream, &caller).await {
+    if let Err(error) = check_user(&room, &call.called.upstream, &caller).await {
         return refuse(&room, caller, &door, from, &NotOpened::Failed(error));
     }
     if call.current.snapshot.protocol(&call.called.upstream.destination).is_http() {
@@ -152,14 +153,18 @@ async fn serve_by(room: Arc<Room>, door: Door, accepted: Accepted) {
     );
 }
 
-/// Checks that a connection to a listener that is for one user's processes comes from one of these. The agent's own pass: its
-/// forward proxy has asked whose they are.
-async fn check_user(upstream: &UpstreamListener, caller: &TcpStream) -> Result<(), CallError> {
+/// Checks that a connection to a listener that is for one user's processes comes from one of these. Those of the agent's own
+/// forward proxy pass, since it has asked whose they are; whatever else the agent asks for somebody does not.
+async fn check_user(room: &Room, upstream: &UpstreamListener, caller: &TcpStream) -> Result<(), CallError> {
     let Some(user) = upstream.user else { return Ok(()) };
     let ends = caller.peer_addr().and_then(|client| Ok((client, caller.local_addr()?))).ok();
     let looked = tokio::task::spawn_blocking(move || ends.and_then(|(client, own)| user_of(client, own)));
     let found = looked.await.ok().flatten();
-    let is_admitted = found.is_some_and(|found| found == user || found == rustix::process::geteuid().as_raw());
+    let is_forwarded = |found| {
+        let is_own = found == rustix::process::geteuid().as_raw();
+        is_own && ends.is_some_and(|(client, _)| room.forwarded.has_made(client))
+    };
+    let is_admitted = found.is_some_and(|found| found == user || is_forwarded(found));
     is_admitted.then_some(()).ok_or_else(|| CallError::OtherUser { owner: upstream.owner.clone(), user, found })
 }
 
@@ -224,7 +229,13 @@ pub(crate) async fn open(
             (Err(_), Some(last)) => return Err(last),
             (Err(none), None) => return Err(none),
         };
-        match attempt(room, call, &endpoint, wanted).await {
+        let has_more = targets.iter().map(|cluster| cluster.count()).sum::<usize>() > tried.len() + 1;
+        let deadline = deadline_of(room, call, &endpoint, course, has_more);
+        let (since, ends) = (Instant::now(), course.deadline);
+        let reaching = Reaching { room, call, endpoint: &endpoint, since, deadline: ends, is_over: false };
+        let attempted = attempt(room, call, &endpoint, tried, wanted, deadline).await;
+        reaching.end();
+        match attempted {
             Ok(opened) => {
                 // Of a request nothing is known before its answer.
                 if wanted == Wanted::Stream {
@@ -234,14 +245,14 @@ pub(crate) async fn open(
                 return Ok((opened, endpoint));
             }
             Err(error) if error.may_be_better_elsewhere() => {
-                tracing::debug!(
-                    direction = "outbound", service = %endpoint.service, instance = %endpoint.key,
-                    error = %wire::one_line(&error), "endpoint put aside"
-                );
-                // Both are asked: what happened here is one failure of those in a row, too.
-                note(room, call, &endpoint, true);
-                endpoint.failed(Instant::now());
-                room.metrics.endpoint_unreachable();
+                // An instance whose tunnels take no more is none that cannot be reached.
+                if !matches!(&error, CallError::TunnelLost { source, .. } if send::is_untaken(source)) {
+                    tracing::debug!(
+                        direction = "outbound", service = %endpoint.service, instance = %endpoint.key,
+                        error = %wire::one_line(&error), "endpoint put aside"
+                    );
+                    not_reached(room, call, &endpoint);
+                }
                 tried.add(&endpoint);
                 failed = Some(error);
             }
@@ -250,6 +261,44 @@ pub(crate) async fn open(
     }
     let destination = call.called.upstream.destination.clone();
     Err(failed.unwrap_or(CallError::NoHealthyEndpoint { destination, known: tried.len() }))
+}
+
+/// Puts an instance aside that was not reached.
+fn not_reached(room: &Room, call: &Call, endpoint: &Chosen) {
+    // Both are asked: what happened here is one failure of those in a row, too.
+    note(room, call, endpoint, true);
+    endpoint.failed(Instant::now());
+    room.metrics.endpoint_unreachable();
+}
+
+/// For how long an instance has been waited for before it is blamed for the end of a request's time: what came before it may have
+/// taken all of that.
+const BLAMED_AFTER: Duration = Duration::from_millis(250);
+
+/// Waits until an instance is reached. If nobody waits any more because a request has no more time, it was not reached.
+struct Reaching<'a> {
+    room: &'a Room,
+    call: &'a Call,
+    endpoint: &'a Chosen,
+    since: Instant,
+    deadline: Option<Instant>,
+    is_over: bool,
+}
+
+impl Reaching<'_> {
+    fn end(mut self) {
+        self.is_over = true;
+    }
+}
+
+impl Drop for Reaching<'_> {
+    fn drop(&mut self) {
+        let now = Instant::now();
+        let is_out_of_time = self.deadline.is_some_and(|deadline| deadline <= now);
+        if !self.is_over && is_out_of_time && now.duration_since(self.since) >= BLAMED_AFTER {
+            not_reached(self.room, self.call, self.endpoint);
+        }
+    }
 }
 
 /// Remembers whether an instance did well, where the caller's settings have it ejected if it does not.
@@ -271,8 +320,15 @@ pub(crate) fn identify(room: &Room, door: &Door) -> Result<Call, CallError> {
     Ok(Call { called, current })
 }
 
-/// Tries one instance.
-async fn attempt(room: &Arc<Room>, call: &Call, endpoint: &Chosen, wanted: Wanted) -> Result<Opened, CallError> {
+/// Tries one instance, for so long.
+async fn attempt(
+    room: &Arc<Room>,
+    call: &Call,
+    endpoint: &Chosen,
+    tried: &mut Tried,
+    wanted: Wanted,
+    deadline: Duration,
+) -> Result<Opened, CallError> {
     let snapshot = &call.current.snapshot;
     let owner = &call.called.upstream.owner;
     let own = snapshot.identities.get(owner).ok_or_else(|| CallError::NoLeaf(owner.clone()))?;
@@ -281,7 +337,7 @@ async fn attempt(room: &Arc<Room>, call: &Call, endpoint: &Chosen, wanted: Wante
     }
     if endpoint.is_outside {
         return match wanted {
-            Wanted::Stream => outside::open(room, call, endpoint).await,
+            Wanted::Stream => outside::open(room, call, endpoint, deadline).await,
             // Nobody reads what leaves the mesh.
             Wanted::Request => Err(CallError::NoMeshPort { destination: endpoint.service.clone() }),
         };
@@ -299,9 +355,8 @@ async fn attempt(room: &Arc<Room>, call: &Call, endpoint: &Chosen, wanted: Wante
         expected: &end.expected,
         own,
         anchors: &snapshot.anchors,
-        deadline: deadline_of(room, call, endpoint),
+        deadline,
     };
-    let mut stale = 0;
     // Whoever finds a tunnel does not wait for one.
     let is_bounded = call.called.settings.limits.as_ref().is_some_and(|limits| limits.pending_max.is_some());
     let _waiting = match is_bounded && !room.pool.has_place(&key, &plan, room.now()) {
@@ -322,9 +377,10 @@ async fn attempt(room: &Arc<Room>, call: &Call, endpoint: &Chosen, wanted: Wante
             },
         };
         match error {
-            // A tunnel that had been idle may have died unnoticed, or its other side may be taking a new leaf. Nothing
-            // of the caller's has been sent yet, so that to ask again is safe.
-            CallError::TunnelLost { .. } if lease.is_reused && stale < STALE_TUNNELS_MAX => stale += 1,
+            // A tunnel that had been idle may have died unnoticed, or its other side may be taking a new leaf, be the tunnel
+            // as new as it may. Nothing of the caller's has been sent yet, so that to ask again is safe.
+            CallError::TunnelLost { ref source, .. }
+                if (lease.is_reused || send::is_untaken(source)) && tried.may_meet_stale() => {}
             error => {
                 if matches!(error, CallError::NoAnswer { .. }) {
                     lease.retire();
@@ -335,10 +391,18 @@ async fn attempt(room: &Arc<Room>, call: &Call, endpoint: &Chosen, wanted: Wante
     }
 }
 
-/// Returns how long it may take until an instance is reached: as its resolver says, else as its caller does.
-fn deadline_of(room: &Room, call: &Call, endpoint: &Chosen) -> Duration {
+/// Returns how long it may take until an instance is reached: as its resolver says, else as its caller does. Of a request that
+/// must be answered by then, one that is not the last to be tried gets half of the time that is left, so that another is.
+fn deadline_of(room: &Room, call: &Call, endpoint: &Chosen, course: Course, has_more: bool) -> Duration {
     let own = call.called.settings.connect_timeout_ms.map(Duration::from_millis);
-    endpoint.connect_timeout().or(own).unwrap_or(room.limits.connect_timeout)
+    let longest = endpoint.connect_timeout().or(own).unwrap_or(room.limits.connect_timeout);
+    match course.deadline {
+        Some(deadline) if has_more => {
+            let left = deadline.saturating_duration_since(Instant::now());
+            longest.min((left / 2).max(REACHED_WITHIN_MIN))
+        }
+        _ => longest,
+    }
 }
 
 /// Ends a connection that cannot be carried. A reset, not an end of stream: nothing was answered.

@@ -15,6 +15,7 @@ use wire::jwt::KeptKeys;
 
 use super::current::Current;
 use super::forbidden::Forbidden;
+use super::forwarded::Forwarded;
 use super::http::application::Applications;
 use super::http::mirror::MIRRORED_MAX;
 use super::http::provider::Providers;
@@ -43,6 +44,8 @@ pub(crate) struct Room {
     pub(crate) providers: Providers,
     pub(crate) request_ids: RequestIds,
     pub(crate) forbidden: Forbidden,
+    /// What the forward proxy has dialled.
+    pub(crate) forwarded: Arc<Forwarded>,
     /// How the listeners for redirected connections stand, by port.
     pub(crate) redirected: Mutex<BTreeMap<u16, Result<(), String>>>,
     pub(crate) limits: Limits,
@@ -98,6 +101,7 @@ impl Room {
             providers: Providers::new(limits.keys_reach, metrics.clone(), kept_keys),
             request_ids: RequestIds::default(),
             forbidden,
+            forwarded: Arc::default(),
             redirected: Mutex::default(),
             connection_permits: Arc::new(Semaphore::new(limits.connections_max)),
             stream_permits: Arc::new(Semaphore::new(limits.streams_max)),

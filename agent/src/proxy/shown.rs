@@ -2,12 +2,13 @@
 
 use std::sync::Arc;
 
-use catalog::{CheckStatus, Effect, Endpoint, Reach, ServiceKey, TargetKey};
+use catalog::{CheckStatus, Effect, Endpoint, Protocol, Reach, ServiceKey, TargetKey, TokenProvider};
 use tokio::time::Instant;
 use wire::api_types::{
     ProxyCertificate, ProxyConfigView, ProxyEndpoint, ProxyEndpoints, ProxyInstance, ProxyListener, ProxyRule,
-    ProxyRules, ProxyUpstream,
+    ProxyRules, ProxyTokenProvider, ProxyUpstream,
 };
+use wire::consul::{IntentionJwt, IntentionPermission, shown_rate_limits, shown_settings};
 use wire::pki::Serial;
 use wire::report::RuleName;
 
@@ -36,6 +37,11 @@ impl Proxy {
                 ProxyListener { owner: upstream.listener.owner.clone(), address, error }
             })
             .collect()
+    }
+
+    /// Returns how the bytes of a service are read.
+    pub(crate) fn protocol_of(&self, service: &ServiceKey) -> Protocol {
+        self.room.current.load().as_ref().map(|current| current.snapshot.protocol(service)).unwrap_or_default()
     }
 
     /// Lists what calls of a service end at by the route in force.
@@ -122,12 +128,11 @@ impl Proxy {
             not_before: tls.not_before(),
             not_after: tls.not_after(),
         });
-        let upstreams = self.upstreams.borrow();
-        let own = upstreams.upstreams.iter().filter(|upstream| upstream.listener.owner == *service);
-        let own = own.map(|upstream| {
-            let (address, error) = place(upstream);
-            ProxyUpstream { destination: upstream.listener.destination.clone(), address, error }
-        });
+        let providers = snapshot.providers.get(service).into_iter().flatten();
+        let provider = |provider: &Arc<TokenProvider>| ProxyTokenProvider {
+            name: provider.name.to_string(),
+            issuer: provider.issuer.clone(),
+        };
         Some(ProxyConfigView {
             service: service.clone(),
             protocol: snapshot.protocol(service),
@@ -136,9 +141,34 @@ impl Proxy {
             min_key_exchange: snapshot.min_key_exchange,
             instances: instances.collect(),
             certificate,
+            mtls_mode: snapshot.modes.get(service).cloned().unwrap_or_default().to_string(),
+            rate_limits: snapshot.rate_limits.get(service).map(shown_rate_limits).unwrap_or_default(),
+            token_providers: providers.map(provider).collect(),
             rules: self.rules_of(&current, service),
-            upstreams: own.collect(),
+            upstreams: self.upstreams_of(&current, service),
         })
+    }
+
+    /// Lists whom a service calls: through listeners of its own, then by name only where something is said of that.
+    fn upstreams_of(&self, current: &Current, service: &ServiceKey) -> Vec<ProxyUpstream> {
+        let settings = &current.snapshot.settings;
+        let upstreams = self.upstreams.borrow();
+        let own = upstreams.upstreams.iter().filter(|upstream| upstream.listener.owner == *service);
+        let mut own: Vec<ProxyUpstream> = own
+            .map(|upstream| {
+                let (destination, (address, error)) = (upstream.listener.destination.clone(), place(upstream));
+                let settings = settings.get(&(service.clone(), destination.clone()));
+                let settings = settings.map(shown_settings).unwrap_or_default();
+                ProxyUpstream { destination, address, settings, error }
+            })
+            .collect();
+        for ((_, destination), settings) in settings.iter().filter(|((owner, _), _)| owner == service) {
+            if !own.iter().any(|upstream| upstream.destination == *destination) {
+                let (address, settings) = (String::new(), shown_settings(settings));
+                own.push(ProxyUpstream { destination: destination.clone(), address, settings, error: None });
+            }
+        }
+        own
     }
 
     fn rules_of(&self, current: &Arc<Current>, service: &ServiceKey) -> Option<ProxyRules> {
@@ -152,7 +182,7 @@ impl Proxy {
             };
             let own = || uses.iter().filter(|used| used.destination == *service && is_of(&used.rule));
             let (allowed, denied) = (own().map(|used| used.allowed).sum(), own().map(|used| used.denied).sum());
-            ProxyRule { rule: rule.to_string(), effect, allowed, denied }
+            ProxyRule { rule: rule.to_string(), effect, permissions: Vec::new(), jwt: None, allowed, denied }
         };
         let mut rules: Vec<ProxyRule> = policy
             .guardrails
@@ -161,11 +191,16 @@ impl Proxy {
             .map(|guardrail| shown(RuleName::Guardrail(guardrail.name.clone()), "deny".to_owned()))
             .collect();
         rules.extend(policy.intentions.iter().map(|intention| {
-            let effect = match &intention.effect {
-                Effect::Action(action) => action.to_string(),
-                Effect::Permissions(permissions) => format!("{} permissions", permissions.len()),
+            let (effect, permissions) = match &intention.effect {
+                Effect::Action(action) => (action.to_string(), Vec::new()),
+                Effect::Permissions(permissions) => (
+                    format!("{} permissions", permissions.len()),
+                    permissions.iter().map(IntentionPermission::from).collect(),
+                ),
             };
-            shown(RuleName::Intention { key: intention.key(), permission: None }, effect)
+            let jwt = intention.jwt.as_ref().map(IntentionJwt::from);
+            let rule = shown(RuleName::Intention { key: intention.key(), permission: None }, effect);
+            ProxyRule { permissions, jwt, ..rule }
         }));
         rules.push(shown(RuleName::Default, policy.default_action.to_string()));
         Some(ProxyRules { default: policy.default_action, rules })

@@ -83,8 +83,10 @@ async fn listeners_listen_before_a_registration_is_answered_and_when_an_agent_ha
     let server = ModelServer::start(Shared::new(&["web"])).await;
     let dir = tempfile::tempdir().unwrap();
     let agent = with_web(&server, Some(dir.path())).await;
-    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-    let upstream = json!({ "DestinationName": "db", "LocalBindPort": port });
+    // At an address of its own, whose ports nobody takes meanwhile.
+    let address = "127.77.0.2";
+    let port = std::net::TcpListener::bind((address, 0)).unwrap().local_addr().unwrap().port();
+    let upstream = json!({ "DestinationName": "db", "LocalBindAddress": address, "LocalBindPort": port });
     let body = json!({ "Name": "web", "Port": 8080, "Proxy": { "Upstreams": [upstream] } }).to_string();
     assert_eq!(put(&agent, "/v1/agent/service/register", &body).await.status, 200);
     assert!(agent.upstreams()[0].2.is_ok(), "{:?}", agent.upstreams());

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::{BindKind, BindingRule, Variable};
@@ -11,7 +12,8 @@ use crate::{
 };
 
 /// Is what an auth method found out about somebody, named as its claim mappings say.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct LoginClaims {
     /// Who it is, in the method's own words; for people and the log.
     pub subject: String,

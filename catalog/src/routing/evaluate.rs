@@ -296,19 +296,19 @@ impl Routes {
     }
 
     /// Returns how what a rule of this number sends on is divided, or without one what no rule is for: the shares, in percent,
-    /// of the ways by number.
+    /// of the ways by number, and what changes of the headers on each.
     #[must_use]
-    pub fn shares(&self, rule: Option<usize>) -> Vec<(f64, usize)> {
+    pub fn shares(&self, rule: Option<usize>) -> Vec<(f64, usize, &[SplitEdits])> {
         let fork = match rule {
             Some(number) => self.rules.get(number).map(|rule| &rule.fork),
             None => Some(&self.otherwise),
         };
         let mut from = 0;
-        let parts = fork.into_iter().flat_map(|fork| &fork.0).map(|Part { until, leg, .. }| {
+        let parts = fork.into_iter().flat_map(|fork| &fork.0).map(|Part { until, leg, edits }| {
             let share = until - std::mem::replace(&mut from, *until);
             // Shares are whole billionths, which a double holds exactly enough.
             #[expect(clippy::cast_precision_loss, reason = "shares are shown to people")]
-            (share as f64 * 100.0 / WHOLE as f64, *leg)
+            (share as f64 * 100.0 / WHOLE as f64, *leg, edits.as_slice())
         });
         parts.collect()
     }

@@ -209,6 +209,21 @@ imagePullSecrets:
 {{- end }}
 {{- end -}}
 
+{{/* Where every pod of the chart may run, and what may be ended for it. */}}
+{{- define "weft.scheduling" -}}
+{{- with .Values.priorityClassName }}
+priorityClassName: {{ . | quote }}
+{{- end }}
+{{- with .Values.nodeSelector }}
+nodeSelector:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .Values.tolerations }}
+tolerations:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end -}}
+
 {{/* DNS, and the ports that the cluster's API may be at: its address cannot be named before it is known. */}}
 {{- define "weft.egressToCluster" -}}
 - ports:

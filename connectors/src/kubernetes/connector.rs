@@ -137,7 +137,13 @@ impl Work {
             tokio::select! {
                 Some(one) = news.next() => {
                     let concerns_entries = matches!(one, News::Intentions(_) | News::Defaults(_));
-                    if self.take(one) {
+                    let doubted = self.doubted();
+                    let is_news = self.take(one);
+                    if self.doubted() > doubted {
+                        tracing::warn!("a list is older than what was told before it: asking again");
+                        news = listen(&self.settings.client, self.settings.with_resources);
+                    }
+                    if is_news {
                         act_at.get_or_insert(Instant::now() + SETTLE);
                         if concerns_entries {
                             entries_at = entries_at.min(Instant::now() + SETTLE);
@@ -160,6 +166,14 @@ impl Work {
                 }
             }
         }
+    }
+
+    /// Returns of how many kinds the last list is doubted.
+    fn doubted(&self) -> usize {
+        let Observed { services, slices, pods, .. } = &self.observed;
+        let of_nodes = [services.is_doubted(), slices.is_doubted(), pods.is_doubted()];
+        let of_entries = [self.intentions.is_doubted(), self.defaults.is_doubted()];
+        of_nodes.into_iter().chain(of_entries).filter(|is_doubted| *is_doubted).count()
     }
 
     /// Takes one piece of news, and reports whether anything is new.

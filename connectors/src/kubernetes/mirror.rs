@@ -1,7 +1,8 @@
 //! What an API server said there is, as far as it may be believed.
 //!
 //! Servers repeat themselves, speak of the past after a reconnect, and break off in the middle of lists. So an object is
-//! replaced only by a later version of it, and one that a list lacks is gone only when the list is complete.
+//! replaced only by a later version of it, and one that a list lacks is gone only when the list is complete. Only a cluster whose
+//! own memory was put back (etcd, from a backup) counts versions anew: what two complete lists in a row say, that is how it is.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -47,15 +48,32 @@ pub(super) struct Mirror<K> {
     /// The latest version that was heard of before the last complete list: what is of before and was not in it, is gone.
     floor: u64,
     latest: u64,
-    /// What the list that is coming has named so far; none where no list is coming.
-    listing: Option<BTreeSet<ObjectName>>,
+    /// What the list that is coming has said so far; none where no list is coming.
+    listing: Option<Listing<K>>,
     is_complete: bool,
+    /// Whether the last complete list was older than what had been heard before.
+    is_doubted: bool,
+}
+
+/// Is a list on its way.
+#[derive(Debug, Clone)]
+struct Listing<K> {
+    named: BTreeSet<ObjectName>,
+    /// What it has in an older version than was heard of.
+    older: Vec<(ObjectName, Arc<K>)>,
+    highest: u64,
+}
+
+impl<K> Default for Listing<K> {
+    fn default() -> Self {
+        Self { named: BTreeSet::new(), older: Vec::new(), highest: 0 }
+    }
 }
 
 impl<K> Default for Mirror<K> {
     fn default() -> Self {
         let (held, gone) = (BTreeMap::new(), BTreeMap::new());
-        Self { held, gone, floor: 0, latest: 0, listing: None, is_complete: false }
+        Self { held, gone, floor: 0, latest: 0, listing: None, is_complete: false, is_doubted: false }
     }
 }
 
@@ -64,19 +82,28 @@ impl<K: Resource + PartialEq> Mirror<K> {
     pub(super) fn take(&mut self, event: Event<K>) -> bool {
         match event {
             Event::Init => {
-                self.listing = Some(BTreeSet::new());
+                self.listing = Some(Listing::default());
                 false
             }
-            Event::InitApply(object) => {
-                if let Some(listing) = &mut self.listing {
-                    listing.insert(ObjectName::of(&object));
-                }
-                self.hold(object)
-            }
+            Event::InitApply(object) => self.list(object),
             Event::InitDone => self.complete(),
             Event::Apply(object) => self.hold(object),
             Event::Delete(object) => self.drop(&object),
         }
+    }
+
+    fn list(&mut self, object: K) -> bool {
+        let (name, found) = (ObjectName::of(&object), version(&object));
+        let known = self.held.get(&name).map(|held| version(&**held)).or_else(|| self.gone.get(&name).copied());
+        if let Some(listing) = &mut self.listing {
+            listing.named.insert(name.clone());
+            listing.highest = listing.highest.max(found);
+            if found != 0 && known.is_some_and(|known| found < known) {
+                listing.older.push((name, Arc::new(object)));
+                return false;
+            }
+        }
+        self.hold(object)
     }
 
     fn hold(&mut self, object: K) -> bool {
@@ -113,11 +140,24 @@ impl<K: Resource + PartialEq> Mirror<K> {
     fn complete(&mut self) -> bool {
         let Some(listed) = self.listing.take() else { return false };
         let before = self.held.len();
-        self.held.retain(|name, _| listed.contains(name));
+        self.held.retain(|name, _| listed.named.contains(name));
         self.gone.clear();
+        let is_older = !listed.older.is_empty();
+        let is_put_back = is_older && self.is_doubted;
+        self.is_doubted = is_older && !is_put_back;
+        if is_put_back {
+            self.held.extend(listed.older);
+            self.latest = listed.highest;
+        }
         self.floor = self.latest;
         let was_complete = std::mem::replace(&mut self.is_complete, true);
-        !was_complete || self.held.len() != before
+        is_put_back || !was_complete || self.held.len() != before
+    }
+
+    /// Reports whether the last complete list was older than what had been heard before, so that another one should be asked
+    /// for: if that is older, too, it is believed.
+    pub(super) fn is_doubted(&self) -> bool {
+        self.is_doubted
     }
 
     /// Reports whether a whole list was seen at least once: before, nothing that is missing is known to be gone.
@@ -198,6 +238,30 @@ mod tests {
         assert!(mirror.take(Event::Apply(object(1, 2, 10))), "another one under its name does");
         assert!(!mirror.take(Event::Delete(object(1, 1, 9))), "and the end of the first is not its end");
         assert_eq!(versions(&mirror), [("o1".to_owned(), 10)]);
+    }
+
+    #[test]
+    fn k2_two_lists_in_a_row_are_believed_when_the_memory_of_the_cluster_was_put_back() {
+        let mut mirror = Mirror::default();
+        listed(&mut mirror, [object(1, 1, 800), object(2, 2, 900)]);
+        mirror.take(Event::Apply(object(3, 3, 901)));
+        mirror.take(Event::Delete(object(3, 3, 902)));
+        let restored = || [object(1, 1, 650), object(2, 2, 700), object(3, 3, 690)];
+        listed(&mut mirror, restored());
+        assert!(mirror.is_doubted());
+        let held = [("o1".to_owned(), 800), ("o2".to_owned(), 900)];
+        assert_eq!(versions(&mirror), held, "one old list changes nothing");
+        listed(&mut mirror, [object(1, 1, 800), object(2, 2, 900)]);
+        assert!(!mirror.is_doubted(), "it came of an old cache");
+        assert_eq!(versions(&mirror), held);
+
+        listed(&mut mirror, restored());
+        listed(&mut mirror, restored());
+        assert!(!mirror.is_doubted());
+        assert_eq!(versions(&mirror), [("o1".to_owned(), 650), ("o2".to_owned(), 700), ("o3".to_owned(), 690)]);
+        assert!(mirror.take(Event::Apply(object(4, 4, 702))), "what comes now is news");
+        assert!(mirror.take(Event::Apply(object(1, 1, 703))));
+        assert!(!mirror.take(Event::Apply(object(2, 2, 699))), "and what is late is late");
     }
 
     #[test]

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use catalog::{AgentRecord, NodeName};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use crate::consensus::ByteBudget;
 use crate::hub::Limits;
 use crate::pace::{Pace, Shares};
 use crate::places::{Holder, Place, Places};
@@ -29,6 +30,15 @@ const OPENED_PER_SECOND: u32 = 250;
 /// Sessions that one agent opens at once and per second: one that comes and goes takes nobody else's turns.
 const OPENED_BY_ONE_BURST: u32 = 10;
 const OPENED_BY_ONE_PER_SECOND: f64 = 0.5;
+/// Topics that one agent is told of at once, four times as many as it may follow, and per second; beyond that it waits. Each may
+/// be a view of the whole catalog, and one task tells all agents.
+const TOLD_ONE_BURST: u32 = 4 * 4096;
+const TOLD_ONE_PER_SECOND: f64 = 50.0;
+/// The same of a gateway, which follows every service of its network.
+const TOLD_GATEWAY_BURST: u32 = 4 * 65_536;
+const TOLD_GATEWAY_PER_SECOND: f64 = 500.0;
+/// Bytes of requests of callers without a certificate that are read at once: nobody has shown anything yet.
+const UNPROVEN_IN_ALL_MAX: usize = 64 << 20;
 /// Writes of agents taken at once and per second: ten thousand agents that come back have said what is on their nodes within
 /// half a minute, and the log has room for what operators write.
 const WRITTEN_BURST: u32 = 1000;
@@ -82,6 +92,12 @@ pub(crate) struct Bounds {
     pub(crate) sessions: Pace,
     /// Turns of each agent at opening a session.
     pub(crate) sessions_of_one: Shares,
+    /// Turns of each agent at being told of a topic.
+    pub(crate) topics_of_one: Shares,
+    /// The same of gateways.
+    pub(crate) topics_of_gateway: Shares,
+    /// Bytes of requests of callers without a certificate.
+    pub(crate) unproven: ByteBudget,
     /// Turns at writing.
     pub(crate) writes: Pace,
     /// Turns of each agent at writing.
@@ -123,6 +139,9 @@ impl Default for Bounds {
             joining: Pace::new(JOINED_BURST, JOINED_PER_SECOND),
             sessions: Pace::new(OPENED_BURST, OPENED_PER_SECOND),
             sessions_of_one: Shares::new(OPENED_BY_ONE_BURST, OPENED_BY_ONE_PER_SECOND),
+            topics_of_one: Shares::new(TOLD_ONE_BURST, TOLD_ONE_PER_SECOND),
+            topics_of_gateway: Shares::new(TOLD_GATEWAY_BURST, TOLD_GATEWAY_PER_SECOND),
+            unproven: ByteBudget::new(UNPROVEN_IN_ALL_MAX),
             writes: Pace::new(WRITTEN_BURST, WRITTEN_PER_SECOND),
             writes_of_one: Shares::new(WRITTEN_BY_ONE_BURST, WRITTEN_BY_ONE_PER_SECOND),
             writes_under_way: WriteRoom::new(UNDER_WAY_OF_ONE_MAX, UNDER_WAY_MAX),

@@ -1,9 +1,12 @@
 //! Who is at the other end of a connection, and whether that still holds.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use catalog::{AgentRecord, Catalog, NodeName, Principal};
 use rustls::ServerConnection;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_util::sync::CancellationToken;
 use wire::crypto;
 use wire::tls::{PeerIdentity, PeerRejected};
 
@@ -18,13 +21,32 @@ pub(crate) struct Connection {
     source: SocketAddr,
     peer: Option<PeerIdentity>,
     activity: Activity,
+    cut: CancellationToken,
+    /// Room for one session.
+    session: Arc<Semaphore>,
 }
 
 impl Connection {
     /// Reads what the peer showed at the handshake.
     pub(super) fn new(source: SocketAddr, tls: &ServerConnection) -> Result<Connection, PeerRejected> {
         let peer = wire::tls::peer_identity(tls)?;
-        Ok(Connection { source, peer, activity: Activity::default() })
+        let session = Arc::new(Semaphore::new(1));
+        Ok(Connection { source, peer, activity: Activity::default(), cut: CancellationToken::new(), session })
+    }
+
+    /// Returns what ends the connection at once, with all that waits in it.
+    pub(super) fn cut(&self) -> &CancellationToken {
+        &self.cut
+    }
+
+    /// Takes the connection's place for a session, until that is dropped; none where it holds one.
+    pub(super) fn place_for_session(&self) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.session).try_acquire_owned().ok()
+    }
+
+    /// Reports whether the peer showed a certificate of the mesh.
+    pub(super) fn has_certificate(&self) -> bool {
+        self.peer.is_some()
     }
 
     /// Returns the address that the connection came from.

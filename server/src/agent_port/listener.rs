@@ -33,6 +33,8 @@ const IDLE_MAX: Duration = Duration::from_secs(60);
 const PING_INTERVAL: Duration = Duration::from_secs(10);
 const PING_TIMEOUT: Duration = Duration::from_secs(20);
 const STREAMS_MAX: u32 = 128;
+/// Of a peer without a certificate: it has one thing to ask, or two.
+const STREAMS_UNPROVEN_MAX: u32 = 4;
 const HEAD_BYTES_MAX: u32 = 64 * 1024;
 /// Time for streams to say goodbye and for requests in flight to end after shutdown was asked for.
 const DRAIN_MAX: Duration = Duration::from_secs(2);
@@ -98,12 +100,13 @@ async fn serve(stream: TcpStream, source: SocketAddr, place: Place, port: Arc<Ag
         .timer(TokioTimer::new())
         .keep_alive_interval(PING_INTERVAL)
         .keep_alive_timeout(PING_TIMEOUT)
-        .max_concurrent_streams(STREAMS_MAX)
+        .max_concurrent_streams(if watched.has_certificate() { STREAMS_MAX } else { STREAMS_UNPROVEN_MAX })
         .max_header_list_size(HEAD_BYTES_MAX)
         .serve_connection(TokioIo::new(stream), service);
     tokio::pin!(serving);
     let ended = tokio::select! {
         ended = serving.as_mut() => ended,
+        () = watched.cut().cancelled() => Ok(()),
         () = stop.cancelled() => {
             serving.as_mut().graceful_shutdown();
             serving.await

@@ -12,6 +12,7 @@ use crate::ca::SignError;
 use crate::consensus::{ProposeError, ReadError};
 use crate::hub::shell::HubStopped;
 use crate::login::LoginFailed;
+use crate::outage::NotKept;
 
 /// Names what kept a request from being answered as asked.
 #[derive(Debug, thiserror::Error)]
@@ -36,6 +37,9 @@ pub(crate) enum PortError {
     /// The session was opened without a quorum: there is nobody to write for.
     #[error("the servers have no quorum, and the session is held: write again on the next one")]
     SessionHeld,
+    /// The connection carries a session already.
+    #[error("this connection carries a session already: open the next one on a connection of its own")]
+    SecondSession,
     /// An expired certificate is enough to renew it, and for nothing else.
     #[error("the certificate of `{identity}` has expired: renew it on /v1/sign first")]
     LeafExpired { identity: String },
@@ -77,6 +81,9 @@ pub(crate) enum PortError {
     /// The write did not come through; whether it will is not known.
     #[error("the write did not come through: {}", wire::one_line(.0))]
     Propose(#[from] ProposeError),
+    /// Whom the server admits alone cannot be written down.
+    #[error(transparent)]
+    NotKept(#[from] NotKept),
     /// The server stops.
     #[error(transparent)]
     Stopping(#[from] HubStopped),
@@ -96,6 +103,7 @@ impl PortError {
             PortError::RecordUnconfirmed { .. } => "record_unconfirmed",
             PortError::Login(failed) => failed.label(),
             PortError::SessionHeld => "no_quorum",
+            PortError::SecondSession => "second_session",
             PortError::NotEntitled { .. } | PortError::Refused(Refusal::NotEntitled { .. }) => "not_entitled",
             PortError::ForeignNode { .. } => "foreign_node",
             PortError::NoSuchPath { .. } | PortError::MethodNotAllowed { .. } => "no_such_path",
@@ -115,6 +123,7 @@ impl PortError {
             PortError::NotReady => "not_ready",
             PortError::Read(_) => "no_quorum",
             PortError::Propose(_) => "write_failed",
+            PortError::NotKept(_) => "admission_not_kept",
             PortError::Stopping(_) => "stopping",
             PortError::Internal { .. } => "internal",
         }
@@ -132,6 +141,7 @@ impl PortError {
             PortError::NoSuchPath { .. } => StatusCode::NOT_FOUND,
             PortError::MethodNotAllowed { .. } => StatusCode::METHOD_NOT_ALLOWED,
             PortError::BodyUnread(error) => error.status(),
+            PortError::SecondSession => StatusCode::CONFLICT,
             PortError::Malformed { .. } => StatusCode::BAD_REQUEST,
             PortError::Login(failed) => failed.status(),
             // Whoever joins and finds the name taken lacks the right to it; the state is no secret conflict to retry.
@@ -150,6 +160,7 @@ impl PortError {
             | PortError::SessionHeld
             | PortError::Read(_)
             | PortError::Propose(_)
+            | PortError::NotKept(_)
             | PortError::Stopping(_) => StatusCode::SERVICE_UNAVAILABLE,
             PortError::Internal { .. } => StatusCode::INTERNAL_SERVER_ERROR,
         }

@@ -16,6 +16,7 @@ use wire::frame::{FrameReadError, FrameReader};
 use super::refusal::PortError;
 use super::route::Call;
 use super::{AgentPort, fresh_request_id};
+use crate::held_body::HeldBody;
 use crate::hub::shell::{Opening, Session};
 use crate::hub::{Frame, HELD_ALONE};
 use crate::outage;
@@ -33,6 +34,7 @@ pub(super) const HELD: Incarnation = Incarnation(0);
 pub(super) async fn stream(call: Call) -> Result<Response<Body>, PortError> {
     let record = call.agent()?.clone();
     let Call { port, connection, request, .. } = call;
+    let place = connection.place_for_session().ok_or(PortError::SecondSession)?;
     let source = connection.source();
     let mut frames = FrameReader::new(request.into_body());
     let hello = tokio::time::timeout(HELLO_TIMEOUT, next(&mut frames))
@@ -59,6 +61,7 @@ pub(super) async fn stream(call: Call) -> Result<Response<Body>, PortError> {
     let agent = record.id.clone();
     // The hub closes sessions whose records are gone or have newer ones: of one that the mesh has not heard of it cannot
     // know that, and the session ends when the mesh can be asked.
+    let is_gateway = record.gateway.is_some();
     let fence = if held.is_some() { HELD_ALONE } else { incarnation };
     let opening = Opening {
         agent: record.id,
@@ -68,11 +71,12 @@ pub(super) async fn stream(call: Call) -> Result<Response<Body>, PortError> {
         knows,
         welcome,
         servers,
+        cut: connection.cut().clone(),
     };
     let (session, body) = port.hub.open(opening).await?;
     info!(%agent, node = %record.node, src.addr = %source, incarnation = incarnation.0, "agent session opened");
     tokio::spawn(async move {
-        match follow(&port, &agent, &mut frames, &session, held).await {
+        match follow(&port, (&agent, is_gateway), &mut frames, &session, held).await {
             Ok(()) => debug!(%agent, incarnation = incarnation.0, "agent session closed"),
             Err(error) => {
                 port.metrics.agent_port_refused(error.label());
@@ -82,7 +86,7 @@ pub(super) async fn stream(call: Call) -> Result<Response<Body>, PortError> {
             }
         }
     });
-    let mut response = Response::new(Body::new(body));
+    let mut response = Response::new(HeldBody::holding(place, Body::new(body)));
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
     Ok(response)
 }
@@ -110,7 +114,7 @@ async fn open_session(
 /// Passes the agent's frames to the hub until either side ends.
 async fn follow(
     port: &AgentPort,
-    agent: &AgentId,
+    (agent, is_gateway): (&AgentId, bool),
     frames: &mut FrameReader<Incoming>,
     session: &Session,
     held: Option<CancellationToken>,
@@ -124,7 +128,15 @@ async fn follow(
             frame = next(frames) => frame,
         };
         match frame {
-            Ok(Some(ClientFrame::Subscribe { topic, from })) => session.subscribe(topic, from).await?,
+            Ok(Some(ClientFrame::Subscribe { topic, from })) => {
+                // Meanwhile nothing more is read of what it asks.
+                tokio::select! {
+                    () = session.ended() => return Ok(()),
+                    () = held.cancelled() => return Ok(()),
+                    () = port.turn_at_topic(agent, is_gateway) => {}
+                }
+                session.subscribe(topic, from).await?;
+            }
             Ok(Some(ClientFrame::Acknowledge { roots, renewed })) => {
                 port.acks.note(agent, RootsAck { roots, renewed });
             }

@@ -375,7 +375,7 @@ async fn a_stream_brings_a_snapshot_then_what_changes() {
     assert_eq!((from, &upserts), (start, &rig.catalog().view(&topic)));
 
     // A new session resumes where the old one was.
-    let (mut resumed, _) = peer.session().await;
+    let (mut resumed, _) = rig.connect_as(&identity).await.session().await;
     resumed.say(&ClientFrame::Subscribe { topic: topic.clone(), from: Some(index) });
     assert_eq!(resumed.next().await, Some(ServerFrame::Event(Event::UpToDate { topic, index })));
     assert!(rig.metrics().contains("weft_stream_sessions 1"));
@@ -387,10 +387,10 @@ async fn a_stream_brings_a_snapshot_then_what_changes() {
 async fn fault_22_an_agent_one_release_behind_and_one_ahead_are_served() {
     let rig = Rig::start().await;
     let agent = rig.enrol("vm-1", &["web"]).await;
-    let peer = rig.connect_as(&agent.identity).await;
     let behind = serde_json::json!({"hello": {}});
     let ahead = serde_json::json!({"hello": {"knows": ["dance"], "steps": 3}});
     for hello in [behind, ahead] {
+        let peer = rig.connect_as(&agent.identity).await;
         let mut stream = peer.open(&encode_frame(&hello).unwrap()).await.unwrap();
         let Some(ServerFrame::Welcome { knows, .. }) = stream.next().await else { panic!("no welcome") };
         assert_eq!(knows, Capabilities::ours());
@@ -412,13 +412,13 @@ async fn a_stream_that_asks_for_foreign_policy_or_makes_no_sense_ends() {
     stream.say(&ClientFrame::Subscribe { topic: Topic::Intentions("billing".parse().unwrap()), from: None });
     assert!(stream.goodbye().await.contains("billing"));
 
-    let (mut twice, _) = peer.session().await;
+    let (mut twice, _) = rig.connect_as(&agent.identity).await.session().await;
     twice.say(&ClientFrame::hello());
     assert_eq!(twice.next().await, None);
 
     let subscribe = encode_frame(&ClientFrame::Subscribe { topic: Topic::Roots, from: None }).unwrap();
     for first in [subscribe.as_ref(), b"\0\0\0\x02{]", &[0xff; 8]] {
-        let answer = peer.open(first).await.err().unwrap();
+        let answer = rig.connect_as(&agent.identity).await.open(first).await.err().unwrap();
         assert_eq!(answer.0, StatusCode::BAD_REQUEST, "{answer:?}");
     }
 }
@@ -444,7 +444,8 @@ async fn c14_a_revoked_agent_is_cut_off_and_told_to_enrol_again() {
 async fn a_node_that_is_forced_to_leave_loses_its_session_and_with_prune_its_place() {
     let rig = Rig::start().await;
     let token = rig.management_token().await;
-    let peer = rig.connect_as(&rig.enrol("vm-1", &["web"]).await.identity).await;
+    let agent = rig.enrol("vm-1", &["web"]).await;
+    let peer = rig.connect_as(&agent.identity).await;
     let other = rig.connect_as(&rig.enrol("vm-2", &["api"]).await.identity).await;
     let force = async |token: &str, path: &str| {
         let path = format!("/v1/api/agent/force-leave/{path}");
@@ -461,7 +462,7 @@ async fn a_node_that_is_forced_to_leave_loses_its_session_and_with_prune_its_pla
     assert!(rig.catalog().checks_on(&node).any(|check| check.key.id.as_str() == catalog::AGENT_CHECK));
 
     // It is there after all, and is back with its next session.
-    let (mut stream, incarnation) = peer.session().await;
+    let (mut stream, incarnation) = rig.connect_as(&agent.identity).await.session().await;
     let back: WriteResponse = peer.call("/v1/write", &register("vm-1", &["web"], incarnation)).await;
     assert_eq!(back.outcome, Outcome::Done);
     assert!(!rig.catalog().checks_on(&node).any(|check| check.key.id.as_str() == catalog::AGENT_CHECK));

@@ -19,6 +19,7 @@ use super::auth::Right;
 use super::call::Call;
 use super::error::ApiError;
 use super::route::{Route, route};
+use crate::agent_port::UNPROVEN;
 
 /// Random bytes in a token's secret.
 pub(super) const SECRET_BYTES: usize = 32;
@@ -26,7 +27,10 @@ pub(super) const SECRET_BYTES: usize = 32;
 pub(super) fn routes() -> Vec<Route> {
     vec![
         route(Method::GET, "/v1/acl/bootstrap", Right::Public, challenge).answers("BootstrapChallenge"),
-        route(Method::PUT, "/v1/acl/bootstrap", Right::Public, bootstrap).takes("BootstrapProof").answers("TokenView"),
+        route(Method::PUT, "/v1/acl/bootstrap", Right::Public, bootstrap)
+            .with_body(UNPROVEN.bytes_max, UNPROVEN.timeout)
+            .takes("BootstrapProof")
+            .answers("TokenView"),
     ]
     .into_iter()
     .chain(tokens::routes())
@@ -45,12 +49,16 @@ async fn challenge(call: Call) -> Result<Response, ApiError> {
 /// Makes the first management token for a caller that proves to hold the cluster key; works once in a mesh's life.
 async fn bootstrap(call: Call) -> Result<Response, ApiError> {
     let request: BootstrapProof = call.decode()?;
-    if !call.state.challenges().redeem(&request.challenge, Instant::now()) {
-        let reason = "the challenge is unknown, used or older than a minute; ask this server for a new one";
+    let reason = "the challenge is unknown, used or older than a minute; ask this server for a new one";
+    if !call.state.challenges().is_out(&request.challenge, Instant::now()) {
         return Err(ApiError::BootstrapRefused { reason });
     }
     if !call.state.cluster_keys().verify_acl_bootstrap_mac(&request.challenge, &request.proof) {
         let reason = "the proof was not made with this mesh's cluster key; check --cluster-key-file";
+        return Err(ApiError::BootstrapRefused { reason });
+    }
+    // Remembered only now: whoever has no key cannot fill what is remembered.
+    if !call.state.challenges().redeem(&request.challenge, Instant::now()) {
         return Err(ApiError::BootstrapRefused { reason });
     }
     let (token, secret) = match request.bootstrap_secret {

@@ -48,7 +48,12 @@ async fn update_method(call: Call) -> Result<Response, ApiError> {
 async fn write_method(call: Call, name: Option<AuthMethodName>) -> Result<Response, ApiError> {
     let replace = name.is_some();
     let request: AuthMethodRequest = call.decode()?;
-    let cluster_id = call.state.consensus().catalog().mesh().map(|mesh| mesh.cluster_id.clone()).unwrap_or_default();
+    // A method that names no audience gets one of this mesh: while that is born, it is waited for.
+    let catalog = match call.state.consensus().catalog() {
+        catalog if catalog.mesh().is_some() => catalog,
+        _ => call.read_with_authority(vec![WatchKey::Mesh]).await?.catalog,
+    };
+    let cluster_id = catalog.mesh().map(|mesh| mesh.cluster_id.clone()).ok_or(ApiError::NoAuthority)?;
     let method = request.into_method(name, &cluster_id).map_err(|error| call.body_error(&error))?;
     call.state.logins().make(&method.config).map(drop).map_err(|error| call.body_error(&error))?;
     let name = method.name.clone();

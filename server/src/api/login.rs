@@ -17,6 +17,7 @@ use super::auth::Right;
 use super::call::Call;
 use super::error::ApiError;
 use super::route::{Route, route};
+use crate::agent_port::UNPROVEN;
 use crate::login::{LoginFailed, Verified};
 
 /// A login whose rules change in the middle is judged again, and not for ever.
@@ -27,7 +28,10 @@ const META_BYTES_MAX: usize = 256;
 
 pub(super) fn routes() -> Vec<Route> {
     vec![
-        route(Method::POST, "/v1/acl/login", Right::Public, log_in).takes("TokenLogin").answers("TokenView"),
+        route(Method::POST, "/v1/acl/login", Right::Public, log_in)
+            .with_body(UNPROVEN.bytes_max, UNPROVEN.timeout)
+            .takes("TokenLogin")
+            .answers("TokenView"),
         route(Method::POST, "/v1/acl/logout", Right::AnyToken, log_out).answers("bool"),
     ]
 }

@@ -37,7 +37,7 @@ impl Acks {
     pub fn batch(&self, catalog: &Catalog) -> BTreeMap<AgentId, RootsAck> {
         let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
         waiting.retain(|agent, ack| {
-            if catalog.agent_record(agent).is_none() && agent.index() <= catalog.index() {
+            if catalog.agent_record(agent).is_none() && agent.index() <= catalog.number_at(catalog.index()) {
                 return false;
             }
             if ack.roots > catalog.index() {
@@ -117,6 +117,19 @@ mod tests {
         assert!(acks.batch(&catalog).is_empty());
         let kept: Vec<AgentId> = acks.waiting.lock().unwrap().keys().cloned().collect();
         assert_eq!(kept, [agent(3)], "the first has no record, and nobody streamed to the second what it speaks of");
+    }
+
+    #[test]
+    fn what_an_agent_said_that_is_gone_is_dropped_where_numbers_run_ahead_of_indexes() {
+        let (acks, mut catalog) = (Acks::default(), Catalog::default());
+        catalog.recover_membership(CatalogIndex(1), 1, wire::crypto::sha256);
+        let number = |index: u64| catalog.number_at(CatalogIndex(index)).0;
+        let ahead = RootsAck { roots: CatalogIndex(9), renewed: false };
+        acks.note(&agent(number(1)), ahead);
+        acks.note(&agent(number(2)), ahead);
+        assert!(acks.batch(&catalog).is_empty());
+        let kept: Vec<AgentId> = acks.waiting.lock().unwrap().keys().cloned().collect();
+        assert_eq!(kept, [agent(number(2))], "this server has not applied yet what would enrol the second");
     }
 
     #[test]

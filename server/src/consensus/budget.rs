@@ -25,10 +25,20 @@ impl ByteBudget {
 
     /// Takes `bytes` of the budget, if they are left. A single taker may take more than all of it.
     pub(crate) fn hold(&self, bytes: usize) -> Option<HeldBytes> {
-        let taken = self.held.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |held| {
-            (held == 0 || held.saturating_add(bytes) <= self.bytes_max).then(|| held.saturating_add(bytes))
+        let mut held = HeldBytes { budget: self.clone(), bytes: 0 };
+        held.take_more(bytes).then_some(held)
+    }
+}
+
+impl HeldBytes {
+    /// Takes `bytes` more, as [`ByteBudget::hold`] does; reports whether they were left.
+    pub(crate) fn take_more(&mut self, bytes: usize) -> bool {
+        let ByteBudget { held, bytes_max } = &self.budget;
+        let taken = held.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |held| {
+            (held == self.bytes || held.saturating_add(bytes) <= *bytes_max).then(|| held.saturating_add(bytes))
         });
-        taken.is_ok().then(|| HeldBytes { budget: self.clone(), bytes })
+        self.bytes += if taken.is_ok() { bytes } else { 0 };
+        taken.is_ok()
     }
 }
 
@@ -49,6 +59,18 @@ mod tests {
         assert!(first.is_some() && second.is_some() && budget.hold(1).is_none());
         drop(first);
         assert!(budget.hold(7).is_none() && budget.hold(6).is_some());
+    }
+
+    #[test]
+    fn what_grows_takes_what_is_left_and_gives_all_of_it_back() {
+        let budget = ByteBudget::new(10);
+        let (other, mut growing) = (budget.hold(4).unwrap(), budget.hold(0).unwrap());
+        assert!(growing.take_more(5) && !growing.take_more(2) && growing.take_more(1));
+        assert!(budget.hold(1).is_none());
+        drop(other);
+        assert!(growing.take_more(11), "it is alone");
+        drop(growing);
+        assert!(budget.hold(10).is_some());
     }
 
     #[test]

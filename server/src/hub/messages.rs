@@ -29,6 +29,8 @@ pub struct Limits {
     pub stall_max: Duration,
     /// Time that this server may take to reach an index that the agent has already seen elsewhere.
     pub behind_max: Duration,
+    /// Time that an agent has to read what waits once its session has ended; what it does not read is held for it.
+    pub goodbye_max: Duration,
 }
 
 impl Default for Limits {
@@ -40,6 +42,7 @@ impl Default for Limits {
             ping_interval: Duration::from_secs(10),
             stall_max: Duration::from_secs(30),
             behind_max: Duration::from_secs(10),
+            goodbye_max: Duration::from_secs(5),
         }
     }
 }

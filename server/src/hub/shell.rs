@@ -28,7 +28,13 @@ const TICK: Duration = Duration::from_secs(1);
 
 /// What a session asks of the hub's task.
 enum Request {
-    Open { session: SessionId, opening: Opening, frames: mpsc::UnboundedSender<Bytes>, counted: GaugeGuard },
+    Open {
+        session: SessionId,
+        opening: Opening,
+        frames: mpsc::UnboundedSender<Bytes>,
+        ended: CancellationToken,
+        counted: GaugeGuard,
+    },
     Step(Input),
     OpenSessions(oneshot::Sender<BTreeMap<AgentId, Incarnation>>),
 }
@@ -50,6 +56,8 @@ pub(crate) struct Opening {
     pub(crate) welcome: Frame,
     /// Where it was told that the servers are.
     pub(crate) servers: Vec<String>,
+    /// What ends the connection under the session.
+    pub(crate) cut: CancellationToken,
 }
 
 /// The hub's task has ended, because the server stops.
@@ -82,10 +90,8 @@ impl HubClient {
         let ended = CancellationToken::new();
         let body = SessionBody::new(session, receiver, self.progress.clone(), ended.clone());
         let counted = self.metrics.stream_session();
-        self.requests
-            .send(Request::Open { session, opening, frames: sender, counted })
-            .await
-            .map_err(|_| HubStopped)?;
+        let open = Request::Open { session, opening, frames: sender, ended: ended.clone(), counted };
+        self.requests.send(open).await.map_err(|_| HubStopped)?;
         Ok((Session { id: session, client: self.clone(), ended }, body))
     }
 }
@@ -139,6 +145,7 @@ pub(crate) fn start(consensus: Consensus, metrics: Metrics, limits: Limits, stop
         started: Instant::now(),
         metrics: metrics.clone(),
         servers: consensus.agent_addresses(),
+        goodbye_max: limits.goodbye_max,
         consensus,
     };
     tokio::spawn(task.run(touched, requests_receiver, progress_receiver, stop));
@@ -149,7 +156,26 @@ pub(crate) fn start(consensus: Consensus, metrics: Metrics, limits: Limits, stop
 struct Outlet {
     agent: AgentId,
     frames: mpsc::UnboundedSender<Bytes>,
+    /// The connection has taken all there was, or has ended.
+    ended: CancellationToken,
+    cut: CancellationToken,
     _counted: GaugeGuard,
+}
+
+impl Outlet {
+    /// Lets go of a session that has ended: what waits for its agent still lies in its connection, which is cut where the agent
+    /// does not read it in time. Nothing counts it any more, and pings alone would keep it for ever.
+    fn let_go(self, goodbye_max: Duration) {
+        let Outlet { ended, cut, .. } = self;
+        if ended.is_cancelled() {
+            return;
+        }
+        tokio::spawn(async move {
+            if tokio::time::timeout(goodbye_max, ended.cancelled()).await.is_err() {
+                cut.cancel();
+            }
+        });
+    }
 }
 
 struct Task {
@@ -160,6 +186,7 @@ struct Task {
     consensus: Consensus,
     /// Where agents were told last that the servers are.
     servers: Vec<String>,
+    goodbye_max: Duration,
 }
 
 impl Task {
@@ -228,11 +255,12 @@ impl Task {
             Request::OpenSessions(answer) => drop(answer.send(self.hub.open_sessions())),
             // The connection ended first, and its `Closed` came before this: nobody would ever end the session.
             Request::Open { frames, .. } if frames.is_closed() => {}
-            Request::Open { session, opening, frames, counted } => {
-                let Opening { agent, incarnation, services, gateway, knows, welcome, servers } = opening;
+            Request::Open { session, opening, frames, ended, counted } => {
+                let Opening { agent, incarnation, services, gateway, knows, welcome, servers, cut } = opening;
                 // Not counted as waiting: the machine learns of the session only now.
                 let _ = frames.send(welcome.encoded().clone());
-                self.sessions.insert(session, Outlet { agent: agent.clone(), frames, _counted: counted });
+                let outlet = Outlet { agent: agent.clone(), frames, ended, cut, _counted: counted };
+                self.sessions.insert(session, outlet);
                 self.step(Input::Connected { session, agent, incarnation, services, gateway, knows });
                 if servers != self.servers {
                     self.step(Input::Servers { only: Some(session), servers: self.servers.clone() });
@@ -251,8 +279,10 @@ impl Task {
     }
 
     fn step(&mut self, input: Input) {
-        if let Input::Closed { session } = input {
-            self.sessions.remove(&session);
+        if let Input::Closed { session } = input
+            && let Some(outlet) = self.sessions.remove(&session)
+        {
+            outlet.let_go(self.goodbye_max);
         }
         let now = self.started.elapsed();
         let mut outputs = Vec::new();
@@ -280,6 +310,12 @@ impl Task {
                 warn!(agent = %outlet.agent, reason = reason.label(), error = %reason, "agent session cut");
             }
         }
+        // What lies there unread is why the session ends: nothing more is said into it.
+        if *reason == CloseReason::SlowReader
+            && let Some(outlet) = self.sessions.remove(&session)
+        {
+            return outlet.cut.cancel();
+        }
         self.say_goodbye(session, &reason.to_string());
     }
 
@@ -289,5 +325,6 @@ impl Task {
         if let Ok(goodbye) = Frame::new(ServerFrame::Goodbye { reason: reason.to_owned() }) {
             let _ = outlet.frames.send(goodbye.encoded().clone());
         }
+        outlet.let_go(self.goodbye_max);
     }
 }

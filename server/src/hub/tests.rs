@@ -3,7 +3,7 @@ mod settling;
 
 use catalog::{
     Actor, Attestation, Command, DeregisterTarget, Envelope, Instance, JoinToken, KeyFingerprint, Node, Owner,
-    Platform, SecretHash, Timestamp, Weights,
+    Platform, SecretHash, SessionChange, SessionRef, Timestamp, Weights,
 };
 
 use super::*;
@@ -15,6 +15,7 @@ const TINY: Limits = Limits {
     ping_interval: Duration::from_secs(10),
     stall_max: Duration::from_secs(30),
     behind_max: Duration::from_secs(10),
+    goodbye_max: Duration::from_secs(5),
 };
 
 /// A log, and the catalog that it leads to.
@@ -26,11 +27,19 @@ struct Log {
 
 impl Log {
     fn write(&mut self, command: Command) -> catalog::Outcome {
+        self.write_as(Actor::ClusterKey, command)
+    }
+
+    fn write_as_server(&mut self, command: Command) -> catalog::Outcome {
+        self.write_as(Actor::Server("s1".parse().unwrap()), command)
+    }
+
+    fn write_as(&mut self, actor: Actor, command: Command) -> catalog::Outcome {
         let index = CatalogIndex(self.catalog.index().0 + 1);
         let envelope = Envelope {
             version: catalog::ENVELOPE_VERSION,
             request_id: format!("r{index}").parse().unwrap(),
-            actor: Actor::ClusterKey,
+            actor,
             source_address: None,
             proposed_at: Timestamp(1),
             command,
@@ -160,7 +169,16 @@ fn with_session(limits: Limits, services: &[&str]) -> (Hub, Log, SessionId, Agen
 
 /// The same, of an agent that may be a gateway.
 fn with_session_as(limits: Limits, services: &[&str], gateway: Option<&str>) -> (Hub, Log, SessionId, AgentId) {
-    let mut log = Log::default();
+    with_session_in(Log::default(), limits, services, gateway)
+}
+
+/// The same, in a log that has a past.
+fn with_session_in(
+    mut log: Log,
+    limits: Limits,
+    services: &[&str],
+    gateway: Option<&str>,
+) -> (Hub, Log, SessionId, AgentId) {
     let agent = log.enrol_as("vm-1", services, gateway.map(str::to_owned));
     let incarnation = log.open_session(&agent);
     let mut hub = Hub::new(limits, Arc::new(log.catalog.clone()));
@@ -360,6 +378,29 @@ fn c14_revoking_an_agent_cuts_its_session() {
     log.write(Command::RevokeAgent { agent });
     assert_eq!(closing(&step(&mut hub, log.applied(), 1)), &CloseReason::Revoked);
     assert!(hub.by_agent.is_empty() && hub.feeds.is_empty());
+}
+
+#[test]
+fn c14_sessions_end_as_ever_where_numbers_run_ahead_of_indexes() {
+    let ended_by = |what: &dyn Fn(&mut Log, AgentId)| {
+        let mut log = Log::default();
+        log.catalog.recover_membership(CatalogIndex(1), 1, wire::crypto::sha256);
+        let (mut hub, mut log, _, agent) = with_session_in(log, TINY, &["web"], None);
+        let opened = log.catalog.agent_record(&agent).unwrap().incarnation.unwrap();
+        assert!(opened.0 > log.catalog.index().0 + 1_000_000, "numbers run ahead");
+        what(&mut log, agent);
+        closing(&step(&mut hub, log.applied(), 1)).clone()
+    };
+    let revoked = ended_by(&|log, agent| drop(log.write(Command::RevokeAgent { agent })));
+    let superseded = ended_by(&|log, agent| {
+        log.open_session(&agent);
+    });
+    let given_up = ended_by(&|log, agent| {
+        let incarnation = log.catalog.agent_record(&agent).unwrap().incarnation.unwrap();
+        let sessions = vec![SessionRef { agent, incarnation }];
+        log.write_as_server(Command::Sessions { change: SessionChange::Lost { sessions } });
+    });
+    assert_eq!([revoked, superseded, given_up], [CloseReason::Revoked, CloseReason::Superseded, CloseReason::GivenUp]);
 }
 
 #[test]

@@ -278,6 +278,24 @@ fn a_revocation_is_forgotten_when_no_certificate_is_left_for_it_by_either_clock(
 }
 
 #[test]
+fn c14_a_revoked_service_stays_so_for_as_long_as_a_record_of_then_lives() {
+    let mut world = World::new();
+    let (gone, stays) = (world.agent(1, "a"), world.agent(2, "a"));
+    let web = "web".parse().unwrap();
+    world.apply(Command::Revoke { change: RevocationChange::Service { service: "web".parse().unwrap() } });
+    world.apply(Command::RevokeAgent { agent: gone.clone() });
+    let later = world.agent(3, "a");
+    world.set_clock(Timestamp(1).saturating_add(2 * (TTL + FORGET_AFTER)));
+    assert_eq!(world.run(Duration::from_secs(5)), 1, "of the agent that is gone no certificate is left");
+    assert!(!world.catalog.is_revoked(gone.index()));
+    assert!(world.catalog.is_service_revoked(&web, stays.index()), "it would be signed new ones");
+    assert!(!world.catalog.is_service_revoked(&web, later.index()));
+    world.apply(Command::RevokeAgent { agent: stays });
+    assert_eq!(world.run(Duration::from_secs(5)), 1);
+    assert!(world.catalog.revoked_services().next().is_none(), "who came later holds nothing back");
+}
+
+#[test]
 fn a_node_that_was_deregistered_already_is_not_removed_again() {
     let mut world = World::new();
     let agent = world.agent(1, "a");

@@ -1,7 +1,8 @@
 # An ECS service beside an EKS cluster in one mesh. The servers run in the cluster (the Helm chart), behind an internal load
 # balancer that passes TCP 8300 on to them; pods and tasks reach each other's mesh port directly.
 #
-# Before: the chart, as docs/kubernetes.md has it; whose word counts of tasks, as docs/ecs.md has it
+# Before: the chart, with the values that docs/kubernetes.md has for agents outside the cluster (`agents.service` as an internal load
+#         balancer, `networkPolicy.agentsFrom` with the tasks' addresses); whose word counts of tasks, as docs/ecs.md has it
 # After:  weft intention create --allow shop-orders payments
 
 terraform {
@@ -16,9 +17,16 @@ terraform {
 }
 
 variable "vpc_id" { type = string }
+variable "vpc_cidr" { type = string }
 variable "subnet_ids" { type = list(string) }
 variable "cluster_arn" { type = string }
 variable "image" { type = string }
+
+variable "orders_image" {
+  description = "What listens on port 8080 of 127.0.0.1, and calls `payments` at 127.0.0.1:9191."
+  type        = string
+}
+
 variable "root_fingerprints" { type = list(string) }
 
 variable "servers" {
@@ -31,6 +39,29 @@ variable "eks_pod_security_group_id" {
   type        = string
 }
 
+variable "log_group" {
+  description = "The log group that is made for the containers: on Fargate there is no log without one."
+  type        = string
+  default     = "/weft/orders"
+}
+
+resource "aws_cloudwatch_log_group" "this" {
+  name              = var.log_group
+  retention_in_days = 30
+}
+
+locals {
+  log = {
+    logDriver = "awslogs"
+    options = {
+      awslogs-group = aws_cloudwatch_log_group.this.name
+      # That of the cluster.
+      awslogs-region        = element(split(":", var.cluster_arn), 3)
+      awslogs-stream-prefix = "weft"
+    }
+  }
+}
+
 module "orders_agent" {
   source = "../../modules/agent-container"
 
@@ -40,9 +71,10 @@ module "orders_agent" {
   service_name      = "shop-orders"
   service_port      = 8080
   # `payments` runs in the cluster; the same intention means the same on both sides.
-  upstreams = [{ destination_name = "payments", local_bind_port = 9191 }]
+  upstreams         = [{ destination_name = "payments", local_bind_port = 9191 }]
+  log_configuration = local.log
   container_definitions = [
-    { name = "orders", image = "registry.example/orders@sha256:...", essential = true },
+    { name = "orders", image = var.orders_image, essential = true, logConfiguration = local.log },
   ]
 }
 
@@ -63,6 +95,17 @@ resource "aws_vpc_security_group_ingress_rule" "pods" {
   from_port                    = module.orders.mesh_port
   to_port                      = module.orders.mesh_port
   referenced_security_group_id = module.orders.security_group_id
+}
+
+# The servers' pods admit agents. By the load balancer's addresses or the tasks' own, as it is told to keep those or not; and by the
+# tasks' own from then on, because a server tells agents where the others are.
+resource "aws_vpc_security_group_ingress_rule" "servers" {
+  security_group_id = var.eks_pod_security_group_id
+  description       = "agents of the VPC, at the servers"
+  ip_protocol       = "tcp"
+  from_port         = 8300
+  to_port           = 8300
+  cidr_ipv4         = var.vpc_cidr
 }
 
 resource "aws_ecs_service" "orders" {

@@ -19,11 +19,51 @@ variable "vpc_id" { type = string }
 variable "subnet_ids" { type = list(string) }
 variable "cluster_arn" { type = string }
 variable "image" { type = string }
+
+variable "api_image" {
+  description = "What listens on port 8080 of 127.0.0.1."
+  type        = string
+}
+
+variable "web_image" {
+  description = "What calls it, at 127.0.0.1:9191."
+  type        = string
+}
+
 variable "root_fingerprints" { type = list(string) }
 
 variable "servers" {
   description = "`agent_addresses` of ../servers-on-fargate."
   type        = list(string)
+}
+
+variable "execute_command" {
+  description = "Whether `aws ecs execute-command` may run something in a container of `shop-web`, for whoever may call it."
+  type        = bool
+  default     = false
+}
+
+variable "log_group" {
+  description = "The log group that is made for the containers: on Fargate there is no log without one."
+  type        = string
+  default     = "/weft/shop"
+}
+
+resource "aws_cloudwatch_log_group" "this" {
+  name              = var.log_group
+  retention_in_days = 30
+}
+
+locals {
+  log = {
+    logDriver = "awslogs"
+    options = {
+      awslogs-group = aws_cloudwatch_log_group.this.name
+      # That of the cluster.
+      awslogs-region        = element(split(":", var.cluster_arn), 3)
+      awslogs-stream-prefix = "weft"
+    }
+  }
 }
 
 module "api_agent" {
@@ -34,8 +74,9 @@ module "api_agent" {
   root_fingerprints = var.root_fingerprints
   service_name      = "shop-api"
   service_port      = 8080
+  log_configuration = local.log
   container_definitions = [
-    { name = "api", image = "registry.example/api@sha256:...", essential = true },
+    { name = "api", image = var.api_image, essential = true, logConfiguration = local.log },
   ]
 }
 
@@ -48,8 +89,9 @@ module "web_agent" {
   service_name      = "shop-web"
   service_port      = 0 # It calls others, and is never called.
   upstreams         = [{ destination_name = "shop-api", local_bind_port = 9191 }]
+  log_configuration = local.log
   container_definitions = [
-    { name = "web", image = "registry.example/web@sha256:...", essential = true },
+    { name = "web", image = var.web_image, essential = true, logConfiguration = local.log },
   ]
 }
 
@@ -70,17 +112,39 @@ module "web" {
   vpc_id = var.vpc_id
 }
 
+# What gets a shell into a container speaks for it by the task's role; these actions know no narrower resource.
+data "aws_iam_policy_document" "execute_command" {
+  statement {
+    actions = [
+      "ssmmessages:CreateControlChannel",
+      "ssmmessages:CreateDataChannel",
+      "ssmmessages:OpenControlChannel",
+      "ssmmessages:OpenDataChannel",
+    ]
+    resources = ["*"]
+  }
+}
+
+resource "aws_iam_role_policy" "execute_command" {
+  count = var.execute_command ? 1 : 0
+
+  name   = "execute-command"
+  role   = module.web.task_role_id
+  policy = data.aws_iam_policy_document.execute_command.json
+}
+
 resource "aws_ecs_service" "this" {
   for_each = {
-    api = { task_definition = module.api.task_definition_arn, security_group = module.api.security_group_id }
-    web = { task_definition = module.web.task_definition_arn, security_group = module.web.security_group_id }
+    api = { task_definition = module.api.task_definition_arn, security_group = module.api.security_group_id, execute_command = false }
+    web = { task_definition = module.web.task_definition_arn, security_group = module.web.security_group_id, execute_command = var.execute_command }
   }
 
-  name            = each.key
-  cluster         = var.cluster_arn
-  task_definition = each.value.task_definition
-  desired_count   = 2
-  launch_type     = "FARGATE"
+  name                   = each.key
+  cluster                = var.cluster_arn
+  task_definition        = each.value.task_definition
+  desired_count          = 2
+  launch_type            = "FARGATE"
+  enable_execute_command = each.value.execute_command
 
   network_configuration {
     subnets         = var.subnet_ids

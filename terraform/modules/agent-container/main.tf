@@ -15,6 +15,7 @@ locals {
   # What the agent is told, in the form of its configuration files. Nothing in it is a secret: the agent logs in with the task's
   # own role, and recognises the servers by their root.
   config = merge(
+    var.settings,
     {
       platform          = "ecs"
       bind              = var.bind_address
@@ -25,7 +26,7 @@ locals {
       dns_port          = local.ports.dns
       admin_port        = local.ports.admin
       mesh_port         = local.ports.mesh
-      service = {
+      service = merge(var.service_settings, {
         name      = var.service_name
         namespace = var.service_namespace
         port      = var.service_port
@@ -46,7 +47,7 @@ locals {
             }
           }
         }
-      }
+      })
     },
     # Left out rather than null, which no file of the agent's says.
     { for key, value in { data_dir = local.volume_path } : key => value if var.volume_name != null },
@@ -56,11 +57,14 @@ locals {
 
   agent = merge(
     {
-      name                   = var.container_name
-      image                  = var.image
-      essential              = true
-      command                = ["agent"]
-      environment            = [{ name = "WEFT_CONFIG", value = jsonencode(local.config) }]
+      name      = var.container_name
+      image     = var.image
+      essential = true
+      command   = ["agent"]
+      environment = concat(
+        [{ name = "WEFT_CONFIG", value = jsonencode(local.config) }],
+        [for name, value in var.environment : { name = name, value = value }],
+      )
       user                   = var.user
       readonlyRootFilesystem = true
       linuxParameters        = { capabilities = { drop = ["ALL"] } }
@@ -69,9 +73,11 @@ locals {
         for name in compact([var.volume_name]) : { sourceVolume = name, containerPath = local.volume_path, readOnly = false }
       ]
       ulimits = var.ulimits
-      # The image has no shell and needs none: this asks the agent beside it whether it serves, and is done in two seconds.
+      # The image has no shell and needs none: this asks the agent beside it, and is done in two seconds. It asks whether the agent has
+      # been ready once and answers, not whether it is ready now: ECS ends the whole task by this check, and a port that the application
+      # took, or servers that are away, are no reason to.
       healthCheck = {
-        command     = ["CMD", "weft", "exec", "--wait", "2s", "--print"]
+        command     = ["CMD", "weft", "exec", "--started", "--wait", "2s"]
         interval    = 5
         timeout     = 5
         retries     = 3
@@ -79,10 +85,11 @@ locals {
       }
       # The agent drains for 25 seconds. ECS stops containers in the reverse of dependsOn, so the application ends first and its
       # last calls still go through.
-      stopTimeout = 30
+      stopTimeout = var.stop_timeout
     },
     # Left out rather than null, which ECS would not take.
     { for key, value in { logConfiguration = var.log_configuration } : key => value if value != null },
+    { for key, value in { cpu = var.cpu, memory = var.memory } : key => value if value != null },
   )
 
   others = [

@@ -268,3 +268,78 @@ variable "log_configuration" {
     error_message = "log_configuration has no logDriver: write it as ECS takes it, such as { logDriver = \"awslogs\", options = { ... } }."
   }
 }
+
+variable "memory" {
+  description = "How many MiB the agent's container may take, past which ECS ends it, and the task with it; null lets it take what the task has, from the application too."
+  type        = number
+  default     = null
+
+  validation {
+    condition     = var.memory == null || try(var.memory >= 32 && floor(var.memory) == var.memory, false)
+    error_message = "memory must be a whole number of MiB, and at least 32."
+  }
+}
+
+variable "cpu" {
+  description = "The CPU units that are the agent's where the task has too few for all; null for none of its own."
+  type        = number
+  default     = null
+
+  validation {
+    condition     = var.cpu == null || try(var.cpu >= 1 && floor(var.cpu) == var.cpu, false)
+    error_message = "cpu must be a whole number of CPU units, 1024 for one CPU."
+  }
+}
+
+variable "stop_timeout" {
+  description = "The seconds after which ECS kills an agent that it told to stop. The agent drains for drain_deadline, 25 s unless `settings` says otherwise: leave a few more."
+  type        = number
+  default     = 30
+  nullable    = false
+
+  validation {
+    condition     = var.stop_timeout >= 2 && var.stop_timeout <= 120 && floor(var.stop_timeout) == var.stop_timeout
+    error_message = "stop_timeout must be 2 to 120 seconds, which is what Fargate takes."
+  }
+}
+
+variable "settings" {
+  description = "Further settings of the agent, as its configuration files have them, such as { access_log = \"-\", drain_deadline = \"60s\", otlp_endpoint = \"http://127.0.0.1:4318\" }. Nothing in it may be a secret: it stands in the task definition."
+  type        = any
+  default     = {}
+  nullable    = false
+
+  validation {
+    condition = can(keys(var.settings)) && try(length(setintersection(keys(var.settings), [
+      "platform", "bind", "servers", "auth_method", "root_fingerprints", "http_port", "dns_port", "admin_port", "mesh_port", "service",
+      "services", "data_dir", "forward_port", "task_containers", "join_token_file", "credential", "bearer_token_file",
+    ])) == 0, false)
+    error_message = "settings must be an object, and say nothing that has a variable of its own, or that a task has another way for."
+  }
+}
+
+variable "service_settings" {
+  description = "Further fields of the service's definition, such as { checks = [{ name = \"up\", http = \"http://127.0.0.1:8080/health\", interval = \"5s\" }] }."
+  type        = any
+  default     = {}
+  nullable    = false
+
+  validation {
+    condition = can(keys(var.service_settings)) && try(length(setintersection(keys(var.service_settings), [
+      "name", "namespace", "port", "tags", "meta", "connect", "proxy",
+    ])) == 0, false)
+    error_message = "service_settings must be an object, and say nothing that has a variable of its own."
+  }
+}
+
+variable "environment" {
+  description = "Further variables of the agent's container, such as { WEFT_LOG_FORMAT = \"json\", AWS_ENDPOINT_URL_STS = \"https://...\" }."
+  type        = map(string)
+  default     = {}
+  nullable    = false
+
+  validation {
+    condition     = !contains(keys(var.environment), "WEFT_CONFIG")
+    error_message = "environment must not hold WEFT_CONFIG, which the module writes."
+  }
+}

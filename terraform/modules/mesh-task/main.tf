@@ -3,6 +3,8 @@
 
 data "aws_partition" "current" {}
 
+data "aws_caller_identity" "current" {}
+
 locals {
   # Without its namespace: what the binding rule `--bind-name '${entity_name}'` makes the service.
   role_name = coalesce(var.role_name, element(split("/", var.agent.service), 1))
@@ -31,6 +33,13 @@ data "aws_iam_policy_document" "assume" {
     principals {
       type        = "Service"
       identifiers = ["ecs-tasks.amazonaws.com"]
+    }
+
+    # ECS acts for many accounts, and whoever has the role is the service: it is for tasks of this account alone.
+    condition {
+      test     = "StringEquals"
+      variable = "aws:SourceAccount"
+      values   = [data.aws_caller_identity.current.account_id]
     }
   }
 }

@@ -38,6 +38,8 @@ locals {
         portMappings           = [for port in values(local.ports) : { containerPort = port, hostPort = port, protocol = "tcp" }]
         mountPoints            = [{ sourceVolume = var.volume_name, containerPath = local.volume_path, readOnly = false }]
         ulimits                = [{ name = "nofile", softLimit = 65536, hardLimit = 65536 }]
+        # No healthCheck: all that ECS could do by one is end the server, and a group without a leader, or one that catches up, is no
+        # reason to. A process that ends is begun again by its service.
         # A leader hands over before it ends.
         stopTimeout = 45
       },

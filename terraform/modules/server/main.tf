@@ -3,8 +3,19 @@
 # The disk is EFS and not EBS: what ECS attaches of EBS is made anew for every task, and a server whose disk was lost is refused
 # under its old name. Every write of the log waits for EFS, a few milliseconds; that is what writes to the mesh cost here, and no
 # call through it. Where that is too slow, run the servers on machines.
+#
+# The disks have no backup here: that is `weft snapshot save`. A copy of a disk that is written to is none, and a server that came back
+# from an older one would have forgotten how it voted.
 
 data "aws_partition" "current" {}
+
+data "aws_caller_identity" "current" {}
+
+locals {
+  # One after the other, so that as many servers as there are subnets lie apart. ECS spreads the tasks of one service over zones, and
+  # each of these has one task.
+  subnet_of = { for name in var.group.names : name => var.subnet_ids[index(var.group.names, name) % length(var.subnet_ids)] }
+}
 
 resource "aws_service_discovery_private_dns_namespace" "this" {
   name = var.group.dns_namespace
@@ -122,6 +133,13 @@ data "aws_iam_policy_document" "assume" {
       type        = "Service"
       identifiers = ["ecs-tasks.amazonaws.com"]
     }
+
+    # ECS acts for many accounts; the roles are for tasks of this one.
+    condition {
+      test     = "StringEquals"
+      variable = "aws:SourceAccount"
+      values   = [data.aws_caller_identity.current.account_id]
+    }
   }
 }
 
@@ -182,6 +200,9 @@ resource "aws_ecs_task_definition" "server" {
   container_definitions    = jsonencode([var.group.containers[each.key]])
   tags                     = var.tags
 
+  # The earlier ones stay: by them run the servers whose turn has not come yet.
+  skip_destroy = true
+
   volume {
     name = var.group.volume_name
 
@@ -211,8 +232,11 @@ resource "aws_ecs_service" "server" {
   deployment_minimum_healthy_percent = 0
   deployment_maximum_percent         = 100
 
+  # Terraform changes all servers at once; whoever changes one after the other by -target, as docs/ecs.md has it, hears when one runs.
+  wait_for_steady_state = true
+
   network_configuration {
-    subnets         = var.subnet_ids
+    subnets         = [local.subnet_of[each.key]]
     security_groups = [aws_security_group.servers.id]
   }
 
@@ -220,7 +244,13 @@ resource "aws_ecs_service" "server" {
     registry_arn = aws_service_discovery_service.server[each.key].arn
   }
 
-  depends_on = [aws_efs_mount_target.data]
+  # What a task needs to start, and to have for as long as it runs.
+  depends_on = [
+    aws_efs_mount_target.data,
+    aws_efs_file_system_policy.data,
+    aws_iam_role_policy.cluster_key,
+    aws_iam_role_policy_attachment.execution,
+  ]
 }
 
 resource "aws_security_group" "servers" {

@@ -23,8 +23,14 @@ variable "vpc_id" {
 }
 
 variable "subnet_ids" {
-  description = "The subnets of the servers and their disks, one in each zone."
+  description = "The subnets of the servers and their disks, each in a zone of its own, for a disk can be mounted in one subnet a zone. The first server is in the first, and so on around: name as many as there are servers. A server stays in its zone, and is away as long as that is."
   type        = list(string)
+  nullable    = false
+
+  validation {
+    condition     = length(var.subnet_ids) > 0 && length(distinct(var.subnet_ids)) == length(var.subnet_ids)
+    error_message = "subnet_ids must name at least one subnet, and none twice."
+  }
 }
 
 variable "agent_sources" {

@@ -12,6 +12,8 @@ RELEASE = {"name": "weft", "namespace": "mesh"}
 
 
 def render(values):
+    if isinstance(values, str):
+        values = yaml.safe_load(values)
     loaded = chart.Chart.load(FOLDER)
     try:
         loaded.validate_schema(values)

@@ -288,7 +288,7 @@ impl Mesh {
     pub(super) fn record(&self, id: u64, connection: u64) -> Result<AgentRecord, bool> {
         let record = &self.streams.connections[&connection].record;
         let Some(here) = self.streams.hubs.get(&id) else { return Err(true) };
-        here.catalog.agent_record(record).cloned().ok_or(here.catalog.index() < record.index())
+        here.catalog.agent_record(record).cloned().ok_or(here.catalog.number_at(here.catalog.index()) < record.index())
     }
 
     fn opens_session(&mut self, id: u64, connection: u64) {

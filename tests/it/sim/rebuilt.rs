@@ -2,15 +2,19 @@
 
 use std::time::Duration;
 
+use catalog::Command;
 use server::raft::Replayed;
 
 use super::checks::{Checked, Violation, check};
 use super::mesh::{Event, Mesh};
 use super::recovery::REST;
 use super::servers::{Process, Server};
+use super::streams::StreamEvent;
 
 /// How long agents may take until they are in step with the survivor.
 const RECOVERY: Duration = Duration::from_secs(120);
+/// How long a hub may take to hear what its server has applied.
+const HEARD: Duration = Duration::from_secs(1);
 
 impl Mesh {
     /// In some runs, all servers but one are lost in the end, and the group is rebuilt from that one.
@@ -53,7 +57,33 @@ impl Mesh {
         self.checks.read(survivor, catalog, floor)?;
         self.checks.kept(survivor, catalog)?;
         *self.summary.steps.entry("a group is rebuilt from one survivor").or_default() += 1;
-        Ok(())
+        self.an_agent_is_revoked()
+    }
+
+    /// Whose record ends is cut, although records and sessions are numbered far beyond the log's indexes from here on. Then it
+    /// comes back under a new one.
+    fn an_agent_is_revoked(&mut self) -> Checked {
+        let enrolled = self.streams.agents.iter().find_map(|(id, agent)| Some((*id, agent.record.clone()?)));
+        let Some((id, record)) = enrolled else { return Ok(()) };
+        self.agent(id).is_replaced = true;
+        self.streams.operator.push(Command::RevokeAgent { agent: record.clone() });
+        self.plan_stream(Duration::ZERO, StreamEvent::Operator);
+        let deadline = self.schedule.now() + RECOVERY;
+        while self.streams.newest().is_none_or(|catalog| catalog.agent_record(&record).is_some()) {
+            check!(
+                self.schedule.now() < deadline,
+                "after {RECOVERY:?} the record of an agent that was revoked still lives"
+            );
+            self.run_for(Duration::from_millis(500))?;
+        }
+        self.run_for(HEARD)?;
+        for (server, here) in &self.streams.hubs {
+            let is_held = here.hub.open_sessions().contains_key(&record);
+            check!(!is_held, "server {server} still streams to {record}, which was revoked");
+        }
+        self.streams.operator.enrol(id);
+        self.plan_stream(Duration::ZERO, StreamEvent::Operator);
+        self.come_into_step(RECOVERY)
     }
 }
 

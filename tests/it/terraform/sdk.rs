@@ -126,6 +126,8 @@ fn container(it: &mut Fields<'_>) -> ContainerDefinition {
         .set_name(it.text("name"))
         .set_image(it.text("image"))
         .set_essential(it.flag("essential"))
+        .set_memory(it.number("memory"))
+        .set_cpu(it.number("cpu"))
         .set_command(it.list("command", text))
         .set_environment(it.list("environment", variable))
         .set_secrets(it.list("secrets", secret))

@@ -2,8 +2,9 @@
 
 use catalog::{CheckStatus, InstanceKey, Protocol, ServiceKey, Timestamp};
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
-use crate::consul::DiscoveryChain;
+use crate::consul::{DiscoveryChain, IntentionJwt, IntentionPermission};
 use crate::rfc3339;
 
 /// Answers `GET /v1/agent/proxy/routes/{service}`.
@@ -16,9 +17,13 @@ pub struct ProxyRoutes {
     pub protocol: Protocol,
     /// Where local services call it.
     pub listeners: Vec<ProxyListener>,
-    /// The newest route that the agent was told of; none while it was told of none.
+    /// The route in force; none while there is none, or nobody here calls it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub chain: Option<DiscoveryChain>,
+    /// Whether newer entries are known that are not in force: the instances that they lead to are not known yet, or they
+    /// make no route.
+    #[serde(default)]
+    pub is_behind: bool,
     /// What calls end at by the route in force, in the order in which it is tried.
     pub targets: Vec<String>,
 }
@@ -96,6 +101,14 @@ pub struct ProxyConfigView {
     /// The certificate that is shown for it; none while it has none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub certificate: Option<ProxyCertificate>,
+    /// Whether callers without identity are taken, where what comes to it is redirected.
+    pub mtls_mode: String,
+    /// How many requests it takes; any number where nothing is said.
+    #[serde(default, skip_serializing_if = "Value::is_null")]
+    pub rate_limits: Value,
+    /// Whose tokens its rules ask for.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub token_providers: Vec<ProxyTokenProvider>,
     /// The rules that its callers are judged by; none while they are not known, and everybody is refused.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rules: Option<ProxyRules>,
@@ -113,6 +126,16 @@ pub struct ProxyInstance {
     pub address: String,
     /// Its further ports by name.
     pub ports: std::collections::BTreeMap<String, u16>,
+}
+
+/// Is somebody who vouches for users by tokens.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct ProxyTokenProvider {
+    /// The name that rules give.
+    pub name: String,
+    /// The issuer of the tokens.
+    pub issuer: String,
 }
 
 /// Is the certificate that a service shows.
@@ -149,6 +172,12 @@ pub struct ProxyRule {
     pub rule: String,
     /// What it does: `allow`, `deny`, or how many permissions it has.
     pub effect: String,
+    /// Its permissions, in the order in which they are tried.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub permissions: Vec<IntentionPermission>,
+    /// The token that all of it asks for.
+    #[serde(default, skip_serializing_if = "Option::is_none", rename = "JWT")]
+    pub jwt: Option<IntentionJwt>,
     /// How many calls it let pass here.
     pub allowed: u64,
     /// How many it refused here.
@@ -161,8 +190,11 @@ pub struct ProxyRule {
 pub struct ProxyUpstream {
     /// The service that is called.
     pub destination: ServiceKey,
-    /// Where its listener is.
+    /// Where its listener is; none of one that is called by name only.
     pub address: String,
+    /// How many calls there may be at once, which instances are left alone, and how long one may take to be reached.
+    #[serde(default, skip_serializing_if = "Value::is_null")]
+    pub settings: Value,
     /// Why it does not listen.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,

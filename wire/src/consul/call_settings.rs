@@ -94,6 +94,14 @@ fn read_settings(fields: &mut Fields) -> Result<UpstreamSettings, DecodeError> {
     })
 }
 
+/// Shows what holds of the calls from one service to another, as a `service-defaults` says it.
+#[must_use]
+pub fn shown_settings(settings: &UpstreamSettings) -> Value {
+    let mut shown = Shown::default();
+    show_settings(settings, &mut shown);
+    shown.done()
+}
+
 fn show_settings(settings: &UpstreamSettings, shown: &mut Shown) {
     shown.put("ConnectTimeoutMs", settings.connect_timeout_ms);
     if let Some(limits) = &settings.limits {
@@ -156,6 +164,14 @@ fn read_rate(fields: &mut Fields) -> Result<Option<Rate>, DecodeError> {
         (None, None) => Ok(None),
         (None, Some(_)) => Err(fields.refuse("RequestsMaxBurst", "it needs RequestsPerSecond")),
     }
+}
+
+/// Shows how many requests instances of a service take, as its `service-defaults` says it.
+#[must_use]
+pub fn shown_rate_limits(limits: &RateLimits) -> Value {
+    let mut shown = Shown::default();
+    show_rate_limits(limits, &mut shown);
+    shown.into_map().remove("RateLimits").unwrap_or_default()
 }
 
 pub(super) fn show_rate_limits(limits: &RateLimits, shown: &mut Shown) {

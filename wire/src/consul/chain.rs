@@ -4,13 +4,14 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use ::catalog::{
-    ConfigContent, ConfigEntries, ConfigKey, IdentityScheme, Namespace, RoutingError, ServiceKey, ServiceName,
-    TargetKey,
+    Balancing, ConfigContent, ConfigEntries, ConfigKey, IdentityScheme, Namespace, RoutingError, ServiceKey,
+    ServiceName, SplitEdits, TargetKey,
 };
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::route_entry::RouterEntry;
+use super::balance_entry::BalanceEntry;
+use super::route_entry::{RouterEntry, Shown, show_edits};
 
 /// How long an agent waits for a connection to an instance.
 const CONNECT_TIMEOUT: &str = "5s";
@@ -87,6 +88,10 @@ pub struct ChainSplit {
     pub weight: f64,
     /// The node that it leads to.
     pub next_node: String,
+    /// What changes of the headers of requests that go this way and of their answers, splitter by splitter.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schema(value_type = Vec<Object>)]
+    pub edits: Vec<serde_json::Value>,
 }
 
 /// Shows what a target resolves to.
@@ -100,6 +105,10 @@ pub struct ChainResolver {
     /// How long until an answer begins.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub request_timeout: Option<String>,
+    /// How one of several instances is chosen.
+    #[serde(default, skip_serializing_if = "serde_json::Map::is_empty")]
+    #[schema(value_type = Object)]
+    pub balancing: serde_json::Map<String, serde_json::Value>,
     /// The target's id.
     pub target: String,
     /// What takes over.
@@ -167,6 +176,7 @@ impl DiscoveryChain {
                     .any(|entry| entry.key() == ConfigKey::ServiceResolver(leg.targets[0].key.service.clone())),
                 connect_timeout: shown_timeout(leg.connect_timeout),
                 request_timeout: leg.request_timeout.map(|timeout| format!("{}ms", timeout.as_millis())),
+                balancing: shown_balancing(&leg.balancing),
                 target: first.clone(),
                 failover: (!others.is_empty()).then(|| ChainFailover { targets: others.to_vec() }),
             };
@@ -181,13 +191,18 @@ impl DiscoveryChain {
             None => String::new(),
         };
         let mut divided = |rule: Option<usize>| match routes.shares(rule).as_slice() {
-            [(_, leg)] => resolver_of(*leg),
+            // What it changes would be lost.
+            [(_, leg, [])] => resolver_of(*leg),
             shares => {
                 let id = match rule {
                     None => format!("splitter:{name}.{namespace}"),
                     Some(rule) => format!("splitter:{name}.{namespace}.route-{}", rule + 1),
                 };
-                let split = |(weight, leg): &(f64, usize)| ChainSplit { weight: *weight, next_node: resolver_of(*leg) };
+                let split = |(weight, leg, edits): &(f64, usize, &[SplitEdits])| ChainSplit {
+                    weight: *weight,
+                    next_node: resolver_of(*leg),
+                    edits: edits.iter().map(shown_edits).collect(),
+                };
                 let splits = shares.iter().map(split).collect();
                 let name = id.trim_start_matches("splitter:").to_owned();
                 nodes.insert(id.clone(), node("splitter", &name, |node| node.splits = splits));
@@ -241,6 +256,22 @@ fn id_of(target: &TargetKey, datacenter: &str) -> String {
 /// Shows how long it may take until an instance is reached.
 fn shown_timeout(timeout: Option<Duration>) -> String {
     timeout.map_or_else(|| CONNECT_TIMEOUT.to_owned(), |timeout| format!("{}ms", timeout.as_millis()))
+}
+
+/// Shows how one of several instances is chosen, in the words of a resolver.
+fn shown_balancing(balancing: &Balancing) -> serde_json::Map<String, serde_json::Value> {
+    let mut shown = Shown::default();
+    let Balancing { policy, hashing, choices, by_locality } = balancing.clone();
+    BalanceEntry { balance: Some(policy), hashing, choices, by_locality: Some(by_locality) }.show(&mut shown);
+    shown.into_map()
+}
+
+/// Shows what a splitter changes, in its own words.
+fn shown_edits(edits: &SplitEdits) -> serde_json::Value {
+    let mut shown = Shown::default();
+    shown.put("RequestHeaders", show_edits(&edits.request_headers));
+    shown.put("ResponseHeaders", show_edits(&edits.response_headers));
+    shown.done()
 }
 
 fn shown_target(
@@ -306,8 +337,9 @@ mod tests {
             r#"{"Kind": "proxy-defaults", "Config": {"protocol": "http"}}"#,
             r#"{"Kind": "service-router", "Name": "api", "Routes": [
                 {"Match": {"HTTP": {"PathPrefix": "/v2"}}, "Destination": {"Service": "next", "ServiceSubset": "v2"}}]}"#,
-            r#"{"Kind": "service-splitter", "Name": "api", "Splits": [{"Weight": 99.5}, {"Weight": 0.5, "Service": "next"}]}"#,
-            r#"{"Kind": "service-resolver", "Name": "next", "RequestTimeout": "2s",
+            r#"{"Kind": "service-splitter", "Name": "api", "Splits": [{"Weight": 99.5},
+                {"Weight": 0.5, "Service": "next", "RequestHeaders": {"Set": {"x-next": "1"}}}]}"#,
+            r#"{"Kind": "service-resolver", "Name": "next", "RequestTimeout": "2s", "LoadBalancer": {"Policy": "random"},
                 "Subsets": {"v2": {"Filter": "Service.Meta.version == v2"}}, "Failover": {"*": {"Service": "old"}}}"#,
         ]);
         assert_eq!((&chain["Default"], &chain["StartNode"]), (&json!(false), &json!("router:api.default")));
@@ -316,10 +348,16 @@ mod tests {
         assert_eq!(routes[0]["NextNode"], "resolver:v2.next.default.default.dc1");
         assert_eq!(routes[1], json!({"NextNode": "splitter:api.default"}));
         let splits = &chain["Nodes"]["splitter:api.default"]["Splits"];
-        assert_eq!(splits[1], json!({"Weight": 0.5, "NextNode": "resolver:next.default.default.dc1"}));
+        let edits = json!([{"RequestHeaders": {"Set": {"x-next": "1"}}}]);
+        assert_eq!(splits[1], json!({"Weight": 0.5, "NextNode": "resolver:next.default.default.dc1", "Edits": edits}));
+        assert_eq!(splits[0]["Edits"], json!(null));
         let resolver = &chain["Nodes"]["resolver:v2.next.default.default.dc1"]["Resolver"];
         assert_eq!(resolver["Failover"]["Targets"], json!(["old.default.default.dc1"]));
         assert_eq!((&resolver["RequestTimeout"], &resolver["Default"]), (&json!("2000ms"), &json!(false)));
+        assert_eq!(
+            resolver["Balancing"],
+            json!({"LoadBalancer": {"Policy": "random"}, "PrioritizeByLocality": {"Mode": "none"}})
+        );
         assert_eq!(chain["Targets"]["v2.next.default.default.dc1"]["ServiceSubset"], "v2");
     }
 }

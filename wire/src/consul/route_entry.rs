@@ -319,7 +319,7 @@ fn read_edits(edits: &mut Fields) -> Result<HeaderEdits, DecodeError> {
     })
 }
 
-fn show_edits(edits: &HeaderEdits) -> Value {
+pub(super) fn show_edits(edits: &HeaderEdits) -> Value {
     let mut shown = Shown::default();
     shown.put("Add", json!(edits.add));
     shown.put("Set", json!(edits.set));

@@ -4,6 +4,10 @@ use catalog::JwtAlgorithm;
 use jsonwebtoken::DecodingKey;
 use serde_json::Value;
 
+/// Of an issuer's keys with names, this many are tried with a token that names none. An issuer of several has to name the one
+/// that it used (OpenID Connect Core section 10.1), and each try costs whoever checks.
+const UNNAMED_TRIES_MAX: usize = 8;
+
 /// Keys of one issuer that are read; a set with more is a mistake or an attack.
 const KEYS_MAX: usize = 64;
 
@@ -83,14 +87,20 @@ impl KeySet {
 
     /// Returns the keys that may have made a signature of this kind under this key id.
     ///
-    /// A key without an id is tried for every id; a token without one is tried with every key.
+    /// A key without an id is tried for every id; a token without one is tried with every such key, and with a few of the
+    /// others.
     pub(super) fn candidates(&self, id: Option<&str>, algorithm: JwtAlgorithm) -> impl Iterator<Item = &IssuerKey> {
+        let mut tries = 0;
         self.0.iter().filter(move |key| {
             let named = match (&key.id, id) {
                 (Some(own), Some(wanted)) => own == wanted,
                 (None, _) | (_, None) => true,
             };
-            named && key.algorithms.contains(&algorithm)
+            let fits = named && key.algorithms.contains(&algorithm);
+            if fits && id.is_none() && key.id.is_some() {
+                tries += 1;
+            }
+            fits && (id.is_some() || key.id.is_none() || tries <= UNNAMED_TRIES_MAX)
         })
     }
 }

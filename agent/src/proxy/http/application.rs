@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -12,6 +12,7 @@ use http::header::{AUTHORIZATION, HeaderMap, PROXY_AUTHENTICATE, PROXY_AUTHORIZA
 use http::{Request, Response, StatusCode, Version};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
+use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
 use super::body::Received;
@@ -33,6 +34,9 @@ const IDLE_CONNECTIONS_MAX: usize = 256;
 
 /// How long a connection that is kept may take to be ready for the next request, before another one is opened.
 const READY_MAX: Duration = Duration::from_millis(100);
+
+/// How many connections over HTTP/2 an application may end before it has taken a request up, until the request fails.
+const ENDED_MAX: usize = 3;
 
 /// What is read ahead of an application that speaks HTTP/1.1.
 const BUFFER_BYTES_MAX: usize = 64 * 1024;
@@ -90,8 +94,32 @@ pub(crate) struct Applications {
 
 #[derive(Debug)]
 struct Idle {
-    sender: http1::SendRequest<Question>,
+    connection: Http1,
     since: Instant,
+}
+
+/// Is a connection over HTTP/1.1. It ends when this is dropped, be a question still under way on it or not: an application
+/// that has answered is told no more.
+#[derive(Debug)]
+pub(crate) struct Http1 {
+    pub(super) sender: http1::SendRequest<Question>,
+    driving: AbortHandle,
+    is_left_open: bool,
+}
+
+impl Http1 {
+    /// Leaves it to the bytes of an upgrade that was granted.
+    pub(super) fn leave_open(&mut self) {
+        self.is_left_open = true;
+    }
+}
+
+impl Drop for Http1 {
+    fn drop(&mut self) {
+        if !self.is_left_open {
+            self.driving.abort();
+        }
+    }
 }
 
 /// Is a connection over HTTP/2, which requests share.
@@ -100,14 +128,16 @@ struct Shared {
     requests: http2::SendRequest<Bytes>,
     open: AtomicUsize,
     is_over: Arc<AtomicBool>,
-    quiet_since: Mutex<Instant>,
+    opened: Instant,
+    /// When its last stream ended, in milliseconds since it was opened.
+    quiet_since_ms: AtomicU64,
 }
 
 /// Is a request's hold on a connection, for as long as its answer comes over it.
 #[derive(Debug)]
 pub(crate) enum Held {
     /// All of the connection, and whether anybody may ask over it next.
-    Http1 { address: SocketAddr, sender: http1::SendRequest<Question>, is_anybodys: bool },
+    Http1 { address: SocketAddr, connection: Http1, is_anybodys: bool },
     /// One stream of it, and the body of the request where it has one.
     Http2 { shared: SharedLease, pump: Option<Pump> },
 }
@@ -120,7 +150,7 @@ impl Held {
     /// Gives the connection back for the next request.
     pub(crate) fn give_back(self, room: &Room) {
         match self {
-            Self::Http1 { address, sender, is_anybodys: true } => room.applications.put(address, sender),
+            Self::Http1 { address, connection, is_anybodys: true } => room.applications.put(address, connection),
             Self::Http1 { .. } => {}
             Self::Http2 { shared, pump } => drop((pump, shared)),
         }
@@ -150,18 +180,18 @@ async fn send_http1(
     loop {
         let kept = room.applications.take(address).await;
         let is_kept = kept.is_some();
-        let mut sender = match kept {
-            Some(sender) => sender,
+        let mut connection = match kept {
+            Some(connection) => connection,
             None => connect_http1(room, address).await?,
         };
-        match sender.try_send_request(request).await {
+        match connection.sender.try_send_request(request).await {
             Ok(answer) if answer.status() == StatusCode::SWITCHING_PROTOCOLS => {
                 return Err(SendError::NoAnswer(ApplicationError::Changed { address }));
             }
             Ok(answer) => {
                 let answer = answer.map(|body| Received::of_hyper(Version::HTTP_11, body));
                 let is_anybodys = is_asked_for_itself && !is_for_connection(answer.headers());
-                return Ok((answer, Held::Http1 { address, sender, is_anybodys }));
+                return Ok((answer, Held::Http1 { address, connection, is_anybodys }));
             }
             Err(mut failed) => match failed.take_message() {
                 // The application closed the connection while it was idle, and has seen nothing of the request.
@@ -180,19 +210,19 @@ fn is_for_connection(headers: &HeaderMap) -> bool {
 }
 
 /// Opens a connection over HTTP/1.1 that can be upgraded.
-pub(super) async fn connect_http1(room: &Room, address: SocketAddr) -> Result<http1::SendRequest<Question>, SendError> {
+pub(super) async fn connect_http1(room: &Room, address: SocketAddr) -> Result<Http1, SendError> {
     let stream = dial(room, address, Opener::Agent).await?;
     let (sender, connection) = http1::Builder::new()
         .max_buf_size(BUFFER_BYTES_MAX)
         .handshake(TokioIo::new(stream))
         .await
         .map_err(|source| ApplicationError::Http1 { address, source })?;
-    tokio::spawn(async move {
+    let driving = tokio::spawn(async move {
         if let Err(error) = connection.with_upgrades().await {
             tracing::debug!(dst.addr = %address, %error, "connection to an application failed");
         }
     });
-    Ok(sender)
+    Ok(Http1 { sender, driving: driving.abort_handle(), is_left_open: false })
 }
 
 async fn send_http2(
@@ -200,22 +230,28 @@ async fn send_http2(
     address: SocketAddr,
     request: Request<Question>,
 ) -> Result<(Response<Received>, Held), SendError> {
-    let no_answer = |source| SendError::NoAnswer(ApplicationError::Http2 { address, source });
-    let (lease, ready) = room.applications.lease(room, address).await?;
-    let (head, body) = request.into_parts();
+    let (head, mut body) = request.into_parts();
     let is_for_itself = !is_for_connection(&head.headers);
-    match send::request(ready, Request::from_parts(head, ()), body).await {
-        Ok((answer, pump)) => {
-            if !is_for_itself || is_for_connection(answer.headers()) {
-                lease.0.is_over.store(true, Ordering::Release);
+    let mut ended = 0;
+    loop {
+        let (lease, ready) = room.applications.lease(room, address).await?;
+        match send::request(ready, Request::from_parts(head.clone(), ()), body).await {
+            Ok((answer, pump)) => {
+                if !is_for_itself || is_for_connection(answer.headers()) {
+                    lease.0.is_over.store(true, Ordering::Release);
+                }
+                return Ok((answer, Held::Http2 { shared: lease, pump }));
             }
-            Ok((answer, Held::Http2 { shared: lease, pump }))
-        }
-        Err(Unanswered { error, .. }) => {
-            if !error.is_reset() {
-                lease.0.is_over.store(true, Ordering::Release);
+            Err(Unanswered { error, untaken }) => {
+                if !error.is_reset() {
+                    lease.0.is_over.store(true, Ordering::Release);
+                }
+                match untaken {
+                    // It takes no more requests over this connection, and has not taken this one up: another one does.
+                    Some(untaken) if ended < ENDED_MAX => (body, ended) = (untaken, ended + 1),
+                    _ => return Err(SendError::NoAnswer(ApplicationError::Http2 { address, source: error })),
+                }
             }
-            Err(no_answer(error))
         }
     }
 }
@@ -238,32 +274,34 @@ async fn connect_http2(room: &Room, address: SocketAddr) -> Result<Arc<Shared>, 
         }
         ended.store(true, Ordering::Release);
     });
-    Ok(Arc::new(Shared { requests, open: AtomicUsize::new(0), is_over, quiet_since: Mutex::new(Instant::now()) }))
+    let (opened, quiet_since_ms) = (Instant::now(), AtomicU64::new(0));
+    Ok(Arc::new(Shared { requests, open: AtomicUsize::new(0), is_over, opened, quiet_since_ms }))
 }
 
 impl Applications {
     /// Takes a connection that is kept and still open.
-    async fn take(&self, address: SocketAddr) -> Option<http1::SendRequest<Question>> {
+    async fn take(&self, address: SocketAddr) -> Option<Http1> {
         loop {
-            let mut sender = lock(&self.idle).get_mut(&address)?.pop()?.sender;
+            let mut connection = lock(&self.idle).get_mut(&address)?.pop()?.connection;
+            let sender = &mut connection.sender;
             // Its last answer is whole, so that it is ready by now or about to be, or closed.
             if sender.is_ready() {
-                return Some(sender);
+                return Some(connection);
             }
             if !sender.is_closed() && matches!(tokio::time::timeout(READY_MAX, sender.ready()).await, Ok(Ok(()))) {
-                return Some(sender);
+                return Some(connection);
             }
         }
     }
 
-    fn put(&self, address: SocketAddr, sender: http1::SendRequest<Question>) {
-        if sender.is_closed() {
+    fn put(&self, address: SocketAddr, connection: Http1) {
+        if connection.sender.is_closed() {
             return;
         }
         let mut idle = lock(&self.idle);
         let kept = idle.entry(address).or_default();
         if kept.len() < IDLE_CONNECTIONS_MAX {
-            kept.push(Idle { sender, since: Instant::now() });
+            kept.push(Idle { connection, since: Instant::now() });
         }
     }
 
@@ -301,7 +339,7 @@ impl Applications {
     /// Lets go of connections that nobody has used for a while.
     pub(crate) fn sweep(&self) {
         lock(&self.idle).retain(|_, kept| {
-            kept.retain(|idle| !idle.sender.is_closed() && idle.since.elapsed() < IDLE_MAX);
+            kept.retain(|idle| !idle.connection.sender.is_closed() && idle.since.elapsed() < IDLE_MAX);
             !kept.is_empty()
         });
         lock(&self.shared).retain(|_, kept| {
@@ -321,13 +359,19 @@ impl Shared {
     }
 
     fn is_idle(&self) -> bool {
-        self.open.load(Ordering::Acquire) == 0 && lock(&self.quiet_since).elapsed() >= IDLE_MAX
+        // The count first: whoever lets go says since when before that.
+        if self.open.load(Ordering::Acquire) > 0 {
+            return false;
+        }
+        let quiet_since = self.opened + Duration::from_millis(self.quiet_since_ms.load(Ordering::Acquire));
+        quiet_since.elapsed() >= IDLE_MAX
     }
 }
 
 impl Drop for SharedLease {
     fn drop(&mut self) {
-        *lock(&self.0.quiet_since) = Instant::now();
+        let now_ms = u64::try_from(self.0.opened.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.0.quiet_since_ms.store(now_ms, Ordering::Release);
         self.0.open.fetch_sub(1, Ordering::AcqRel);
     }
 }

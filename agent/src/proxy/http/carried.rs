@@ -5,8 +5,11 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::Bytes;
+use catalog::http::NotNormal;
+use http::header::{HeaderMap, HeaderName};
 use hyper::body::{Body, Frame, SizeHint};
 use tokio::sync::oneshot;
 
@@ -49,6 +52,16 @@ impl Tally {
         }
     }
 
+    /// Returns for how long one direction may be silent when the other has ended.
+    pub(crate) fn half_closed_silence_max(&self) -> Duration {
+        self.room.limits.half_closed_silence_max
+    }
+
+    /// Returns the bytes that went either way so far.
+    pub(crate) fn carried(&self) -> (u64, u64) {
+        (self.sent.load(Ordering::Relaxed), self.received.load(Ordering::Relaxed))
+    }
+
     /// Counts bytes from the caller to the application.
     pub(crate) fn add_sent(&self, bytes: usize) {
         self.sent.fetch_add(bytes as u64, Ordering::Relaxed);
@@ -66,11 +79,15 @@ impl Tally {
 /// request must, be the answer read or not.
 #[derive(Debug)]
 pub(crate) struct Question {
+    /// What was taken of the body before, was not sent after all, and comes first.
+    again: Bytes,
     body: Received,
     tally: Arc<Tally>,
     closing: Option<oneshot::Receiver<Closing>>,
     /// Takes down what goes by.
     copying: Option<Copying>,
+    /// What its trailers may not say either.
+    without: Vec<HeaderName>,
 }
 
 impl Question {
@@ -80,12 +97,26 @@ impl Question {
         if is_empty {
             tally.is_sent.store(true, Ordering::Release);
         }
-        Self { body, tally, closing: (!is_empty).then(|| place.closing_of_question()), copying: None }
+        let closing = (!is_empty).then(|| place.closing_of_question());
+        Self { again: Bytes::new(), body, tally, closing, copying: None, without: Vec::new() }
+    }
+
+    /// Refuses trailers with these names, besides those that nobody may bring.
+    pub(crate) fn without(self, names: Vec<HeaderName>) -> Self {
+        Self { without: names, ..self }
+    }
+
+    fn check_trailers(&self, trailers: &HeaderMap) -> Result<(), NotNormal> {
+        check_trailers_of_request(trailers)?;
+        match self.without.iter().any(|name| trailers.contains_key(name)) {
+            true => Err(NotNormal::Trailer),
+            false => Ok(()),
+        }
     }
 
     /// Stands in for the body of a request that has none, when it is sent again.
     pub(crate) fn empty(tally: Arc<Tally>) -> Self {
-        Self { body: Received::Empty, tally, closing: None, copying: None }
+        Self::bare(Received::Empty, tally)
     }
 
     /// Returns a copy of the body, which comes as this one goes by.
@@ -95,7 +126,16 @@ impl Question {
         }
         let (copying, copied) = Copying::start();
         self.copying = Some(copying);
-        Self { body: Received::Copied(copied), tally, closing: None, copying: None }
+        Self::bare(Received::Copied(copied), tally)
+    }
+
+    fn bare(body: Received, tally: Arc<Tally>) -> Self {
+        Self { again: Bytes::new(), body, tally, closing: None, copying: None, without: Vec::new() }
+    }
+
+    /// Puts back what was taken of the body and not sent after all. It is neither counted nor copied twice.
+    pub(crate) fn preceded_by(self, again: Bytes) -> Self {
+        Self { again, ..self }
     }
 }
 
@@ -121,6 +161,9 @@ impl Body for Question {
         if let Poll::Ready(why) = this.poll_must_close(context) {
             return Poll::Ready(Some(Err(why)));
         }
+        if !this.again.is_empty() {
+            return Poll::Ready(Some(Ok(Frame::data(std::mem::take(&mut this.again)))));
+        }
         let frame = ready!(Pin::new(&mut this.body).poll_frame(context));
         let frame = match frame {
             Some(Ok(frame)) => {
@@ -129,7 +172,7 @@ impl Body for Question {
                     // Nobody wants more, or it is too much: a copy that just ends is seen to be cut short.
                     this.copying = this.copying.take().and_then(|mut copying| copying.add(data).then_some(copying));
                 }
-                match frame.trailers_ref().map(check_trailers_of_request) {
+                match frame.trailers_ref().map(|trailers| this.check_trailers(trailers)) {
                     Some(Err(why)) => Some(Err(BodyError::Trailers(why))),
                     _ => Some(Ok(frame)),
                 }
@@ -146,11 +189,17 @@ impl Body for Question {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
+        self.again.is_empty() && self.body.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
+        let (again, rest) = (self.again.len() as u64, self.body.size_hint());
+        let mut hint = SizeHint::new();
+        hint.set_lower(again.saturating_add(rest.lower()));
+        if let Some(upper) = rest.upper() {
+            hint.set_upper(again.saturating_add(upper));
+        }
+        hint
     }
 }
 
@@ -237,7 +286,8 @@ impl Exchange {
         match way {
             Way::Application { held, permit } => {
                 drop(permit);
-                // A connection over which a question is still coming would make the next one wait for it.
+                // A connection over which a question is still coming would make the next one wait for it. It ends here, and the
+                // question with it: nobody decides about that any more, nor counts it.
                 if is_whole && tally.is_sent.load(Ordering::Acquire) {
                     held.give_back(&tally.room);
                 }

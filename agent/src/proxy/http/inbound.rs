@@ -3,11 +3,11 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use catalog::AuditCause;
 use catalog::http::NotNormal;
+use catalog::{AuditCause, ServiceKey};
 use h2::server::SendResponse;
 use h2::{Reason, RecvStream};
-use http::header::{CONNECTION, HeaderMap, HeaderValue};
+use http::header::{CONNECTION, HeaderMap, HeaderName, HeaderValue};
 use http::request::Parts;
 use http::uri::Authority;
 use http::{Request, Response, StatusCode, Version};
@@ -193,6 +193,12 @@ impl Caller {
         current.as_ref().is_some_and(|current| current.snapshot.protocol(&self.connection.destination).is_http2_only())
     }
 
+    /// Reports whether a request that brings nothing and asks for no other protocol may ask how the application is, whatever
+    /// the rules are.
+    fn is_health_check(&self, normal: &Normal<'_>) -> bool {
+        self.connection.ingress.as_ref().is_some_and(|ingress| ingress.is_health_check(normal))
+    }
+
     /// Returns what the caller's requests are counted with.
     fn counters(&self) -> Arc<PairCounters> {
         let Self { room, connection, .. } = self;
@@ -234,7 +240,9 @@ async fn carry(
     finish(&mut head, &lines, &normal, Onward { is_http2, protocol, is_empty: body.is_end_stream() })?;
     // From here on nothing is written into the head but for the token that let the request in, which is taken out, and what
     // it says, which nobody else can have written there: all else is judged as the application gets it.
-    let Admission { mut place, current, accepted } = admit(caller, &lines, &normal, &mut head.headers, story).await?;
+    let is_bare = upgrade.is_none() && body.is_end_stream();
+    let asked = Asked { lines: &lines, normal: &normal, is_health_check: is_bare && caller.is_health_check(&normal) };
+    let Admission { mut place, current, accepted } = admit(caller, &asked, &mut head.headers, story).await?;
     for Accepted { provider, token } in &accepted {
         provider.forward(token, &mut head.headers);
     }
@@ -242,7 +250,8 @@ async fn carry(
         rate.take(&caller.connection.peer.id, normal.path.decoded()).map_err(NotCarried::TooFast)?;
     }
     let tally = Tally::new(Arc::clone(room), Direction::Inbound);
-    let body = Question::new(body, Arc::clone(&tally), &place);
+    let body =
+        Question::new(body, Arc::clone(&tally), &place).without(told_in(&current, &caller.connection.destination));
     let question = Asking { request: Request::from_parts(head, body), port: taken.port, upgrade };
     let forwarded = tokio::select! {
         biased;
@@ -261,6 +270,19 @@ async fn carry(
     })
 }
 
+/// Returns the fields in which an application is told what tokens say: nobody else may.
+fn told_in(current: &Current, destination: &ServiceKey) -> Vec<HeaderName> {
+    current.providers(destination).iter().filter_map(|provider| provider.told_in().cloned()).collect()
+}
+
+/// Is a request that is to be decided.
+struct Asked<'a> {
+    lines: &'a Lines,
+    normal: &'a Normal<'a>,
+    /// Whether it only asks how the application is, and may.
+    is_health_check: bool,
+}
+
 /// Is a request that may pass.
 struct Admission {
     place: Place,
@@ -273,18 +295,17 @@ struct Admission {
 /// waited for once.
 async fn admit(
     caller: &Caller,
-    lines: &Lines,
-    normal: &Normal<'_>,
+    asked: &Asked<'_>,
     headers: &mut HeaderMap,
     story: &mut Option<Story>,
 ) -> Result<Admission, Refusal> {
-    let wanted = match try_admit(caller, lines, normal, headers, story, false)? {
+    let wanted = match try_admit(caller, asked, headers, story, false)? {
         Tried::Admitted(admission) => return Ok(admission),
         Tried::Wanting(wanted, _) => wanted,
     };
     let waiting = wanted.iter().map(|(provider, newer_than)| provider.wait_for_keys(*newer_than));
     futures_util::future::join_all(waiting).await;
-    match try_admit(caller, lines, normal, headers, story, true)? {
+    match try_admit(caller, asked, headers, story, true)? {
         Tried::Admitted(admission) => Ok(admission),
         Tried::Wanting(_, refusal) => Err(refusal),
     }
@@ -299,20 +320,20 @@ enum Tried {
 
 fn try_admit(
     caller: &Caller,
-    lines: &Lines,
-    normal: &Normal<'_>,
+    asked: &Asked<'_>,
     headers: &mut HeaderMap,
     story: &mut Option<Story>,
     is_last: bool,
 ) -> Result<Tried, Refusal> {
     let Caller { room, connection, .. } = caller;
+    let Asked { lines, normal, is_health_check } = asked;
     let destination = &connection.destination;
     loop {
         let current = room.current.load_full();
         let current = current.ok_or_else(|| Refusal::Undecidable { destination: destination.clone() })?;
         let providers = current.providers(destination);
         providers.iter().for_each(|provider| provider.clean(headers));
-        if connection.ingress.as_ref().is_some_and(|ingress| ingress.is_health_check(normal)) {
+        if *is_health_check {
             let place = room.streams.enter_request(Arc::clone(connection), Some(Facts::exempt(lines)));
             return Ok(Tried::Admitted(Admission { place, current, accepted: Vec::new() }));
         }
@@ -417,17 +438,20 @@ async fn ask_to_change(
     caller: OnUpgrade,
     protocol: HeaderValue,
 ) -> Result<Forwarded, NotCarried> {
-    let mut sender = connect_http1(room, address).await?;
-    let sent = sender.send_request(request).await;
+    let mut connection = connect_http1(room, address).await?;
+    let sent = connection.sender.send_request(request).await;
     let mut answer = sent.map_err(|source| ApplicationError::Http1 { address, source })?;
     let is_granted = upgrade::is_granted(&answer, &protocol);
     if answer.status() == StatusCode::SWITCHING_PROTOCOLS && !is_granted {
         return Err(NotCarried::Application(ApplicationError::Changed { address }));
     }
     let granted = is_granted.then(|| Granted { protocol, caller, callee: hyper::upgrade::on(&mut answer) });
+    if is_granted {
+        connection.leave_open();
+    }
     let answer = answer.map(|body| Received::of_hyper(Version::HTTP_11, body));
     // It was opened for this one alone.
-    Ok(Forwarded { answer, held: Held::Http1 { address, sender, is_anybodys: false }, permit, granted })
+    Ok(Forwarded { answer, held: Held::Http1 { address, connection, is_anybodys: false }, permit, granted })
 }
 
 impl From<SendError> for NotCarried {

@@ -124,8 +124,7 @@ async fn carry(room: &Arc<Room>, call: &Call, way: usize, mut head: Parts, body:
     let course = Course { way, hash: None, deadline: None };
     let opened = open(room, call, course, &mut Tried::default(), Wanted::Request).await;
     let Ok((Opened::Ready(ready, _lease), endpoint)) = opened else { return None };
-    let port = endpoint.authority.rsplit_once(':').and_then(|(_, port)| HeaderValue::from_str(port).ok());
-    head.headers.extend(port.map(|port| (PORT, port)));
+    head.headers.insert(PORT, endpoint.port.clone());
     let (answer, _pump) = send::request(ready, Request::from_parts(head, ()), body).await.ok()?;
     endpoint.succeeded();
     let mut answer = answer.into_body();

@@ -34,7 +34,7 @@ use crate::proxy::outbound::call_error::CallError;
 use crate::proxy::outbound::door::Door;
 use crate::proxy::outbound::endpoints::{Chosen, Tried};
 use crate::proxy::outbound::hashing::{self, HashedRequest};
-use crate::proxy::outbound::{Call, Course, Opened, STALE_TUNNELS_MAX, Wanted, identify, note, open};
+use crate::proxy::outbound::{Call, Course, Opened, Wanted, identify, note, open};
 use crate::proxy::room::Room;
 
 /// Answers the requests of a local application's connection until it ends.
@@ -207,10 +207,10 @@ async fn ask(
     let mut tried = Tried::default();
     let (head, question) = request.into_parts();
     let rule = turn.action.and_then(|action| action.retry.as_ref()).filter(|_| question.is_end_stream());
-    let Some(rule) = rule else { return ask_once(room, call, course, head, question, &mut tried).await };
+    let Some(rule) = rule else { return ask_once(room, call, course, &head, question, &mut tried).await };
     let budget = call.called.retries();
     budget.deposit();
-    let mut asked = ask_once(room, call, course, head.clone(), question, &mut tried).await;
+    let mut asked = ask_once(room, call, course, &head, question, &mut tried).await;
     for number in 0..rule.attempts {
         let is_repeated = match &asked {
             Ok(forwarded) => route::is_repeated_after_answer(rule, &forwarded.answer),
@@ -221,7 +221,7 @@ async fn ask(
         }
         tokio::time::sleep(route::pause(number, room.endpoints.draw_any())).await;
         let question = Question::empty(Arc::clone(tally));
-        match ask_once(room, call, course, head.clone(), question, &mut tried).await {
+        match ask_once(room, call, course, &head, question, &mut tried).await {
             // Nobody is left to ask: what the last one said stands.
             Err(NotCarried::Call(CallError::NoHealthyEndpoint { .. })) => break,
             again => asked = again,
@@ -231,16 +231,15 @@ async fn ask(
     asked
 }
 
-/// Sends a request as a stream of its own on a tunnel.
+/// Sends a request as a stream of its own on a tunnel. Its head is copied each time: what was handed over never comes back.
 async fn ask_once(
     room: &Arc<Room>,
     call: &Call,
     course: Course,
-    head: Parts,
+    head: &Parts,
     mut question: Question,
     tried: &mut Tried,
 ) -> Result<Forwarded, NotCarried> {
-    let mut stale = 0;
     loop {
         let allowed = call.called.allow(Counted::Requests)?;
         let (Opened::Ready(ready, lease), mut endpoint) = open(room, call, course, tried, Wanted::Request).await?
@@ -249,9 +248,8 @@ async fn ask_once(
             return Err(NotCarried::Call(CallError::NoUpstream(call.called.upstream.address)));
         };
         endpoint.hold(allowed);
-        let port = endpoint.authority.rsplit_once(':').and_then(|(_, port)| HeaderValue::from_str(port).ok());
         let mut asked = Request::from_parts(head.clone(), ());
-        asked.headers_mut().extend(port.map(|port| (PORT, port)));
+        asked.headers_mut().insert(PORT, endpoint.port.clone());
         let waiting = Waiting { room, call, endpoint: &endpoint, deadline: course.deadline, is_over: false };
         let answered = send::request(ready, asked, question).await;
         waiting.end();
@@ -261,21 +259,19 @@ async fn ask_once(
                 judge(room, call, &endpoint, &answer);
                 return Ok(Forwarded { answer, way: Way::Tunnel { lease, endpoint, pump }, granted: None });
             }
-            // The other side was taking a new leaf just then, and has not taken the request up: another tunnel does.
-            Err(Unanswered { untaken: Some(untaken), .. }) if stale < STALE_TUNNELS_MAX => {
-                lease.retire();
-                (question, stale) = (untaken, stale + 1);
-            }
-            Err(Unanswered { error, .. }) => {
-                tried.add(&endpoint);
-                let now = Instant::now();
-                endpoint.answered(now, true);
-                note(room, call, &endpoint, true);
+            Err(Unanswered { error, untaken }) => {
                 if !error.is_reset() {
                     lease.retire();
-                    endpoint.failed(now);
                 }
-                return Err(NotCarried::Tunnel(error));
+                match untaken {
+                    // The other side was taking a new leaf just then, and has not taken the request up: another tunnel does.
+                    Some(untaken) if tried.may_meet_stale() => question = untaken,
+                    _ => {
+                        tried.add(&endpoint);
+                        blame(room, call, &endpoint, &error);
+                        return Err(NotCarried::Tunnel(error));
+                    }
+                }
             }
         }
     }
@@ -345,6 +341,21 @@ impl Drop for Waiting<'_> {
         if self.deadline.is_some_and(|deadline| deadline <= now) {
             note(self.room, self.call, self.endpoint, true);
         }
+    }
+}
+
+/// Remembers that a request went unanswered, unless it was only its tunnel that took no more, or its caller who broke off: neither
+/// is a fault of the instance.
+fn blame(room: &Room, call: &Call, endpoint: &Chosen, error: &h2::Error) {
+    let is_callers = error.is_reset() && !error.is_remote();
+    if send::is_untaken(error) || is_callers {
+        return;
+    }
+    let now = Instant::now();
+    endpoint.answered(now, true);
+    note(room, call, endpoint, true);
+    if !error.is_reset() {
+        endpoint.failed(now);
     }
 }
 

@@ -281,6 +281,11 @@ impl Provider {
         let _ = tokio::time::timeout(longest, remote.get(newer_than)).await;
     }
 
+    /// Returns the header in which the application is told what its tokens say.
+    pub(crate) fn told_in(&self) -> Option<&HeaderName> {
+        self.told_in.as_ref().map(|(name, _)| name)
+    }
+
     /// Takes out of a head what only this provider's tokens may say.
     pub(crate) fn clean(&self, headers: &mut HeaderMap) {
         if let Some((name, _)) = &self.told_in {

@@ -92,7 +92,11 @@ pub(crate) fn is_repeated_after_answer<B>(rule: &RetryRule, answer: &Response<B>
 pub(crate) fn is_repeated_after_failure(rule: &RetryRule, why: &NotCarried) -> bool {
     match why {
         NotCarried::Tunnel(_) => rule.on.contains(&RetryOn::Reset) || rule.on.contains(&RetryOn::ServerError),
-        NotCarried::Call(error) => error.may_be_better_elsewhere() && rule.on.contains(&RetryOn::ConnectFailure),
+        // To `5xx` an instance that is not reached is one that fails, as it is to Envoy.
+        NotCarried::Call(error) => {
+            let is_named = [RetryOn::ConnectFailure, RetryOn::ServerError].iter().any(|on| rule.on.contains(on));
+            is_named && error.may_be_better_elsewhere()
+        }
         _ => false,
     }
 }
@@ -137,6 +141,19 @@ mod tests {
         let reset = NotCarried::Tunnel(h2::Error::from(h2::Reason::CANCEL));
         assert!(is_repeated_after_failure(&rule(&[RetryOn::Reset], &[]), &reset));
         assert!(!is_repeated_after_failure(&rule(&[RetryOn::GatewayError], &[503]), &reset));
+        let unreached = |address: &str| {
+            let (address, deadline) = (address.to_owned(), Duration::from_secs(8));
+            NotCarried::Call(CallError::NoAnswer { address, deadline })
+        };
+        for (on, want) in [
+            (RetryOn::ServerError, true),
+            (RetryOn::ConnectFailure, true),
+            (RetryOn::Reset, false),
+            (RetryOn::GatewayError, false),
+        ] {
+            assert_eq!(is_repeated_after_failure(&rule(&[on], &[]), &unreached("10.0.0.1:20000")), want, "{on:?}");
+            assert!(!is_repeated_after_failure(&rule(&[on], &[]), &NotCarried::Call(CallError::NoRoute)), "{on:?}");
+        }
     }
 
     #[test]

@@ -3,6 +3,9 @@
 use catalog::TokenLocation;
 use http::header::{COOKIE, HeaderMap, HeaderName, HeaderValue};
 
+/// Stands for something in a token's place that is no text. No token is equal to it, and none can be made of it.
+const NO_TEXT: &str = "\u{fffd}";
+
 /// Is a place where requests have their token, ready to be looked at.
 #[derive(Debug)]
 pub(super) enum Place {
@@ -24,17 +27,27 @@ impl Place {
         })
     }
 
-    /// Returns the tokens that stand there. What is none of ours, such as another scheme in the same header, is none.
+    /// Returns what stands there and an application could take for a token, however it reads; so that nobody is let in by one
+    /// token and taken for whom another one names. What is none of ours, such as another scheme in the same header, is none,
+    /// unless the application gets that header beside the token.
     pub(super) fn tokens<'r>(&'r self, headers: &'r HeaderMap, query: Option<&'r str>) -> Vec<&'r str> {
         match self {
-            Self::Header { name, prefix, .. } => {
-                let values = headers.get_all(name).iter().filter_map(|value| after_prefix(value, prefix));
-                values.filter(|token| !token.is_empty()).collect()
+            Self::Header { name, prefix, forward } => {
+                let lines = headers.get_all(name).iter().map(|value| after_prefix(value, prefix));
+                let lines: Vec<Option<&str>> = lines.map(|token| token.filter(|token| !token.is_empty())).collect();
+                let has_token = lines.iter().any(Option::is_some);
+                let others = if *forward && has_token { Some(NO_TEXT) } else { None };
+                lines.into_iter().filter_map(|token| token.or(others)).collect()
             }
-            Self::Query { name } => named(query.unwrap_or_default(), '&', name),
+            Self::Query { name } => {
+                let pairs = query.unwrap_or_default().split(['&', ';']);
+                let named = pairs.filter_map(|pair| pair.split_once('='));
+                let named = named.filter(|(known, value)| !value.is_empty() && unescaped(known) == name.as_bytes());
+                named.map(|(_, value)| value).collect()
+            }
             Self::Cookie { name } => {
-                let lines = headers.get_all(COOKIE).iter().filter_map(|value| value.to_str().ok());
-                lines.flat_map(|line| named(line, ';', name)).collect()
+                let lines = headers.get_all(COOKIE).iter().map(HeaderValue::as_bytes);
+                lines.flat_map(|line| line.split(|byte| *byte == b';')).filter_map(|pair| cookie(pair, name)).collect()
             }
         }
     }
@@ -57,22 +70,47 @@ impl Place {
 
 /// Returns what follows a prefix, whose letter case does not count, and blanks.
 fn after_prefix<'r>(value: &'r HeaderValue, prefix: &str) -> Option<&'r str> {
-    let text = value.to_str().ok()?.trim();
-    let start = text.get(..prefix.len())?;
-    let rest = &text[prefix.len()..];
-    // `Bearerx` is another word than `Bearer`.
-    let is_apart = prefix.is_empty() || rest.is_empty() || rest.starts_with(' ') || !ends_in_word(prefix);
-    (start.eq_ignore_ascii_case(prefix) && is_apart).then(|| rest.trim_start())
+    let line = value.as_bytes().trim_ascii();
+    let (start, rest) = line.split_at_checked(prefix.len())?;
+    // `Bearerx` is another word than `Bearer`. What is no ASCII is a blank to some.
+    let is_blank = |byte: &u8| byte.is_ascii_whitespace() || !byte.is_ascii();
+    let is_apart = prefix.is_empty() || rest.first().is_none_or(is_blank) || !ends_in_word(prefix);
+    (start.eq_ignore_ascii_case(prefix.as_bytes()) && is_apart).then(|| text(rest.trim_ascii_start()))
 }
 
 fn ends_in_word(prefix: &str) -> bool {
     prefix.ends_with(|last: char| last.is_ascii_alphanumeric())
 }
 
-/// Returns the values of a name in a list of `name=value`.
-fn named<'r>(text: &'r str, separator: char, name: &str) -> Vec<&'r str> {
-    let pairs = text.split(separator).filter_map(|pair| pair.trim().split_once('='));
-    pairs.filter(|(known, value)| *known == name && !value.is_empty()).map(|(_, value)| value).collect()
+/// Returns the value of a cookie, if it has this name and a value.
+fn cookie<'r>(pair: &'r [u8], name: &str) -> Option<&'r str> {
+    let equals = pair.iter().position(|byte| *byte == b'=')?;
+    let (known, value) = (pair.get(..equals)?.trim_ascii(), pair.get(equals + 1..)?.trim_ascii());
+    (known == name.as_bytes() && !value.is_empty()).then(|| text(value))
+}
+
+fn text(bytes: &[u8]) -> &str {
+    std::str::from_utf8(bytes).ok().filter(|text| text.is_ascii()).unwrap_or(NO_TEXT)
+}
+
+/// Returns a name of a query as applications read it: escapes undone, and blanks around it gone.
+fn unescaped(name: &str) -> Vec<u8> {
+    let mut bytes = name.bytes();
+    let mut read = Vec::with_capacity(name.len());
+    while let Some(byte) = bytes.next() {
+        let digit = |byte: u8| char::from(byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
+        let mut ahead = bytes.clone();
+        let escaped = (byte == b'%').then(|| Some(digit(ahead.next()?)? << 4 | digit(ahead.next()?)?)).flatten();
+        match escaped {
+            Some(escaped) => {
+                read.push(escaped);
+                bytes = ahead;
+            }
+            None if byte == b'+' => read.push(b' '),
+            None => read.push(byte),
+        }
+    }
+    read.trim_ascii().to_vec()
 }
 
 #[cfg(test)]
@@ -98,6 +136,9 @@ mod tests {
             ("Bearer", &[]),
             ("Bearer ", &[]),
             ("Bearer a, Bearer b", &["a, Bearer b"]),
+            // Applications split at any blank.
+            ("Bearer\ta.b.c", &["a.b.c"]),
+            (" \tBEARER \t a.b.c\t", &["a.b.c"]),
         ] {
             assert_eq!(bearer(false).tokens(&headers(&[("authorization", value)]), None), want, "{value}");
         }
@@ -110,6 +151,41 @@ mod tests {
         assert!(query.tokens(&headers(&[]), None).is_empty());
         let cookie = Place::new(&TokenLocation::Cookie { name: "t".to_owned() }).unwrap();
         assert_eq!(cookie.tokens(&headers(&[("cookie", "a=b; t=x.y.z"), ("cookie", "t=u")]), None), ["x.y.z", "u"]);
+    }
+
+    #[test]
+    fn j1_what_an_application_could_read_as_the_token_is_one() {
+        let good = ("authorization", "Bearer GOOD");
+        for other in ["Bearer\tFORGED", "Basic FORGED"] {
+            let lines = headers(&[("authorization", other), good]);
+            assert_eq!(bearer(true).tokens(&lines, None).len(), 2, "{other:?}: nobody knows which line is read");
+        }
+        assert!(
+            bearer(true)
+                .tokens(&headers(&[("authorization", "Basic a"), ("authorization", "Basic b")]), None)
+                .is_empty()
+        );
+        let mut unreadable = headers(&[good]);
+        unreadable.append("authorization", HeaderValue::from_bytes(b"Bearer\xa0FORGED").unwrap());
+        for forward in [true, false] {
+            assert_eq!(bearer(forward).tokens(&unreadable, None), ["GOOD", NO_TEXT]);
+        }
+        let query = Place::new(&TokenLocation::Query { name: "token".to_owned() }).unwrap();
+        for name in ["t%6Fken", "%74oken", "+token", "token%20", "a;token"] {
+            let asked = format!("{name}=FORGED&token=GOOD");
+            assert_eq!(query.tokens(&headers(&[]), Some(&asked)), ["FORGED", "GOOD"], "{asked}");
+        }
+        for name in ["t%256Fken", "t%6Fke", "TOKEN", "%zztoken", "%7"] {
+            let asked = format!("{name}=FORGED&token=GOOD");
+            assert_eq!(query.tokens(&headers(&[]), Some(&asked)), ["GOOD"], "{asked}");
+        }
+        let cookie = Place::new(&TokenLocation::Cookie { name: "token".to_owned() }).unwrap();
+        for line in ["token =FORGED; token=GOOD", "token\t= FORGED;token=GOOD"] {
+            assert_eq!(cookie.tokens(&headers(&[("cookie", line)]), None), ["FORGED", "GOOD"], "{line:?}");
+        }
+        let mut lines = headers(&[("cookie", "token=GOOD")]);
+        lines.append("cookie", HeaderValue::from_bytes(b"a=\xff; token=FORGED; token=\xff").unwrap());
+        assert_eq!(cookie.tokens(&lines, None), ["GOOD", "FORGED", NO_TEXT]);
     }
 
     #[test]

@@ -4,6 +4,7 @@
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, ready};
 
 use http::header::{CONNECTION, HeaderMap, HeaderValue, UPGRADE};
@@ -53,25 +54,43 @@ pub(crate) fn carry(granted: Granted, headers: HeaderMap, exchange: Box<Exchange
 
 async fn splice(caller: OnUpgrade, callee: OnUpgrade, mut exchange: Box<Exchange>) {
     let tally = Arc::clone(exchange.tally());
+    let has_ended = AtomicBool::new(false);
     let carrying = async {
         let (caller, callee) = tokio::try_join!(caller, callee).map_err(std::io::Error::other)?;
-        let mut caller = Counted { io: TokioIo::new(caller), count: Tally::add_sent, tally: &tally };
-        let mut callee = Counted { io: TokioIo::new(callee), count: Tally::add_received, tally: &tally };
+        let mut caller =
+            Counted { io: TokioIo::new(caller), count: Tally::add_sent, tally: &tally, has_ended: &has_ended };
+        let mut callee =
+            Counted { io: TokioIo::new(callee), count: Tally::add_received, tally: &tally, has_ended: &has_ended };
         copy_bidirectional(&mut caller, &mut callee).await
     };
     let reason = tokio::select! {
         biased;
         closing = poll_fn(|context| exchange.poll_closing(context)) => closing.label(),
+        () = half_closed_silence(&tally, &has_ended) => "half_closed_silent",
         carried = carrying => if carried.is_ok() { "done" } else { "connection_failed" },
     };
     exchange.end(reason, false);
 }
 
-/// Counts what is read.
+/// Returns when one direction has ended and the other has carried nothing for too long.
+async fn half_closed_silence(tally: &Tally, has_ended: &AtomicBool) {
+    let mut before = None;
+    loop {
+        tokio::time::sleep(tally.half_closed_silence_max()).await;
+        let carried = has_ended.load(Ordering::Acquire).then(|| tally.carried());
+        if carried.is_some() && carried == before {
+            return;
+        }
+        before = carried;
+    }
+}
+
+/// Counts what is read, and notes its end.
 struct Counted<'a> {
     io: TokioIo<Upgraded>,
     count: fn(&Tally, usize),
     tally: &'a Tally,
+    has_ended: &'a AtomicBool,
 }
 
 impl AsyncRead for Counted<'_> {
@@ -83,7 +102,11 @@ impl AsyncRead for Counted<'_> {
         let this = self.get_mut();
         let before = buffer.filled().len();
         ready!(Pin::new(&mut this.io).poll_read(context, buffer))?;
-        (this.count)(this.tally, buffer.filled().len() - before);
+        let read = buffer.filled().len() - before;
+        if read == 0 && buffer.remaining() > 0 {
+            this.has_ended.store(true, Ordering::Release);
+        }
+        (this.count)(this.tally, read);
         Poll::Ready(Ok(()))
     }
 }

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use catalog::{Balance, Balancing, CheckStatus, Endpoint, Gateway, InstanceKey, Leg, Reach, ServiceKey, Target};
+use http::header::HeaderValue;
 use tokio::time::Instant;
 
 use super::call_error::CallError;
@@ -37,6 +38,8 @@ pub(crate) struct Member {
     pub(crate) service: ServiceKey,
     /// How a CONNECT names it.
     pub(crate) authority: String,
+    /// How a request says which of its ports is meant.
+    pub(crate) port: HeaderValue,
     /// Where its agent is dialled, or each of the gateways that lead to it.
     pub(crate) addresses: Vec<Arc<str>>,
     /// Whether no agent stands before it, so that its application is dialled and nobody proves who that is.
@@ -137,6 +140,7 @@ impl Cluster {
                 key: endpoint.key.clone(),
                 service: service.clone(),
                 authority: host_and_port(&endpoint.address, port),
+                port: HeaderValue::from(port),
                 addresses,
                 is_outside: mesh_port.is_none(),
                 server_name: (!gateways.is_empty()).then(named).flatten(),
@@ -168,10 +172,15 @@ impl Cluster {
         self.near.members.iter().chain(&self.far.members)
     }
 
+    /// Counts the instances that can be called.
+    pub(crate) fn count(&self) -> usize {
+        self.members().count()
+    }
+
     /// Counts the instances that can be called, and those of them that are put aside.
     pub(crate) fn count_aside(&self, now: Instant) -> (usize, usize) {
         let aside = self.members().filter(|member| member.standing.is_aside(now)).count();
-        (self.members().count(), aside)
+        (self.count(), aside)
     }
 
     /// Chooses an instance that was not tried yet, and says whether nothing speaks against it.
@@ -321,6 +330,9 @@ fn in_turn(weights: &[u32]) -> Vec<u32> {
         })
         .map(|weight| i64::try_from(weight).unwrap_or(i64::MAX))
         .collect();
+    if weights.len() as u64 > SLOTS_MAX {
+        return spread(&scaled);
+    }
     let total: i64 = scaled.iter().sum();
     let mut due = vec![0_i64; weights.len()];
     (0..total)
@@ -332,6 +344,19 @@ fn in_turn(weights: &[u32]) -> Vec<u32> {
             u32::try_from(number).ok()
         })
         .collect()
+}
+
+/// Returns the same for so many that to count through them for each turn would take long: each has its turns at equal distances,
+/// and begins where it stands among all.
+fn spread(weights: &[i64]) -> Vec<u32> {
+    let all = weights.len() as i128;
+    let places = weights.iter().zip(0_u32..).flat_map(|(weight, number)| {
+        let weight = i128::from(*weight);
+        (0..weight).map(move |turn| (((turn * all + i128::from(number)) << 32) / (weight * all), number))
+    });
+    let mut places: Vec<(i128, u32)> = places.collect();
+    places.sort_unstable();
+    places.into_iter().map(|(_, number)| number).collect()
 }
 
 fn gcd(a: u64, b: u64) -> u64 {

@@ -17,6 +17,9 @@ use super::cluster::{Cluster, Member};
 use super::standing::Standing;
 use crate::proxy::snapshot::Snapshot;
 
+/// How many tunnels may turn out dead, or take no more, before an instance is given up.
+const STALE_TUNNELS_MAX: usize = 3;
+
 /// Remembers how the instances that are called have fared.
 #[derive(Debug)]
 pub(crate) struct Endpoints {
@@ -40,6 +43,8 @@ pub(crate) type Targets = Vec<Arc<Cluster>>;
 pub(crate) struct Tried {
     first: Option<Arc<Standing>>,
     more: Vec<Arc<Standing>>,
+    /// How many tunnels were none any more since an instance was given up last.
+    stale: usize,
 }
 
 /// Is an instance that was chosen for a connection. While it lives, the connection counts as open there.
@@ -173,8 +178,15 @@ impl Draws {
 }
 
 impl Tried {
+    /// Counts a tunnel as none any more; says whether another one may be tried before an instance is given up.
+    pub(crate) fn may_meet_stale(&mut self) -> bool {
+        self.stale += 1;
+        self.stale <= STALE_TUNNELS_MAX
+    }
+
     /// Adds an instance.
     pub(crate) fn add(&mut self, chosen: &Chosen) {
+        self.stale = 0;
         let standing = Arc::clone(&chosen.member.standing);
         match &self.first {
             None => self.first = Some(standing),

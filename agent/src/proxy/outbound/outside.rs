@@ -4,6 +4,7 @@
 //! caller's side, by the identity of the service that calls.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use catalog::{AuditCause, Caller, Decision, Reason, ServiceKey, Timestamp, authorize};
 use tokio::net::TcpStream;
@@ -11,7 +12,7 @@ use tokio::net::TcpStream;
 use super::call_error::{CallError, ConnectError};
 use super::endpoints::Chosen;
 use super::tunnel::dial;
-use super::{Call, Opened, deadline_of};
+use super::{Call, Opened};
 use crate::proxy::current::Current;
 use crate::proxy::decide::Admission;
 use crate::proxy::inbound::count;
@@ -54,12 +55,16 @@ impl Leaving {
     }
 }
 
-/// Opens a connection to an instance outside the mesh, if the rules let the caller have it.
-pub(super) async fn open(room: &Arc<Room>, call: &Call, endpoint: &Chosen) -> Result<Opened, CallError> {
+/// Opens a connection to an instance outside the mesh within so long, if the rules let the caller have it.
+pub(super) async fn open(
+    room: &Arc<Room>,
+    call: &Call,
+    endpoint: &Chosen,
+    deadline: Duration,
+) -> Result<Opened, CallError> {
     admit(room, &call.current, &Leaving::of(call, endpoint))?;
     let address = || endpoint.mesh_address.to_string();
     let connect = |source| CallError::Connect { address: address(), source: Arc::new(source) };
-    let deadline = deadline_of(room, call, endpoint);
     let dialled: Result<TcpStream, ConnectError> = tokio::time::timeout(deadline, dial(room, &endpoint.mesh_address))
         .await
         .unwrap_or(Err(ConnectError::Timeout(deadline)));

@@ -54,16 +54,19 @@ impl Pool {
         key: &TunnelKey,
         plan: &Plan<'_>,
     ) -> Result<Lease, Arc<ConnectError>> {
-        let slot = Arc::clone(lock(&self.slots).entry(key.clone()).or_default());
-        let failures_seen = lock(&slot.failures).count;
+        let slot = self.slot(key);
         if let Some(lease) = slot.take(plan, room.now()) {
             return Ok(lease);
         }
+        let failures_seen = lock(&slot.failures).count;
         let _opening = slot.opening.lock().await;
         if let Some(lease) = slot.take(plan, room.now()) {
             return Ok(lease);
         }
-        if let Some(error) = slot.failed_since(failures_seen) {
+        // What failed for somebody who had much less time may succeed yet.
+        let is_ours =
+            |error: &Arc<ConnectError>| !matches!(**error, ConnectError::Timeout(given) if given < plan.deadline / 2);
+        if let Some(error) = slot.failed_since(failures_seen).filter(is_ours) {
             return Err(error);
         }
         match self.open(room, plan).await {
@@ -73,6 +76,15 @@ impl Pool {
                 Ok(lease)
             }
             Err(error) => Err(slot.fail(error)),
+        }
+    }
+
+    fn slot(&self, key: &TunnelKey) -> Arc<Slot> {
+        let mut slots = lock(&self.slots);
+        // Nearly always it is there.
+        match slots.get(key) {
+            Some(slot) => Arc::clone(slot),
+            None => Arc::clone(slots.entry(key.clone()).or_default()),
         }
     }
 

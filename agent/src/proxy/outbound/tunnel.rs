@@ -2,8 +2,8 @@
 
 use std::future::{Future, poll_fn};
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -57,7 +57,9 @@ pub(crate) struct Tunnel {
     pub(crate) own: Arc<TlsIdentity>,
     address: String,
     open: AtomicUsize,
-    quiet_since: Mutex<Instant>,
+    opened: Instant,
+    /// When its last stream ended, in milliseconds since it was opened.
+    quiet_since_ms: AtomicU64,
     is_over: Arc<AtomicBool>,
     cut: CancellationToken,
 }
@@ -105,7 +107,8 @@ impl Tunnel {
             own: Arc::clone(plan.own),
             address: plan.address.to_owned(),
             open: AtomicUsize::new(0),
-            quiet_since: Mutex::new(started),
+            opened: started,
+            quiet_since_ms: AtomicU64::new(0),
             is_over,
             cut,
         })
@@ -127,7 +130,12 @@ impl Tunnel {
 
     /// Reports whether the tunnel has had no streams for so long.
     pub(crate) fn is_idle(&self, idle_max: Duration) -> bool {
-        self.open.load(Ordering::Acquire) == 0 && self.quiet_since().elapsed() >= idle_max
+        // The count first: whoever lets go says since when before that.
+        if self.open.load(Ordering::Acquire) > 0 {
+            return false;
+        }
+        let quiet_since = self.opened + Duration::from_millis(self.quiet_since_ms.load(Ordering::Acquire));
+        quiet_since.elapsed() >= idle_max
     }
 
     /// Takes the tunnel out of use; what is open on it goes on.
@@ -139,10 +147,6 @@ impl Tunnel {
     pub(crate) fn cut(&self) {
         self.retire();
         self.cut.cancel();
-    }
-
-    fn quiet_since(&self) -> Instant {
-        *self.quiet_since.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -197,7 +201,8 @@ impl Lease {
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        *self.tunnel.quiet_since.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+        let now_ms = u64::try_from(self.tunnel.opened.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.tunnel.quiet_since_ms.store(now_ms, Ordering::Release);
         self.tunnel.open.fetch_sub(1, Ordering::AcqRel);
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use catalog::{CatalogIndex, IdentityScheme, ServiceKey, SpiffeId};
+use catalog::{CatalogIndex, IdentityScheme, ServiceKey, SpiffeId, Timestamp};
 use h2::client::SendRequest;
 use http::{Method, Request, StatusCode};
 use rustls::ClientConfig;
@@ -49,13 +49,19 @@ impl Authority {
     }
 
     pub(super) fn leaf_for(&self, id: &SpiffeId, enrolled: CatalogIndex, ttl: Duration) -> Arc<TlsIdentity> {
-        let key = LeafKey::generate();
-        let csr = parse_csr(&key.csr_der(None)).unwrap();
-        let request =
-            LeafRequest { csr: &csr, id, platform: None, serial: Serial::draw(enrolled), now: crypto::now(), ttl };
-        let leaf = self.signer.sign_leaf(&request).unwrap();
-        let chain = [leaf.certificate_pem, Signer::certificate_pem(&self.signer).to_owned()];
-        Arc::new(TlsIdentity::new(&chain, &key).unwrap())
+        Arc::new(leaf_by(&self.signer, id, enrolled, crypto::now(), ttl))
+    }
+
+    /// A leaf that begins to be valid about then.
+    pub(super) fn leaf_at(&self, service: &str, now: Timestamp) -> TlsIdentity {
+        leaf_by(&self.signer, &self.id(service), CatalogIndex(7), now, DAY)
+    }
+
+    /// A leaf that the root has signed itself, as nobody does but who got hold of its key.
+    pub(super) fn leaf_of_root(&self, service: &str) -> TlsIdentity {
+        let (certificate, key) = (self.root.certificate_pem(), self.root.key_pem());
+        let root = LocalSigner::load_operators(certificate, &key, &self.scheme.trust_domain).unwrap();
+        leaf_by(&root, &self.id(service), CatalogIndex(7), crypto::now(), DAY)
     }
 
     pub(super) fn id(&self, service: &str) -> SpiffeId {
@@ -124,6 +130,14 @@ impl Authority {
         tokio::spawn(connection);
         requests.ready().await.unwrap()
     }
+}
+
+fn leaf_by(signer: &LocalSigner, id: &SpiffeId, enrolled: CatalogIndex, now: Timestamp, ttl: Duration) -> TlsIdentity {
+    let key = LeafKey::generate();
+    let csr = parse_csr(&key.csr_der(None)).unwrap();
+    let request = LeafRequest { csr: &csr, id, platform: None, serial: Serial::draw(enrolled), now, ttl };
+    let leaf = signer.sign_leaf(&request).unwrap();
+    TlsIdentity::new(&[leaf.certificate_pem, Signer::certificate_pem(signer).to_owned()], &key).unwrap()
 }
 
 pub(super) fn service_key(service: &str) -> ServiceKey {

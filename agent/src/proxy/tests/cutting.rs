@@ -3,10 +3,13 @@
 use std::time::Duration;
 
 use catalog::{Action, CatalogIndex, KeyExchange, Timestamp};
+use rustls_pki_types::CertificateDer;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use wire::tls::{ExpectedPeer, PeerIdentity, SpiffeVerifier, TlsIdentity};
 
 use super::agents::{DEADLINE, Pair, eventually, expect_reset, intention, say};
-use super::certificates::service_key;
+use super::certificates::{Authority, service_key};
+use crate::proxy::Distrust;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn l5_a_deny_closes_every_open_stream() {
@@ -79,7 +82,7 @@ async fn c14_the_calling_side_cuts_off_a_revoked_destination_too() {
 }
 
 /// Returns what judges by the roots of one authority.
-fn distrust(authority: &super::certificates::Authority) -> crate::proxy::Revocations {
+fn distrust(authority: &Authority) -> crate::proxy::Revocations {
     let anchors = std::sync::Arc::unwrap_or_clone(authority.anchors());
     let distrust = Some(std::sync::Arc::new(crate::proxy::Distrust::new(anchors)));
     crate::proxy::Revocations { distrust, ..crate::proxy::Revocations::default() }
@@ -96,12 +99,46 @@ async fn a_root_distrusted_on_purpose_cuts_what_only_it_vouches_for_and_nothing_
     pair.web.publish().await;
     say(&mut stream, "still").await;
     // Now it is this one, and what is left vouches for nobody here.
-    let other = super::certificates::Authority::new("mesh.test");
+    let other = Authority::new("mesh.test");
     pair.api.snapshot.revocations = distrust(&other);
     pair.api.publish().await;
     expect_reset(&mut stream).await;
     eventually("it is counted", || pair.api.closed("inbound", "revoked") == 1).await;
     pair.web.expect_refusal().await;
+}
+
+/// A peer that showed a leaf, and after it what it chose to.
+fn shown(authority: &Authority, leaf: &TlsIdentity, after: &[CertificateDer<'static>]) -> PeerIdentity {
+    let chain = [&leaf.certified_key().cert[..1], after].concat();
+    let verifier = SpiffeVerifier::new(authority.anchors(), ExpectedPeer::Anyone);
+    // Later than all leaves here begin, and long before they end.
+    let at = Timestamp(wire::crypto::now().0 + 7_200_000);
+    PeerIdentity { chain: chain.as_slice().into(), ..verifier.verify_client(&chain, at).unwrap() }
+}
+
+#[test]
+fn p6_whose_leaf_is_vouched_for_is_not_known_by_what_was_sent_after_it() {
+    let (old, new) = (Authority::new("mesh.test"), Authority::new("mesh.test"));
+    let signer = |authority: &Authority| authority.leaf("web").certified_key().cert[1].clone();
+    let of_new = [signer(&new)];
+    let of_both = [signer(&new), signer(&old)];
+    let rows = [
+        // The key of the old root is known, and what honest peers send after their leaves is known to everybody.
+        (shown(&new, &new.leaf("web"), &of_new), shown(&old, &old.leaf_of_root("admin"), &of_new)),
+        // The key of the old intermediate is.
+        (shown(&new, &new.leaf("web"), &of_both), shown(&old, &old.leaf("admin"), &of_both)),
+    ];
+    for (honest, forged) in &rows {
+        let judge = || Distrust::new(std::sync::Arc::unwrap_or_clone(new.anchors()));
+        let asked = judge();
+        assert_eq!((asked.vouches_for(honest), asked.vouches_for(forged)), (true, false));
+        let asked = judge();
+        assert_eq!((asked.vouches_for(forged), asked.vouches_for(honest)), (false, true));
+    }
+    // It connected before the clock here was set back by an hour.
+    let leaf = new.leaf_at("web", Timestamp(wire::crypto::now().0 + 3_600_000));
+    let early = shown(&new, &leaf, &of_new);
+    assert!(Distrust::new(std::sync::Arc::unwrap_or_clone(new.anchors())).vouches_for(&early));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -1,8 +1,6 @@
 //! HTTP/2 written out, frame by frame, so that a test can say what no library would.
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
-use tokio_rustls::client::TlsStream;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 use super::agents::DEADLINE;
 
@@ -48,19 +46,28 @@ pub(super) fn block(fields: &[(&str, &str)]) -> Vec<u8> {
     bytes
 }
 
-/// The preface and settings of a ztunnel: windows of 4 MiB a stream and 16 MiB in all, frames of 1 MiB, no push.
+/// What a client says before anything else (RFC 9113 section 3.4).
+pub(super) const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// The preface and settings of a ztunnel that calls.
 pub(super) fn preface() -> Vec<u8> {
-    let settings: Vec<u8> = [(2_u16, 0_u32), (4, 4 << 20), (5, 1 << 20)]
+    let no_push = (2, 0);
+    [PREFACE.as_slice(), &settings(&[no_push])].concat()
+}
+
+/// What a ztunnel grants: windows of 4 MiB a stream and 16 MiB in all, frames of 1 MiB; and these settings besides.
+pub(super) fn settings(besides: &[(u16, u32)]) -> Vec<u8> {
+    let settings: Vec<u8> = [(4, 4 << 20), (5, 1 << 20)]
         .iter()
+        .chain(besides)
         .flat_map(|(id, value)| id.to_be_bytes().into_iter().chain(value.to_be_bytes()))
         .collect();
-    let mut bytes = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
-    bytes.extend(frame(SETTINGS, 0, 0, &settings));
+    let mut bytes = frame(SETTINGS, 0, 0, &settings);
     bytes.extend(frame(WINDOW_UPDATE, 0, 0, &((16_u32 << 20) - 65_535).to_be_bytes()));
     bytes
 }
 
-pub(super) async fn read(stream: &mut TlsStream<TcpStream>) -> Option<Frame> {
+pub(super) async fn read(stream: &mut (impl AsyncRead + Unpin)) -> Option<Frame> {
     let reading = async {
         let mut head = [0; 9];
         stream.read_exact(&mut head).await.ok()?;
@@ -74,7 +81,7 @@ pub(super) async fn read(stream: &mut TlsStream<TcpStream>) -> Option<Frame> {
 }
 
 /// Reads until a frame of the stream comes; acknowledges settings on the way.
-pub(super) async fn read_of(stream: &mut TlsStream<TcpStream>, id: u32) -> Option<Frame> {
+pub(super) async fn read_of(stream: &mut (impl AsyncRead + AsyncWrite + Unpin), id: u32) -> Option<Frame> {
     loop {
         let frame_read = read(stream).await?;
         if frame_read.kind == SETTINGS && frame_read.flags & ACK == 0 {

@@ -3,18 +3,19 @@
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
-use bytes::Bytes;
-use h2::RecvStream;
-use http::{Method, Response, StatusCode};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::client::TlsStream;
+use tokio_rustls::server::TlsStream as ServerTlsStream;
 use wire::tls::mesh_server_config;
 
 use super::agents::{Agent, Pair, endpoint, say};
 use super::certificates::{Authority, dial};
-use super::frames::{DATA, END_HEADERS, END_STREAM, GOAWAY, HEADERS, RST_STREAM, block, frame, preface, read, read_of};
+use super::frames::{
+    ACK, DATA, END_HEADERS, END_STREAM, GOAWAY, HEADERS, PREFACE, RST_STREAM, SETTINGS, block, frame, preface, read,
+    read_of, settings,
+};
 
 /// Dials as a ztunnel does: `h2` alone, and no server name.
 async fn ztunnel(pair: &Pair, caller: &str) -> TlsStream<TcpStream> {
@@ -112,37 +113,36 @@ async fn h8_streams_that_are_reset_as_soon_as_they_are_opened_cost_their_sender_
     say(&mut other, "still here").await;
 }
 
-/// Serves as a ztunnel does, and returns the head of what it was asked.
-async fn serve_one(authority: &Authority, listener: &TcpListener, status: StatusCode) -> http::request::Parts {
+/// How `CONNECT 127.0.0.1:8080` is written when nothing was said before: its method and its authority by their names in the
+/// static table (2 and 1) and in Huffman's code, each to be remembered (RFC 7541 sections 6.2.1 and 5.2).
+const CONNECT_TO_8080: &[u8] = b"\x42\x87\xbd\xab\x4e\x9c\x17\xb7\xff\x41\x8a\x08\x9d\x5c\x0b\x81\x70\xdc\x78\x0f\x03";
+
+/// Meets the next caller as a ztunnel does: reads its preface and its settings, says its own, and waits until those are taken.
+async fn meet(authority: &Authority, listener: &TcpListener) -> ServerTlsStream<TcpStream> {
     let config = mesh_server_config(authority.anchors(), authority.leaf("api").resolver());
     let (stream, _) = listener.accept().await.unwrap();
-    let stream = TlsAcceptor::from(Arc::new(config)).accept(stream).await.unwrap();
+    let mut stream = TlsAcceptor::from(Arc::new(config)).accept(stream).await.unwrap();
     assert_eq!(stream.get_ref().1.alpn_protocol(), Some(b"h2".as_slice()));
-    let mut tunnel = ztunnels_settings().handshake::<_, Bytes>(stream).await.unwrap();
-    let (request, mut respond) = tunnel.accept().await.unwrap().unwrap();
-    let (head, body) = request.into_parts();
-    let response = Response::builder().status(status).body(()).unwrap();
-    let send = respond.send_response(response, status != StatusCode::OK).unwrap();
-    if status == StatusCode::OK {
-        tokio::spawn(echo(body, send));
+    let mut said = [0; PREFACE.len()];
+    stream.read_exact(&mut said).await.unwrap();
+    assert_eq!(&said, PREFACE);
+    let theirs = read(&mut stream).await.unwrap();
+    assert_eq!((theirs.kind, theirs.flags, theirs.stream), (SETTINGS, 0, 0), "settings come first");
+    let no_push = [0, 2, 0, 0, 0, 0];
+    assert!(theirs.payload.chunks(6).any(|setting| setting == no_push), "{:02x?}", theirs.payload);
+    // A ztunnel tells how many streams it takes, and that it knows of extended CONNECT.
+    for byte in settings(&[(3, 100), (8, 1)]) {
+        stream.write_all(&[byte]).await.unwrap();
     }
-    tokio::spawn(async move { while tunnel.accept().await.is_some() {} });
-    head
+    stream.write_all(&frame(SETTINGS, ACK, 0, &[])).await.unwrap();
+    stream
 }
 
-/// What a ztunnel grants: windows of 4 MiB for a stream and 16 MiB for all, and frames up to 1 MiB.
-fn ztunnels_settings() -> h2::server::Builder {
-    let mut settings = h2::server::Builder::new();
-    settings.initial_window_size(4 << 20).initial_connection_window_size(16 << 20).max_frame_size(1 << 20);
-    settings
-}
-
-async fn echo(mut body: RecvStream, mut send: h2::SendStream<Bytes>) {
-    while let Some(Ok(data)) = body.data().await {
-        body.flow_control().release_capacity(data.len()).unwrap();
-        send.send_data(data, false).unwrap();
-    }
-    send.send_data(Bytes::from_static(b"."), true).unwrap();
+/// Reads the head of the stream that a caller opens first, and sees that it is whole, bare and open.
+async fn read_connect(stream: &mut ServerTlsStream<TcpStream>) {
+    let asked = read_of(stream, 1).await.unwrap();
+    assert_eq!((asked.kind, asked.flags), (HEADERS, END_HEADERS), "the stream stays open");
+    assert_eq!(asked.payload, CONNECT_TO_8080, "no scheme, no path, nothing besides: {:02x?}", asked.payload);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -153,23 +153,56 @@ async fn an_agent_calls_a_service_behind_a_ztunnel() {
     let mut web = Agent::start(&authority);
     web.call(&authority, "web", "api", &[endpoint("api", listener.local_addr().unwrap(), application)]);
     web.publish().await;
+    let long = "more than a frame holds. ".repeat(40_000);
     let calling = async {
         let mut stream = web.connect().await;
         say(&mut stream, "hello").await;
-        say(&mut stream, &"more than a frame holds. ".repeat(40_000)).await;
+        stream.write_all(long.as_bytes()).await.unwrap();
         stream.shutdown().await.unwrap();
         let mut heard = String::new();
         stream.read_to_string(&mut heard).await.unwrap();
-        assert_eq!(heard, ".");
+        assert_eq!(heard, "and so on", "what came after the caller's own end");
     };
-    let ((), head) = tokio::join!(calling, serve_one(&authority, &listener, StatusCode::OK));
-    assert_eq!((head.method, head.uri.authority().unwrap().as_str()), (Method::CONNECT, "127.0.0.1:8080"));
-    assert_eq!((head.uri.path_and_query(), head.uri.scheme()), (None, None), "a CONNECT has neither");
+    let serving = async {
+        let mut stream = meet(&authority, &listener).await;
+        read_connect(&mut stream).await;
+        stream.write_all(&frame(HEADERS, END_HEADERS, 1, &[0x88])).await.unwrap();
+        let mut heard = Vec::new();
+        let mut is_echoed = false;
+        loop {
+            let data = read_of(&mut stream, 1).await.unwrap();
+            assert_eq!(data.kind, DATA, "a half-close is no reset");
+            heard.extend_from_slice(&data.payload);
+            if heard == b"hello" && !std::mem::replace(&mut is_echoed, true) {
+                stream.write_all(&frame(DATA, 0, 1, b"hello")).await.unwrap();
+            }
+            if data.flags & END_STREAM != 0 {
+                break;
+            }
+        }
+        assert!(heard == ["hello", &long].concat().as_bytes(), "within the windows of a ztunnel, to the last byte");
+        stream.write_all(&frame(DATA, 0, 1, b"and so ")).await.unwrap();
+        stream.write_all(&frame(DATA, END_STREAM, 1, b"on")).await.unwrap();
+        stream
+    };
+    let ((), _stream) = tokio::join!(calling, serving);
+}
 
-    // Its refusal by policy is final, and is counted as one.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_refusal_of_a_ztunnel_is_final() {
+    let authority = Authority::new("mesh.test");
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let application = "127.0.0.1:8080".parse().unwrap();
     let mut web = Agent::start(&authority);
     web.call(&authority, "web", "api", &[endpoint("api", listener.local_addr().unwrap(), application)]);
     web.publish().await;
-    tokio::join!(web.expect_refusal(), serve_one(&authority, &listener, StatusCode::UNAUTHORIZED));
+    let refusing = async {
+        let mut stream = meet(&authority, &listener).await;
+        read_connect(&mut stream).await;
+        let unauthorized = b"\x08\x03401";
+        stream.write_all(&frame(HEADERS, END_HEADERS | END_STREAM, 1, unauthorized)).await.unwrap();
+        stream
+    };
+    let ((), _stream) = tokio::join!(web.expect_refusal(), refusing);
     assert_eq!(web.refused("outbound", "open", "denied"), 1);
 }

@@ -12,6 +12,7 @@ mod strict;
 mod tokens;
 mod told;
 mod traffic;
+mod untaken;
 mod upgrading;
 
 use std::convert::Infallible;

@@ -136,6 +136,18 @@ async fn a_load_balancer_may_ask_how_the_application_is_whatever_the_rules_are()
     let mut post = get("/healthz", &[("host", "x")]);
     *post.method_mut() = http::Method::POST;
     assert_eq!(hear(posting.send_request(post).await.unwrap()).await.status, StatusCode::FORBIDDEN);
+    // What brings something, or asks for a connection of its own, asks for more than that.
+    assert_eq!(
+        edge.ask("/healthz", &[("connection", "upgrade"), ("upgrade", "websocket")]).await,
+        StatusCode::FORBIDDEN
+    );
+    for length in ["content-length: 1", "transfer-encoding: chunked"] {
+        let mut stream = TcpStream::connect(edge.address).await.unwrap();
+        stream.write_all(format!("GET /healthz HTTP/1.1\r\nhost: x\r\n{length}\r\n\r\n").as_bytes()).await.unwrap();
+        let mut heard = [0; 12];
+        stream.read_exact(&mut heard).await.unwrap();
+        assert_eq!(&heard, b"HTTP/1.1 403", "{length}");
+    }
     // Also while nothing is known that could be decided by.
     edge.web.snapshot.policies.clear();
     edge.web.publish().await;

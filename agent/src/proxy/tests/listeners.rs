@@ -56,6 +56,23 @@ async fn l10_of_two_upstreams_with_one_address_the_second_is_refused_naming_both
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn l8_what_the_agent_dials_for_anybody_is_no_call_of_an_upstreams_user() {
+    let mut pair = Pair::start(&["allow web api"]).await;
+    // The processes here are of the agent's user, and so are its checks.
+    pair.web.snapshot.upstreams[0].user = Some(rustix::process::geteuid().as_raw() + 1);
+    pair.web.publish().await;
+    pair.web.expect_refusal().await;
+    assert_eq!(pair.web.refused("outbound", "identify", "other_user"), 1);
+    assert_eq!(pair.echo.accepted(), 0);
+    assert!(pair.web.proxy.leads_on(pair.web.upstream()), "and no check is made there");
+    // The forward proxy has asked whose process it is.
+    let (mut stream, place) = pair.web.proxy.forwarded().dial(pair.web.upstream()).await.unwrap();
+    say(&mut stream, "hello").await;
+    drop((stream, place));
+    pair.web.expect_refusal().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_listener_beyond_loopback_is_refused() {
     let mut pair = Pair::start(&[]).await;
     pair.web.snapshot.upstreams.push(listener("db", SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0))));

@@ -159,13 +159,12 @@ impl Budget {
         let mut tries = 0;
         loop {
             self.limits[api as usize].until_ready().await;
-            let error = match tokio::time::timeout(CALL_MAX, attempt()).await {
-                Ok(Ok(value)) => {
+            let error = match within(CALL_MAX, api, attempt()).await {
+                Ok(value) => {
                     self.metrics.platform_call(api.as_str(), "done");
                     return Ok(value);
                 }
-                Ok(Err(error)) => classify(api, &error),
-                Err(_) => CloudError::Passing { api: api.as_str(), reason: format!("no answer within {CALL_MAX:?}") },
+                Err(error) => error,
             };
             self.metrics.platform_call(api.as_str(), outcome(&error));
             tries += 1;
@@ -174,6 +173,21 @@ impl Budget {
             }
             tokio::time::sleep(backoff(&mut Seeded::from_entropy(), tries)).await;
         }
+    }
+}
+
+/// Makes one call; one that nobody answers in time may be answered when it is made again.
+async fn within<T, E>(
+    patience: Duration,
+    api: Api,
+    attempt: impl Future<Output = Result<T, SdkError<E>>>,
+) -> Result<T, CloudError>
+where
+    E: ProvideErrorMetadata + std::error::Error + 'static,
+{
+    match tokio::time::timeout(patience, attempt).await {
+        Ok(answer) => answer.map_err(|error| classify(api, &error)),
+        Err(_) => Err(CloudError::Passing { api: api.as_str(), reason: format!("no answer within {patience:?}") }),
     }
 }
 
@@ -235,6 +249,18 @@ mod tests {
         }
         let several: std::collections::BTreeSet<Duration> = (0..20).map(|_| backoff(&mut jitter, 6)).collect();
         assert!(several.len() > 10, "not all at once");
+    }
+
+    #[tokio::test]
+    async fn m3_a_call_that_nobody_answers_is_given_up_and_may_be_made_again() {
+        type Answer = Result<(), SdkError<aws_sdk_servicediscovery::operation::list_services::ListServicesError>>;
+        let nobody = within(Duration::from_millis(10), Api::ListServices, std::future::pending::<Answer>()).await;
+        assert!(
+            matches!(&nobody, Err(CloudError::Passing { api: "list_services", reason }) if reason == "no answer within 10ms"),
+            "{nobody:?}"
+        );
+        let somebody = within(CALL_MAX, Api::ListServices, std::future::ready(Answer::Ok(()))).await;
+        assert!(somebody.is_ok(), "{somebody:?}");
     }
 
     #[tokio::test]

@@ -11,7 +11,7 @@ use aws_sdk_servicediscovery::{
     Client,
     types::{
         CustomHealthStatus, FilterCondition, HealthCheckCustomConfig, HealthStatus, HealthStatusFilter,
-        OperationStatus, ServiceFilter, ServiceFilterName, ServiceSummary, ServiceTypeOption, Tag,
+        NamespaceSummary, OperationStatus, ServiceFilter, ServiceFilterName, ServiceSummary, ServiceTypeOption, Tag,
     },
 };
 use aws_smithy_http_client::tls::{Provider, rustls_provider::CryptoMode};
@@ -58,7 +58,7 @@ pub(super) struct Cloud {
     ecs: Option<aws_sdk_ecs::Client>,
     budget: Budget,
     /// The namespaces, by name, and when they were asked for.
-    namespaces: Option<(Instant, BTreeMap<String, String>)>,
+    namespaces: Option<(Instant, Vec<CloudNamespace>)>,
     listed: HashMap<String, Listed>,
     /// What ECS said last of the tasks behind instances.
     tasks: BTreeMap<String, TaskWord>,
@@ -132,24 +132,26 @@ impl Cloud {
         tagged: &BTreeSet<(String, String)>,
     ) -> CloudView {
         let mut view = CloudView::default();
-        match self.namespaces().await {
-            Ok(namespaces) => (view.namespaces, view.is_complete) = (namespaces, true),
+        let namespaces = match self.namespaces().await {
+            Ok(namespaces) => namespaces,
             Err(error) => {
                 view.problems.push(degraded("Cloud Map", &error));
                 return view;
             }
-        }
-        for (name, id) in view.namespaces.clone().iter().filter(|(name, _)| is_wanted(name)) {
-            match self.services(id).await {
+        };
+        view.is_complete = true;
+        (view.namespaces, view.shared_names) = by_name(&namespaces);
+        for namespace in namespaces.iter().filter(|namespace| is_wanted(&namespace.name)) {
+            match self.services(&namespace.id).await {
                 Ok(services) => {
                     for summary in services {
-                        let service = self.service(name, &summary, tagged, &mut view.problems).await;
+                        let service = self.service(namespace, &summary, tagged, &mut view.problems).await;
                         view.services.extend(service);
                     }
                 }
                 Err(error) => {
-                    view.unseen.insert(name.clone());
-                    view.problems.push(degraded(&format!("Cloud Map namespace {name}"), &error));
+                    view.unseen.insert(namespace.name.clone());
+                    view.problems.push(degraded(&format!("Cloud Map namespace {}", namespace.name), &error));
                 }
             }
         }
@@ -160,7 +162,7 @@ impl Cloud {
         view
     }
 
-    async fn namespaces(&mut self) -> Result<BTreeMap<String, String>, CloudError> {
+    async fn namespaces(&mut self) -> Result<Vec<CloudNamespace>, CloudError> {
         if let Some((_, known)) = self.namespaces.as_ref().filter(|(at, _)| at.elapsed() < NAMESPACES_AGE_MAX) {
             return Ok(known.clone());
         }
@@ -168,13 +170,10 @@ impl Cloud {
         loop {
             let call = || self.client.list_namespaces().set_next_token(token.clone()).send();
             let page = self.budget.call(Api::ListNamespaces, call).await?;
-            for namespace in page.namespaces() {
-                if let (Some(name), Some(id)) = (namespace.name(), namespace.id()) {
-                    found.insert(name.to_owned(), id.to_owned());
-                }
-            }
+            found.extend(page.namespaces().iter().filter_map(CloudNamespace::read).map(|one| (one.id.clone(), one)));
             token = page.next_token().map(str::to_owned);
             if token.is_none() {
+                let found: Vec<CloudNamespace> = found.into_values().collect();
                 self.namespaces = Some((at, found.clone()));
                 return Ok(found);
             }
@@ -202,14 +201,14 @@ impl Cloud {
 
     async fn service(
         &mut self,
-        namespace: &str,
+        namespace: &CloudNamespace,
         summary: &ServiceSummary,
         tagged: &BTreeSet<(String, String)>,
         problems: &mut Vec<ConnectorProblem>,
     ) -> Option<CloudService> {
         let (id, name) = (summary.id()?.to_owned(), summary.name()?.to_owned());
-        let subject = format!("Cloud Map service {namespace}/{name}");
-        let tags = match summary.arn().filter(|_| tagged.contains(&(namespace.to_owned(), name.clone()))) {
+        let subject = format!("Cloud Map service {}/{name}", namespace.name);
+        let tags = match summary.arn().filter(|_| tagged.contains(&(namespace.name.clone(), name.clone()))) {
             Some(arn) => match self.tags(arn).await {
                 Ok(tags) => Some(tags),
                 Err(error) => {
@@ -219,7 +218,7 @@ impl Cloud {
             },
             None => None,
         };
-        let instances = match self.instances(namespace, &id, &name).await {
+        let instances = match self.instances(&namespace.http_name, &id, &name).await {
             Ok(instances) => Some(instances),
             Err(error) => {
                 problems.push(degraded(&subject, &error));
@@ -227,7 +226,7 @@ impl Cloud {
             }
         };
         let has_custom_health = summary.health_check_custom_config().is_some();
-        Some(CloudService { id, name, namespace: namespace.to_owned(), has_custom_health, tags, instances })
+        Some(CloudService { id, name, namespace: namespace.name.clone(), has_custom_health, tags, instances })
     }
 
     async fn tags(&self, arn: &str) -> Result<BTreeMap<String, String>, CloudError> {
@@ -368,6 +367,39 @@ impl Cloud {
     }
 }
 
+/// Is a namespace as it is listed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct CloudNamespace {
+    id: String,
+    /// What it is called; several may be called so.
+    name: String,
+    /// What `DiscoverInstances` knows it by: its name, or where another one has that, one with a hash behind it.
+    http_name: String,
+}
+
+impl CloudNamespace {
+    fn read(summary: &NamespaceSummary) -> Option<Self> {
+        let (id, name) = (summary.id()?.to_owned(), summary.name()?.to_owned());
+        let http = summary.properties().and_then(|properties| properties.http_properties());
+        let http_name = http.and_then(|http| http.http_name()).filter(|http_name| !http_name.is_empty());
+        let http_name = http_name.unwrap_or(&name).to_owned();
+        Some(Self { id, name, http_name })
+    }
+}
+
+/// Returns the ids of those whose name is their own, and the names that several have.
+fn by_name(namespaces: &[CloudNamespace]) -> (BTreeMap<String, String>, BTreeSet<String>) {
+    let mut ids: BTreeMap<String, String> = BTreeMap::new();
+    let mut shared = BTreeSet::new();
+    for namespace in namespaces {
+        if ids.insert(namespace.name.clone(), namespace.id.clone()).is_some() {
+            shared.insert(namespace.name.clone());
+        }
+    }
+    ids.retain(|name, _| !shared.contains(name));
+    (ids, shared)
+}
+
 fn health_of(status: Option<&HealthStatus>) -> Health {
     match status {
         Some(HealthStatus::Healthy) => Health::Healthy,
@@ -382,7 +414,31 @@ pub(super) fn degraded(subject: &str, error: &CloudError) -> ConnectorProblem {
 
 #[cfg(test)]
 mod tests {
+    use aws_sdk_servicediscovery::types::{HttpProperties, NamespaceProperties};
+
     use super::*;
+
+    #[test]
+    fn m2_namespaces_of_one_name_are_told_apart_and_asked_for_by_the_name_that_is_their_own() {
+        let summary = |id: &str, name: &str, http_name: Option<&str>| {
+            let http = http_name.map(|name| HttpProperties::builder().http_name(name).build());
+            let properties = NamespaceProperties::builder().set_http_properties(http).build();
+            NamespaceSummary::builder().id(id).name(name).properties(properties).build()
+        };
+        let listed = [
+            summary("ns-1", "shop.local", Some("shop.local")),
+            summary("ns-2", "shop.local", Some("shop.local-4f2a")),
+            summary("ns-3", "pay", None),
+        ];
+        let found: Vec<CloudNamespace> = listed.iter().filter_map(CloudNamespace::read).collect();
+        let asked: Vec<&str> = found.iter().map(|one| one.http_name.as_str()).collect();
+        assert_eq!(asked, ["shop.local", "shop.local-4f2a", "pay"]);
+        for order in [found.clone(), found.into_iter().rev().collect()] {
+            let (ids, shared) = by_name(&order);
+            assert_eq!(ids, BTreeMap::from([("pay".to_owned(), "ns-3".to_owned())]), "in whatever order they come");
+            assert_eq!(shared, BTreeSet::from(["shop.local".to_owned()]));
+        }
+    }
 
     #[tokio::test]
     async fn only_names_below_localhost_are_this_machine_without_asking() {

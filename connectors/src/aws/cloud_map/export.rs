@@ -105,7 +105,12 @@ pub fn export(
         plan.problems.push(ConnectorProblem { kind, subject: subject.clone(), reason });
     };
     let Some(namespace_id) = view.namespaces.get(&rule.namespace) else {
-        if view.is_complete {
+        if view.shared_names.contains(&rule.namespace) {
+            problem(
+                ProblemKind::Refused,
+                "several namespaces are called so: export to one whose name is its own".to_owned(),
+            );
+        } else if view.is_complete {
             problem(ProblemKind::Refused, "there is no such namespace: make it, or export to another".to_owned());
         }
         return plan;

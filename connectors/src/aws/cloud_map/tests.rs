@@ -227,6 +227,10 @@ fn m2_what_somebody_else_made_or_marked_is_reported_and_left_alone() {
     assert_eq!(plan_of(&view(vec![there]), &[]).actions, [], "nor are they removed");
     let nowhere = CloudView { namespaces: BTreeMap::new(), ..view(vec![]) };
     assert!(plan_of(&nowhere, &[]).problems[0].reason.contains("no such namespace"));
+    let shared = CloudView { shared_names: BTreeSet::from(["shop".to_owned()]), ..nowhere };
+    let plan = plan_of(&shared, &[exported("n1/api", 80, true)]);
+    assert_eq!(plan.actions, [], "nobody says which of them is meant");
+    assert!(plan.problems[0].reason.contains("several namespaces are called so"), "{plan:?}");
 }
 
 #[test]

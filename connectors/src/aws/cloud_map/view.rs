@@ -57,8 +57,10 @@ pub enum TaskWord {
 /// Is all that was seen.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct CloudView {
-    /// The ids of the namespaces by their names.
+    /// The ids of the namespaces by their names, of those that alone are called so.
     pub namespaces: BTreeMap<String, String>,
+    /// The names that several namespaces have: those of private DNS may, each in a network of its own.
+    pub shared_names: BTreeSet<String>,
     /// The services that were seen.
     pub services: Vec<CloudService>,
     /// The namespaces whose services could not be listed to the end.

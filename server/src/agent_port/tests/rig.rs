@@ -21,6 +21,7 @@ use serde::de::DeserializeOwned;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use wire::agent_protocol::{ClientFrame, JoinRequest, JoinResponse, ServerFrame};
 use wire::cluster_key::{ClusterKey, ClusterKeys};
@@ -79,6 +80,7 @@ impl Rig {
             periods: config.periods(),
             api: api::passed_on_router(state),
             bounds,
+            data_dir: None,
         };
         let stop = CancellationToken::new();
         tokio::spawn(super::super::serve(listener, settings, consensus, metrics.clone(), stop.clone()));
@@ -198,14 +200,31 @@ impl Rig {
     }
 
     pub(crate) async fn connect(&self, config: rustls::ClientConfig) -> Peer {
-        let tcp = TcpStream::connect(self.address()).await.unwrap();
-        let name = ServerName::from(self.address().ip());
-        let tls = TlsConnector::from(Arc::new(config)).connect(name, tcp).await.unwrap();
-        let (sender, driver) = http2::handshake(TokioExecutor::new(), TokioIo::new(tls)).await.unwrap();
+        let (sender, driver) =
+            http2::handshake(TokioExecutor::new(), TokioIo::new(self.tls(config).await)).await.unwrap();
         tokio::spawn(async move {
             let _ = driver.await;
         });
         Peer { sender }
+    }
+
+    /// Completes TLS, and says nothing yet.
+    pub(crate) async fn tls(&self, config: rustls::ClientConfig) -> TlsStream<TcpStream> {
+        let tcp = TcpStream::connect(self.address()).await.unwrap();
+        let name = ServerName::from(self.address().ip());
+        TlsConnector::from(Arc::new(config)).connect(name, tcp).await.unwrap()
+    }
+
+    /// Connects with a certificate as one who reads nothing of what it is answered; the second part is over when the connection
+    /// is.
+    pub(crate) async fn connect_deaf(&self, identity: &TlsIdentity) -> (Peer, impl Future<Output = ()> + use<>) {
+        let trust_domain = self.catalog().mesh().unwrap().trust_domain.clone();
+        let tls = self.tls(agent_port_client_config(self.anchors(), trust_domain, identity)).await;
+        let mut builder = http2::Builder::new(TokioExecutor::new());
+        builder.initial_stream_window_size(0).adaptive_window(false);
+        let (sender, driver) = builder.handshake(TokioIo::new(tls)).await.unwrap();
+        let driver = tokio::spawn(async move { drop(driver.await) });
+        (Peer { sender }, async { tokio::time::timeout(PATIENCE, driver).await.unwrap().unwrap() })
     }
 
     /// Enrols an agent that may stand before `services`.
@@ -321,6 +340,11 @@ pub(crate) struct Stream {
 impl Stream {
     pub(crate) fn say(&self, frame: &ClientFrame) {
         self.frames.send(encode_frame(frame).unwrap()).unwrap();
+    }
+
+    /// Ends what the agent says, and goes on listening.
+    pub(crate) fn say_no_more(&mut self) {
+        self.frames = mpsc::unbounded_channel().0;
     }
 
     /// Says what this release has no frame for.

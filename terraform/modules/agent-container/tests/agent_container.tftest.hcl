@@ -45,7 +45,7 @@ run "the_agent_has_one_port_no_volume_no_secret_and_no_rights" {
     error_message = "no capabilities: ${jsonencode(output.agent_container.linuxParameters)}"
   }
   assert {
-    condition     = length(setintersection(keys(output.agent_container), ["secrets", "logConfiguration", "privileged"])) == 0
+    condition     = length(setintersection(keys(output.agent_container), ["secrets", "logConfiguration", "privileged", "memory", "cpu"])) == 0
     error_message = "no secret, and what nobody asked for is left out: ${jsonencode(keys(output.agent_container))}"
   }
   assert {
@@ -146,6 +146,37 @@ run "a_log_configuration_is_handed_on_as_it_is" {
   }
 }
 
+run "what_else_the_agent_may_be_told_and_take_is_handed_on" {
+  command = plan
+
+  variables {
+    settings         = { access_log = "-", drain_deadline = "60s" }
+    service_settings = { checks = [{ name = "up", http = "http://127.0.0.1:8080/", interval = "5s" }] }
+    environment      = { WEFT_LOG_FORMAT = "json" }
+    memory           = 128
+    cpu              = 64
+    stop_timeout     = 70
+  }
+  assert {
+    condition     = jsondecode(output.config).access_log == "-" && jsonencode(jsondecode(output.config).servers) == jsonencode(var.servers)
+    error_message = output.config
+  }
+  assert {
+    condition     = jsondecode(output.config).service.checks[0].interval == "5s" && jsondecode(output.config).service.name == "web"
+    error_message = output.config
+  }
+  assert {
+    condition = jsonencode(output.agent_container.environment) == jsonencode([
+      { name = "WEFT_CONFIG", value = output.config }, { name = "WEFT_LOG_FORMAT", value = "json" },
+    ])
+    error_message = jsonencode(output.agent_container.environment)
+  }
+  assert {
+    condition     = jsonencode([output.agent_container.memory, output.agent_container.cpu, output.agent_container.stopTimeout]) == jsonencode([128, 64, 70])
+    error_message = jsonencode(output.agent_container)
+  }
+}
+
 run "a_task_that_only_calls_has_no_port" {
   command = plan
 
@@ -167,11 +198,11 @@ run "a_task_that_is_called_says_so_and_as_whom" {
   }
 }
 
-run "applications_wait_for_an_agent_that_says_it_is_ready" {
+run "applications_wait_for_an_agent_that_has_been_ready_and_tasks_do_not_end_by_what_it_lacks_later" {
   command = plan
 
   assert {
-    condition     = jsonencode(output.agent_container.healthCheck.command) == jsonencode(["CMD", "weft", "exec", "--wait", "2s", "--print"])
+    condition     = jsonencode(output.agent_container.healthCheck.command) == jsonencode(["CMD", "weft", "exec", "--started", "--wait", "2s"])
     error_message = jsonencode(output.agent_container.healthCheck)
   }
   assert {

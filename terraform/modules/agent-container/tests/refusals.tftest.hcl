@@ -415,3 +415,66 @@ run "a_log_configuration_without_a_driver" {
   }
   expect_failures = [var.log_configuration]
 }
+
+run "memory_that_no_agent_lives_by" {
+  command = plan
+
+  variables {
+    memory = 8
+  }
+  expect_failures = [var.memory]
+}
+
+run "half_a_unit_of_cpu" {
+  command = plan
+
+  variables {
+    cpu = 0.5
+  }
+  expect_failures = [var.cpu]
+}
+
+run "a_stop_that_fargate_does_not_wait_for" {
+  command = plan
+
+  variables {
+    stop_timeout = 300
+  }
+  expect_failures = [var.stop_timeout]
+}
+
+run "settings_that_say_what_a_variable_says" {
+  command = plan
+
+  variables {
+    settings = { servers = ["elsewhere.example:8300"] }
+  }
+  expect_failures = [var.settings]
+}
+
+run "settings_that_are_no_object" {
+  command = plan
+
+  variables {
+    settings = "access_log"
+  }
+  expect_failures = [var.settings]
+}
+
+run "a_service_that_is_named_twice" {
+  command = plan
+
+  variables {
+    service_settings = { name = "api" }
+  }
+  expect_failures = [var.service_settings]
+}
+
+run "a_variable_that_the_module_writes" {
+  command = plan
+
+  variables {
+    environment = { WEFT_CONFIG = "{}" }
+  }
+  expect_failures = [var.environment]
+}

@@ -1,6 +1,7 @@
 use serde_json::json;
 
-use super::super::testing::{ISSUER, Issuer, Website, ok};
+use super::super::TokenRules;
+use super::super::testing::{ISSUER, Issuer, Website, claims, ok};
 use super::*;
 use crate::web::DOCUMENT_BYTES_MAX;
 
@@ -10,6 +11,31 @@ fn fresh() -> Freshness {
 
 fn keys() -> KeySet {
     KeySet::from_jwks(Issuer::new().jwks("k1").to_string().as_bytes()).unwrap()
+}
+
+#[test]
+fn j1_a_token_that_names_no_key_costs_a_few_tries() {
+    let issuers: Vec<Issuer> = (0..9).map(|_| Issuer::new()).collect();
+    let named = |number: usize| issuers[number].jwks(&format!("k{number}"))["keys"][0].clone();
+    let set = json!({"keys": (0..9).map(named).collect::<Vec<_>>()});
+    let keys = KeySet::from_jwks(set.to_string().as_bytes()).unwrap();
+    let rules = TokenRules {
+        issuer: ISSUER.to_owned(),
+        audiences: Vec::new(),
+        algorithms: catalog::JwtAlgorithm::ALL.to_vec(),
+        clock_skew: Duration::ZERO,
+    };
+    let counts = |keys: &KeySet, number: usize, kid: Option<&str>| {
+        let mut header = jsonwebtoken::Header::new(jsonwebtoken::Algorithm::ES256);
+        header.kid = kid.map(str::to_owned);
+        let token = issuers[number].sign(&header, &claims(&json!({})));
+        rules.check(&rules.read(&token).unwrap(), keys, crate::crypto::now()).unwrap().is_some()
+    };
+    assert!(counts(&keys, 7, None));
+    assert!(!counts(&keys, 8, None), "that is one too many");
+    assert!(counts(&keys, 8, Some("k8")));
+    let nameless = KeySet::from_pem(&issuers.iter().map(Issuer::public_pem).collect::<Vec<_>>()).unwrap();
+    assert!(counts(&nameless, 8, None) && counts(&nameless, 8, Some("any")), "nobody could name those");
 }
 
 #[test]

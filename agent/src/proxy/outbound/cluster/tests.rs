@@ -119,6 +119,17 @@ fn weights_are_shares() {
     assert_eq!(in_turn(&[1, 1, 1]), [0, 1, 2]);
     assert_eq!(in_turn(&[4, 2]), [0, 1, 0], "none stands together without need");
     assert_eq!(in_turn(&[0, 7]), [1]);
+    // More than anybody counts through.
+    let before = std::time::Instant::now();
+    let (mut weights, count) =
+        (vec![1; 50_000], |turns: &[u32], number| turns.iter().filter(|one| **one == number).count());
+    assert!(in_turn(&weights).into_iter().eq(0..50_000));
+    weights[7] = 3;
+    let turns = in_turn(&weights);
+    assert_eq!((turns.len(), count(&turns, 7), count(&turns, 8)), (50_001, 2, 1));
+    let places: Vec<usize> = (0..turns.len()).filter(|place| turns[*place] == 7).collect();
+    assert!(places[1] - places[0] > 10_000, "{places:?}");
+    assert!(before.elapsed() < std::time::Duration::from_secs(10));
     let many = in_turn(&[1_000_000, 1]);
     assert!(many.len() <= 1_025 && many.contains(&1), "the least has its turn, and the order an end");
     let one_after_the_other: Vec<usize> = {

@@ -16,7 +16,7 @@ use tokio::net::TcpListener;
 use super::traffic::{route, serve_too, settle, status_of};
 use super::upgrading::WEBSOCKET;
 use super::{Application, Heard, HttpPair, get, hear};
-use crate::proxy::tests::agents::{DEADLINE, Pair, eventually, say};
+use crate::proxy::tests::agents::{DEADLINE, Pair, endpoint, eventually, say};
 use crate::proxy::tests::certificates::service_key;
 
 /// How long an attempt takes at least, and how long all of them may.
@@ -83,6 +83,38 @@ async fn the_time_until_an_answer_begins_is_that_of_all_attempts_together() {
     // Without it the last of them says how it went.
     route(&mut pair, RouteDestination::default()).await;
     assert_eq!(status_of(&pair).await, StatusCode::SERVICE_UNAVAILABLE);
+}
+
+/// Has `web` know of an instance of `api` whose connections are taken and where nobody ever says a word, and give requests so
+/// long.
+async fn with_a_silent_instance(pair: &mut HttpPair, request_timeout: Duration) -> TcpListener {
+    let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = silent.local_addr().unwrap();
+    let instance = endpoint("api", address, address);
+    pair.web.snapshot.endpoints.get_mut(&service_key("api")).unwrap().push(instance);
+    let request_timeout_ms = Some(u64::try_from(request_timeout.as_millis()).unwrap());
+    route(pair, RouteDestination { request_timeout_ms, ..RouteDestination::default() }).await;
+    silent
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_instance_that_is_not_reached_is_put_aside_however_short_the_time_of_a_request() {
+    // There is time for another one.
+    let mut pair = HttpPair::start(&["allow web api"]).await;
+    let _silent = with_a_silent_instance(&mut pair, Duration::from_secs(10)).await;
+    let deadline = Instant::now() + 2 * DEADLINE;
+    while pair.web.ejected("unreachable") == 0 {
+        assert!(Instant::now() < deadline, "the silent one is never put aside");
+        assert_eq!(status_of(&pair).await, StatusCode::OK);
+    }
+    // There is none, and yet it is seen.
+    let mut pair = HttpPair::start(&["allow web api"]).await;
+    let _silent = with_a_silent_instance(&mut pair, Duration::from_millis(500)).await;
+    let deadline = Instant::now() + DEADLINE;
+    while pair.web.ejected("unreachable") == 0 {
+        assert!(Instant::now() < deadline, "what was not reached is asked again and again");
+        status_of(&pair).await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

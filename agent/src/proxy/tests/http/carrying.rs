@@ -240,14 +240,24 @@ async fn p6_no_request_fails_while_the_called_agent_takes_one_leaf_after_the_oth
     const LEAVES: u64 = 40;
     let mut pair = HttpPair::start(&["allow web api"]).await;
     let (over, answered) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
-    let mut asking = Vec::new();
-    for _ in 0..4 {
+    let mut callers = Vec::new();
+    for number in 0..4 {
         let (mut sender, over, answered) = (pair.http1().await, Arc::clone(&over), Arc::clone(&answered));
-        asking.push(tokio::spawn(async move {
+        // Half of them have something to say, and are told it back.
+        let said = vec![b'x'; number % 2 * 1024];
+        callers.push(tokio::spawn(async move {
             while !over.load(Ordering::Relaxed) {
                 sender.ready().await.unwrap();
-                let heard = hear(sender.send_request(get("/", &[("host", "api")])).await.unwrap()).await;
-                assert_eq!(heard.status, StatusCode::OK, "{:?}", heard.headers);
+                let (request, speaker) = asking(Method::POST, "/", &[("host", "api")]);
+                let request = if said.is_empty() { get("/", &[("host", "api")]) } else { request };
+                let (answer, ()) = tokio::join!(sender.send_request(request), async {
+                    if !said.is_empty() {
+                        speaker.say(said.clone()).await;
+                    }
+                    drop(speaker);
+                });
+                let heard = hear(answer.unwrap()).await;
+                assert_eq!((heard.status, heard.body.len()), (StatusCode::OK, said.len()), "{:?}", heard.headers);
                 answered.fetch_add(1, Ordering::Relaxed);
             }
         }));
@@ -262,7 +272,7 @@ async fn p6_no_request_fails_while_the_called_agent_takes_one_leaf_after_the_oth
         pair.api.publish().await;
     }
     over.store(true, Ordering::Relaxed);
-    for asked in asking {
-        asked.await.unwrap();
+    for caller in callers {
+        caller.await.unwrap();
     }
 }

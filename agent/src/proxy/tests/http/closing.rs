@@ -237,6 +237,65 @@ async fn l5_a_deny_ends_the_upload_of_a_caller_that_does_not_read() {
     }
 }
 
+/// An application that gives a whole answer at once, and reads on for as long as it is told something.
+async fn hasty(listener: tokio::net::TcpListener) {
+    let (mut stream, _) = listener.accept().await.unwrap();
+    stream.read_exact(&mut [0; 10]).await.unwrap();
+    stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok").await.unwrap();
+    let _ = stream.read_to_end(&mut Vec::new()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn l5_l6_a_request_that_is_answered_whole_feeds_its_application_no_more() {
+    let mut pair = HttpPair::start(&["allow web api"]).await;
+    for is_http2 in [true, false] {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        pair.api.snapshot.locals.get_mut(&service_key("api")).unwrap()[0].port = port;
+        pair.api.publish().await;
+        let application = tokio::spawn(hasty(listener));
+        let saying = if is_http2 {
+            let stream = pair.dial("web", Some(b"h2")).await;
+            let (requests, connection) = h2::client::handshake(stream).await.unwrap();
+            tokio::spawn(connection);
+            let request = http::Request::post("http://api/").header("x-weft-version", "1.1").body(()).unwrap();
+            let (answer, mut send) = requests.ready().await.unwrap().send_request(request, false).unwrap();
+            send.send_data("x".into(), false).unwrap();
+            let mut body = answer.await.unwrap().into_body();
+            assert_eq!(body.data().await.unwrap().unwrap(), "ok");
+            assert!(body.data().await.is_none(), "the answer is whole");
+            // A caller that minds nothing, as no agent is.
+            tokio::spawn(async move {
+                while send.send_data("x".into(), false).is_ok() {
+                    tokio::time::sleep(Duration::from_millis(10)).await;
+                }
+            })
+        } else {
+            let mut stream = pair.dial("web", None).await;
+            stream
+                .write_all(b"POST / HTTP/1.1\r\nhost: api\r\ntransfer-encoding: chunked\r\n\r\n1\r\nx\r\n")
+                .await
+                .unwrap();
+            let mut heard = Vec::new();
+            while !heard.ends_with(b"\r\n\r\nok") {
+                heard.push(stream.read_u8().await.unwrap());
+            }
+            tokio::spawn(async move {
+                while stream.write_all(b"1\r\nx\r\n").await.is_ok() {
+                    tokio::time::sleep(Duration::from_millis(10)).await;
+                }
+            })
+        };
+        tokio::time::timeout(DEADLINE, application).await.expect("the application is told no more").unwrap();
+        if is_http2 {
+            eventually("the stream is reset", || saying.is_finished()).await;
+        }
+        saying.abort();
+        eventually("nothing is left open", || pair.api.proxy.open_streams() == 0).await;
+    }
+    eventually("both are counted", || pair.api.closed("inbound", "done") == 2).await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn l2_a_connection_over_which_nothing_is_asked_ends_in_time() {
     let mut pair = HttpPair::start(&["allow web api"]).await;

@@ -2,6 +2,7 @@
 
 use std::net::Ipv4Addr;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use catalog::Action;
 use http::StatusCode;
@@ -12,6 +13,7 @@ use tokio::net::{TcpListener, TcpStream};
 
 use super::carrying::connect;
 use super::{HttpPair, get, hear, over_http1};
+use crate::proxy::Limits;
 use crate::proxy::tests::agents::{DEADLINE, eventually};
 use crate::proxy::tests::certificates::service_key;
 
@@ -49,6 +51,34 @@ async fn a_websocket_passes_through_and_a_deny_cuts_it() {
     }
     eventually("all are counted", || {
         pair.api.closed("inbound", "intention") == 3 && pair.web.proxy.open_streams() == 0
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn l6_a_half_closed_websocket_may_not_be_silent_for_ever() {
+    let limits = Limits { half_closed_silence_max: Duration::from_millis(100), ..Limits::default() };
+    let told = Default::default();
+    let mut pair = HttpPair::start_within(limits, &["allow web api"], catalog::Protocol::Http, told).await;
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    pair.api.snapshot.locals.get_mut(&service_key("api")).unwrap()[0].port = listener.local_addr().unwrap().port();
+    pair.api.publish().await;
+    let mut stream = pair.dial("web", None).await;
+    stream
+        .write_all(b"GET / HTTP/1.1\r\nhost: api\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n")
+        .await
+        .unwrap();
+    // It grants the change, hears the end of what it is told, and says nothing more for ever.
+    let (mut application, _) = listener.accept().await.unwrap();
+    application.read_exact(&mut [0; 10]).await.unwrap();
+    let granted = b"HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n";
+    application.write_all(granted).await.unwrap();
+    let mut heard = [0; 12];
+    stream.read_exact(&mut heard).await.unwrap();
+    assert_eq!(&heard, b"HTTP/1.1 101");
+    stream.shutdown().await.unwrap();
+    eventually("it is closed, and counted", || {
+        pair.api.closed("inbound", "half_closed_silent") == 1 && pair.api.proxy.open_streams() == 0
     })
     .await;
 }
