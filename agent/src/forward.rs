@@ -210,7 +210,10 @@ async fn pass_on(
     let (mut sender, connection) = client::handshake(TokioIo::new(stream)).await.map_err(|error| failed(&error))?;
     // How it ended is told to whoever reads the answer.
     tokio::spawn(async move { drop((connection.await, forwarded)) });
-    let answer = sender.send_request(Request::from_parts(parts, body)).await.map_err(|error| failed(&error))?;
+    let asked = sender.send_request(Request::from_parts(parts, body));
+    // A request that is put in its queue as the connection ends comes back only when the queue goes.
+    drop(sender);
+    let answer = asked.await.map_err(|error| failed(&error))?;
     Ok(answer.map(|body| body.boxed_unsync()))
 }
 

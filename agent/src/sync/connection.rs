@@ -1,6 +1,7 @@
 //! One HTTP/2 connection to a server's agent port, shared by everything that asks something of a server.
 
 use std::io;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,6 +18,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 use wire::agent_protocol;
 use wire::tls::PeerRejected;
@@ -27,6 +29,8 @@ const PING_TIMEOUT: Duration = Duration::from_secs(5);
 const PING_INTERVAL: Duration = Duration::from_secs(5);
 /// Time for TCP and TLS handshakes together.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(8);
+/// A question that has no answer for so long after its connection ended gets none.
+const LOST_AFTER: Duration = Duration::from_secs(1);
 /// The bound on the body of an answer that is read whole.
 const ANSWER_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// The bound on the body of an answer that says why not.
@@ -114,6 +118,14 @@ pub(crate) enum CallError {
         #[source]
         source: hyper::Error,
     },
+    /// The connection ended before the question was taken up.
+    #[error("the connection to server {server} ended as {path} was asked")]
+    Gone {
+        /// The server.
+        server: String,
+        /// What was asked.
+        path: &'static str,
+    },
     /// The answer took too long.
     #[error("server {server} did not answer {path} within {timeout:?}")]
     Timeout {
@@ -173,6 +185,7 @@ pub(crate) struct Connection {
     sender: http2::SendRequest<Body>,
     server: Arc<str>,
     driver: Arc<AbortOnDropHandle<()>>,
+    ended: CancellationToken,
 }
 
 impl Connection {
@@ -208,12 +221,15 @@ impl Connection {
             .handshake(TokioIo::new(stream))
             .await
             .map_err(|source| ConnectError::Http { server: name(), source })?;
+        let ended = CancellationToken::new();
+        let ending = ended.clone().drop_guard();
         let driver = tokio::spawn(async move {
             // How it ended is told to whoever waits for an answer on it.
             let _ = driver.await;
+            drop(ending);
         });
         let driver = Arc::new(AbortOnDropHandle::new(driver));
-        Ok(Self { sender, server: Arc::from(server), driver })
+        Ok(Self { sender, server: Arc::from(server), driver, ended })
     }
 
     /// Whether requests can still be sent.
@@ -275,7 +291,17 @@ impl Connection {
         let mut sender = self.sender.clone();
         let transport = |source| CallError::Transport { server: self.server.to_string(), path, source };
         sender.ready().await.map_err(transport)?;
-        sender.send_request(request).await.map_err(transport)
+        let mut asked = pin!(sender.send_request(request));
+        let answered = tokio::select! {
+            biased;
+            answered = &mut asked => Ok(answered),
+            () = self.ended.cancelled() => tokio::time::timeout(LOST_AFTER, asked).await,
+        };
+        match answered {
+            Ok(answered) => answered.map_err(transport),
+            // What is put in its queue as the connection ends is taken out by nobody.
+            Err(_) => Err(CallError::Gone { server: self.server.to_string(), path }),
+        }
     }
 
     /// Reads why the server did not do what it was asked.

@@ -1,6 +1,7 @@
 //! Which cluster is talked to, and as whom; and how its pods' nodes are told from those of another one.
 
 use std::str::FromStr;
+use std::time::Duration;
 
 use kube::{Client, Config};
 
@@ -56,6 +57,9 @@ pub enum ClusterError {
     Unusable(#[source] Box<kube::Error>),
 }
 
+/// How long an API server may say nothing of what it was asked.
+const SILENCE_MAX: Duration = Duration::from_secs(295);
+
 /// Makes a client of the cluster that this process runs in, or that `KUBECONFIG` names, and returns it with the namespace
 /// that this process runs in, or that is chosen there. Nothing is sent.
 ///
@@ -63,7 +67,9 @@ pub enum ClusterError {
 /// [`ClusterError`] where there is none.
 pub async fn client() -> Result<(Client, String), ClusterError> {
     wire::crypto::install_provider();
-    let config = Config::infer().await.map_err(|error| ClusterError::Unknown(Box::new(error)))?;
+    let mut config = Config::infer().await.map_err(|error| ClusterError::Unknown(Box::new(error)))?;
+    // A watch is silent for at most 290 s; a list whose answer never comes would stop a mirror for ever.
+    (config.read_timeout, config.reset_reader_on_write) = (Some(SILENCE_MAX), true);
     let namespace = config.default_namespace.clone();
     let client = Client::try_from(config).map_err(|error| ClusterError::Unusable(Box::new(error)))?;
     Ok((client, namespace))

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -10,9 +11,10 @@ use bytes::Bytes;
 use h2::client as http2;
 use http::header::{AUTHORIZATION, HeaderMap, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, WWW_AUTHENTICATE};
 use http::{Request, Response, StatusCode, Version};
-use hyper::client::conn::http1;
+use hyper::body::Incoming;
+use hyper::client::conn::{TrySendError, http1};
 use hyper_util::rt::TokioIo;
-use tokio::task::AbortHandle;
+use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use super::body::Received;
@@ -102,22 +104,50 @@ struct Idle {
 /// that has answered is told no more.
 #[derive(Debug)]
 pub(crate) struct Http1 {
-    pub(super) sender: http1::SendRequest<Question>,
-    driving: AbortHandle,
+    sender: http1::SendRequest<Question>,
+    driving: Driving,
+}
+
+/// Is the task that reads and writes a connection.
+#[derive(Debug)]
+struct Driving {
+    task: JoinHandle<()>,
     is_left_open: bool,
 }
 
 impl Http1 {
+    /// Asks over it and waits for the head of the answer. The connection comes with it where it goes on.
+    pub(super) async fn ask(
+        self,
+        request: Request<Question>,
+    ) -> Result<(Response<Incoming>, Option<Self>), TrySendError<Request<Question>>> {
+        let Self { mut sender, mut driving } = self;
+        let mut answering = pin!(sender.try_send_request(request));
+        let answered = tokio::select! {
+            biased;
+            answered = &mut answering => Some(answered),
+            _ = &mut driving.task => None,
+        };
+        match answered {
+            Some(answered) => Ok((answered?, Some(Self { sender, driving }))),
+            None => {
+                // What was put in its queue as it ended is taken out by nobody, and comes back only when the queue goes.
+                drop(sender);
+                Ok((answering.await?, None))
+            }
+        }
+    }
+
     /// Leaves it to the bytes of an upgrade that was granted.
     pub(super) fn leave_open(&mut self) {
-        self.is_left_open = true;
+        self.driving.is_left_open = true;
     }
 }
 
-impl Drop for Http1 {
+impl Drop for Driving {
     fn drop(&mut self) {
         if !self.is_left_open {
-            self.driving.abort();
+            self.task.abort();
         }
     }
 }
@@ -136,8 +166,8 @@ struct Shared {
 /// Is a request's hold on a connection, for as long as its answer comes over it.
 #[derive(Debug)]
 pub(crate) enum Held {
-    /// All of the connection, and whether anybody may ask over it next.
-    Http1 { address: SocketAddr, connection: Http1, is_anybodys: bool },
+    /// All of the connection where it goes on, and whether anybody may ask over it next.
+    Http1 { address: SocketAddr, connection: Option<Http1>, is_anybodys: bool },
     /// One stream of it, and the body of the request where it has one.
     Http2 { shared: SharedLease, pump: Option<Pump> },
 }
@@ -150,7 +180,9 @@ impl Held {
     /// Gives the connection back for the next request.
     pub(crate) fn give_back(self, room: &Room) {
         match self {
-            Self::Http1 { address, connection, is_anybodys: true } => room.applications.put(address, connection),
+            Self::Http1 { address, connection: Some(connection), is_anybodys: true } => {
+                room.applications.put(address, connection);
+            }
             Self::Http1 { .. } => {}
             Self::Http2 { shared, pump } => drop((pump, shared)),
         }
@@ -175,33 +207,52 @@ async fn send_http1(
     address: SocketAddr,
     mut request: Request<Question>,
 ) -> Result<(Response<Received>, Held), SendError> {
-    let no_answer = |source| SendError::NoAnswer(ApplicationError::Http1 { address, source });
     let is_asked_for_itself = !is_for_connection(request.headers());
+    let mut may_be_kept = true;
     loop {
-        let kept = room.applications.take(address).await;
+        let kept = if may_be_kept { room.applications.take(address).await } else { None };
         let is_kept = kept.is_some();
-        let mut connection = match kept {
+        let again = if is_kept { harmless(&request) } else { None };
+        let connection = match kept {
             Some(connection) => connection,
             None => connect_http1(room, address).await?,
         };
-        match connection.sender.try_send_request(request).await {
-            Ok(answer) if answer.status() == StatusCode::SWITCHING_PROTOCOLS => {
+        match connection.ask(request).await {
+            Ok((answer, _)) if answer.status() == StatusCode::SWITCHING_PROTOCOLS => {
                 return Err(SendError::NoAnswer(ApplicationError::Changed { address }));
             }
-            Ok(answer) => {
+            Ok((answer, connection)) => {
                 let answer = answer.map(|body| Received::of_hyper(Version::HTTP_11, body));
                 let is_anybodys = is_asked_for_itself && !is_for_connection(answer.headers());
                 return Ok((answer, Held::Http1 { address, connection, is_anybodys }));
             }
-            Err(mut failed) => match failed.take_message() {
-                // The application closed the connection while it was idle, and has seen nothing of the request.
-                Some(unsent) if is_kept => request = unsent,
-                _ => return Err(no_answer(failed.into_error())),
+            // The application closed the connection while it was idle.
+            Err(mut failed) => match (failed.take_message(), again) {
+                // It has seen nothing of the request.
+                (Some(unsent), _) if is_kept => request = unsent,
+                // It has not answered one that changes nothing; a fresh connection says whether it would.
+                (None, Some(again)) if is_cut(failed.error()) => (request, may_be_kept) = (again, false),
+                _ => return Err(SendError::NoAnswer(ApplicationError::Http1 { address, source: failed.into_error() })),
             },
         }
     }
 }
 
+/// Returns a copy of a request that changes nothing and brings nothing, which may so be asked twice (RFC 9110 sections 9.2.1
+/// and 9.2.2).
+fn harmless(request: &Request<Question>) -> Option<Request<Question>> {
+    let body = request.body().bare_again().filter(|_| request.method().is_safe())?;
+    let mut copy = Request::new(body);
+    (*copy.method_mut(), *copy.version_mut()) = (request.method().clone(), request.version());
+    (*copy.uri_mut(), *copy.headers_mut()) = (request.uri().clone(), request.headers().clone());
+    Some(copy)
+}
+
+/// Reports whether a connection just ended, instead of bringing what is no answer.
+fn is_cut(error: &hyper::Error) -> bool {
+    let is_io = || std::error::Error::source(error).is_some_and(|source| source.is::<std::io::Error>());
+    error.is_incomplete_message() || is_io()
+}
 /// Reports whether a message vouches for its whole connection: then nobody else may ask over that.
 fn is_for_connection(headers: &HeaderMap) -> bool {
     [AUTHORIZATION, PROXY_AUTHORIZATION, WWW_AUTHENTICATE, PROXY_AUTHENTICATE]
@@ -217,12 +268,12 @@ pub(super) async fn connect_http1(room: &Room, address: SocketAddr) -> Result<Ht
         .handshake(TokioIo::new(stream))
         .await
         .map_err(|source| ApplicationError::Http1 { address, source })?;
-    let driving = tokio::spawn(async move {
+    let task = tokio::spawn(async move {
         if let Err(error) = connection.with_upgrades().await {
             tracing::debug!(dst.addr = %address, %error, "connection to an application failed");
         }
     });
-    Ok(Http1 { sender, driving: driving.abort_handle(), is_left_open: false })
+    Ok(Http1 { sender, driving: Driving { task, is_left_open: false } })
 }
 
 async fn send_http2(

@@ -129,6 +129,11 @@ impl Question {
         Self::bare(Received::Copied(copied), tally)
     }
 
+    /// Returns the same once more where nothing comes.
+    pub(crate) fn bare_again(&self) -> Option<Self> {
+        self.is_end_stream().then(|| Self::empty(Arc::clone(&self.tally)))
+    }
+
     fn bare(body: Received, tally: Arc<Tally>) -> Self {
         Self { again: Bytes::new(), body, tally, closing: None, copying: None, without: Vec::new() }
     }

@@ -12,6 +12,7 @@ use http::request::Parts;
 use http::uri::Authority;
 use http::{Request, Response, StatusCode, Version};
 use hyper::body::{Body, Incoming};
+use hyper::client::conn::TrySendError;
 use hyper::upgrade::OnUpgrade;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::OwnedSemaphorePermit;
@@ -438,15 +439,15 @@ async fn ask_to_change(
     caller: OnUpgrade,
     protocol: HeaderValue,
 ) -> Result<Forwarded, NotCarried> {
-    let mut connection = connect_http1(room, address).await?;
-    let sent = connection.sender.send_request(request).await;
-    let mut answer = sent.map_err(|source| ApplicationError::Http1 { address, source })?;
+    let sent = connect_http1(room, address).await?.ask(request).await;
+    let no_answer = |failed: TrySendError<_>| ApplicationError::Http1 { address, source: failed.into_error() };
+    let (mut answer, mut connection) = sent.map_err(no_answer)?;
     let is_granted = upgrade::is_granted(&answer, &protocol);
     if answer.status() == StatusCode::SWITCHING_PROTOCOLS && !is_granted {
         return Err(NotCarried::Application(ApplicationError::Changed { address }));
     }
     let granted = is_granted.then(|| Granted { protocol, caller, callee: hyper::upgrade::on(&mut answer) });
-    if is_granted {
+    if let Some(connection) = connection.as_mut().filter(|_| is_granted) {
         connection.leave_open();
     }
     let answer = answer.map(|body| Received::of_hyper(Version::HTTP_11, body));

@@ -301,8 +301,10 @@ async fn ask_to_change(
             tracing::debug!(direction = "outbound", %error, "stream of an upgrade failed");
         }
     });
-    let sent = sender.send_request(request).await;
-    let mut answer = sent.map_err(broken)?;
+    let asked = sender.send_request(request);
+    // A request that is put in its queue as the connection ends comes back only when the queue goes.
+    drop(sender);
+    let mut answer = asked.await.map_err(broken)?;
     let is_granted = upgrade::is_granted(&answer, &protocol);
     if answer.status() == StatusCode::SWITCHING_PROTOCOLS && !is_granted {
         return Err(NotCarried::Tunnel(h2::Error::from(h2::Reason::PROTOCOL_ERROR)));

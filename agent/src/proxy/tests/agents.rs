@@ -142,7 +142,9 @@ impl Agent {
 
     /// Connects to the first upstream as the local service.
     pub(super) async fn connect(&self) -> TcpStream {
-        TcpStream::connect(self.upstream()).await.unwrap()
+        let stream = TcpStream::connect(self.upstream()).await.unwrap();
+        stream.set_nodelay(true).unwrap();
+        stream
     }
 
     /// Connects to the first upstream and checks that the connection is reset, be it before or after it was seen to stand.

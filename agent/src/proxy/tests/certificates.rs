@@ -150,7 +150,9 @@ pub(super) async fn dial(
     address: SocketAddr,
 ) -> std::io::Result<TlsStream<TcpStream>> {
     let name = ServerName::try_from(server_name.to_owned()).unwrap();
-    TlsConnector::from(Arc::new(config)).connect(name, TcpStream::connect(address).await?).await
+    let stream = TcpStream::connect(address).await?;
+    stream.set_nodelay(true)?;
+    TlsConnector::from(Arc::new(config)).connect(name, stream).await
 }
 
 /// Asks for a stream and returns the status of the answer.

@@ -17,10 +17,11 @@ mod upgrading;
 
 use std::convert::Infallible;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::Bytes;
 use catalog::{Action, Protocol};
@@ -71,6 +72,7 @@ impl Application {
         let (count, heard) = (Arc::clone(&accepted), Arc::clone(&asked));
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
+                stream.set_nodelay(true).unwrap();
                 let connection = count.fetch_add(1, Ordering::SeqCst);
                 let heard = Arc::clone(&heard);
                 let service = service_fn(move |request| answer(connection, Arc::clone(&heard), request));
@@ -202,14 +204,12 @@ impl HttpPair {
 
     /// Opens a connection over HTTP/1.1 to the upstream, as `web`'s application.
     pub(super) async fn http1(&self) -> http1::SendRequest<Asking> {
-        let stream = TcpStream::connect(self.web.upstream()).await.unwrap();
-        over_http1(stream).await
+        over_http1(self.web.connect().await).await
     }
 
     /// Opens one over HTTP/2.
     pub(super) async fn http2(&self) -> http2::SendRequest<Asking> {
-        let stream = TcpStream::connect(self.web.upstream()).await.unwrap();
-        over_http2(stream).await
+        over_http2(self.web.connect().await).await
     }
 
     /// Dials `api`'s agent with a leaf of `caller`, offering one protocol or none.
@@ -264,7 +264,7 @@ where
     I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let (requests, connection) = http1::handshake(TokioIo::new(io)).await.unwrap();
-    tokio::spawn(connection.with_upgrades());
+    drive(connection.with_upgrades());
     requests
 }
 
@@ -273,8 +273,18 @@ where
     I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let (requests, connection) = http2::handshake(TokioExecutor::new(), TokioIo::new(io)).await.unwrap();
-    tokio::spawn(connection);
+    drive(connection);
     requests
+}
+
+/// Drives a connection, and keeps it a little longer than it lasts: what is put in its queue just as it ends fails only when
+/// that goes with it.
+fn drive<T>(connection: impl Future<Output = T> + Send + 'static) {
+    tokio::spawn(async move {
+        let mut connection = pin!(connection);
+        connection.as_mut().await;
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    });
 }
 
 /// A request to `target` with these headers, and who says its body.

@@ -3,6 +3,7 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use catalog::Protocol;
@@ -13,8 +14,8 @@ use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
 use wire::tls::mesh_server_config;
 
-use super::{Asking, Heard, HttpPair, asking, get, hear, over_http2};
-use crate::proxy::tests::agents::{Agent, endpoint, say};
+use super::{Asking, Heard, HttpPair, asking, get, hear, over_http1, over_http2};
+use crate::proxy::tests::agents::{Agent, DEADLINE, endpoint, say};
 use crate::proxy::tests::certificates::{Authority, service_key};
 use crate::proxy::tests::frames::{
     ACK, DATA, END_HEADERS, END_STREAM, Frame, GOAWAY, HEADERS, PING, RST_STREAM, SETTINGS, frame, read,
@@ -207,4 +208,56 @@ async fn an_application_that_ends_its_connections_in_good_order_costs_nobody_a_r
     let heard = ask(&mut pair.http2().await, &[], &[]).await;
     assert_eq!(heard.status, StatusCode::BAD_GATEWAY);
     assert_eq!((application.accepted(), pair.api.refused("inbound", "application", "no_http2_answer")), (4, 1));
+}
+
+/// Answers one request over each connection and closes it soon after, a little later each time; returns its port.
+async fn start_curt() -> u16 {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    tokio::spawn(async move {
+        for number in 0_u64.. {
+            let Ok((mut stream, _)) = listener.accept().await else { return };
+            tokio::spawn(async move {
+                let mut heard = Vec::new();
+                while !heard.ends_with(b"\r\n\r\n") {
+                    heard.push(stream.read_u8().await?);
+                }
+                stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok").await?;
+                // No timer is as fine as that.
+                let closes = Instant::now() + Duration::from_micros(number * 7 % 1000);
+                while Instant::now() < closes {
+                    tokio::task::yield_now().await;
+                }
+                std::io::Result::Ok(())
+            });
+        }
+    });
+    port
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_request_that_meets_the_end_of_a_kept_connection_is_answered_and_a_harmless_one_by_the_application() {
+    let mut pair = HttpPair::start(&["allow web api"]).await;
+    pair.api.snapshot.locals.get_mut(&service_key("api")).unwrap()[0].port = start_curt().await;
+    pair.api.publish().await;
+    let mut requests = over_http1(pair.dial("web", None).await).await;
+    for method in [Method::GET, Method::POST] {
+        for number in 0..1500 {
+            requests.ready().await.unwrap();
+            let mut request = get("/", &[("host", "api")]);
+            *request.method_mut() = method.clone();
+            let asked = requests.send_request(request);
+            let answer = tokio::time::timeout(DEADLINE, asked).await;
+            let heard = hear(answer.unwrap_or_else(|_| panic!("{method} {number} is not answered")).unwrap()).await;
+            let why = heard.headers.get("x-weft-refused").map(http::HeaderValue::as_bytes);
+            match heard.status {
+                StatusCode::OK => {}
+                status => assert_eq!(
+                    (&method, status, why),
+                    (&Method::POST, StatusCode::BAD_GATEWAY, Some(&b"no_http1_answer"[..])),
+                    "{number}"
+                ),
+            }
+        }
+    }
 }
