@@ -91,8 +91,8 @@ impl Tally {
                 (known.is_none() || known != network, known.is_none(), count.last)
             };
             let least = pairs.iter().min_by_key(|(known, count)| worth(known, count)).map(|(known, _)| known.clone());
-            least.and_then(|least| pairs.remove(&least));
-            self.pairs_left_out.fetch_add(1, Ordering::Relaxed);
+            let evicted = least.and_then(|least| pairs.remove(&least));
+            self.pairs_left_out.fetch_add(evicted.map_or(0, |evicted| evicted.opened), Ordering::Relaxed);
         }
         let count = pairs.entry(pair).or_default();
         count.opened += 1;

@@ -29,8 +29,9 @@ const PING_TIMEOUT: Duration = Duration::from_secs(5);
 const PING_INTERVAL: Duration = Duration::from_secs(5);
 /// Time for TCP and TLS handshakes together.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(8);
-/// A question that has no answer for so long after its connection ended gets none.
-const LOST_AFTER: Duration = Duration::from_secs(1);
+/// A question that has no answer for so long after its connection took the last one gets none: a server that leaves answers
+/// what it has taken up within less.
+const LOST_AFTER: Duration = Duration::from_secs(4);
 /// The bound on the body of an answer that is read whole.
 const ANSWER_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// The bound on the body of an answer that says why not.
@@ -118,7 +119,7 @@ pub(crate) enum CallError {
         #[source]
         source: hyper::Error,
     },
-    /// The connection ended before the question was taken up.
+    /// The connection ended, and whether the question was taken up is not known.
     #[error("the connection to server {server} ended as {path} was asked")]
     Gone {
         /// The server.
@@ -299,7 +300,7 @@ impl Connection {
         };
         match answered {
             Ok(answered) => answered.map_err(transport),
-            // What is put in its queue as the connection ends is taken out by nobody.
+            // What is put in its queue just as the connection ends is taken out by nobody.
             Err(_) => Err(CallError::Gone { server: self.server.to_string(), path }),
         }
     }

@@ -3,7 +3,9 @@
 use std::str::FromStr;
 use std::time::Duration;
 
+use kube::client::ClientBuilder;
 use kube::{Client, Config};
+use tower::timeout::TimeoutLayer;
 
 /// The longest name of a cluster: with a pod's own name and its namespace's, a node's name holds no more.
 const NAME_BYTES_MAX: usize = 32;
@@ -68,11 +70,12 @@ const SILENCE_MAX: Duration = Duration::from_secs(295);
 pub async fn client() -> Result<(Client, String), ClusterError> {
     wire::crypto::install_provider();
     let mut config = Config::infer().await.map_err(|error| ClusterError::Unknown(Box::new(error)))?;
-    // A watch is silent for at most 290 s; a list whose answer never comes would stop a mirror for ever.
+    // A watch is silent for at most 290 s.
     (config.read_timeout, config.reset_reader_on_write) = (Some(SILENCE_MAX), true);
     let namespace = config.default_namespace.clone();
-    let client = Client::try_from(config).map_err(|error| ClusterError::Unusable(Box::new(error)))?;
-    Ok((client, namespace))
+    let client = ClientBuilder::try_from(config).map_err(|error| ClusterError::Unusable(Box::new(error)))?;
+    // A question that is lost with its connection has nobody who reads in vain: without a bound it would stop a mirror for ever.
+    Ok((client.with_layer(&TimeoutLayer::new(SILENCE_MAX)).build(), namespace))
 }
 
 #[cfg(test)]

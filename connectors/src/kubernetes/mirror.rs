@@ -51,7 +51,7 @@ pub(super) struct Mirror<K> {
     /// What the list that is coming has said so far; none where no list is coming.
     listing: Option<Listing<K>>,
     is_complete: bool,
-    /// Whether the last complete list was older than what had been heard before.
+    /// Whether the last complete list was older than what had been heard before, or something since that nobody had heard of.
     is_doubted: bool,
 }
 
@@ -61,12 +61,14 @@ struct Listing<K> {
     named: BTreeSet<ObjectName>,
     /// What it has in an older version than was heard of.
     older: Vec<(ObjectName, Arc<K>)>,
+    /// Whether there is any such thing, or something nobody had heard of that is from before the last complete list.
+    is_older: bool,
     highest: u64,
 }
 
 impl<K> Default for Listing<K> {
     fn default() -> Self {
-        Self { named: BTreeSet::new(), older: Vec::new(), highest: 0 }
+        Self { named: BTreeSet::new(), older: Vec::new(), is_older: false, highest: 0 }
     }
 }
 
@@ -98,7 +100,9 @@ impl<K: Resource + PartialEq> Mirror<K> {
         if let Some(listing) = &mut self.listing {
             listing.named.insert(name.clone());
             listing.highest = listing.highest.max(found);
-            if found != 0 && known.is_some_and(|known| found < known) {
+            let is_older = found != 0 && known.map_or(found <= self.floor, |known| found < known);
+            listing.is_older |= is_older;
+            if is_older && known.is_some() {
                 listing.older.push((name, Arc::new(object)));
                 return false;
             }
@@ -109,10 +113,13 @@ impl<K: Resource + PartialEq> Mirror<K> {
     fn hold(&mut self, object: K) -> bool {
         let (name, found) = (ObjectName::of(&object), version(&object));
         let floor = if self.listing.is_some() { 0 } else { self.floor };
-        // What is said to be gone says nothing of what came later and went before the last complete list.
-        let gone = self.gone.get(&name).copied().unwrap_or_default().max(floor);
-        // Without a number to go by, the later word counts.
-        if found != 0 && found <= self.held.get(&name).map_or(gone, |held| version(&**held)) {
+        let held = self.held.get(&name).map(|held| version(&**held));
+        let gone = self.gone.get(&name).copied().unwrap_or_default();
+        // What is said to be gone says nothing of what came later and went before the last complete list. Without a number to
+        // go by, the later word counts.
+        if found != 0 && found <= held.unwrap_or(gone.max(floor)) {
+            // Where only that list speaks against it, another one decides: versions may have begun anew since.
+            self.is_doubted |= held.is_none() && found > gone;
             return false;
         }
         self.latest = self.latest.max(found);
@@ -142,9 +149,8 @@ impl<K: Resource + PartialEq> Mirror<K> {
         let before = self.held.len();
         self.held.retain(|name, _| listed.named.contains(name));
         self.gone.clear();
-        let is_older = !listed.older.is_empty();
-        let is_put_back = is_older && self.is_doubted;
-        self.is_doubted = is_older && !is_put_back;
+        let is_put_back = listed.is_older && self.is_doubted;
+        self.is_doubted = listed.is_older && !is_put_back;
         if is_put_back {
             self.held.extend(listed.older);
             self.latest = listed.highest;
@@ -154,8 +160,8 @@ impl<K: Resource + PartialEq> Mirror<K> {
         is_put_back || !was_complete || self.held.len() != before
     }
 
-    /// Reports whether the last complete list was older than what had been heard before, so that another one should be asked
-    /// for: if that is older, too, it is believed.
+    /// Reports whether the last complete list was older than what had been heard before, or something is that nobody had heard
+    /// of, so that another one should be asked for: if that is older, too, it is believed.
     pub(super) fn is_doubted(&self) -> bool {
         self.is_doubted
     }
@@ -262,6 +268,22 @@ mod tests {
         assert!(mirror.take(Event::Apply(object(4, 4, 702))), "what comes now is news");
         assert!(mirror.take(Event::Apply(object(1, 1, 703))));
         assert!(!mirror.take(Event::Apply(object(2, 2, 699))), "and what is late is late");
+    }
+
+    #[test]
+    fn k2_what_is_made_after_the_memory_of_the_cluster_was_put_back_is_seen() {
+        let mut mirror = Mirror::default();
+        listed(&mut mirror, [object(1, 1, 500)]);
+        mirror.take(Event::Apply(object(2, 2, 700)));
+        // The backup is of before the second one was made, and says nothing that is older than what is known of the first.
+        listed(&mut mirror, [object(1, 1, 500)]);
+        assert!(!mirror.is_doubted());
+        assert!(!mirror.take(Event::Apply(object(2, 3, 650))), "it may be late");
+        assert!(mirror.is_doubted());
+        listed(&mut mirror, [object(1, 1, 500), object(2, 3, 650)]);
+        assert!(!mirror.is_doubted());
+        assert_eq!(versions(&mirror), [("o1".to_owned(), 500), ("o2".to_owned(), 650)]);
+        assert!(mirror.take(Event::Apply(object(3, 4, 651))), "what comes now is news");
     }
 
     #[test]

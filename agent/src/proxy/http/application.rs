@@ -10,7 +10,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use h2::client as http2;
 use http::header::{AUTHORIZATION, HeaderMap, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, WWW_AUTHENTICATE};
-use http::{Request, Response, StatusCode, Version};
+use http::{Method, Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
 use hyper::client::conn::{TrySendError, http1};
 use hyper_util::rt::TokioIo;
@@ -39,6 +39,10 @@ const READY_MAX: Duration = Duration::from_millis(100);
 
 /// How many connections over HTTP/2 an application may end before it has taken a request up, until the request fails.
 const ENDED_MAX: usize = 3;
+
+/// A kept connection that ends so soon after a request was written was being closed when that came; whoever takes longer has
+/// worked on it.
+const CROSSED_MAX: Duration = Duration::from_secs(1);
 
 /// What is read ahead of an application that speaks HTTP/1.1.
 const BUFFER_BYTES_MAX: usize = 64 * 1024;
@@ -213,6 +217,7 @@ async fn send_http1(
         let kept = if may_be_kept { room.applications.take(address).await } else { None };
         let is_kept = kept.is_some();
         let again = if is_kept { harmless(&request) } else { None };
+        let asked = Instant::now();
         let connection = match kept {
             Some(connection) => connection,
             None => connect_http1(room, address).await?,
@@ -231,7 +236,9 @@ async fn send_http1(
                 // It has seen nothing of the request.
                 (Some(unsent), _) if is_kept => request = unsent,
                 // It has not answered one that changes nothing; a fresh connection says whether it would.
-                (None, Some(again)) if is_cut(failed.error()) => (request, may_be_kept) = (again, false),
+                (None, Some(again)) if is_cut(failed.error()) && asked.elapsed() < CROSSED_MAX => {
+                    (request, may_be_kept) = (again, false);
+                }
                 _ => return Err(SendError::NoAnswer(ApplicationError::Http1 { address, source: failed.into_error() })),
             },
         }
@@ -241,7 +248,8 @@ async fn send_http1(
 /// Returns a copy of a request that changes nothing and brings nothing, which may so be asked twice (RFC 9110 sections 9.2.1
 /// and 9.2.2).
 fn harmless(request: &Request<Question>) -> Option<Request<Question>> {
-    let body = request.body().bare_again().filter(|_| request.method().is_safe())?;
+    let is_harmless = matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS);
+    let body = request.body().bare_again().filter(|_| is_harmless)?;
     let mut copy = Request::new(body);
     (*copy.method_mut(), *copy.version_mut()) = (request.method().clone(), request.version());
     (*copy.uri_mut(), *copy.headers_mut()) = (request.uri().clone(), request.headers().clone());
@@ -253,6 +261,7 @@ fn is_cut(error: &hyper::Error) -> bool {
     let is_io = || std::error::Error::source(error).is_some_and(|source| source.is::<std::io::Error>());
     error.is_incomplete_message() || is_io()
 }
+
 /// Reports whether a message vouches for its whole connection: then nobody else may ask over that.
 fn is_for_connection(headers: &HeaderMap) -> bool {
     [AUTHORIZATION, PROXY_AUTHORIZATION, WWW_AUTHENTICATE, PROXY_AUTHENTICATE]
