@@ -106,7 +106,7 @@ async fn sent(agent: &Agent, bytes: &[u8]) -> Option<Vec<u8>> {
 async fn sent_by(socket: &UdpSocket, address: SocketAddr, bytes: &[u8]) -> Option<Vec<u8>> {
     socket.send_to(bytes, address).await.unwrap();
     let mut answer = vec![0; 65_535];
-    let length = tokio::time::timeout(Duration::from_secs(5), socket.recv(&mut answer)).await.ok()?.unwrap();
+    let length = tokio::time::timeout(Duration::from_secs(25), socket.recv(&mut answer)).await.ok()?.unwrap();
     Some(answer[..length].to_vec())
 }
 

@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 use catalog::{Action, CheckStatus, Instance};
 use serde_json::json;
 use wire::agent_protocol::Subject;
+use wire::join_token::JoinSecret;
 
 use super::*;
 use crate::sync::model::intend;
@@ -155,15 +156,25 @@ async fn what_no_agent_would_serve_keeps_it_from_starting() {
     assert!(matches!(error, StartError::Services(_)), "{error:?}");
 }
 
-/// Starts an agent again on what it kept; the lock of the one before goes when its last task has.
+/// Starts an agent again on what it kept.
 async fn restart(server: SocketAddr, dir: &std::path::Path) -> Agent {
-    loop {
-        match start(config(&[server], None, Some(dir))).await {
-            Ok(agent) => return agent,
-            Err(StartError::DataDir(DataDirError::InUse { .. })) => tokio::time::sleep(Duration::from_millis(5)).await,
-            Err(error) => panic!("{}", wire::one_line(&error)),
+    restart_with(server, None, dir).await
+}
+
+/// Starts one again with this token; the lock of the one before goes when its last task has.
+async fn restart_with(server: SocketAddr, token: Option<JoinSecret>, dir: &std::path::Path) -> Agent {
+    let started = async {
+        loop {
+            match start(config(&[server], token.clone(), Some(dir))).await {
+                Ok(agent) => return agent,
+                Err(StartError::DataDir(DataDirError::InUse { .. })) => {
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                }
+                Err(error) => panic!("{}", wire::one_line(&error)),
+            }
         }
-    }
+    };
+    tokio::time::timeout(Duration::from_secs(60), started).await.expect("the one before lets go of what it kept")
 }
 
 #[tokio::test]
@@ -187,12 +198,7 @@ async fn c9_a_join_that_was_cut_short_is_repeated_with_the_same_key() {
     drop(first);
     // As if the process had died after the server enrolled it and before it could keep its identity.
     std::fs::remove_file(dir.path().join("identity.json")).unwrap();
-    let again = loop {
-        match start(config(&[server.address], Some(token.clone()), Some(dir.path()))).await {
-            Err(StartError::DataDir(_)) => tokio::time::sleep(Duration::from_millis(5)).await,
-            other => break other.unwrap(),
-        }
-    };
+    let again = restart_with(server.address, Some(token), dir.path()).await;
     assert_eq!(again.record().id, record.id);
 }
 
@@ -221,12 +227,7 @@ async fn a_new_join_token_brings_new_entitlements() {
     let old = first.record();
     drop(first);
     let token = server.shared().join_token(&["api", "web"]);
-    let again = loop {
-        match start(config(&[server.address], Some(token.clone()), Some(dir.path()))).await {
-            Err(StartError::DataDir(_)) => tokio::time::sleep(Duration::from_millis(5)).await,
-            other => break other.unwrap(),
-        }
-    };
+    let again = restart_with(server.address, Some(token), dir.path()).await;
     assert_ne!(again.record().id, old.id);
     assert_eq!(again.record().key, old.key);
     assert_eq!(again.record().services.len(), 2);

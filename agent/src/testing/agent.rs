@@ -68,6 +68,11 @@ pub(crate) async fn send(
     headers: &[(&str, &str)],
     body: &str,
 ) -> Answer {
+    let sending = exchange(address, method, path, headers, body);
+    tokio::time::timeout(3 * DEADLINE, sending).await.unwrap_or_else(|_| panic!("{address} gave no answer to {path}"))
+}
+
+async fn exchange(address: SocketAddr, method: Method, path: &str, headers: &[(&str, &str)], body: &str) -> Answer {
     let stream = TcpStream::connect(address).await.unwrap();
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.unwrap();
     let driver = tokio::spawn(connection);

@@ -2,6 +2,7 @@
 //! as agents do: resume where they were, leave alone who sends them away, turn to the next server.
 
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -114,7 +115,13 @@ impl Enrolled {
         let mut builder = http2::Builder::new(TokioExecutor::new());
         builder.initial_stream_window_size(window).adaptive_window(false);
         let (sender, driver) = builder.handshake(TokioIo::new(tls)).await.ok()?;
-        let driver = tokio::spawn(async move { drop(driver.await) }).abort_handle();
+        let driver = tokio::spawn(async move {
+            let mut driver = pin!(driver);
+            let _ = driver.as_mut().await;
+            // What is put in its queue just as it ends fails only when that goes with it.
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        });
+        let driver = driver.abort_handle();
         Some(Connection { sender, driver })
     }
 
@@ -148,22 +155,28 @@ impl Enrolled {
 
     /// Asks for the agent's own leaf again and again until it is there; returns how long it was sent away each time.
     pub(crate) async fn renew(&self, server: SocketAddr) -> Vec<Duration> {
-        // On a machine that does ten other things, a handshake among hundreds may take too long for the server.
-        let mut connection = loop {
-            if let Some(connection) = self.connect(server, None).await {
-                break connection;
-            }
-        };
-        let mut waits = Vec::new();
+        let (mut waits, mut connected) = (Vec::new(), None);
         loop {
+            // On a machine that does ten other things, a handshake among hundreds may take too long for the server, and so may
+            // what comes after it.
+            let mut connection: Connection = match connected.take() {
+                Some(connection) => connection,
+                None => match self.connect(server, None).await {
+                    Some(connection) => connection,
+                    None => continue,
+                },
+            };
             let asked = SignRequest { csr: self.key.csr_der(None), subject: Subject::Agent };
             let body = Full::new(Bytes::from(serde_json::to_vec(&asked).unwrap())).map_err(|never| match never {});
             let request = Request::post(format!("https://server{SIGN_PATH}")).body(body.boxed_unsync()).unwrap();
-            connection.sender.ready().await.unwrap();
-            let response = connection.sender.send_request(request).await.unwrap();
+            if connection.sender.ready().await.is_err() {
+                continue;
+            }
+            let Ok(response) = connection.sender.send_request(request).await else { continue };
             match retry_after(&response) {
                 Some(wait) => {
                     waits.push(wait);
+                    connected = Some(connection);
                     tokio::time::sleep(wait).await;
                 }
                 None => {

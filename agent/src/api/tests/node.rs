@@ -112,9 +112,14 @@ async fn the_agent_goes_on_while_a_change_of_what_is_registered_waits_for_the_di
     let (_server, agent, _folder, file) = agent_with_file().await;
     register(&agent, json!({ "Name": "api", "Port": 1, "Check": { "CheckID": "up", "TTL": "10m" } })).await;
 
-    // A pipe is read once somebody writes to it.
+    // A pipe is read once somebody writes to it: when it is told to, or this fails before.
     fs::remove_file(&file).unwrap();
     assert!(std::process::Command::new("mkfifo").arg(&file).status().unwrap().success());
+    let (writes, told) = std::sync::mpsc::channel::<()>();
+    let writing = std::thread::spawn(move || {
+        let _ = told.recv();
+        fs::write(file, "service { name = \"web\"\n port = 3 }").unwrap();
+    });
     let reloading = put(&agent, "/v1/agent/reload", "");
     let behind = put(&agent, "/v1/agent/service/register", "{ \"Name\": \"api\", \"Port\": 2 }");
     let changes = async { tokio::join!(reloading, behind) };
@@ -124,10 +129,9 @@ async fn the_agent_goes_on_while_a_change_of_what_is_registered_waits_for_the_di
         answer = put(&agent, "/v1/agent/check/pass/up", "") => assert_eq!(answer.status, 200, "{}", answer.text),
     }
     assert_eq!(get(&agent, "/v1/agent/service/web").await.json()["Port"], 1);
-    let writing =
-        tokio::task::spawn_blocking(move || fs::write(file, "service { name = \"web\"\n port = 3 }").unwrap());
+    drop(writes);
     let (reloaded, registered) = changes.await;
-    writing.await.unwrap();
+    writing.join().unwrap();
     assert_eq!((reloaded.status, registered.status), (StatusCode::OK, StatusCode::OK), "{}", reloaded.text);
     assert_eq!(get(&agent, "/v1/agent/service/web").await.json()["Port"], 3);
     assert_eq!(get(&agent, "/v1/agent/service/api").await.json()["Port"], 2);

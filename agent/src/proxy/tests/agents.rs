@@ -158,17 +158,18 @@ impl Agent {
     /// Connects to the first upstream until a connection is refused. One that slips in, before it is known here that the
     /// other side leaves, is carried to its end.
     pub(super) async fn expect_refusal_soon(&self) {
-        let deadline = tokio::time::Instant::now() + DEADLINE;
-        while let Ok(mut stream) = TcpStream::connect(self.upstream()).await {
-            let mut heard = [0];
-            let is_carried = stream.write_all(b"x").await.is_ok() && stream.read_exact(&mut heard).await.is_ok();
-            if !is_carried {
-                return;
+        let refused = async {
+            while let Ok(mut stream) = TcpStream::connect(self.upstream()).await {
+                let mut heard = [0];
+                let is_carried = stream.write_all(b"x").await.is_ok() && stream.read_exact(&mut heard).await.is_ok();
+                if !is_carried {
+                    return;
+                }
+                stream.shutdown().await.unwrap();
+                stream.read_to_end(&mut Vec::new()).await.unwrap();
             }
-            stream.shutdown().await.unwrap();
-            stream.read_to_end(&mut Vec::new()).await.unwrap();
-            assert!(tokio::time::Instant::now() < deadline, "connections are still carried");
-        }
+        };
+        in_time("a connection is refused", refused).await;
     }
 
     /// Returns the value of a metric, written as in the text format; 0 where it is not there.
@@ -293,6 +294,11 @@ impl Echo {
     }
 }
 
+/// Waits for what surely happens, and fails where it does not, so that nothing that is lost holds up a run for ever.
+pub(super) async fn in_time<T>(what: &str, future: impl Future<Output = T>) -> T {
+    tokio::time::timeout(6 * DEADLINE, future).await.unwrap_or_else(|_| panic!("not in time: {what}"))
+}
+
 async fn echo(stream: TcpStream) -> std::io::Result<()> {
     let (mut read, mut write) = stream.into_split();
     tokio::io::copy(&mut read, &mut write).await?;
@@ -302,9 +308,12 @@ async fn echo(stream: TcpStream) -> std::io::Result<()> {
 
 /// Says something over a connection and checks that it comes back.
 pub(super) async fn say(stream: &mut TcpStream, text: &str) {
-    stream.write_all(text.as_bytes()).await.unwrap();
     let mut heard = vec![0; text.len()];
-    stream.read_exact(&mut heard).await.unwrap();
+    let saying = async {
+        stream.write_all(text.as_bytes()).await.unwrap();
+        stream.read_exact(&mut heard).await.unwrap();
+    };
+    in_time("it comes back", saying).await;
     assert_eq!(heard, text.as_bytes());
 }
 
@@ -329,12 +338,15 @@ pub(super) async fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
 /// Waits until those who write without end have written nothing more while others were answered time and again.
 pub(super) async fn until_stalled(written: &AtomicUsize, mut round_trip: impl AsyncFnMut()) {
     let mut before = 0;
-    while before == 0 || written.load(Ordering::SeqCst) != before {
-        before = written.load(Ordering::SeqCst);
-        for _ in 0..50 {
-            round_trip().await;
+    let stalling = async {
+        while before == 0 || written.load(Ordering::SeqCst) != before {
+            before = written.load(Ordering::SeqCst);
+            for _ in 0..50 {
+                round_trip().await;
+            }
         }
-    }
+    };
+    in_time("nothing more is written", stalling).await;
 }
 
 /// Two agents: `web` calls `api`, whose application says everything back.

@@ -37,7 +37,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 
-use super::agents::{Agent, Told, endpoint};
+use super::agents::{Agent, Told, endpoint, in_time};
 use super::certificates::{Authority, service_key};
 use crate::proxy::Limits;
 
@@ -316,6 +316,6 @@ pub(super) struct Heard {
 
 pub(super) async fn hear(response: Response<Incoming>) -> Heard {
     let (head, body) = response.into_parts();
-    let body = body.collect().await.unwrap().to_bytes();
+    let body = in_time("the answer is whole", body.collect()).await.unwrap().to_bytes();
     Heard { status: head.status, headers: head.headers, body }
 }

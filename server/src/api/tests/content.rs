@@ -1,6 +1,7 @@
 //! What routes answer once a request is let in.
 
 use super::*;
+use crate::tests::harness::soon;
 
 #[tokio::test]
 async fn answers_carry_the_headers_that_clients_look_at() {
@@ -114,9 +115,12 @@ async fn a_blocking_query_ends_when_its_time_is_over() {
 
 /// Waits until a query blocks.
 async fn until_one_waits(api: &Api) {
-    while !api.get("/v1/agent/metrics?format=prometheus").await.text.contains("weft_api_blocking_queries 1") {
-        tokio::task::yield_now().await;
-    }
+    soon(async {
+        while !api.get("/v1/agent/metrics?format=prometheus").await.text.contains("weft_api_blocking_queries 1") {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await;
 }
 
 #[tokio::test]

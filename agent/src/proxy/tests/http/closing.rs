@@ -13,7 +13,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use super::carrying::connect;
 use super::{HttpPair, Speaker, asking, get, hear, over_http1, over_http2};
 use crate::proxy::Limits;
-use crate::proxy::tests::agents::{Agent, DEADLINE, eventually, until_stalled};
+use crate::proxy::tests::agents::{Agent, DEADLINE, eventually, in_time, until_stalled};
 use crate::proxy::tests::certificates::service_key;
 
 /// An exchange in which both sides have spoken and neither has finished.
@@ -113,9 +113,12 @@ async fn a_draining_agent_finishes_what_is_open_and_takes_no_more() {
     let finishing = async {
         // Its end comes only after the drain has begun: the new connection is refused by then.
         let mesh = pair.api.proxy.mesh_address();
-        while tokio::net::TcpStream::connect(mesh).await.is_ok() {
-            tokio::task::yield_now().await;
-        }
+        let refused = async {
+            while tokio::net::TcpStream::connect(mesh).await.is_ok() {
+                tokio::task::yield_now().await;
+            }
+        };
+        in_time("nobody is let in", refused).await;
         drop(body);
         let rest = answer.into_body().collect().await.unwrap();
         assert!(rest.trailers().is_none_or(|trailers| trailers["x-echo"] == "whole"));

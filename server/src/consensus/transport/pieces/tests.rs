@@ -4,6 +4,7 @@ use raft::eraftpb::{MessageType, Snapshot, SnapshotMetadata};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 
 use super::*;
+use crate::tests::harness::soon;
 
 fn snapshot(bytes: usize) -> (Offer, Bytes) {
     let data: Bytes = (0..bytes).map(|at| (at * 7 % 251) as u8).collect::<Vec<u8>>().into();
@@ -192,9 +193,12 @@ async fn r8_a_newer_attempt_takes_over_from_one_that_hangs() {
     };
     // The answer to the offer says that it was read.
     assert!(matches!(frame::read(&mut line).await, Ok((Frame::SnapshotFrom(0), _))));
-    while partials.lock().kept.is_some() || partials.lock().holder.is_none() {
-        tokio::task::yield_now().await;
-    }
+    soon(async {
+        while partials.lock().kept.is_some() || partials.lock().holder.is_none() {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
     hanging.abort();
     let (sender, receiver) = duplex(64 << 10);
     let (given, taken) = tokio::join!(give(&offer, &data, sender), take(&partials, receiver));
