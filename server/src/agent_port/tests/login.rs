@@ -1,15 +1,21 @@
 //! Agents that log in by the word of a platform.
 
-use catalog::{Attestation, BindKind, BindingRule, LoginChange, Outcome};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use catalog::{
+    Attestation, AuthConfig, AuthMethod, AwsIamConfig, BindKind, BindingRule, LoginChange, LoginClaims, Outcome,
+};
 use http::StatusCode;
 use serde_json::json;
 use wire::agent_protocol::{JoinResponse, LoginRequest};
 use wire::crypto::Secret;
+use wire::login::{Credential, LoginContext, LoginError, LoginMaker, LoginMethod, Verification, VerifiedIdentity};
 use wire::pki::LeafKey;
 
 use super::*;
-use crate::login::DENIED;
 use crate::login::testing::{Issuer, method};
+use crate::login::{DENIED, Logins};
 
 async fn rig() -> (Rig, Issuer) {
     let (rig, issuer) = (Rig::start().await, Issuer::new());
@@ -83,6 +89,68 @@ async fn c9_an_agent_logs_in_and_a_stolen_credential_is_of_no_use() {
         peer.call("/v1/sign", &sign_request(&key, Subject::Service("blue-web".parse().unwrap()))).await;
     assert!(rig.metrics().contains("weft_logins_total{outcome=\"granted\"} 3"), "{}", rig.metrics());
     assert!(rig.metrics().contains("weft_logins_total{outcome=\"refused\"} 1"), "{}", rig.metrics());
+}
+
+/// Stands in for AWS, which says whose a login is if it was signed for the key that comes with it: here that is the
+/// login itself.
+#[derive(Debug)]
+struct SignedForOneKey;
+
+impl LoginMaker for SignedForOneKey {
+    fn make(&self, config: &AuthConfig) -> Option<Result<Arc<dyn LoginMethod>, LoginError>> {
+        matches!(config, AuthConfig::AwsIam(_)).then(|| Ok(Arc::new(Self) as Arc<dyn LoginMethod>))
+    }
+}
+
+impl LoginMethod for SignedForOneKey {
+    fn glance(&self, _credential: &Credential) -> Result<(), LoginError> {
+        Ok(())
+    }
+
+    fn verify<'a>(&'a self, credential: &'a Credential, context: LoginContext<'a>) -> Verification<'a> {
+        Box::pin(async move {
+            if context.key.map(ToString::to_string).as_deref() != Some(credential.bearer.expose()) {
+                return Err(LoginError::rejected("its signature is not over this key"));
+            }
+            let facts = BTreeMap::from([(AwsIamConfig::ENTITY_NAME.to_owned(), "web".to_owned())]);
+            let claims = LoginClaims { subject: "arn:aws:iam::1:role/web".to_owned(), facts, ..LoginClaims::default() };
+            Ok(VerifiedIdentity { claims, ends: Timestamp(context.now.0 + 900_000) })
+        })
+    }
+
+    fn is_of_one_key(&self) -> bool {
+        true
+    }
+}
+
+#[tokio::test]
+async fn c11_a_login_shown_again_gives_its_own_record_and_nothing_else() {
+    let rig = Rig::start_with(Bounds::default(), Logins::new(vec![Arc::new(SignedForOneKey)])).await;
+    let principals = vec!["arn:aws:iam::111122223333:role/web".parse().unwrap()];
+    let config = AuthConfig::AwsIam(Box::new(AwsIamConfig { principals, sts_endpoint: None }));
+    let method = AuthMethod { config, ..method(&Issuer::new()) };
+    let change = LoginChange::WriteMethod { method: Box::new(method), replace: false };
+    assert_eq!(rig.write(Command::Login { change }).await, Outcome::Done);
+    rule(&rig, 1, BindKind::Service, "${entity_name}", "").await;
+    let key = LeafKey::generate();
+    let signed = key.fingerprint().to_string();
+    let (status, body) = log_in(&rig, &signed, &key, "task-1").await;
+    assert_eq!(status, StatusCode::OK, "{body}");
+    let first: JoinResponse = serde_json::from_value(body).unwrap();
+    assert_eq!(first.record.services, ["web".parse().unwrap()]);
+
+    // All of it once more is the record that there is already: no agent, no node and no service beside it.
+    let again: JoinResponse = serde_json::from_value(log_in(&rig, &signed, &key, "task-1").await.1).unwrap();
+    assert_eq!(again.record, first.record);
+    let elsewhere = log_in(&rig, &signed, &key, "task-2").await;
+    assert_ne!(elsewhere.0, StatusCode::OK, "{elsewhere:?}");
+    // Whoever took it on its way has another key, and none of this one's.
+    for node in ["task-1", "task-2"] {
+        let stolen = log_in(&rig, &signed, &LeafKey::generate(), node).await;
+        assert_eq!((stolen.0, error(&stolen)), (StatusCode::FORBIDDEN, DENIED), "{stolen:?}");
+    }
+    rig.counts("weft_agent_port_refused_total{reason=\"credential_rejected\"} 2").await;
+    assert_eq!(rig.catalog().agent_records().collect::<Vec<_>>(), [&first.record]);
 }
 
 #[tokio::test]

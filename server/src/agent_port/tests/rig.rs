@@ -34,6 +34,7 @@ use crate::agent_port::Bounds;
 use crate::api::{self, ApiState};
 use crate::config::Config;
 use crate::consensus::{self, Consensus};
+use crate::login::Logins;
 use crate::metrics::Metrics;
 
 /// Generous, for a machine that does something else, too.
@@ -60,6 +61,10 @@ impl Rig {
     }
 
     pub(crate) async fn start_within(bounds: Bounds) -> Rig {
+        Self::start_with(bounds, Logins::default()).await
+    }
+
+    pub(crate) async fn start_with(bounds: Bounds, logins: Logins) -> Rig {
         crypto::install_provider();
         let keys = ClusterKeys::single(ClusterKey::generate());
         let config = Config::new("s1".parse().unwrap(), keys.clone());
@@ -73,7 +78,7 @@ impl Rig {
         let (server, datacenter) = (config.node.clone(), config.datacenter.clone());
         let state = ApiState::new(consensus.clone(), datacenter, server.clone(), keys.clone(), metrics.clone());
         let settings = super::super::Settings {
-            logins: crate::login::Logins::default(),
+            logins,
             server,
             cluster_keys: keys.clone(),
             leaf_ttl: config.leaf_ttl,
