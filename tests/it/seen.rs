@@ -1,6 +1,7 @@
 //! What agents see is told: to servers, to traces, to logs, and to whoever asks.
 
-use std::net::SocketAddr;
+use std::io::{BufRead, BufReader, Write};
+use std::net::{SocketAddr, TcpListener};
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -129,13 +130,43 @@ fn an_applications_own_metrics_follow_the_agents_and_a_dead_one_is_marked() {
         assert_eq!(answer.status, status, "{}", answer.body);
     }
     let read = || exchange(mesh.agents[0].admin, "GET", "/metrics", &[], "").unwrap().body;
-    assert!(read().contains("weft_application_metrics_up{service=\"default/api\"} 0"), "{}", read());
+    let soon = |wanted: &str| {
+        eventually(wanted, REPORTED * 10 * PROMISE_FACTOR, || Some(read()).filter(|text| text.contains(wanted)))
+    };
+    let [down, up] = [0, 1].map(|up| format!("weft_application_metrics_up{{service=\"default/api\"}} {up}\n"));
+    assert!(read().contains(&down), "{}", read());
+    assert_eq!(register("api", &format!("http://127.0.0.1:{}/own", tells(TOLD))).status, 200);
+    let text = soon(&up);
+    let own =
+        "# TYPE api_requests_total counter\napi_requests_total{path=\"/{id}\",said=\"a \\\"b\\\"\"} 7 1395066363000\n";
+    assert!(text.contains(own) && text.contains("\nweft_build_info{"), "{text}");
+    // Nothing that only OpenMetrics has, and nothing of others in weft's name.
+    assert!(!text.contains("# EOF") && !text.contains(" info\n") && !text.contains("forged"), "{text}");
+    // What is no metrics costs the others nothing.
     assert_eq!(register("api", &format!("http://127.0.0.1:{}/own", application())).status, 200);
-    let up = "weft_application_metrics_up{service=\"default/api\"} 1";
-    let text = eventually("the application's own", REPORTED * 10 * PROMISE_FACTOR, || {
-        Some(read()).filter(|text| text.contains(up))
+    let text = soon(&down);
+    assert!(!text.contains("GET /own") && text.contains("\nweft_build_info{"), "{text}");
+}
+
+/// What an application tells of its own, and in somebody else's name.
+const TOLD: &str = "# HELP api_requests_total Of users.\n# TYPE api_requests_total counter\n\
+    api_requests_total{path=\"/{id}\",said=\"a \\\"b\\\"\"} 7 1395066363000\nweft_build_info{version=\"forged\"} 1\n";
+
+/// Starts an application that answers everything with a text.
+fn tells(text: &'static str) -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let Ok(mut stream) = stream else { return };
+            let head = BufReader::new(stream.try_clone().unwrap()).lines();
+            head.map_while(Result::ok).find(String::is_empty);
+            let head = "content-type: text/plain; version=0.0.4\r\nconnection: close";
+            // Whoever does not wait for the answer does without.
+            _ = write!(stream, "HTTP/1.1 200 OK\r\n{head}\r\ncontent-length: {}\r\n\r\n{text}", text.len());
+        }
     });
-    assert!(text.ends_with("GET /own HTTP/1.1\n") && text.contains("weft_build_info"), "{text}");
+    port
 }
 
 #[test]
