@@ -187,7 +187,7 @@ impl Story {
         }
         assert!(ask(self.to_api, "/", &[("x-canary", "true"), ("x-request-id", "canary-1")]).is_some());
         eventually("the split to be felt", deadline, || (tally(self.to_api, 50, "/").len() == 2).then_some(()));
-        let requests = if std::env::var("WEFT_TEST_SCALE").is_ok_and(|scale| scale == "full") { 10_000 } else { 2_000 };
+        let requests = 10_000;
         let counted = tally(self.to_api, requests, "/");
         let share = counted.get("the").copied().unwrap_or(0) as f64 / requests as f64;
         // Five times the deviation that so many draws have.

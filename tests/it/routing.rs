@@ -168,7 +168,7 @@ fn requests_go_where_routers_splitters_and_resolvers_send_them() {
     };
     eventually("api to be called", deadline, is_from("one", "/", &[]));
 
-    // By weight.
+    // By weight; how many go where is counted in the story of a new version.
     write(
         &mesh,
         "splitter",
@@ -176,13 +176,6 @@ fn requests_go_where_routers_splitters_and_resolvers_send_them() {
     );
     // One in ten is soon missed by asking one at a time.
     eventually("a part to go elsewhere", deadline, || tally(listener, 50, "/").contains_key("next").then_some(()));
-    let requests = 2_000;
-    let counted = tally(listener, requests, "/");
-    let share = |name: &str| counted.get(name).copied().unwrap_or(0) as f64 / requests as f64;
-    assert!((share("one") + share("next") - 1.0).abs() < f64::EPSILON, "{counted:?}");
-    // Five times the deviation that so many draws have.
-    let tolerance = 5.0 * (0.1 * 0.9 / requests as f64).sqrt();
-    assert!((share("next") - 0.1).abs() < tolerance, "{counted:?}");
     mesh.done(&["config", "delete", "service-splitter", "api"]);
 
     // By what they say.
