@@ -1,5 +1,6 @@
 //! An ECS task, a pod and a virtual machine in one mesh, each on a machine of its own with what its platform gives it: they call
-//! one another, one rule on requests decides the same for all of them, and none of it ends with the servers.
+//! one another, one rule on requests decides the same for all of them, by their platforms where it says so, and none of it ends with
+//! the servers.
 
 use std::time::Duration;
 
@@ -305,12 +306,13 @@ fn admit(story: &Platforms) {
     );
 }
 
-/// Whoever may read what is public, as a resource of the cluster says it.
+/// Everybody may read what is public, and a task has a path for itself, as a resource of the cluster says it.
 fn rule(destination: &str) -> Value {
     json!({"apiVersion": "weft.dev/v1alpha1", "kind": "ServiceIntentions",
         "metadata": {"name": destination, "namespace": "default"},
-        "spec": {"destination": {"name": destination}, "sources": [{"name": "*",
-            "permissions": [{"action": "allow", "http": {"pathPrefix": "/public", "methods": ["GET"]}}]}]}})
+        "spec": {"destination": {"name": destination}, "sources": [{"name": "*", "permissions": [
+            {"action": "allow", "http": {"pathPrefix": "/public", "methods": ["GET"]}},
+            {"action": "allow", "http": {"pathExact": "/tasks"}, "sourcePlatforms": ["ecs"]}]}]}})
 }
 
 #[test]
@@ -339,6 +341,8 @@ fn an_ecs_task_a_pod_and_a_vm_are_one_mesh() {
     for (method, path) in [("POST", "/public/prices"), ("GET", "/private"), ("GET", "/public/../private")] {
         story.all_hear(&all, 403, method, path);
     }
+    story.all_hear(&[TASK], 200, "GET", "/tasks");
+    story.all_hear(&[POD, VM], 403, "GET", "/tasks");
     story.assert_told_alike();
 
     // The authority takes another root meanwhile, and no call fails, nor a handshake.
