@@ -2,7 +2,6 @@
 
 use std::{
     os::unix::fs::PermissionsExt,
-    sync::atomic::{AtomicBool, Ordering},
     time::{Duration, Instant},
 };
 
@@ -55,25 +54,20 @@ fn p10_fault_34_a_backup_restores_what_operators_wrote_and_cuts_nobody_who_is_al
     assert_eq!(anonymous.status, 403, "{}", anonymous.body);
 
     // Writes go on while it is restored; none waits long, and none is lost without a word.
-    let done = AtomicBool::new(false);
     let longest = std::thread::scope(|scope| {
-        let writer = scope.spawn(|| {
-            let (mut longest, mut number) = (Duration::ZERO, 0);
-            while !done.load(Ordering::Relaxed) {
-                number += 1;
-                let target = format!("/v1/connect/intentions/exact?source=web&destination=burst-{number}");
-                let headers = [("x-consul-token", mesh.token.as_str())];
-                let before = Instant::now();
-                let answer = exchange(mesh.servers[1].http, "PUT", &target, &headers, r#"{"Action":"allow"}"#).unwrap();
-                assert_eq!(answer.status, 200, "{}", answer.body);
-                longest = longest.max(before.elapsed());
-            }
-            longest
-        });
-        let restored = mesh.weft(&["snapshot", "restore", &path]);
-        done.store(true, Ordering::Relaxed);
-        assert_eq!(restored.status, Some(0), "{restored:?}");
-        writer.join().unwrap()
+        let restoring = scope.spawn(|| mesh.done(&["snapshot", "restore", &path]));
+        let (mut longest, mut number) = (Duration::ZERO, 0);
+        while !restoring.is_finished() {
+            number += 1;
+            let target = format!("/v1/connect/intentions/exact?source=web&destination=burst-{number}");
+            let headers = [("x-consul-token", mesh.token.as_str())];
+            let before = Instant::now();
+            let answer = exchange(mesh.servers[1].http, "PUT", &target, &headers, r#"{"Action":"allow"}"#).unwrap();
+            assert_eq!(answer.status, 200, "{}", answer.body);
+            longest = longest.max(before.elapsed());
+        }
+        restoring.join().unwrap();
+        longest
     });
     assert!(longest < STALL_MAX * PROMISE_FACTOR, "a write waited {longest:?}");
 

@@ -22,7 +22,10 @@ fn write(mesh: &Mesh, name: &str, count: usize) {
                     let path = format!("/v1/connect/intentions/exact?source=web&destination={name}-{number}");
                     let headers = [("x-consul-token", mesh.token.as_str())];
                     let server = servers[writer % servers.len()];
-                    let answer = exchange(server, "PUT", &path, &headers, r#"{"Action":"allow"}"#).unwrap();
+                    let answer = eventually(&format!("{path} to be taken"), CAUGHT_UP * PROMISE_FACTOR, || {
+                        let answer = exchange(server, "PUT", &path, &headers, r#"{"Action":"allow"}"#).unwrap();
+                        (!answer.asks_to_try_again()).then_some(answer)
+                    });
                     assert_eq!(answer.status, 200, "{path}: {}", answer.body);
                 }
             });

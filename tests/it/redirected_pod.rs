@@ -23,7 +23,7 @@ const APP: u32 = 1002;
 /// How soon a change of policy counts.
 const CUT: Duration = Duration::from_secs(2);
 /// How soon what has been started is there.
-const STARTED: Duration = Duration::from_secs(5);
+const STARTED: Duration = Duration::from_secs(12);
 
 /// The application: it says its name, and whether it is ready.
 const APPLICATION: &str = "

@@ -215,13 +215,16 @@ fn r2_a_server_believes_no_other_in_the_place_of_one_that_is_gone() {
         let logged = asker.log().len();
         let impostor = Impostor::start(address, config);
         let count = || asker.metrics(&mesh.token).sum("weft_raft_peers_refused_total", &[("reason", reason)]);
-        eventually(&format!("{what}: to be refused again and again"), DEADLINE, || (count() >= 6).then_some(()));
+        let patience = DEADLINE * PROMISE_FACTOR;
+        eventually(&format!("{what}: to be refused again and again"), patience, || (count() >= 6).then_some(()));
         assert_eq!(impostor.believed(), 0, "{what}: nothing was said to it");
         let about = |line: &&str| line.contains("does not prove to be") && names(line, address);
         let lines = || asker.log()[logged..].lines().filter(about).count();
-        eventually(&format!("{what}: to be told of"), DEADLINE, || (lines() > 0).then_some(()));
-        // An attempt that fails for another reason in between has it told once more.
-        assert!(2 * lines() as u64 <= count(), "{what}: as many attempts as it takes, and hardly a line");
+        eventually(&format!("{what}: to be told of"), patience, || (lines() > 0).then_some(()));
+        // An attempt that fails for another reason in between has it told once more: on a busy machine it takes more attempts.
+        eventually(&format!("{what}: many attempts to be hardly a line"), patience, || {
+            (2 * lines() as u64 <= count()).then_some(())
+        });
     }
     mesh.done(&["intention", "create", "--allow", "web", "api"]);
     mesh.start_server(gone);

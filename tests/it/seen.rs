@@ -56,10 +56,11 @@ fn who_calls_whom_and_by_which_rule_is_known_at_every_server() {
         told.contains("default/batch") && !told.contains("default/web")
     });
     assert_eq!(unused.status, Some(1), "{unused:?}");
-    let long = mesh.weft(&["intention", "usage", "--unused", "--since", "30d"]);
-    assert!(long.status == Some(0) && long.stdout.contains("not watched for so long"), "{long:?}");
-    let plaintext = mesh.done(&["mesh", "plaintext"]);
-    assert!(plaintext.contains("nobody was seen to speak plaintext"), "{plaintext}");
+    let long =
+        whole(&["intention", "usage", "--unused", "--since", "30d"], &|told| told.contains("not watched for so long"));
+    assert_eq!(long.status, Some(0), "{long:?}");
+    let plaintext = whole(&["mesh", "plaintext"], &|told| told.contains("nobody was seen to speak plaintext"));
+    assert_eq!(plaintext.status, Some(0), "{plaintext:?}");
 
     // Each agent shows what its proxy goes by; one that has nothing to do with a service says so.
     shape(&mesh);

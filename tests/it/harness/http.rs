@@ -21,6 +21,13 @@ impl Response {
         serde_json::from_str(&self.body).unwrap_or_else(|error| panic!("{error}: {self:?}"))
     }
 
+    /// Says whether a write that repeats itself harmlessly is to be asked again: there was no leader to take it, or none that
+    /// could tell what became of it.
+    pub(crate) fn asks_to_try_again(&self) -> bool {
+        let why = ["No cluster leader", "outcome is not known"];
+        self.status >= 500 && why.iter().any(|why| self.body.contains(why))
+    }
+
     /// Returns a header's value.
     pub(crate) fn header(&self, name: &str) -> Option<&str> {
         self.head
