@@ -12,7 +12,7 @@ use std::{
 
 use serde_json::{Value, json};
 
-use crate::harness::{python, root, weft};
+use crate::harness::{PATIENCE, output_within, python, root, weft};
 
 /// Returns the values that the manual has for agents outside the cluster, as they stand there, and an image.
 fn outside() -> String {
@@ -84,12 +84,9 @@ const RENDERED: [&str; 3] = ["default", "everything", "external"];
 fn rendered(test: &str) -> Option<&'static Value> {
     static ALL: LazyLock<Result<Value, String>> = LazyLock::new(|| {
         let python = python(MODULES, "the chart").ok_or("no python")?;
-        let output = Command::new(python)
-            .arg(root().join("tests/it/chart/render.py"))
-            .arg(root().join("charts/weft"))
-            .arg(cases().to_string())
-            .output()
-            .map_err(|error| error.to_string())?;
+        let mut render = Command::new(python);
+        render.arg(root().join("tests/it/chart/render.py")).arg(root().join("charts/weft")).arg(cases().to_string());
+        let output = output_within(&mut render, PATIENCE);
         let (stdout, stderr) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
         if !output.status.success() {
             return Err(stderr.into_owned());

@@ -5,13 +5,13 @@ use std::{
     io::{Read, Write},
     net::TcpListener,
     path::Path,
-    process::Command,
+    process::{Command, Stdio},
     time::Duration,
 };
 
 use crate::harness::{
-    Mesh, Output, PROMISE_FACTOR, Process, Service, eventually, exchange, free_port, log_of, weft, weft_command,
-    write_secret,
+    Mesh, Output, PATIENCE, PROMISE_FACTOR, Process, Service, ended_within, eventually, exchange, free_port, log_of,
+    weft, weft_command, write_secret,
 };
 
 const DEADLINE: Duration = Duration::from_secs(15);
@@ -355,7 +355,9 @@ fn f2_a_reader_who_has_had_enough_is_no_failure() {
     let unread = |arguments: &[&str]| {
         let (reader, writer) = std::io::pipe().unwrap();
         drop(reader);
-        let output = weft_command(arguments, &environment).stdout(writer).output().unwrap();
+        let mut command = weft_command(arguments, &environment);
+        let child = command.stdout(writer).stderr(Stdio::piped()).spawn().unwrap();
+        let output = ended_within(child, &format!("{arguments:?}"), PATIENCE);
         (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
     };
     for arguments in [
@@ -394,7 +396,8 @@ fn f2_a_reader_who_has_had_enough_is_no_failure() {
         path.display().to_string()
     });
     let mut register = weft_command(&["services", "register", &files[0], &files[1]], &environment);
-    let registered = register.stdout(writer).output().unwrap();
+    let child = register.stdout(writer).stderr(Stdio::piped()).spawn().unwrap();
+    let registered = ended_within(child, "registering", PATIENCE);
     assert_eq!(registered.status.code(), Some(0), "{}", String::from_utf8_lossy(&registered.stderr));
     let listed = weft(&["services", "list"], &environment).stdout;
     assert!(listed.contains("api-2") && listed.contains("web-2"), "{listed}");

@@ -4,9 +4,13 @@ use std::{
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     process::Command,
+    time::Duration,
 };
 
-use crate::harness::{debian, root, succeed, tool};
+use crate::harness::{debian, output_within, root, succeed, tool};
+
+/// How long a package may take to be built, or to come and go.
+const INSTALLED: Duration = Duration::from_secs(300);
 
 /// What is done in the Debian system, with `/packages/{old,new}.deb` in it; every line must succeed.
 const STORY: &str = r#"
@@ -60,13 +64,9 @@ pub(crate) fn build(version: &str, output: &Path) -> PathBuf {
 
 #[track_caller]
 fn build_of(binary: &Path, version: &str, output: &Path) -> PathBuf {
-    let built = Command::new(root().join("packaging/debian/build"))
-        .args(["--version", version, "--compression", "none", "--binary"])
-        .arg(binary)
-        .arg("--output")
-        .arg(output)
-        .output()
-        .unwrap();
+    let mut build = Command::new(root().join("packaging/debian/build"));
+    build.args(["--version", version, "--compression", "none", "--binary"]).arg(binary).arg("--output").arg(output);
+    let built = output_within(&mut build, INSTALLED);
     assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
     PathBuf::from(String::from_utf8_lossy(&built.stdout).trim())
 }
@@ -97,7 +97,9 @@ fn the_package_is_installed_upgraded_removed_and_purged_without_a_trace() {
         pages.count(),
         STORY.replace('\'', "'\\''"),
     );
-    let told = Command::new("unshare").args(["--mount", "--pid", "--fork", "bash", "-c", &script]).output().unwrap();
+    let mut story = Command::new("unshare");
+    story.args(["--mount", "--pid", "--fork", "--kill-child", "bash", "-c", &script]);
+    let told = output_within(&mut story, INSTALLED);
     let said = [&told.stdout[..], &told.stderr[..]].map(String::from_utf8_lossy).concat();
     assert!(told.status.success(), "{said}");
     assert!(said.contains("== purged"), "{said}");
@@ -118,7 +120,7 @@ fn equal_input_gives_an_equal_package_with_settings_marked_as_such() {
     assert_eq!(one.file_name(), other.file_name());
     assert!(std::fs::read(&one).unwrap() == std::fs::read(&other).unwrap(), "the packages differ");
     let listed = |flag: &str| {
-        let output = Command::new("dpkg-deb").arg(flag).arg(&one).arg("conffiles").output().unwrap();
+        let output = output_within(Command::new("dpkg-deb").arg(flag).arg(&one).arg("conffiles"), INSTALLED);
         String::from_utf8_lossy(&output.stdout).into_owned()
     };
     assert_eq!(listed("--info"), "/etc/weft/agent.hcl\n/etc/weft/redirect.env\n");

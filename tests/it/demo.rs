@@ -2,12 +2,15 @@
 
 use std::{process::Command, time::Duration};
 
-use crate::harness::{Process, eventually, weft};
+use crate::harness::{Process, eventually, weft_within};
+
+/// How long all of it may take.
+const DEMO: Duration = Duration::from_secs(300);
 
 #[test]
 fn the_demo_ends_well_and_leaves_nothing_behind() {
     let home = tempfile::tempdir().unwrap();
-    let output = weft(&["demo", "--exit"], &[("TMPDIR", &home.path().display().to_string())]);
+    let output = weft_within(&["demo", "--exit"], &[("TMPDIR", &home.path().display().to_string())], DEMO);
     assert_eq!(output.status, Some(0), "{}\n{}", output.stdout, output.stderr);
     assert!(output.stdout.contains("Every step came out as told."), "{}", output.stdout);
     assert!(!output.stdout.contains("NOT AS TOLD"), "{}", output.stdout);

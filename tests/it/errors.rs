@@ -10,7 +10,9 @@ use std::{
 
 use serde_json::Value;
 
-use crate::harness::{Mesh, Output, Process, Service, eventually, free_port, log_of, tool, weft, write_secret};
+use crate::harness::{
+    Mesh, Output, Process, Service, eventually, free_port, log_of, succeed, tool, weft, write_secret,
+};
 
 const DEADLINE: Duration = Duration::from_secs(30);
 
@@ -217,12 +219,8 @@ fn a_clock_that_is_off_is_named() {
     let mesh = Mesh::start(1);
     let library = mesh.directory.path().join("clock.so");
     std::fs::write(mesh.directory.path().join("clock.c"), OTHER_CLOCK).unwrap();
-    let compiled = Command::new(compiler)
-        .args(["-shared", "-fPIC", "-o"])
-        .arg(&library)
-        .arg(mesh.directory.path().join("clock.c"))
-        .status();
-    assert!(compiled.unwrap().success());
+    let source = mesh.directory.path().join("clock.c");
+    succeed(Command::new(compiler).args(["-shared", "-fPIC", "-o"]).arg(&library).arg(source));
     let library = library.display().to_string();
 
     let (at, http) = (mesh.servers[0].agent.to_string(), mesh.servers[0].http.to_string());

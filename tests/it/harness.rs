@@ -43,7 +43,9 @@ pub(crate) use moto::{Boto3, CREDENTIALS, Moto};
 pub(crate) use page::{Block, blocks};
 pub(crate) use peers::{Postgres, nghttpd, nginx};
 pub(crate) use platforms::{ADMITTED, AUDIENCE, Platforms};
-pub(crate) use process::{Output, Process, log_of, weft, weft_command};
+pub(crate) use process::{
+    Output, PATIENCE, Process, ended_within, log_of, output_within, weft, weft_command, weft_within,
+};
 pub(crate) use task::{ACCOUNT, Task, VOLUME};
 pub(crate) use tool::{copy, entries, missing, optional_tool, python, root, skipped, succeed, tool};
 pub(crate) use wait::{PROMISE_FACTOR, eventually, within};

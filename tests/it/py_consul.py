@@ -31,10 +31,11 @@ def watched(agent, change):
     def watch():
         woken["index"], woken["entries"] = agent.health.service("api", index=index, wait="60s")
 
-    thread = threading.Thread(target=watch)
+    thread = threading.Thread(target=watch, daemon=True)
     thread.start()
     change()
-    thread.join()
+    thread.join(90)
+    assert not thread.is_alive(), "the query does not end"
     assert int(woken["index"]) > int(index), (index, woken)
     return woken["entries"]
 

@@ -2,9 +2,11 @@
 
 use std::{process::Command, time::Duration};
 
-use crate::harness::{Mesh, python, write_secret};
+use crate::harness::{Mesh, output_within, python, write_secret};
 
 const DEADLINE: Duration = Duration::from_secs(60);
+/// How long the program may take, which waits several times for as long as a query may.
+const PROGRAM_MAX: Duration = Duration::from_secs(300);
 const PROGRAM: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/py_consul.py");
 
 #[test]
@@ -16,13 +18,13 @@ fn a_program_that_was_written_for_consul_works_unchanged() {
     write_secret(&token_file, &token);
     let at = mesh.start_agent("vm-1", &[], &["--join-token-file", &token_file.display().to_string()]);
     mesh.agents[at].wait_until_ready(DEADLINE);
-    let ran = Command::new(python)
+    let mut program = Command::new(python);
+    program
         .arg(PROGRAM)
         .env("AGENT", mesh.agents[at].http.to_string())
         .env("SERVER", mesh.servers[0].http.to_string())
-        .env("TOKEN", &mesh.token)
-        .output()
-        .unwrap();
+        .env("TOKEN", &mesh.token);
+    let ran = output_within(&mut program, PROGRAM_MAX);
     let said = [&ran.stdout[..], &ran.stderr[..]].map(String::from_utf8_lossy).concat();
     assert!(ran.status.success() && said.ends_with("done\n"), "{said}\n{}", mesh.agents[at].log());
 }

@@ -13,7 +13,9 @@ use std::{
 
 use serde_json::{Value, json};
 
-use crate::harness::{Moto, copy, entries, free_port, optional_tool, python, root, succeed, weft};
+use crate::harness::{
+    Moto, PATIENCE, copy, entries, free_port, optional_tool, output_within, python, root, succeed, weft,
+};
 
 /// Runs terraform in an environment of its own, so that nobody's settings or variables change the outcome, and no network is
 /// needed.
@@ -62,7 +64,7 @@ fn parsed(python: &Path, modules: &[PathBuf]) -> BTreeMap<PathBuf, Value> {
          return it.strip('\"') if isinstance(it, str) else it\n\
         def read(module): return [plain(hcl2.load(open(path))) for path in sorted(glob.glob(module + '/*.tf'))]\n\
         print(json.dumps({module: read(module) for module in sys.argv[1:]}))";
-    let output = Command::new(python).args(["-c", script]).args(modules).output().unwrap();
+    let output = output_within(Command::new(python).args(["-c", script]).args(modules), PATIENCE);
     assert!(output.status.success(), "{modules:?}: {}", String::from_utf8_lossy(&output.stderr));
     serde_json::from_slice(&output.stdout).unwrap()
 }
@@ -301,7 +303,7 @@ fn applied(program: &Path, rooted: &Path, inputs: &Value) -> Value {
     fs::write(rooted.join("inputs.auto.tfvars.json"), inputs.to_string()).unwrap();
     succeed(&mut terraform(program, rooted, "init -input=false"));
     succeed(&mut terraform(program, rooted, "apply -auto-approve -input=false"));
-    let output = terraform(program, rooted, "output -json").output().unwrap();
+    let output = output_within(&mut terraform(program, rooted, "output -json"), PATIENCE);
     serde_json::from_slice(&output.stdout).unwrap()
 }
 

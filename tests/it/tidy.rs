@@ -6,7 +6,7 @@ use std::{
     process::Command,
 };
 
-use crate::harness::root;
+use crate::harness::{PATIENCE, output_within, root};
 
 const LINES_MAX: usize = 600;
 
@@ -44,11 +44,9 @@ fn crates_import_only_what_the_design_allows() {
     .into_iter()
     .map(|(name, imports)| (name, imports.into_iter().collect()))
     .collect();
-    let output = Command::new(env!("CARGO"))
-        .args(["metadata", "--no-deps", "--offline", "--format-version", "1"])
-        .current_dir(root())
-        .output()
-        .unwrap();
+    let mut asked = Command::new(env!("CARGO"));
+    asked.args(["metadata", "--no-deps", "--offline", "--format-version", "1"]).current_dir(root());
+    let output = output_within(&mut asked, PATIENCE);
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let metadata: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
     let packages = metadata["packages"].as_array().unwrap();

@@ -13,7 +13,7 @@ use std::{
 
 use tempfile::TempDir;
 
-use super::{eventually, missing, process::Process, skipped, tool, within};
+use super::{eventually, missing, output_within, process::Process, skipped, succeed, tool, within};
 
 /// How long a machine may take to boot.
 const BOOT: Duration = Duration::from_secs(60);
@@ -21,6 +21,8 @@ const BOOT: Duration = Duration::from_secs(60);
 const END: Duration = Duration::from_secs(10);
 /// How many seconds a script may take.
 const PATIENCE: &str = "90";
+/// Whoever runs one does not wait longer for its end, whatever it leaves behind.
+const LIMIT: Duration = Duration::from_secs(120);
 
 /// Makes a machine of a Debian system `$DEBIAN`: everything that it writes is in memory, its kernel settings cannot be
 /// changed, and of devices it has the harmless ones.
@@ -120,7 +122,8 @@ impl Booted {
 
     /// Runs a script on the machine.
     pub(crate) fn run(&self, script: &str) -> Output {
-        Command::new("nsenter")
+        let mut command = Command::new("nsenter");
+        command
             .args([
                 "--target",
                 &self.init.to_string(),
@@ -136,10 +139,8 @@ impl Booted {
             .env_clear()
             .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
             .env("HOME", "/root")
-            .env("DEBIAN_FRONTEND", "noninteractive")
-            .stdin(Stdio::null())
-            .output()
-            .unwrap()
+            .env("DEBIAN_FRONTEND", "noninteractive");
+        output_within(&mut command, LIMIT)
     }
 
     /// Runs a script that must succeed; returns what it printed.
@@ -156,8 +157,7 @@ impl Booted {
     #[track_caller]
     pub(crate) fn connect(&self, own: &str, other: &Self, others: &str) {
         let cable = format!("ip link add eth0 netns {} type veth peer name eth0 netns {}", self.init, other.init);
-        let laid = Command::new("bash").args(["-ec", &cable]).output().unwrap();
-        assert!(laid.status.success(), "{}", String::from_utf8_lossy(&laid.stderr));
+        succeed(Command::new("bash").args(["-ec", &cable]));
         for (machine, address) in [(self, own), (other, others)] {
             machine.done(&format!("ip address add {address}/24 dev eth0 && ip link set eth0 up"));
         }

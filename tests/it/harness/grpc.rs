@@ -14,7 +14,7 @@ use tonic_reflection::pb::v1::{
     server_reflection_request::MessageRequest, server_reflection_response::MessageResponse,
 };
 
-/// How long one call may take.
+/// How long one call may take, and all of them.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Is a server; dropping it does not stop it, the end of its runtime does.
@@ -47,6 +47,11 @@ impl GrpcServer {
     /// # Errors
     /// What the first call that failed was answered with.
     pub(crate) async fn call_all(&self, address: SocketAddr) -> Result<(), Status> {
+        let called = tokio::time::timeout(PATIENCE, self.call_each(address)).await;
+        called.unwrap_or_else(|_| Err(Status::deadline_exceeded(format!("{address} has not answered in {PATIENCE:?}"))))
+    }
+
+    async fn call_each(&self, address: SocketAddr) -> Result<(), Status> {
         let endpoint = Channel::from_shared(format!("http://{address}")).unwrap().timeout(PATIENCE);
         let channel = endpoint.connect().await.map_err(|error| Status::unavailable(error.to_string()))?;
         self.call_once(channel.clone()).await?;

@@ -6,21 +6,23 @@ use std::{
     fs,
     os::{fd::AsFd, unix::fs::PermissionsExt},
     path::{Path, PathBuf},
-    process::{Command, Output, Stdio},
+    process::{Command, Output},
     time::Duration,
 };
 
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use tempfile::TempDir;
 
-use super::{PROMISE_FACTOR, eventually, process::Process};
+use super::{PROMISE_FACTOR, eventually, output_within, process::Process};
 
 /// How long a machine may take to be there.
 const BOOT: Duration = Duration::from_secs(20);
 /// How long a server or an agent on a machine may take to be there.
-const STARTED: Duration = Duration::from_secs(5);
+const STARTED: Duration = Duration::from_secs(12);
 /// How many seconds a script may take.
 const PATIENCE: &str = "240";
+/// Whoever runs one does not wait longer for its end, whatever it leaves behind.
+const LIMIT: Duration = Duration::from_secs(270);
 /// What every machine finds beside the system's programs, in the place of systemd and of ssh.
 const SHIMS: [(&str, &str); 2] = [("systemctl", include_str!("systemctl.sh")), ("scp", include_str!("scp.sh"))];
 
@@ -232,19 +234,18 @@ fn namespaces(name: &str, script: &str, directory: &TempDir) -> (Process, u32) {
         ready.exists().then_some(())
     });
     let children = format!("cat /proc/{0}/task/{0}/children > {1}", process.id(), pid.display());
-    assert_done(&Command::new("bash").args(["-c", &children]).output().unwrap(), name, &children);
+    assert_done(&output_within(Command::new("bash").args(["-c", &children]), LIMIT), name, &children);
     let init = fs::read_to_string(&pid).unwrap().trim().parse().unwrap();
     (process, init)
 }
 
 fn enter(init: u32, what: &str, script: &str) -> Output {
-    Command::new("nsenter")
+    let mut command = Command::new("nsenter");
+    command
         .args(["--target", &init.to_string(), what, "timeout", PATIENCE, "bash", "-c", script])
         .env_clear()
-        .env("PATH", std::env::var_os("PATH").unwrap_or_default())
-        .stdin(Stdio::null())
-        .output()
-        .unwrap()
+        .env("PATH", std::env::var_os("PATH").unwrap_or_default());
+    output_within(&mut command, LIMIT)
 }
 
 fn executable(path: &Path) {

@@ -5,13 +5,14 @@ use std::{
     io::{BufRead, BufReader, Write},
     net::SocketAddr,
     path::{Path, PathBuf},
-    process::{Child, ChildStdin, ChildStdout, Command, Stdio},
+    process::{Child, ChildStdin, Command, Stdio},
+    sync::mpsc::{Receiver, channel},
     time::Duration,
 };
 
 use serde_json::{Value, json};
 
-use super::{Process, eventually, python};
+use super::{PATIENCE, Process, eventually, output_within, python};
 
 /// Credentials that moto takes, as it takes any.
 pub(crate) const CREDENTIALS: [(&str, &str); 4] = [
@@ -87,7 +88,7 @@ impl Moto {
         let listens = format!("exec 3<>/dev/tcp/{host}/{port}");
         eventually("moto to serve", STARTED, || {
             process.assert_running();
-            let asked = on().args(["bash", "-c", &listens]).output().unwrap();
+            let asked = output_within(on().args(["bash", "-c", &listens]), PATIENCE);
             asked.status.success().then_some(())
         });
         process
@@ -99,7 +100,9 @@ impl Moto {
         on.arg(&self.python).args(["-c", CONVERSATION, endpoint]).arg(authority.unwrap_or(Path::new("")));
         on.envs(CREDENTIALS).env("AWS_DEFAULT_REGION", "eu-west-1");
         let mut child = on.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
-        let (asked, told) = (child.stdin.take().unwrap(), BufReader::new(child.stdout.take().unwrap()));
+        let (asked, lines) = (child.stdin.take().unwrap(), BufReader::new(child.stdout.take().unwrap()).lines());
+        let (sender, told) = channel();
+        std::thread::spawn(move || lines.map_while(Result::ok).try_for_each(|line| sender.send(line)));
         Boto3 { child, asked, told }
     }
 
@@ -113,7 +116,7 @@ impl Moto {
 pub(crate) struct Boto3 {
     child: Child,
     asked: ChildStdin,
-    told: BufReader<ChildStdout>,
+    told: Receiver<String>,
 }
 
 impl Boto3 {
@@ -121,9 +124,10 @@ impl Boto3 {
     #[track_caller]
     pub(crate) fn run(&mut self, lines: &str) -> String {
         writeln!(self.asked, "{}", json!(lines)).unwrap();
-        let mut told = String::new();
-        self.told.read_line(&mut told).unwrap();
-        let told: Value = serde_json::from_str(&told).unwrap_or_else(|_| panic!("it has ended: {lines}"));
+        let told = self.told.recv_timeout(PATIENCE);
+        let told =
+            told.unwrap_or_else(|error| panic!("no answer, for it has ended or takes too long ({error}): {lines}"));
+        let told: Value = serde_json::from_str(&told).unwrap_or_else(|error| panic!("{error}: {told}"));
         assert!(told["failed"].is_null(), "{lines}: {}", told["failed"].as_str().unwrap_or_default());
         told["printed"].as_str().unwrap().trim().to_owned()
     }

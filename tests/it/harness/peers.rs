@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use super::{Process, eventually, tool};
+use super::{PATIENCE, Process, eventually, output_within, succeed, tool};
 
 /// How long a peer may take to serve.
 const START: Duration = Duration::from_secs(30);
@@ -60,7 +60,7 @@ impl Postgres {
         let home = tempfile::tempdir().unwrap();
         let is_root = rustix::process::geteuid().is_root();
         if is_root {
-            assert_ran(Command::new("chown").arg("postgres:").arg(home.path()));
+            succeed(Command::new("chown").arg("postgres:").arg(home.path()));
         }
         let as_its_user = |program: &Path| {
             if !is_root {
@@ -72,7 +72,7 @@ impl Postgres {
         };
         let data = home.path().join("data");
         let mut make = as_its_user(&initdb);
-        assert_ran(make.args(["--auth=trust", "--username=postgres", "--no-sync", "--locale=C"]).arg(&data));
+        succeed(make.args(["--auth=trust", "--username=postgres", "--no-sync", "--locale=C"]).arg(&data));
         let mut serve = as_its_user(&server);
         serve.arg("-D").arg(&data).args(["-h", "127.0.0.1", "-p", &port.to_string()]);
         serve.args(["-c", "fsync=off"]).arg("-k").arg(home.path());
@@ -84,21 +84,18 @@ impl Postgres {
 
     /// Asks through a port of loopback, on a connection of its own; nothing if that fails.
     pub(crate) fn ask(&self, port: u16, query: &str) -> Option<String> {
-        let output = self.client(port).args(["--tuples-only", "--no-align", "--command", query]).output().unwrap();
+        let mut client = self.client(port);
+        client.args(["--tuples-only", "--no-align", "--command", query]);
+        let output = output_within(&mut client, PATIENCE);
         output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
     }
 
     /// Prepares the client for a session of its own.
     pub(crate) fn client(&self, port: u16) -> Command {
         let mut command = Command::new(&self.psql);
-        command.env("PGCONNECT_TIMEOUT", "10").args(["--no-psqlrc", "--quiet", "--set", "ON_ERROR_STOP=1"]);
+        command.env("PGCONNECT_TIMEOUT", "10").env("PGOPTIONS", "-c statement_timeout=60000");
+        command.args(["--no-psqlrc", "--quiet", "--set", "ON_ERROR_STOP=1"]);
         command.args(["--host", "127.0.0.1", "--port", &port.to_string(), "--username", "postgres"]);
         command
     }
-}
-
-#[track_caller]
-fn assert_ran(command: &mut Command) {
-    let output = command.output().unwrap();
-    assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
 }

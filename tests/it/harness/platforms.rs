@@ -6,7 +6,10 @@ use std::{cell::RefCell, ffi::OsString, net::SocketAddr, process::Command, time:
 
 use serde_json::{Value, json};
 
-use super::{ACCOUNT, Boto3, Kubelet, Machines, Moto, Process, Task, kubernetes::ApiServer, objects, python, tool};
+use super::{
+    ACCOUNT, Boto3, Kubelet, Machines, Moto, PATIENCE, Process, Task, kubernetes::ApiServer, objects, output_within,
+    python, tool,
+};
 
 /// Whom the tokens of pods are for.
 pub(crate) const AUDIENCE: &str = "weft/here";
@@ -38,7 +41,7 @@ pub(crate) struct Platforms {
 /// Runs a program that must succeed; returns what it printed.
 #[track_caller]
 fn printed(command: &mut Command) -> String {
-    let output = command.output().unwrap();
+    let output = output_within(command, PATIENCE);
     assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8(output.stdout).unwrap()
 }

@@ -2,12 +2,20 @@
 
 use std::{
     fs::File,
+    io::Read,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
-    time::Duration,
+    sync::{
+        Arc, Mutex,
+        mpsc::{RecvTimeoutError, Sender, channel},
+    },
+    time::{Duration, Instant},
 };
 
-use super::eventually;
+use super::{eventually, within};
+
+/// How long a command may take that has no reason to take long.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Is a running process with its log in a file.
 pub(crate) struct Process {
@@ -93,6 +101,50 @@ pub(crate) fn log_of(name: &str, directory: &Path) -> String {
     std::fs::read_to_string(log_file(name, directory)).unwrap_or_default()
 }
 
+/// Runs a command to its end, with nothing to read, and returns what it wrote. One that is not over within the limit is killed, and
+/// fails the test with what it had written by then.
+#[track_caller]
+pub(crate) fn output_within(command: &mut Command, limit: Duration) -> std::process::Output {
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let child = command.spawn().unwrap_or_else(|error| panic!("running {command:?}: {error}"));
+    ended_within(child, &format!("{command:?}"), limit)
+}
+
+/// Waits so for a command that runs already, `what` it is; returns what it wrote into pipes.
+#[track_caller]
+pub(crate) fn ended_within(mut child: Child, what: &str, limit: Duration) -> std::process::Output {
+    let began = Instant::now();
+    let (reading, read) = channel();
+    let stdout = child.stdout.take().map(|pipe| collect(pipe, reading.clone())).unwrap_or_default();
+    let stderr = child.stderr.take().map(|pipe| collect(pipe, reading)).unwrap_or_default();
+    // A pipe is at its end when whoever the command started has closed it, too.
+    let has_said_all = read.recv_timeout(limit) == Err(RecvTimeoutError::Disconnected);
+    let left = limit.saturating_sub(began.elapsed());
+    let status = has_said_all.then(|| within(left, || child.try_wait().unwrap())).flatten();
+    let [stdout, stderr] = [stdout, stderr].map(|written| std::mem::take(&mut *written.lock().unwrap()));
+    let Some(status) = status else {
+        let _ended_before = child.kill();
+        let _reaped = child.wait();
+        let [stdout, stderr] = [&stdout, &stderr].map(|text| String::from_utf8_lossy(text));
+        panic!("{what} was not over after {limit:?}; it had written:\n{stdout}\n{stderr}");
+    };
+    std::process::Output { status, stdout, stderr }
+}
+
+/// Collects what comes through a pipe, in a thread of its own that keeps `reading` until the end.
+fn collect(mut pipe: impl Read + Send + 'static, reading: Sender<()>) -> Arc<Mutex<Vec<u8>>> {
+    let collected = Arc::new(Mutex::new(Vec::new()));
+    let shared = Arc::clone(&collected);
+    std::thread::spawn(move || {
+        let mut bytes = [0; 16384];
+        while let Ok(count @ 1..) = pipe.read(&mut bytes) {
+            shared.lock().unwrap().extend_from_slice(&bytes[..count]);
+        }
+        drop(reading);
+    });
+    collected
+}
+
 /// Is what one `weft` command did.
 #[derive(Debug)]
 pub(crate) struct Output {
@@ -104,7 +156,13 @@ pub(crate) struct Output {
 /// Runs one `weft` command to its end, without this test's own `WEFT_` environment.
 #[track_caller]
 pub(crate) fn weft(arguments: &[&str], environment: &[(&str, &str)]) -> Output {
-    let output = weft_command(arguments, environment).output().unwrap();
+    weft_within(arguments, environment, PATIENCE)
+}
+
+/// Does so with a command that may take longer, or less long.
+#[track_caller]
+pub(crate) fn weft_within(arguments: &[&str], environment: &[(&str, &str)], limit: Duration) -> Output {
+    let output = output_within(&mut weft_command(arguments, environment), limit);
     Output {
         status: output.status.code(),
         stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
@@ -120,4 +178,12 @@ pub(crate) fn weft_command(arguments: &[&str], environment: &[(&str, &str)]) -> 
     }
     command.args(arguments).envs(environment.iter().copied()).stdin(Stdio::null());
     command
+}
+
+#[test]
+#[should_panic(expected = "had written:\n42\n")]
+fn a_command_that_does_not_end_fails_its_test_with_what_it_wrote() {
+    let mut hangs = Command::new("sh");
+    hangs.args(["-c", "echo $((40 + 2)); exec sleep 600"]);
+    output_within(&mut hangs, Duration::from_secs(3));
 }

@@ -5,7 +5,13 @@ use std::{
     io::Write,
     path::{Path, PathBuf},
     process::Command,
+    time::Duration,
 };
+
+use super::output_within;
+
+/// How long a program of others may take: some read much before they begin.
+const RUN: Duration = Duration::from_secs(300);
 
 /// Finds a program; where it is missing the test is skipped, loudly, or fails if `WEFT_TEST_REQUIRE=all`. So it is where one that
 /// makes and enters namespaces is of no use, for want of root.
@@ -86,7 +92,7 @@ pub(crate) fn copy(from: &Path, to: &Path) {
 /// Runs a command that must succeed.
 #[track_caller]
 pub(crate) fn succeed(command: &mut Command) {
-    let output = command.output().unwrap_or_else(|error| panic!("running {command:?}: {error}"));
+    let output = output_within(command, RUN);
     let (stdout, stderr) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success(), "{command:?} ended with {}:\n{stdout}{stderr}", output.status);
 }

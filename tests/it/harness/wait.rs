@@ -11,13 +11,15 @@ pub(crate) fn eventually<T>(what: &str, deadline: Duration, ask: impl FnMut() ->
     within(deadline, ask).unwrap_or_else(|| panic!("waited {deadline:?} for {what}"))
 }
 
-/// Asks again and again until there is an answer, or none by the deadline.
+/// Asks again and again until there is an answer, or none to a question asked after the deadline: one slow answer does not use up
+/// the time of all others.
 pub(crate) fn within<T>(deadline: Duration, mut ask: impl FnMut() -> Option<T>) -> Option<T> {
     let start = Instant::now();
     let mut pause = Duration::from_millis(10);
     loop {
+        let is_last = start.elapsed() >= deadline;
         let answer = ask();
-        if answer.is_some() || start.elapsed() >= deadline {
+        if answer.is_some() || is_last {
             return answer;
         }
         std::thread::sleep(pause);

@@ -3,7 +3,10 @@
 use std::{net::SocketAddr, time::Duration};
 
 use futures_util::{SinkExt as _, StreamExt as _};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    time::timeout,
+};
 use tokio_tungstenite::{
     MaybeTlsStream, WebSocketStream, accept_async, connect_async,
     tungstenite::{Error, Message, client::IntoClientRequest as _, http::HeaderValue},
@@ -11,6 +14,11 @@ use tokio_tungstenite::{
 
 /// How long one message may take there and back.
 const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Gives up what takes longer than a message may.
+async fn in_time<T>(does: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+    timeout(PATIENCE, does).await.unwrap_or_else(|_| Err(Error::Io(std::io::ErrorKind::TimedOut.into())))
+}
 
 /// Serves in the runtime that this is called in, until that ends.
 pub(crate) async fn serve_echo(address: SocketAddr) {
@@ -50,7 +58,7 @@ impl Conversation {
         if !id.is_empty() {
             request.headers_mut().insert("x-request-id", HeaderValue::from_str(id)?);
         }
-        let (socket, _) = connect_async(request).await?;
+        let (socket, _) = in_time(connect_async(request)).await?;
         Ok(Self(socket))
     }
 
@@ -59,8 +67,8 @@ impl Conversation {
     /// # Errors
     /// Where the conversation is over.
     pub(crate) async fn exchange(&mut self, message: Message) -> Result<(), Error> {
-        self.0.send(message.clone()).await?;
-        let heard = tokio::time::timeout(PATIENCE, self.0.next()).await.expect("an echo in time");
+        in_time(self.0.send(message.clone())).await?;
+        let heard = timeout(PATIENCE, self.0.next()).await.expect("an echo in time");
         assert_eq!(heard.ok_or(Error::ConnectionClosed)??, message);
         Ok(())
     }
@@ -68,8 +76,8 @@ impl Conversation {
     /// Ends it, and waits until the other side has.
     pub(crate) async fn end(mut self) {
         // Whoever is gone already has ended it, too.
-        let _said = self.0.close(None).await;
-        self.closed().await;
+        let _said = in_time(self.0.close(None)).await;
+        timeout(PATIENCE, self.closed()).await.expect("the other side ends it, too");
     }
 
     /// Waits until the other side or the mesh ends it.
