@@ -140,7 +140,7 @@ impl Work {
                     let doubted = self.doubted();
                     let is_news = self.take(one);
                     if self.doubted() > doubted {
-                        tracing::warn!("a list is older than what was told before it: asking again");
+                        tracing::warn!("the cluster tells of what is older than it told before: asking for all of it again");
                         news = listen(&self.settings.client, self.settings.with_resources);
                     }
                     if is_news {

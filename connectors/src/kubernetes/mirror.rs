@@ -2,7 +2,8 @@
 //!
 //! Servers repeat themselves, speak of the past after a reconnect, and break off in the middle of lists. So an object is
 //! replaced only by a later version of it, and one that a list lacks is gone only when the list is complete. Only a cluster whose
-//! own memory was put back (etcd, from a backup) counts versions anew: what two complete lists in a row say, that is how it is.
+//! own memory was put back (etcd, from a backup) counts versions anew: what is older than what was heard before is believed when a
+//! complete list says so a second time.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;

@@ -163,7 +163,10 @@ impl Enrolled {
                 Some(connection) => connection,
                 None => match self.connect(server, None).await {
                     Some(connection) => connection,
-                    None => continue,
+                    None => {
+                        tokio::time::sleep(Duration::from_millis(20)).await;
+                        continue;
+                    }
                 },
             };
             let asked = SignRequest { csr: self.key.csr_der(None), subject: Subject::Agent };
