@@ -207,12 +207,10 @@ async fn pass_on(
         parts.headers.remove(name);
     }
     let (stream, forwarded) = dial(made, listener).await?;
-    let (mut sender, connection) = client::handshake(TokioIo::new(stream)).await.map_err(|error| failed(&error))?;
+    let (sender, connection) = client::handshake(TokioIo::new(stream)).await.map_err(|error| failed(&error))?;
     // How it ended is told to whoever reads the answer.
     tokio::spawn(async move { drop((connection.await, forwarded)) });
-    let asked = sender.send_request(Request::from_parts(parts, body));
-    // A request that is put in its queue as the connection ends comes back only when the queue goes.
-    drop(sender);
+    let asked = wire::ask_once(sender, Request::from_parts(parts, body));
     let answer = asked.await.map_err(|error| failed(&error))?;
     Ok(answer.map(|body| body.boxed_unsync()))
 }

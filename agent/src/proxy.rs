@@ -24,6 +24,7 @@ mod refusal;
 mod room;
 mod shown;
 mod snapshot;
+mod stream_count;
 mod taps;
 #[cfg(test)]
 mod tests;

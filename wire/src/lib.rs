@@ -30,6 +30,7 @@ pub mod login;
 pub mod lost_lines;
 pub mod mesh_status;
 mod one_line;
+mod one_request;
 pub mod openapi;
 pub mod pki;
 pub mod random;
@@ -46,5 +47,6 @@ pub mod written_mesh;
 
 pub use address_kind::AddressKind;
 pub use one_line::{harmless, one_line};
+pub use one_request::ask_once;
 pub use request_fields::RequestFields;
 pub use whole_file::replace_file;

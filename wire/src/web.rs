@@ -240,7 +240,7 @@ impl WebClient {
         let failed = |source| WebError::Connect { host: place.host.clone(), source };
         let http = |source| WebError::Http { host: place.host.clone(), source };
         let tcp = self.dial(place).await?;
-        let (mut sender, driver) = if place.is_tls {
+        let (sender, driver) = if place.is_tls {
             let name = ServerName::try_from(place.host.clone()).map_err(|error| failed(io::Error::other(error)))?;
             let tls = TlsConnector::from(Arc::clone(&self.tls)).connect(name, tcp).await.map_err(failed)?;
             let (sender, connection) = http1::handshake(TokioIo::new(tls)).await.map_err(http)?;
@@ -251,7 +251,7 @@ impl WebClient {
             (sender, tokio::spawn(async move { drop(connection.await) }))
         };
         let _driver = AbortOnDropHandle::new(driver);
-        let response = sender.send_request(request).await.map_err(http)?;
+        let response = crate::ask_once(sender, request).await.map_err(http)?;
         let status = response.status();
         if wanted.is_some_and(|wanted| wanted != status) {
             return Err(WebError::Status { url: url.to_owned(), status });

@@ -57,10 +57,10 @@ impl Call<'_> {
     async fn begin(&self) -> Result<Streamed, ApiError> {
         let stream = connect::connect(self.client).await?;
         let lost = |source: hyper::Error| self.lost("the connection broke".to_owned(), Some(source));
-        let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(lost)?;
+        let (sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(lost)?;
         // How it ended is seen in the body.
         let connection = tokio::spawn(async move { drop(connection.await) });
-        let response = sender.send_request(self.request()?).await.map_err(lost)?;
+        let response = crate::ask_once(sender, self.request()?).await.map_err(lost)?;
         let (parts, body) = response.into_parts();
         if !parts.status.is_success() {
             let body = Limited::new(body, ANSWER_BYTES_MAX).collect().await;

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::pin::pin;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -26,6 +26,7 @@ use crate::proxy::inbound::dial;
 use crate::proxy::proxy_header::Opener;
 use crate::proxy::refusal::Refusal;
 use crate::proxy::room::Room;
+use crate::proxy::stream_count::StreamCount;
 
 /// How long a connection is kept for the next request. Shorter than servers commonly wait for one, so that a request rarely
 /// meets a connection that is being closed.
@@ -160,11 +161,8 @@ impl Drop for Driving {
 #[derive(Debug)]
 struct Shared {
     requests: http2::SendRequest<Bytes>,
-    open: AtomicUsize,
+    streams: StreamCount,
     is_over: Arc<AtomicBool>,
-    opened: Instant,
-    /// When its last stream ended, in milliseconds since it was opened.
-    quiet_since_ms: AtomicU64,
 }
 
 /// Is a request's hold on a connection, for as long as its answer comes over it.
@@ -334,8 +332,7 @@ async fn connect_http2(room: &Room, address: SocketAddr) -> Result<Arc<Shared>, 
         }
         ended.store(true, Ordering::Release);
     });
-    let (opened, quiet_since_ms) = (Instant::now(), AtomicU64::new(0));
-    Ok(Arc::new(Shared { requests, open: AtomicUsize::new(0), is_over, opened, quiet_since_ms }))
+    Ok(Arc::new(Shared { requests, streams: StreamCount::new(Instant::now()), is_over }))
 }
 
 impl Applications {
@@ -384,7 +381,7 @@ impl Applications {
             .await
             .map_err(|_| Refusal::Unresponsive { address, deadline })?
             .map_err(|source| ApplicationError::Http2 { address, source })?;
-        shared.open.fetch_add(1, Ordering::AcqRel);
+        shared.streams.take(usize::MAX);
         lock(&self.shared).entry(address).or_default().push(Arc::clone(&shared));
         Ok((SharedLease(shared), ready))
     }
@@ -403,7 +400,7 @@ impl Applications {
             !kept.is_empty()
         });
         lock(&self.shared).retain(|_, kept| {
-            kept.retain(|one| !one.is_over.load(Ordering::Acquire) && !one.is_idle());
+            kept.retain(|one| !one.is_over.load(Ordering::Acquire) && !one.streams.is_idle(IDLE_MAX));
             !kept.is_empty()
         });
     }
@@ -412,27 +409,13 @@ impl Applications {
 impl Shared {
     fn lease(self: &Arc<Self>) -> Option<SharedLease> {
         let places = self.requests.current_max_send_streams().min(STREAMS_MAX as usize);
-        self.open
-            .fetch_update(Ordering::AcqRel, Ordering::Acquire, |open| (open < places).then_some(open + 1))
-            .ok()
-            .map(|_| SharedLease(Arc::clone(self)))
-    }
-
-    fn is_idle(&self) -> bool {
-        // The count first: whoever lets go says since when before that.
-        if self.open.load(Ordering::Acquire) > 0 {
-            return false;
-        }
-        let quiet_since = self.opened + Duration::from_millis(self.quiet_since_ms.load(Ordering::Acquire));
-        quiet_since.elapsed() >= IDLE_MAX
+        self.streams.take(places).then(|| SharedLease(Arc::clone(self)))
     }
 }
 
 impl Drop for SharedLease {
     fn drop(&mut self) {
-        let now_ms = u64::try_from(self.0.opened.elapsed().as_millis()).unwrap_or(u64::MAX);
-        self.0.quiet_since_ms.store(now_ms, Ordering::Release);
-        self.0.open.fetch_sub(1, Ordering::AcqRel);
+        self.0.streams.give_back();
     }
 }
 

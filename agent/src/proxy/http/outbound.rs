@@ -295,16 +295,13 @@ async fn ask_to_change(
     endpoint.hold(allowed);
     upgrade::mark(request.headers_mut(), protocol.clone());
     let broken = |_: hyper::Error| NotCarried::Tunnel(h2::Error::from(h2::Reason::CANCEL));
-    let (mut sender, connection) = http1::handshake(TokioIo::new(TunnelIo::new(stream))).await.map_err(broken)?;
+    let (sender, connection) = http1::handshake(TokioIo::new(TunnelIo::new(stream))).await.map_err(broken)?;
     let driving = tokio::spawn(async move {
         if let Err(error) = connection.with_upgrades().await {
             tracing::debug!(direction = "outbound", %error, "stream of an upgrade failed");
         }
     });
-    let asked = sender.send_request(request);
-    // A request that is put in its queue as the connection ends comes back only when the queue goes.
-    drop(sender);
-    let mut answer = asked.await.map_err(broken)?;
+    let mut answer = wire::ask_once(sender, request).await.map_err(broken)?;
     let is_granted = upgrade::is_granted(&answer, &protocol);
     if answer.status() == StatusCode::SWITCHING_PROTOCOLS && !is_granted {
         return Err(NotCarried::Tunnel(h2::Error::from(h2::Reason::PROTOCOL_ERROR)));

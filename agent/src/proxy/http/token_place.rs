@@ -42,7 +42,7 @@ impl Place {
             Self::Query { name } => {
                 let pairs = query.unwrap_or_default().split(['&', ';']);
                 let named = pairs.filter_map(|pair| pair.split_once('='));
-                let named = named.filter(|(known, value)| !value.is_empty() && unescaped(known) == name.as_bytes());
+                let named = named.filter(|(known, value)| !value.is_empty() && is_named(known, name));
                 named.map(|(_, value)| value).collect()
             }
             Self::Cookie { name } => {
@@ -93,24 +93,9 @@ fn text(bytes: &[u8]) -> &str {
     std::str::from_utf8(bytes).ok().filter(|text| text.is_ascii()).unwrap_or(NO_TEXT)
 }
 
-/// Returns a name of a query as applications read it: escapes undone, and blanks around it gone.
-fn unescaped(name: &str) -> Vec<u8> {
-    let mut bytes = name.bytes();
-    let mut read = Vec::with_capacity(name.len());
-    while let Some(byte) = bytes.next() {
-        let digit = |byte: u8| char::from(byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
-        let mut ahead = bytes.clone();
-        let escaped = (byte == b'%').then(|| Some(digit(ahead.next()?)? << 4 | digit(ahead.next()?)?)).flatten();
-        match escaped {
-            Some(escaped) => {
-                read.push(escaped);
-                bytes = ahead;
-            }
-            None if byte == b'+' => read.push(b' '),
-            None => read.push(byte),
-        }
-    }
-    read.trim_ascii().to_vec()
+/// Reports whether applications read this as the name in a query: with escapes undone, and blanks around it gone.
+fn is_named(known: &str, name: &str) -> bool {
+    form_urlencoded::parse(known.as_bytes()).next().is_some_and(|(known, _)| known.trim_ascii() == name)
 }
 
 #[cfg(test)]

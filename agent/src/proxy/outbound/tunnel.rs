@@ -3,7 +3,7 @@
 use std::future::{Future, poll_fn};
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -23,6 +23,7 @@ use crate::metrics::Direction;
 use crate::proxy::accept::prepare;
 use crate::proxy::copy::TunnelStream;
 use crate::proxy::room::Room;
+use crate::proxy::stream_count::StreamCount;
 use crate::proxy::tunnel_settings::{CONNECTION_WINDOW, FRAME_BYTES_MAX, HEADER_BYTES_MAX, STREAM_WINDOW, STREAMS_MAX};
 
 /// How often a tunnel is asked whether it lives.
@@ -56,10 +57,7 @@ pub(crate) struct Tunnel {
     /// The identity that was shown.
     pub(crate) own: Arc<TlsIdentity>,
     address: String,
-    open: AtomicUsize,
-    opened: Instant,
-    /// When its last stream ended, in milliseconds since it was opened.
-    quiet_since_ms: AtomicU64,
+    streams: StreamCount,
     is_over: Arc<AtomicBool>,
     cut: CancellationToken,
 }
@@ -106,9 +104,7 @@ impl Tunnel {
             peer,
             own: Arc::clone(plan.own),
             address: plan.address.to_owned(),
-            open: AtomicUsize::new(0),
-            opened: started,
-            quiet_since_ms: AtomicU64::new(0),
+            streams: StreamCount::new(started),
             is_over,
             cut,
         })
@@ -122,20 +118,12 @@ impl Tunnel {
     /// Takes a place on the tunnel, unless all are taken.
     pub(crate) fn lease(self: &Arc<Self>, is_reused: bool) -> Option<Lease> {
         let places = self.requests.current_max_send_streams().min(STREAMS_MAX as usize);
-        self.open
-            .fetch_update(Ordering::AcqRel, Ordering::Acquire, |open| (open < places).then_some(open + 1))
-            .ok()
-            .map(|_| Lease { tunnel: Arc::clone(self), is_reused })
+        self.streams.take(places).then(|| Lease { tunnel: Arc::clone(self), is_reused })
     }
 
     /// Reports whether the tunnel has had no streams for so long.
     pub(crate) fn is_idle(&self, idle_max: Duration) -> bool {
-        // The count first: whoever lets go says since when before that.
-        if self.open.load(Ordering::Acquire) > 0 {
-            return false;
-        }
-        let quiet_since = self.opened + Duration::from_millis(self.quiet_since_ms.load(Ordering::Acquire));
-        quiet_since.elapsed() >= idle_max
+        self.streams.is_idle(idle_max)
     }
 
     /// Takes the tunnel out of use; what is open on it goes on.
@@ -201,9 +189,7 @@ impl Lease {
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        let now_ms = u64::try_from(self.tunnel.opened.elapsed().as_millis()).unwrap_or(u64::MAX);
-        self.tunnel.quiet_since_ms.store(now_ms, Ordering::Release);
-        self.tunnel.open.fetch_sub(1, Ordering::AcqRel);
+        self.tunnel.streams.give_back();
     }
 }
 

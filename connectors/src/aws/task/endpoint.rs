@@ -34,14 +34,14 @@ async fn ask(endpoint: &Uri, below: &str) -> Result<Bytes, String> {
     let failed = |error: &dyn std::error::Error| wire::one_line(&error);
     let stream =
         TcpStream::connect((host, authority.port_u16().unwrap_or(80))).await.map_err(|error| failed(&error))?;
-    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(|error| failed(&error))?;
+    let (sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(|error| failed(&error))?;
     // How it ended is told to whoever waits for the answer.
     let _driver = AbortOnDropHandle::new(tokio::spawn(async move { drop(connection.await) }));
     let request = Request::get(format!("{}{below}", endpoint.path()))
         .header(header::HOST, authority.as_str())
         .body(Empty::<Bytes>::new())
         .map_err(|error| failed(&error))?;
-    let response = sender.send_request(request).await.map_err(|error| failed(&error))?;
+    let response = wire::ask_once(sender, request).await.map_err(|error| failed(&error))?;
     if response.status() != StatusCode::OK {
         return Err(format!("it answered {}", response.status()));
     }
